@@ -1,0 +1,1 @@
+"""Pretrained weights: where they are published, how they are fetched, read and assigned."""

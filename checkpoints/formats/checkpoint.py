@@ -1,0 +1,22 @@
+"""An opened file of weights: names and shapes at once, arrays when asked for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of weights, opened but not read.
+
+    `shapes` keeps the file's own order. `read(name)` returns one array, so that a large checkpoint never
+    lies in memory twice. `kind` is `slim-v1`, `slim-v2` or `keras-h5`.
+    """
+
+    path: Path
+    kind: str
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray] = field(repr=False, compare=False)
+    sha256: str = ""
