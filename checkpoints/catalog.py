@@ -1,52 +1,52 @@
-"""One row per published checkpoint; nothing here imports TensorFlow."""
+"""The catalogue of published checkpoints; nothing here imports TensorFlow."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import difflib
+from collections.abc import Sequence
+
+from checkpoints.catalog_keras import KERAS
+from checkpoints.catalog_slim import SLIM
+from checkpoints.errors import UnknownBackbone
+from checkpoints.spec import BackboneSpec
+
+__all__ = ["CATALOG", "BackboneSpec", "find"]
+
+CATALOG: tuple[BackboneSpec, ...] = (*SLIM, *KERAS)
 
 
-@dataclass(frozen=True)
-class BackboneSpec:
-    """A published checkpoint and all one must know to use it.
+def find(name: str, *, catalog: Sequence[BackboneSpec] = CATALOG) -> BackboneSpec:
+    """The row called `name`: `source/name`, or the bare name where only one source has it.
 
-    name, source: `source/name` is unique; the bare name works where only one source has it.
-    family, arguments: the module of `finetune.networks` that builds the graph, and what its `build` is given.
-    url, md5: the published file (with the head); `*_no_head` the one without, where there is one.
-        `url` is None for weights that ship with this package (`bundled` names the file).
-    preprocessing: one of `finetune.data.preprocessing.PREPROCESSINGS`.
-    image_size, least_size: side in px as published, and the smallest the graph can take.
-    outputs, label_offset: number of logits, and the logit of ImageNet class 0 (1 where a background class is first).
-    head, auxiliary: fnmatch patterns over the file's variable names: the old logits; heads used in training only.
-    bn_decay, bn_epsilon: of the published training; `bn_decay` is the share of the old moving value kept.
-    top1, top5: published ImageNet accuracy in percent, or None.
-    parameters: weights and statistics without the head.
-    reference: paper and source file.
+    Case and the marks `_ - .` do not count: `keras/ResNet50` and `keras/InceptionV3` are found.
+    Raises UnknownBackbone with the nearest name, or with the choices where a bare name is ambiguous.
     """
+    wanted = _plain(name)
+    rows = [spec for spec in catalog if wanted in (_plain(spec.id), _plain(spec.name))]
+    if len(rows) == 1:
+        return rows[0]
+    if rows:
+        choices = " or ".join(spec.id for spec in rows)
+        raise UnknownBackbone(f"backbone {name!r} is ambiguous: say {choices}")
+    nearest = _nearest(name, catalog)
+    suggestion = f": did you mean {nearest}?" if nearest else "."
+    raise UnknownBackbone(
+        f"unknown backbone {name!r}{suggestion} 'finetune backbones list' lists all {len(catalog)}."
+    )
 
-    name: str
-    source: str
-    family: str
-    arguments: Mapping[str, Any] = field(hash=False)
-    preprocessing: str
-    image_size: int
-    least_size: int
-    outputs: int
-    label_offset: int
-    head: tuple[str, ...]
-    bn_decay: float
-    bn_epsilon: float
-    reference: str
-    url: str | None = None
-    md5: str | None = None
-    url_no_head: str | None = None
-    md5_no_head: str | None = None
-    bundled: str | None = None
-    auxiliary: tuple[str, ...] = ()
-    top1: float | None = None
-    top5: float | None = None
-    parameters: int | None = None
 
-    @property
-    def id(self) -> str:
-        """`source/name`, unique in the catalogue."""
-        return f"{self.source}/{self.name}"
+def _nearest(name: str, catalog: Sequence[BackboneSpec]) -> str | None:
+    """The name one most likely meant, written as the catalogue writes it; None where nothing is like it."""
+    bare = _plain(name.rpartition("/")[2])
+    elsewhere = [spec.id for spec in catalog if _plain(spec.name) == bare]
+    if elsewhere:
+        return " or ".join(elsewhere)
+    spelling = {_plain(spec.id): spec.id for spec in catalog}
+    if "/" not in name:
+        names = [spec.name for spec in catalog]
+        # A bare name that two sources have would be ambiguous: suggest it with its source.
+        spelling = {_plain(spec.name): spec.name if names.count(spec.name) == 1 else spec.id for spec in catalog}
+    matches = difflib.get_close_matches(_plain(name), spelling, n=1, cutoff=0.7)
+    return spelling[matches[0]] if matches else None
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().translate(str.maketrans("", "", "_-."))

@@ -1,0 +1,40 @@
+# Nothing but Python 3.11, 3.12 or 3.13 and make is needed: every goal makes .venv where it is missing.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test test-all check constraints clean
+
+help:  ## Show the goals.
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 found: install one, or give PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(INSTALLED)  ## Transfer, diagnose and repair on generated images, offline, about two minutes.
+	$(BIN)/finetune demo
+
+test: $(INSTALLED)  ## The tests, in under ten minutes on two cores.
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED)  ## Full-size networks as well.
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## Format, lint, type-check and test: the one command before a commit.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+constraints: $(INSTALLED)  ## Write constraints.txt from what is installed.
+	{ echo "# Exact versions for Python 3.11, 3.12 and 3.13. 'make constraints' writes this file anew."; \
+	$(BIN)/pip freeze --all --exclude-editable --exclude pip | sort -f; } > constraints.txt.tmp
+	mv constraints.txt.tmp constraints.txt
+
+clean:  ## Remove the environment and what was generated.
+	rm -rf $(VENV) build dist *.egg-info demo-runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,186 @@
+"""Fetch a published file into the cache: resumed, verified, and there whole or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import tenacity
+
+from checkpoints import transport
+from checkpoints.cache import (
+    cache_dir,
+    digests,
+    locked,
+    read_record,
+    record_path,
+    write_record,
+)
+from checkpoints.errors import CheckpointError
+from checkpoints.transport import Interrupted, Progress, Refused
+
+GIVE_CHECKPOINT = "give it with --checkpoint PATH"
+
+
+def fetch(
+    url: str,
+    *,
+    md5: str | None = None,
+    sha256: str | None = None,
+    into: Path | None = None,
+    progress: Progress | None = None,
+    instead: str = GIVE_CHECKPOINT,
+    attempts: int = 4,
+    first_wait: float = 0.5,
+) -> Path:
+    """The file at `url`, from the cache or fetched into it.
+
+    into: the directory it is kept in; default `cache_dir()/files`. The name is the last part of the URL.
+    md5, sha256: the published hash, hexadecimal. Where there is none, the hash of the first fetch is recorded
+        beside the file and every later fetch must equal it (trust on first use).
+    instead: what else the user can do, for the end of the message "cannot fetch ...".
+    attempts, first_wait: tries in all, and seconds before the second; the wait doubles each time. Broken
+        connections, cut bodies, 408, 425, 429 and 5xx are tried again and continue the partial file.
+
+    `$FINETUNE_MIRROR` (`http://host:port/prefix`) stands in for scheme and host of every download.
+    Raises CheckpointError: refused (404, 403, a redirect loop, a web page), offline, wrong hash, disk.
+    """
+    path = (into or cache_dir() / "files") / file_name(url)
+    with _disk_errors(path):
+        # A cache filled by someone else may be read-only: no lock where nothing is to be written.
+        if path.is_file():
+            return _verified(path, url, md5, sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path):
+            if path.is_file():
+                return _verified(path, url, md5, sha256)
+            try:
+                _download(url, path, md5, sha256, progress, attempts, first_wait)
+            except (Refused, Interrupted) as error:
+                raise CheckpointError(
+                    f"cannot fetch {transport.mirrored(url)}: {error}. Put the file at {path}, or {instead}."
+                ) from error
+    return path
+
+
+def file_name(url: str) -> str:
+    """The last part of a URL's path. Raises CheckpointError where there is none."""
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    if not name:
+        raise CheckpointError(f"{url!r} does not name a file: expected http(s)://host/.../file")
+    return name
+
+
+def _download(
+    url: str,
+    path: Path,
+    md5: str | None,
+    sha256: str | None,
+    progress: Progress | None,
+    attempts: int,
+    first_wait: float,
+) -> None:
+    part = path.with_name(path.name + ".part")
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.wait if isinstance(error, Interrupted) else 0.0
+        return max(asked, first_wait * 2.0 ** (state.attempt_number - 1))
+
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(attempts),
+        retry=tenacity.retry_if_exception_type(Interrupted),
+        wait=wait,
+        reraise=True,
+    )
+
+    def attempt() -> None:
+        continued = transport.receive(client, url, part, hash_known=bool(md5 or sha256), progress=progress)
+        found = digests(part)
+        wrong = _difference(path, url, found, md5, sha256)
+        if wrong:
+            transport.discard(part)
+            # Bytes of two versions may have met: once more from the beginning tells.
+            raise Interrupted(wrong) if continued else Refused(wrong)
+        os.replace(part, path)
+        transport.discard(part)
+        write_record(path, url, sha256=found[0], md5=found[1])
+
+    with transport.session() as client:
+        retrying(attempt)
+
+
+def _difference(
+    path: Path, url: str, found: tuple[str, str], md5: str | None, sha256: str | None
+) -> str | None:
+    """What is wrong with the digests (sha256, md5) of a file just fetched, or None."""
+    if sha256 and found[0] != sha256:
+        return f"its sha256 is {found[0]}, published is {sha256}; nothing was kept"
+    if md5 and found[1] != md5:
+        return f"its md5 is {found[1]}, published is {md5}; nothing was kept"
+    record = read_record(path)
+    if not md5 and not sha256 and record and record.url == url and found[0] != record.sha256:
+        return (
+            f"it changed since it was first fetched (sha256 {found[0]}, recorded {record.sha256}); nothing was "
+            f"kept. To trust the new file, delete {record_path(path)}"
+        )
+    return None
+
+
+def _verified(path: Path, url: str, md5: str | None, sha256: str | None) -> Path:
+    """A file that lies in the cache, once it is known to be the one that was published or first fetched."""
+    record = read_record(path)
+    if record and record.url == url and record.untouched(path):
+        found = record.sha256, record.md5
+    else:
+        found = digests(path)
+    for kind, is_, published in (("sha256", found[0], sha256), ("md5", found[1], md5)):
+        if published and is_ != published:
+            raise CheckpointError(
+                f"{path} has {kind} {is_}, but {published} is published for {url}: it is damaged or another file. "
+                "Delete it to fetch it again."
+            )
+    if record and not (md5 or sha256):
+        if record.url != url:
+            raise CheckpointError(
+                f"{path} was fetched from {record.url}, not from {url}. Delete it to fetch it from there."
+            )
+        if found[0] != record.sha256:
+            raise CheckpointError(
+                f"{path} has sha256 {found[0]}, but {record.sha256} was recorded when it was fetched: it was changed. "
+                f"Delete it to fetch it again, or delete {record_path(path)} to trust it as it is."
+            )
+    if not (record and record.url == url and record.untouched(path)):
+        write_record(path, url, sha256=found[0], md5=found[1])
+    return path
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot keep {error.filename or path}: {error.strerror or error}. Make room or rights there, or set "
+            "FINETUNE_HOME to a directory that can be written."
+        ) from error
+
+
+@contextlib.contextmanager
+def rich_progress(description: str) -> Iterator[Progress]:
+    """A bar on standard error, as a `Progress`; nothing is drawn before the first byte."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+        tasks: list[int] = []
+
+        def progress(done: int, total: int | None) -> None:
+            if not tasks:
+                tasks.append(bars.add_task(description, total=total))
+            bars.update(bars.task_ids[0], completed=done, total=total)
+
+        yield progress

@@ -1,0 +1,53 @@
+"""What one row of the catalogue says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A published checkpoint and all one must know to use it.
+
+    name, source: `source/name` is unique; the bare name works where only one source has it.
+    family, arguments: the module of `finetune.networks` that builds the graph, and what its `build` is given.
+    url, md5: the published file (with the head); `*_no_head` the one without, where there is one.
+        `url` is None for weights that ship with this package: `bundled` is their path below `checkpoints/bundled`
+        (the prefix, for a V2 checkpoint).
+    preprocessing: one of `finetune.data.preprocessing.PREPROCESSINGS`.
+    image_size, least_size: side in px as published, and the smallest the graph can take.
+    outputs, label_offset: number of logits, and the logit of ImageNet class 0 (1 where a background class is first).
+    head, auxiliary: fnmatch patterns over the file's variable names: the old logits; heads used in training only.
+    bn_decay, bn_epsilon: of the published training; `bn_decay` is the share of the old moving value kept.
+    top1, top5: published ImageNet accuracy in percent, or None.
+    parameters: weights and statistics without the head.
+    reference: paper and source file.
+    """
+
+    name: str
+    source: str
+    family: str
+    arguments: Mapping[str, Any] = field(hash=False)
+    preprocessing: str
+    image_size: int
+    least_size: int
+    outputs: int
+    label_offset: int
+    head: tuple[str, ...]
+    bn_decay: float
+    bn_epsilon: float
+    reference: str
+    url: str | None = None
+    md5: str | None = None
+    url_no_head: str | None = None
+    md5_no_head: str | None = None
+    bundled: str | None = None
+    auxiliary: tuple[str, ...] = ()
+    top1: float | None = None
+    top5: float | None = None
+    parameters: int | None = None
+
+    @property
+    def id(self) -> str:
+        """`source/name`, unique in the catalogue."""
+        return f"{self.source}/{self.name}"

@@ -1,0 +1,27 @@
+"""Arithmetic of the moving average: what is left of the start, and which decay follows a small data set."""
+
+import math
+
+FEW_UPDATES = 50
+"""Under this many updates no decay both forgets the source and averages enough: recalibrate at the end."""
+
+
+def residual(decay: float, updates: int) -> float:
+    """Share of the starting statistics left after `updates` updates: decay^n, in [0, 1]."""
+    return decay**updates
+
+
+def updates_until(decay: float, share: float = 0.01) -> int:
+    """Updates after which at most `share` of the start is left."""
+    return math.ceil(math.log(share) / math.log(decay))
+
+
+def auto_decay(steps_per_epoch: int, steps: int) -> float:
+    """The decay for a run of `steps` updates.
+
+    max(1 - 10/s, 0.9) with s steps an epoch (Kornblith et al. 2019, restated in SimCLR, appendix B.8), lowered
+    where that would leave more than 1 % of the source statistics at the end of the run; at least 0.5.
+    """
+    follows = max(1.0 - 10.0 / max(steps_per_epoch, 1), 0.9)
+    forgets = 0.01 ** (1.0 / max(steps, 1))
+    return round(max(min(follows, forgets), 0.5), 4)

@@ -1,0 +1,59 @@
+"""The named BN policies and the rules by which layers get one. Pure: no TensorFlow."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune.errors import WrongUse
+
+
+@dataclass(frozen=True)
+class BNPolicy:
+    """Three switches: which statistics normalise in training, whether they update, whether gamma and beta train."""
+
+    name: str
+    statistics: Literal["batch", "moving"]
+    updates: bool
+    affine: bool
+
+
+POLICIES: dict[str, BNPolicy] = {
+    policy.name: policy
+    for policy in (
+        BNPolicy("train", statistics="batch", updates=True, affine=True),
+        BNPolicy("freeze", statistics="moving", updates=False, affine=False),
+        BNPolicy("affine", statistics="moving", updates=False, affine=True),
+        BNPolicy("stats", statistics="batch", updates=True, affine=False),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A pattern over layer names and what it decides; rules are tried in order, the first that matches wins."""
+
+    pattern: str
+    decision: str
+
+
+def parse_bn_rule(text: str) -> Rule:
+    """`[PATTERN=]POLICY`; without a pattern the rule is for every BN layer.
+
+    Raises WrongUse where the policy is not one of `POLICIES`.
+    """
+    pattern, _, policy = text.rpartition("=")
+    if policy not in POLICIES:
+        near = difflib.get_close_matches(policy, POLICIES, n=1)
+        hint = f": did you mean {near[0]}?" if near else ":"
+        raise WrongUse(f"unknown BN policy '{policy}' in --bn '{text}'{hint} expected [PATTERN=]{'|'.join(POLICIES)}")
+    return Rule(pattern or "*", policy)
+
+
+def check_decay(decay: float) -> float:
+    """The decay itself, or WrongUse where it is not strictly between 0 and 1."""
+    if not 0.0 < decay < 1.0:
+        raise WrongUse(
+            f"BN decay {decay} is outside (0, 1): it is the share of the old moving value kept at one update, "
+            "such as 0.95; give a number between, or 'auto'"
+        )
+    return decay

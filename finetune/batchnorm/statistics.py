@@ -1,0 +1,125 @@
+"""Measure a model's BatchNorm statistics over images, pool them exactly, and put them in its moving averages.
+
+"Precise BN" (Wu & Johnson 2021, arXiv 2105.07576): with the weights fixed, the mean and variance of each layer's
+inputs over many images. While a layer is measured, the layers below it normalise by batch statistics, as they
+did in training; so the result depends on the batch size through them, and through nothing else.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from finetune.batchnorm.layer import BatchNorm, Statistics
+from finetune.batchnorm.surgery import bn_layers
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Pooled statistics of one layer's inputs: float64 `[channels]`, population variance, over `count` values."""
+
+    count: float
+    mean: np.ndarray
+    variance: np.ndarray
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Both samples as one, by the parallel formula (Chan, Golub & LeVeque 1979): exact where
+        `E[x^2] - E[x]^2` cancels."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.count / count)
+        squares = self.variance * self.count + other.variance * other.count
+        between = delta**2 * (self.count * other.count / count)
+        return Moments(count, mean, (squares + between) / count)
+
+
+Snapshot = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Layer name -> (moving mean, moving variance), float32 `[channels]`."""
+
+
+def snapshot(model: keras.Model) -> Snapshot:
+    """A copy of every moving statistic."""
+    return {
+        layer.name: (np.array(layer.moving_mean), np.array(layer.moving_variance)) for layer in bn_layers(model)
+    }
+
+
+def restore(model: keras.Model, saved: Snapshot) -> None:
+    """Put a `snapshot` back."""
+    for layer in bn_layers(model):
+        mean, variance = saved[layer.name]
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(variance)
+
+
+@contextmanager
+def kept(model: keras.Model) -> Iterator[None]:
+    """Whatever happens inside, also Ctrl-C, the moving statistics are afterwards what they were."""
+    saved = snapshot(model)
+    try:
+        yield
+    finally:
+        restore(model, saved)
+
+
+def forward(
+    model: keras.Model, statistics: Statistics
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]]:
+    """The model without dropout and without updates, normalising by `statistics`; traced at once.
+
+    Takes preprocessed images `[batch, height, width, 3]`; returns logits and, with `batch`, each BN layer's
+    (mean, population variance, N), in the order of `bn_layers(model)`.
+    """
+    layers = bn_layers(model)
+
+    def run(images: tf.Tensor) -> tuple[tf.Tensor, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
+        logits = model(images, training=False)
+        return logits, [layer.moments for layer in layers if layer.moments is not None]
+
+    traced = tf.function(run, input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)])
+    with _evaluating(layers, statistics):
+        return traced.get_concrete_function()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _evaluating(layers: list[BatchNorm], statistics: Statistics) -> Iterator[None]:
+    # The attribute is read while tracing only; it is put back so that nobody else's trace sees it.
+    for layer in layers:
+        layer.evaluation = statistics
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.evaluation, layer.moments = "moving", None
+
+
+def pool(
+    batches: Iterable[Iterable[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]],
+) -> list[Moments]:
+    """Pool each layer's (mean, population variance, N) of every batch over all batches, in float64."""
+    pooled: list[Moments] = []
+    for batch in batches:
+        measured = [
+            Moments(float(n), np.asarray(mean, np.float64), np.asarray(variance, np.float64))
+            for mean, variance, n in batch
+        ]
+        pooled = [old.merge(new) for old, new in zip(pooled, measured, strict=True)] if pooled else measured
+    return pooled
+
+
+def write(model: keras.Model, pooled: list[Moments]) -> None:
+    """Make pooled statistics the moving ones."""
+    for layer, moments in zip(bn_layers(model), pooled, strict=True):
+        layer.moving_mean.assign(moments.mean.astype(np.float32))
+        layer.moving_variance.assign(moments.variance.astype(np.float32))
+
+
+def recalibrate(model: keras.Model, images: Iterable[tf.Tensor]) -> list[Moments]:
+    """Measure over `images` (preprocessed batches) and make that the moving statistics; returns what was pooled."""
+    measure = forward(model, "batch")
+    pooled = pool(measure(batch)[1] for batch in images)
+    write(model, pooled)
+    return pooled

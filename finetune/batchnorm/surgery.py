@@ -1,0 +1,50 @@
+"""Put our BatchNorm into any functional Keras model, and take it out again."""
+
+import keras
+
+from finetune.batchnorm.layer import BatchNorm
+
+_OURS = ("statistics", "updates", "unbiased")
+
+
+def adopt(model: keras.Model, *, unbiased: bool, epsilon: float | None = None) -> keras.Model:
+    """A copy of `model` with every BatchNormalization replaced by `BatchNorm`, weights copied.
+
+    `unbiased` as in `BatchNorm`; `epsilon` replaces each layer's own where it is given.
+    """
+
+    def swap(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            return layer.__class__.from_config(config)
+        if epsilon is not None:
+            config["epsilon"] = epsilon
+        return BatchNorm.from_config({**config, "unbiased": unbiased})
+
+    return _copy_weights(model, keras.models.clone_model(model, clone_function=swap))
+
+
+def to_stock(model: keras.Model) -> keras.Model:
+    """A copy with Keras's own BatchNormalization in place of ours: loads without this package.
+
+    Everything is marked trainable: what was frozen in a run is in its `config.json`, not in the model.
+    """
+
+    def swap(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = {**layer.get_config(), "trainable": True}
+        if not isinstance(layer, BatchNorm):
+            return layer.__class__.from_config(config)
+        return keras.layers.BatchNormalization.from_config({k: v for k, v in config.items() if k not in _OURS})
+
+    return _copy_weights(model, keras.models.clone_model(model, clone_function=swap))
+
+
+def bn_layers(model: keras.Model) -> list[BatchNorm]:
+    """The BatchNorm layers of an adopted model, in the model's order."""
+    return [layer for layer in model.layers if isinstance(layer, BatchNorm)]
+
+
+def _copy_weights(source: keras.Model, target: keras.Model) -> keras.Model:
+    for old, new in zip(source.variables, target.variables, strict=True):
+        new.assign(old)
+    return target

@@ -1,0 +1,156 @@
+"""What a person sees: progress on standard error, tables on standard output."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from finetune.config import RunConfig
+from finetune.freezing import FreezePlan
+
+if TYPE_CHECKING:
+    from finetune.diagnosis.of_run import Diagnosis
+    from finetune.rundir import RunDir
+
+_STATISTICS = {"train": "batch, updating", "stats": "batch, updating", "freeze": "moving", "affine": "moving"}
+
+
+class ConsoleDisplay:
+    """A run's display: one bar, a line per epoch. Without a terminal the bar is left out, the lines stay."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._download: TaskID | None = None
+        self._rate: tuple[float, int] | None = None
+
+    def say(self, text: str) -> None:
+        """A line about what happens now."""
+        self._console.print(text, markup=False)
+
+    def plan(self, plan: FreezePlan, config: RunConfig) -> None:
+        """What trains and which statistics each stage uses."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("stage", "layers", "train", "BN layers", "BN policy", "statistics in training"):
+            table.add_column(column, justify="right" if column in ("layers", "train", "BN layers") else "left")
+        for row in plan.stages():
+            bn = row["bn"]
+            table.add_row(
+                row["stage"],
+                str(row["layers"]),
+                str(row["training"]),
+                str(sum(bn.values())) if bn else "",
+                ", ".join(f"{name} {count}" if len(bn) > 1 else name for name, count in bn.items()),
+                ", ".join(dict.fromkeys(_STATISTICS[name] for name in bn)),
+            )
+        self._console.print(table)
+        updates = "" if config.bn_updates == "on" else ", updates OFF (the forgotten UPDATE_OPS)"
+        self.say(
+            f"{config.image_size} px, batch {config.batch_size}, {config.epochs} epochs, {config.optimizer} "
+            f"{config.learning_rate:g}, BN decay {config.bn_decay}{updates}, preprocessing {config.preprocess}"
+        )
+
+    def step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
+        """Move the bar."""
+        now = time.monotonic()
+        if self._task is None:
+            self._task, self._rate = self._progress.add_task("", total=steps, completed=step, rate=""), (now, 0)
+        assert self._rate is not None
+        since, seen = self._rate
+        seen += images
+        self._rate = (since, seen)
+        rate = f"{seen / (now - since):.0f} images/s" if now > since else ""
+        self._progress.update(
+            self._task, completed=step, description=f"epoch {epoch} step {step}/{steps} loss {loss:.3f}", rate=rate
+        )
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """One line."""
+        validation = f"  validation {row['validation_accuracy']:.1%}" if "validation_accuracy" in row else ""
+        self.say(
+            f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.1%}"
+            f"{validation}  {row['images_per_second']:.0f} images/s"
+        )
+
+    def download(self, done: int, total: int | None) -> None:
+        """Move the download's bar."""
+        if self._download is None:
+            self._download = self._progress.add_task("downloading", total=total, rate="")
+        self._progress.update(self._download, completed=done, total=total, rate=f"{done / 2**20:.0f} MiB")
+        if total is not None and done >= total:
+            self._progress.remove_task(self._download)
+            self._download = None
+
+    def batch(self) -> None:
+        """One more batch of an evaluation."""
+        if self._task is None:
+            self._task = self._progress.add_task("evaluating", total=None, rate="")
+        self._progress.advance(self._task)
+
+    @contextmanager
+    def running(self) -> Iterator["ConsoleDisplay"]:
+        """The bar lives inside."""
+        with self._progress:
+            yield self
+
+
+def console_display(*, quiet: bool) -> Any:
+    """A context manager that gives the display of a command."""
+    return ConsoleDisplay(quiet=quiet).running()
+
+
+def show_result(run: "RunDir", result: dict[str, Any]) -> None:
+    """The end of a run: both accuracies, the proof, where the files are."""
+    test, bn, proof = result["test"], result["bn"], result["proof"]
+    out = Console(highlight=False, soft_wrap=True)
+    error = test["is_training_false"]["standard_error"]
+    out.print(
+        f"test accuracy  is_training=False {test['is_training_false']['accuracy']:.1%} (± {error:.1%})   "
+        f"is_training=True {test['is_training_true']['accuracy']:.1%}   "
+        f"({test['is_training_false']['examples']} images)"
+    )
+    if bn["layers"]:
+        out.print(
+            f"BatchNorm      decay {bn['decay']:g}, {bn['updates']} updates: {bn['residual']:.2g} of the starting "
+            f"statistics left{', recalibrated at the end' if bn['recalibrated'] else ''}"
+        )
+    out.print(
+        f"proof          {proof['frozen_variables']} frozen variables bit-identical, "
+        f"{proof['moving_variables'] - len(proof['unmoved'])} of {proof['moving_variables']} others moved"
+    )
+    out.print(f"time           {result['train_seconds']:.0f} s training, peak {result['peak_memory_mib']:.0f} MiB")
+    out.print(f"run            {run}", markup=False)
+
+
+def show_diagnosis(diagnosis: "Diagnosis") -> None:
+    """The table a person reads in ten seconds, then the verdict."""
+    evidence, verdict = diagnosis.evidence, diagnosis.verdict
+    out = Console(highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("accuracy", "is_training=False", "is_training=True", "recalibrated", "images"):
+        table.add_column(column, justify="left" if column == "accuracy" else "right")
+    for name, ways in (("test", evidence.test), ("training subset", evidence.train)):
+        figures = [ways.is_training_false, ways.is_training_true, ways.recalibrated]
+        table.add_row(name, *(f"{figure.accuracy:.1%}" for figure in figures), str(figures[0].examples))
+    out.print(table)
+    out.print()
+    out.print(f"{verdict.cause}: {verdict.sentence}", markup=False)
+    for line in verdict.evidence[2:]:
+        out.print(f"  - {line}", markup=False)
+    if verdict.remedy:
+        out.print(f"remedy: {verdict.remedy}", markup=False)
+
+

@@ -1,0 +1,126 @@
+"""`finetune run`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from finetune.cli import options
+
+
+class _Decay(click.ParamType):
+    """A number or `auto`; the library checks the range."""
+
+    name = "F|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "auto":
+            return value
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is neither a number in (0, 1) nor 'auto'", param, ctx)
+
+
+@click.command()
+@click.option("--backbone", metavar="NAME", help="A name of 'finetune backbones list', such as resnet_v1_101.")
+@click.option("--config", type=options.PATH, metavar="FILE", help="A config.json to repeat; options given here win.")
+@click.option("--resume", type=options.PATH, metavar="RUN", help="Continue an interrupted run directory.")
+@options.CHECKPOINT
+@click.option("--from-scratch", is_flag=True, default=None, help="Random weights instead of a checkpoint.")
+@click.option("--data", metavar="NAME", help="cifar10, demo-source or demo-target.  [default: cifar10]")
+@options.DATA_DIR
+@click.option("--examples", type=int, metavar="N", help="Train on N images, the same share of every class.")
+@click.option("--validation", type=float, metavar="F", help="Share of training images held out.  [default: 0.05]")
+@click.option("--image-size", type=int, metavar="PX", help="Side in px.  [default: three times the images' own]")
+@click.option("--preprocess", metavar="NAME", help="inception, vgg, caffe, torch, unit or raw.  [default: the backbone's]")
+@click.option("--augment", metavar="KIND", help="crop-flip, flip or none.  [default: crop-flip; none for a linear probe]")
+@click.option("--crop-padding", type=int, metavar="PX", help="Padding of the random crop.  [default: 1/8 of the side]")
+@click.option("--dropout", type=float, metavar="F", help="Dropout in front of the logits.  [default: 0]")
+@click.option("--hidden", type=int, metavar="N", help="A hidden layer of N units in the head.")
+@click.option(
+    "--freeze",
+    multiple=True,
+    metavar="PATTERN[=train]",
+    help="Freeze matching layers; '=train' exempts them from later patterns. First match wins. Repeatable.",
+)
+@click.option("--freeze-until", metavar="STAGE", help="Freeze every stage up to and including STAGE.")
+@click.option(
+    "--bn",
+    multiple=True,
+    metavar="[PATTERN=]POLICY",
+    help="BN policy train, freeze, affine or stats, for matching layers. First match wins. Repeatable.",
+)
+@click.option("--bn-decay", type=_Decay(), metavar="F|auto", help="Share of the old moving value kept.  [default: auto]")
+@click.option("--bn-epsilon", type=float, metavar="F", help="Added to the variance.  [default: as published]")
+@click.option("--bn-updates", metavar="on|off", help="off: never update moving statistics, the forgotten UPDATE_OPS.")
+@click.option("--recalibrate-at-end/--no-recalibrate-at-end", default=None, help="Recompute the moving statistics last.")
+@click.option("--epochs", type=int, metavar="N", help="[default: by the number of images]")
+@click.option("--batch-size", type=int, metavar="N", help="[default: 64, less for few images]")
+@click.option("--optimizer", metavar="NAME", help="adamw or sgd (Nesterov momentum 0.9).  [default: adamw]")
+@click.option("--learning-rate", type=float, metavar="F", help="Peak learning rate.  [default: by optimizer and batch]")
+@click.option("--weight-decay", type=float, metavar="F", help="Decoupled; not on BN and biases.  [default: by optimizer]")
+@click.option("--schedule", metavar="KIND", help="cosine or constant.  [default: cosine]")
+@click.option("--warmup", type=float, metavar="F", help="Share of the steps that warm up.  [default: 0.1]")
+@click.option("--label-smoothing", type=float, metavar="F", help="[default: 0]")
+@click.option("--clip-norm", type=float, metavar="F", help="Clip the gradients' global norm.")
+@click.option("--patience", type=int, metavar="N", help="Stop after N epochs without a better validation accuracy.")
+@click.option("--seed", type=int, metavar="N", help="[default: 0]")
+@click.option("--deterministic", is_flag=True, default=None, help="Bit-identical repeats on one machine; slower.")
+@click.option("--run-dir", type=options.PATH, metavar="DIR", help="Directory of this run; must not exist.")
+@click.option("--runs-dir", type=options.PATH, metavar="DIR", default="runs", help="Where runs get a name.  [default: runs]")
+@options.JSON
+@options.QUIET
+def run(
+    resume: Path | None,
+    config: Path | None,
+    run_dir: Path | None,
+    runs_dir: Path,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Carry a pretrained backbone over to new data: swap the head, train, evaluate, write the run.
+
+    \b
+    finetune run --backbone resnet_v1_101 --bn-decay 0.95
+    finetune run --backbone keras/densenet121 --freeze-until conv4 --bn 'conv5=train' --bn freeze
+    """
+    from finetune.config import RunConfig, from_mapping
+    from finetune.errors import WrongUse
+    from finetune.rundir import read_json
+
+    chosen = {key: _plain(value) for key, value in given.items() if value is not None and value != ()}
+    if resume is not None and (chosen or config or run_dir):
+        raise WrongUse(
+            "--resume takes everything from the run's config.json: give no other setting with it "
+            f"(found --{next(iter(chosen), 'config').replace('_', '-')})"
+        )
+    if resume is None:
+        base = read_json(config) if config else {}
+        if not base and "backbone" not in chosen:
+            raise WrongUse("missing --backbone NAME: 'finetune backbones list' lists them, resnet_v1_50 is one")
+        settings: RunConfig = from_mapping({**base, **chosen}, where=str(config or "the options"))
+
+    from finetune import run as runs
+    from finetune.cli.display import console_display, show_result
+
+    with console_display(quiet=quiet) as display:
+        if resume is not None:
+            finished = runs.resume(resume, display=display)
+        else:
+            finished = runs.start(settings, run_dir=run_dir, runs_dir=runs_dir, display=display)
+    result = finished.read("result.json")
+    if as_json:
+        options.emit({"run": str(finished), "status": finished.status, **result})
+    else:
+        show_result(finished, result)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        # A run directory is resumed from anywhere: paths in it must not depend on where it was started.
+        return str(value.expanduser().absolute())
+    return list(value) if isinstance(value, tuple) else value
+
+

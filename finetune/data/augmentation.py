@@ -1,0 +1,46 @@
+"""Random crops and flips of whole batches, as a pure function of a seed."""
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Each image is moved by up to `crop_padding` px either way and, where `flip`, mirrored half of the time.
+
+    Equal to padding by `crop_padding` and cropping at random, at the images' own resolution. The border is filled by
+    reflection, as in KellerJordan/cifar10-airbench, and not by the zeros of He et al. (2016, section 4.2): black bars
+    are pixels that no photograph has, and BatchNorm would count them into the statistics that are then used on
+    images without bars.
+    """
+
+    crop_padding: int
+    flip: bool
+
+    def augment(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """uint8 `[batch, height, width, 3]` in and out; `seed` int32 `[2]`. The same seed gives the same images.
+
+        `crop_padding` must be smaller than height and width, or there is too little to reflect.
+        """
+        if not self.crop_padding and not self.flip:
+            return images
+        batch, height, width = tf.unstack(tf.shape(images)[:3])
+        # One named algorithm, so that every device draws the same numbers.
+        down, right, side = tf.unstack(tf.random.stateless_uniform([3, batch, 1], seed, alg="philox"))
+        rows = tf.range(height) + self._offset(down)
+        columns = tf.range(width) + self._offset(right)
+        if self.flip:
+            columns = tf.where(side < 0.5, columns[:, ::-1], columns)
+        # Two gathers of indices reflected into the image: the padded batch itself is never made.
+        moved = tf.gather(images, _reflected(rows, height), axis=1, batch_dims=1)
+        return tf.gather(moved, _reflected(columns, width), axis=2, batch_dims=1)
+
+    def _offset(self, draw: tf.Tensor) -> tf.Tensor:
+        """A draw from [0, 1) as a whole number from -crop_padding to crop_padding, each as likely."""
+        return tf.cast(tf.floor(draw * (2 * self.crop_padding + 1)), tf.int32) - self.crop_padding
+
+
+def _reflected(index: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Indices beyond either end of [0, size), mirrored at the end pixel, which is not repeated (np.pad 'reflect')."""
+    return size - 1 - tf.abs(size - 1 - tf.abs(index))

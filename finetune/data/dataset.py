@@ -1,0 +1,144 @@
+"""Images with labels as values, and the stratified ways to take a part of them."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from finetune.errors import FinetuneError, WrongUse
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled images: uint8 `[n, height, width, 3]` RGB (may be a read-only view) and int64 `[n]`.
+
+    Everything downstream only ever asks `images` for its shape and indexes it with slices and arrays of indices.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.shape[3] != 3 or self.images.dtype != np.uint8:
+            raise ValueError(f"images are {self.images.dtype} {list(self.images.shape)}: expected uint8 [n, h, w, 3]")
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int64:
+            raise ValueError(f"labels are {self.labels.dtype} {list(self.labels.shape)}: expected int64 [{len(self)}]")
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """The images at int `indices`, in their order; a copy."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A classification task. Label i means `class_names[i]`; `source` says what was read, for people.
+
+    Raises FinetuneError where a class has no training image, or a label no class.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    validation: Split | None
+    test: Split
+    source: str
+
+    def __post_init__(self) -> None:
+        classes = len(self.class_names)
+        for words, split in (("training", self.train), ("validation", self.validation), ("test", self.test)):
+            if split is None:
+                continue
+            if len(split) == 0:
+                raise FinetuneError(f"{self.source} has no {words} images: expected at least one; check the files")
+            least, most = int(split.labels.min()), int(split.labels.max())
+            if least < 0 or most >= classes:
+                raise FinetuneError(
+                    f"{self.source} has {words} label {least if least < 0 else most}: expected 0 to {classes - 1}, "
+                    f"for its {classes} classes; the files are damaged or of another data set"
+                )
+        counts = np.bincount(self.train.labels, minlength=classes)
+        if not counts.all():
+            empty = int(np.argmin(counts))
+            raise FinetuneError(
+                f"{self.source} has no training images of class {empty} ({self.class_names[empty]}): expected some of "
+                f"each of its {classes} classes; add images of it, or leave the class out"
+            )
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, over the pixels and labels of test and training images: equal where two runs saw the same
+        data. Validation images are what the seed holds out of the same training images, so they add nothing."""
+        digest = hashlib.sha256()
+        for split in (self.test, self.train):
+            digest.update(repr(split.images.shape).encode())
+            for start in range(0, len(split), 1024):
+                digest.update(np.ascontiguousarray(split.images[start : start + 1024]))
+            digest.update(split.labels.astype("<i8"))
+        return digest.hexdigest()
+
+
+def stratified_subset(split: Split, examples: int, seed: int) -> Split:
+    """`examples` images of `split`, the same number of each class as far as that goes, in the split's order.
+
+    A class with less than its share gives all it has and the others make up for it; what cannot be divided equally
+    goes to classes drawn by `seed`. Which images of a class are taken is drawn too. Raises WrongUse where `examples`
+    is more than there are or fewer than the classes.
+    """
+    members = _by_class(split)
+    if examples > len(split):
+        raise WrongUse(f"{examples} examples are more than the {len(split)} there are: ask for {len(split)} or fewer")
+    if examples < len(members):
+        raise WrongUse(
+            f"{examples} examples are fewer than the {len(members)} classes: expected at least one of each; "
+            f"ask for {len(members)} or more"
+        )
+    rng = np.random.default_rng(seed)
+    left = examples
+    chosen = []
+    # From the smallest class up, so that what a small class lacks is shared out among all larger ones. Shares are
+    # rounded down: the indivisible rest ends with the last, hence the draw among classes of equal size.
+    order = sorted(zip([len(one) for one in members], rng.random(len(members)), members, strict=True), key=_size)
+    for done, (size, _, indices) in enumerate(order):
+        share = min(size, left // (len(order) - done))
+        left -= share
+        chosen.append(rng.permutation(indices)[:share])
+    return split.take(np.sort(np.concatenate(chosen)))
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """(training, validation): round(`fraction` x n) images are held out, at least one, drawn by `seed`.
+
+    Each class gives its own fraction, rounded so that the total holds, and keeps at least one training image.
+    Both parts keep the split's order. `fraction` lies in (0, 1). Raises WrongUse where so many cannot be spared.
+    """
+    members = _by_class(split)
+    sizes = np.array([len(one) for one in members])
+    wanted = max(1, round(fraction * len(split)))
+    if not 0 < fraction < 1 or wanted > int(np.sum(sizes - 1)):
+        raise WrongUse(
+            f"holding out {fraction:g} of {len(split)} images for validation leaves too few of {len(members)} classes "
+            "to train on: lower --validation (0 holds nothing out) or raise --examples"
+        )
+    rng = np.random.default_rng(seed)
+    quota = np.minimum(sizes - 1, np.floor(fraction * sizes)).astype(np.int64)
+    # Largest remainder, ties by lot; again from the front only where classes of one image could give nothing.
+    by_remainder = np.lexsort((rng.random(len(sizes)), quota - fraction * sizes))
+    while (short := wanted - int(quota.sum())) > 0:
+        able = by_remainder[(quota < sizes - 1)[by_remainder]]
+        quota[able[:short]] += 1
+    held = np.zeros(len(split), bool)
+    for indices, count in zip(members, quota, strict=True):
+        held[rng.permutation(indices)[:count]] = True
+    return split.take(np.flatnonzero(~held)), split.take(np.flatnonzero(held))
+
+
+def _by_class(split: Split) -> list[np.ndarray]:
+    """The indices of each class that occurs, by label."""
+    return [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
+
+
+def _size(row: tuple[int, float, np.ndarray]) -> tuple[int, float]:
+    """Sort key: the class's size, then its lot."""
+    return row[0], row[1]

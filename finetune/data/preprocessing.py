@@ -1,0 +1,57 @@
+"""What published weights expect their pixels to be. Feeding them anything else costs points without an error."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from finetune.errors import WrongUse
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """`(pixels * scale - mean) / std` for pixels in [0, 255]; `mean` and `std` are in the order of `channels`."""
+
+    name: str
+    scale: float
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    channels: Literal["rgb", "bgr"] = "rgb"
+
+    def apply(self, images: Any) -> Any:
+        """RGB `[batch, height, width, 3]`, uint8 or float32 in [0, 255], to float32 of the same shape.
+
+        The map is affine and the same for every pixel, so it commutes with bilinear resizing.
+        """
+        import tensorflow as tf  # here, so that the table is read without it
+
+        pixels = tf.cast(images, tf.float32)
+        if self.channels == "bgr":
+            pixels = pixels[..., ::-1]
+        scale = tf.constant([self.scale / std for std in self.std])
+        shift = tf.constant([mean / std for mean, std in zip(self.mean, self.std, strict=True)])
+        return pixels * scale - shift
+
+
+# The means are those of the ImageNet training set: in [0, 255] as the VGG authors published them, in [0, 1] as
+# torchvision does. `vgg` is slim's vgg_preprocessing (VGG, ResNet v1), `inception` its inception_preprocessing;
+# `inception`, `caffe` and `torch` are the modes tf, caffe and torch of keras.applications.imagenet_utils.
+PREPROCESSINGS = {
+    one.name: one
+    for one in (
+        Preprocessing("inception", scale=1 / 127.5, mean=(1.0, 1.0, 1.0)),
+        Preprocessing("vgg", scale=1.0, mean=(123.68, 116.779, 103.939)),
+        Preprocessing("caffe", scale=1.0, mean=(103.939, 116.779, 123.68), channels="bgr"),
+        Preprocessing("torch", scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        Preprocessing("unit", scale=1 / 255),
+        Preprocessing("raw", scale=1.0),
+    )
+}
+
+
+def find(name: str) -> Preprocessing:
+    """The preprocessing called `name`. Raises WrongUse with the nearest name."""
+    if name in PREPROCESSINGS:
+        return PREPROCESSINGS[name]
+    near = difflib.get_close_matches(name, PREPROCESSINGS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise WrongUse(f"unknown preprocessing '{name}': {hint}expected one of {', '.join(PREPROCESSINGS)}")

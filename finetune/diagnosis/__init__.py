@@ -1,0 +1,1 @@
+"""Evidence (measures) -> verdict (a pure function over numbers) -> remedy."""

@@ -1,0 +1,42 @@
+"""What a run ran on: versions, processors, memory."""
+
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+_PACKAGES = ("finetune-backbones", "tensorflow", "keras", "numpy", "tensorflow-hub", "pillow")
+
+
+def cores() -> int:
+    """Processors this process may use (a cluster's queue may allow fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe() -> dict[str, Any]:
+    """For `environment.json`. Imports TensorFlow to name its devices."""
+    import tensorflow as tf
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "cores": cores(),
+        "devices": [device.device_type for device in tf.config.list_physical_devices()],
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0",
+    }
+
+
+def peak_memory_mib() -> float:
+    """The most memory this process has held so far, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

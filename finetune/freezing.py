@@ -1,0 +1,161 @@
+"""What trains and which statistics each layer uses: ordered rules over layer names, resolved before training.
+
+Freeze rules decide first, BN rules last; a BN layer that no BN rule names follows its freeze rule. Pure: no
+TensorFlow until `apply`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from finetune.batchnorm.policy import POLICIES, BNPolicy, Rule
+from finetune.errors import WrongUse
+
+if TYPE_CHECKING:
+    import keras
+
+HEAD = "head"
+"""The stage of the new head's layers. No freeze rule reaches them: a head that does not train is no transfer."""
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A layer that has variables. `name` is the Keras name, `scope` the root scope patterns may leave out."""
+
+    name: str
+    stage: str
+    is_bn: bool
+    scope: str = ""
+
+    @property
+    def display(self) -> str:
+        """The name as the user reads and writes it: slim's scope, with slashes."""
+        return self.name.replace(".", "/")
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """What a pattern is held against: `scope/name`, `name`, `stage/scope/name`, `stage/name`."""
+        short = self.display.removeprefix(self.scope + "/") if self.scope else self.display
+        return (self.display, short, f"{self.stage}/{self.display}", f"{self.stage}/{short}")
+
+    def matches(self, pattern: str) -> bool:
+        """fnmatch over the aliases; a bare name stands for everything below it as well."""
+        return any(fnmatchcase(alias, pattern) or fnmatchcase(alias, pattern + "/*") for alias in self.aliases)
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What happens to one layer: whether its weights train, and for BN the policy instead."""
+
+    layer: LayerInfo
+    trains: bool
+    bn: BNPolicy | None
+
+
+@dataclass(frozen=True)
+class FreezePlan:
+    """The resolved rules, a line per layer that has variables, in the model's order."""
+
+    layers: tuple[LayerPlan, ...]
+
+    def stages(self) -> list[dict[str, Any]]:
+        """One row per stage: how many layers train, how many BN layers there are and under which policies."""
+        rows: dict[str, dict[str, Any]] = {}
+        for plan in self.layers:
+            row = rows.setdefault(
+                plan.layer.stage, {"stage": plan.layer.stage, "layers": 0, "training": 0, "bn": {}}
+            )
+            if plan.bn is None:
+                row["layers"] += 1
+                row["training"] += plan.trains
+            else:
+                row["bn"][plan.bn.name] = row["bn"].get(plan.bn.name, 0) + 1
+        return list(rows.values())
+
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """Whether any layer normalises by batch statistics in training."""
+        return any(plan.bn is not None and plan.bn.statistics == "batch" for plan in self.layers)
+
+
+def resolve(
+    layers: Sequence[LayerInfo],
+    *,
+    freeze: Sequence[Rule] = (),
+    freeze_until: str | None = None,
+    bn: Sequence[Rule] = (),
+) -> FreezePlan:
+    """The plan for `layers`. Raises WrongUse for an unknown stage or a pattern that matches nothing."""
+    backbone = [layer for layer in layers if layer.stage != HEAD]
+    stages = list(dict.fromkeys(layer.stage for layer in backbone))
+    frozen_stages: set[str] = set()
+    if freeze_until is not None:
+        if freeze_until not in stages:
+            raise WrongUse(f"unknown stage '{freeze_until}' in --freeze-until: expected one of {', '.join(stages)}")
+        frozen_stages = set(stages[: stages.index(freeze_until) + 1])
+    _check_matches(freeze, backbone, stages, option="--freeze")
+    _check_matches(bn, [layer for layer in layers if layer.is_bn], stages, option="--bn")
+
+    plans = []
+    for layer in layers:
+        decision = "train" if layer.stage == HEAD else _first_match(freeze, layer)
+        trains = decision == "train" if decision else layer.stage not in frozen_stages
+        policy = None
+        if layer.is_bn:
+            policy = POLICIES[_first_match(bn, layer) or ("train" if trains else "freeze")]
+            trains = policy.affine
+        plans.append(LayerPlan(layer, trains, policy))
+    return FreezePlan(tuple(plans))
+
+
+def parse_freeze_rule(text: str) -> Rule:
+    """`PATTERN` freezes what it matches; `PATTERN=train` keeps it training where a later rule would freeze it."""
+    pattern, separator, decision = text.rpartition("=")
+    if not separator:
+        return Rule(text, "freeze")
+    if decision not in ("freeze", "train"):
+        raise WrongUse(f"unknown decision '{decision}' in --freeze '{text}': expected PATTERN, or PATTERN=train")
+    return Rule(pattern, decision)
+
+
+def layer_infos(model: "keras.Model", stages: dict[str, list[str]], scope: str) -> list[LayerInfo]:
+    """Every layer of `model` that has variables; `stages` maps stage to layer names, the rest is the head."""
+    from finetune.batchnorm.layer import BatchNorm
+
+    stage_of = {name: stage for stage, names in stages.items() for name in names}
+    return [
+        LayerInfo(layer.name, stage_of.get(layer.name, HEAD), isinstance(layer, BatchNorm), scope)
+        for layer in model.layers
+        if layer.weights
+    ]
+
+
+def apply(model: "keras.Model", plan: FreezePlan, *, decay: float | None, updates: bool) -> None:
+    """Set every layer's switches: `trainable`, and for BN what normalises, whether it updates, and its decay.
+
+    `decay` None keeps each layer's own. `updates=False` reproduces a training loop that never runs UPDATE_OPS.
+    Takes effect in steps traced afterwards only.
+    """
+    for layer_plan in plan.layers:
+        layer = model.get_layer(layer_plan.layer.name)
+        layer.trainable = layer_plan.trains
+        if layer_plan.bn is not None:
+            layer.statistics = layer_plan.bn.statistics
+            layer.updates = layer_plan.bn.updates and updates
+            if decay is not None:
+                layer.momentum = decay
+
+
+def _first_match(rules: Sequence[Rule], layer: LayerInfo) -> str | None:
+    return next((rule.decision for rule in rules if layer.matches(rule.pattern)), None)
+
+
+def _check_matches(rules: Sequence[Rule], layers: Sequence[LayerInfo], stages: list[str], *, option: str) -> None:
+    for rule in rules:
+        if rule.pattern != "*" and not any(layer.matches(rule.pattern) for layer in layers):
+            examples = ", ".join(layer.display for layer in layers[:2])
+            raise WrongUse(
+                f"{option} pattern '{rule.pattern}' matches no {'BN ' if option == '--bn' else ''}layer: expected one of "
+                f"the stages {', '.join(stages)}, or a pattern over layer names such as {examples}"
+            )

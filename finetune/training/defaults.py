@@ -1,0 +1,72 @@
+"""The defaults that suit a data set: a rule of a few lines, after BiT's hyper-rule (Kolesnikov et al. 2020, §3.3)."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from checkpoints.catalog import BackboneSpec
+from finetune.batchnorm.decay import FEW_UPDATES, auto_decay
+from finetune.config import RunConfig
+from finetune.data.pipeline import steps_per_epoch
+
+
+def image_size(spec: BackboneSpec, source_size: int) -> int:
+    """Side in px to train at: three times the images' own, at most the published size, at least the network's least.
+
+    A backbone trained on 224 px photos sees 32 px images at a scale it never met; enlarging them is worth more
+    than any other setting, and costs with the square of the side.
+    """
+    return max(min(3 * source_size, spec.image_size), spec.least_size)
+
+
+def complete(config: RunConfig, spec: BackboneSpec, *, examples: int, source_size: int, everything: bool) -> RunConfig:
+    """`config` with every None replaced. `examples` is the number of training images, `everything` whether any
+    layer of the backbone trains (False: only the head does, a linear probe)."""
+    batch_size = config.batch_size or _batch_size(examples)
+    epochs = config.epochs or _epochs(examples, from_scratch=config.from_scratch)
+    per_epoch = steps_per_epoch(examples, batch_size)
+    steps = per_epoch * epochs
+    padding = config.crop_padding if config.crop_padding is not None else source_size // 8
+    return dataclasses.replace(
+        config,
+        backbone=spec.id,
+        image_size=config.image_size or image_size(spec, source_size),
+        preprocess=config.preprocess or spec.preprocessing,
+        augment=config.augment or ("crop-flip" if everything else "none"),
+        crop_padding=padding,
+        bn_epsilon=config.bn_epsilon,
+        bn_decay=auto_decay(per_epoch, steps) if config.bn_decay == "auto" else config.bn_decay,
+        recalibrate_at_end=(
+            config.bn_updates == "on" and steps < FEW_UPDATES
+            if config.recalibrate_at_end is None
+            else config.recalibrate_at_end
+        ),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=config.learning_rate or _learning_rate(config.optimizer, batch_size, everything=everything),
+        weight_decay=_weight_decay(config.optimizer) if config.weight_decay is None else config.weight_decay,
+    )
+
+
+def _batch_size(examples: int) -> int:
+    """64 where an epoch then has at least ten steps, else less; never under 16, where batch statistics get noisy."""
+    return next((size for size in (64, 32) if examples >= 10 * size), 16)
+
+
+def _epochs(examples: int, *, from_scratch: bool) -> int:
+    """More epochs over fewer images, so that small data sets still get some hundreds of steps."""
+    table: Sequence[tuple[int, int]] = ((1_000, 60), (5_000, 30), (20_000, 12), (100_000, 8))
+    epochs = next((epochs for below, epochs in table if examples < below), 5)
+    return epochs * (3 if from_scratch else 1)
+
+
+def _learning_rate(optimizer: str, batch_size: int, *, everything: bool) -> float:
+    """Peak learning rate, in proportion to the batch (SGD) or its square root (AdamW), tuned at 64."""
+    scale = batch_size / 64
+    if optimizer == "sgd":
+        return (0.01 if everything else 0.1) * scale
+    return float((1e-3 if everything else 3e-3) * scale**0.5)
+
+
+def _weight_decay(optimizer: str) -> float:
+    """Decoupled, per step and multiplied by the learning rate (Loshchilov & Hutter 2019)."""
+    return 5e-4 if optimizer == "sgd" else 0.05

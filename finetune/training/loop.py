@@ -1,0 +1,187 @@
+"""The loop over epochs and steps: resumable at any step, stopped by a loss that is not finite."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from finetune.config import RunConfig
+from finetune.data import pipeline
+from finetune.data.augmentation import Augmentation
+from finetune.data.dataset import Dataset, Split
+from finetune.data.preprocessing import find as find_preprocessing
+from finetune.errors import FinetuneError, Interrupted
+from finetune.evaluation import Evaluation, Evaluator
+from finetune.training import optimizer as optimizers
+from finetune.training.state import State, model_arrays, optimizer_arrays, put_back
+from finetune.training.step import train_step
+
+
+class Observer(Protocol):
+    """Hears what the loop does, and may ask it to stop."""
+
+    def on_step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
+        """After every step: how far the run is, how many images it trained on, the batch's mean loss."""
+
+    def on_epoch(self, history: list[dict[str, Any]]) -> None:
+        """After every epoch, with the rows of all epochs so far."""
+
+    def save(self, state: State) -> None:
+        """Keep `state`: the run may be resumed from it."""
+
+    def stop_requested(self) -> bool:
+        """True once the user wants the run to stop at the next step."""
+
+
+@dataclass
+class _Progress:
+    """Where the run stands. JSON values only: it is stored with the state."""
+
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float = -1.0
+    best_epoch: int = -1
+
+
+def eval_batches(split: Split, config: RunConfig) -> Any:
+    """The batches every evaluation of this run goes over."""
+    return pipeline.eval_batches(
+        split,
+        batch_size=_required(config.batch_size),
+        image_size=_required(config.image_size),
+        preprocessing=find_preprocessing(_required(config.preprocess)),
+    )
+
+
+def train(
+    model: keras.Model,
+    dataset: Dataset,
+    config: RunConfig,
+    observer: Observer,
+    *,
+    resume_from: State | None = None,
+    save_seconds: float = 300.0,
+) -> list[dict[str, Any]]:
+    """Train `model` in place on a completed `config`; returns one row per epoch.
+
+    The layers' switches (`finetune.freezing.apply`) must have been set. The batches, their order and their
+    augmentation are functions of (seed, epoch, batch), so a resumed run sees what an unbroken one would have.
+    With `patience`, the weights of the best validation epoch are put back at the end.
+    Raises FinetuneError when a loss is not finite, Interrupted when the observer asked to stop (state saved).
+    """
+    split, epochs, batch_size = dataset.train, _required(config.epochs), _required(config.batch_size)
+    per_epoch = pipeline.steps_per_epoch(len(split), batch_size)
+    variables = model.trainable_variables
+    optimizer = optimizers.build(config, variables, steps=per_epoch * epochs)
+    step = train_step(model, optimizer, variables, label_smoothing=config.label_smoothing)
+    evaluator = Evaluator(model)
+    progress, best = _Progress(), {}
+    if resume_from is not None:
+        progress = _Progress(**resume_from.progress)
+        put_back(model.variables, resume_from.arrays, "model")
+        put_back(optimizer.variables, resume_from.arrays, "optimizer")
+        best = {name: value for name, value in resume_from.arrays.items() if name.startswith("best/")}
+
+    def save() -> None:
+        arrays = model_arrays(model) | optimizer_arrays(optimizer) | best
+        observer.save(State(arrays, dataclasses.asdict(progress)))
+
+    saved_at = time.monotonic()
+    while progress.epoch < epochs and not _out_of_patience(progress, config):
+        tick = time.monotonic()
+        # An epoch that was done when the run stopped in its evaluation has no batches left.
+        for images, labels in _remaining(split, config, progress, per_epoch):
+            loss_sum, correct = (float(value) for value in step(images, labels))
+            count = int(labels.shape[0])
+            done = progress.epoch * per_epoch + progress.batch + 1
+            if not math.isfinite(loss_sum):
+                raise FinetuneError(
+                    f"the loss is {loss_sum} at step {done} (epoch {progress.epoch + 1}): the run has stopped. "
+                    f"Lower --learning-rate (it is {config.learning_rate:g}) or give --clip-norm 1"
+                )
+            progress.batch += 1
+            progress.loss_sum += loss_sum
+            progress.correct += int(correct)
+            progress.seen += count
+            progress.seconds, tick = progress.seconds + time.monotonic() - tick, time.monotonic()
+            observer.on_step(
+                epoch=progress.epoch + 1, step=done, steps=per_epoch * epochs, images=count, loss=loss_sum / count
+            )
+            if observer.stop_requested():
+                save()
+                raise Interrupted(f"stopped at step {done} of {per_epoch * epochs}")
+            if time.monotonic() - saved_at > save_seconds:
+                save()
+                saved_at = time.monotonic()
+        validation = evaluator.evaluate(eval_batches(dataset.validation, config)) if dataset.validation else None
+        _close_epoch(progress, optimizer, validation)
+        if config.patience and progress.best_epoch == progress.epoch - 1:
+            best = {f"best/{name.split('/')[1]}": value for name, value in model_arrays(model).items()}
+        observer.on_epoch(progress.history)
+        save()
+        saved_at = time.monotonic()
+    if best:
+        put_back(model.variables, best, "best")
+    return progress.history
+
+
+def _remaining(split: Split, config: RunConfig, progress: _Progress, per_epoch: int) -> Iterator[tuple[Any, Any]]:
+    if progress.batch >= per_epoch:
+        return iter(())
+    augment = {"crop-flip": (_required(config.crop_padding), True), "flip": (0, True), "none": (0, False)}
+    padding, flip = augment[config.augment or "none"]
+    return iter(
+        pipeline.train_batches(
+            split,
+            batch_size=_required(config.batch_size),
+            image_size=_required(config.image_size),
+            preprocessing=find_preprocessing(_required(config.preprocess)),
+            augmentation=Augmentation(crop_padding=padding, flip=flip),
+            seed=config.seed,
+            epoch=progress.epoch,
+            start_batch=progress.batch,
+        )
+    )
+
+
+def _close_epoch(progress: _Progress, optimizer: keras.optimizers.Optimizer, validation: Evaluation | None) -> None:
+    """Append the epoch's row and turn to the next epoch."""
+    row: dict[str, Any] = {
+        "kind": "epoch",
+        "epoch": progress.epoch + 1,
+        "step": int(optimizer.iterations),
+        "train_loss": progress.loss_sum / progress.seen,
+        "train_accuracy": progress.correct / progress.seen,
+        "learning_rate": float(np.asarray(optimizer.learning_rate)),
+    }
+    if validation:
+        row["validation_loss"], row["validation_accuracy"] = validation.loss, validation.accuracy
+        if validation.accuracy > progress.best:
+            progress.best, progress.best_epoch = validation.accuracy, progress.epoch
+    row["seconds"] = round(progress.seconds, 3)
+    row["images_per_second"] = round(progress.seen / max(progress.seconds, 1e-9), 1)
+    progress.history.append(row)
+    progress.epoch += 1
+    progress.batch = progress.correct = progress.seen = 0
+    progress.loss_sum = progress.seconds = 0.0
+
+
+def _out_of_patience(progress: _Progress, config: RunConfig) -> bool:
+    return config.patience is not None and progress.epoch - 1 - progress.best_epoch >= config.patience
+
+
+def _required(value: Any) -> Any:
+    """A completed config has no None where the loop needs a value."""
+    if value is None:
+        raise ValueError("the config is not complete: call finetune.training.defaults.complete first")
+    return value

@@ -1,0 +1,40 @@
+"""One training step, traced once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+Step = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+def train_step(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, variables: list[Any], *, label_smoothing: float
+) -> Step:
+    """A function of images float32 `[batch, height, width, 3]` and labels int64 `[batch]`.
+
+    It runs one update of `variables` and of the moving statistics that update, and returns the summed loss and the
+    number of correct predictions of the batch as it was before the update, under batch statistics where they
+    normalise. Only `variables` are watched: nothing below the first of them is kept for a gradient.
+    """
+    classes = model.output_shape[-1]
+    values = [variable.value for variable in variables]
+    signature = [
+        tf.TensorSpec([None, *model.input_shape[1:]], tf.float32),
+        tf.TensorSpec([None], tf.int64),
+    ]
+
+    @tf.function(input_signature=signature)
+    def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        targets = tf.one_hot(labels, classes) * (1.0 - label_smoothing) + label_smoothing / classes
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            logits = model(images, training=True)
+            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+            loss = tf.reduce_mean(losses)
+        optimizer.apply(tape.gradient(loss, values), variables)
+        correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, axis=-1), labels), tf.int64))
+        return tf.reduce_sum(losses), correct
+
+    return step  # type: ignore[no-any-return]
