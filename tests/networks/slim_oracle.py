@@ -83,8 +83,9 @@ def _run(placeholder: tf.Tensor, images: np.ndarray, features: tf.Tensor, logits
     model = tf.compat.v1.global_variables()
     values = {v.op.name: _random(v.op.name, v.shape.as_list(), rng) for v in model}
     with tf.compat.v1.Session() as session:
-        for variable in model:
-            variable.load(values[variable.op.name], session)
+        # All at once: a session prunes the whole graph anew for every different fetch.
+        initial = {variable.initializer.inputs[1]: values[variable.op.name] for variable in model}
+        session.run([variable.initializer for variable in model], initial)
         run = session.run([features, logits], {placeholder: images})
     return SlimRun(values, *run)
 

@@ -1,7 +1,7 @@
 """The BN truth table (policy x what normalises x what moves) through the real step of the real training code.
 
 Each network is traced once: its BN layers share the four policies out among them, and the update operations are
-switched off for a fifth group, so one step proves every row.
+switched off in a second run of one network, so a single traced step proves every row.
 """
 
 import keras
@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from finetune import freezing, networks, proof
+from finetune.batchnorm import statistics
 from finetune.batchnorm.policy import POLICIES, Rule
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head
@@ -45,11 +46,10 @@ def densenet():
     return keras.Model(cut.input, keras.layers.GlobalAveragePooling2D()(cut.output))
 
 
-@pytest.mark.parametrize("build", [resnet, inception, densenet])
-@pytest.mark.parametrize("updates", [True, False])
+@pytest.mark.parametrize(
+    ("build", "updates"), [(resnet, True), (resnet, False), (inception, True), (densenet, True)]
+)
 def test_truth_table(build, updates):
-    if not updates and build is not resnet:
-        pytest.skip("the switch is the layer's own: one network proves it")
     keras.utils.set_random_seed(0)
     model = attach_head(adopt(build(), unbiased=False), 4)
     layers = bn_layers(model)
@@ -75,8 +75,8 @@ def test_truth_table(build, updates):
     before = {variable.path: np.array(variable) for layer in model.layers for variable in layer.weights}
     digests, expected = proof.digests(model), proof.expected_to_move(model)
     images = tf.constant(rng.normal(0, 1, (8, *model.input_shape[1:])), tf.float32)
-    with _Normalisers(layers) as outputs:
-        step(images, tf.constant(rng.integers(0, 4, 8)))
+    normalised_by = normalisers(model, layers, images)
+    step(images, tf.constant(rng.integers(0, 4, 8)))
     proved = proof.prove(digests, proof.digests(model), expected)
     assert proved.moved_though_frozen == ()
 
@@ -88,26 +88,25 @@ def test_truth_table(build, updates):
         assert moved["beta"] == affine_moves, layer.name
         if layer.scale:
             assert moved["gamma"] == affine_moves, layer.name
-        assert outputs[layer.name] == normalises, layer.name
+        assert normalised_by[layer.name] == [normalises], layer.name
 
 
-class _Normalisers:
-    """Which statistics normalised each layer in the step that is traced inside: taken from the graph itself."""
-
-    def __init__(self, layers):
-        self.layers, self.seen = layers, {}
-
-    def __enter__(self):
-        for layer in self.layers:
-            original = layer._fused
-
-            def fused(x, *, batch, layer=layer, original=original):
-                self.seen[layer.name] = "batch" if batch else "moving"
-                return original(x, batch=batch)
-
-            layer._fused = fused
-        return self.seen
-
-    def __exit__(self, *_):
-        for layer in self.layers:
-            del layer._fused
+def normalisers(model, layers, images):
+    """Which statistics each layer normalised by in a training forward pass, judged by NumPy in float64."""
+    probe = keras.Model(model.input, [tensor for layer in layers for tensor in (layer.input, layer.output)])
+    with statistics.kept(model):
+        tensors = [np.asarray(tensor, np.float64) for tensor in probe(images, training=True)]
+    found = {}
+    for layer, inputs, outputs in zip(layers, tensors[::2], tensors[1::2], strict=True):
+        gamma = np.asarray(layer.gamma, np.float64) if layer.scale else 1.0
+        candidates = {
+            "batch": (inputs.mean((0, 1, 2)), inputs.var((0, 1, 2))),
+            "moving": (np.asarray(layer.moving_mean, np.float64), np.asarray(layer.moving_variance, np.float64)),
+        }
+        fits = []
+        for name, (mean, variance) in candidates.items():
+            expected = (inputs - mean) / np.sqrt(variance + layer.epsilon) * gamma + np.asarray(layer.beta)
+            if np.allclose(outputs, expected, rtol=1e-3, atol=1e-3):
+                fits.append(name)
+        found[layer.name] = fits
+    return found
