@@ -28,9 +28,7 @@ def find(name: str, *, catalog: Sequence[BackboneSpec] = CATALOG) -> BackboneSpe
         raise UnknownBackbone(f"backbone {name!r} is ambiguous: say {choices}")
     nearest = _nearest(name, catalog)
     suggestion = f": did you mean {nearest}?" if nearest else "."
-    raise UnknownBackbone(
-        f"unknown backbone {name!r}{suggestion} 'finetune backbones list' lists all {len(catalog)}."
-    )
+    raise UnknownBackbone(f"unknown backbone {name!r}{suggestion} 'finetune backbones list' lists all {len(catalog)}.")
 
 
 def _nearest(name: str, catalog: Sequence[BackboneSpec]) -> str | None:

@@ -37,7 +37,7 @@ def _mobilenet_v1(alpha: float, *, top1: float, top5: float, parameters: int) ->
         name=name,
         source="slim",
         family="mobilenet_v1",
-        arguments={"alpha": alpha, "scope": "MobilenetV1"},
+        arguments={"depth_multiplier": alpha, "scope": "MobilenetV1"},
         url=f"{_MODELS}/mobilenet_v1_2018_08_02/{name}_224.tgz",
         preprocessing="inception",
         image_size=224,

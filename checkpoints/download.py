@@ -9,14 +9,7 @@ from urllib.parse import unquote, urlsplit
 import tenacity
 
 from checkpoints import transport
-from checkpoints.cache import (
-    cache_dir,
-    digests,
-    locked,
-    read_record,
-    record_path,
-    write_record,
-)
+from checkpoints.cache import cache_dir, digests, locked, read_record, record_path, write_record
 from checkpoints.errors import CheckpointError
 from checkpoints.transport import Interrupted, Progress, Refused
 
@@ -47,6 +40,7 @@ def fetch(
     Raises CheckpointError: refused (404, 403, a redirect loop, a web page), offline, wrong hash, disk.
     """
     path = (into or cache_dir() / "files") / file_name(url)
+    md5, sha256 = md5 and md5.lower(), sha256 and sha256.lower()
     with _disk_errors(path):
         # A cache filled by someone else may be read-only: no lock where nothing is to be written.
         if path.is_file():
@@ -66,8 +60,11 @@ def fetch(
 
 def file_name(url: str) -> str:
     """The last part of a URL's path. Raises CheckpointError where there is none."""
-    name = PurePosixPath(unquote(urlsplit(url).path)).name
-    if not name:
+    try:
+        name = PurePosixPath(unquote(urlsplit(url).path)).name
+    except ValueError:
+        name = ""
+    if name in ("", "..") or set(name) & set("\\\0"):
         raise CheckpointError(f"{url!r} does not name a file: expected http(s)://host/.../file")
     return name
 
@@ -111,9 +108,7 @@ def _download(
         retrying(attempt)
 
 
-def _difference(
-    path: Path, url: str, found: tuple[str, str], md5: str | None, sha256: str | None
-) -> str | None:
+def _difference(path: Path, url: str, found: tuple[str, str], md5: str | None, sha256: str | None) -> str | None:
     """What is wrong with the digests (sha256, md5) of a file just fetched, or None."""
     if sha256 and found[0] != sha256:
         return f"its sha256 is {found[0]}, published is {sha256}; nothing was kept"
@@ -131,10 +126,8 @@ def _difference(
 def _verified(path: Path, url: str, md5: str | None, sha256: str | None) -> Path:
     """A file that lies in the cache, once it is known to be the one that was published or first fetched."""
     record = read_record(path)
-    if record and record.url == url and record.untouched(path):
-        found = record.sha256, record.md5
-    else:
-        found = digests(path)
+    known = record if record and record.url == url and record.untouched(path) else None
+    found = (known.sha256, known.md5) if known else digests(path)
     for kind, is_, published in (("sha256", found[0], sha256), ("md5", found[1], md5)):
         if published and is_ != published:
             raise CheckpointError(
@@ -151,7 +144,7 @@ def _verified(path: Path, url: str, md5: str | None, sha256: str | None) -> Path
                 f"{path} has sha256 {found[0]}, but {record.sha256} was recorded when it was fetched: it was changed. "
                 f"Delete it to fetch it again, or delete {record_path(path)} to trust it as it is."
             )
-    if not (record and record.url == url and record.untouched(path)):
+    if known is None:
         write_record(path, url, sha256=found[0], md5=found[1])
     return path
 
@@ -165,22 +158,3 @@ def _disk_errors(path: Path) -> Iterator[None]:
             f"cannot keep {error.filename or path}: {error.strerror or error}. Make room or rights there, or set "
             "FINETUNE_HOME to a directory that can be written."
         ) from error
-
-
-@contextlib.contextmanager
-def rich_progress(description: str) -> Iterator[Progress]:
-    """A bar on standard error, as a `Progress`; nothing is drawn before the first byte."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
-        tasks: list[int] = []
-
-        def progress(done: int, total: int | None) -> None:
-            if not tasks:
-                tasks.append(bars.add_task(description, total=total))
-            bars.update(bars.task_ids[0], completed=done, total=total)
-
-        yield progress

@@ -64,9 +64,7 @@ def discard(part: Path) -> None:
     _notes_path(part).unlink(missing_ok=True)
 
 
-def receive(
-    client: requests.Session, url: str, part: Path, *, hash_known: bool, progress: Progress | None
-) -> bool:
+def receive(client: requests.Session, url: str, part: Path, *, hash_known: bool, progress: Progress | None) -> bool:
     """Fill `part` with the whole body of `url`; return whether earlier bytes were kept.
 
     A partial file is continued only where the server can say that its file is still the same one (ETag or
@@ -100,6 +98,9 @@ def receive(
         if done > total:
             discard(part)
         raise Interrupted(f"the body ended after {done} of {total} bytes")
+    if done == 0:
+        discard(part)
+        raise Interrupted("the body is empty")
     return start > 0
 
 
@@ -159,6 +160,8 @@ def _blocks(response: requests.Response) -> Iterator[bytes]:
     try:
         yield from response.raw.stream(_BLOCK_BYTES, decode_content=False)
     except (urllib3.exceptions.HTTPError, OSError) as error:
+        if "Content-Length" in response.headers and not isinstance(error, urllib3.exceptions.TimeoutError):
+            return  # `receive` counts what came and says how much is missing.
         raise Interrupted(f"the connection broke ({type(error).__name__})") from error
 
 

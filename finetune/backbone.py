@@ -13,7 +13,6 @@ from checkpoints.formats.checkpoint import Checkpoint
 from finetune import networks
 from finetune.batchnorm.surgery import adopt
 from finetune.errors import WrongUse
-from finetune.freezing import LayerInfo, layer_infos
 from finetune.networks.names import keras_variables, slim_variables
 from finetune.networks.stages import layers_by_stage
 
@@ -75,9 +74,7 @@ def check_image_size(spec: BackboneSpec, image_size: int) -> None:
         )
 
 
-def _open(
-    spec: BackboneSpec, checkpoint: Path | None, *, with_head: bool, progress: Progress | None
-) -> Checkpoint:
+def _open(spec: BackboneSpec, checkpoint: Path | None, *, with_head: bool, progress: Progress | None) -> Checkpoint:
     opened = open_checkpoint(checkpoint or store.locate(spec, with_head=with_head, progress=progress))
     expected = "keras" if spec.source == "keras" else "slim"
     if not opened.kind.startswith(expected):
@@ -89,10 +86,8 @@ def _open(
     return opened
 
 
-def _assign(
-    spec: BackboneSpec, opened: Checkpoint, model: keras.Model, *, with_head: bool
-) -> transfer.LoadReport:
-    ignore = list(transfer.TRAINING_LEFTOVERS) + [("auxiliary head", spec.auxiliary)]
+def _assign(spec: BackboneSpec, opened: Checkpoint, model: keras.Model, *, with_head: bool) -> transfer.LoadReport:
+    ignore = [*transfer.TRAINING_LEFTOVERS, ("auxiliary head", spec.auxiliary)]
     if not with_head:
         ignore.append(("old head", spec.head))
     if spec.source == "keras":
@@ -100,12 +95,3 @@ def _assign(
     else:
         targets = slim_variables(model)
     return transfer.assign(opened, targets, ignore=ignore)
-
-
-def layers_with_variables(spec: BackboneSpec) -> dict[str, list[LayerInfo]]:
-    """Stage -> its layers that have variables, as patterns see them; builds the graph, loads nothing."""
-    loaded = load(spec, image_size=spec.image_size, from_scratch=True)
-    rows: dict[str, list[LayerInfo]] = {}
-    for info in layer_infos(loaded.model, loaded.stages, loaded.scope):
-        rows.setdefault(info.stage, []).append(info)
-    return rows

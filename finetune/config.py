@@ -71,7 +71,7 @@ def from_mapping(values: dict[str, Any], *, where: str) -> RunConfig:
 
     Raises WrongUse for an unknown key (with the nearest one), a value of the wrong type or out of range.
     """
-    known = {}
+    known: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
         if name == "format_version":

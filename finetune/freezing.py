@@ -63,9 +63,7 @@ class FreezePlan:
         """One row per stage: how many layers train, how many BN layers there are and under which policies."""
         rows: dict[str, dict[str, Any]] = {}
         for plan in self.layers:
-            row = rows.setdefault(
-                plan.layer.stage, {"stage": plan.layer.stage, "layers": 0, "training": 0, "bn": {}}
-            )
+            row = rows.setdefault(plan.layer.stage, {"stage": plan.layer.stage, "layers": 0, "training": 0, "bn": {}})
             if plan.bn is None:
                 row["layers"] += 1
                 row["training"] += plan.trains
@@ -155,7 +153,8 @@ def _check_matches(rules: Sequence[Rule], layers: Sequence[LayerInfo], stages: l
     for rule in rules:
         if rule.pattern != "*" and not any(layer.matches(rule.pattern) for layer in layers):
             examples = ", ".join(layer.display for layer in layers[:2])
+            kind = "BN layer" if option == "--bn" else "layer"
             raise WrongUse(
-                f"{option} pattern '{rule.pattern}' matches no {'BN ' if option == '--bn' else ''}layer: expected one of "
+                f"{option} pattern '{rule.pattern}' matches no {kind}: expected one of "
                 f"the stages {', '.join(stages)}, or a pattern over layer names such as {examples}"
             )

@@ -82,7 +82,9 @@ def training_subset(split: Split, config: RunConfig, images: int) -> Split:
 
 def save_snapshot(run: RunDir, snapshot: Snapshot) -> None:
     """Keep the moving statistics a run starts from: a diagnosis tells by them whether they ever moved."""
-    arrays = {f"{name}:{kind}": pair[i] for name, pair in snapshot.items() for i, kind in enumerate(("mean", "var"))}
+    arrays: dict[str, Any] = {
+        f"{name}:{kind}": pair[i] for name, pair in snapshot.items() for i, kind in enumerate(("mean", "var"))
+    }
     with replacing(run.path / _SNAPSHOT) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 

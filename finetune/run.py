@@ -1,19 +1,17 @@
 """A run from its config to its result: data, backbone, head, plan, training, proof, evaluation, files."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 
 from checkpoints import catalog
 from finetune import backbone as backbones
+from finetune import batches, environment, freezing, models, proof
 from finetune import config as configs
-from finetune import environment, freezing, models, proof
 from finetune.batchnorm import decay, statistics
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import bn_layers
@@ -23,51 +21,14 @@ from finetune.data.dataset import Dataset
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation import Evaluator
+from finetune.progress import Display, Silent, stop_signals
 from finetune.rundir import FORMAT_VERSION, RunDir, replacing
 from finetune.training import defaults
-from finetune.training.loop import eval_batches, train
+from finetune.training.loop import train
 from finetune.training.state import State
 
 RECALIBRATION_IMAGES = 10_000
 """Precise BN needs 1k to 10k images (Wu & Johnson 2021, section 3.2)."""
-
-
-class Display(Protocol):
-    """Where a run tells how it goes. `Silent` says nothing."""
-
-    def say(self, text: str) -> None:
-        """A line about what happens now."""
-
-    def plan(self, plan: freezing.FreezePlan, config: RunConfig) -> None:
-        """What trains and which statistics each stage uses, before training."""
-
-    def step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
-        """After every training step."""
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        """After every epoch, its row of metrics."""
-
-    def download(self, done: int, total: int | None) -> None:
-        """While a file is fetched: bytes so far, and in all where known."""
-
-
-class Silent:
-    """A display that shows nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def plan(self, plan: freezing.FreezePlan, config: RunConfig) -> None:
-        """Nothing."""
-
-    def step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
-        """Nothing."""
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def download(self, done: int, total: int | None) -> None:
-        """Nothing."""
 
 
 def start(
@@ -188,7 +149,7 @@ def _train_and_finish(run: RunDir, prepared: _Prepared, display: Display, *, res
     config, model, dataset = prepared.config, prepared.model, prepared.dataset
     started = time.monotonic()
     expected = proof.expected_to_move(model)
-    with _stop_signals() as requested:
+    with stop_signals() as requested:
         observer = _Recorder(run, display, requested)
         try:
             history = train(model, dataset, config, observer, resume_from=resume_from)
@@ -202,8 +163,8 @@ def _train_and_finish(run: RunDir, prepared: _Prepared, display: Display, *, res
     display.say("evaluating on test images")
     evaluator = Evaluator(model)
     test = {
-        name: evaluator.evaluate(eval_batches(dataset.test, config), which)
-        for name, which in (("is_training_false", "moving"), ("is_training_true", "batch"))
+        "is_training_false": evaluator.evaluate(batches.evaluation(dataset.test, config), "moving"),
+        "is_training_true": evaluator.evaluate(batches.evaluation(dataset.test, config), "batch"),
     }
     models.save(model, run.model_path)
     rows = [*history, *({"kind": "test", "statistics": name, **value.to_json()} for name, value in test.items())]
@@ -245,7 +206,7 @@ def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfi
     fixed = {layer.name for layer in bn_layers(model) if not (layer.statistics == "batch" and layer.updates)}
     before = statistics.snapshot(model)
     subset = models.training_subset(dataset.train, config, RECALIBRATION_IMAGES)
-    statistics.recalibrate(model, (images for images, _, _ in eval_batches(subset, config)))
+    statistics.recalibrate(model, (images for images, _, _ in batches.evaluation(subset, config)))
     after = statistics.snapshot(model)
     statistics.restore(model, {name: before[name] if name in fixed else after[name] for name in after})
 
@@ -265,28 +226,3 @@ class _Recorder:
         self._run.state_path.parent.mkdir(exist_ok=True)
         with replacing(self._run.state_path) as temporary:
             state.save(temporary)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C or SIGTERM asks the loop to stop after the step; the second ends the process at once."""
-    received: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        try:
-            previous[number] = signal.signal(number, handle)
-        except ValueError:  # not the main thread: whoever runs us there handles signals
-            break
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-

@@ -16,7 +16,8 @@ from finetune.data.dataset import Split
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.errors import FinetuneError
 from finetune.evaluation import Evaluation, Evaluator
-from finetune.run import Display
+from finetune.freezing import LayerInfo, layer_infos
+from finetune.progress import Display
 
 _NAME = re.compile(r"(\d{3})_.*\.(jpe?g|png)$", re.IGNORECASE)
 
@@ -51,9 +52,7 @@ class Verification:
         return "\n".join(lines)
 
 
-def verify(
-    spec: BackboneSpec, *, checkpoint: Path | None, photos: Path | None, display: Display
-) -> Verification:
+def verify(spec: BackboneSpec, *, checkpoint: Path | None, photos: Path | None, display: Display) -> Verification:
     """Load weights with their published head, strictly; score `photos` at the published size, centre crop."""
     images = read_photos(photos, spec.image_size) if photos else None
     loaded = backbone.load(
@@ -67,6 +66,15 @@ def verify(
     )
     evaluator = Evaluator(loaded.model, label_offset=spec.label_offset)
     return Verification(spec, loaded.report, evaluator.evaluate(batches))
+
+
+def layers_with_variables(spec: BackboneSpec) -> dict[str, list[LayerInfo]]:
+    """Stage -> its layers that have variables, as patterns see them; builds the graph, loads nothing."""
+    loaded = backbone.load(spec, image_size=spec.image_size, from_scratch=True)
+    rows: dict[str, list[LayerInfo]] = {}
+    for info in layer_infos(loaded.model, loaded.stages, loaded.scope):
+        rows.setdefault(info.stage, []).append(info)
+    return rows
 
 
 def read_photos(folder: Path, image_size: int) -> Split:
@@ -84,8 +92,8 @@ def read_photos(folder: Path, image_size: int) -> Split:
 
 def _centre(path: Path, size: int) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
+        with Image.open(path) as file:
+            image = file.convert("RGB")
             if min(image.size) < size:
                 scale = size / min(image.size)
                 image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)

@@ -23,5 +23,5 @@ def auto_decay(steps_per_epoch: int, steps: int) -> float:
     where that would leave more than 1 % of the source statistics at the end of the run; at least 0.5.
     """
     follows = max(1.0 - 10.0 / max(steps_per_epoch, 1), 0.9)
-    forgets = 0.01 ** (1.0 / max(steps, 1))
+    forgets = math.pow(0.01, 1.0 / max(steps, 1))
     return round(max(min(follows, forgets), 0.5), 4)

@@ -8,7 +8,7 @@ import tensorflow as tf
 Statistics = Literal["batch", "moving"]
 
 
-class BatchNorm(keras.layers.BatchNormalization):
+class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
     """Keras's layer with three switches instead of `training` and `trainable` deciding everything.
 
     statistics: what normalises in a training step, `batch` or `moving`.

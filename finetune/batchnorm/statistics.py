@@ -42,9 +42,7 @@ Snapshot = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 def snapshot(model: keras.Model) -> Snapshot:
     """A copy of every moving statistic."""
-    return {
-        layer.name: (np.array(layer.moving_mean), np.array(layer.moving_variance)) for layer in bn_layers(model)
-    }
+    return {layer.name: (np.array(layer.moving_mean), np.array(layer.moving_variance)) for layer in bn_layers(model)}
 
 
 def restore(model: keras.Model, saved: Snapshot) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from finetune.cli import options
+from finetune.cli.startup import load_tensorflow
 
 
 @click.group()
@@ -62,11 +63,11 @@ def show(name: str, as_json: bool) -> None:
     from checkpoints.catalog import find
 
     spec = find(name)
-    from finetune import backbone
+    load_tensorflow()
+    from finetune import verification
 
     stages = {
-        stage: [layer.display for layer in infos]
-        for stage, infos in backbone.layers_with_variables(spec).items()
+        stage: [layer.display for layer in infos] for stage, infos in verification.layers_with_variables(spec).items()
     }
     row = {key: value for key, value in dataclasses.asdict(spec).items() if value not in (None, ())}
     if as_json:
@@ -82,7 +83,9 @@ def show(name: str, as_json: bool) -> None:
 @backbones.command()
 @click.argument("name")
 @options.CHECKPOINT
-@click.option("--photos", type=options.PATH, metavar="DIR", help="Images named NNN_*.jpg, NNN the ImageNet class 0..999.")
+@click.option(
+    "--photos", type=options.PATH, metavar="DIR", help="Images named NNN_*.jpg, NNN the ImageNet class 0..999."
+)
 @options.JSON
 @options.QUIET
 def verify(name: str, checkpoint: Path | None, photos: Path | None, as_json: bool, quiet: bool) -> None:
@@ -91,6 +94,7 @@ def verify(name: str, checkpoint: Path | None, photos: Path | None, as_json: boo
     from finetune.cli.display import console_display
 
     spec = find(name)
+    load_tensorflow()
     from finetune import verification
 
     with console_display(quiet=quiet or as_json) as display:

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from finetune.cli import options
+from finetune.cli.startup import load_tensorflow
 
 
 @click.command("diagnose-bn")
@@ -20,6 +21,8 @@ def diagnose_bn(target: Path, data_dir: Path | None, images: int, as_json: bool,
     RUN is a run directory, or a .keras file in one. Exit code 3 when BatchNorm is unhealthy.
     """
     from finetune.cli.display import console_display, show_diagnosis
+
+    load_tensorflow()
     from finetune.diagnosis.of_run import diagnose
 
     with console_display(quiet=quiet or as_json) as display:

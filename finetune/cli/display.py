@@ -152,5 +152,3 @@ def show_diagnosis(diagnosis: "Diagnosis") -> None:
         out.print(f"  - {line}", markup=False)
     if verdict.remedy:
         out.print(f"remedy: {verdict.remedy}", markup=False)
-
-

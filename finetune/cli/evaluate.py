@@ -5,13 +5,17 @@ from pathlib import Path
 import click
 
 from finetune.cli import options
+from finetune.cli.startup import load_tensorflow
 
 
 @click.command()
 @options.TARGET
 @options.DATA_DIR
 @click.option(
-    "--split", type=click.Choice(["test", "validation", "train"]), default="test", help="Images to score.  [default: test]"
+    "--split",
+    type=click.Choice(["test", "validation", "train"]),
+    default="test",
+    help="Images to score.  [default: test]",
 )
 @click.option(
     "--is-training",
@@ -27,6 +31,8 @@ def evaluate(target: Path, data_dir: Path | None, split: str, is_training: str, 
     RUN is a run directory, or a .keras file in one.
     """
     from finetune.cli.display import console_display
+
+    load_tensorflow()
     from finetune.diagnosis.of_run import evaluate_run
 
     with console_display(quiet=quiet or as_json) as display:
@@ -38,7 +44,9 @@ def evaluate(target: Path, data_dir: Path | None, split: str, is_training: str, 
             on_batch=display.batch,
         )
     if as_json:
-        options.emit({"target": str(target), "split": split, "is_training": is_training == "true", **evaluation.to_json()})
+        options.emit(
+            {"target": str(target), "split": split, "is_training": is_training == "true", **evaluation.to_json()}
+        )
     else:
         click.echo(
             f"{split}: accuracy {evaluation.accuracy:.2%} (± {evaluation.standard_error:.2%}), loss "

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from finetune.cli import options
+from finetune.cli.startup import load_tensorflow
 
 
 @click.command("recalibrate-bn")
@@ -22,6 +23,8 @@ def recalibrate_bn(
     No weight changes. Nothing is overwritten, and nothing is written where it would make the model worse.
     """
     from finetune.cli.display import console_display
+
+    load_tensorflow()
     from finetune.diagnosis.of_run import recalibrate_bn as recalibrate
 
     with console_display(quiet=quiet or as_json) as display:

@@ -6,9 +6,10 @@ from typing import Any
 import click
 
 from finetune.cli import options
+from finetune.cli.startup import load_tensorflow
 
 
-class _Decay(click.ParamType):
+class _Decay(click.ParamType[Any]):
     """A number or `auto`; the library checks the range."""
 
     name = "F|auto"
@@ -33,8 +34,12 @@ class _Decay(click.ParamType):
 @click.option("--examples", type=int, metavar="N", help="Train on N images, the same share of every class.")
 @click.option("--validation", type=float, metavar="F", help="Share of training images held out.  [default: 0.05]")
 @click.option("--image-size", type=int, metavar="PX", help="Side in px.  [default: three times the images' own]")
-@click.option("--preprocess", metavar="NAME", help="inception, vgg, caffe, torch, unit or raw.  [default: the backbone's]")
-@click.option("--augment", metavar="KIND", help="crop-flip, flip or none.  [default: crop-flip; none for a linear probe]")
+@click.option(
+    "--preprocess", metavar="NAME", help="inception, vgg, caffe, torch, unit or raw.  [default: the backbone's]"
+)
+@click.option(
+    "--augment", metavar="KIND", help="crop-flip, flip or none.  [default: crop-flip; none for a linear probe]"
+)
 @click.option("--crop-padding", type=int, metavar="PX", help="Padding of the random crop.  [default: 1/8 of the side]")
 @click.option("--dropout", type=float, metavar="F", help="Dropout in front of the logits.  [default: 0]")
 @click.option("--hidden", type=int, metavar="N", help="A hidden layer of N units in the head.")
@@ -51,15 +56,21 @@ class _Decay(click.ParamType):
     metavar="[PATTERN=]POLICY",
     help="BN policy train, freeze, affine or stats, for matching layers. First match wins. Repeatable.",
 )
-@click.option("--bn-decay", type=_Decay(), metavar="F|auto", help="Share of the old moving value kept.  [default: auto]")
+@click.option(
+    "--bn-decay", type=_Decay(), metavar="F|auto", help="Share of the old moving value kept.  [default: auto]"
+)
 @click.option("--bn-epsilon", type=float, metavar="F", help="Added to the variance.  [default: as published]")
 @click.option("--bn-updates", metavar="on|off", help="off: never update moving statistics, the forgotten UPDATE_OPS.")
-@click.option("--recalibrate-at-end/--no-recalibrate-at-end", default=None, help="Recompute the moving statistics last.")
+@click.option(
+    "--recalibrate-at-end/--no-recalibrate-at-end", default=None, help="Recompute the moving statistics last."
+)
 @click.option("--epochs", type=int, metavar="N", help="[default: by the number of images]")
 @click.option("--batch-size", type=int, metavar="N", help="[default: 64, less for few images]")
 @click.option("--optimizer", metavar="NAME", help="adamw or sgd (Nesterov momentum 0.9).  [default: adamw]")
 @click.option("--learning-rate", type=float, metavar="F", help="Peak learning rate.  [default: by optimizer and batch]")
-@click.option("--weight-decay", type=float, metavar="F", help="Decoupled; not on BN and biases.  [default: by optimizer]")
+@click.option(
+    "--weight-decay", type=float, metavar="F", help="Decoupled; not on BN and biases.  [default: by optimizer]"
+)
 @click.option("--schedule", metavar="KIND", help="cosine or constant.  [default: cosine]")
 @click.option("--warmup", type=float, metavar="F", help="Share of the steps that warm up.  [default: 0.1]")
 @click.option("--label-smoothing", type=float, metavar="F", help="[default: 0]")
@@ -68,7 +79,9 @@ class _Decay(click.ParamType):
 @click.option("--seed", type=int, metavar="N", help="[default: 0]")
 @click.option("--deterministic", is_flag=True, default=None, help="Bit-identical repeats on one machine; slower.")
 @click.option("--run-dir", type=options.PATH, metavar="DIR", help="Directory of this run; must not exist.")
-@click.option("--runs-dir", type=options.PATH, metavar="DIR", default="runs", help="Where runs get a name.  [default: runs]")
+@click.option(
+    "--runs-dir", type=options.PATH, metavar="DIR", default="runs", help="Where runs get a name.  [default: runs]"
+)
 @options.JSON
 @options.QUIET
 def run(
@@ -102,6 +115,7 @@ def run(
             raise WrongUse("missing --backbone NAME: 'finetune backbones list' lists them, resnet_v1_50 is one")
         settings: RunConfig = from_mapping({**base, **chosen}, where=str(config or "the options"))
 
+    load_tensorflow()
     from finetune import run as runs
     from finetune.cli.display import console_display, show_result
 
@@ -122,5 +136,3 @@ def _plain(value: Any) -> Any:
         # A run directory is resumed from anywhere: paths in it must not depend on where it was started.
         return str(value.expanduser().absolute())
     return list(value) if isinstance(value, tuple) else value
-
-

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetune import models
+from finetune import batches, models
 from finetune.batchnorm.layer import Statistics
 from finetune.batchnorm.statistics import recalibrate
 from finetune.batchnorm.surgery import bn_layers
@@ -15,7 +15,6 @@ from finetune.diagnosis.measure import examine
 from finetune.diagnosis.verdict import Verdict, differs, judge
 from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation import Evaluation, Evaluator
-from finetune.training.loop import eval_batches
 
 TRAINING_IMAGES = 2_000
 """Training images a diagnosis looks at, unless told otherwise."""
@@ -66,8 +65,8 @@ def diagnose(
     subset = models.training_subset(dataset.train, config, images)
     evidence = examine(
         trained.model,
-        test=lambda: eval_batches(dataset.test, config),
-        train=lambda: eval_batches(subset, config),
+        test=lambda: batches.evaluation(dataset.test, config),
+        train=lambda: batches.evaluation(subset, config),
         source=models.load_snapshot(trained.run),
         on_batch=on_batch,
         **_known(trained),
@@ -94,7 +93,7 @@ def evaluate_run(
     images: Split | None = getattr(dataset, split)
     if images is None:
         raise FinetuneError(f"{target} has no validation images: it ran with --validation 0; use --split test")
-    return Evaluator(trained.model, on_batch=on_batch).evaluate(eval_batches(images, config), statistics)
+    return Evaluator(trained.model, on_batch=on_batch).evaluate(batches.evaluation(images, config), statistics)
 
 
 @dataclass(frozen=True)
@@ -143,9 +142,9 @@ def recalibrate_bn(
     check_classes(trained, dataset)
     subset = models.training_subset(dataset.train, config, images)
     evaluator = Evaluator(trained.model, on_batch=on_batch)
-    before = evaluator.evaluate(eval_batches(dataset.test, config))
-    recalibrate(trained.model, (batch for batch, _, _ in eval_batches(subset, config)))
-    after = evaluator.evaluate(eval_batches(dataset.test, config))
+    before = evaluator.evaluate(batches.evaluation(dataset.test, config))
+    recalibrate(trained.model, (batch for batch, _, _ in batches.evaluation(subset, config)))
+    after = evaluator.evaluate(batches.evaluation(dataset.test, config))
     if differs(before, after) and after.accuracy < before.accuracy:
         raise FinetuneError(
             f"recalibrating makes {trained.path} worse ({before.accuracy:.1%} -> {after.accuracy:.1%} on test images): "

@@ -51,9 +51,7 @@ def conv2d(
     return _normalize(layer(x), scope, args, activate=activate)
 
 
-def depthwise_conv2d(
-    x: keras.KerasTensor, size: int, scope: str, args: ArgScope, *, stride: int
-) -> keras.KerasTensor:
+def depthwise_conv2d(x: keras.KerasTensor, size: int, scope: str, args: ArgScope, *, stride: int) -> keras.KerasTensor:
     """`[batch, height, width, channels]` to `[batch, ceil(height / stride), ceil(width / stride), channels]`.
 
     slim's `separable_conv2d` with `num_outputs=None`: the depthwise half alone.

@@ -3,18 +3,15 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
+from finetune import batches
 from finetune.config import RunConfig
-from finetune.data import pipeline
-from finetune.data.augmentation import Augmentation
-from finetune.data.dataset import Dataset, Split
-from finetune.data.preprocessing import find as find_preprocessing
+from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation import Evaluation, Evaluator
 from finetune.training import optimizer as optimizers
@@ -53,16 +50,6 @@ class _Progress:
     best_epoch: int = -1
 
 
-def eval_batches(split: Split, config: RunConfig) -> Any:
-    """The batches every evaluation of this run goes over."""
-    return pipeline.eval_batches(
-        split,
-        batch_size=_required(config.batch_size),
-        image_size=_required(config.image_size),
-        preprocessing=find_preprocessing(_required(config.preprocess)),
-    )
-
-
 def train(
     model: keras.Model,
     dataset: Dataset,
@@ -79,8 +66,8 @@ def train(
     With `patience`, the weights of the best validation epoch are put back at the end.
     Raises FinetuneError when a loss is not finite, Interrupted when the observer asked to stop (state saved).
     """
-    split, epochs, batch_size = dataset.train, _required(config.epochs), _required(config.batch_size)
-    per_epoch = pipeline.steps_per_epoch(len(split), batch_size)
+    split, epochs = dataset.train, config.epochs or 0
+    per_epoch = batches.steps_per_epoch(split, config)
     variables = model.trainable_variables
     optimizer = optimizers.build(config, variables, steps=per_epoch * epochs)
     step = train_step(model, optimizer, variables, label_smoothing=config.label_smoothing)
@@ -99,8 +86,7 @@ def train(
     saved_at = time.monotonic()
     while progress.epoch < epochs and not _out_of_patience(progress, config):
         tick = time.monotonic()
-        # An epoch that was done when the run stopped in its evaluation has no batches left.
-        for images, labels in _remaining(split, config, progress, per_epoch):
+        for images, labels in batches.training(split, config, epoch=progress.epoch, start=progress.batch):
             loss_sum, correct = (float(value) for value in step(images, labels))
             count = int(labels.shape[0])
             done = progress.epoch * per_epoch + progress.batch + 1
@@ -123,7 +109,9 @@ def train(
             if time.monotonic() - saved_at > save_seconds:
                 save()
                 saved_at = time.monotonic()
-        validation = evaluator.evaluate(eval_batches(dataset.validation, config)) if dataset.validation else None
+        validation = None
+        if dataset.validation is not None:
+            validation = evaluator.evaluate(batches.evaluation(dataset.validation, config))
         _close_epoch(progress, optimizer, validation)
         if config.patience and progress.best_epoch == progress.epoch - 1:
             best = {f"best/{name.split('/')[1]}": value for name, value in model_arrays(model).items()}
@@ -133,25 +121,6 @@ def train(
     if best:
         put_back(model.variables, best, "best")
     return progress.history
-
-
-def _remaining(split: Split, config: RunConfig, progress: _Progress, per_epoch: int) -> Iterator[tuple[Any, Any]]:
-    if progress.batch >= per_epoch:
-        return iter(())
-    augment = {"crop-flip": (_required(config.crop_padding), True), "flip": (0, True), "none": (0, False)}
-    padding, flip = augment[config.augment or "none"]
-    return iter(
-        pipeline.train_batches(
-            split,
-            batch_size=_required(config.batch_size),
-            image_size=_required(config.image_size),
-            preprocessing=find_preprocessing(_required(config.preprocess)),
-            augmentation=Augmentation(crop_padding=padding, flip=flip),
-            seed=config.seed,
-            epoch=progress.epoch,
-            start_batch=progress.batch,
-        )
-    )
 
 
 def _close_epoch(progress: _Progress, optimizer: keras.optimizers.Optimizer, validation: Evaluation | None) -> None:
@@ -178,10 +147,3 @@ def _close_epoch(progress: _Progress, optimizer: keras.optimizers.Optimizer, val
 
 def _out_of_patience(progress: _Progress, config: RunConfig) -> bool:
     return config.patience is not None and progress.epoch - 1 - progress.best_epoch >= config.patience
-
-
-def _required(value: Any) -> Any:
-    """A completed config has no None where the loop needs a value."""
-    if value is None:
-        raise ValueError("the config is not complete: call finetune.training.defaults.complete first")
-    return value

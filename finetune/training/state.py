@@ -25,7 +25,8 @@ class State:
         """Write an `.npz` (the caller makes it atomic)."""
         text = json.dumps(self.progress).encode()
         with open(path, "wb") as file:
-            np.savez(file, **{_PROGRESS: np.frombuffer(text, np.uint8)}, **self.arrays)
+            arrays: dict[str, Any] = {_PROGRESS: np.frombuffer(text, np.uint8), **self.arrays}
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "State":

@@ -25,7 +25,7 @@ def train_step(
         tf.TensorSpec([None], tf.int64),
     ]
 
-    @tf.function(input_signature=signature)
+    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         targets = tf.one_hot(labels, classes) * (1.0 - label_smoothing) + label_smoothing / classes
         with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -17,7 +17,14 @@ def test_cifar10_one_epoch_at_batch_128():
 
 @pytest.mark.parametrize(
     ("per_epoch", "steps", "expected"),
-    [(196, 1960, 0.949), (391, 3910, 0.9744), (782, 7820, 0.9872), (50, 5000, 0.9), (391, 391, 0.9744), (391, 50, 0.912)],
+    [
+        (196, 1960, 0.949),
+        (391, 3910, 0.9744),
+        (782, 7820, 0.9872),
+        (50, 5000, 0.9),
+        (391, 391, 0.9744),
+        (391, 50, 0.912),
+    ],
 )
 def test_auto_decay_follows_the_epoch_and_forgets_the_source(per_epoch, steps, expected):
     assert auto_decay(per_epoch, steps) == pytest.approx(expected, abs=1e-4)

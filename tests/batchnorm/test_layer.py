@@ -17,8 +17,9 @@ def images(mean: float = 3.0, seed: int = 0) -> np.ndarray:
 
 def pair(**switches):
     """Ours and the stock layer with the same random arrays."""
-    ours, stock = BatchNorm(momentum=0.9, epsilon=1e-3, **switches), keras.layers.BatchNormalization(
-        momentum=0.9, epsilon=1e-3
+    ours, stock = (
+        BatchNorm(momentum=0.9, epsilon=1e-3, **switches),
+        keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3),
     )
     rng = np.random.default_rng(1)
     for layer in (ours, stock):

@@ -67,7 +67,9 @@ CASES = {
 def test_cause(name):
     verdict = judge(dataclasses.replace(HEALTHY, **CASES[name]), target="runs/x")
     assert name == verdict.cause or name.startswith(verdict.cause + ":")
-    assert verdict.healthy == (verdict.cause in ("healthy", "not-batchnorm: overfitting", "not-batchnorm: undertrained"))
+    assert verdict.healthy == (
+        verdict.cause in ("healthy", "not-batchnorm: overfitting", "not-batchnorm: undertrained")
+    )
     assert verdict.healthy or verdict.remedy
     assert any("is_training=False" in line for line in verdict.evidence)
 

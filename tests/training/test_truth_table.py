@@ -46,9 +46,7 @@ def densenet():
     return keras.Model(cut.input, keras.layers.GlobalAveragePooling2D()(cut.output))
 
 
-@pytest.mark.parametrize(
-    ("build", "updates"), [(resnet, True), (resnet, False), (inception, True), (densenet, True)]
-)
+@pytest.mark.parametrize(("build", "updates"), [(resnet, True), (resnet, False), (inception, True), (densenet, True)])
 def test_truth_table(build, updates):
     keras.utils.set_random_seed(0)
     model = attach_head(adopt(build(), unbiased=False), 4)

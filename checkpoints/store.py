@@ -1,0 +1,72 @@
+"""The weights of a catalogue row as a file on this machine."""
+
+import contextlib
+import importlib.resources
+from collections.abc import Iterator
+from pathlib import Path
+
+from checkpoints import archive
+from checkpoints.cache import cache_dir
+from checkpoints.download import fetch, file_name
+from checkpoints.errors import CheckpointError
+from checkpoints.formats.location import only_checkpoint
+from checkpoints.spec import BackboneSpec
+from checkpoints.transport import Progress
+
+__all__ = ["Progress", "cache_dir", "fetch", "is_cached", "locate", "rich_progress"]
+
+
+def locate(spec: BackboneSpec, *, with_head: bool, progress: Progress | None = None) -> Path:
+    """The checkpoint of a catalogue row: bundled, cached, or fetched now; an archive is unpacked in the cache.
+
+    Without the head the smaller file is taken where one is published, unless the whole one lies in the cache.
+    The path is one `formats.open_checkpoint` takes. Raises CheckpointError.
+    """
+    if spec.bundled:
+        return _bundled(spec.bundled)
+    url = _cached_url(spec, with_head=with_head) or (not with_head and spec.url_no_head) or spec.url
+    if not url:
+        raise CheckpointError(f"no weights are published for {spec.id}: give a file with --checkpoint PATH")
+    md5 = spec.md5_no_head if url == spec.url_no_head else spec.md5
+    path = fetch(url, md5=md5, into=_folder(spec), progress=progress)
+    return only_checkpoint(archive.unpack(path)) if archive.is_archive(path) else path
+
+
+def is_cached(spec: BackboneSpec, *, with_head: bool = False) -> Path | None:
+    """The file `locate` would use without the network, as published (perhaps an archive); None where it must fetch."""
+    if spec.bundled:
+        return _bundled(spec.bundled)
+    url = _cached_url(spec, with_head=with_head)
+    return _folder(spec) / file_name(url) if url else None
+
+
+def _cached_url(spec: BackboneSpec, *, with_head: bool) -> str | None:
+    urls = (spec.url,) if with_head else (spec.url_no_head, spec.url)
+    return next((url for url in urls if url and (_folder(spec) / file_name(url)).is_file()), None)
+
+
+def _folder(spec: BackboneSpec) -> Path:
+    return cache_dir() / "weights" / spec.source
+
+
+def _bundled(name: str) -> Path:
+    return Path(str(importlib.resources.files("checkpoints") / "bundled" / name))
+
+
+@contextlib.contextmanager
+def rich_progress(description: str) -> Iterator[Progress]:
+    """A bar on standard error, as a `Progress`; nothing is drawn before the first byte."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+        tasks: list[TaskID] = []
+
+        def progress(done: int, total: int | None) -> None:
+            if not tasks:
+                tasks.append(bars.add_task(description, total=total))
+            bars.update(tasks[0], completed=done, total=total)
+
+        yield progress

@@ -1,0 +1,175 @@
+"""Assign a file of weights to a network, strictly: names are the mapping."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+import numpy as np
+
+from checkpoints.errors import CheckpointError
+from checkpoints.formats.checkpoint import Checkpoint
+
+Ignore = tuple[str, Sequence[str]]
+"""A reason, and the fnmatch patterns of the names in the file that may be left over for it."""
+
+TRAINING_LEFTOVERS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "optimizer slots",
+        (
+            *("*/Momentum", "*/RMSProp", "*/RMSProp_1", "*/Adam", "*/Adam_1", "*/Adagrad", "*/Adadelta"),
+            *("*/Adadelta_1", "*/Ftrl*", "beta1_power", "beta2_power", "*/beta1_power", "*/beta2_power"),
+        ),
+    ),
+    ("moving averages of weights", ("*/ExponentialMovingAverage",)),
+    ("training counters", ("global_step", "*/global_step", "save_counter", "save_counter/*")),
+    # tf.contrib's moving averages kept these beside the moving statistics (moving_averages.assign_moving_average).
+    ("zero-debias of moving averages", ("*/biased", "*/local_step")),
+)
+"""What a training run leaves in a checkpoint beside the weights."""
+
+_SHOWN = 8
+
+
+class Assignable(Protocol):
+    """A variable of a network: of Keras, of TensorFlow, or a stand-in."""
+
+    @property
+    def shape(self) -> Any:
+        """Sides, as something `tuple` takes."""
+
+    def assign(self, value: Any) -> Any:
+        """Take an array of the same shape."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a file gave to a network. `ignored` maps a reason to the names in the file left over for it."""
+
+    path: str
+    kind: str
+    sha256: str
+    assigned: tuple[str, ...]
+    ignored: Mapping[str, tuple[str, ...]]
+
+    def summary(self) -> str:
+        """One line, and a second one where names were ignored."""
+        line = f"assigned {len(self.assigned)} variables from {self.path} ({self.kind}, sha256 {self.sha256[:12]})"
+        if not self.ignored:
+            return line
+        parts = ", ".join(f"{len(names)} {reason}" for reason, names in self.ignored.items())
+        return f"{line}\nignored {sum(map(len, self.ignored.values()))} in the file: {parts}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As `load.json` of a run directory keeps it."""
+        return asdict(self)
+
+
+def assign(
+    checkpoint: Checkpoint,
+    targets: Mapping[str, Assignable],
+    *,
+    ignore: Sequence[Ignore],
+    allow_non_finite: bool = False,
+) -> LoadReport:
+    """Give every target the array of its name in the file.
+
+    targets: name in the file -> variable. ignore: what the file may hold beyond that; the first reason whose
+    pattern fits counts. Every name, shape and value is checked before the first variable changes.
+    Raises CheckpointError for names only in the file, names only in the network, shapes that differ, and NaN or
+    infinity (unless `allow_non_finite`).
+    """
+    extra, ignored = [], dict[str, list[str]]()
+    for name in checkpoint.shapes:
+        if name not in targets:
+            reason = _reason(name, ignore)
+            ignored.setdefault(reason, []).append(name) if reason else extra.append(name)
+    missing = [name for name in targets if name not in checkpoint.shapes]
+    other_shape = [
+        f"{name} is {list(checkpoint.shapes[name])}, expected {list(target.shape)}"
+        for name, target in targets.items()
+        if name in checkpoint.shapes and checkpoint.shapes[name] != tuple(target.shape)
+    ]
+    if extra or missing or other_shape:
+        raise CheckpointError(_misfit(checkpoint, extra, missing, other_shape))
+    # Read twice rather than held: the file never lies in memory as a whole.
+    if not allow_non_finite:
+        _refuse_non_finite(checkpoint, targets)
+    for name, target in targets.items():
+        target.assign(checkpoint.read(name))
+    return LoadReport(
+        path=str(checkpoint.path),
+        kind=checkpoint.kind,
+        sha256=checkpoint.sha256,
+        assigned=tuple(targets),
+        ignored={reason: tuple(names) for reason, names in ignored.items()},
+    )
+
+
+def align_by_layer_order(checkpoint: Checkpoint, targets: Mapping[str, Assignable]) -> dict[str, Assignable]:
+    """The targets of a Keras network under the names of a Keras file.
+
+    targets: `layer/variable` -> variable, layers in the order of `model.layers`.
+    Where the file knows every layer of the network (`conv1/conv` in a file is `conv1_conv`), layers pair by name;
+    otherwise in order, as Keras's own loader pairs them (keras/src/legacy/saving/legacy_h5_format.py,
+    load_weights_from_hdf5_group): `conv2d` of the network with `conv2d_1` of the file. Layers at the end of the
+    file without a partner are the head. Variables of two paired layers pair by name, and in order where the names
+    differ (`depthwise_kernel` in old files is `kernel`). A file with too few layers pairs with nothing: the targets
+    keep their names, and `assign` says what is missing.
+    """
+    in_file, in_network = _by_layer(checkpoint.shapes), _by_layer(targets)
+    names = {layer.replace("/", "_"): layer for layer in in_file}
+    if all(layer.replace("/", "_") in names for layer in in_network):
+        pairs = {layer: names[layer.replace("/", "_")] for layer in in_network}
+    elif len(in_network) <= len(in_file):
+        pairs = dict(zip(in_network, in_file, strict=False))
+    else:
+        return dict(targets)
+    aligned = {}
+    for layer, variables in in_network.items():
+        partner = pairs[layer]
+        theirs = in_file[partner]
+        if len(theirs) != len(variables) or set(theirs) == set(variables):
+            theirs = variables
+        for variable, their in zip(variables, theirs, strict=True):
+            aligned[f"{partner}/{their}"] = targets[f"{layer}/{variable}"]
+    return aligned
+
+
+def _by_layer(names: Iterable[str]) -> dict[str, list[str]]:
+    layers: dict[str, list[str]] = {}
+    for name in names:
+        layer, _, variable = name.rpartition("/")
+        layers.setdefault(layer, []).append(variable)
+    return layers
+
+
+def _reason(name: str, ignore: Sequence[Ignore]) -> str | None:
+    return next((reason for reason, patterns in ignore if any(fnmatchcase(name, p) for p in patterns)), None)
+
+
+def _misfit(checkpoint: Checkpoint, extra: list[str], missing: list[str], other_shape: list[str]) -> str:
+    lines = [f"{checkpoint.path} ({checkpoint.kind}) does not fit the network, nothing was assigned:"]
+    for what, names in (
+        ("only in the file", extra),
+        ("only in the network", missing),
+        ("of another shape in the file", other_shape),
+    ):
+        if names:
+            lines.append(f"  {len(names)} {what}: {_listed(names)}")
+    lines.append("Choose the backbone this file was saved from, or give the file of this backbone.")
+    return "\n".join(lines)
+
+
+def _refuse_non_finite(checkpoint: Checkpoint, targets: Mapping[str, Assignable]) -> None:
+    broken = [name for name in targets if not np.all(np.isfinite(checkpoint.read(name)))]
+    if broken:
+        raise CheckpointError(
+            f"{checkpoint.path} holds NaN or infinity in {len(broken)} of {len(targets)} variables, nothing was "
+            f"assigned: {_listed(broken)}. Give a checkpoint from before the training diverged."
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

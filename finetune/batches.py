@@ -1,0 +1,44 @@
+"""The batches of a completed config: training and every evaluation get theirs here."""
+
+from typing import Any
+
+from finetune.config import RunConfig
+from finetune.data import pipeline
+from finetune.data.augmentation import Augmentation
+from finetune.data.dataset import Split
+from finetune.data.preprocessing import find as find_preprocessing
+
+
+def training(split: Split, config: RunConfig, *, epoch: int, start: int) -> Any:
+    """(images, labels) from batch `start` of `epoch` on: a function of (seed, epoch, batch) and nothing else."""
+    padding, flip = {"crop-flip": (config.crop_padding, True), "flip": (0, True), "none": (0, False)}[
+        config.augment or "none"
+    ]
+    return pipeline.train_batches(
+        split,
+        augmentation=Augmentation(crop_padding=padding or 0, flip=flip),
+        seed=config.seed,
+        epoch=epoch,
+        start_batch=start,
+        **_form(config),
+    )
+
+
+def evaluation(split: Split, config: RunConfig) -> Any:
+    """(images, labels, counted) in the data's own order, every image counted once, every batch full."""
+    return pipeline.eval_batches(split, **_form(config))
+
+
+def steps_per_epoch(split: Split, config: RunConfig) -> int:
+    """Training steps in one epoch over `split`."""
+    return pipeline.steps_per_epoch(len(split), _form(config)["batch_size"])
+
+
+def _form(config: RunConfig) -> dict[str, Any]:
+    if config.batch_size is None or config.image_size is None or config.preprocess is None:
+        raise ValueError("the config is not complete: call finetune.training.defaults.complete first")
+    return {
+        "batch_size": config.batch_size,
+        "image_size": config.image_size,
+        "preprocessing": find_preprocessing(config.preprocess),
+    }

@@ -1,0 +1,70 @@
+"""Where a run tells how it goes, and how it hears that it should stop."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from finetune.config import RunConfig
+from finetune.freezing import FreezePlan
+
+
+class Display(Protocol):
+    """What a run tells a person. `Silent` says nothing."""
+
+    def say(self, text: str) -> None:
+        """A line about what happens now."""
+
+    def plan(self, plan: FreezePlan, config: RunConfig) -> None:
+        """What trains and which statistics each stage uses, before training."""
+
+    def step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
+        """After every training step."""
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """After every epoch, its row of metrics."""
+
+    def download(self, done: int, total: int | None) -> None:
+        """While a file is fetched: bytes so far, and in all where known."""
+
+
+class Silent:
+    """A display that shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def plan(self, plan: FreezePlan, config: RunConfig) -> None:
+        """Nothing."""
+
+    def step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
+        """Nothing."""
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def download(self, done: int, total: int | None) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C or SIGTERM is only remembered (call what is given to ask); the second one interrupts."""
+    received: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            previous[number] = signal.signal(number, handle)
+        except ValueError:  # not the main thread: whoever runs us there handles signals
+            break
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

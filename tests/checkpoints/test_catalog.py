@@ -1,0 +1,102 @@
+import dataclasses
+from urllib.parse import urlsplit
+
+import pytest
+
+from checkpoints.catalog import CATALOG, BackboneSpec, find
+from checkpoints.errors import CheckpointError, UnknownBackbone
+
+PREPROCESSINGS = {"inception", "vgg", "caffe", "torch", "unit", "raw"}
+
+
+def _problems(spec: BackboneSpec) -> list[str]:
+    checks = {
+        "source/name is lower case": spec.id == spec.id.lower(),
+        "preprocessing": spec.preprocessing in PREPROCESSINGS,
+        "least_size <= image_size": 1 <= spec.least_size <= spec.image_size,
+        "outputs and offset": (spec.outputs, spec.label_offset) in {(1000, 0), (1001, 1)},
+        "head patterns": bool(spec.head) and all("*" in pattern for pattern in spec.head),
+        "0.9 <= bn_decay < 1": 0.9 <= spec.bn_decay < 1,
+        "bn_epsilon": spec.bn_epsilon in {1e-5, 1.001e-5, 1e-3},
+        "published or bundled": bool(spec.url) != bool(spec.bundled),
+        "url": spec.url is None or urlsplit(spec.url).scheme in {"http", "https"},
+        "the file is what the source publishes": spec.url is None
+        or spec.url.endswith(".h5" if spec.source == "keras" else (".tar.gz", ".tgz")),
+        "md5": all(md5 is None or len(md5) == 32 for md5 in (spec.md5, spec.md5_no_head)),
+        "md5 for both files or none": spec.url_no_head is None or bool(spec.md5) == bool(spec.md5_no_head),
+        "accuracy": all(top is None or 40 < top < 100 for top in (spec.top1, spec.top5)),
+        "parameters": spec.parameters is None or 1e5 < spec.parameters < 1e8,
+        "reference": ("arXiv" in spec.reference and ".py" in spec.reference) or bool(spec.bundled),
+        "scope in the head": "scope" not in spec.arguments or spec.head[0].startswith(spec.arguments["scope"]),
+        "can be printed": dataclasses.asdict(spec)["name"] == spec.name,
+    }
+    return [f"{spec.id}: {what}" for what, holds in checks.items() if not holds]
+
+
+def test_every_row_is_consistent() -> None:
+    problems = [problem for spec in CATALOG for problem in _problems(spec)]
+    for what in ("url", "url_no_head", "md5", "md5_no_head", "id"):
+        values = [value for spec in CATALOG if (value := getattr(spec, what))]
+        problems += [f"{what} {value} comes twice" for value in sorted({v for v in values if values.count(v) > 1})]
+    problems += [f"find({spec.id!r}) is another row" for spec in CATALOG if find(spec.id) is not spec]
+    assert not problems, "\n".join(problems)
+
+
+def test_published_facts_of_one_row_of_each_family() -> None:
+    resnet, mobilenet, keras = find("resnet_v1_101"), find("mobilenet_v1_0.25"), find("keras/mobilenet_0.25")
+    assert resnet.url == "http://download.tensorflow.org/models/resnet_v1_101_2016_08_28.tar.gz"
+    assert resnet.arguments == {"units": (3, 4, 23, 3), "scope": "resnet_v1_101"}
+    assert (resnet.preprocessing, resnet.outputs, resnet.bn_decay) == ("vgg", 1000, 0.997)
+    assert str(mobilenet.url).endswith("/mobilenet_v1_2018_08_02/mobilenet_v1_0.25_224.tgz")
+    assert (mobilenet.preprocessing, mobilenet.label_offset, mobilenet.bn_decay) == ("inception", 1, 0.9997)
+    assert str(keras.url).endswith("/mobilenet/mobilenet_2_5_224_tf.h5")
+    assert str(keras.url_no_head).endswith("/mobilenet/mobilenet_2_5_224_tf_no_top.h5")
+
+
+@pytest.mark.parametrize(
+    ("name", "id_"),
+    [
+        ("resnet_v1_50", "slim/resnet_v1_50"),
+        ("slim/resnet_v1_50", "slim/resnet_v1_50"),
+        ("resnet50", "keras/resnet50"),
+        ("keras/ResNet50", "keras/resnet50"),
+        ("keras/InceptionV3", "keras/inception_v3"),
+        ("ResNet50V2", "keras/resnet50v2"),
+        ("MobileNet-V1-0.25", "slim/mobilenet_v1_0.25"),
+        ("keras/mobilenet_1.0", "keras/mobilenet_1.0"),
+    ],
+)
+def test_a_name_is_found_however_it_is_written(name: str, id_: str) -> None:
+    assert find(name).id == id_
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "resnet_v1_11",
+            "unknown backbone 'resnet_v1_11': did you mean resnet_v1_101? "
+            f"'finetune backbones list' lists all {len(CATALOG)}.",
+        ),
+        ("slim/inception_v3", "did you mean keras/inception_v3?"),
+        ("keras/densenet12", "did you mean keras/densenet121?"),
+        ("vit", "unknown backbone 'vit'. 'finetune backbones list'"),
+        ("", "unknown backbone ''."),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_one(name: str, message: str) -> None:
+    with pytest.raises(UnknownBackbone) as caught:
+        find(name)
+    assert message in str(caught.value)
+    assert isinstance(caught.value, CheckpointError)
+    assert caught.value.exit_code == 2
+
+
+def test_a_name_of_two_sources_lists_the_choices() -> None:
+    twin = dataclasses.replace(find("keras/inception_v3"), source="slim")
+    catalog = (*CATALOG, twin)
+    with pytest.raises(UnknownBackbone, match="'inception_v3' is ambiguous: say keras/.* or slim/inception_v3"):
+        find("inception_v3", catalog=catalog)
+    assert find("slim/InceptionV3", catalog=catalog) is twin
+    with pytest.raises(UnknownBackbone, match=r"did you mean (keras|slim)/inception_v3\?"):
+        find("inception_v4", catalog=catalog)

@@ -1,0 +1,93 @@
+"""Each application against its original: the same names in every build, the same outputs, stages that hold."""
+
+from itertools import pairwise
+
+import keras
+import numpy as np
+import pytest
+
+from finetune import networks
+from finetune.networks.keras_applications import STAGES
+from finetune.networks.network import Network
+from finetune.networks.stages import HEAD, layers_by_stage
+
+QUICK = ("ResNet50", "InceptionV3", "DenseNet121", "MobileNet")
+OUTPUTS = 7
+
+
+def image_size(application: str) -> int:
+    return 75 if application.startswith("Inception") else 32
+
+
+def build(application: str, outputs: int | None) -> Network:
+    arguments = {"application": application}
+    return networks.build(
+        "keras_applications", image_size=image_size(application), outputs=outputs, arguments=arguments
+    )
+
+
+def names(network: Network) -> list[str]:
+    return [layer.name for layer in network.model.layers]
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in STAGES]
+)
+def application(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def network(application: str) -> Network:
+    return build(application, OUTPUTS)
+
+
+def test_a_later_build_has_the_same_names(application: str, network: Network) -> None:
+    without_head = build(application, None)
+    head = layers_by_stage(network)[HEAD]
+    assert names(without_head) == [name for name in names(network) if name not in head]
+    assert without_head.model.output.shape == (None, network.model.get_layer(head[0]).input.shape[-1])
+    assert not [name for name in names(network) if "/" in name]
+    assert not [name for name in names(network) if name.startswith("input_layer")]
+
+
+def test_outputs_equal_the_original(application: str, network: Network) -> None:
+    side = image_size(application)
+    original = getattr(keras.applications, application)(
+        weights=None, classes=OUTPUTS, classifier_activation=None, input_shape=(side, side, 3)
+    )
+    rng = np.random.default_rng(0)
+    for ours, theirs in zip(network.model.weights, original.weights, strict=True):
+        if theirs.name == "moving_mean":
+            theirs.assign(rng.normal(0, 0.1, theirs.shape))
+        elif theirs.name == "moving_variance":
+            theirs.assign(rng.uniform(0.5, 1.5, theirs.shape))
+        ours.assign(theirs)
+    images = rng.uniform(-1, 1, (2, side, side, 3)).astype(np.float32)
+    np.testing.assert_array_equal(network.model(images), original(images))
+
+
+def test_stages_are_nested_and_hold_every_layer(network: Network) -> None:
+    stages = layers_by_stage(network)
+    assert list(stages) == [*(stage.name for stage in network.stages), HEAD]
+    assert sorted(name for layers in stages.values() for name in layers) == sorted(names(network))
+    for earlier, later in pairwise(network.stages):
+        assert earlier.end in stages[earlier.name]
+        # The later stage must take its input from the earlier one's end: else a freeze would cut through it.
+        part = keras.Model(network.model.inputs, network.model.get_layer(later.end).output)
+        assert earlier.end in [layer.name for layer in part.layers]
+
+
+def test_every_bn_layer_is_in_a_stage_of_the_backbone(application: str, network: Network) -> None:
+    counts = {"ResNet50": 53, "ResNet50V2": 49, "DenseNet121": 121, "InceptionV3": 94, "InceptionResNetV2": 204}
+    stages = layers_by_stage(network)
+    is_bn = {layer.name: isinstance(layer, keras.layers.BatchNormalization) for layer in network.model.layers}
+    found = sum(is_bn[name] for stage in network.stages for name in stages[stage.name])
+    assert found == counts.get(application, sum(is_bn.values()))
+
+
+def test_arguments_reach_the_application() -> None:
+    arguments = {"application": "MobileNet", "alpha": 0.25}
+    model = networks.build("keras_applications", image_size=(32, 64), outputs=None, arguments=arguments).model
+    assert model.input.shape == (None, 32, 64, 3)
+    assert model.output.shape == (None, 256)
