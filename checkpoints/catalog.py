@@ -4,13 +4,13 @@ import difflib
 from collections.abc import Sequence
 
 from checkpoints.catalog_keras import KERAS
-from checkpoints.catalog_slim import SLIM
+from checkpoints.catalog_slim import BUNDLED, SLIM
 from checkpoints.errors import UnknownBackbone
 from checkpoints.spec import BackboneSpec
 
 __all__ = ["CATALOG", "BackboneSpec", "find"]
 
-CATALOG: tuple[BackboneSpec, ...] = (*SLIM, *KERAS)
+CATALOG: tuple[BackboneSpec, ...] = (*SLIM, *KERAS, *BUNDLED)
 
 
 def find(name: str, *, catalog: Sequence[BackboneSpec] = CATALOG) -> BackboneSpec:

@@ -63,3 +63,22 @@ SLIM: tuple[BackboneSpec, ...] = (
     _mobilenet_v1(0.5, top1=63.3, top5=84.9, parameters=829_536),
     _mobilenet_v1(0.25, top1=49.8, top5=74.2, parameters=218_544),
 )
+
+BUNDLED: tuple[BackboneSpec, ...] = (
+    BackboneSpec(
+        name="resnet_v1_demo",
+        source="bundled",
+        family="resnet_v1",
+        arguments={"units": (2, 2, 2), "width": 16, "stem": "small", "scope": "resnet_v1_demo"},
+        bundled="resnet_v1_demo.ckpt",
+        preprocessing="inception",
+        image_size=32,
+        least_size=8,
+        outputs=20,
+        label_offset=0,
+        head=("resnet_v1_demo/logits/*",),
+        bn_decay=0.997,
+        bn_epsilon=1e-5,
+        reference="made by finetune/demo/pretrain.py on generated images",
+    ),
+)

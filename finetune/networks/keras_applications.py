@@ -77,6 +77,8 @@ def build(image_size: tuple[int, int], outputs: int | None, *, application: str,
         **head,
         **arguments,
     )
+    # Given a tensor, an application makes its input a list of one; rewrapped, the model takes the images themselves.
+    model = keras.Model(images, model.output, name=model.name)
     return Network(_with_names(model, canonical_names(model)), "", stages)
 
 

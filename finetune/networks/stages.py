@@ -34,5 +34,5 @@ def _pooling(model: keras.Model) -> str:
 
 def _ancestors(model: keras.Model, end: str) -> set[str]:
     """The layers that layer `end` depends on, with itself."""
-    part = keras.Model(model.inputs, model.get_layer(end).output, name=f"until_{end}")
+    part = keras.Model(model.input, model.get_layer(end).output, name=f"until_{end}")
     return {layer.name for layer in part.layers}

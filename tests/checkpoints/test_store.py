@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from checkpoints.formats import open_checkpoint
 
 KERAS = dataclasses.replace(find("keras/mobilenet_0.25"), md5=None)
 SLIM = find("slim/mobilenet_v1_0.25")
+ROOT = Path(checkpoints.__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +87,13 @@ def test_bundled_weights_need_no_network(server: Server) -> None:
 
 
 def test_a_row_without_weights_is_said(server: Server) -> None:
-    with pytest.raises(CheckpointError, match="no weights are published for slim/mobilenet_v1_0.25"):
+    with pytest.raises(CheckpointError, match="no weights are published for slim/mobilenet_v1"):
         store.locate(dataclasses.replace(SLIM, url=None), with_head=True)
+
+
+def test_nothing_here_imports_tensorflow_before_a_file_is_opened() -> None:
+    code = "import sys, checkpoints.store, checkpoints.transfer; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_the_progress_bar_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

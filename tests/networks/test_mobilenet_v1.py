@@ -82,7 +82,7 @@ def test_published_slim_weights_give_the_published_keras_features() -> None:
     for name, variable in slim_variables(ours).items():
         variable.assign(checkpoint.get_tensor(name))
     theirs = keras_mobilenet(224, KERAS)
-    features = keras.Model(theirs.inputs, theirs.get_layer("conv_pw_13_relu").output)(images(224))
+    features = keras.Model(theirs.input, theirs.get_layer("conv_pw_13_relu").output)(images(224))
     assert difference(ours(images(224)), tf.reduce_mean(features, [1, 2])) < 1e-5
 
 

@@ -1,0 +1,37 @@
+"""Write a TF1 checkpoint (V2 format) that slim's `Saver` restores."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from checkpoints.errors import CheckpointError
+
+
+def write_slim(prefix: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write `arrays` by name as `prefix.index` and `prefix.data-00000-of-00001`.
+
+    Both are written under another prefix and renamed, the index last: a reader that finds it finds the data.
+    Raises CheckpointError where something of that name is there already.
+    """
+    import tensorflow as tf
+
+    endings = (".data-00000-of-00001", ".index")
+    for ending in endings:
+        if Path(f"{prefix}{ending}").exists():
+            raise CheckpointError(f"{prefix}{ending} is already there and is not overwritten: give another name")
+    temporary = prefix.with_name(f".{prefix.name}.tmp")
+    names = sorted(arrays)
+    try:
+        tf.raw_ops.SaveV2(
+            prefix=str(temporary),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=[tf.constant(arrays[name]) for name in names],
+        )
+        for ending in endings:
+            os.replace(f"{temporary}{ending}", f"{prefix}{ending}")
+    finally:
+        for ending in endings:
+            Path(f"{temporary}{ending}").unlink(missing_ok=True)

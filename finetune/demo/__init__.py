@@ -1,0 +1,1 @@
+"""The main job in two minutes, offline: bundled weights, generated images."""

@@ -1,0 +1,49 @@
+"""Make the bundled checkpoint: `python -m finetune.demo.pretrain NEW_FOLDER`.
+
+A thin resnet_v1 is trained from scratch on the generated source task and written as a slim checkpoint, as if it had
+been published by somebody else. On the machine it was made on, with the versions in constraints.txt, the script
+reproduces the shipped file to the bit; elsewhere float sums may be ordered otherwise.
+"""
+
+import sys
+from pathlib import Path
+
+from checkpoints import catalog
+from finetune import models, run
+from finetune.config import RunConfig
+from finetune.export import to_slim
+
+BACKBONE = "bundled/resnet_v1_demo"
+SETTINGS = RunConfig(
+    backbone=BACKBONE,
+    data="demo-source",
+    from_scratch=True,
+    validation=0.0,
+    image_size=32,
+    epochs=12,
+    batch_size=64,
+    learning_rate=2e-3,
+    seed=1,
+    deterministic=True,
+)
+
+
+def make(folder: Path) -> Path:
+    """Train into `folder/run` and write `folder/<bundled name>`; returns its prefix."""
+    finished = run.start(SETTINGS, run_dir=folder / "run", display=_Lines())
+    spec = catalog.find(BACKBONE)
+    assert spec.bundled is not None
+    prefix = folder / spec.bundled
+    to_slim(models.open_trained(finished.path).model, spec, prefix)
+    return prefix
+
+
+class _Lines(run.Silent):
+    def epoch(self, row: dict[str, object]) -> None:
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    print(make(Path(sys.argv[1])))
