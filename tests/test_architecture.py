@@ -18,6 +18,7 @@ ROOMS = {
     "proof": "run",
     "environment": "run",
     "verification": "run",
+    "export": "run",
     "errors": None,
     "_version": None,
     "__init__": None,

@@ -1,5 +1,7 @@
-"""`finetune demo`."""
+"""`finetune demo`: the commands a user would type, run one after another."""
 
+import shlex
+import time
 from pathlib import Path
 
 import click
@@ -7,12 +9,58 @@ import click
 from finetune.cli import options
 from finetune.cli.startup import load_tensorflow
 
+# The learning rate is high on purpose: the weights then move far enough from the source for its statistics to be
+# of no use at all, which is what a long fine-tuning does slowly.
+_RUN = "run --backbone resnet_v1_demo --data demo-target --epochs 5 --learning-rate 0.02"
+
+_STORY = (
+    (
+        "Carry the bundled backbone, pretrained on other generated images, over to ten new classes.",
+        f"{_RUN} --run-dir {{folder}}/transfer",
+    ),
+    ("The same budget from random weights.", f"{_RUN} --from-scratch --run-dir {{folder}}/scratch"),
+    (
+        "The same transfer with the update operations forgotten: the moving statistics never move.",
+        f"{_RUN} --bn-updates off --run-dir {{folder}}/forgotten",
+    ),
+    ("What is wrong with it?", "diagnose-bn {folder}/forgotten"),
+    ("Do what it says.", "recalibrate-bn {folder}/forgotten"),
+)
+
 
 @click.command()
 @click.option("--runs-dir", type=options.PATH, default="demo-runs", help="Where its runs go.  [default: demo-runs]")
-def demo(runs_dir: Path) -> None:
+@click.pass_context
+def demo(ctx: click.Context, runs_dir: Path) -> None:
     """The main job on bundled weights and generated images, offline, in about two minutes."""
     load_tensorflow()
-    from finetune.demo.story import tell
+    from finetune.rundir import RunDir, read_json
 
-    tell(runs_dir)
+    started = time.monotonic()
+    folder = RunDir.create_numbered(runs_dir, "demo").path
+    main = ctx.find_root().command
+    for what, line in _STORY:
+        click.secho(f"\n# {what}", bold=True)
+        arguments = [part.format(folder=folder) for part in shlex.split(line)]
+        click.secho(f"$ finetune {shlex.join(arguments)}", fg="cyan")
+        try:
+            main.main(arguments, prog_name="finetune", standalone_mode=False)
+        except SystemExit as stopped:
+            # 3 is what the demo is about: the diagnosis found BatchNorm unhealthy.
+            if stopped.code != 3:
+                raise
+    results = {name: read_json(folder / name / "result.json")["test"] for name in ("transfer", "scratch", "forgotten")}
+    diagnosis = read_json(folder / "forgotten" / "bn.json")
+    click.secho("\n# Together: accuracy on 1,000 test images", bold=True)
+    click.echo(f"{'':46} is_training=False  is_training=True")
+    for name, words in (
+        ("transfer", "transfer"),
+        ("scratch", "from scratch, same budget"),
+        ("forgotten", "transfer, update operations forgotten"),
+    ):
+        false, true = (results[name][key]["accuracy"] for key in ("is_training_false", "is_training_true"))
+        click.echo(f"{words:46} {false:>17.1%}  {true:>16.1%}")
+    repaired = diagnosis["accuracy"]["test"]["recalibrated"]
+    click.echo(f"{'  ... and recalibrated':46} {repaired:>17.1%}")
+    click.echo(f"diagnosis: {diagnosis['verdict']['cause']}")
+    click.echo(f"{time.monotonic() - started:.0f} seconds; the runs are in {folder}")

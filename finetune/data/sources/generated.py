@@ -22,7 +22,7 @@ _FINE = 2 * SIDE
 """Points a side at which figures are drawn; 2 x 2 of them make a pixel."""
 
 _AT_ONCE = 16
-"""Images drawn together: their planes of points fit into a processor's cache."""
+"""Images drawn together: their planes of points fit into a processor's cache. Another number gives other images."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,7 @@ class _Painter:
     def __init__(self, rng: np.random.Generator, count: int) -> None:
         self._rng, self._count = rng, count
 
-    def images(
-        self, texture: Callable[[np.ndarray, np.ndarray], np.ndarray], outline: _Lobes | _Polygon
-    ) -> np.ndarray:
+    def images(self, texture: Callable[[np.ndarray, np.ndarray], np.ndarray], outline: _Lobes | _Polygon) -> np.ndarray:
         """uint8 `[count, SIDE, SIDE, 3]`: background, clutter, the figure, noise."""
         uniform = self._uniform
         # Figures are lighter than what is behind them, or darker, equally often.
@@ -156,10 +154,11 @@ class _Painter:
         canvas = _over(canvas, inside, first)
         canvas = _over(canvas, inside & texture(along + uniform(0, 1), across + uniform(0, 1)), second)
         canvas = canvas + uniform(-0.08, 0.08, SIDE, SIDE, 3)
-        return np.clip(canvas * 255 + 0.5, 0, 255).astype(np.uint8)
+        pixels: np.ndarray = np.clip(canvas * 255 + 0.5, 0, 255).astype(np.uint8)
+        return pixels
 
     def _uniform(self, low: float, high: float, *shape: int) -> np.ndarray:
-        drawn = self._rng.random((self._count, *(shape or (1, 1))), np.float32)
+        drawn: np.ndarray = self._rng.random((self._count, *(shape or (1, 1))), np.float32)
         return drawn * np.float32(high - low) + np.float32(low)
 
     def _points(self, right: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -177,14 +176,17 @@ class _Painter:
 
 def _phase(position: np.ndarray) -> np.ndarray:
     """How far into its period, from 0 to 1."""
-    return position - np.floor(position)
+    phase: np.ndarray = position - np.floor(position)
+    return phase
 
 
 def _over(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> np.ndarray:
     """`colour` `[count, 1, 1, 3]` over the canvas where `mask` (at fine points) is; edges in part."""
     parts = mask.view(np.uint8)
-    share = parts[:, ::2, ::2] + parts[:, 1::2, ::2] + parts[:, ::2, 1::2] + parts[:, 1::2, 1::2]
-    return canvas + (share.astype(np.float32) * np.float32(0.25))[..., None] * (colour - canvas)
+    of_four = parts[:, ::2, ::2] + parts[:, 1::2, ::2] + parts[:, ::2, 1::2] + parts[:, 1::2, 1::2]
+    share = (of_four.astype(np.float32) * np.float32(0.25))[..., None]
+    mixed: np.ndarray = canvas + share * (colour - canvas)
+    return mixed
 
 
 def _enlarged(grid: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Read the pickles CIFAR is published in without running what a pickle may ask to run.
 
-Unpickling calls whatever functions the file names. Here it gets to call five stand-ins, written below, which build
+Unpickling calls whatever functions the file names. Here it gets to call four stand-ins, written below, which build
 arrays from bytes; any other name is refused. NumPy's own functions are not called before the file has been read.
 """
 
@@ -62,7 +62,7 @@ def check_size(size: int, name: str) -> None:
 class _DType:
     """Stands for a numpy dtype while unpickling: its code, such as 'u1', and its byte order."""
 
-    def __init__(self, code: Any, *_: Any) -> None:
+    def __init__(self, code: Any) -> None:
         self._code, self._order = _text(code), "|"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -77,19 +77,12 @@ class _DType:
 class _Array:
     """Stands for a numpy array while unpickling: shape, dtype, order and bytes."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self) -> None:
         self._state: tuple[Any, _DType, bool, Any] | None = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, content = state
         self._state = (shape, dtype, bool(fortran), content)
-
-    @classmethod
-    def of(cls, content: Any, dtype: Any, shape: Any, order: Any) -> "_Array":
-        """NumPy's format for pickle protocol 5."""
-        array = cls()
-        array._state = (shape, dtype, order == "F", content)
-        return array
 
     def numpy(self) -> np.ndarray:
         if self._state is None:
@@ -102,8 +95,20 @@ class _Array:
         return array
 
 
-class _NDArray:
-    """Stands for the class numpy.ndarray, which is passed on but never called."""
+def _dtype(code: Any, *_: Any) -> _DType:
+    return _DType(code)
+
+
+def _reconstruct(*_: Any) -> _Array:
+    """An array whose state follows: NumPy's format up to pickle protocol 4."""
+    return _Array()
+
+
+def _frombuffer(content: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    """A whole array: NumPy's format for pickle protocol 5."""
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", content))
+    return array
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
@@ -113,14 +118,13 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
-_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
-_NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
-_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy", "dtype"): _DType,
-    ("numpy", "ndarray"): _NDArray,
+# No classes: a pickle may set attributes of what it gets hold of, and of a class that would outlive the reading.
+_ALLOWED: dict[tuple[str, str], Callable[..., Any] | str] = {
+    ("numpy", "dtype"): _dtype,
+    ("numpy", "ndarray"): "the class, which is passed to _reconstruct and never called",
     ("_codecs", "encode"): _encode,
-    **{(module, "_reconstruct"): _Array for module in _MULTIARRAY},
-    **{(module, "_frombuffer"): _Array.of for module in _NUMERIC},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
 }
 
 

@@ -1,0 +1,57 @@
+"""Every preprocessing against the published one."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras.applications.imagenet_utils import preprocess_input
+
+from finetune.data.preprocessing import PREPROCESSINGS, find
+from finetune.errors import WrongUse
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3)).astype(np.uint8)
+PIXELS[0, 0, 0], PIXELS[0, 0, 1] = 0, 255
+
+
+def by_keras(mode):
+    return lambda pixels: preprocess_input(pixels.astype(np.float32), data_format="channels_last", mode=mode)
+
+
+REFERENCES = {
+    "inception": by_keras("tf"),
+    "caffe": by_keras("caffe"),
+    "torch": by_keras("torch"),
+    # slim's vgg_preprocessing: _R_MEAN, _G_MEAN, _B_MEAN are subtracted, channels stay RGB.
+    "vgg": lambda pixels: pixels - np.array([123.68, 116.779, 103.939]),
+    "unit": lambda pixels: pixels / 255.0,
+    "raw": lambda pixels: pixels.astype(np.float32),
+}
+
+
+def test_every_preprocessing_has_a_reference():
+    assert list(REFERENCES) == sorted(REFERENCES, key=list(REFERENCES).index)
+    assert set(REFERENCES) == set(PREPROCESSINGS)
+    assert all(name == one.name for name, one in PREPROCESSINGS.items())
+
+
+@pytest.mark.parametrize("name", PREPROCESSINGS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_pixels_are_what_the_reference_makes_of_them(name, dtype):
+    made = find(name).apply(tf.constant(PIXELS.astype(dtype)))
+    assert made.dtype == tf.float32
+    np.testing.assert_allclose(made, REFERENCES[name](PIXELS), rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", PREPROCESSINGS)
+def test_resizing_before_and_after_are_the_same(name):
+    before = find(name).apply(tf.image.resize(PIXELS, (9, 9)))
+    after = tf.image.resize(find(name).apply(PIXELS), (9, 9))
+    np.testing.assert_allclose(before, after, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("incepton", "did you mean inception?"), ("x", "expected one of inception")]
+)
+def test_an_unknown_name_is_wrong_use(name, said):
+    with pytest.raises(WrongUse) as caught:
+        find(name)
+    assert said in str(caught.value)
