@@ -46,6 +46,7 @@ class ConsoleDisplay:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("stage", "layers", "train", "BN layers", "BN policy", "statistics in training"):
             table.add_column(column, justify="right" if column in ("layers", "train", "BN layers") else "left")
+        moves = "updating" if config.bn_updates == "on" else "NOT updating"
         for row in plan.stages():
             bn = row["bn"]
             table.add_row(
@@ -54,7 +55,7 @@ class ConsoleDisplay:
                 str(row["training"]),
                 str(sum(bn.values())) if bn else "",
                 ", ".join(f"{name} {count}" if len(bn) > 1 else name for name, count in bn.items()),
-                ", ".join(dict.fromkeys(_STATISTICS[name] for name in bn)),
+                ", ".join(dict.fromkeys(_STATISTICS[name].replace("updating", moves) for name in bn)),
             )
         self._console.print(table)
         updates = "" if config.bn_updates == "on" else ", updates OFF (the forgotten UPDATE_OPS)"
