@@ -8,7 +8,8 @@ from typing import Any
 
 import keras
 
-from checkpoints import catalog
+from checkpoints import catalog, store
+from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
 from finetune import batches, environment, freezing, models, proof
 from finetune import config as configs
@@ -101,7 +102,7 @@ class _Prepared:
             find_preprocessing(config.preprocess)
         if config.image_size:
             backbones.check_image_size(spec, config.image_size)
-        dataset = models.load_data(config, progress=display.download)
+        dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
         display.say(f"data: {dataset.source}: {len(dataset.train)} training, {len(dataset.test)} test images")
         source_size = int(dataset.train.images.shape[1])
         image_size = config.image_size or defaults.image_size(spec, source_size)
@@ -143,6 +144,23 @@ class _Prepared:
         freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on")
         display.plan(plan, config)
         return cls(config, dataset, backbone, model, plan)
+
+
+def _data_and_weights(config: RunConfig, spec: catalog.BackboneSpec, display: Display, *, weights: bool) -> Dataset:
+    """The data, once both it and the weights are on this machine: offline, one message names every missing file."""
+    missing = []
+    try:
+        if weights and config.checkpoint is None:
+            store.locate(spec, with_head=False, progress=display.download)
+    except CheckpointError as error:
+        missing.append(error)
+    try:
+        dataset = models.load_data(config, progress=display.download)
+    except CheckpointError as error:
+        missing.append(error)
+    if missing:
+        raise CheckpointError("\n".join(str(error) for error in missing))
+    return dataset
 
 
 def _train_and_finish(run: RunDir, prepared: _Prepared, display: Display, *, resume_from: State | None) -> None:

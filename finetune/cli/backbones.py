@@ -39,7 +39,7 @@ def list_backbones(as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "top-1 %", "parameters", "input px", "least px", "BN decay", "cached"):
+    for column in ("name", "top-1 %", "params", "px", "least px", "BN decay", "cached"):
         table.add_column(column, justify="left" if column in ("name", "cached") else "right", no_wrap=True)
     for row in rows:
         parameters = f"{row['parameters'] / 1e6:.1f} M" if isinstance(row["parameters"], int) else ""

@@ -14,6 +14,7 @@ from finetune.networks.slim_layers import ArgScope, conv2d, depthwise_conv2d, po
 ARGS = ArgScope(
     decay=0.9997,
     epsilon=1e-3,
+    gamma=True,
     activation="relu6",
     initializer=partial(keras.initializers.TruncatedNormal, stddev=0.09),
 )

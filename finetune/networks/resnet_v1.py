@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import keras
 
 from finetune.networks.network import Network, Stage
-from finetune.networks.slim_layers import ArgScope, conv2d, pool_and_logits
+from finetune.networks.slim_layers import ArgScope, conv2d, conv2d_same, pool_and_logits
 
-ARGS = ArgScope(decay=0.997, epsilon=1e-5, activation="relu", initializer=keras.initializers.HeNormal)
+ARGS = ArgScope(decay=0.997, epsilon=1e-5, gamma=True, activation="relu", initializer=keras.initializers.HeNormal)
 
 
 def build(
@@ -48,7 +48,7 @@ def build(
 
 def _imagenet_stem(images: keras.KerasTensor, width: int, scope: str) -> keras.KerasTensor:
     """`[batch, height, width, 3]` to `[batch, ceil(height / 4), ceil(width / 4), width]`."""
-    x = _conv2d_same(images, width, 7, 2, f"{scope}.conv1")
+    x = conv2d_same(images, width, 7, f"{scope}.conv1", ARGS, stride=2)
     return keras.layers.MaxPooling2D(3, strides=2, padding="same", name=f"{scope}.pool1")(x)
 
 
@@ -66,21 +66,7 @@ def _bottleneck(x: keras.KerasTensor, width: int, stride: int, name: str) -> ker
     elif stride > 1:
         shortcut = keras.layers.MaxPooling2D(1, strides=stride, name=f"{name}.shortcut")(x)
     x = conv2d(x, width, 1, f"{name}.conv1", ARGS)
-    x = _conv2d_same(x, width, 3, stride, f"{name}.conv2")
+    x = conv2d_same(x, width, 3, f"{name}.conv2", ARGS, stride=stride)
     x = conv2d(x, depth, 1, f"{name}.conv3", ARGS, activate=False)
     x = keras.layers.Add(name=f"{name}.add")([shortcut, x])
     return keras.layers.Activation("relu", name=name)(x)
-
-
-def _conv2d_same(x: keras.KerasTensor, filters: int, size: int, stride: int, name: str) -> keras.KerasTensor:
-    """Convolve as with stride 1 and SAME, then keep every `stride`-th pixel from the first.
-
-    `[batch, height, width, channels]` to `[batch, ceil(height / stride), ceil(width / stride), filters]`. SAME with
-    the stride itself would start at the second pixel of an even side.
-    """
-    if stride == 1:
-        return conv2d(x, filters, size, name, ARGS)
-    before = (size - 1) // 2
-    after = size - 1 - before
-    x = keras.layers.ZeroPadding2D(((before, after), (before, after)), name=f"{name}.pad")(x)
-    return conv2d(x, filters, size, name, ARGS, stride=stride, padding="valid")

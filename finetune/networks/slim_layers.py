@@ -14,12 +14,14 @@ class ArgScope:
     """What slim's `arg_scope` sets for a whole network, as a value.
 
     decay, epsilon: of every BatchNorm; `decay` is the share of the old moving value kept.
+    gamma: whether BatchNorm has one; beta it always has.
     activation: the Keras name of what follows BatchNorm.
     initializer: makes a new one for each layer (a shared one would give equal shapes equal weights).
     """
 
     decay: float
     epsilon: float
+    gamma: bool
     activation: str
     initializer: Callable[[], keras.initializers.Initializer]
 
@@ -27,28 +29,58 @@ class ArgScope:
 def conv2d(
     x: keras.KerasTensor,
     filters: int,
-    size: int,
+    size: int | tuple[int, int],
     scope: str,
     args: ArgScope,
     *,
     stride: int = 1,
     padding: str = "same",
+    normalize: bool = True,
     activate: bool = True,
 ) -> keras.KerasTensor:
-    """`[batch, height, width, channels]` to `[batch, height', width', filters]`; no bias, BatchNorm with gamma.
+    """`[batch, height, width, channels]` to `[batch, height', width', filters]`: convolution, BatchNorm, activation.
 
-    `padding="same"` is TensorFlow's SAME: height' = ceil(height / stride).
+    size: of the kernel, or its (height, width). `padding="same"` is TensorFlow's SAME: height' = ceil(height / stride).
+    normalize: without it the convolution has a bias and no BatchNorm.
     """
     layer = keras.layers.Conv2D(
         filters,
         size,
         strides=stride,
         padding=padding,
-        use_bias=False,
+        use_bias=not normalize,
         kernel_initializer=args.initializer(),
         name=scope,
     )
-    return _normalize(layer(x), scope, args, activate=activate)
+    x = layer(x)
+    if normalize:
+        x = _normalize(x, f"{scope}.BatchNorm", args)
+    return _activate(x, scope, args) if activate else x
+
+
+def conv2d_same(
+    x: keras.KerasTensor,
+    filters: int,
+    size: int,
+    scope: str,
+    args: ArgScope,
+    *,
+    stride: int,
+    normalize: bool = True,
+    activate: bool = True,
+) -> keras.KerasTensor:
+    """Convolve as with stride 1 and SAME, then keep every `stride`-th pixel from the first.
+
+    `[batch, height, width, channels]` to `[batch, ceil(height / stride), ceil(width / stride), filters]`. SAME with
+    the stride itself would start at the second pixel of an even side. Source: tf_slim/nets/resnet_utils.py.
+    """
+    padding = "same"
+    if stride > 1:
+        before = (size - 1) // 2
+        after = size - 1 - before
+        x = keras.layers.ZeroPadding2D(((before, after), (before, after)), name=f"{scope}.pad")(x)
+        padding = "valid"
+    return conv2d(x, filters, size, scope, args, stride=stride, padding=padding, normalize=normalize, activate=activate)
 
 
 def depthwise_conv2d(x: keras.KerasTensor, size: int, scope: str, args: ArgScope, *, stride: int) -> keras.KerasTensor:
@@ -64,7 +96,7 @@ def depthwise_conv2d(x: keras.KerasTensor, size: int, scope: str, args: ArgScope
         depthwise_initializer=args.initializer(),
         name=scope,
     )
-    return _normalize(layer(x), scope, args, activate=True)
+    return _activate(_normalize(layer(x), f"{scope}.BatchNorm", args), scope, args)
 
 
 def pool_and_logits(
@@ -81,6 +113,14 @@ def pool_and_logits(
     return keras.layers.Flatten(name=f"{logits}.squeeze")(x)
 
 
-def _normalize(x: keras.KerasTensor, scope: str, args: ArgScope, *, activate: bool) -> keras.KerasTensor:
-    x = keras.layers.BatchNormalization(momentum=args.decay, epsilon=args.epsilon, name=f"{scope}.BatchNorm")(x)
-    return keras.layers.Activation(args.activation, name=f"{scope}.{args.activation}")(x) if activate else x
+def batch_norm(x: keras.KerasTensor, scope: str, args: ArgScope) -> keras.KerasTensor:
+    """BatchNorm and activation on their own, the variables in `scope` itself; the shape is kept."""
+    return _activate(_normalize(x, scope, args), scope, args)
+
+
+def _normalize(x: keras.KerasTensor, scope: str, args: ArgScope) -> keras.KerasTensor:
+    return keras.layers.BatchNormalization(momentum=args.decay, epsilon=args.epsilon, scale=args.gamma, name=scope)(x)
+
+
+def _activate(x: keras.KerasTensor, scope: str, args: ArgScope) -> keras.KerasTensor:
+    return keras.layers.Activation(args.activation, name=f"{scope}.{args.activation}")(x)

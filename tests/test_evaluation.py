@@ -1,0 +1,87 @@
+"""Every image counted once, whatever the batches; ties and NaN; against a plain NumPy count."""
+
+import keras
+import numpy as np
+import pytest
+
+from finetune.batchnorm.surgery import adopt
+from finetune.data import pipeline
+from finetune.data.dataset import Split
+from finetune.data.preprocessing import find
+from finetune.evaluation import Evaluation, Evaluator, count, total
+
+
+def test_count_equals_a_plain_count_in_float64():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 3, (200, 10)).astype(np.float32), rng.integers(0, 10, 200)
+    scored = count(logits, labels)
+    exact = logits.astype(np.float64)
+    probabilities = np.exp(exact) / np.exp(exact).sum(1, keepdims=True)
+    assert scored.correct == int((logits.argmax(1) == labels).sum())
+    top5 = np.argsort(-logits, axis=1)[:, :5]
+    assert scored.correct_top5 == int(sum(label in row for label, row in zip(labels, top5, strict=True)))
+    assert scored.loss_sum == pytest.approx(-np.log(probabilities[np.arange(200), labels]).sum(), rel=1e-12)
+
+
+def test_ties_go_to_the_lower_class_as_argmax_does():
+    scored = [count(np.zeros((1, 10), np.float32), np.array([label])) for label in range(10)]
+    assert [part.correct for part in scored] == [1] + [0] * 9
+    assert [part.correct_top5 for part in scored] == [1] * 5 + [0] * 5
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_logits_that_are_not_finite_are_never_correct(bad):
+    logits = np.array([[5.0, bad, 0.0]], np.float32)
+    assert count(logits, np.array([0])).correct == 0
+
+
+def test_huge_logits_do_not_overflow():
+    assert count(np.array([[1e4, 0.0]], np.float32), np.array([1])).loss_sum == pytest.approx(1e4)
+
+
+def test_total_divides_once():
+    parts = [Evaluation(3, 1, 2, 0.5), Evaluation(1, 1, 1, 0.25)]
+    assert total(parts) == Evaluation(4, 2, 3, 0.75)
+    assert total(parts).accuracy == 0.5
+
+
+@pytest.fixture(scope="module")
+def evaluator():
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs))
+    logits = keras.layers.Dense(3)(keras.layers.Dropout(0.5)(keras.layers.Flatten()(x)))
+    return Evaluator(adopt(keras.Model(inputs, logits), unbiased=False))
+
+
+@pytest.fixture(scope="module")
+def split():
+    rng = np.random.default_rng(0)
+    return Split(rng.integers(0, 256, (37, 4, 4, 3), dtype=np.uint8), rng.integers(0, 3, 37))
+
+
+def evaluate(evaluator, split, batch_size, statistics="moving"):
+    batches = pipeline.eval_batches(split, batch_size=batch_size, image_size=4, preprocessing=find("inception"))
+    return evaluator.evaluate(batches, statistics)
+
+
+def test_the_batch_size_does_not_matter_with_moving_statistics(evaluator, split):
+    results = [evaluate(evaluator, split, size) for size in (1, 2, 5, 16, 36, 37, 64)]
+    assert {result.examples for result in results} == {37}
+    assert len({result.correct for result in results}) == 1
+    np.testing.assert_allclose([result.loss for result in results], results[0].loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [2, 16, 37, 64])
+def test_batch_statistics_count_every_image_once_too(evaluator, split, batch_size):
+    assert evaluate(evaluator, split, batch_size, "batch").examples == 37
+
+
+def test_label_offset_shifts_the_classes(evaluator, split):
+    shifted = Split(split.images, np.minimum(split.labels, 1))
+    batches = pipeline.eval_batches(shifted, batch_size=8, image_size=4, preprocessing=find("inception"))
+    logits = np.concatenate([evaluator._model(images, training=False) for images, _, _ in batches])
+    kept = np.concatenate([np.asarray(counted) for _, _, counted in batches])
+    labels = np.concatenate([np.asarray(labels) for _, labels, _ in batches])
+    expected = int((logits[kept].argmax(1) == labels[kept] + 1).sum())
+    assert Evaluator(evaluator._model, label_offset=1).evaluate(batches).correct == expected
