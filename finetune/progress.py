@@ -24,6 +24,9 @@ class Display(Protocol):
     def epoch(self, row: dict[str, Any]) -> None:
         """After every epoch, its row of metrics."""
 
+    def batch(self) -> None:
+        """After every batch of an evaluation."""
+
     def download(self, done: int, total: int | None) -> None:
         """While a file is fetched: bytes so far, and in all where known."""
 
@@ -41,6 +44,9 @@ class Silent:
         """Nothing."""
 
     def epoch(self, row: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def batch(self) -> None:
         """Nothing."""
 
     def download(self, done: int, total: int | None) -> None:

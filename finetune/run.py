@@ -179,7 +179,7 @@ def _train_and_finish(run: RunDir, prepared: _Prepared, display: Display, *, res
         _recalibrate_updating(model, dataset, config)
     proved = proof.prove(run.read("freeze.json")["digests"], proof.digests(model), expected)
     display.say("evaluating on test images")
-    evaluator = Evaluator(model)
+    evaluator = Evaluator(model, on_batch=display.batch)
     test = {
         "is_training_false": evaluator.evaluate(batches.evaluation(dataset.test, config), "moving"),
         "is_training_true": evaluator.evaluate(batches.evaluation(dataset.test, config), "batch"),

@@ -17,7 +17,7 @@ from finetune.data.preprocessing import find as find_preprocessing
 from finetune.errors import FinetuneError
 from finetune.evaluation import Evaluation, Evaluator
 from finetune.freezing import LayerInfo, layer_infos
-from finetune.progress import Display
+from finetune.progress import Display, Silent
 
 _NAME = re.compile(r"(\d{3})_.*\.(jpe?g|png)$", re.IGNORECASE)
 
@@ -52,11 +52,13 @@ class Verification:
         return "\n".join(lines)
 
 
-def verify(spec: BackboneSpec, *, checkpoint: Path | None, photos: Path | None, display: Display) -> Verification:
+def verify(
+    spec: BackboneSpec, *, checkpoint: Path | None, photos: Path | None, display: Display | None = None
+) -> Verification:
     """Load weights with their published head, strictly; score `photos` at the published size, centre crop."""
     images = read_photos(photos, spec.image_size) if photos else None
     loaded = backbone.load(
-        spec, image_size=spec.image_size, checkpoint=checkpoint, with_head=True, progress=display.download
+        spec, image_size=spec.image_size, checkpoint=checkpoint, with_head=True, progress=(display or Silent()).download
     )
     assert loaded.report is not None
     if images is None:

@@ -34,6 +34,7 @@ class ConsoleDisplay:
             transient=True,
         )
         self._task: TaskID | None = None
+        self._evaluation: TaskID | None = None
         self._download: TaskID | None = None
         self._rate: tuple[float, int] | None = None
 
@@ -97,9 +98,11 @@ class ConsoleDisplay:
 
     def batch(self) -> None:
         """One more batch of an evaluation."""
-        if self._task is None:
-            self._task = self._progress.add_task("evaluating", total=None, rate="")
-        self._progress.advance(self._task)
+        if self._evaluation is None:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._evaluation = self._progress.add_task("evaluating", total=None, rate="")
+        self._progress.advance(self._evaluation)
 
     @contextmanager
     def running(self) -> Iterator["ConsoleDisplay"]:

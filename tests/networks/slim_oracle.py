@@ -3,9 +3,10 @@
 import sys
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -45,26 +46,66 @@ def resnet_v1(
     from tf_slim.nets import resnet_utils
     from tf_slim.nets import resnet_v1 as nets
 
-    blocks = [
-        nets.resnet_v1_block(f"block{i}", width * 2 ** (i - 1), count, stride=1 if i == len(units) else 2)
+    def own_stem(net: tf.Tensor) -> tf.Tensor:
+        if stem == "small":
+            return slim.conv2d(net, width, 3, scope="conv1")
+        net = resnet_utils.conv2d_same(net, width, 7, stride=2, scope="conv1")
+        return slim.max_pool2d(net, [3, 3], stride=2, scope="pool1")
+
+    blocks = _blocks(nets.resnet_v1_block, units, width)
+    stem_of_slim = width == 64 and stem == "imagenet"
+    with _tf1(), slim.arg_scope(nets.resnet_arg_scope()):
+        placeholder, net = _stem(images, scope, None if stem_of_slim else own_stem, is_training)
+        logits, _ = nets.resnet_v1(net, blocks, outputs, is_training, include_root_block=stem_of_slim, scope=scope)
+        return _run(placeholder, images, logits, seed)
+
+
+def resnet_v2(
+    images: np.ndarray,
+    *,
+    scope: str,
+    units: Sequence[int],
+    outputs: int,
+    width: int = 64,
+    is_training: bool = False,
+    seed: int = 0,
+) -> SlimRun:
+    """Run slim's ResNet v2 on float32 `[batch, height, width, 3]`; its own stem only at a width of 64, as above."""
+    mend()
+    import tf_slim as slim
+    from tf_slim.nets import resnet_utils
+    from tf_slim.nets import resnet_v2 as nets
+
+    def own_stem(net: tf.Tensor) -> tf.Tensor:
+        with slim.arg_scope([slim.conv2d], activation_fn=None, normalizer_fn=None):
+            net = resnet_utils.conv2d_same(net, width, 7, stride=2, scope="conv1")
+        return slim.max_pool2d(net, [3, 3], stride=2, scope="pool1")
+
+    blocks = _blocks(nets.resnet_v2_block, units, width)
+    with _tf1(), slim.arg_scope(nets.resnet_arg_scope()):
+        placeholder, net = _stem(images, scope, None if width == 64 else own_stem, is_training)
+        logits, _ = nets.resnet_v2(net, blocks, outputs, is_training, include_root_block=width == 64, scope=scope)
+        return _run(placeholder, images, logits, seed)
+
+
+def _blocks(block: Callable[..., Any], units: Sequence[int], width: int) -> list[Any]:
+    return [
+        block(f"block{i}", width * 2 ** (i - 1), count, stride=1 if i == len(units) else 2)
         for i, count in enumerate(units, start=1)
     ]
-    own_stem = width == 64 and stem == "imagenet"
-    with _tf1():
-        net = placeholder = tf.compat.v1.placeholder(tf.float32, images.shape)
-        with slim.arg_scope(nets.resnet_arg_scope()):
-            if not own_stem:
-                with tf.compat.v1.variable_scope(scope), slim.arg_scope([slim.batch_norm], is_training=is_training):
-                    if stem == "small":
-                        net = slim.conv2d(net, width, 3, scope="conv1")
-                    else:
-                        net = resnet_utils.conv2d_same(net, width, 7, stride=2, scope="conv1")
-                        net = slim.max_pool2d(net, [3, 3], stride=2, scope="pool1")
-            logits, end_points = nets.resnet_v1(
-                net, blocks, outputs, is_training, include_root_block=own_stem, scope=scope
-            )
-        features = tf.reduce_mean(end_points[f"{scope}/block{len(units)}"], [1, 2])
-        return _run(placeholder, images, features, tf.squeeze(logits, [1, 2]), seed)
+
+
+def _stem(
+    images: np.ndarray, scope: str, stem: Callable[[tf.Tensor], tf.Tensor] | None, is_training: bool
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A placeholder for the images, and what `stem` makes of it under `scope`: the placeholder itself without one."""
+    import tf_slim as slim
+
+    placeholder = tf.compat.v1.placeholder(tf.float32, images.shape)
+    if stem is None:
+        return placeholder, placeholder
+    with tf.compat.v1.variable_scope(scope), slim.arg_scope([slim.batch_norm], is_training=is_training):
+        return placeholder, stem(placeholder)
 
 
 def mend() -> None:
@@ -90,7 +131,11 @@ def _tf1() -> Iterator[None]:
         tf.compat.v1.enable_tensor_equality()
 
 
-def _run(placeholder: tf.Tensor, images: np.ndarray, features: tf.Tensor, logits: tf.Tensor, seed: int) -> SlimRun:
+def _run(placeholder: tf.Tensor, images: np.ndarray, logits: tf.Tensor, seed: int) -> SlimRun:
+    features = logits
+    while features.op.type != "Conv2D":  # the logits' own convolution: before it lie the bias and the squeezing
+        features = features.op.inputs[0]
+    features = features.op.inputs[0]
     rng = np.random.default_rng(seed)
     model = tf.compat.v1.global_variables()
     values = {v.op.name: _random(v.op.name, v.shape.as_list(), rng) for v in model}
@@ -99,7 +144,7 @@ def _run(placeholder: tf.Tensor, images: np.ndarray, features: tf.Tensor, logits
         initial = {variable.initializer.inputs[1]: values[variable.op.name] for variable in model}
         session.run([variable.initializer for variable in model], initial)
         run = session.run([features, logits], {placeholder: images})
-    return SlimRun(values, *run)
+    return SlimRun(values, *(array.reshape(len(images), -1) for array in run))
 
 
 def _random(name: str, shape: list[int], rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,40 @@
+"""Our slim networks beside a reference: the reference's variables put into our graph, outputs compared."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from finetune import networks
+from finetune.networks.names import slim_variables
+
+
+def random_images(size: int | tuple[int, int], batch: int = 2) -> np.ndarray:
+    """Standard normal float32 `[batch, height, width, 3]`."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return np.random.default_rng(height).normal(0, 1, (batch, height, width, 3)).astype(np.float32)
+
+
+def build_with(
+    variables: dict[str, np.ndarray],
+    family: str,
+    size: int | tuple[int, int],
+    arguments: dict,
+    *,
+    outputs: int | None,
+    leftover: set[str] = frozenset(),
+) -> keras.Model:
+    """Our network with each of `variables` used once; exactly the names of `leftover` find no place in it."""
+    model = networks.build(family, image_size=size, outputs=outputs, arguments=arguments).model
+    targets = slim_variables(model)
+    assert set(targets) - set(variables) == set()
+    assert set(variables) - set(targets) == leftover
+    for name, variable in targets.items():
+        assert variable.shape == variables[name].shape, name
+        variable.assign(variables[name])
+    return model
+
+
+def difference(ours: tf.Tensor, theirs: np.ndarray) -> float:
+    """Largest difference as a share of the reference's scale."""
+    assert ours.shape == theirs.shape
+    return float(np.abs(ours.numpy() - theirs).max() / np.abs(theirs).max())
