@@ -203,6 +203,7 @@ def _train_and_finish(run: RunDir, prepared: _Prepared, display: Display, *, res
             "proof": proved.to_json(),
             "class_names": list(dataset.class_names),
             "data_fingerprint": dataset.fingerprint(),
+            "train_images": len(dataset.train),
             "epochs": len(history),
             "steps": history[-1]["step"],
             "train_seconds": round(sum(row["seconds"] for row in history), 1),

@@ -22,6 +22,7 @@ ROOMS = {
     "errors": None,
     "_version": None,
     "__init__": None,
+    "__main__": "cli",
 }
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from checkpoints import catalog
-from finetune import models, run
+from finetune import models, progress, run
 from finetune.config import RunConfig
 from finetune.export import to_slim
 
@@ -38,7 +38,7 @@ def make(folder: Path) -> Path:
     return prefix
 
 
-class _Lines(run.Silent):
+class _Lines(progress.Silent):
     def epoch(self, row: dict[str, object]) -> None:
         print(row, flush=True)
 

@@ -67,7 +67,7 @@ def test_updates_only_where_both_switches_say_so(statistics, updates, moves):
 
 
 def test_evaluation_by_batch_statistics_updates_nothing_and_keeps_the_moments():
-    ours, stock = pair()
+    ours, _ = pair()
     before = [np.array(v) for v in ours.variables]
     ours.evaluation = "batch"
     outputs = ours(images(mean=1e4), training=False)

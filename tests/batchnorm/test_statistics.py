@@ -65,9 +65,14 @@ def test_recalibrating_makes_the_pooled_statistics_the_moving_ones(model):
 
 def test_kept_restores_also_after_an_interrupt(model):
     before = statistics.snapshot(model)
-    with pytest.raises(KeyboardInterrupt), statistics.kept(model):
-        statistics.recalibrate(model, batches())
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with statistics.kept(model):
+            statistics.recalibrate(model, batches())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     after = statistics.snapshot(model)
     for name, (mean, variance) in before.items():
         np.testing.assert_array_equal(mean, after[name][0])

@@ -34,7 +34,7 @@ def mirror(tmp_path, monkeypatch):
     requests = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802 - the name http.server looks for
+        def do_GET(self):
             requests.append(self.path)
             super().do_GET()
 
