@@ -3,18 +3,23 @@
 from checkpoints.spec import BackboneSpec
 
 _MODELS = "http://download.tensorflow.org/models"
+_MODELS_SOURCE = "tensorflow/models research/slim/nets"
+
+
+_RESNET_UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+"""Residual units in each block, by depth."""
 
 
 def _resnet_v1(
-    depth: int, *, units: tuple[int, int, int, int], top1: float, top5: float, parameters: int
+    depth: int, *, parameters: int, published: bool = True, top1: float | None = None, top5: float | None = None
 ) -> BackboneSpec:
     scope = f"resnet_v1_{depth}"
     return BackboneSpec(
         name=scope,
         source="slim",
         family="resnet_v1",
-        arguments={"units": units, "scope": scope},
-        url=f"{_MODELS}/{scope}_2016_08_28.tar.gz",
+        arguments={"units": _RESNET_UNITS[depth], "scope": scope},
+        url=f"{_MODELS}/{scope}_2016_08_28.tar.gz" if published else None,
         preprocessing="vgg",
         image_size=224,
         least_size=32,
@@ -28,6 +33,69 @@ def _resnet_v1(
         top5=top5,
         parameters=parameters,
         reference="He et al. 2015, arXiv 1512.03385; tf_slim/nets/resnet_v1.py",
+    )
+
+
+def _resnet_v2(
+    depth: int, *, parameters: int, published: bool = True, top1: float | None = None, top5: float | None = None
+) -> BackboneSpec:
+    scope = f"resnet_v2_{depth}"
+    return BackboneSpec(
+        name=scope,
+        source="slim",
+        family="resnet_v2",
+        arguments={"units": _RESNET_UNITS[depth], "scope": scope},
+        url=f"{_MODELS}/{scope}_2017_04_14.tar.gz" if published else None,
+        preprocessing="inception",
+        image_size=299,  # of the published accuracy; the code's default is 224
+        least_size=32,
+        outputs=1001,
+        label_offset=1,
+        head=(f"{scope}/logits/*",),
+        bn_decay=0.997,
+        bn_epsilon=1e-5,
+        top1=top1,
+        top5=top5,
+        parameters=parameters,
+        reference="He et al. 2016, arXiv 1603.05027; tf_slim/nets/resnet_v2.py",
+    )
+
+
+def _inception(
+    version: str,
+    *,
+    file: str,
+    scope: str,
+    arxiv: str,
+    image_size: int,
+    least_size: int,
+    top1: float,
+    top5: float,
+    parameters: int,
+    auxiliary: tuple[str, ...] = (),
+    source: str = "tf_slim/nets",
+) -> BackboneSpec:
+    """`source` is the folder of the reference code, `file` the published one's name without its ending."""
+    name = f"inception_{version}"
+    return BackboneSpec(
+        name=name,
+        source="slim",
+        family=name,
+        arguments={"scope": scope},
+        url=f"{_MODELS}/{file}.tar.gz",
+        preprocessing="inception",
+        image_size=image_size,
+        least_size=least_size,
+        outputs=1001,
+        label_offset=1,
+        head=(f"{scope}/Logits/*",),
+        auxiliary=auxiliary,
+        bn_decay=0.9997,
+        bn_epsilon=1e-3,
+        top1=top1,
+        top5=top5,
+        parameters=parameters,
+        reference=f"Szegedy, Ioffe et al., arXiv {arxiv}; {source}/{name}.py",
     )
 
 
@@ -50,14 +118,108 @@ def _mobilenet_v1(alpha: float, *, top1: float, top5: float, parameters: int) ->
         top1=top1,
         top5=top5,
         parameters=parameters,
-        reference="Howard et al. 2017, arXiv 1704.04861; tensorflow/models research/slim/nets/mobilenet_v1.py",
+        reference=f"Howard et al. 2017, arXiv 1704.04861; {_MODELS_SOURCE}/mobilenet_v1.py",
+    )
+
+
+def _densenet(
+    depth: int, *, layers: tuple[int, int, int, int], top1: float, top5: float, parameters: int, **widths: int
+) -> BackboneSpec:
+    """`widths` are `growth` and `width` where they are not the family's own."""
+    scope = f"densenet{depth}"
+    return BackboneSpec(
+        name=scope,
+        source="slim",
+        family="densenet",
+        arguments={"layers": layers, "scope": scope, **widths},
+        url=None,  # on Google Drive only, behind a page that asks before it gives a large file
+        preprocessing="densenet",
+        image_size=224,
+        least_size=29,
+        outputs=1000,
+        label_offset=0,
+        head=(f"{scope}/logits/*",),
+        bn_decay=0.99,
+        bn_epsilon=1.1e-5,
+        top1=top1,
+        top5=top5,
+        parameters=parameters,
+        reference="Huang et al. 2016, arXiv 1608.06993; github.com/pudae/tensorflow-densenet nets/densenet.py",
     )
 
 
 SLIM: tuple[BackboneSpec, ...] = (
-    _resnet_v1(50, units=(3, 4, 6, 3), top1=75.2, top5=92.2, parameters=23_561_152),
-    _resnet_v1(101, units=(3, 4, 23, 3), top1=76.4, top5=92.9, parameters=42_605_504),
-    _resnet_v1(152, units=(3, 8, 36, 3), top1=76.8, top5=93.2, parameters=58_295_232),
+    _resnet_v1(50, top1=75.2, top5=92.2, parameters=23_561_152),
+    _resnet_v1(101, top1=76.4, top5=92.9, parameters=42_605_504),
+    _resnet_v1(152, top1=76.8, top5=93.2, parameters=58_295_232),
+    _resnet_v1(200, published=False, parameters=62_800_832),
+    _resnet_v2(50, top1=75.6, top5=92.8, parameters=23_564_800),
+    _resnet_v2(101, top1=77.0, top5=93.7, parameters=42_626_560),
+    _resnet_v2(152, top1=77.8, top5=94.1, parameters=58_331_648),
+    _resnet_v2(200, published=False, parameters=62_845_440),
+    _inception(
+        "v1",
+        file="inception_v1_2016_08_28",
+        scope="InceptionV1",
+        arxiv="1409.4842",
+        image_size=224,
+        least_size=32,
+        top1=69.8,
+        top5=89.6,
+        parameters=5_607_184,
+    ),
+    _inception(
+        "v2",
+        file="inception_v2_2016_08_28",
+        scope="InceptionV2",
+        arxiv="1502.03167",
+        image_size=224,
+        least_size=32,
+        top1=73.9,
+        top5=91.8,
+        parameters=10_173_112,
+    ),
+    _inception(
+        "v3",
+        file="inception_v3_2016_08_28",
+        scope="InceptionV3",
+        auxiliary=("InceptionV3/AuxLogits/*",),
+        arxiv="1512.00567",
+        image_size=299,
+        least_size=75,
+        top1=78.0,
+        top5=93.9,
+        parameters=21_802_784,
+    ),
+    _inception(
+        "v4",
+        file="inception_v4_2016_09_09",
+        scope="InceptionV4",
+        auxiliary=("InceptionV4/AuxLogits/*",),
+        arxiv="1602.07261",
+        source=_MODELS_SOURCE,
+        image_size=299,
+        least_size=75,
+        top1=80.2,
+        top5=95.2,
+        parameters=41_174_400,
+    ),
+    _inception(
+        "resnet_v2",
+        file="inception_resnet_v2_2016_08_30",
+        scope="InceptionResnetV2",
+        auxiliary=("InceptionResnetV2/AuxLogits/*",),
+        arxiv="1602.07261",
+        source=_MODELS_SOURCE,
+        image_size=299,
+        least_size=75,
+        top1=80.4,
+        top5=95.3,
+        parameters=54_336_736,
+    ),
+    _densenet(121, layers=(6, 12, 24, 16), top1=74.91, top5=92.19, parameters=7_037_504),
+    _densenet(161, layers=(6, 12, 36, 24), growth=48, width=96, top1=77.64, top5=93.79, parameters=26_691_936),
+    _densenet(169, layers=(6, 12, 32, 32), top1=76.09, top5=93.14, parameters=12_642_880),
     _mobilenet_v1(1.0, top1=70.9, top5=89.9, parameters=3_228_864),
     _mobilenet_v1(0.75, top1=68.4, top5=88.2, parameters=1_832_976),
     _mobilenet_v1(0.5, top1=63.3, top5=84.9, parameters=829_536),

@@ -13,7 +13,7 @@ class BackboneSpec:
     family, arguments: the module of `finetune.networks` that builds the graph, and what its `build` is given.
     url, md5: the published file (with the head); `*_no_head` the one without, where there is one.
         `url` is None for weights that ship with this package: `bundled` is their path below `checkpoints/bundled`
-        (the prefix, for a V2 checkpoint).
+        (the prefix, for a V2 checkpoint). Without either, the user must give a file.
     preprocessing: one of `finetune.data.preprocessing.PREPROCESSINGS`.
     image_size, least_size: side in px as published, and the smallest the graph can take.
     outputs, label_offset: number of logits, and the logit of ImageNet class 0 (1 where a background class is first).

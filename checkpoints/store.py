@@ -26,7 +26,10 @@ def locate(spec: BackboneSpec, *, with_head: bool, progress: Progress | None = N
         return _bundled(spec.bundled)
     url = _cached_url(spec, with_head=with_head) or (not with_head and spec.url_no_head) or spec.url
     if not url:
-        raise CheckpointError(f"no weights are published for {spec.id}: give a file with --checkpoint PATH")
+        raise CheckpointError(
+            f"the weights of {spec.id} are not at an address they can be fetched from: give a file with "
+            "--checkpoint PATH"
+        )
     md5 = spec.md5_no_head if url == spec.url_no_head else spec.md5
     path = fetch(url, md5=md5, into=_folder(spec), progress=progress)
     return only_checkpoint(archive.unpack(path)) if archive.is_archive(path) else path

@@ -4,8 +4,9 @@ import os
 
 from finetune._version import __version__ as __version__
 
-# Both must be set before TensorFlow is imported: oneDNN is off by default on CPUs without AVX-512,
-# which costs a factor of three in convolution gradients, and Keras 3 reads its backend once.
+# These must be set before TensorFlow is imported: oneDNN is off by default on CPUs without AVX-512, which costs a
+# factor of three in convolution gradients, and Keras 3 reads its backend once. Log level 3: what TensorFlow calls an
+# error in its log is an exception as well where it is one, and noise where it is not (node_def_util, --deterministic).
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"

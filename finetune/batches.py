@@ -11,17 +11,19 @@ from finetune.data.preprocessing import find as find_preprocessing
 
 def training(split: Split, config: RunConfig, *, epoch: int, start: int) -> Any:
     """(images, labels) from batch `start` of `epoch` on: a function of (seed, epoch, batch) and nothing else."""
-    padding, flip = {"crop-flip": (config.crop_padding, True), "flip": (0, True), "none": (0, False)}[
-        config.augment or "none"
-    ]
     return pipeline.train_batches(
         split,
-        augmentation=Augmentation(crop_padding=padding or 0, flip=flip),
+        augmentation=_augmentation(config),
         seed=config.seed,
         epoch=epoch,
         start_batch=start,
         **_form(config),
     )
+
+
+def check_augmentation(split: Split, config: RunConfig) -> None:
+    """Raise WrongUse where the images of `split` cannot be augmented as `config` says."""
+    pipeline.check_augmentation(split, _augmentation(config))
 
 
 def evaluation(split: Split, config: RunConfig) -> Any:
@@ -32,6 +34,13 @@ def evaluation(split: Split, config: RunConfig) -> Any:
 def steps_per_epoch(split: Split, config: RunConfig) -> int:
     """Training steps in one epoch over `split`."""
     return pipeline.steps_per_epoch(len(split), _form(config)["batch_size"])
+
+
+def _augmentation(config: RunConfig) -> Augmentation:
+    padding, flip = {"crop-flip": (config.crop_padding, True), "flip": (0, True), "none": (0, False)}[
+        config.augment or "none"
+    ]
+    return Augmentation(crop_padding=padding or 0, flip=flip)
 
 
 def _form(config: RunConfig) -> dict[str, Any]:

@@ -2,10 +2,18 @@
 
 import dataclasses
 import difflib
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
-from finetune.errors import WrongUse
+from finetune.batchnorm.policy import check_decay
+from finetune.errors import FinetuneError, WrongUse
+from finetune.files import read_json
+
+FORMAT_VERSION = 1
+"""Written into `config.json`; a reader refuses what is newer than itself."""
 
 
 @dataclass(frozen=True)
@@ -54,69 +62,148 @@ class RunConfig:
         return dataclasses.asdict(self)
 
 
-_FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
-_ALLOWED: dict[str, tuple[str, ...]] = {
-    "augment": ("crop-flip", "flip", "none"),
-    "bn_updates": ("on", "off"),
-    "optimizer": ("sgd", "adamw"),
-    "schedule": ("cosine", "constant"),
+@dataclass(frozen=True)
+class _Takes:
+    """What a setting takes: in words, and as a test. None is another matter: allowed where it is the default."""
+
+    expected: str
+    test: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+
+
+def _text(expected: str) -> _Takes:
+    return _Takes(expected, lambda value: isinstance(value, str))
+
+
+def _texts(expected: str) -> _Takes:
+    return _Takes(expected, lambda value: isinstance(value, tuple) and all(isinstance(one, str) for one in value))
+
+
+def _choice(*allowed: str) -> _Takes:
+    return _Takes(f"one of {', '.join(allowed)}", lambda value: value in allowed, allowed)
+
+
+def _whole(least: int) -> _Takes:
+    return _Takes(
+        f"a whole number from {least} to 2^31 - 1", lambda value: type(value) is int and least <= value < 2**31
+    )
+
+
+def _number(least: float, most: float) -> _Takes:
+    return _Takes(f"a number from {least:g} to {most:g}", lambda value: _is_number(value) and least <= value <= most)
+
+
+def _fraction() -> _Takes:
+    return _Takes("a number from 0 up to but not including 1", lambda value: _is_number(value) and 0 <= value < 1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_FLAG = _Takes("true or false", lambda value: isinstance(value, bool))
+_LARGEST = 1e6
+"""Beyond what makes sense, and within float32: what overflows there would be NaN without a reason given."""
+
+_TAKES: dict[str, _Takes] = {
+    "backbone": _text("a name of 'finetune backbones list'"),
+    "data": _text("the name of a data set, such as cifar10"),
+    "checkpoint": _text("a path"),
+    "data_dir": _text("a path"),
+    "from_scratch": _FLAG,
+    "examples": _whole(1),
+    "validation": _fraction(),
+    "image_size": _whole(1),
+    "preprocess": _text("the name of a preprocessing, such as inception"),
+    "augment": _choice("crop-flip", "flip", "none"),
+    "crop_padding": _whole(0),
+    "dropout": _fraction(),
+    "hidden": _whole(1),
+    "freeze": _texts("a list of PATTERN[=train]"),
+    "freeze_until": _text("the name of a stage"),
+    "bn": _texts("a list of [PATTERN=]POLICY"),
+    "bn_decay": _Takes("a number between 0 and 1, or 'auto'", lambda value: value == "auto" or _is_number(value)),
+    "bn_epsilon": _number(1e-12, 1),
+    "bn_updates": _choice("on", "off"),
+    "recalibrate_at_end": _FLAG,
+    "epochs": _whole(1),
+    "batch_size": _whole(1),
+    "optimizer": _choice("sgd", "adamw"),
+    "learning_rate": _number(1e-12, _LARGEST),
+    "weight_decay": _fraction(),
+    "schedule": _choice("cosine", "constant"),
+    "warmup": _fraction(),
+    "label_smoothing": _fraction(),
+    "clip_norm": _number(1e-12, _LARGEST),
+    "patience": _whole(1),
+    "seed": _whole(0),
+    "deterministic": _FLAG,
 }
-_FRACTIONS = ("validation", "dropout", "label_smoothing", "warmup", "weight_decay")
-_POSITIVE = ("learning_rate", "bn_epsilon", "clip_norm")
-_COUNTS = {"examples": 1, "image_size": 1, "crop_padding": 0, "hidden": 1, "epochs": 1, "batch_size": 1, "patience": 1}
+_FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
 
 
-def from_mapping(values: dict[str, Any], *, where: str) -> RunConfig:
-    """A checked RunConfig from a file's keys (dashes or underscores). `where` names the file in errors.
+def read_file(path: Path) -> dict[str, Any]:
+    """The keys and values of a `config.json`, not yet checked but for its format.
 
-    Raises WrongUse for an unknown key (with the nearest one), a value of the wrong type or out of range.
+    Raises FinetuneError where it is missing, no JSON object, or of a format newer than this version reads.
+    """
+    values = read_json(path)
+    version = values.pop("format_version", FORMAT_VERSION)
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise FinetuneError(
+            f"{path} has format_version {version!r}, but this version of finetune reads up to {FORMAT_VERSION}: "
+            "upgrade finetune, or restore the file from a copy"
+        )
+    return values
+
+
+def from_mapping(
+    values: Mapping[str, Any], *, where: str, options: Mapping[str, Any] = MappingProxyType({})
+) -> RunConfig:
+    """A checked RunConfig from a file's keys, with dashes or underscores; `options` of the command line win.
+
+    `where` names the file in errors. Raises WrongUse for an unknown key (with the nearest one), and for a value of
+    the wrong type or out of range.
     """
     known: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
-        if name == "format_version":
-            continue
         if name not in _FIELDS:
             near = difflib.get_close_matches(name, _FIELDS, n=1)
-            hint = f": did you mean '{near[0].replace('_', '-')}'?" if near else f": expected {', '.join(_FIELDS)}"
-            raise WrongUse(f"unknown key '{key}' in {where}{hint}")
-        known[name] = tuple(value) if isinstance(value, list) else value
+            hint = f"did you mean '{near[0]}'?" if near else f"expected some of {', '.join(_FIELDS)}"
+            raise WrongUse(f"unknown key '{key}' in {where}: {hint}")
+        if name in known:
+            raise WrongUse(f"'{name}' comes twice in {where}, with dash and underscore: leave one out")
+        known[name] = value
+    known = {name: tuple(value) if isinstance(value, list) else value for name, value in {**known, **options}.items()}
     if "backbone" not in known:
-        raise WrongUse(f"{where} names no backbone: give 'backbone', such as \"resnet_v1_101\"")
-    return check(RunConfig(**known))
+        raise WrongUse(
+            f"{where} names no backbone: give --backbone NAME, such as resnet_v1_50; 'finetune backbones list' lists "
+            "them"
+        )
+    return check(RunConfig(**known), where=where, options=options)
 
 
-def check(config: RunConfig) -> RunConfig:
-    """`config` itself, or WrongUse naming the first value that is out of its range."""
-    values = config.to_json()
-    for name, allowed in _ALLOWED.items():
-        if values[name] is not None and values[name] not in allowed:
-            raise _wrong(name, values[name], f"one of {', '.join(allowed)}")
-    for name in _FRACTIONS:
-        if values[name] is not None and not (_number(values[name]) and 0 <= values[name] < 1):
-            raise _wrong(name, values[name], "a number from 0 up to but not including 1")
-    for name in _POSITIVE:
-        if values[name] is not None and not (_number(values[name]) and 0 < values[name] < float("inf")):
-            raise _wrong(name, values[name], "a number above 0")
-    for name, count in _COUNTS.items():
-        if values[name] is not None and not (type(values[name]) is int and values[name] >= count):
-            raise _wrong(name, values[name], f"a whole number of {count} or more")
-    if type(config.seed) is not int or not 0 <= config.seed < 2**31:
-        raise _wrong("seed", config.seed, "a whole number from 0 up to 2^31 - 1")
+def check(config: RunConfig, *, where: str | None = None, options: Collection[str] = ()) -> RunConfig:
+    """`config` itself, or WrongUse naming the first value that will not do.
+
+    `where` names the file it comes from, but for `options`, which come from the command line.
+    """
+    for name, takes in _TAKES.items():
+        value = getattr(config, name)
+        if value is None and _FIELDS[name].default is None:
+            continue
+        if not takes.test(value):
+            at = f" in {where}" if where and name not in options else ""
+            raise _wrong(name, list(value) if isinstance(value, tuple) else value, takes, at)
     if config.bn_decay != "auto":
-        from finetune.batchnorm.policy import check_decay
-
-        if not _number(config.bn_decay):
-            raise _wrong("bn_decay", config.bn_decay, "a number between 0 and 1, or 'auto'")
         check_decay(config.bn_decay)
-    if config.from_scratch and config.checkpoint:
+    if config.from_scratch and config.checkpoint is not None:
         raise WrongUse("--from-scratch and --checkpoint contradict each other: give one of them")
     return config
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _wrong(name: str, value: Any, expected: str) -> WrongUse:
-    return WrongUse(f"--{name.replace('_', '-')} {value} is out of range: expected {expected}")
+def _wrong(name: str, value: Any, takes: _Takes, at: str) -> WrongUse:
+    near = difflib.get_close_matches(str(value), takes.choices, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return WrongUse(f"--{name.replace('_', '-')} {value!r}{at} will not do: {hint}expected {takes.expected}")

@@ -114,6 +114,8 @@ def parse_freeze_rule(text: str) -> Rule:
         return Rule(text, "freeze")
     if decision not in ("freeze", "train"):
         raise WrongUse(f"unknown decision '{decision}' in --freeze '{text}': expected PATTERN, or PATTERN=train")
+    if not pattern:
+        raise WrongUse(f"--freeze '{text}' has no pattern before '=': give PATTERN or PATTERN=train, with '*' for all")
     return Rule(pattern, decision)
 
 

@@ -1,5 +1,9 @@
 """Models on disk: saved as stock Keras, opened under our BatchNorm together with the data they are for."""
 
+import errno
+import os
+import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,9 @@ from finetune.batchnorm.surgery import adopt, to_stock
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split, stratified_subset
 from finetune.data.sources import load_dataset
-from finetune.errors import FinetuneError
-from finetune.rundir import RunDir, replacing
+from finetune.errors import FinetuneError, WrongUse
+from finetune.files import read_arrays, replacing, write_arrays
+from finetune.rundir import RunDir
 
 _SNAPSHOT = "bn_source.npz"
 
@@ -31,29 +36,65 @@ class Trained:
 
 
 def save(model: keras.Model, path: Path) -> None:
-    """Write `model` with stock layers only, atomically."""
+    """Write `model` with stock layers only, atomically. OSError where the disk is full."""
+    stock = to_stock(model)
+    size = sum(int(np.prod(variable.shape)) * 4 for variable in stock.variables)
+    # Where memory is short, Keras lets HDF5 write to the disk; and HDF5 crashes the process when that is full.
+    if shutil.disk_usage(path.absolute().parent).free < size + 2**20:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     with replacing(path) as temporary:
-        to_stock(model).save(temporary)
+        stock.save(temporary)
 
 
 def open_trained(target: Path) -> Trained:
     """A run directory's `model.keras`, or another `.keras` file in a run directory.
 
-    Raises FinetuneError where the run has no model yet or the file cannot be loaded.
+    Raises FinetuneError where there is none, it cannot be loaded, or does not take what the run is configured for.
     """
     path = target / "model.keras" if target.is_dir() else target
-    run = RunDir.open(path.parent if target.suffix == ".keras" or target.is_dir() else target)
-    config = configs.from_mapping(run.read("config.json"), where=str(run.path / "config.json"))
-    if not path.is_file():
+    if path.suffix != ".keras" or not (path.parent / "config.json").is_file():
         raise FinetuneError(
-            f"{path} is missing: the run is {run.status}; continue it with 'finetune run --resume {run}'"
+            f"{target} is no run: expected a directory with config.json in it, as 'finetune run' writes, or a .keras "
+            f"file in one{'' if target.exists() else '; there is nothing of that name'}"
         )
+    run = RunDir.open(path.parent)
+    where = run.path / "config.json"
+    config = configs.from_mapping(configs.read_file(where), where=str(where))
+    if not path.is_file():
+        advice = f"the run is {run.status}; continue it with: {run.resume_command}"
+        if run.status == "done" or path != run.model_path:
+            advice = f"give another .keras file in {run}, or repeat the run with 'finetune run --config'"
+        raise FinetuneError(f"{path} is missing: {advice}")
+    model = adopt(_load(path), unbiased=catalog.find(config.backbone).source != "keras")
+    if config.image_size and model.input_shape != (None, config.image_size, config.image_size, 3):
+        raise FinetuneError(
+            f"{path} takes {list(model.input_shape)}, expected images of {config.image_size} px as {where} says: it is "
+            "another run's model; put it beside its own config.json"
+        )
+    return Trained(run, config, model, path)
+
+
+def _load(path: Path) -> keras.Model:
+    """A `.keras` file, in safe mode: no code in it is run."""
+    if not zipfile.is_zipfile(path):
+        raise FinetuneError(f"{path} is cut off, or no .keras file at all: copy it again, or train again")
     try:
-        stock = keras.models.load_model(path, compile=False, safe_mode=True)
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parts raise: zip, HDF5, JSON, ValueError
-        raise FinetuneError(f"{path} cannot be loaded as a Keras model ({str(error).splitlines()[0]})") from None
-    unbiased = catalog.find(config.backbone).source != "keras"
-    return Trained(run, config, adopt(stock, unbiased=unbiased), path)
+        reason = str(error).partition("\n")[0]
+        if "unsafe" in reason or "arbitrary code" in reason:
+            raise FinetuneError(
+                f"refused: {path} holds Python code (a Lambda layer) that would run when it is loaded; expected stock "
+                "layers only, as 'finetune run' writes"
+            ) from None
+        raise FinetuneError(f"{path} cannot be loaded as a Keras model ({reason[:300]}): copy it again") from None
+    try:
+        fits = [len(model.input_shape), len(model.output_shape)] == [4, 2] and isinstance(model.output_shape, tuple)
+    except AttributeError:  # a model of its own class, not a graph
+        fits = False
+    if not fits:
+        raise FinetuneError(f"{path} is no image classifier: expected one input of images and one output of logits")
+    return model
 
 
 def load_data(config: RunConfig, *, progress: Any = None) -> Dataset:
@@ -74,7 +115,10 @@ def training_subset(split: Split, config: RunConfig, images: int) -> Split:
     Random order, because batches of one class have no statistics worth pooling; whole batches, because an image
     that fills up a ragged batch would count twice in them.
     """
-    subset = stratified_subset(split, min(images, len(split)), config.seed) if images < len(split) else split
+    classes = len(np.unique(split.labels))
+    if images < classes:
+        raise WrongUse(f"--images {images} is fewer than the {classes} classes: give {classes} or more")
+    subset = stratified_subset(split, images, config.seed) if images < len(split) else split
     batch_size = config.batch_size or len(subset)
     whole = len(subset) - len(subset) % batch_size or len(subset)
     return subset.take(np.random.default_rng(config.seed).permutation(len(subset))[:whole])
@@ -85,15 +129,18 @@ def save_snapshot(run: RunDir, snapshot: Snapshot) -> None:
     arrays: dict[str, Any] = {
         f"{name}:{kind}": pair[i] for name, pair in snapshot.items() for i, kind in enumerate(("mean", "var"))
     }
-    with replacing(run.path / _SNAPSHOT) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    write_arrays(run.path / _SNAPSHOT, arrays)
 
 
 def load_snapshot(run: RunDir) -> Snapshot | None:
-    """What `save_snapshot` kept, or None where the run has none."""
+    """What `save_snapshot` kept, or None where the run has none. FinetuneError where the file is damaged."""
+    path = run.path / _SNAPSHOT
+    advice = "delete it, and the diagnosis does without"
     try:
-        with np.load(run.path / _SNAPSHOT, allow_pickle=False) as file:
-            names = {key.rpartition(":")[0] for key in file.files}
-            return {name: (file[f"{name}:mean"], file[f"{name}:var"]) for name in names}
+        arrays = read_arrays(path, advice=advice)
+        names = {key.rpartition(":")[0] for key in arrays}
+        return {name: (arrays[f"{name}:mean"], arrays[f"{name}:var"]) for name in names}
     except FileNotFoundError:
         return None
+    except KeyError as error:
+        raise FinetuneError(f"{path} is damaged (it has no {error}): {advice}") from None

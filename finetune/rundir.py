@@ -2,53 +2,19 @@
 
 import errno
 import fcntl
-import json
 import os
+import shlex
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune.errors import FinetuneError, WrongUse
-
-FORMAT_VERSION = 1
-"""Written into `config.json`; a reader refuses what is newer than itself."""
+from finetune import config as configs
+from finetune.errors import FinetuneError, Interrupted, WrongUse
+from finetune.files import read_json, to_json, write_text
 
 Status = Literal["done", "interrupted", "started"]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` with the same suffix; renamed onto it when the block ends well.
-
-    Whoever reads `path` sees the old file or the new one, whole. The temporary file never outlives the block,
-    unless the process is killed; the next writer of the same file then replaces it.
-    """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically. NaN and infinity become null: they are not JSON."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a run's file; FinetuneError where it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise FinetuneError(f"{path} is missing: is {path.parent} a run directory that has got that far?") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FinetuneError(f"{path} is not JSON ({error}): the run directory is damaged") from None
 
 
 class RunDir:
@@ -58,8 +24,9 @@ class RunDir:
     bn_source.npz (the statistics it started from), model.keras, bn.json (after a diagnosis), result.json (last).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, made: tuple[Path, ...] = ()) -> None:
         self.path = path
+        self._made = made
 
     def __str__(self) -> str:
         return str(self.path)
@@ -67,46 +34,31 @@ class RunDir:
     @classmethod
     def create(cls, path: Path) -> "RunDir":
         """A new directory. WrongUse where something is there already."""
+        made = tuple(parent for parent in path.parents if not parent.exists())
         try:
             path.mkdir(parents=True)
         except FileExistsError:
-            status = cls(path).status if (path / "config.json").exists() else None
-            advice = {
-                None: "give another --run-dir",
-                "done": "it holds a finished run; give another --run-dir",
-                "interrupted": f"continue it with 'finetune run --resume {path}', or give another --run-dir",
-                "started": f"continue it with 'finetune run --resume {path}', or give another --run-dir",
-            }[status]
-            raise WrongUse(f"{path} is already there: {advice}") from None
-        except NotADirectoryError:
-            raise WrongUse(f"cannot make {path}: a part of the path is a file; give another --run-dir") from None
-        return cls(path)
+            raise _already_there(path) from None
+        return cls(path, made)
 
     @classmethod
     def create_numbered(cls, parent: Path, stem: str) -> "RunDir":
         """`parent/stem-001`, or the next number that is free."""
         stem = stem.replace("/", "-")
         for number in range(1, 100_000):
-            path = parent / f"{stem}-{number:03d}"
-            try:
-                path.mkdir(parents=True)
-                return cls(path)
-            except FileExistsError:
-                if not parent.is_dir():
-                    raise WrongUse(f"--runs-dir {parent} is not a directory: give another") from None
+            with suppress(WrongUse):
+                return cls.create(parent / f"{stem}-{number:03d}")
         raise FinetuneError(f"{parent} holds 99,999 runs named {stem}: give another --runs-dir")
 
     @classmethod
     def open(cls, path: Path) -> "RunDir":
         """An existing run. FinetuneError where `path` is not one."""
-        config = path / "config.json"
-        if not config.is_file():
-            raise FinetuneError(f"{path} is not a run directory: expected config.json in it, as 'finetune run' writes")
-        version = read_json(config).get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        if not (path / "config.json").is_file():
             raise FinetuneError(
-                f"{path} has run format {version!r}, but this version of finetune reads up to {FORMAT_VERSION}: upgrade"
+                f"{path} is not a run directory: expected one with config.json in it, as 'finetune run' writes"
+                + ("" if path.exists() else "; there is nothing of that name")
             )
+        configs.read_file(path / "config.json")
         return cls(path)
 
     @property
@@ -115,6 +67,11 @@ class RunDir:
         if (self.path / "result.json").exists():
             return "done"
         return "interrupted" if self.state_path.exists() else "started"
+
+    @property
+    def resume_command(self) -> str:
+        """What to type to continue it."""
+        return f"finetune run --resume {shlex.quote(str(self.path))}"
 
     @property
     def state_path(self) -> Path:
@@ -128,16 +85,22 @@ class RunDir:
 
     def write(self, name: str, value: Any) -> None:
         """One JSON file of the run."""
-        write_json(self.path / name, value)
+        write_text(self.path / name, to_json(value, indent=2) + "\n")
 
-    def read(self, name: str) -> Any:
-        """One JSON file of the run."""
-        return read_json(self.path / name)
+    def read(self, name: str, *keys: str) -> dict[str, Any]:
+        """One JSON file of the run; FinetuneError where it lacks one of `keys`."""
+        value = read_json(self.path / name)
+        lacking = [key for key in keys if key not in value]
+        if lacking:
+            raise FinetuneError(
+                f"{self.path / name} has no '{lacking[0]}': it is damaged; restore it from a copy, or repeat the run "
+                f"with: finetune run --config {shlex.quote(str(self.path / 'config.json'))}"
+            )
+        return value
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """All lines of metrics.jsonl, atomically: a killed run leaves no half line and resuming repeats none."""
-        with replacing(self.path / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows))
+        write_text(self.path / "metrics.jsonl", "".join(to_json(row) + "\n" for row in rows))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -151,12 +114,41 @@ class RunDir:
                 raise FinetuneError(f"{self.path} is in use by another process: wait for it, or stop it") from None
             yield
 
+    @contextmanager
+    def removed_unless_begun(self) -> Iterator[None]:
+        """What fails inside before the first epoch or state was written leaves no directory behind."""
+        try:
+            yield
+        except BaseException as error:
+            begun = self.state_path.exists() or (self.path / "metrics.jsonl").exists()
+            stopped = isinstance(error, Interrupted) and (self.path / "config.json").exists()
+            if not begun and not stopped:
+                shutil.rmtree(self.path, ignore_errors=True)
+                with suppress(OSError):  # where another run has moved in meanwhile
+                    for parent in self._made:
+                        parent.rmdir()
+            raise
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+
+def check_place(run_dir: Path | None, runs_dir: Path) -> None:
+    """Before any work: WrongUse or FinetuneError where no run directory could be made there."""
+    if run_dir is not None and (run_dir.exists() or run_dir.is_symlink()):
+        raise _already_there(run_dir)
+    option, path = ("--runs-dir", runs_dir) if run_dir is None else ("--run-dir", run_dir)
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise WrongUse(f"cannot make {option} {path}: {there} is a file, not a directory; give another {option}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise FinetuneError(
+            f"cannot make {option} {path}: no permission to write in {there}; give another {option}, or change the "
+            "owner or mode"
+        )
+
+
+def _already_there(path: Path) -> WrongUse:
+    if not (path / "config.json").exists():
+        return WrongUse(f"{path} is already there and is not overwritten: give another --run-dir")
+    run = RunDir(path)
+    if run.status == "done":
+        return WrongUse(f"{path} is already there, it holds a finished run: give another --run-dir")
+    return WrongUse(f"{path} is already there: give another --run-dir, or continue it with: {run.resume_command}")

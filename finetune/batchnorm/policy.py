@@ -39,9 +39,11 @@ class Rule:
 def parse_bn_rule(text: str) -> Rule:
     """`[PATTERN=]POLICY`; without a pattern the rule is for every BN layer.
 
-    Raises WrongUse where the policy is not one of `POLICIES`.
+    Raises WrongUse where the policy is not one of `POLICIES`, or the pattern before "=" is empty.
     """
-    pattern, _, policy = text.rpartition("=")
+    pattern, separator, policy = text.rpartition("=")
+    if separator and not pattern:
+        raise WrongUse(f"--bn '{text}' has no pattern before '=': give PATTERN=POLICY, or POLICY for every BN layer")
     if policy not in POLICIES:
         near = difflib.get_close_matches(policy, POLICIES, n=1)
         hint = f": did you mean {near[0]}?" if near else ":"
@@ -53,7 +55,7 @@ def check_decay(decay: float) -> float:
     """The decay itself, or WrongUse where it is not strictly between 0 and 1."""
     if not 0.0 < decay < 1.0:
         raise WrongUse(
-            f"BN decay {decay} is outside (0, 1): it is the share of the old moving value kept at one update, "
+            f"--bn-decay {decay} is outside (0, 1): it is the share of the old moving value kept at one update, "
             "such as 0.95; give a number between, or 'auto'"
         )
     return decay

@@ -1,8 +1,10 @@
 """The command line: parse, call one library function, print. TensorFlow is imported inside commands only."""
 
 import errno
+import io
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -15,25 +17,35 @@ from finetune.errors import FinetuneError
 class _Translating(click.Group):
     """The one place where an exception becomes a message and an exit code."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run a command; on any failure print one message on standard error and exit."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a character the terminal has not must not end a run
         try:
-            return super().invoke(ctx)
+            return super().main(*args, **{**options, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(2)
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else "finetune"
+            _fail(f"{error.format_message().rstrip('.')} (see '{path} --help')", 2)
         except (FinetuneError, CheckpointError) as error:
             _fail(str(error), error.exit_code)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort):
             _fail("interrupted", 130)
         except MemoryError:
-            _fail("out of memory: lower --batch-size or --image-size", 1)
+            _fail(_NO_MEMORY, 1)
         except OSError as error:
-            if error.errno == errno.EPIPE:
-                sys.exit(1)
             _fail(_os_error(error), 1)
+        except Exception as error:
+            _fail(_unexpected(error), 1)
 
 
 @click.group(
     cls=_Translating,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 fine, 1 failed, 2 wrong use, 3 the diagnosis found BatchNorm unhealthy.",
+    epilog="Exit codes: 0 fine, 1 failed, 2 wrong use, 3 the diagnosis found BatchNorm unhealthy, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="finetune")
 def main() -> None:
@@ -44,8 +56,10 @@ for _command in (run.run, evaluate.evaluate, diagnose.diagnose_bn, recalibrate.r
     main.add_command(_command)
 main.add_command(demo.demo)
 
+_NO_MEMORY = "out of memory: lower --batch-size or --image-size, or take a smaller --backbone"
 
-def _fail(message: str, exit_code: int) -> None:
+
+def _fail(message: str, exit_code: int) -> NoReturn:
     click.echo(f"Error: {message}", err=True)
     sys.exit(exit_code)
 
@@ -54,9 +68,23 @@ def _os_error(error: OSError) -> str:
     where = f" {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
-            f"the disk is full{where and ' while writing'}{where}: free some space and repeat the command; a run goes "
-            "on with 'finetune run --resume RUN'"
+            f"the disk is full{where and ' while writing'}{where}: free some space; then repeat the command, or go on "
+            "with 'finetune run --resume RUN' where the run has begun"
         )
+    if error.errno == errno.EFBIG:
+        return f"the file{where} would be larger than is allowed: raise 'ulimit -f', or choose another disk"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission for{where}: choose another place, or change its owner or mode"
     return f"{error.strerror or error}{where and ':'}{where}"
+
+
+def _unexpected(error: Exception) -> str:
+    if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which is not imported here
+        return _NO_MEMORY
+    if os.environ.get("FINETUNE_TRACEBACK"):
+        raise error
+    reason = str(error).strip().partition("\n")[0][:300]
+    return (
+        f"unexpected {type(error).__name__}: {reason}. This is a defect of finetune: please report it, with what "
+        "FINETUNE_TRACEBACK=1 shows"
+    )

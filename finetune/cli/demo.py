@@ -34,9 +34,11 @@ _STORY = (
 def demo(ctx: click.Context, runs_dir: Path) -> None:
     """The main job on bundled weights and generated images, offline, in about two minutes."""
     load_tensorflow()
-    from finetune.rundir import RunDir, read_json
+    from finetune.files import read_json
+    from finetune.rundir import RunDir, check_place
 
     started = time.monotonic()
+    check_place(None, runs_dir)
     folder = RunDir.create_numbered(runs_dir, "demo").path
     main = ctx.find_root().command
     for what, line in _STORY:

@@ -12,7 +12,7 @@ from finetune.cli.startup import load_tensorflow
 @click.command("diagnose-bn")
 @options.TARGET
 @options.DATA_DIR
-@click.option("--images", type=click.IntRange(1), default=2_000, help="Training images to look at.  [default: 2000]")
+@click.option("--images", type=options.COUNT, default=2_000, help="Training images to look at.  [default: 2000]")
 @options.JSON
 @options.QUIET
 def diagnose_bn(target: Path, data_dir: Path | None, images: int, as_json: bool, quiet: bool) -> None:

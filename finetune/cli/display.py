@@ -45,8 +45,9 @@ class ConsoleDisplay:
     def plan(self, plan: FreezePlan, config: RunConfig) -> None:
         """What trains and which statistics each stage uses."""
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("stage", "layers", "train", "BN layers", "BN policy", "statistics in training"):
-            table.add_column(column, justify="right" if column in ("layers", "train", "BN layers") else "left")
+        counts = ("weight layers", "that train", "BN layers")
+        for column in ("stage", *counts, "BN policy", "statistics"):
+            table.add_column(column, justify="right" if column in counts else "left")
         moves = "updating" if config.bn_updates == "on" else "NOT updating"
         for row in plan.stages():
             bn = row["bn"]

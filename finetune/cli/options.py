@@ -5,7 +5,32 @@ from typing import Any
 
 import click
 
-PATH = click.Path(path_type=Path)
+
+class _Path(click.ParamType[Path]):
+    """A path; `~` is the home directory also where no shell has replaced it (`--run-dir=~/x`)."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if isinstance(value, str) and not value.strip():
+            self.fail("it is empty, expected a path.", param, ctx)
+        try:
+            return Path(value).expanduser()
+        except RuntimeError:
+            return Path(value)
+
+
+class _Count(click.IntRange):
+    """A number of images."""
+
+    name = "whole number of 1 or more"
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
+
+
+PATH = _Path()
+COUNT = _Count()
 
 TARGET = click.argument("target", type=PATH, metavar="RUN")
 DATA_DIR = click.option(
@@ -26,7 +51,7 @@ CHECKPOINT = click.option(
 
 
 def emit(value: Any) -> None:
-    """Print the JSON object of `--json`."""
+    """Print the JSON object of `--json`, in ASCII: it is the same in every locale."""
     import json
 
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(json.dumps(value))

@@ -11,7 +11,7 @@ from finetune.cli.startup import load_tensorflow
 @click.command("recalibrate-bn")
 @options.TARGET
 @options.DATA_DIR
-@click.option("--images", type=click.IntRange(1), default=10_000, help="Training images to pool.  [default: 10000]")
+@click.option("--images", type=options.COUNT, default=10_000, help="Training images to pool.  [default: 10000]")
 @click.option("--out", type=options.PATH, metavar="FILE", help="[default: model-recalibrated.keras beside the model]")
 @options.JSON
 @options.QUIET

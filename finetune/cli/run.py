@@ -1,9 +1,11 @@
 """`finetune run`."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from finetune.cli import options
 from finetune.cli.startup import load_tensorflow
@@ -35,7 +37,9 @@ class _Decay(click.ParamType[Any]):
 @click.option("--validation", type=float, metavar="F", help="Share of training images held out.  [default: 0.05]")
 @click.option("--image-size", type=int, metavar="PX", help="Side in px.  [default: three times the images' own]")
 @click.option(
-    "--preprocess", metavar="NAME", help="inception, vgg, caffe, torch, unit or raw.  [default: the backbone's]"
+    "--preprocess",
+    metavar="NAME",
+    help="inception, vgg, caffe, torch, densenet, unit or raw.  [default: the backbone's]",
 )
 @click.option(
     "--augment", metavar="KIND", help="crop-flip, flip or none.  [default: crop-flip; none for a linear probe]"
@@ -84,7 +88,10 @@ class _Decay(click.ParamType[Any]):
 )
 @options.JSON
 @options.QUIET
+@click.pass_context
 def run(
+    ctx: click.Context,
+    /,
     resume: Path | None,
     config: Path | None,
     run_dir: Path | None,
@@ -99,21 +106,23 @@ def run(
     finetune run --backbone resnet_v1_101 --bn-decay 0.95
     finetune run --backbone keras/densenet121 --freeze-until conv4 --bn 'conv5=train' --bn freeze
     """
-    from finetune.config import RunConfig, from_mapping
+    from finetune.config import RunConfig, from_mapping, read_file
     from finetune.errors import WrongUse
-    from finetune.rundir import read_json
 
     chosen = {key: _plain(value) for key, value in given.items() if value is not None and value != ()}
-    if resume is not None and (chosen or config or run_dir):
-        raise WrongUse(
-            "--resume takes everything from the run's config.json: give no other setting with it "
-            f"(found --{next(iter(chosen), 'config').replace('_', '-')})"
-        )
-    if resume is None:
-        base = read_json(config) if config else {}
+    if resume is not None:
+        typed = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        others = [name for name in typed if name not in ("resume", "as_json", "quiet")]
+        if others:
+            raise WrongUse(
+                "--resume takes everything from the run's config.json: give no other setting with it "
+                f"(found --{others[0].replace('_', '-')})"
+            )
+    else:
+        base = read_file(config) if config else {}
         if not base and "backbone" not in chosen:
             raise WrongUse("missing --backbone NAME: 'finetune backbones list' lists them, resnet_v1_50 is one")
-        settings: RunConfig = from_mapping({**base, **chosen}, where=str(config or "the options"))
+        settings: RunConfig = from_mapping(base, where=str(config or "the options"), options=chosen)
 
     load_tensorflow()
     from finetune import run as runs
@@ -124,7 +133,7 @@ def run(
             finished = runs.resume(resume, display=display)
         else:
             finished = runs.start(settings, run_dir=run_dir, runs_dir=runs_dir, display=display)
-    result = finished.read("result.json")
+    result = finished.read("result.json", "test", "bn", "proof", "train_seconds", "peak_memory_mib")
     if as_json:
         options.emit({"run": str(finished), "status": finished.status, **result})
     else:
@@ -134,5 +143,5 @@ def run(
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         # A run directory is resumed from anywhere: paths in it must not depend on where it was started.
-        return str(value.expanduser().absolute())
+        return os.path.abspath(value)
     return list(value) if isinstance(value, tuple) else value

@@ -88,11 +88,14 @@ def stratified_subset(split: Split, examples: int, seed: int) -> Split:
     """
     members = _by_class(split)
     if examples > len(split):
-        raise WrongUse(f"{examples} examples are more than the {len(split)} there are: ask for {len(split)} or fewer")
+        raise WrongUse(
+            f"{examples} examples are more than the {len(split)} there are: ask for {len(split)} or fewer with "
+            "--examples"
+        )
     if examples < len(members):
         raise WrongUse(
             f"{examples} examples are fewer than the {len(members)} classes: expected at least one of each; "
-            f"ask for {len(members)} or more"
+            f"ask for {len(members)} or more with --examples"
         )
     rng = np.random.default_rng(seed)
     left = examples

@@ -41,12 +41,7 @@ def train_batches(
     one size. A split smaller than that is one batch. Starting later gives exactly the batches that were left.
     Raises WrongUse where the crop padding is not smaller than the images.
     """
-    side = min(split.images.shape[1:3])
-    if augmentation.crop_padding >= side:
-        raise WrongUse(
-            f"--crop-padding {augmentation.crop_padding} is too much for images of {side} px: "
-            f"expected 0 to {side - 1}; {side // 8} is usual"
-        )
+    check_augmentation(split, augmentation)
     size = min(batch_size, len(split))
     order = np.random.default_rng([seed, epoch]).permutation(len(split))
 
@@ -60,6 +55,16 @@ def train_batches(
 
     numbers = range(start_batch, steps_per_epoch(len(split), batch_size))
     return _batches(numbers, pick, (*_signature(split, size), tf.TensorSpec([2], tf.int32)), prepare)
+
+
+def check_augmentation(split: Split, augmentation: Augmentation) -> None:
+    """Raise WrongUse where the crop padding is not smaller than the images."""
+    side = min(split.images.shape[1:3])
+    if augmentation.crop_padding >= side:
+        raise WrongUse(
+            f"--crop-padding {augmentation.crop_padding} is too much for images of {side} px: "
+            f"expected 0 to {side - 1}; {side // 8} is usual"
+        )
 
 
 def eval_batches(split: Split, *, batch_size: int, image_size: int, preprocessing: Preprocessing) -> tf.data.Dataset:

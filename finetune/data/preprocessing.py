@@ -34,7 +34,8 @@ class Preprocessing:
 
 # The means are those of the ImageNet training set: in [0, 255] as the VGG authors published them, in [0, 1] as
 # torchvision does. `vgg` is slim's vgg_preprocessing (VGG, ResNet v1), `inception` its inception_preprocessing;
-# `inception`, `caffe` and `torch` are the modes tf, caffe and torch of keras.applications.imagenet_utils.
+# `inception`, `caffe` and `torch` are the modes tf, caffe and torch of keras.applications.imagenet_utils. `densenet` is
+# that of DenseNet for slim (pudae/tensorflow-densenet preprocessing/densenet_preprocessing.py), `torch` but for 3 %.
 PREPROCESSINGS = {
     one.name: one
     for one in (
@@ -42,6 +43,7 @@ PREPROCESSINGS = {
         Preprocessing("vgg", scale=1.0, mean=(123.68, 116.779, 103.939)),
         Preprocessing("caffe", scale=1.0, mean=(103.939, 116.779, 123.68), channels="bgr"),
         Preprocessing("torch", scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        Preprocessing("densenet", scale=1.0, mean=(123.68, 116.78, 103.94), std=(1 / 0.017,) * 3),
         Preprocessing("unit", scale=1 / 255),
         Preprocessing("raw", scale=1.0),
     )

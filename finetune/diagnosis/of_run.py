@@ -1,5 +1,6 @@
 """Diagnose the model of a run, and apply the remedy where the statistics are the cause."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,7 +72,7 @@ def diagnose(
         on_batch=on_batch,
         **_known(trained),
     )
-    diagnosis = Diagnosis(str(target), evidence, judge(evidence, target=str(target)))
+    diagnosis = Diagnosis(str(target), evidence, judge(evidence, target=shlex.quote(str(target))))
     if trained.path == trained.run.model_path:
         trained.run.write("bn.json", diagnosis.to_json())
     return diagnosis
@@ -137,6 +138,8 @@ def recalibrate_bn(
         raise WrongUse(f"--out {path} must end in .keras, the format it is written in")
     if path.exists():
         raise WrongUse(f"{path} is already there and is not overwritten: give another name with --out")
+    if not path.absolute().parent.is_dir():
+        raise WrongUse(f"--out {path}: there is no directory {path.parent}; make it, or give another name with --out")
     config = _at(trained.config, data_dir)
     dataset = models.load_data(config)
     check_classes(trained, dataset)
@@ -148,8 +151,8 @@ def recalibrate_bn(
     if differs(before, after) and after.accuracy < before.accuracy:
         raise FinetuneError(
             f"recalibrating makes {trained.path} worse ({before.accuracy:.1%} -> {after.accuracy:.1%} on test images): "
-            "the network was trained around its old statistics. Nothing was written; "
-            f"'finetune diagnose-bn {target}' names the cause"
+            "the network was trained around its old statistics. Nothing was written; for the cause: "
+            f"finetune diagnose-bn {shlex.quote(str(target))}"
         )
     models.save(trained.model, path)
     return Recalibration(before, after, len(subset), path)
@@ -157,11 +160,17 @@ def recalibrate_bn(
 
 def check_classes(trained: models.Trained, dataset: Dataset) -> None:
     """FinetuneError where the data's classes are not those the model was trained for."""
+    outputs, names = trained.model.output_shape[-1], list(dataset.class_names)
+    if outputs != len(names):
+        raise FinetuneError(
+            f"{trained.path} has {outputs} outputs, but the data has {len(names)} classes: give the data of the run, "
+            "or put the model beside its own config.json"
+        )
     if trained.run.status == "done":
-        expected = trained.run.read("result.json")["class_names"]
-        if list(dataset.class_names) != expected:
+        expected = trained.run.read("result.json", "class_names")["class_names"]
+        if names != expected:
             raise FinetuneError(
-                f"the data has classes {', '.join(dataset.class_names[:5])}..., but {trained.path} was trained for "
+                f"the data has classes {', '.join(names[:5])}..., but {trained.path} was trained for "
                 f"{', '.join(expected[:5])}...: give the data of the run"
             )
 
@@ -174,9 +183,9 @@ def _known(trained: models.Trained) -> dict[str, Any]:
     """What the run's records say about how the model came to be."""
     if trained.run.status != "done":
         return {}
-    result = trained.run.read("result.json")
+    result = trained.run.read("result.json", "bn", "proof")
     bn = result["bn"]
-    policies = {name for row in trained.run.read("freeze.json")["stages"] for name in row["bn"]}
+    policies = {name for row in trained.run.read("freeze.json", "stages")["stages"] for name in row["bn"]}
     recalibrated = bn["recalibrated"] or trained.path != trained.run.model_path
     return {
         "decay": None if recalibrated else bn["decay"],

@@ -2,7 +2,12 @@
 
 import keras
 
-SLIM_NAMES = {"kernel": "weights", "bias": "biases"}
+SLIM_NAMES = {
+    "kernel": "weights",
+    "bias": "biases",
+    "depthwise_kernel": "depthwise_weights",
+    "pointwise_kernel": "pointwise_weights",
+}
 """Keras's names for variables to slim's; BatchNorm's gamma, beta, moving_mean and moving_variance are the same."""
 
 

@@ -100,14 +100,21 @@ def depthwise_conv2d(x: keras.KerasTensor, size: int, scope: str, args: ArgScope
 
 
 def pool_and_logits(
-    x: keras.KerasTensor, outputs: int | None, args: ArgScope, *, pool: str, logits: str
+    x: keras.KerasTensor,
+    outputs: int | None,
+    args: ArgScope,
+    *,
+    pool: str,
+    logits: str,
+    fully_connected: bool = False,
 ) -> keras.KerasTensor:
     """`[batch, height, width, channels]` to features `[batch, channels]`, or with `outputs` to `[batch, outputs]`.
 
-    slim's logits are a 1x1 convolution with bias on the pooled `[batch, 1, 1, channels]`.
+    slim's logits are a 1x1 convolution with bias on the pooled `[batch, 1, 1, channels]`; `fully_connected` in a few.
     """
-    if outputs is None:
-        return keras.layers.GlobalAveragePooling2D(name=pool)(x)
+    if outputs is None or fully_connected:
+        x = keras.layers.GlobalAveragePooling2D(name=pool)(x)
+        return x if outputs is None else keras.layers.Dense(outputs, name=logits)(x)
     x = keras.layers.GlobalAveragePooling2D(keepdims=True, name=pool)(x)
     x = keras.layers.Conv2D(outputs, 1, kernel_initializer=args.initializer(), name=logits)(x)
     return keras.layers.Flatten(name=f"{logits}.squeeze")(x)

@@ -74,14 +74,14 @@ def train(
     evaluator = Evaluator(model)
     progress, best = _Progress(), {}
     if resume_from is not None:
-        progress = _Progress(**resume_from.progress)
+        progress = _continued(resume_from)
         put_back(model.variables, resume_from.arrays, "model")
         put_back(optimizer.variables, resume_from.arrays, "optimizer")
         best = {name: value for name, value in resume_from.arrays.items() if name.startswith("best/")}
 
     def save() -> None:
         arrays = model_arrays(model) | optimizer_arrays(optimizer) | best
-        observer.save(State(arrays, dataclasses.asdict(progress)))
+        observer.save(State(arrays, dataclasses.asdict(progress), config.to_json()))
 
     saved_at = time.monotonic()
     while progress.epoch < epochs and not _out_of_patience(progress, config):
@@ -121,6 +121,13 @@ def train(
     if best:
         put_back(model.variables, best, "best")
     return progress.history
+
+
+def _continued(state: State) -> _Progress:
+    try:
+        return _Progress(**state.progress)
+    except TypeError as error:
+        raise FinetuneError(f"state.npz is of another version ({error}): delete it to begin anew") from None
 
 
 def _close_epoch(progress: _Progress, optimizer: keras.optimizers.Optimizer, validation: Evaluation | None) -> None:

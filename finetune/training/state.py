@@ -1,7 +1,6 @@
 """Everything a resumed run needs to go on as if it had never stopped."""
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,37 +8,47 @@ from typing import Any
 import keras
 import numpy as np
 
+from finetune.config import RunConfig
 from finetune.errors import FinetuneError
+from finetune.files import read_arrays, write_arrays
 
-_PROGRESS = "progress"
+_NOTES = "notes"
+_ADVICE = "delete it, and the run can be resumed from its first epoch"
+_MAY_CHANGE = ("data_dir", "checkpoint")
+"""Settings a resumed run need not share with the one that was interrupted: where files lie now."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Arrays of the model and the optimizer, and where in the data the run stands (JSON values)."""
+    """Arrays of the model and the optimizer, where in the data the run stands, and its config (JSON values)."""
 
     arrays: dict[str, np.ndarray]
     progress: dict[str, Any]
+    settings: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write an `.npz` (the caller makes it atomic)."""
-        text = json.dumps(self.progress).encode()
-        with open(path, "wb") as file:
-            arrays: dict[str, Any] = {_PROGRESS: np.frombuffer(text, np.uint8), **self.arrays}
-            np.savez(file, **arrays)
+        """Write an `.npz`, atomically."""
+        text = json.dumps({"progress": self.progress, "settings": self.settings}).encode()
+        write_arrays(path, {_NOTES: np.frombuffer(text, np.uint8), **self.arrays})
 
     @classmethod
     def load(cls, path: Path) -> "State":
         """Read it back. FinetuneError where the file is damaged; nothing in it is ever unpickled."""
+        arrays = read_arrays(path, advice=_ADVICE)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            progress = json.loads(arrays.pop(_PROGRESS).tobytes())
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise FinetuneError(
-                f"{path} cannot be read ({error}): the run cannot be resumed; start it again in a new --run-dir"
-            ) from None
-        return cls(arrays, progress)
+            notes = json.loads(arrays.pop(_NOTES).tobytes())
+            return cls(arrays, dict(notes["progress"]), dict(notes["settings"]))
+        except (ValueError, KeyError, TypeError):
+            raise FinetuneError(f"{path} is damaged (it does not say where the run stands): {_ADVICE}") from None
+
+    def check_settings(self, config: RunConfig) -> None:
+        """FinetuneError where `config` is not the one the interrupted run had: resuming would be neither run."""
+        for name, value in json.loads(json.dumps(config.to_json())).items():
+            if name not in _MAY_CHANGE and value != self.settings.get(name):
+                raise FinetuneError(
+                    f"'{name}' is {value!r} in config.json, but the run was interrupted with "
+                    f"{self.settings.get(name)!r}: put it back, or start a new run with 'finetune run --config'"
+                )
 
 
 def model_arrays(model: keras.Model) -> dict[str, np.ndarray]:
@@ -56,9 +65,9 @@ def put_back(variables: list[Any], arrays: dict[str, np.ndarray], prefix: str) -
     """Assign the arrays named `prefix/position`; FinetuneError where they are another model's."""
     for index, variable in enumerate(variables):
         value = arrays.get(f"{prefix}/{index}")
-        if value is None or value.shape != tuple(variable.shape):
+        if value is None or value.shape != tuple(variable.shape) or value.dtype != np.array(variable).dtype:
             raise FinetuneError(
-                f"the saved state does not fit the run's {prefix} ({variable.path}): was config.json changed? "
-                "Start the run again in a new --run-dir"
+                f"the saved state does not fit the run's {prefix} ({variable.path}): the data or this program has "
+                f"changed since; {_ADVICE.replace('it', 'state.npz', 1)}"
             )
         variable.assign(value)

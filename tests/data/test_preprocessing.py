@@ -22,6 +22,7 @@ REFERENCES = {
     "torch": by_keras("torch"),
     # slim's vgg_preprocessing: _R_MEAN, _G_MEAN, _B_MEAN are subtracted, channels stay RGB.
     "vgg": lambda pixels: pixels - np.array([123.68, 116.779, 103.939]),
+    "densenet": lambda pixels: (pixels - np.array([123.68, 116.78, 103.94])) * 0.017,
     "unit": lambda pixels: pixels / 255.0,
     "raw": lambda pixels: pixels.astype(np.float32),
 }

@@ -54,7 +54,7 @@ def resnet_v1(
 
     blocks = _blocks(nets.resnet_v1_block, units, width)
     stem_of_slim = width == 64 and stem == "imagenet"
-    with _tf1(), slim.arg_scope(nets.resnet_arg_scope()):
+    with _tf1(), slim.arg_scope(nets.resnet_arg_scope(weight_decay=0.0)):
         placeholder, net = _stem(images, scope, None if stem_of_slim else own_stem, is_training)
         logits, _ = nets.resnet_v1(net, blocks, outputs, is_training, include_root_block=stem_of_slim, scope=scope)
         return _run(placeholder, images, logits, seed)
@@ -82,9 +82,26 @@ def resnet_v2(
         return slim.max_pool2d(net, [3, 3], stride=2, scope="pool1")
 
     blocks = _blocks(nets.resnet_v2_block, units, width)
-    with _tf1(), slim.arg_scope(nets.resnet_arg_scope()):
+    with _tf1(), slim.arg_scope(nets.resnet_arg_scope(weight_decay=0.0)):
         placeholder, net = _stem(images, scope, None if width == 64 else own_stem, is_training)
         logits, _ = nets.resnet_v2(net, blocks, outputs, is_training, include_root_block=width == 64, scope=scope)
+        return _run(placeholder, images, logits, seed)
+
+
+def inception(
+    name: str, images: np.ndarray, *, outputs: int, is_training: bool = False, seed: int = 0, **arguments: Any
+) -> SlimRun:
+    """Run slim's `inception_v1`, `inception_v2` or `inception_v3` on float32 `[batch, height, width, 3]`, undropped.
+
+    `arguments` are the function's own: `scope`, `depth_multiplier`, `create_aux_logits`, …
+    """
+    mend()
+    import tf_slim as slim
+    from tf_slim.nets import inception as nets
+
+    with _tf1(), slim.arg_scope(getattr(nets, f"{name}_arg_scope")(weight_decay=0.0)):
+        placeholder = tf.compat.v1.placeholder(tf.float32, images.shape)
+        logits, _ = getattr(nets, name)(placeholder, outputs, is_training, dropout_keep_prob=1.0, **arguments)
         return _run(placeholder, images, logits, seed)
 
 
@@ -136,9 +153,8 @@ def _run(placeholder: tf.Tensor, images: np.ndarray, logits: tf.Tensor, seed: in
     while features.op.type != "Conv2D":  # the logits' own convolution: before it lie the bias and the squeezing
         features = features.op.inputs[0]
     features = features.op.inputs[0]
-    rng = np.random.default_rng(seed)
     model = tf.compat.v1.global_variables()
-    values = {v.op.name: _random(v.op.name, v.shape.as_list(), rng) for v in model}
+    values = random_variables({v.op.name: v.shape.as_list() for v in model}, seed)
     with tf.compat.v1.Session() as session:
         # All at once: a session prunes the whole graph anew for every different fetch.
         initial = {variable.initializer.inputs[1]: values[variable.op.name] for variable in model}
@@ -147,10 +163,16 @@ def _run(placeholder: tf.Tensor, images: np.ndarray, logits: tf.Tensor, seed: in
     return SlimRun(values, *(array.reshape(len(images), -1) for array in run))
 
 
+def random_variables(shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndarray]:
+    """Values by slim's names: the same for the same names, in whatever order they come."""
+    rng = np.random.default_rng(seed)
+    return {name: _random(name, shapes[name], rng) for name in sorted(shapes)}
+
+
 def _random(name: str, shape: list[int], rng: np.random.Generator) -> np.ndarray:
     """Far from the initial values, so that a swap shows; gamma keeps 152 layers from drowning beta in growth."""
     kind = name.rsplit("/", 1)[-1]
-    if kind == "weights":
+    if kind.endswith("weights"):
         value = rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
     elif kind == "moving_variance":
         value = rng.uniform(0.5, 1.5, shape)

@@ -3,7 +3,7 @@
 import keras
 import pytest
 import slim_oracle
-from agreement import build_with, difference, random_images
+from agreement import Size, build_with, difference, random_images
 
 from finetune import networks
 from finetune.networks.names import slim_variables
@@ -19,7 +19,7 @@ UNITS = {
 
 
 @pytest.mark.parametrize("size", [64, 33, (40, 64)])
-def test_thin_networks_agree_with_slim(size: int | tuple[int, int]) -> None:
+def test_thin_networks_agree_with_slim(size: Size) -> None:
     images = random_images(size)
     slim = slim_oracle.resnet_v2(images, outputs=5, **THIN)
     model = build_with(slim.variables, "resnet_v2", size, THIN, outputs=5)
@@ -29,7 +29,7 @@ def test_thin_networks_agree_with_slim(size: int | tuple[int, int]) -> None:
     assert difference(features(images, training=False), slim.features) < 1e-5
 
 
-@pytest.mark.parametrize("size", [64, 33])
+@pytest.mark.parametrize("size", [33, pytest.param(64, marks=pytest.mark.slow)])
 def test_batch_statistics_normalise_as_in_slim(size: int) -> None:
     images = random_images(size, batch=8)
     slim = slim_oracle.resnet_v2(images, outputs=5, is_training=True, **THIN)

@@ -68,7 +68,7 @@ class _Layout:
 
 
 def _read_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    batch = read_pickle(read_bytes(path), path.name)
+    batch = read_pickle(read_bytes(path), str(path))
     pixels, labels = batch.get("data"), np.array(batch.get("labels", []))
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (_PIXELS,):
         raise _damaged(path, f"its 'data' is {_described(pixels)}", f"uint8 [n, {_PIXELS}]")
@@ -89,7 +89,7 @@ def _names_pickled(folder: Path) -> tuple[str, ...]:
     path = folder / "batches.meta"
     if not path.is_file():
         return CLASS_NAMES
-    names = read_pickle(read_bytes(path), path.name).get("label_names")
+    names = read_pickle(read_bytes(path), str(path)).get("label_names")
     if not isinstance(names, list) or not names or not all(isinstance(name, bytes | str) for name in names):
         raise _damaged(path, "it has no 'label_names'", "a list of text")
     return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names)

@@ -1,0 +1,104 @@
+"""Files that are there whole or not at all, and read with a message a person can act on."""
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.errors import FinetuneError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` with the same suffix; renamed onto it when the block ends well.
+
+    Whoever reads `path` sees the old file or the new one, whole. The temporary file never outlives the block,
+    unless the process is killed; the next writer of the same file then replaces it. An OSError from inside names
+    `path`, whether writing, closing or renaming has failed.
+    """
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary), temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically, whatever the locale."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """`value` as JSON. NaN and infinity become null: they are not JSON."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. FinetuneError where it is missing, not readable, not JSON or not an object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FinetuneError(f"{path} is missing: check the name, and that it was copied with the rest") from None
+    except IsADirectoryError:
+        raise FinetuneError(f"{path} is a directory: expected a JSON file; give a file in it") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FinetuneError(
+            f"{path} is not JSON ({error}): it is damaged or another kind of file; restore it from a copy"
+        ) from None
+    if not isinstance(value, dict):
+        raise FinetuneError(
+            f"{path} holds a JSON {_JSON_TYPES.get(type(value), 'number')}, expected an object {{...}}: it is "
+            "damaged or another kind of file"
+        )
+    return value
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an `.npz` atomically."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        content: dict[str, Any] = dict(arrays)
+        np.savez(file, **content)
+
+
+def read_arrays(path: Path, *, advice: str) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz`; nothing in it is ever unpickled.
+
+    Raises FileNotFoundError where there is none, FinetuneError ending in `advice` where it is damaged.
+    """
+    try:
+        if not zipfile.is_zipfile(path) and path.is_file():
+            raise ValueError("it is cut off, or no .npz at all")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        raise FinetuneError(f"{path} is damaged ({reason}): {advice}") from None
+
+
+_JSON_TYPES = {list: "list", str: "text", type(None): "null", bool: "true or false"}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

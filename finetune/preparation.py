@@ -1,0 +1,106 @@
+"""Everything a run needs in memory before its first step, checked as early as it can be."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import keras
+
+from checkpoints import catalog, store
+from checkpoints.errors import CheckpointError
+from finetune import backbone as backbones
+from finetune import batches, freezing, models
+from finetune import config as configs
+from finetune.batchnorm.policy import parse_bn_rule
+from finetune.classifier import attach_head
+from finetune.config import RunConfig
+from finetune.data.dataset import Dataset
+from finetune.data.preprocessing import find as find_preprocessing
+from finetune.progress import Display
+from finetune.training import defaults
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A completed config with its data, and a model whose switches are set as the plan says."""
+
+    config: RunConfig
+    dataset: Dataset
+    backbone: backbones.Backbone
+    model: keras.Model
+    plan: freezing.FreezePlan
+
+
+def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepared:
+    """Check `config`, read data and weights, build the model and plan what trains.
+
+    `load_weights=False` leaves random weights, which a resumed run replaces by its state. Says what was read once all
+    of it is known to fit together. Raises WrongUse, FinetuneError, CheckpointError.
+    """
+    spec = catalog.find(config.backbone)
+    configs.check(config)
+    freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
+    bn = [parse_bn_rule(text) for text in config.bn]
+    if config.preprocess is not None:
+        find_preprocessing(config.preprocess)
+    if config.image_size is not None:
+        backbones.check_image_size(spec, config.image_size)
+    dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
+    source_size = int(dataset.train.images.shape[1])
+    image_size = config.image_size or defaults.image_size(spec, source_size)
+    keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    backbone = backbones.load(
+        spec,
+        image_size=image_size,
+        checkpoint=Path(config.checkpoint) if config.checkpoint is not None else None,
+        from_scratch=config.from_scratch or not load_weights,
+        bn_epsilon=config.bn_epsilon,
+        progress=display.download,
+    )
+    model = attach_head(
+        backbone.model,
+        len(dataset.class_names),
+        dropout=config.dropout,
+        hidden=config.hidden,
+        seed=config.seed,
+    )
+    plan = freezing.resolve(
+        freezing.layer_infos(model, backbone.stages, backbone.scope),
+        freeze=freeze,
+        freeze_until=config.freeze_until,
+        bn=bn,
+    )
+    config = defaults.complete(
+        replace(config, image_size=image_size),
+        spec,
+        examples=len(dataset.train),
+        source_size=source_size,
+        everything=any(layer.trains for layer in plan.layers if layer.layer.stage != freezing.HEAD),
+    )
+    batches.check_augmentation(dataset.train, config)
+    freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on")
+    display.say(f"data: {dataset.source}: {len(dataset.train)} training, {len(dataset.test)} test images")
+    if backbone.report is not None:
+        display.say(f"weights: {backbone.report.summary()}")
+    display.plan(plan, config)
+    return Prepared(config, dataset, backbone, model, plan)
+
+
+def _data_and_weights(config: RunConfig, spec: catalog.BackboneSpec, display: Display, *, weights: bool) -> Dataset:
+    """The data, once both it and the weights are on this machine: offline, one message names every missing file."""
+    missing = []
+    try:
+        if weights and config.checkpoint is None:
+            store.locate(spec, with_head=False, progress=display.download)
+    except CheckpointError as error:
+        missing.append(error)
+    try:
+        dataset = models.load_data(config, progress=display.download)
+    except CheckpointError as error:
+        missing.append(error)
+    if missing:
+        raise CheckpointError("\n".join(str(error) for error in missing))
+    return dataset
