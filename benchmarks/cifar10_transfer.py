@@ -1,6 +1,6 @@
 """Real transfer on CIFAR-10 with real weights: ours with default settings against a plain Keras recipe.
 
-Every run is a process of its own, one after another; the plain recipe gets as much training time as our slower run took.
+Every run is a process of its own, one after another; the plain recipe gets as much training time as our slower run.
 """
 
 import json

@@ -89,6 +89,10 @@ def _train_and_finish(
     except (Interrupted, KeyboardInterrupt) as stopped:
         words = str(stopped) or "interrupted"
         raise Interrupted(f"{words}; continue with: {run.resume_command}") from None
+    except OSError as error:
+        if run.begun:
+            error.add_note(f"continue with: {run.resume_command}")
+        raise
 
 
 def _to_result(

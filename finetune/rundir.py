@@ -69,6 +69,11 @@ class RunDir:
         return "interrupted" if self.state_path.exists() else "started"
 
     @property
+    def begun(self) -> bool:
+        """Whether something was trained that a resumed run keeps."""
+        return self.state_path.exists() or (self.path / "metrics.jsonl").exists()
+
+    @property
     def resume_command(self) -> str:
         """What to type to continue it."""
         return f"finetune run --resume {shlex.quote(str(self.path))}"
@@ -120,9 +125,8 @@ class RunDir:
         try:
             yield
         except BaseException as error:
-            begun = self.state_path.exists() or (self.path / "metrics.jsonl").exists()
             stopped = isinstance(error, Interrupted) and (self.path / "config.json").exists()
-            if not begun and not stopped:
+            if not self.begun and not stopped:
                 shutil.rmtree(self.path, ignore_errors=True)
                 with suppress(OSError):  # where another run has moved in meanwhile
                     for parent in self._made:

@@ -66,13 +66,11 @@ def _fail(message: str, exit_code: int) -> NoReturn:
 
 def _os_error(error: OSError) -> str:
     where = f" {error.filename}" if error.filename else ""
+    then = "; ".join(getattr(error, "__notes__", ["repeat the command"]))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"the disk is full{where and ' while writing'}{where}: free some space; then repeat the command, or go on "
-            "with 'finetune run --resume RUN' where the run has begun"
-        )
+        return f"the disk is full{where and ' while writing'}{where}: free some space, then {then}"
     if error.errno == errno.EFBIG:
-        return f"the file{where} would be larger than is allowed: raise 'ulimit -f', or choose another disk"
+        return f"the file{where} would be larger than is allowed: raise the limit ('ulimit -f'), then {then}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission for{where}: choose another place, or change its owner or mode"
     return f"{error.strerror or error}{where and ':'}{where}"

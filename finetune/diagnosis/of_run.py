@@ -1,5 +1,7 @@
 """Diagnose the model of a run, and apply the remedy where the statistics are the cause."""
 
+import errno
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -57,7 +59,8 @@ def diagnose(
 ) -> Diagnosis:
     """Diagnose a run directory's model (or another `.keras` file in it) on the run's own data.
 
-    Writes `bn.json` into the run when the target is the run's own model. `data_dir` tells where the data is now.
+    Writes `bn.json` into the run when the target is the run's own model, unless the run may only be read, as somebody
+    else's. `data_dir` tells where the data is now.
     """
     trained = models.open_trained(target)
     config = _at(trained.config, data_dir)
@@ -74,7 +77,11 @@ def diagnose(
     )
     diagnosis = Diagnosis(str(target), evidence, judge(evidence, target=shlex.quote(str(target))))
     if trained.path == trained.run.model_path:
-        trained.run.write("bn.json", diagnosis.to_json())
+        try:
+            trained.run.write("bn.json", diagnosis.to_json())
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
     return diagnosis
 
 
@@ -140,6 +147,8 @@ def recalibrate_bn(
         raise WrongUse(f"{path} is already there and is not overwritten: give another name with --out")
     if not path.absolute().parent.is_dir():
         raise WrongUse(f"--out {path}: there is no directory {path.parent}; make it, or give another name with --out")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise FinetuneError(f"no permission to write {path}: give another place with --out")
     config = _at(trained.config, data_dir)
     dataset = models.load_data(config)
     check_classes(trained, dataset)

@@ -1,6 +1,6 @@
 """Inception v3 with slim's names, without the auxiliary head.
 
-Source: Szegedy et al. 2015 (arXiv:1512.00567), tf_slim/nets/inception_v3.py. tests/networks/test_slim_inception.py
+Source: Szegedy et al. 2015 (arXiv:1512.00567), tf_slim/nets/inception_v3.py. tests/networks/test_slim_inception_v3.py
 shows that the outputs equal tf_slim's. The dropout in front of slim's logits is not built: it only acts in training,
 and the head trained here is another. All convolutions start from slim's default initial weights.
 """
