@@ -213,7 +213,8 @@ assert finetune("run", "--resume", "killed") == 0
 
 
 def test_resumed_and_repeated_equal_unbroken_to_the_bit(tmp_path):
-    settings = [*SMALL.split(), "--dropout", "0.2", "--seed", "3", "--deterministic"]
+    extra = "--dropout 0.2 --freeze-until block1 --no-recalibrate-at-end --seed 3 --deterministic"
+    settings = [*SMALL.split(), *extra.split()]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
     with subprocess.Popen([sys.executable, "-c", REPEATS, *settings], **quiet) as repeats:
         with subprocess.Popen([*FINETUNE, "run", *settings, "--run-dir", "killed"], **quiet) as killed:
