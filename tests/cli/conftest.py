@@ -3,6 +3,8 @@
 import os
 import shlex
 import signal
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from finetune.cli import main
 from finetune.cli.display import ConsoleDisplay
+from finetune.data import sources
 
 SMALL = (
     "--backbone resnet_v1_demo --data demo-target --examples 100 --epochs 3 --image-size 16 --batch-size 20 "
@@ -28,6 +31,14 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
         str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
         for path in folder.rglob("*")
     }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawn_once() -> Iterator[None]:
+    """The generated images, half a second's work, once for all commands of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sources._GENERATED, "demo-target", cache(sources._GENERATED["demo-target"]))
+        yield
 
 
 @pytest.fixture(scope="session")
