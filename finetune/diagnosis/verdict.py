@@ -12,6 +12,8 @@ NOISE = 3.0
 """A difference of two accuracies counts when it is more than this many of its standard errors..."""
 LEAST_GAP = 0.01
 """...and more than this, as a fraction: smaller gaps are not what anybody loses weeks over."""
+LEAST_EXCESS = 1.0
+"""A loss this many nats, and twice the other loss, above it is not noise."""
 FORGOTTEN = 0.01
 """A share of source statistics under this is no longer there."""
 
@@ -54,7 +56,7 @@ def judge(evidence: BNEvidence, *, target: str) -> Verdict:
             f"finetune recalibrate-bn {target}",
         )
     lines += _statistics_lines(evidence)
-    if _better(test.recalibrated, test.is_training_false):
+    if _better(test.recalibrated, test.is_training_false) or _far_less_wrong(test):
         return _statistics_to_blame(evidence, lines, target)
     if _learnt_around(evidence):
         return Verdict(
@@ -149,6 +151,13 @@ def differs(a: Evaluation, b: Evaluation) -> bool:
 
 def _better(a: Evaluation, b: Evaluation) -> bool:
     return a.accuracy > b.accuracy and differs(a, b)
+
+
+def _far_less_wrong(test: ThreeWays) -> bool:
+    """A model too poor for its accuracy to tell may still be wrong by orders of magnitude under stale statistics."""
+    excess = test.is_training_false.loss - test.recalibrated.loss
+    far = excess > max(LEAST_EXCESS, 2 * test.recalibrated.loss)
+    return far and not _better(test.is_training_false, test.recalibrated)
 
 
 def _accuracy_lines(evidence: BNEvidence) -> list[str]:

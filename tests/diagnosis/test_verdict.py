@@ -51,6 +51,12 @@ CASES = {
         "layers": (layer(source=True),) * 2,
         "trained_with": "moving",
     },
+    "updates-never-ran-since-source: too poor for accuracy to tell": {
+        "test": ThreeWays(score(0.1, loss=8e4), score(0.12, loss=2.4), score(0.12, loss=2.5)),
+        "train": ThreeWays(score(0.1, loss=8e4), score(0.15, loss=2.3), score(0.15, loss=2.3)),
+        "layers": (layer(source=True),) * 2,
+        "updates": 0,
+    },
     "statistics-lag": {**BROKEN, "decay": 0.9997, "updates": 300},
     "statistics-lag: nothing of the start left": {"test": ways(0.548, 0.724, 0.725)},
     "trained-in-inference-mode": {"test": ways(0.51, 0.32, 0.33), "layers": (layer(initial=True),) * 2},
