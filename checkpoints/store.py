@@ -1,8 +1,6 @@
 """The weights of a catalogue row as a file on this machine."""
 
-import contextlib
 import importlib.resources
-from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoints import archive
@@ -13,7 +11,7 @@ from checkpoints.formats.location import only_checkpoint
 from checkpoints.spec import BackboneSpec
 from checkpoints.transport import Progress
 
-__all__ = ["Progress", "cache_dir", "fetch", "is_cached", "locate", "rich_progress"]
+__all__ = ["Progress", "cache_dir", "fetch", "is_cached", "locate"]
 
 
 def locate(spec: BackboneSpec, *, with_head: bool, progress: Progress | None = None) -> Path:
@@ -54,22 +52,3 @@ def _folder(spec: BackboneSpec) -> Path:
 
 def _bundled(name: str) -> Path:
     return Path(str(importlib.resources.files("checkpoints") / "bundled" / name))
-
-
-@contextlib.contextmanager
-def rich_progress(description: str) -> Iterator[Progress]:
-    """A bar on standard error, as a `Progress`; nothing is drawn before the first byte."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
-        tasks: list[TaskID] = []
-
-        def progress(done: int, total: int | None) -> None:
-            if not tasks:
-                tasks.append(bars.add_task(description, total=total))
-            bars.update(tasks[0], completed=done, total=total)
-
-        yield progress

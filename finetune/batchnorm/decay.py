@@ -11,11 +11,6 @@ def residual(decay: float, updates: int) -> float:
     return decay**updates
 
 
-def updates_until(decay: float, share: float = 0.01) -> int:
-    """Updates after which at most `share` of the start is left."""
-    return math.ceil(math.log(share) / math.log(decay))
-
-
 def auto_decay(steps_per_epoch: int, steps: int) -> float:
     """The decay for a run of `steps` updates.
 

@@ -94,11 +94,3 @@ def test_a_row_without_weights_is_said(server: Server) -> None:
 def test_nothing_here_imports_tensorflow_before_a_file_is_opened() -> None:
     code = "import sys, checkpoints.store, checkpoints.transfer; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
-def test_the_progress_bar_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with store.rich_progress("weights.h5") as progress:
-        progress(0, None)
-        progress(512, 1024)
-        progress(1024, 1024)
-    assert capsys.readouterr().out == ""
