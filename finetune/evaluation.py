@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 
-from finetune.batchnorm.layer import Statistics
-from finetune.batchnorm.statistics import Moments, forward, pool
+from finetune.batchnorm.statistics import Moments, pool
+from finetune.batchnorm.subject import Forward, Statistics, Subject
 
 Batches = Iterable[tuple[Any, Any, Any]]
 """(preprocessed images, labels, counted) of `finetune.data.pipeline.eval_batches`."""
@@ -81,19 +80,17 @@ def total(parts: Iterable[Evaluation]) -> Evaluation:
 
 
 class Evaluator:
-    """Evaluates one model, whose weights may change between calls; each kind of statistics is traced once.
+    """Evaluates one subject, whose weights may change between calls; each kind of statistics is traced once.
 
     Dropout is off, nothing is updated. `label_offset` is the logit of class 0 (1 for published heads with a
     background class). `on_batch` is called after every batch, for progress bars.
     """
 
-    def __init__(
-        self, model: keras.Model, *, label_offset: int = 0, on_batch: Callable[[], None] | None = None
-    ) -> None:
-        self._model = model
+    def __init__(self, subject: Subject, *, label_offset: int = 0, on_batch: Callable[[], None] | None = None) -> None:
+        self._subject = subject
         self._label_offset = label_offset
         self._on_batch = on_batch
-        self._forward: dict[Statistics, Callable[..., Any]] = {}
+        self._forward: dict[Statistics, Forward] = {}
 
     def evaluate(self, batches: Batches, statistics: Statistics = "moving") -> Evaluation:
         """`is_training=False` is `moving`, `is_training=True` is `batch`."""
@@ -113,7 +110,7 @@ class Evaluator:
 
     def _score(self, batches: Batches, statistics: Statistics) -> Iterator[tuple[Evaluation, Any]]:
         if statistics not in self._forward:
-            self._forward[statistics] = forward(self._model, statistics)
+            self._forward[statistics] = self._subject.forward(statistics)
         run = self._forward[statistics]
         for images, labels, counted in batches:
             logits, moments = run(images)

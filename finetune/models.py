@@ -13,7 +13,7 @@ import numpy as np
 
 from checkpoints import catalog
 from finetune import config as configs
-from finetune.batchnorm.statistics import Snapshot
+from finetune.batchnorm.subject import Snapshot
 from finetune.batchnorm.surgery import adopt, to_stock
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split, stratified_subset

@@ -9,7 +9,8 @@ import keras
 
 from finetune import batches, environment, models, proof
 from finetune import config as configs
-from finetune.batchnorm import decay, statistics
+from finetune.batchnorm import decay
+from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config import FORMAT_VERSION, RunConfig
 from finetune.data.dataset import Dataset
@@ -48,7 +49,7 @@ def start(
         if prepared.backbone.report is not None:
             run.write("load.json", prepared.backbone.report.to_json())
         run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests})
-        models.save_snapshot(run, statistics.snapshot(prepared.model))
+        models.save_snapshot(run, KerasSubject(prepared.model).snapshot())
         # Last: a directory without it is no run, and nothing would resume it half described.
         run.write("config.json", {"format_version": FORMAT_VERSION, **prepared.config.to_json()})
         _train_and_finish(run, prepared, display, digests, resume_from=None)
@@ -111,7 +112,7 @@ def _to_result(
         _recalibrate_updating(model, dataset, config)
     proved = proof.prove(digests, proof.digests(model), expected)
     display.say("evaluating on test images")
-    evaluator = Evaluator(model, on_batch=display.batch)
+    evaluator = Evaluator(KerasSubject(model), on_batch=display.batch)
     test = {
         "is_training_false": evaluator.evaluate(batches.evaluation(dataset.test, config), "moving"),
         "is_training_true": evaluator.evaluate(batches.evaluation(dataset.test, config), "batch"),
@@ -155,11 +156,12 @@ def _to_result(
 def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfig) -> None:
     """Recalibrate what the plan lets update; frozen statistics stay, to the bit."""
     fixed = {layer.name for layer in bn_layers(model) if not (layer.statistics == "batch" and layer.updates)}
-    before = statistics.snapshot(model)
+    subject = KerasSubject(model)
+    before = subject.snapshot()
     subset = models.training_subset(dataset.train, config, max(RECALIBRATION_IMAGES, len(dataset.class_names)))
-    statistics.recalibrate(model, (images for images, _, _ in batches.evaluation(subset, config)))
-    after = statistics.snapshot(model)
-    statistics.restore(model, {name: before[name] if name in fixed else after[name] for name in after})
+    recalibrate(subject, (images for images, _, _ in batches.evaluation(subset, config)))
+    after = subject.snapshot()
+    subject.restore({name: before[name] if name in fixed else after[name] for name in after})
 
 
 class _Recorder:

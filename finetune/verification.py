@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from checkpoints.catalog import BackboneSpec
 from checkpoints.transfer import LoadReport
 from finetune import backbone
+from finetune.batchnorm.statistics import KerasSubject
 from finetune.data import pipeline
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find as find_preprocessing
@@ -66,7 +67,7 @@ def verify(
     batches = pipeline.eval_batches(
         images, batch_size=25, image_size=spec.image_size, preprocessing=find_preprocessing(spec.preprocessing)
     )
-    evaluator = Evaluator(loaded.model, label_offset=spec.label_offset)
+    evaluator = Evaluator(KerasSubject(loaded.model), label_offset=spec.label_offset)
     return Verification(spec, loaded.report, evaluator.evaluate(batches))
 
 

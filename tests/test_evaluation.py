@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.data import pipeline
 from finetune.data.dataset import Split
@@ -51,7 +52,7 @@ def evaluator():
     inputs = keras.Input((4, 4, 3))
     x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs))
     logits = keras.layers.Dense(3)(keras.layers.Dropout(0.5)(keras.layers.Flatten()(x)))
-    return Evaluator(adopt(keras.Model(inputs, logits), unbiased=False))
+    return Evaluator(KerasSubject(adopt(keras.Model(inputs, logits), unbiased=False)))
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +81,8 @@ def test_batch_statistics_count_every_image_once_too(evaluator, split, batch_siz
 def test_label_offset_shifts_the_classes(evaluator, split):
     shifted = Split(split.images, np.minimum(split.labels, 1))
     batches = pipeline.eval_batches(shifted, batch_size=8, image_size=4, preprocessing=find("inception"))
-    logits = np.concatenate([evaluator._model(images, training=False) for images, _, _ in batches])
+    logits = np.concatenate([evaluator._subject.forward("moving")(images)[0] for images, _, _ in batches])
     kept = np.concatenate([np.asarray(counted) for _, _, counted in batches])
     labels = np.concatenate([np.asarray(labels) for _, labels, _ in batches])
     expected = int((logits[kept].argmax(1) == labels[kept] + 1).sum())
-    assert Evaluator(evaluator._model, label_offset=1).evaluate(batches).correct == expected
+    assert Evaluator(evaluator._subject, label_offset=1).evaluate(batches).correct == expected

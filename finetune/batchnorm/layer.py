@@ -1,11 +1,11 @@
 """The one BatchNorm layer that is trained here: which statistics normalise is an attribute, not a call argument."""
 
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-Statistics = Literal["batch", "moving"]
+from finetune.batchnorm.subject import Statistics
 
 
 class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]

@@ -5,7 +5,7 @@ inputs over many images. While a layer is measured, the layers below it normalis
 did in training; so the result depends on the batch size through them, and through nothing else.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,7 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune.batchnorm.layer import BatchNorm, Statistics
+from finetune.batchnorm.layer import BatchNorm
+from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics, Subject
 from finetune.batchnorm.surgery import bn_layers
 
 
@@ -36,31 +37,42 @@ class Moments:
         return Moments(count, mean, (squares + between) / count)
 
 
-Snapshot = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Layer name -> (moving mean, moving variance), float32 `[channels]`."""
+class KerasSubject:
+    """A Keras model adopted by `surgery.adopt`, as a `Subject`."""
 
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
 
-def snapshot(model: keras.Model) -> Snapshot:
-    """A copy of every moving statistic."""
-    return {layer.name: (np.array(layer.moving_mean), np.array(layer.moving_variance)) for layer in bn_layers(model)}
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return str(self._model.name)
 
+    @property
+    def outputs(self) -> int:
+        """Number of logits."""
+        return int(self._model.output_shape[-1])
 
-def restore(model: keras.Model, saved: Snapshot) -> None:
-    """Put a `snapshot` back."""
-    for layer in bn_layers(model):
-        mean, variance = saved[layer.name]
-        layer.moving_mean.assign(mean)
-        layer.moving_variance.assign(variance)
+    @property
+    def layers(self) -> list[BNInfo]:
+        """In the order of `bn_layers(model)`."""
+        return [BNInfo(layer.name, float(layer.epsilon)) for layer in bn_layers(self._model)]
 
+    def forward(self, statistics: Statistics) -> Forward:
+        """Without dropout and without updates; traced at once. Takes `[batch, height, width, 3]`."""
+        return forward(self._model, statistics)
 
-@contextmanager
-def kept(model: keras.Model) -> Iterator[None]:
-    """Whatever happens inside, also Ctrl-C, the moving statistics are afterwards what they were."""
-    saved = snapshot(model)
-    try:
-        yield
-    finally:
-        restore(model, saved)
+    def snapshot(self) -> Snapshot:
+        """A copy of every moving statistic."""
+        layers = bn_layers(self._model)
+        return {layer.name: (np.array(layer.moving_mean), np.array(layer.moving_variance)) for layer in layers}
+
+    def restore(self, saved: Snapshot) -> None:
+        """Put a `snapshot` back."""
+        for layer in bn_layers(self._model):
+            mean, variance = saved[layer.name]
+            layer.moving_mean.assign(mean)
+            layer.moving_variance.assign(variance)
 
 
 def forward(
@@ -108,16 +120,20 @@ def pool(
     return pooled
 
 
-def write(model: keras.Model, pooled: list[Moments]) -> None:
+def write(subject: Subject, pooled: list[Moments]) -> None:
     """Make pooled statistics the moving ones."""
-    for layer, moments in zip(bn_layers(model), pooled, strict=True):
-        layer.moving_mean.assign(moments.mean.astype(np.float32))
-        layer.moving_variance.assign(moments.variance.astype(np.float32))
+    names = [layer.name for layer in subject.layers]
+    subject.restore(
+        {
+            name: (moments.mean.astype(np.float32), moments.variance.astype(np.float32))
+            for name, moments in zip(names, pooled, strict=True)
+        }
+    )
 
 
-def recalibrate(model: keras.Model, images: Iterable[tf.Tensor]) -> list[Moments]:
+def recalibrate(subject: Subject, images: Iterable[tf.Tensor]) -> list[Moments]:
     """Measure over `images` (preprocessed batches) and make that the moving statistics; returns what was pooled."""
-    measure = forward(model, "batch")
+    measure = subject.forward("batch")
     pooled = pool(measure(batch)[1] for batch in images)
-    write(model, pooled)
+    write(subject, pooled)
     return pooled

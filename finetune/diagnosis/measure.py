@@ -3,18 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-import keras
-import numpy as np
-
-from finetune.batchnorm.statistics import Snapshot, kept, write
-from finetune.batchnorm.surgery import bn_layers
+from finetune.batchnorm.statistics import write
+from finetune.batchnorm.subject import Snapshot, Subject, kept
 from finetune.diagnosis.evidence import BNEvidence, ThreeWays, drift
 from finetune.errors import FinetuneError
 from finetune.evaluation import Batches, Evaluator
 
 
 def examine(
-    model: keras.Model,
+    subject: Subject,
     *,
     test: Callable[[], Batches],
     train: Callable[[], Batches],
@@ -22,29 +19,30 @@ def examine(
     on_batch: Callable[[], None] | None = None,
     **known: Any,
 ) -> BNEvidence:
-    """Evaluate an adopted model on `test` and on a training subset.
+    """Evaluate `subject` on `test` and on a training subset.
 
     `train` must give its images in a random order: batches of one class have no statistics worth pooling.
     `source` are the moving statistics training started from; `known` the fields of `BNEvidence` that come from the
-    run's records. The model is left as it was, also after Ctrl-C. Raises FinetuneError where it has no BatchNorm.
+    run's records. The subject is left as it was, also after Ctrl-C. Raises FinetuneError where it has no BatchNorm.
     """
-    layers = bn_layers(model)
+    layers = subject.layers
     if not layers:
         raise FinetuneError(
-            f"the model '{model.name}' has no BatchNormalization layer: there is nothing for diagnose-bn to examine; "
+            f"the model '{subject.name}' has no BatchNormalization layer: there is nothing for diagnose-bn to examine; "
             "use 'finetune evaluate' for its accuracy"
         )
-    evaluator = Evaluator(model, on_batch=on_batch)
-    with kept(model):
+    evaluator = Evaluator(subject, on_batch=on_batch)
+    with kept(subject):
         test_false = evaluator.evaluate(test(), "moving")
         train_false = evaluator.evaluate(train(), "moving")
         test_true = evaluator.evaluate(test(), "batch")
         # The pass that scores the training subset with batch statistics also pools them.
         train_true, pooled = evaluator.measure(train())
+        moving = subject.snapshot()
         drifts = tuple(
             drift(
                 layer.name.replace(".", "/"),
-                (np.array(layer.moving_mean), np.array(layer.moving_variance)),
+                moving[layer.name],
                 (moments.mean, moments.variance),
                 values=moments.count,
                 epsilon=layer.epsilon,
@@ -52,13 +50,13 @@ def examine(
             )
             for layer, moments in zip(layers, pooled, strict=True)
         )
-        write(model, pooled)
+        write(subject, pooled)
         test_recalibrated = evaluator.evaluate(test(), "moving")
         train_recalibrated = evaluator.evaluate(train(), "moving")
     return BNEvidence(
         test=ThreeWays(test_false, test_true, test_recalibrated),
         train=ThreeWays(train_false, train_true, train_recalibrated),
-        classes=model.output_shape[-1],
+        classes=subject.outputs,
         layers=drifts,
         **known,
     )

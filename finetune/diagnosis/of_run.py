@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune import batches, models
-from finetune.batchnorm.layer import Statistics
-from finetune.batchnorm.statistics import recalibrate
+from finetune.batchnorm.statistics import KerasSubject, recalibrate
+from finetune.batchnorm.subject import Statistics
 from finetune.batchnorm.surgery import bn_layers
 from finetune.data.dataset import Dataset, Split
 from finetune.diagnosis.evidence import SCHEMA_VERSION, BNEvidence
@@ -68,7 +68,7 @@ def diagnose(
     check_classes(trained, dataset)
     subset = models.training_subset(dataset.train, config, images)
     evidence = examine(
-        trained.model,
+        KerasSubject(trained.model),
         test=lambda: batches.evaluation(dataset.test, config),
         train=lambda: batches.evaluation(subset, config),
         source=models.load_snapshot(trained.run),
@@ -101,7 +101,9 @@ def evaluate_run(
     images: Split | None = getattr(dataset, split)
     if images is None:
         raise FinetuneError(f"{target} has no validation images: it ran with --validation 0; use --split test")
-    return Evaluator(trained.model, on_batch=on_batch).evaluate(batches.evaluation(images, config), statistics)
+    return Evaluator(KerasSubject(trained.model), on_batch=on_batch).evaluate(
+        batches.evaluation(images, config), statistics
+    )
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,10 @@ def recalibrate_bn(
     dataset = models.load_data(config)
     check_classes(trained, dataset)
     subset = models.training_subset(dataset.train, config, images)
-    evaluator = Evaluator(trained.model, on_batch=on_batch)
+    subject = KerasSubject(trained.model)
+    evaluator = Evaluator(subject, on_batch=on_batch)
     before = evaluator.evaluate(batches.evaluation(dataset.test, config))
-    recalibrate(trained.model, (batch for batch, _, _ in batches.evaluation(subset, config)))
+    recalibrate(subject, (batch for batch, _, _ in batches.evaluation(subset, config)))
     after = evaluator.evaluate(batches.evaluation(dataset.test, config))
     if differs(before, after) and after.accuracy < before.accuracy:
         raise FinetuneError(

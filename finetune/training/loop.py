@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from finetune import batches
+from finetune.batchnorm.statistics import KerasSubject
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, Interrupted
@@ -71,7 +72,7 @@ def train(
     variables = model.trainable_variables
     optimizer = optimizers.build(config, variables, steps=per_epoch * epochs)
     step = train_step(model, optimizer, variables, label_smoothing=config.label_smoothing)
-    evaluator = Evaluator(model)
+    evaluator = Evaluator(KerasSubject(model))
     progress, best = _Progress(), {}
     if resume_from is not None:
         progress = _continued(resume_from)

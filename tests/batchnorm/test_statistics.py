@@ -6,7 +6,8 @@ import pytest
 
 from finetune.batchnorm import statistics
 from finetune.batchnorm.layer import BatchNorm
-from finetune.batchnorm.statistics import Moments
+from finetune.batchnorm.statistics import KerasSubject, Moments
+from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import adopt, bn_layers, to_stock
 
 
@@ -48,32 +49,32 @@ def test_first_layer_equals_numpy_over_the_same_images_however_they_are_split(mo
     first = keras.Model(model.input, model.get_layer("first").output)
     inputs = np.concatenate([first(x).numpy() for x in batches()]).astype(np.float64)
     for sizes in ((16, 16, 16), (48,), (10, 30, 8)):
-        with statistics.kept(model):
-            pooled = statistics.recalibrate(model, batches(sizes))
+        with kept(KerasSubject(model)):
+            pooled = statistics.recalibrate(KerasSubject(model), batches(sizes))
         np.testing.assert_allclose(pooled[0].mean, inputs.mean((0, 1, 2)), rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(pooled[0].variance, inputs.var((0, 1, 2)), rtol=1e-6)
         assert pooled[0].count == 48 * 36
 
 
 def test_recalibrating_makes_the_pooled_statistics_the_moving_ones(model):
-    with statistics.kept(model):
-        pooled = statistics.recalibrate(model, batches())
+    with kept(KerasSubject(model)):
+        pooled = statistics.recalibrate(KerasSubject(model), batches())
         for layer, moments in zip(bn_layers(model), pooled, strict=True):
             np.testing.assert_array_equal(layer.moving_mean, moments.mean.astype(np.float32))
             np.testing.assert_array_equal(layer.moving_variance, moments.variance.astype(np.float32))
 
 
 def test_kept_restores_also_after_an_interrupt(model):
-    before = statistics.snapshot(model)
+    before = KerasSubject(model).snapshot()
 
     def interrupted():
-        with statistics.kept(model):
-            statistics.recalibrate(model, batches())
+        with kept(KerasSubject(model)):
+            statistics.recalibrate(KerasSubject(model), batches())
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    after = statistics.snapshot(model)
+    after = KerasSubject(model).snapshot()
     for name, (mean, variance) in before.items():
         np.testing.assert_array_equal(mean, after[name][0])
         np.testing.assert_array_equal(variance, after[name][1])

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from finetune.batchnorm import statistics
+from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.data import pipeline
 from finetune.data.dataset import Split
@@ -41,7 +41,7 @@ def batches(images):
 def test_three_ways_and_the_model_is_left_as_it_was():
     tested, test, train = model(), split(0, 300), split(1, 600)
     before = [np.array(v) for v in tested.variables]
-    evidence = examine(tested, test=batches(test), train=batches(train), updates=0, decay=0.9)
+    evidence = examine(KerasSubject(tested), test=batches(test), train=batches(train), updates=0, decay=0.9)
     # Raw brightness is far above every mean the moving statistics know: everything is called class 2.
     assert evidence.test.is_training_false.accuracy == pytest.approx(np.mean(test.labels == 2))
     assert evidence.test.is_training_true.accuracy > 0.9
@@ -64,7 +64,7 @@ def test_three_ways_and_the_model_is_left_as_it_was():
 def test_left_as_it_was_also_after_ctrl_c():
     tested, images = model(), split(0, 120)
     bn_layers(tested)[0].moving_mean.assign([1.0, 2.0, 3.0])
-    before, calls = statistics.snapshot(tested), []
+    before, calls = KerasSubject(tested).snapshot(), []
 
     def interrupt():
         calls.append(1)
@@ -72,15 +72,15 @@ def test_left_as_it_was_also_after_ctrl_c():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        examine(tested, test=batches(images), train=batches(images), on_batch=interrupt)
-    np.testing.assert_array_equal(statistics.snapshot(tested)["scope.bn"][0], before["scope.bn"][0])
+        examine(KerasSubject(tested), test=batches(images), train=batches(images), on_batch=interrupt)
+    np.testing.assert_array_equal(KerasSubject(tested).snapshot()["scope.bn"][0], before["scope.bn"][0])
 
 
 def test_a_model_without_batchnorm_is_said_to_have_none():
     inputs = keras.Input((6, 6, 3))
     plain = adopt(keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs))), unbiased=False)
     with pytest.raises(FinetuneError, match="no BatchNormalization layer"):
-        examine(plain, test=batches(split(0, 30)), train=batches(split(0, 30)))
+        examine(KerasSubject(plain), test=batches(split(0, 30)), train=batches(split(0, 30)))
 
 
 def test_drift_compares_with_the_source_bit_by_bit():

@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 
 from finetune import freezing, networks, proof
-from finetune.batchnorm import statistics
 from finetune.batchnorm.policy import POLICIES, Rule
+from finetune.batchnorm.statistics import KerasSubject
+from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head
 from finetune.config import RunConfig
@@ -92,7 +93,7 @@ def test_truth_table(build, updates):
 def normalisers(model, layers, images):
     """Which statistics each layer normalised by in a training forward pass, judged by NumPy in float64."""
     probe = keras.Model(model.input, [tensor for layer in layers for tensor in (layer.input, layer.output)])
-    with statistics.kept(model):
+    with kept(KerasSubject(model)):
         tensors = [np.asarray(tensor, np.float64) for tensor in probe(images, training=True)]
     found = {}
     for layer, inputs, outputs in zip(layers, tensors[::2], tensors[1::2], strict=True):

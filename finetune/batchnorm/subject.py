@@ -1,0 +1,63 @@
+"""What can be evaluated and examined under either kind of statistics: a Keras model of ours, a TF1 graph, ..."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+Statistics = Literal["batch", "moving"]
+
+Snapshot = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Layer name -> (moving mean, moving variance), float32 `[channels]`."""
+
+Forward = Callable[[Any], tuple[Any, Sequence[tuple[Any, Any, Any]]]]
+"""Preprocessed images `[batch, ...]` to logits `[batch, outputs]` and, under batch statistics, what each BN layer
+saw: (mean, population variance, N) in the order of `Subject.layers`, float64 where it matters."""
+
+
+@dataclass(frozen=True)
+class BNInfo:
+    """A BN layer of a subject. `name` is the key of its statistics, unique in the subject."""
+
+    name: str
+    epsilon: float
+
+
+class Subject(Protocol):
+    """A network without dropout whose BN layers can be run under batch or moving statistics.
+
+    `forward` never updates anything; `restore` writes moving statistics (in memory only).
+    """
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def outputs(self) -> int:
+        """Number of logits."""
+
+    @property
+    def layers(self) -> Sequence[BNInfo]:
+        """Every BN layer, from the input to the output."""
+
+    def forward(self, statistics: Statistics) -> Forward:
+        """The network normalising by `statistics`."""
+
+    def snapshot(self) -> Snapshot:
+        """A copy of every moving statistic."""
+
+    def restore(self, saved: Snapshot) -> None:
+        """Make `saved` the moving statistics."""
+
+
+@contextmanager
+def kept(subject: Subject) -> Iterator[None]:
+    """Whatever happens inside, also Ctrl-C, the moving statistics are afterwards what they were."""
+    saved = subject.snapshot()
+    try:
+        yield
+    finally:
+        subject.restore(saved)
