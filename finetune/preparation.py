@@ -16,7 +16,7 @@ from finetune.config import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.progress import Display
-from finetune.training import defaults
+from finetune.training import advice, defaults
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +86,15 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
     if backbone.report is not None:
         display.say(f"weights: {backbone.report.summary()}")
     display.plan(plan, config)
+    per_epoch = batches.steps_per_epoch(dataset.train, config)
+    for concern in advice.warnings(
+        config,
+        spec,
+        batch_statistics=plan.uses_batch_statistics,
+        steps=per_epoch * (config.epochs or 0),
+        per_epoch=per_epoch,
+    ):
+        display.warn(concern)
     return Prepared(config, dataset, backbone, model, plan)
 
 

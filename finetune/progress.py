@@ -15,6 +15,9 @@ class Display(Protocol):
     def say(self, text: str) -> None:
         """A line about what happens now."""
 
+    def warn(self, text: str) -> None:
+        """A concern that does not stop the run."""
+
     def plan(self, plan: FreezePlan, config: RunConfig) -> None:
         """What trains and which statistics each stage uses, before training."""
 
@@ -35,6 +38,9 @@ class Silent:
     """A display that shows nothing."""
 
     def say(self, text: str) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
         """Nothing."""
 
     def plan(self, plan: FreezePlan, config: RunConfig) -> None:

@@ -42,6 +42,10 @@ class ConsoleDisplay:
         """A line about what happens now."""
         self._console.print(text, markup=False)
 
+    def warn(self, text: str) -> None:
+        """A concern that does not stop the run."""
+        self._console.print(f"warning: {text}", style="yellow", markup=False)
+
     def plan(self, plan: FreezePlan, config: RunConfig) -> None:
         """What trains and which statistics each stage uses."""
         table = Table(box=None, pad_edge=False, header_style="bold")

@@ -1,0 +1,93 @@
+"""Plots as SVG for a page: text stays text, and ink takes the page's colour, so that they are readable in the dark.
+
+Matplotlib draws them through its object interface: no global state, no window.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+INK = "#123456"
+"""Stands for the page's text colour, which replaces it in the SVG."""
+# A "$" in a class name is a "$", not the start of a formula.
+matplotlib.rcParams["text.parse_math"] = False
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
+"""Paul Tol's bright scheme: told apart by colour-blind readers, on white and on black."""
+
+Series = Mapping[str, Sequence[float | None]]
+
+
+def axes(*, width: float = 6.4, height: float = 2.8, x: str = "", y: str = "") -> tuple[Figure, Axes]:
+    """An empty plot of `width` x `height` inches; x and y are the axes' labels with their units."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    plot = figure.add_subplot()
+    plot.set_xlabel(x, color=INK)
+    plot.set_ylabel(y, color=INK)
+    plot.tick_params(colors=INK, labelsize=9)
+    for name, spine in plot.spines.items():
+        spine.set_visible(name in ("left", "bottom"))
+        spine.set_color(INK)
+    plot.grid(axis="y", color=INK, alpha=0.15)
+    plot.set_axisbelow(True)
+    return figure, plot
+
+
+def bars(groups: Sequence[str], series: Series, *, y: str, percent: bool = False, title: str) -> Markup:
+    """Bars side by side in each group, with their figures above them; None leaves a gap."""
+    figure, plot = axes(y=y)
+    width = 0.8 / max(len(series), 1)
+    for index, (name, values) in enumerate(series.items()):
+        places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
+        heights = [value if value is not None else 0.0 for value in values]
+        drawn = plot.bar(places, heights, width * 0.92, label=name, color=COLOURS[index % len(COLOURS)])
+        words = ["" if value is None else f"{value:.1%}" if percent else f"{value:.3g}" for value in values]
+        plot.bar_label(drawn, words, color=INK, fontsize=8)
+    plot.set_xticks(range(len(groups)), groups)
+    if percent:
+        plot.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+        plot.set_ylim(0, 1.08)
+    _legend(plot)
+    return svg(figure, title)
+
+
+def lines(
+    x: Sequence[float], series: Series, *, x_label: str, y: str, title: str, log_x: bool = False, marks: bool = True
+) -> Markup:
+    """One line a series over `x`; None leaves a gap."""
+    figure, plot = axes(x=x_label, y=y)
+    for index, (name, values) in enumerate(series.items()):
+        heights = [float("nan") if value is None else value for value in values]
+        plot.plot(x, heights, marker="o" if marks else None, markersize=4, label=name, color=COLOURS[index % 7])
+    if log_x:
+        plot.set_xscale("log", base=2)
+        plot.set_xticks(list(x), [f"{value:g}" for value in x])
+    _legend(plot)
+    return svg(figure, title)
+
+
+def _legend(plot: Axes) -> None:
+    if len(plot.get_legend_handles_labels()[0]) > 1:
+        plot.legend(frameon=False, labelcolor=INK, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def svg(figure: Figure, title: str) -> Markup:
+    """The figure as an element of a page, scaled to its width; `title` is what a screen reader says."""
+    out = io.BytesIO()
+    # Text as text: smaller, searchable. The salt keeps the ids of several plots on one page apart.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    drawing = out.getvalue().decode("utf-8")
+    drawing = drawing[drawing.index("<svg") :].replace(INK, "currentColor")
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", drawing, count=1)
+    drawing = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', drawing, count=1)
+    label = Markup("<title>{}</title>").format(title)
+    return Markup(re.sub(r"(<svg[^>]*>)", lambda found: found[1] + str(label), drawing, count=1))

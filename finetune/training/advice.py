@@ -1,0 +1,40 @@
+"""What a run should be warned of before it starts: settings under which BatchNorm is known to mislead."""
+
+from checkpoints.catalog import BackboneSpec
+from finetune.batchnorm.decay import auto_decay, residual
+from finetune.config import RunConfig
+
+FORGOTTEN = 0.01
+"""Share of the starting statistics that may be left at the end of a run."""
+LEAST_BATCH = 16
+"""Under this many images batch statistics are noisy: the error rises (Wu & He 2018, arXiv 1803.08494, figure 1)."""
+
+
+def warnings(config: RunConfig, spec: BackboneSpec, *, batch_statistics: bool, steps: int, per_epoch: int) -> list[str]:
+    """One sentence a concern, for a completed config.
+
+    batch_statistics: whether any BN layer normalises by them in training. steps: of the whole run.
+    """
+    found = []
+    if batch_statistics and config.bn_updates == "off":
+        found.append(
+            "--bn-updates off: the moving statistics stay what they are while the weights move; test accuracy with "
+            "is_training=False will suffer, as where UPDATE_OPS are forgotten"
+        )
+    left = residual(float(config.bn_decay), steps)
+    if batch_statistics and config.bn_updates == "on" and left > FORGOTTEN and not config.recalibrate_at_end:
+        found.append(
+            f"--bn-decay {config.bn_decay:g} leaves {left:.0%} of the starting statistics after {steps} updates: "
+            f"give --bn-decay {auto_decay(per_epoch, steps):g} (or auto), more --epochs, or --recalibrate-at-end"
+        )
+    if batch_statistics and (config.batch_size or 0) < LEAST_BATCH:
+        found.append(
+            f"--batch-size {config.batch_size} is too small for batch statistics: give {LEAST_BATCH} or more, or "
+            "--bn freeze"
+        )
+    if not config.from_scratch and config.preprocess != spec.preprocessing:
+        found.append(
+            f"--preprocess {config.preprocess}, but the weights of {spec.id} were trained with {spec.preprocessing}: "
+            "leave --preprocess out unless you know better"
+        )
+    return found
