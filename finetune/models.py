@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from checkpoints import catalog
+from finetune import backbone as backbones
 from finetune import config as configs
 from finetune.batchnorm.subject import Snapshot
 from finetune.batchnorm.surgery import adopt, to_stock
@@ -65,7 +64,7 @@ def open_trained(target: Path) -> Trained:
         if run.status == "done" or path != run.model_path:
             advice = f"give another .keras file in {run}, or repeat the run with 'finetune run --config'"
         raise FinetuneError(f"{path} is missing: {advice}")
-    model = adopt(_load(path), unbiased=catalog.find(config.backbone).source != "keras")
+    model = adopt(_load(path), unbiased=backbones.find(config.backbone).source != "keras")
     if config.image_size and model.input_shape != (None, config.image_size, config.image_size, 3):
         raise FinetuneError(
             f"{path} takes {list(model.input_shape)}, expected images of {config.image_size} px as {where} says: it is "
@@ -75,19 +74,8 @@ def open_trained(target: Path) -> Trained:
 
 
 def _load(path: Path) -> keras.Model:
-    """A `.keras` file, in safe mode: no code in it is run."""
-    if not zipfile.is_zipfile(path):
-        raise FinetuneError(f"{path} is cut off, or no .keras file at all: copy it again, or train again")
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever its parts raise: zip, HDF5, JSON, ValueError
-        reason = str(error).partition("\n")[0]
-        if "unsafe" in reason or "arbitrary code" in reason:
-            raise FinetuneError(
-                f"refused: {path} holds Python code (a Lambda layer) that would run when it is loaded; expected stock "
-                "layers only, as 'finetune run' writes"
-            ) from None
-        raise FinetuneError(f"{path} cannot be loaded as a Keras model ({reason[:300]}): copy it again") from None
+    """A `.keras` file that classifies images, in safe mode."""
+    model = backbones.open_model(path)
     try:
         fits = [len(model.input_shape), len(model.output_shape)] == [4, 2] and isinstance(model.output_shape, tuple)
     except AttributeError:  # a model of its own class, not a graph

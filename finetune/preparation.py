@@ -5,7 +5,7 @@ from pathlib import Path
 
 import keras
 
-from checkpoints import catalog, store
+from checkpoints import store
 from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
 from finetune import batches, freezing, models
@@ -36,7 +36,7 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
     `load_weights=False` leaves random weights, which a resumed run replaces by its state. Says what was read once all
     of it is known to fit together. Raises WrongUse, FinetuneError, CheckpointError.
     """
-    spec = catalog.find(config.backbone)
+    spec = backbones.find(config.backbone)
     configs.check(config)
     freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
     bn = [parse_bn_rule(text) for text in config.bn]
@@ -98,7 +98,7 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
     return Prepared(config, dataset, backbone, model, plan)
 
 
-def _data_and_weights(config: RunConfig, spec: catalog.BackboneSpec, display: Display, *, weights: bool) -> Dataset:
+def _data_and_weights(config: RunConfig, spec: backbones.BackboneSpec, display: Display, *, weights: bool) -> Dataset:
     """The data, once both it and the weights are on this machine: offline, one message names every missing file."""
     missing = []
     try:

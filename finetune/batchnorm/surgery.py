@@ -1,5 +1,7 @@
 """Put our BatchNorm into any functional Keras model, and take it out again."""
 
+from typing import Any
+
 import keras
 
 from finetune.batchnorm.layer import BatchNorm
@@ -21,7 +23,7 @@ def adopt(model: keras.Model, *, unbiased: bool, epsilon: float | None = None) -
             config["epsilon"] = epsilon
         return BatchNorm.from_config({**config, "unbiased": unbiased})
 
-    return _copy_weights(model, keras.models.clone_model(model, clone_function=swap))
+    return copy_weights(model, keras.models.clone_model(model, clone_function=swap))
 
 
 def to_stock(model: keras.Model) -> keras.Model:
@@ -31,12 +33,14 @@ def to_stock(model: keras.Model) -> keras.Model:
     """
 
     def swap(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = {**layer.get_config(), "trainable": True}
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.Layer):  # the others are arithmetic between layers, such as `x / 127.5`
+            config["trainable"] = True
         if not isinstance(layer, BatchNorm):
             return layer.__class__.from_config(config)
         return keras.layers.BatchNormalization.from_config({k: v for k, v in config.items() if k not in _OURS})
 
-    return _copy_weights(model, keras.models.clone_model(model, clone_function=swap))
+    return copy_weights(model, keras.models.clone_model(model, clone_function=swap))
 
 
 def bn_layers(model: keras.Model) -> list[BatchNorm]:
@@ -44,7 +48,11 @@ def bn_layers(model: keras.Model) -> list[BatchNorm]:
     return [layer for layer in model.layers if isinstance(layer, BatchNorm)]
 
 
-def _copy_weights(source: keras.Model, target: keras.Model) -> keras.Model:
+def copy_weights(source: Any, target: Any) -> Any:
+    """Assign every variable of a model or layer to the same one of its copy `target`, and return that."""
     for old, new in zip(source.variables, target.variables, strict=True):
         new.assign(old)
+    for layer in target._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it computes with constants that it makes of its variables
     return target

@@ -60,11 +60,11 @@ def show(name: str, as_json: bool) -> None:
     """One row, with the stages and layer names that --freeze and --bn understand."""
     import dataclasses
 
-    from checkpoints.catalog import find
-
-    spec = find(name)
     load_tensorflow()
+    from finetune import backbone as sources
     from finetune import verification
+
+    spec = sources.find(name)
 
     stages = {
         stage: [layer.display for layer in infos] for stage, infos in verification.layers_with_variables(spec).items()
@@ -90,12 +90,12 @@ def show(name: str, as_json: bool) -> None:
 @options.QUIET
 def verify(name: str, checkpoint: Path | None, photos: Path | None, as_json: bool, quiet: bool) -> None:
     """Load a file of weights into the network, head included; with --photos, its ImageNet accuracy."""
-    from checkpoints.catalog import find
+    load_tensorflow()
+    from finetune import backbone as sources
+    from finetune import verification
     from finetune.cli.display import console_display
 
-    spec = find(name)
-    load_tensorflow()
-    from finetune import verification
+    spec = sources.find(name)
 
     with console_display(quiet=quiet or as_json) as display:
         result = verification.verify(spec, checkpoint=checkpoint, photos=photos, display=display)

@@ -1,4 +1,4 @@
-"""The only place where catalogue, network, weights and BatchNorm meet."""
+"""From a spec to a network with its weights, under our BatchNorm."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,0 +1,8 @@
+"""The only place where catalogue, network, weights and BatchNorm meet."""
+
+from checkpoints.catalog import BackboneSpec
+from finetune.backbone.keras_file import open_model
+from finetune.backbone.loading import Backbone, check_image_size, load
+from finetune.backbone.sources import find
+
+__all__ = ["Backbone", "BackboneSpec", "check_image_size", "find", "load", "open_model"]

@@ -1,0 +1,57 @@
+"""Whole Keras models on disk, `.keras` or `.h5`, opened without running any code in them."""
+
+import re
+import zipfile
+from pathlib import Path
+
+import keras
+
+from checkpoints.formats.location import HDF5_MAGIC, starts_with
+from finetune.errors import FinetuneError
+
+SUFFIXES = (".keras", ".h5", ".hdf5")
+
+
+def open_model(path: Path) -> keras.Model:
+    """A whole model from a `.keras` file or an `.h5` one, in safe mode: no code in it is run.
+
+    Raises FinetuneError where it is missing, damaged, weights only, or holds Python code or somebody's own classes.
+    """
+    if not path.is_file():
+        raise FinetuneError(f"there is no file {path}: expected a Keras model, .keras or .h5; check the name")
+    zipped = zipfile.is_zipfile(path)
+    if path.suffix not in SUFFIXES or not (zipped or starts_with(path, HDF5_MAGIC)):
+        raise FinetuneError(
+            f"{path} is cut off, or no Keras model at all: expected a whole model, .keras or .h5, as model.save writes "
+            "it; copy it again"
+        )
+    if zipped != (path.suffix == ".keras"):  # Keras tells the two apart by the name alone
+        raise FinetuneError(
+            f"{path} is {'a .keras archive' if zipped else 'an HDF5 file'} by its content: rename it to end in "
+            f"{'.keras' if zipped else '.h5'}"
+        )
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever its parts raise: zip, HDF5, JSON, ValueError
+        raise FinetuneError(_message(path, str(error).strip())) from None
+
+
+def _message(path: Path, reason: str) -> str:
+    if "unsafe" in reason or "arbitrary code" in reason:
+        return (
+            f"refused: {path} holds Python code (a Lambda layer) that would run when it is loaded; expected stock "
+            "layers only, as 'finetune run' writes. Put a stock layer in its place (keras.layers.Rescaling, "
+            "keras.layers.Activation, ...) and save the model again"
+        )
+    unknown = re.search(r"(?:Could not locate (?:class|function)|Unknown (?:layer|object):?) '([^']+)'", reason)
+    if unknown:
+        return (
+            f"refused: {path} needs the class '{unknown[1]}', which is not Keras's own: no code is taken from a model "
+            "file. Rebuild the model of stock Keras layers, set its weights, and save that"
+        )
+    if "No model config found" in reason:
+        return (
+            f"{path} holds weights without a model: expected a whole model, as model.save writes it. Weights of a "
+            "network in the catalogue are given as --backbone NAME --checkpoint PATH"
+        )
+    return f"{path} cannot be loaded as a Keras model ({reason.partition(chr(10))[0][:300]}): copy it again"

@@ -1,0 +1,144 @@
+"""Models inside models, as one flat graph: what plans, freezes and measures layers then sees every one of them."""
+
+from typing import Any
+
+import keras
+from keras.src.models.functional import Functional
+
+from finetune.batchnorm.surgery import copy_weights
+from finetune.errors import FinetuneError
+
+
+def flat(model: keras.Model, *, image_size: int | None = None, weights: bool = True) -> keras.Model:
+    """A functional copy of `model` in which no layer is a model: same outputs to the bit, weights copied.
+
+    `model` is functional or sequential, with one input `[batch, height, width, channels]` and one output; its parts
+    may be such models, to any depth. The copy takes float32 and, with `image_size`, images of that side in px.
+    Layers keep their names; where a nested model's clash with others', all of its get its name and "." in front.
+    A recorded `training=` of a nested model is left out: Keras 3 overrides it as well (keras-team/keras#20285).
+    `weights=False` leaves the copy freshly initialised.
+
+    Raises FinetuneError, naming the layer, for what has no graph to copy (subclassed models, layers with BatchNorm
+    inside), for BatchNorm used at several places, for several inputs or outputs, and where the layers do not take
+    images of `image_size`.
+    """
+    _check(model, "the model")
+    inputs, outputs = model.inputs, model.outputs
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        shapes = ", ".join(str(list(one.shape)) for one in inputs)
+        raise FinetuneError(
+            f"the model '{model.name}' takes {len(inputs)} inputs of shape {shapes}: expected one, of images "
+            "[batch, height, width, channels]"
+        )
+    if len(outputs) != 1:
+        raise FinetuneError(f"the model '{model.name}' has {len(outputs)} outputs: expected one")
+    shape = inputs[0].shape[1:]
+    if image_size is not None:
+        shape = (image_size, image_size, shape[-1])
+    copy = _Copy(weights)
+    images = keras.Input(shape, dtype="float32", name=copy.claimed(str(inputs[0].name)))
+    result = copy.of_model(model, [images], prefix="")
+    return keras.Model(images, result, name=model.name)
+
+
+def is_nested(layer: Any) -> bool:
+    """Whether a layer is a model itself."""
+    return isinstance(layer, keras.Model)
+
+
+class _Copy:
+    """One pass over a model and the models in it; `made` keeps a shared layer one layer."""
+
+    def __init__(self, weights: bool) -> None:
+        self._weights = weights
+        self._names: set[str] = set()
+        self._prefixes: dict[int, str] = {}
+        self._made: dict[int, Any] = {}
+
+    def claimed(self, name: str) -> str:
+        """`name`, or with a number where it is taken."""
+        number, free = 1, name
+        while free in self._names:
+            free, number = f"{name}_{number}", number + 1
+        self._names.add(free)
+        return free
+
+    def of_model(self, model: keras.Model, inputs: list[Any], *, prefix: str) -> Any:
+        """The output of `model`'s layers, copied, on `inputs`."""
+        if isinstance(model, keras.Sequential):
+            (x,) = inputs
+            for layer in model.layers:
+                x = self._called(layer, prefix, x)
+            return x
+        return model._run_through_graph(
+            inputs, call_fn=lambda operation, *args, **kwargs: self._called(operation, prefix, *args, **kwargs)
+        )
+
+    def _called(self, operation: Any, prefix: str, *args: Any, **kwargs: Any) -> Any:
+        if is_nested(operation):
+            _check(operation, f"layer '{prefix}{operation.name}'")
+            inputs = keras.tree.flatten(args) + [
+                value for name, value in kwargs.items() if name not in ("training", "mask")
+            ]
+            return self.of_model(operation, inputs, prefix=self._prefix(operation, prefix))
+        known = id(operation) in self._made
+        if known and isinstance(operation, keras.layers.BatchNormalization):
+            raise FinetuneError(
+                f"BatchNormalization '{operation.name}' is used at several places of the model: its statistics are "
+                "of none of them, which finetune does not handle; use a layer of its own at each place"
+            )
+        if not known:
+            self._made[id(operation)] = self._made_like(operation, prefix)
+        made = self._made[id(operation)]
+        try:
+            result = made(*args, **kwargs)
+            if not known and self._weights and isinstance(operation, keras.layers.Layer):
+                copy_weights(operation, made)
+        except Exception as error:  # Keras raises what its parts raise: ValueError, TypeError, of TensorFlow
+            reason = str(error).partition("\n")[0]
+            raise FinetuneError(
+                f"layer '{operation.name}' does not take what the layers before it give at this image size "
+                f"({reason[:200]}): give --image-size with the size the model was made for"
+            ) from None
+        return result
+
+    def _prefix(self, model: keras.Model, outer: str) -> str:
+        if id(model) not in self._prefixes:
+            names = {outer + layer.name for layer in model.layers if not is_nested(layer)}
+            clash = names & self._names
+            self._prefixes[id(model)] = f"{outer}{model.name}." if clash else outer
+        return self._prefixes[id(model)]
+
+    def _made_like(self, operation: Any, prefix: str) -> Any:
+        name = self.claimed(prefix + operation.name)
+        if not isinstance(operation, keras.layers.Layer):  # arithmetic on symbolic tensors, such as `x / 127.5`
+            made = type(operation).from_config(operation.get_config())
+            made.name = name
+            return made
+        if any(
+            isinstance(inner, keras.layers.BatchNormalization)
+            for inner in operation._flatten_layers(include_self=False)
+        ):
+            raise FinetuneError(
+                f"layer '{prefix}{operation.name}' ({type(operation).__name__}) has BatchNormalization inside, where "
+                "finetune cannot reach it: expected layers and functional or sequential models"
+            )
+        try:
+            return type(operation).from_config({**operation.get_config(), "name": name})
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise FinetuneError(
+                f"layer '{operation.name}' ({type(operation).__name__}) cannot be copied from its config "
+                f"({str(error).partition(chr(10))[0][:200]}): give its class a get_config that its __init__ takes"
+            ) from None
+
+
+def _check(model: Any, what: str) -> None:
+    """FinetuneError unless the graph of `model` is known: functional, or sequential and built."""
+    if isinstance(model, keras.Sequential):
+        if not model.built:
+            raise FinetuneError(f"{what} ('{model.name}') is not built: give it an Input, or save it once it was used")
+    elif not isinstance(model, Functional) or type(model).call is not Functional.call:
+        raise FinetuneError(
+            f"{what} ('{model.name}', {type(model).__name__}) is a subclassed model, whose layers are called by Python "
+            "code: expected a functional or sequential model; rebuild it as keras.Model(inputs, outputs)"
+        )

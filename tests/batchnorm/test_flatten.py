@@ -1,0 +1,187 @@
+"""Models inside models become one graph: the same outputs to the bit, every BatchNorm within reach."""
+
+import keras
+import numpy as np
+import pytest
+
+from finetune.batchnorm.flatten import flat
+from finetune.batchnorm.surgery import adopt, bn_layers, to_stock
+from finetune.errors import FinetuneError
+
+SIZE = 32
+
+
+BN = 9
+"""BN layers of `base`."""
+
+
+def base(name=None, seed=0):
+    """The first blocks of a network of keras.applications, with weights and statistics far from the initial."""
+    whole = keras.applications.MobileNetV2(input_shape=(SIZE, SIZE, 3), alpha=0.35, include_top=False, weights=None)
+    model = keras.Model(whole.input, whole.get_layer("block_2_add").output, name=name)
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_mean.assign(rng.normal(0, 0.1, layer.moving_mean.shape))
+            layer.moving_variance.assign(rng.uniform(0.5, 1.5, layer.moving_variance.shape))
+            layer.gamma.assign(rng.uniform(0.5, 1.5, layer.gamma.shape))
+    return model
+
+
+def guide():
+    """As Keras's transfer-learning guide writes it."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.Sequential([keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.1)], name="augment")(
+        inputs
+    )
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
+    x = base()(x, training=False)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dropout(0.2)(x)
+    return keras.Model(inputs, keras.layers.Dense(5)(x))
+
+
+def sequential():
+    """A Sequential of a Sequential, arithmetic before it, an adapted Normalization in it."""
+    normalization = keras.layers.Normalization()
+    normalization.adapt(np.random.default_rng(1).uniform(0, 255, (4, SIZE, SIZE, 3)).astype(np.float32))
+    inner = keras.Sequential([normalization, base(), keras.layers.GlobalAveragePooling2D()], name="features")
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.applications.mobilenet_v2.preprocess_input(inputs)[..., ::-1]
+    return keras.Model(inputs, keras.Sequential([inner, keras.layers.Dense(5)])(x))
+
+
+def two_towers():
+    """Two nested networks whose layers have the same names, one of them two models deep."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    deep_input = keras.Input((SIZE, SIZE, 3))
+    deep = keras.Model(deep_input, base("right", seed=2)(deep_input), name="deep")
+    x = keras.layers.Add()([base("left", seed=1)(inputs), deep(inputs)])
+    return keras.Model(inputs, keras.layers.Dense(5)(keras.layers.GlobalMaxPooling2D()(x)))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(3).uniform(0, 255, (3, SIZE, SIZE, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("build", "layers"), [(guide, BN), (sequential, BN), (two_towers, 2 * BN), (base, BN)])
+def test_flat_is_the_same_to_the_bit_and_shows_every_batchnorm(build, layers, images, tmp_path):
+    model = build()
+    expected = np.asarray(model(images, training=False))
+    copy = flat(model)
+    np.testing.assert_array_equal(np.asarray(copy(images, training=False)), expected)
+    assert not [layer.name for layer in copy.layers if isinstance(layer, keras.Model)]
+    adopted = adopt(copy, unbiased=False)
+    assert len(bn_layers(adopted)) == layers
+    np.testing.assert_allclose(np.asarray(adopted(images, training=False)), expected, atol=1e-5)
+    to_stock(adopted).save(tmp_path / "model.keras")
+    back = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(np.asarray(back(images, training=False)), expected)
+    assert np.asarray(model(images, training=False)).tobytes() == expected.tobytes()
+
+
+def test_names_are_kept_and_prefixed_only_where_they_clash():
+    names = [layer.name for layer in flat(guide()).layers]
+    assert {"random_flip", "random_rotation", "Conv1", "bn_Conv1", "block_2_add"} <= {
+        name.rstrip("0123456789").rstrip("_") if name.startswith("random") else name for name in names
+    }
+    towers = [layer.name for layer in flat(two_towers()).layers]
+    assert len(set(towers)) == len(towers)
+    assert ("left.Conv1" in towers) != ("right.Conv1" in towers)
+    assert "Conv1" in towers
+
+
+def test_augmentation_survives_and_acts_in_training_only(images):
+    copy = flat(guide())
+    kinds = [type(layer).__name__ for layer in copy.layers]
+    assert kinds[1:4] == ["RandomFlip", "RandomRotation", "Rescaling"]
+    augmented = keras.Model(copy.input, copy.layers[3].output)
+    assert not np.array_equal(augmented(images, training=True), augmented(images, training=False))
+
+
+def test_a_plain_layer_may_be_shared(images):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    shared = keras.layers.Conv2D(4, 3, padding="same")
+    x = shared(keras.layers.Conv2D(3, 3, padding="same")(inputs))
+    x = keras.layers.Concatenate()([x, shared(inputs)])
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    copy = flat(model)
+    assert len(copy.variables) == 4
+    np.testing.assert_array_equal(copy(images), model(images))
+
+
+def test_another_image_size_keeps_the_weights():
+    model = base()
+    copy = flat(model, image_size=64)
+    assert copy.input_shape == (None, 64, 64, 3)
+    for ours, theirs in zip(copy.variables, model.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not np.array_equal(flat(model, weights=False).variables[0], model.variables[0])
+
+
+class _Own(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = keras.layers.Conv2D(4, 3)
+
+    def call(self, x):
+        return self.conv(x)
+
+
+class _Block(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.bn = keras.layers.BatchNormalization()
+
+    def call(self, x):
+        return self.bn(x)
+
+
+def _with(layer):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    return keras.Model(inputs, layer(inputs))
+
+
+def _shared_bn():
+    inputs = keras.Input((SIZE, SIZE, 3))
+    bn = keras.layers.BatchNormalization(name="twice")
+    return keras.Model(inputs, bn(bn(inputs)))
+
+
+def _two_inputs():
+    a, b = keras.Input((SIZE, SIZE, 3)), keras.Input((SIZE, SIZE, 3))
+    return keras.Model([a, b], keras.layers.Add()([a, b]))
+
+
+def _two_outputs():
+    inputs = keras.Input((SIZE, SIZE, 3))
+    return keras.Model(inputs, [keras.layers.ReLU()(inputs), keras.layers.Softmax()(inputs)])
+
+
+def _flattened():
+    inputs = keras.Input((SIZE, SIZE, 3))
+    return keras.Model(inputs, keras.layers.Dense(2, name="fc")(keras.layers.Flatten()(inputs)))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: _with(_Own(name="mine")), r"layer 'mine' \('mine', _Own\) is a subclassed model"),
+        (lambda: _Own(name="mine"), r"the model \('mine', _Own\) is a subclassed model"),
+        (lambda: _with(_Block(name="block")), r"layer 'block' \(_Block\) has BatchNormalization inside"),
+        (_shared_bn, "BatchNormalization 'twice' is used at several places"),
+        (_two_inputs, "takes 2 inputs"),
+        (_two_outputs, "has 2 outputs"),
+        (lambda: keras.Sequential([keras.layers.Dense(2)], name="later"), r"'later'\) is not built"),
+        (lambda: keras.Sequential([keras.Input((7,)), keras.layers.Dense(2)]), r"1 inputs of shape \[None, 7\]"),
+    ],
+)
+def test_what_cannot_be_flattened_is_refused_by_name(build, message):
+    with pytest.raises(FinetuneError, match=message):
+        flat(build())
+
+
+def test_a_size_the_layers_do_not_take_is_refused_by_name():
+    with pytest.raises(FinetuneError, match=r"layer 'fc' .* image size"):
+        flat(_flattened(), image_size=64)
