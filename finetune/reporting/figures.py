@@ -50,11 +50,12 @@ def bars(groups: Sequence[str], series: Series, *, y: str, percent: bool = False
         drawn = plot.bar(places, heights, width * 0.92, label=name, color=COLOURS[index % len(COLOURS)])
         words = ["" if value is None else f"{value:.1%}" if percent else f"{value:.3g}" for value in values]
         plot.bar_label(drawn, words, color=INK, fontsize=8)
-    plot.set_xticks(range(len(groups)), groups)
+    crowded = len(groups) > 6
+    plot.set_xticks(range(len(groups)), groups, rotation=40 if crowded else 0, ha="right" if crowded else "center")
     if percent:
         plot.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
         plot.set_ylim(0, 1.08)
-    _legend(plot)
+    legend(plot)
     return svg(figure, title)
 
 
@@ -69,11 +70,12 @@ def lines(
     if log_x:
         plot.set_xscale("log", base=2)
         plot.set_xticks(list(x), [f"{value:g}" for value in x])
-    _legend(plot)
+    legend(plot)
     return svg(figure, title)
 
 
-def _legend(plot: Axes) -> None:
+def legend(plot: Axes) -> None:
+    """Names of the series above the plot, where there is more than one."""
     if len(plot.get_legend_handles_labels()[0]) > 1:
         plot.legend(frameon=False, labelcolor=INK, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
 

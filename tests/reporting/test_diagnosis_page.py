@@ -1,0 +1,96 @@
+"""The page of a diagnosis, as text and in a real browser."""
+
+import math
+
+import pytest
+
+from finetune.reporting import diagnosis
+
+LAYER = {
+    "values": 4096.0, "log_variance_ratio": 0.4, "at_initial": False, "at_source": False, "finite": True,
+    "negative": False, "batch_noise": 0.02, "share": 0.6, "dead_gamma": 0.0,
+}  # fmt: skip
+
+
+def report(**changes):
+    layers = [{**LAYER, "name": f"block{i}/conv<{i}>", "mean_shift": 0.1 * i} for i in range(1, 28)]
+    layers[3]["mean_shift"] = None  # what is not finite is null in JSON
+    ways = {"is_training_false": 0.412, "is_training_true": 0.8, "recalibrated": 0.805}
+    return {
+        "target": "runs/<script>alert(1)</script>",
+        "accuracy": {"test": ways, "train": {**ways, "is_training_true": 0.9}},
+        "examples": {"test": 1000, "train": 500},
+        "residual": 0.605,
+        "shares": [{"origin": "source", "share": 0.61, "residual": 0.02}],
+        "layers": layers,
+        "batches": {
+            "examples": 256, "is_training_true_by_size": {"1": 0.1, "2": 0.2, "8": 0.5, "32": 0.7, "128": 0.8},
+            "shuffled": 0.7, "grouped": 0.9, "is_training_false": 0.4,
+        },
+        "preprocessing": {
+            "current": "vgg", "examples": 128,
+            "trials": [{"name": f"way {i}", "accuracy": 0.5} for i in range(7)],
+        },
+        "verdict": {
+            "cause": "statistics-lag", "healthy": False, "sentence": "Decay 0.99 is too high for 50 updates.",
+            "evidence": ["test: 41.2%"], "not_because": ["not the preprocessing"],
+            "remedy": "finetune recalibrate-bn 'a b'",
+        },
+        **changes,
+    }  # fmt: skip
+
+
+def test_the_page_says_what_the_report_says_and_escapes_it():
+    html = diagnosis.page(report())
+    assert "statistics-lag" in html
+    assert "41.2%" in html
+    assert "<script" not in html
+    assert "block3/conv&lt;3&gt;" in html
+    assert html.count("<svg") == 6
+    assert "http://" not in html.replace("http://www.w3.org/", "")
+
+
+def test_a_page_without_further_checks_leaves_their_plots_out():
+    html = diagnosis.page(report(shares=[], batches=None, preprocessing=None))
+    assert "Batch size and order" not in html
+    assert "Preprocessing" not in html
+    assert html.count("<svg") == 2
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (400, False), (400, True)])
+def test_the_page_in_a_browser(browser, tmp_path, width, dark):
+    path = tmp_path / "page.html"
+    path.write_text(diagnosis.page(report()), encoding="utf-8")
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get(path.as_uri())
+    assert browser.get_log("browser") == []
+    assert browser.title.startswith("statistics-lag: runs/<script>")
+    # Nothing makes the page wider than the window: wide tables scroll by themselves.
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    ink, paper = (
+        browser.execute_script(f"return getComputedStyle(document.body).{k}") for k in ("color", "backgroundColor")
+    )
+    assert contrast(ink, paper) > 7
+    assert (brightness(paper) < 0.2) == dark
+    axis = browser.execute_script("return getComputedStyle(document.querySelector('svg text')).fill")
+    assert contrast(axis, paper) > 4.5
+    boxes = browser.execute_script(
+        "return [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().height)"
+    )
+    assert min(boxes) > 80
+
+
+def brightness(colour):
+    """Relative luminance of `rgb(r, g, b)` (WCAG 2.1)."""
+    parts = [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [part / 12.92 if part <= 0.03928 else math.pow((part + 0.055) / 1.055, 2.4) for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    low, high = sorted((brightness(one), brightness(other)))
+    return (high + 0.05) / (low + 0.05)
