@@ -2,7 +2,7 @@
 
 import math
 
-FEW_UPDATES = 50
+FEW_UPDATES = 100
 """Under this many updates no decay both forgets the source and averages enough: recalibrate at the end."""
 
 

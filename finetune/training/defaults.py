@@ -35,7 +35,8 @@ def complete(config: RunConfig, spec: BackboneSpec, *, examples: int, source_siz
         bn_epsilon=config.bn_epsilon,
         bn_decay=auto_decay(per_epoch, steps) if config.bn_decay == "auto" else config.bn_decay,
         recalibrate_at_end=(
-            config.bn_updates == "on" and steps < FEW_UPDATES
+            # Whoever gives a decay wants what it leads to.
+            config.bn_decay == "auto" and config.bn_updates == "on" and steps < FEW_UPDATES
             if config.recalibrate_at_end is None
             else config.recalibrate_at_end
         ),

@@ -1,0 +1,56 @@
+"""The decay atlas averages batch statistics itself, for all decays of one run: a run with that decay has the same."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune.batchnorm.statistics import KerasSubject
+from finetune.batchnorm.surgery import bn_layers
+from finetune.config import RunConfig
+from finetune.preparation import prepare
+from finetune.progress import Silent
+from finetune.training.loop import train
+
+PATH = Path(__file__).parents[1] / "benchmarks" / "decay_atlas" / "run.py"
+DECAYS = (0.5, 0.95)
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    spec = importlib.util.spec_from_file_location("decay_atlas", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def prepared(decay):
+    config = RunConfig(
+        "resnet_v1_demo", data="demo-target", examples=96, validation=0.0, image_size=32, batch_size=16, epochs=2,
+        bn_decay=decay, recalibrate_at_end=False,
+    )  # fmt: skip
+    return prepare(config, Silent(), load_weights=True)
+
+
+def test_averaged_statistics_are_those_of_a_run_with_that_decay(atlas):
+    one = prepared(0.5)
+    for layer in bn_layers(one.model):
+        layer.momentum = 0.0
+    averages = atlas.Averages(one.model, DECAYS)
+    train(one.model, one.dataset, one.config, averages)
+    for decay in DECAYS:
+        real = prepared(decay)
+        train(real.model, real.dataset, real.config, atlas.Averages(real.model, ()))
+        for name, (mean, variance) in KerasSubject(real.model).snapshot().items():
+            sigma = np.sqrt(variance + 1e-5)
+            assert np.max(np.abs(averages.moving[decay][name][0] - mean) / sigma) < 1e-3
+            np.testing.assert_allclose(averages.moving[decay][name][1], variance, rtol=1e-3)
+
+
+def test_a_column_has_exactly_its_updates(atlas):
+    for batch in atlas.BATCHES:
+        for updates in atlas.UPDATES:
+            images, epochs = atlas.plan(updates, batch)
+            assert images <= atlas.MOST_IMAGES
+            assert (images // batch) * epochs == updates
