@@ -17,7 +17,7 @@ def training(split: Split, config: RunConfig, *, epoch: int, start: int) -> Any:
         seed=config.seed,
         epoch=epoch,
         start_batch=start,
-        **_form(config),
+        **form(config),
     )
 
 
@@ -28,12 +28,12 @@ def check_augmentation(split: Split, config: RunConfig) -> None:
 
 def evaluation(split: Split, config: RunConfig) -> Any:
     """(images, labels, counted) in the data's own order, every image counted once, every batch full."""
-    return pipeline.eval_batches(split, **_form(config))
+    return pipeline.eval_batches(split, **form(config))
 
 
 def steps_per_epoch(split: Split, config: RunConfig) -> int:
     """Training steps in one epoch over `split`."""
-    return pipeline.steps_per_epoch(len(split), _form(config)["batch_size"])
+    return pipeline.steps_per_epoch(len(split), form(config)["batch_size"])
 
 
 def _augmentation(config: RunConfig) -> Augmentation:
@@ -43,7 +43,8 @@ def _augmentation(config: RunConfig) -> Augmentation:
     return Augmentation(crop_padding=padding or 0, flip=flip)
 
 
-def _form(config: RunConfig) -> dict[str, Any]:
+def form(config: RunConfig) -> dict[str, Any]:
+    """How a completed config takes its images: batch_size, image_size, preprocessing."""
     if config.batch_size is None or config.image_size is None or config.preprocess is None:
         raise ValueError("the config is not complete: call finetune.training.defaults.complete first")
     return {

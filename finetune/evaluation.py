@@ -51,6 +51,23 @@ class Evaluation:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One pass over images, in their order: the counts, and for each counted image its label and its prediction
+    (int64 `[examples]`, -1 where a logit is not finite); with batch statistics also what each BN layer saw, pooled."""
+
+    evaluation: Evaluation
+    labels: np.ndarray
+    predictions: np.ndarray
+    moments: list[Moments]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """bool `[examples]`."""
+        right: np.ndarray = self.labels == self.predictions
+        return right
+
+
 def count(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
     """Score logits `[batch, classes]` against labels int `[batch]`, in float64.
 
@@ -94,27 +111,39 @@ class Evaluator:
 
     def evaluate(self, batches: Batches, statistics: Statistics = "moving") -> Evaluation:
         """`is_training=False` is `moving`, `is_training=True` is `batch`."""
-        return total(part for part, _ in self._score(batches, statistics))
+        return self.examine(batches, statistics).evaluation
 
     def measure(self, batches: Batches) -> tuple[Evaluation, list[Moments]]:
         """Evaluate with batch statistics and pool, in the same pass, what each BN layer saw."""
+        passed = self.examine(batches, "batch")
+        return passed.evaluation, passed.moments
+
+    def examine(self, batches: Batches, statistics: Statistics) -> Pass:
+        """Evaluate, and keep what the same pass gives besides."""
         parts: list[Evaluation] = []
+        pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
         def moments() -> Iterator[Any]:
-            for part, layers in self._score(batches, "batch"):
+            for part, labels, predictions, layers in self._score(batches, statistics):
                 parts.append(part)
+                pairs.append((labels, predictions))
                 yield layers
 
         pooled = pool(moments())
-        return total(parts), pooled
+        labels, predictions = (np.concatenate(column) for column in zip(*pairs, strict=True))
+        return Pass(total(parts), labels, predictions, pooled)
 
-    def _score(self, batches: Batches, statistics: Statistics) -> Iterator[tuple[Evaluation, Any]]:
+    def _score(
+        self, batches: Batches, statistics: Statistics
+    ) -> Iterator[tuple[Evaluation, np.ndarray, np.ndarray, Any]]:
         if statistics not in self._forward:
             self._forward[statistics] = self._subject.forward(statistics)
         run = self._forward[statistics]
         for images, labels, counted in batches:
-            logits, moments = run(images)
+            raw, moments = run(images)
             chosen = np.asarray(counted)
-            yield count(np.asarray(logits)[chosen], np.asarray(labels)[chosen] + self._label_offset), moments
+            logits, own = np.asarray(raw)[chosen], np.asarray(labels)[chosen] + self._label_offset
+            predictions = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
+            yield count(logits, own), own, predictions, moments
             if self._on_batch:
                 self._on_batch()

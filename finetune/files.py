@@ -44,7 +44,7 @@ def write_text(path: Path, text: str) -> None:
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """`value` as JSON. NaN and infinity become null: they are not JSON."""
-    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -94,11 +94,12 @@ def read_arrays(path: Path, *, advice: str) -> dict[str, np.ndarray]:
 _JSON_TYPES = {list: "list", str: "text", type(None): "null", bool: "true or false"}
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """`value` with NaN and infinity replaced by None, all through its dicts and lists."""
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

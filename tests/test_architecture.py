@@ -16,6 +16,7 @@ ROOMS = {
     "progress": "run",
     "models": "run",
     "rundir": "run",
+    "scoring": "run",
     "proof": "run",
     "environment": "run",
     "verification": "run",

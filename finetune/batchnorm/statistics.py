@@ -20,11 +20,25 @@ from finetune.batchnorm.surgery import bn_layers
 
 @dataclass(frozen=True)
 class Moments:
-    """Pooled statistics of one layer's inputs: float64 `[channels]`, population variance, over `count` values."""
+    """Pooled statistics of one layer's inputs: float64 `[channels]`, population variance, over `count` values.
+
+    batches: how many batches they come from. between: the part of the variance that lies between the batches' means,
+    float64 `[channels]`.
+    """
 
     count: float
     mean: np.ndarray
     variance: np.ndarray
+    batches: int = 1
+    between: np.ndarray | float = 0.0
+
+    @property
+    def batch_spread(self) -> np.ndarray:
+        """Standard deviation of one batch's mean, `[channels]`; NaN where there was one batch only."""
+        if self.batches < 2:
+            return np.full_like(self.mean, np.nan)
+        spread: np.ndarray = np.sqrt(np.maximum(self.between, 0.0) * (self.batches / (self.batches - 1)))
+        return spread
 
     def merge(self, other: "Moments") -> "Moments":
         """Both samples as one, by the parallel formula (Chan, Golub & LeVeque 1979): exact where
@@ -32,9 +46,15 @@ class Moments:
         count = self.count + other.count
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / count)
-        squares = self.variance * self.count + other.variance * other.count
-        between = delta**2 * (self.count * other.count / count)
-        return Moments(count, mean, (squares + between) / count)
+        apart = delta**2 * (self.count / count) * (other.count / count)
+        mine, others = self.count / count, other.count / count
+        return Moments(
+            count,
+            mean,
+            self.variance * mine + other.variance * others + apart,
+            self.batches + other.batches,
+            self.between * mine + other.between * others + apart,
+        )
 
 
 class KerasSubject:
@@ -56,7 +76,15 @@ class KerasSubject:
     @property
     def layers(self) -> list[BNInfo]:
         """In the order of `bn_layers(model)`."""
-        return [BNInfo(layer.name, float(layer.epsilon)) for layer in bn_layers(self._model)]
+        return [
+            BNInfo(
+                layer.name,
+                float(layer.epsilon),
+                gamma=np.array(layer.gamma) if layer.scale else None,
+                beta=np.array(layer.beta) if layer.center else None,
+            )
+            for layer in bn_layers(self._model)
+        ]
 
     def forward(self, statistics: Statistics) -> Forward:
         """Without dropout and without updates; traced at once. Takes `[batch, height, width, 3]`."""

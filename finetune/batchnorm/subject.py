@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,10 +19,15 @@ saw: (mean, population variance, N) in the order of `Subject.layers`, float64 wh
 
 @dataclass(frozen=True)
 class BNInfo:
-    """A BN layer of a subject. `name` is the key of its statistics, unique in the subject."""
+    """A BN layer of a subject. `name` is the key of its statistics, unique in the subject.
+
+    gamma, beta: copies, float `[channels]`; None where the layer has none or they are not known.
+    """
 
     name: str
     epsilon: float
+    gamma: np.ndarray | None = field(default=None, compare=False, repr=False)
+    beta: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 class Subject(Protocol):

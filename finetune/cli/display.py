@@ -13,7 +13,6 @@ from finetune.config import RunConfig
 from finetune.freezing import FreezePlan
 
 if TYPE_CHECKING:
-    from finetune.diagnosis.of_run import Diagnosis
     from finetune.rundir import RunDir
 
 _STATISTICS = {"train": "batch, updating", "stats": "batch, updating", "freeze": "moving", "affine": "moving"}
@@ -142,22 +141,3 @@ def show_result(run: "RunDir", result: dict[str, Any]) -> None:
     )
     out.print(f"time           {result['train_seconds']:.0f} s training, peak {result['peak_memory_mib']:.0f} MiB")
     out.print(f"run            {run}", markup=False)
-
-
-def show_diagnosis(diagnosis: "Diagnosis") -> None:
-    """The table a person reads in ten seconds, then the verdict."""
-    evidence, verdict = diagnosis.evidence, diagnosis.verdict
-    out = Console(highlight=False, soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("accuracy", "is_training=False", "is_training=True", "recalibrated", "images"):
-        table.add_column(column, justify="left" if column == "accuracy" else "right")
-    for name, ways in (("test", evidence.test), ("training subset", evidence.train)):
-        figures = [ways.is_training_false, ways.is_training_true, ways.recalibrated]
-        table.add_row(name, *(f"{figure.accuracy:.1%}" for figure in figures), str(figures[0].examples))
-    out.print(table)
-    out.print()
-    out.print(f"{verdict.cause}: {verdict.sentence}", markup=False)
-    for line in verdict.evidence[2:]:
-        out.print(f"  - {line}", markup=False)
-    if verdict.remedy:
-        out.print(f"remedy: {verdict.remedy}", markup=False)

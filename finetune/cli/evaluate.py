@@ -33,7 +33,7 @@ def evaluate(target: Path, data_dir: Path | None, split: str, is_training: str, 
     from finetune.cli.display import console_display
 
     load_tensorflow()
-    from finetune.diagnosis.of_run import evaluate_run
+    from finetune.scoring import evaluate_run
 
     with console_display(quiet=quiet or as_json) as display:
         evaluation = evaluate_run(

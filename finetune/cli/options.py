@@ -51,7 +51,9 @@ CHECKPOINT = click.option(
 
 
 def emit(value: Any) -> None:
-    """Print the JSON object of `--json`, in ASCII: it is the same in every locale."""
+    """Print the JSON object of `--json`, in ASCII: it is the same in every locale. NaN and infinity become null."""
     import json
 
-    click.echo(json.dumps(value))
+    from finetune.files import finite
+
+    click.echo(json.dumps(finite(value), allow_nan=False))

@@ -25,10 +25,11 @@ def recalibrate_bn(
     from finetune.cli.display import console_display
 
     load_tensorflow()
-    from finetune.diagnosis.of_run import recalibrate_bn as recalibrate
+    from finetune.diagnosis.doctor import recalibrate_bn as recalibrate
+    from finetune.diagnosis.targets.run import open_target
 
     with console_display(quiet=quiet or as_json) as display:
-        result = recalibrate(target, out=out, data_dir=data_dir, images=images, on_batch=display.batch)
+        result = recalibrate(open_target(target, data_dir=data_dir), out=out, images=images, on_batch=display.batch)
     if as_json:
         options.emit(result.to_json())
     else:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Split
-from finetune.data.preprocessing import Preprocessing
+from finetune.data.preprocessing import Composed, Preprocessing
 from finetune.errors import WrongUse
 
 _AHEAD = 2
@@ -29,7 +29,7 @@ def train_batches(
     *,
     batch_size: int,
     image_size: int,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | Composed,
     augmentation: Augmentation,
     seed: int,
     epoch: int,
@@ -67,7 +67,9 @@ def check_augmentation(split: Split, augmentation: Augmentation) -> None:
         )
 
 
-def eval_batches(split: Split, *, batch_size: int, image_size: int, preprocessing: Preprocessing) -> tf.data.Dataset:
+def eval_batches(
+    split: Split, *, batch_size: int, image_size: int, preprocessing: Preprocessing | Composed
+) -> tf.data.Dataset:
     """Every image once, in the split's order: (images as in training, int64 labels, bool `[batch]` counted).
 
     Every batch is full, so that batch statistics are always taken over `batch_size` images: the last one is filled
@@ -118,7 +120,7 @@ def _signature(split: Split, size: int) -> tuple[tf.TensorSpec, tf.TensorSpec]:
     return tf.TensorSpec([size, *split.images.shape[1:]], tf.uint8), tf.TensorSpec([size], tf.int64)
 
 
-def _prepared(images: tf.Tensor, image_size: int, preprocessing: Preprocessing) -> tf.Tensor:
+def _prepared(images: tf.Tensor, image_size: int, preprocessing: Preprocessing | Composed) -> tf.Tensor:
     """uint8 `[batch, height, width, 3]` to the network's input, resized bilinearly where the size differs."""
     height, width = images.shape[1:3]
     if (height, width) == (image_size, image_size):

@@ -50,10 +50,34 @@ PREPROCESSINGS = {
 }
 
 
-def find(name: str) -> Preprocessing:
-    """The preprocessing called `name`. Raises WrongUse with the nearest name."""
-    if name in PREPROCESSINGS:
-        return PREPROCESSINGS[name]
+@dataclass(frozen=True)
+class Composed:
+    """One preprocessing after another, by mistake: `double normalisation`."""
+
+    name: str
+    parts: tuple[Preprocessing, ...]
+
+    def apply(self, images: Any) -> Any:
+        """As `Preprocessing.apply`."""
+        for part in self.parts:
+            images = part.apply(images)
+        return images
+
+
+def suspects() -> tuple[Preprocessing | Composed, ...]:
+    """Every way pixels are known to be fed, right and wrong: each preprocessing, each applied twice, and those that
+    expect pixels in [0, 255] applied to pixels already in [0, 1]."""
+    known = PREPROCESSINGS
+    twice = [Composed(f"{name} twice", (one, one)) for name, one in known.items() if name != "raw"]
+    scaled = [Composed(f"unit, then {name}", (known["unit"], known[name])) for name in ("inception", "vgg", "caffe")]
+    return (*known.values(), *twice, *scaled)
+
+
+def find(name: str) -> Preprocessing | Composed:
+    """The preprocessing called `name`, one of `suspects()`. Raises WrongUse with the nearest name."""
+    for one in suspects():
+        if one.name == name:
+            return one
     near = difflib.get_close_matches(name, PREPROCESSINGS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise WrongUse(f"unknown preprocessing '{name}': {hint}expected one of {', '.join(PREPROCESSINGS)}")

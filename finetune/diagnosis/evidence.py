@@ -1,13 +1,39 @@
 """What a diagnosis has measured: numbers only, so that a verdict can be tested without a model."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from finetune.evaluation import Evaluation
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of the JSON report, documented in docs/diagnosis.md."""
+
+Origin = Literal["source", "initial"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What records say about how the model came to be; None where they do not.
+
+    decay: share of the old moving value kept at one update. updates: how many the moving statistics took.
+    updates_enabled: whether they were meant to move. trained_with: what normalised in training. weights_moved: whether
+    training changed any weight. weights_averaged: whether the weights are averages over training steps that the
+    statistics are not. batch_size: of training. expected_preprocessing: what the pretrained weights were made with.
+    """
+
+    decay: float | None = None
+    updates: int | None = None
+    updates_enabled: bool | None = None
+    trained_with: Literal["batch", "moving"] | None = None
+    weights_moved: bool | None = None
+    weights_averaged: bool | None = None
+    batch_size: int | None = None
+    expected_preprocessing: str | None = None
+
+    @property
+    def residual(self) -> float | None:
+        """Share of the starting statistics left: decay^n."""
+        return None if self.decay is None or self.updates is None else float(self.decay**self.updates)
 
 
 @dataclass(frozen=True)
@@ -20,13 +46,31 @@ class ThreeWays:
 
 
 @dataclass(frozen=True)
-class LayerDrift:
-    """How far one layer's moving statistics lie from those of the training images.
+class Share:
+    """The share of the starting statistics still in the moving ones, fitted from the arrays.
 
+    moving = share x start + (1 - share) x data, by least squares; `residual` is what the fit misses, as a share of the
+    way from start to data: near 0 the moving statistics lie on that line, near 1 they lie anywhere.
+    """
+
+    origin: Origin
+    share: float
+    residual: float
+
+
+@dataclass(frozen=True)
+class LayerDrift:
+    """How far one layer's moving statistics lie from those of the training images, and what else is odd about it.
+
+    values: N = batch x height x width, the values a channel's batch statistics are taken over.
     mean_shift: root mean square over channels of (moving mean - data mean) / data sigma.
-    log_variance_ratio: root mean square over channels of ln(moving variance / data variance).
+    log_variance_ratio: root mean square over channels of ln(moving variance / data variance); variance_bias: its mean.
+    batch_noise: standard deviation of a single batch's mean, in data sigmas; None where there was one batch.
+    test_shift, test_log_variance_ratio: the same measures of the test images' statistics against the training images'.
     at_initial, at_source: the moving statistics are exactly 0 and 1; exactly the ones training started from
         (None where those are not known).
+    share: of the starting statistics left, fitted on this layer alone; None where there is nothing to fit to.
+    dead_gamma, dead_channels: shares of channels with gamma 0, and of channels that are constant over all images.
     """
 
     name: str
@@ -36,30 +80,94 @@ class LayerDrift:
     at_initial: bool
     at_source: bool | None
     finite: bool
+    negative: bool = False
+    weights_finite: bool = True
+    variance_bias: float = 0.0
+    batch_noise: float | None = None
+    test_shift: float = 0.0
+    test_log_variance_ratio: float = 0.0
+    share: float | None = None
+    dead_gamma: float = 0.0
+    dead_channels: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to feed pixels: accuracy with `is_training=False` on a few training images, and how far the first BN
+    layer's moving statistics lie from what it then sees (as in `LayerDrift`)."""
+
+    name: str
+    accuracy: float
+    mean_shift: float
+    log_variance_ratio: float
+
+
+@dataclass(frozen=True)
+class PreprocessingCheck:
+    """Every known way to feed pixels, tried on `examples` training images.
+
+    best: the best other way than `current`, and the test and training subset scored with it, `is_training=False`;
+    None where no other way looked better.
+    """
+
+    current: str
+    examples: int
+    trials: tuple[Trial, ...]
+    best: str | None = None
+    test: Evaluation | None = None
+    train: Evaluation | None = None
+
+
+@dataclass(frozen=True)
+class BatchCheck:
+    """`is_training=True` on the same few test images: by batch size, and by the order they come in.
+
+    sizes: batch size -> score, images shuffled. shuffled, grouped: at the usual batch size, shuffled and sorted by
+    class. moving: the same images with `is_training=False`.
+    """
+
+    sizes: dict[int, Evaluation]
+    shuffled: Evaluation
+    grouped: Evaluation
+    moving: Evaluation
+
+
+@dataclass(frozen=True)
+class LabelCheck:
+    """How well another numbering of the classes explains the predictions.
+
+    accuracy: of the predictions as they are, the best of the three ways. offset, offset_accuracy: when `offset` is
+    added to every label. permuted_accuracy: under the best one-to-one renumbering, fitted on one half of the images and
+    counted on the other. renumbered: how many classes that moves. On test images; `train_*` on the training subset.
+    """
+
+    accuracy: float
+    offset: int
+    offset_accuracy: float
+    permuted_accuracy: float
+    renumbered: int
+    train_accuracy: float
+    train_permuted_accuracy: float
 
 
 @dataclass(frozen=True)
 class BNEvidence:
-    """Everything the verdict may look at.
+    """Everything the verdict may look at; None where it was not measured.
 
-    decay, updates: as configured, and how many updates the moving statistics took; None where not known.
-    trained_with: what normalised in training, where known. weights_moved: whether training changed any weight.
+    partly_repaired: test images with `is_training=False` when only the layers at initial values are recalibrated.
     """
 
     test: ThreeWays
     train: ThreeWays
     classes: int
     layers: tuple[LayerDrift, ...]
-    decay: float | None = None
-    updates: int | None = None
-    updates_enabled: bool | None = None
-    trained_with: str | None = None
-    weights_moved: bool | None = None
-
-    @property
-    def residual(self) -> float | None:
-        """Share of the starting statistics left: decay^n."""
-        return None if self.decay is None or self.updates is None else float(self.decay**self.updates)
+    facts: Facts = Facts()
+    batch_size: int = 0
+    shares: tuple[Share, ...] = ()
+    labels: LabelCheck | None = None
+    preprocessing: PreprocessingCheck | None = None
+    batches: BatchCheck | None = None
+    partly_repaired: Evaluation | None = None
 
     def accuracy_json(self) -> dict[str, Any]:
         """Fractions, as `accuracy.test.is_training_false` and so on."""
@@ -68,32 +176,17 @@ class BNEvidence:
             for split, ways in (("test", self.test), ("train", self.train))
         }
 
+    def loss_json(self) -> dict[str, Any]:
+        """Nats per image, as `loss.test.is_training_false` and so on."""
+        return {
+            split: {name: getattr(ways, name).loss for name in ThreeWays.__dataclass_fields__}
+            for split, ways in (("test", self.test), ("train", self.train))
+        }
+
     def layers_json(self) -> list[dict[str, Any]]:
         """One object per BN layer."""
         return [asdict(layer) for layer in self.layers]
 
-
-def drift(
-    name: str,
-    moving: tuple[np.ndarray, np.ndarray],
-    data: tuple[np.ndarray, np.ndarray],
-    *,
-    values: float,
-    epsilon: float,
-    source: tuple[np.ndarray, np.ndarray] | None,
-) -> LayerDrift:
-    """Compare (mean, variance) pairs of float `[channels]`, in float64. `epsilon` keeps dead channels finite."""
-    mean, variance = (np.asarray(array, np.float64) for array in moving)
-    data_mean, data_variance = (np.asarray(array, np.float64) for array in data)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shift = (mean - data_mean) / np.sqrt(data_variance + epsilon)
-        ratio = np.log((np.maximum(variance, 0) + epsilon) / (data_variance + epsilon))
-    return LayerDrift(
-        name=name,
-        values=values,
-        mean_shift=float(np.sqrt(np.mean(shift**2))),
-        log_variance_ratio=float(np.sqrt(np.mean(ratio**2))),
-        at_initial=bool(np.all(mean == 0) and np.all(variance == 1)),
-        at_source=None if source is None else all(np.array_equal(a, b) for a, b in zip(moving, source, strict=True)),
-        finite=bool(np.isfinite(mean).all() and np.isfinite(variance).all()),
-    )
+    def share(self, origin: Origin) -> Share | None:
+        """The fit to that start."""
+        return next((share for share in self.shares if share.origin == origin), None)

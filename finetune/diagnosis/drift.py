@@ -1,0 +1,123 @@
+"""Moving statistics held against those of the data, layer by layer, in float64 NumPy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from finetune.batchnorm.statistics import Moments
+from finetune.batchnorm.subject import BNInfo
+from finetune.diagnosis.evidence import LayerDrift, Origin, Share
+
+Pair = tuple[np.ndarray, np.ndarray]
+"""(mean, variance), `[channels]`."""
+
+_CONSTANT = 1e-10
+"""A channel whose variance is under this, and under a thousandth of epsilon, is the same for every image."""
+
+
+def drift(
+    layer: BNInfo, moving: Pair, data: Moments, *, test: Moments | None = None, source: Pair | None = None
+) -> LayerDrift:
+    """Compare a layer's moving statistics with those of training images (`data`), and these with test images'.
+
+    Epsilon is added to every variance: it is what BatchNorm divides by, and keeps dead channels finite.
+    """
+    mean, variance = _float64(moving)
+    shift, ratio = _apart((mean, variance), (data.mean, data.variance), layer.epsilon)
+    test_shift, test_ratio = 0.0, 0.0
+    if test is not None:
+        apart = _apart((test.mean, test.variance), (data.mean, data.variance), layer.epsilon)
+        test_shift, test_ratio = _rms(apart[0]), _rms(apart[1])
+    sigma = np.sqrt(np.maximum(data.variance, 0) + layer.epsilon)
+    weights = [array for array in (layer.gamma, layer.beta) if array is not None]
+    fit = _share([(moving, data, layer.epsilon, source)]) if source is not None else None
+    return LayerDrift(
+        name=layer.name.replace(".", "/"),
+        values=data.count / data.batches,
+        mean_shift=_rms(shift),
+        log_variance_ratio=_rms(ratio),
+        at_initial=bool(np.all(mean == 0) and np.all(variance == 1)),
+        at_source=None if source is None else all(np.array_equal(a, b) for a, b in zip(moving, source, strict=True)),
+        finite=bool(np.isfinite(mean).all() and np.isfinite(variance).all()),
+        negative=bool(np.any(variance < 0)),
+        weights_finite=all(bool(np.isfinite(array).all()) for array in weights),
+        variance_bias=float(np.mean(ratio)),
+        batch_noise=_rms(data.batch_spread / sigma) if data.batches > 1 else None,
+        test_shift=test_shift,
+        test_log_variance_ratio=test_ratio,
+        share=fit[0] if fit else None,
+        dead_gamma=0.0 if layer.gamma is None else float(np.mean(layer.gamma == 0)),
+        dead_channels=float(np.mean(data.variance < min(_CONSTANT, layer.epsilon / 1000))),
+    )
+
+
+def share_left(
+    origin: Origin,
+    layers: Sequence[BNInfo],
+    moving: Sequence[Pair],
+    data: Sequence[Moments],
+    start: Sequence[Pair | None],
+) -> Share | None:
+    """The share of the starting statistics left in the moving ones, over all layers whose start is known.
+
+    None where no layer's start is, or where start and data are too near each other to tell.
+    """
+    rows = [
+        (now, pooled, layer.epsilon, then)
+        for layer, now, pooled, then in zip(layers, moving, data, start, strict=True)
+        if then is not None
+    ]
+    fit = _share(rows)
+    return None if fit is None else Share(origin, *fit)
+
+
+def initial(layer: Pair) -> Pair:
+    """Mean 0 and variance 1."""
+    return np.zeros_like(layer[0]), np.ones_like(layer[1])
+
+
+_LEAST_WAY = 0.05
+"""Root mean square way from start to data, in sigmas, under which there is no line to fit to."""
+
+
+def _share(rows: Sequence[tuple[Pair, Moments, float, Pair]]) -> tuple[float, float] | None:
+    """(share, residual) of the weighted least squares fit; means in sigmas, variances relative to the data's.
+
+    A coordinate whose start lies more than one sigma off counts as if it lay one sigma off: a variance that was 1
+    where the data's is 1e-4 must not outvote everything else.
+    """
+    along: list[np.ndarray] = []
+    way: list[np.ndarray] = []
+    for moving, data, epsilon, start in rows:
+        variance = np.maximum(data.variance, 0) + epsilon
+        sigma = np.sqrt(variance)
+        for index, (middle, unit) in enumerate(((data.mean, sigma), (data.variance, variance))):
+            along.append((np.asarray(moving[index], np.float64) - middle) / unit)
+            way.append((np.asarray(start[index], np.float64) - middle) / unit)
+    if not way:
+        return None
+    y, x = np.concatenate(along), np.concatenate(way)
+    known = np.isfinite(x) & np.isfinite(y)
+    y, x = y[known], x[known]
+    weight = 1.0 / np.maximum(1.0, x * x)
+    length = float(np.sum(weight * x * x))
+    if not len(x) or np.sqrt(length / len(x)) < _LEAST_WAY:
+        return None
+    share = float(np.sum(weight * x * y) / length)
+    return share, float(np.sqrt(np.sum(weight * (y - share * x) ** 2) / length))
+
+
+def _apart(one: Pair, other: Pair, epsilon: float) -> Pair:
+    """(mean shift in the other's sigmas, log variance ratio), `[channels]`."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        shift = (one[0] - other[0]) / np.sqrt(other[1] + epsilon)
+        return shift, np.log((np.maximum(one[1], 0) + epsilon) / (other[1] + epsilon))
+
+
+def _float64(pair: Pair) -> Pair:
+    return np.asarray(pair[0], np.float64), np.asarray(pair[1], np.float64)
+
+
+def _rms(values: np.ndarray) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.sqrt(np.mean(values**2)))

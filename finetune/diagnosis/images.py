@@ -1,0 +1,53 @@
+"""Labelled images together with the form a subject takes them in: what every measure asks for its batches."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from finetune.data import pipeline
+from finetune.data.dataset import Split
+from finetune.evaluation import Batches
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A split, and batch size, side in px and preprocessing (anything with `name` and `apply`)."""
+
+    split: Split
+    batch_size: int
+    image_size: Any
+    preprocessing: Any
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batches(self) -> Batches:
+        """(preprocessed images, labels, counted) in the split's order, every image counted once, every batch full."""
+        ready: Batches = pipeline.eval_batches(
+            self.split, batch_size=self.batch_size, image_size=self.image_size, preprocessing=self.preprocessing
+        )
+        return ready
+
+    def through(self, preprocessing: Any) -> "Images":
+        """The same images fed in another way."""
+        return replace(self, preprocessing=preprocessing)
+
+    def at(self, batch_size: int) -> "Images":
+        """The same images in batches of another size."""
+        return replace(self, batch_size=batch_size)
+
+    def some(self, images: int) -> "Images":
+        """At most so many, evenly spread over the split and in its order."""
+        if images >= len(self):
+            return self
+        chosen = np.linspace(0, len(self) - 1, images).round().astype(np.int64)
+        return replace(self, split=self.split.take(chosen))
+
+    def shuffled(self, seed: int = 0) -> "Images":
+        """The same images in random order."""
+        return replace(self, split=self.split.take(np.random.default_rng(seed).permutation(len(self))))
+
+    def grouped(self) -> "Images":
+        """The same images sorted by class."""
+        return replace(self, split=self.split.take(np.argsort(self.split.labels, kind="stable")))

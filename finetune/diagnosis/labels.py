@@ -1,0 +1,67 @@
+"""Does another numbering of the classes explain the predictions? Pure NumPy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from finetune.diagnosis.evidence import LabelCheck
+
+Scored = tuple[np.ndarray, np.ndarray]
+"""(labels, predictions), int64 `[n]`; prediction -1 is none."""
+
+
+def explain(test: Sequence[Scored], train: Sequence[Scored], classes: int) -> LabelCheck:
+    """`test` and `train` hold the same images under each kind of statistics; the ways that fit best count.
+
+    A model whose statistics mislead it makes systematic errors that a renumbering catches a part of. So every
+    renumbering under any statistics has to beat the plain numbering under the best statistics.
+    """
+    offset, offset_accuracy = max((_offset(one, classes) for one in test), key=lambda found: found[1])
+    permuted, renumbered = max((_permuted(one, classes) for one in test), key=lambda found: found[0])
+    return LabelCheck(
+        accuracy=max(_accuracy(one) for one in test),
+        offset=offset,
+        offset_accuracy=offset_accuracy,
+        permuted_accuracy=permuted,
+        renumbered=renumbered,
+        train_accuracy=max(_accuracy(one) for one in train),
+        train_permuted_accuracy=max(_permuted(one, classes)[0] for one in train),
+    )
+
+
+def _accuracy(scored: Scored) -> float:
+    return float(np.mean(scored[0] == scored[1]))
+
+
+def _offset(scored: Scored, classes: int) -> tuple[int, float]:
+    """The offset other than 0 that explains most, and what it explains; modulo the classes, nearest to 0."""
+    labels, predictions = scored
+    counts = np.bincount((predictions - labels)[predictions >= 0] % classes, minlength=classes)
+    if classes < 2:
+        return 0, 0.0
+    best = int(np.argmax(counts[1:])) + 1
+    return best if best <= classes // 2 else best - classes, float(counts[best] / len(labels))
+
+
+def _permuted(scored: Scored, classes: int) -> tuple[float, int]:
+    """Accuracy under the best renumbering, cross-validated over two halves, and how many classes it moves."""
+    labels, predictions = scored
+    halves = np.arange(len(labels)) // max(classes, 1) % 2
+    correct = 0
+    for half in (0, 1):
+        fitted = _renumbering(labels[halves != half], predictions[halves != half], classes)
+        correct += int(np.sum(fitted[labels[halves == half]] == predictions[halves == half]))
+    seen = np.unique(labels)
+    moved = _renumbering(labels, predictions, classes)[seen] != seen
+    return correct / len(labels), int(np.sum(moved))
+
+
+def _renumbering(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """Class -> the prediction it is best matched with, one to one; the identity where nothing is gained."""
+    known = predictions >= 0
+    confusion = np.zeros((classes, classes))
+    np.add.at(confusion, (labels[known], predictions[known]), 1.0)
+    # Half an image in favour of the identity: ties, and classes without images, keep their number.
+    confusion[np.arange(classes), np.arange(classes)] += 0.5
+    return np.asarray(linear_sum_assignment(confusion, maximize=True)[1])

@@ -1,0 +1,83 @@
+"""A run directory of ours, or a `.keras` file in one."""
+
+import errno
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from checkpoints import catalog
+from finetune import batches, models, scoring
+from finetune.batchnorm.statistics import KerasSubject
+from finetune.data.preprocessing import find as find_preprocessing
+from finetune.diagnosis.evidence import Facts
+from finetune.diagnosis.images import Images
+from finetune.diagnosis.reading import Commands
+from finetune.diagnosis.targets import source
+from finetune.diagnosis.targets.target import Target
+
+
+def open_target(
+    path: Path,
+    *,
+    data_dir: Path | None = None,
+    preprocess: str | None = None,
+    source_checkpoint: Path | None = None,
+) -> Target:
+    """Open the run's own model, or another file in its directory, on the run's own data.
+
+    `preprocess` replaces the run's preprocessing. The source's statistics are those the run kept, or those of
+    `source_checkpoint`. `bn.json` is written for the run's own model, unless the run may only be read.
+    """
+    opened = scoring.open_run(path, data_dir=data_dir)
+    trained, dataset, config = opened.trained, opened.dataset, opened.config
+    form = batches.form(config)
+    if preprocess is not None:
+        form["preprocessing"] = find_preprocessing(preprocess)
+    subject = KerasSubject(trained.model)
+    kept = models.load_snapshot(trained.run) if source_checkpoint is None else source.read(source_checkpoint, subject)
+
+    def record(report: dict[str, Any]) -> None:
+        if trained.path != trained.run.model_path:
+            return
+        try:
+            trained.run.write("bn.json", report)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+
+    return Target(
+        name=str(path),
+        subject=subject,
+        test=Images(dataset.test, **form),
+        training=lambda images: Images(models.training_subset(dataset.train, config, images), **form),
+        commands=Commands(
+            shlex.quote(str(path)), f"finetune run --config {shlex.quote(str(trained.run.path / 'config.json'))}"
+        ),
+        write=lambda out: models.save(trained.model, out),
+        copy=trained.path.with_name(f"{trained.path.stem}-recalibrated.keras"),
+        source=kept,
+        facts=_facts(trained),
+        record=record,
+    )
+
+
+def _facts(trained: models.Trained) -> Facts:
+    """What the run's records say about how the model came to be."""
+    config = trained.config
+    from_files = None if config.from_scratch else catalog.find(config.backbone).preprocessing
+    facts = Facts(batch_size=config.batch_size, expected_preprocessing=from_files)
+    if trained.run.status != "done":
+        return facts
+    result = trained.run.read("result.json", "bn", "proof")
+    bn = result["bn"]
+    policies = {name for row in trained.run.read("freeze.json", "stages")["stages"] for name in row["bn"]}
+    recalibrated = bn["recalibrated"] or trained.path != trained.run.model_path
+    return replace(
+        facts,
+        decay=None if recalibrated else bn["decay"],
+        updates=None if recalibrated else bn["updates"],
+        updates_enabled=config.bn_updates == "on",
+        trained_with="batch" if policies & {"train", "stats"} else "moving",
+        weights_moved=result["proof"]["moving_variables"] > len(result["proof"]["unmoved"]),
+    )

@@ -1,0 +1,68 @@
+"""A finished model together with the data it is for: opened, held against each other, scored."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from finetune import batches, models
+from finetune.batchnorm.statistics import KerasSubject
+from finetune.batchnorm.subject import Statistics
+from finetune.config import RunConfig
+from finetune.data.dataset import Dataset, Split
+from finetune.errors import FinetuneError
+from finetune.evaluation import Evaluation, Evaluator
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A run's model, its config (with the data where it is now), and that data."""
+
+    trained: models.Trained
+    config: RunConfig
+    dataset: Dataset
+
+
+def open_run(target: Path, *, data_dir: Path | None = None) -> Opened:
+    """Open a run directory, or a `.keras` file in one, with its data. `data_dir` tells where the data is now.
+
+    Raises FinetuneError where there is no such model, or the data's classes are not those it was trained for.
+    """
+    trained = models.open_trained(target)
+    config = replace(trained.config, data_dir=str(data_dir)) if data_dir else trained.config
+    dataset = models.load_data(config)
+    _check_classes(trained, dataset)
+    return Opened(trained, config, dataset)
+
+
+def evaluate_run(
+    target: Path,
+    *,
+    data_dir: Path | None = None,
+    split: str = "test",
+    statistics: Statistics = "moving",
+    on_batch: Callable[[], None] | None = None,
+) -> Evaluation:
+    """Score a run's model on one of its splits, without augmentation. FinetuneError where there is no such split."""
+    opened = open_run(target, data_dir=data_dir)
+    images: Split | None = getattr(opened.dataset, split)
+    if images is None:
+        raise FinetuneError(f"{target} has no validation images: it ran with --validation 0; use --split test")
+    return Evaluator(KerasSubject(opened.trained.model), on_batch=on_batch).evaluate(
+        batches.evaluation(images, opened.config), statistics
+    )
+
+
+def _check_classes(trained: models.Trained, dataset: Dataset) -> None:
+    outputs, names = trained.model.output_shape[-1], list(dataset.class_names)
+    if outputs != len(names):
+        raise FinetuneError(
+            f"{trained.path} has {outputs} outputs, but the data has {len(names)} classes: give the data of the run, "
+            "or put the model beside its own config.json"
+        )
+    if trained.run.status == "done":
+        expected = trained.run.read("result.json", "class_names")["class_names"]
+        if names != expected:
+            raise FinetuneError(
+                f"the data has classes {', '.join(names[:5])}..., but {trained.path} was trained for "
+                f"{', '.join(expected[:5])}...: give the data of the run"
+            )
