@@ -1,0 +1,238 @@
+"""Which tensors of a graph are the images and the logits, and how the images lie in their tensor."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import tensorflow as tf
+
+from finetune.diagnosis.graph.fold import Values
+from finetune.diagnosis.graph.nodes import PLACEHOLDERS, VARIABLES, Graph, Node, Ref, data_type, declared_shape
+from finetune.errors import FinetuneError, WrongUse
+
+Layout = Literal["nhwc", "nchw", "flat-nhwc", "flat-nchw"]
+LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw", "flat-nhwc", "flat-nchw")
+_LOSSES = {"SparseSoftmaxCrossEntropyWithLogits": 0, "SoftmaxCrossEntropyWithLogits": 0}
+_PREDICTIONS = {"Softmax": 0, "LogSoftmax": 0, "ArgMax": 0, "InTopK": 0, "InTopKV2": 0, "TopK": 0, "TopKV2": 0}
+_ENDS = frozenset({"MatMul", "BiasAdd", "Add", "AddV2", "Squeeze", "Reshape", "Identity", "Mean"})
+_PIPELINES = ("Iterator", "QueueDequeue", "Unstage", "RecordInput", "DatasetToSingleElement", "InfeedDequeue")
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Input:
+    """The tensor of images: shape and DataType as declared, `how` it was found."""
+
+    ref: Ref
+    dtype: int
+    shape: tuple[int | None, ...] | None
+    layout: Layout
+    how: str
+
+    @property
+    def batch_size(self) -> int | None:
+        """The number of images it takes at once, None where it takes any."""
+        return self.shape[0] if self.shape else None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width in pixels, None where it takes any."""
+        if self.shape is None:
+            return None
+        if self.layout.startswith("flat"):
+            side = round(((self.shape[1] or 0) / 3) ** 0.5)
+            return (side, side) if side else None
+        height, width = self.shape[1:3] if self.layout == "nhwc" else self.shape[2:4]
+        return (height, width) if height and width else None
+
+
+def named(graph: Graph, text: str, option: str) -> Ref:
+    """The tensor a user means by `x:0` or `x`. WrongUse with the nearest names where there is none."""
+    name, _, output = text.strip().removeprefix("^").partition(":")
+    if name in graph.nodes and (not output or output.isdigit()):
+        return Ref(name, int(output or 0))
+    near = difflib.get_close_matches(name, graph.nodes, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise WrongUse(f"{option} {text}: the graph has no such tensor; {hint}its placeholders are {listed(graph)}")
+
+
+def listed(graph: Graph) -> str:
+    """Every placeholder with its type and shape, for messages."""
+    found = [describe(node) for node in graph.nodes.values() if node.op in PLACEHOLDERS]
+    more = f" and {len(found) - 2 * _SHOWN} more" if len(found) > 2 * _SHOWN else ""
+    return ", ".join(found[: 2 * _SHOWN]) + more if found else "none"
+
+
+def describe(node: Node, output: int = 0) -> str:
+    """`x:0 (float32 [?, 32, 32, 3])`."""
+    shape = declared_shape(node, output)
+    sides = "any shape" if shape is None else f"[{', '.join('?' if side is None else str(side) for side in shape)}]"
+    dtype = _dtype(node, output)
+    return f"{node.name}:{output} ({tf.as_dtype(dtype).name if dtype else 'unknown type'} {sides})"
+
+
+def find_logits(graph: Graph) -> tuple[Ref, str]:
+    """What the loss or the predictions are made of, and a line that says so. FinetuneError where that is not one."""
+    losses = _read_by(graph, _LOSSES)
+    predictions = _read_by(graph, _PREDICTIONS)
+    for found, how in (
+        ([ref for ref in losses if ref in predictions], "what loss and predictions are made of"),
+        (losses, "what the loss is made of"),
+        (predictions, "what the predictions are made of"),
+        (_last(graph), "what the graph ends with"),
+    ):
+        if len(found) == 1:
+            return found[0], f"logits {found[0]}: {how}"
+        if found and how != "what loss and predictions are made of":
+            names = ", ".join(map(str, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
+            raise FinetuneError(
+                f"the graph has {len(found)} tensors that may be the logits: {names}. Choose by --logits"
+            )
+    raise FinetuneError(
+        "the graph has no cross-entropy, no softmax and no end from which its logits could be told: name them with "
+        "--logits (the tensor [batch, classes] before the softmax)"
+    )
+
+
+def _read_by(graph: Graph, readers: dict[str, int]) -> list[Ref]:
+    """What nodes of these types read, if weights are in it, each once."""
+    found: dict[Ref, None] = {}
+    for node in graph.nodes.values():
+        if node.op in readers and not node.name.startswith("gradients"):
+            ref = _unflattened(graph, node.inputs[readers[node.op]])
+            if any(graph.nodes[name].op in VARIABLES for name in graph.ancestors([ref.node], control=False)):
+                found[ref] = None
+    return list(found)
+
+
+def _unflattened(graph: Graph, ref: Ref) -> Ref:
+    """Back through what TensorFlow itself puts before a loss: it flattens to a shape it computes, casts, renames."""
+    for _ in range(len(graph.nodes)):
+        node = graph.producer(ref)
+        computed = node.op == "Reshape" and graph.producer(node.inputs[1]).op != "Const"
+        if not (computed or node.op in ("Identity", "StopGradient", "Softmax", "LogSoftmax", "Cast")):
+            break
+        ref = node.inputs[0]
+    return ref
+
+
+def _last(graph: Graph) -> list[Ref]:
+    consumers = graph.consumers()
+    sources = {node.name for node in graph.nodes.values() if node.op in PLACEHOLDERS or node.op.startswith(_PIPELINES)}
+    found: dict[Ref, None] = {}
+    for node in graph.nodes.values():
+        if node.op in _ENDS and not consumers[node.name]:
+            needed = graph.ancestors([node.name], control=False)
+            if needed & sources and any(graph.nodes[name].op in VARIABLES for name in needed):
+                found[_unflattened(graph, Ref(node.name))] = None
+    return list(found)
+
+
+def find_input(graph: Graph, logits: Ref, chosen: Ref | None, layout: str | None) -> Input:
+    """The tensor of images that the logits depend on: a placeholder, else what an input pipeline gives.
+
+    FinetuneError where none or several may be it, or where the layout cannot be told.
+    """
+    needed = graph.only([logits.node])
+    if chosen is not None:
+        if chosen.node not in needed.nodes:
+            raise WrongUse(f"--input {chosen}: the logits {logits} do not depend on it; it takes {listed(needed)}")
+        return _input(needed, chosen, layout, f"input {describe(graph.producer(chosen), chosen.output)}: as given")
+    placeholders = [Ref(node.name) for node in needed.nodes.values() if node.op in PLACEHOLDERS]
+    pipelines = {
+        ref: None
+        for node in needed.nodes.values()
+        if not node.op.startswith(_PIPELINES)
+        for ref in node.inputs
+        if graph.producer(ref).op.startswith(_PIPELINES)
+    }
+    for candidates, how in ((placeholders, "the placeholder"), (list(pipelines), "what the input pipeline gives, cut")):
+        images = [ref for ref in candidates if _image(needed, ref)]
+        sure = [ref for ref in images if declared_shape(needed.producer(ref), ref.output)]
+        images = sure or images
+        if len(images) == 1:
+            ref = images[0]
+            said = f"input {describe(needed.producer(ref), ref.output)}: {how} for images on the way to the logits"
+            return _input(needed, ref, layout, said)
+        if images:
+            found = ", ".join(describe(needed.producer(ref), ref.output) for ref in images)
+            raise FinetuneError(
+                f"the graph has {len(images)} tensors that may be the images: {found}. Choose by --input"
+            )
+    raise FinetuneError(
+        f"the graph has no tensor of images [batch, height, width, 3], [batch, 3, height, width] or [batch, pixels] "
+        f"among what {logits} depends on: name it with --input; its placeholders are {listed(needed)}"
+    )
+
+
+def _image(graph: Graph, ref: Ref) -> bool:
+    dtype, shape = _dtype(graph.producer(ref), ref.output), declared_shape(graph.producer(ref), ref.output)
+    if not dtype or not (tf.as_dtype(dtype).is_floating or tf.as_dtype(dtype) == tf.uint8):
+        return False
+    if shape is None:
+        return True
+    if len(shape) == 4:
+        return True
+    return len(shape) == 2 and (shape[1] is None or (shape[1] % 3 == 0 and ((shape[1] // 3) ** 0.5) % 1 == 0))
+
+
+def _dtype(node: Node, output: int) -> int:
+    for key in ("output_types", "component_types", "dtypes"):
+        if key in node.attr:
+            types = node.attr[key].list.type
+            return int(types[output]) if output < len(types) else 0
+    return data_type(node)
+
+
+def _input(graph: Graph, ref: Ref, layout: str | None, how: str) -> Input:
+    node = graph.producer(ref)
+    shape, dtype = declared_shape(node, ref.output), _dtype(node, ref.output) or tf.float32.as_datatype_enum
+    if layout is not None and layout not in LAYOUTS:
+        raise WrongUse(f"--input-layout {layout}: expected one of {', '.join(LAYOUTS)}")
+    told: Layout | None = next((each for each in LAYOUTS if each == layout), None) or _layout(graph, ref, shape)
+    if told is None:
+        raise FinetuneError(
+            f"how images lie in {describe(node, ref.output)} cannot be told from the graph: give --input-layout "
+            f"{'|'.join(LAYOUTS)} (CIFAR-10's own rows are flat-nchw)"
+        )
+    rank = 2 if told.startswith("flat") else 4
+    if shape is not None and len(shape) != rank:
+        raise WrongUse(f"--input-layout {told} has {rank} axes, but the input is {describe(node, ref.output)}")
+    channels = shape and {"nhwc": shape[-1], "nchw": shape[1]}.get(told)
+    if channels not in (None, 3):
+        raise FinetuneError(
+            f"the input {describe(node, ref.output)} takes {channels} channels, but images have 3 (RGB)"
+        )
+    return Input(ref, dtype, shape, told, f"{how}; images lie {told} in it")
+
+
+def _layout(graph: Graph, ref: Ref, shape: tuple[int | None, ...] | None) -> Layout | None:
+    if shape is not None and len(shape) == 4:
+        first, last = shape[1] == 3, shape[3] == 3
+        if first != last:
+            return "nchw" if first else "nhwc"
+        if not first and shape[1] and shape[3]:
+            return "nhwc"  # neither has three: refused with the number of channels
+    values = Values(graph)
+    for node in _readers(graph, ref):
+        if node.op == "Reshape" and (shape is None or len(shape) == 2):
+            to = values.of(node.inputs[1])
+            if to is not None and to.size == 4 and (to[1] == 3) != (to[3] == 3):
+                return "flat-nchw" if to[1] == 3 else "flat-nhwc"
+        if node.op == "Conv2D" and (shape is None or len(shape) == 4):
+            return "nchw" if node.attr["data_format"].s == b"NCHW" else "nhwc"
+    return None
+
+
+def _readers(graph: Graph, ref: Ref) -> Iterable[Node]:
+    """What reads a tensor, also after scaling or casting it."""
+    consumers, waiting, seen = graph.consumers(), [ref], {ref.node}
+    while waiting:
+        current = waiting.pop()
+        for node in consumers[current.node]:
+            if current in node.inputs and node.name not in seen:
+                seen.add(node.name)
+                yield node
+                if node.op in ("Identity", "Cast", "Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "Switch", "Pad"):
+                    waiting += [Ref(node.name, 0), Ref(node.name, 1)] if node.op == "Switch" else [Ref(node.name)]

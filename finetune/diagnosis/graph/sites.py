@@ -1,0 +1,259 @@
+"""Where a graph normalises by batch or by moving statistics, however it was written."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from finetune.diagnosis.graph.fold import Values
+from finetune.diagnosis.graph.nodes import VARIABLES, Graph, Node, Ref
+
+FUSED = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
+
+
+@dataclass(frozen=True)
+class Site:
+    """One normalisation in a folded graph.
+
+    x: what is normalised, read before it; axes: those that are averaged over. mean, variance: the variables it
+    normalises by, None under batch statistics. gamma, beta: their variables, None where there are none.
+    origin: the tensor x comes from, through what keeps its numbers: the same under both kinds of statistics.
+    """
+
+    node: str
+    x: Ref
+    axes: tuple[int, ...]
+    epsilon: float
+    origin: Ref
+    mean: str | None = None
+    variance: str | None = None
+    gamma: str | None = None
+    beta: str | None = None
+
+    @property
+    def batch(self) -> bool:
+        """Whether batch statistics normalise here."""
+        return self.variance is None
+
+
+def find_sites(graph: Graph) -> list[Site]:
+    """Every normalisation by the batch or by variables, from the input to the output."""
+    reader = _Reader(graph)
+    return [site for node in graph.ordered() if (site := reader.site(node)) is not None]
+
+
+class _Reader:
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._values = Values(graph)
+        self._consumers = graph.consumers()
+
+    def site(self, node: Node) -> Site | None:
+        if node.op in FUSED:
+            return self._fused(node)
+        if node.op in ("Rsqrt", "Sqrt"):
+            return self._by_hand(node)
+        return None
+
+    def _fused(self, node: Node) -> Site:
+        batch = node.attr["is_training"].b if "is_training" in node.attr else True
+        channels_first = node.attr["data_format"].s == b"NCHW"
+        epsilon = node.attr["epsilon"].f if "epsilon" in node.attr else 1e-4
+        gamma, beta, mean, variance = (self._variable(ref) for ref in node.inputs[1:5])
+        x = node.inputs[0]
+        return Site(
+            node.name,
+            x,
+            (0, 2, 3) if channels_first else (0, 1, 2),
+            float(f"{epsilon:.6g}"),
+            self._graph.source(x),
+            None if batch else mean,
+            None if batch else variance or node.inputs[4].node,
+            gamma,
+            beta,
+        )
+
+    def _by_hand(self, root: Node) -> Site | None:
+        """(x - mean) / sqrt(variance + epsilon), in the order of `tf.nn.batch_normalization` or of a formula."""
+        inside = self._graph.producer(root.inputs[0])
+        if inside.op not in ("Add", "AddV2"):
+            return None
+        known = [self._values.of(ref) for ref in inside.inputs]
+        small = next((index for index, value in enumerate(known) if value is not None and value.size == 1), None)
+        if small is None:
+            return None
+        variance, epsilon = inside.inputs[1 - small], float(f"{float(np.asarray(known[small]).item()):.6g}")
+        x, mean, gamma, beta = self._formula(root)
+        moments = self._moments(variance)
+        if moments is not None:
+            inputs, axes = moments
+            if 0 not in axes:  # layer and instance normalisation
+                return None
+            origin = self._graph.source(inputs)
+            return Site(root.name, inputs, axes, epsilon, origin, gamma=gamma, beta=beta)
+        held = self._variable(variance)
+        if held is None or x is None or mean is None:
+            return None
+        return Site(root.name, x, (), epsilon, self._graph.source(x), mean, held, gamma, beta)
+
+    def _formula(self, root: Node) -> tuple[Ref | None, str | None, str | None, str | None]:
+        """What is normalised, and the variables of mean, gamma and beta, by how 1/sqrt(...) is used."""
+        inverse, gamma = root, None
+        readers = self._consumers[root.name]
+        if len(readers) == 1 and readers[0].op == "Mul":
+            gamma = self._variable(_other(readers[0], root.name))
+            inverse = readers[0] if gamma else root
+        x = mean = beta = None
+        for reader in self._consumers[inverse.name]:
+            if reader.op in ("Reciprocal", "Inv"):
+                return self._formula(reader)
+            if reader.op not in ("Mul", "RealDiv", "Div"):
+                continue
+            factor = _other(reader, inverse.name)
+            made = self._graph.producer(self._graph.source(factor))
+            held = self._variable(factor)
+            if held:
+                mean = held
+                beta = next(filter(None, map(self._subtracted_from, self._consumers[reader.name])), beta)
+            elif made.op == "Sub" and (centre := self._variable(made.inputs[1])):
+                x, mean = made.inputs[0], centre
+            else:
+                x = factor
+        return x, mean, gamma, beta
+
+    def _subtracted_from(self, node: Node) -> str | None:
+        return self._variable(node.inputs[0]) if node.op == "Sub" else None
+
+    def _moments(self, variance: Ref) -> tuple[Ref, tuple[int, ...]] | None:
+        """What the batch variance is taken of, and over which axes, if it is a batch variance."""
+        node = self._producer(variance)
+        if node.op == "Sub":  # E[x^2] - E[x]^2
+            node = self._producer(node.inputs[0])
+        if node.op != "Mean":
+            return None
+        square = self._producer(node.inputs[0])
+        axes = self._values.of(node.inputs[1])
+        if axes is None or square.op not in ("SquaredDifference", "Square", "Mul", "Pow"):
+            return None
+        x = square.inputs[0]
+        centred = self._producer(x)
+        if square.op != "SquaredDifference" and centred.op == "Sub" and self._producer(centred.inputs[1]).op == "Mean":
+            x = centred.inputs[0]
+        return x, tuple(sorted(int(axis) for axis in axes.reshape(-1)))
+
+    def _producer(self, ref: Ref) -> Node:
+        return self._graph.producer(self._graph.source(ref, self._on_the_way))
+
+    def _variable(self, ref: Ref) -> str | None:
+        found = self._producer(ref)
+        return found.name if found.op in VARIABLES else None
+
+    def _on_the_way(self, node: Node) -> Ref | None:
+        """Through a switch written as arithmetic: training * batch + (1 - training) * moving."""
+        if node.op == "Mul":
+            for one, other in (node.inputs, node.inputs[::-1]):
+                if self._is(one, 1):
+                    return other
+        elif node.op in ("Add", "AddV2"):
+            for one, other in (node.inputs, node.inputs[::-1]):
+                product = self._graph.producer(one)
+                if product.op == "Mul" and any(self._is(factor, 0) for factor in product.inputs):
+                    return other
+        return None
+
+    def _is(self, ref: Ref, number: float) -> bool:
+        value = self._values.of(ref)
+        return value is not None and value.size == 1 and float(value.item()) == number
+
+
+def _other(node: Node, name: str) -> Ref:
+    return next((ref for ref in node.inputs if ref.node != name), node.inputs[0])
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A BN layer: its variables, and where it normalises by the batch (several times where it is used again)."""
+
+    name: str
+    mean: str
+    variance: str
+    epsilon: float
+    gamma: str | None
+    beta: str | None
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The layers that the switch switches; the nodes that use the batch, or variables, whatever it says."""
+
+    layers: tuple[Layer, ...]
+    always_batch: tuple[str, ...]
+    always_moving: tuple[str, ...]
+
+
+def pair(batch: list[Site], moving: list[Site]) -> Paired:
+    """Find each site's other self: the same node, or a node that normalises the same tensor by the same gamma and beta.
+
+    `batch` and `moving` are the sites under either value of the switch.
+    """
+    by_node = {site.node: site for site in moving}
+    by_place: dict[tuple[object, ...], list[Site]] = {}
+    for site in moving:
+        by_place.setdefault(_place(site), []).append(site)
+    grouped: dict[tuple[str, str], list[tuple[Site, Site]]] = {}
+    always_batch, always_moving = [], []
+    others = {site.node: by_node.get(site.node) or _only(by_place.get(_place(site), [])) for site in batch}
+    others.update(_in_order(batch, moving, others))
+    for site in batch:
+        other = others[site.node]
+        if not site.batch:
+            always_moving.append(site.node)
+        elif other is None or other.batch:
+            always_batch.append(site.node)
+        elif other.mean is not None and other.variance is not None:
+            grouped.setdefault((other.mean, other.variance), []).append((site, other))
+    names = dict(_names(list(grouped)))
+    layers = tuple(
+        Layer(
+            names[key],
+            *key,
+            sites[0][0].epsilon,
+            sites[0][1].gamma or sites[0][0].gamma,
+            sites[0][1].beta or sites[0][0].beta,
+            tuple(site for site, _ in sites),
+        )
+        for key, sites in grouped.items()
+    )
+    return Paired(layers, tuple(always_batch), tuple(always_moving))
+
+
+def _place(site: Site) -> tuple[object, ...]:
+    return site.origin, site.gamma, site.beta
+
+
+def _in_order(batch: list[Site], moving: list[Site], paired: dict[str, Site | None]) -> dict[str, Site | None]:
+    """Those that are left, where one normalisation reads another one's output: first to first, if they are as many."""
+    taken = {site.node for site in paired.values() if site}
+    left = [site for site in batch if site.batch and paired[site.node] is None]
+    right = [site for site in moving if not site.batch and site.node not in taken]
+    if len(left) != len(right) or any((a.gamma, a.beta) != (b.gamma, b.beta) for a, b in zip(left, right, strict=True)):
+        return {}
+    return {a.node: b for a, b in zip(left, right, strict=True)}
+
+
+def _only(sites: list[Site]) -> Site | None:
+    return sites[0] if len(sites) == 1 else None
+
+
+def _names(variables: list[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], str]]:
+    """A layer is called by the scope its two variables share; by the mean's own name where two would be called so."""
+    scopes = []
+    for mean, variance in variables:
+        common = 0
+        parts = list(zip(mean.split("/"), variance.split("/"), strict=False))
+        while common < len(parts) and parts[common][0] == parts[common][1]:
+            common += 1
+        scopes.append("/".join(part for part, _ in parts[:common]))
+    for key, scope in zip(variables, scopes, strict=True):
+        yield key, scope if scope and scopes.count(scope) == 1 else key[0]

@@ -1,0 +1,68 @@
+"""A checkpoint written anew with other moving statistics and nothing else changed."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from checkpoints.errors import CheckpointError
+from checkpoints.formats import Checkpoint
+from checkpoints.formats.slim_writer import write_slim
+from finetune.diagnosis.graph.metagraph import Saved
+from finetune.diagnosis.graph.variables import cuts
+from finetune.errors import FinetuneError
+from finetune.files import replacing
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The files a graph was opened from, and where the checkpoint keeps each variable."""
+
+    meta: Path
+    checkpoint: Checkpoint
+    places: Mapping[str, Saved]
+
+
+def write(origin: Origin, prefix: Path, values: Mapping[str, np.ndarray]) -> None:
+    """Write `origin`'s checkpoint to `prefix` with `values` (by variable) in place of what it holds.
+
+    A variable that was read from its moving average is written there. CheckpointError where `prefix` is there already,
+    FinetuneError where it cannot be written; nothing is left behind then.
+    """
+    meta = prefix.with_name(prefix.name + ".meta")
+    taken = [path for path in (meta, prefix) if path.exists()]
+    if taken:
+        raise CheckpointError(f"{taken[0]} is already there and is not overwritten: give another name")
+    if not prefix.absolute().parent.is_dir():
+        raise FinetuneError(f"there is no directory {prefix.parent}: make it, or give another name")
+    arrays = _everything(origin.checkpoint)
+    for name, value in values.items():
+        place = origin.places[name]
+        held = np.array(arrays[place.key])
+        part = cuts(place, held.shape)
+        held[part] = np.asarray(value).reshape(held[part].shape).astype(held.dtype)
+        arrays[place.key] = held
+    try:
+        write_slim(prefix, arrays)
+        with replacing(meta) as temporary:
+            temporary.write_bytes(origin.meta.read_bytes())
+    except tf.errors.OpError as error:
+        raise FinetuneError(f"cannot write {prefix}: {str(error.message).partition(chr(10))[0][:200]}") from None
+    except OSError:
+        for ending in (".index", ".data-00000-of-00001"):
+            with suppress(OSError):
+                Path(f"{prefix}{ending}").unlink()
+        raise
+
+
+def _everything(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Every tensor, also those that are not numbers."""
+    arrays = {name: checkpoint.read(name) for name in checkpoint.shapes}
+    reader = tf.train.load_checkpoint(str(checkpoint.path))
+    for name in reader.get_variable_to_shape_map():
+        if name not in arrays:
+            arrays[name] = reader.get_tensor(name)
+    return arrays
