@@ -1,5 +1,6 @@
 """What one row of the catalogue says."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,10 @@ class BackboneSpec:
     bn_decay, bn_epsilon: of the published training; `bn_decay` is the share of the old moving value kept.
     top1, top5: published ImageNet accuracy in percent, or None.
     parameters: weights and statistics without the head.
+    own_size: trained at `image_size` unless told otherwise, whatever the size of the data.
+
+    What a user names by its path is described in the same words: source `file` (a Keras model) or `hub` (a SavedModel),
+    `name` the absolute path or the handle, `preprocessing` "" where only the user knows it.
     reference: paper and source file.
     """
 
@@ -46,8 +51,21 @@ class BackboneSpec:
     top1: float | None = None
     top5: float | None = None
     parameters: int | None = None
+    own_size: bool = False
 
     @property
     def id(self) -> str:
-        """`source/name`, unique in the catalogue."""
-        return f"{self.source}/{self.name}"
+        """What finds it again: `source/name`, unique in the catalogue; the path of a file; `hub:` and a handle."""
+        return {"file": self.name, "hub": f"hub:{self.name}"}.get(self.source, f"{self.source}/{self.name}")
+
+    @property
+    def label(self) -> str:
+        """A short name for a directory: of a path or handle, what tells it from others."""
+        if self.source not in ("file", "hub"):
+            return self.id
+        parts = [part for part in re.split(r"[/\\:]+", self.name) if part]
+        last = parts[-1].rpartition(".")[0] or parts[-1]
+        chosen = parts[-3:] if self.source == "hub" and "://" in self.name else [last]
+        if last == "model" and len(parts) > 1:
+            chosen = parts[-2:-1]
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([self.source, *chosen]))

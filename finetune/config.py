@@ -40,6 +40,8 @@ class RunConfig:
     freeze: tuple[str, ...] = ()
     freeze_until: str | None = None
     bn: tuple[str, ...] = ()
+    head: Literal["swap", "keep"] = "swap"
+    features: str | None = None
     bn_decay: float | Literal["auto"] = "auto"
     bn_epsilon: float | None = None
     bn_updates: Literal["on", "off"] = "on"
@@ -106,7 +108,7 @@ _LARGEST = 1e6
 """Beyond what makes sense, and within float32: what overflows there would be NaN without a reason given."""
 
 _TAKES: dict[str, _Takes] = {
-    "backbone": _text("a name of 'finetune backbones list'"),
+    "backbone": _text("a name of 'finetune backbones list', hub:HANDLE, or the path of a model"),
     "data": _text("the name of a data set, such as cifar10"),
     "checkpoint": _text("a path"),
     "data_dir": _text("a path"),
@@ -121,6 +123,8 @@ _TAKES: dict[str, _Takes] = {
     "hidden": _whole(1),
     "freeze": _texts("a list of PATTERN[=train]"),
     "freeze_until": _text("the name of a stage"),
+    "head": _choice("swap", "keep"),
+    "features": _text("the name of a layer"),
     "bn": _texts("a list of [PATTERN=]POLICY"),
     "bn_decay": _Takes("a number between 0 and 1, or 'auto'", lambda value: value == "auto" or _is_number(value)),
     "bn_epsilon": _number(1e-12, 1),
@@ -200,6 +204,14 @@ def check(config: RunConfig, *, where: str | None = None, options: Collection[st
         check_decay(config.bn_decay)
     if config.from_scratch and config.checkpoint is not None:
         raise WrongUse("--from-scratch and --checkpoint contradict each other: give one of them")
+    for name, given in (
+        ("--from-scratch", config.from_scratch),
+        ("--hidden", config.hidden is not None),
+        ("--dropout", config.dropout > 0),
+        ("--features", config.features is not None),
+    ):
+        if config.head == "keep" and given:
+            raise WrongUse(f"--head keep and {name} contradict each other, the head is the file's: give one of them")
     return config
 
 

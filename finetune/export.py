@@ -19,15 +19,15 @@ def to_slim(model: keras.Model, spec: BackboneSpec, prefix: Path) -> list[str]:
     The head's `[channels, classes]` kernel becomes slim's 1x1 convolution `[1, 1, channels, classes]`.
     Raises FinetuneError for a backbone without slim names or a head with a hidden layer.
     """
-    if spec.source == "keras":
+    if spec.source in ("keras", "file", "hub"):
         raise FinetuneError(f"{spec.id} has no slim names: only slim backbones export to a slim checkpoint")
     if any(layer.name == "head.hidden" for layer in model.layers):
         raise FinetuneError("the head has a hidden layer, which slim's network has not: train without --hidden")
-    head = model.get_layer(LOGITS)
+    outputs = int(model.output_shape[-1])
     whole = networks.build(
         spec.family,
         image_size=model.input_shape[1:3],
-        outputs=head.units,
+        outputs=outputs,
         arguments=spec.arguments,
     )
     trained = slim_variables(model)
@@ -35,6 +35,7 @@ def to_slim(model: keras.Model, spec: BackboneSpec, prefix: Path) -> list[str]:
     for name, variable in slim_variables(whole.model).items():
         source = trained.get(name)
         if source is None:
+            head = model.get_layer(LOGITS)
             source = head.kernel if name.endswith("weights") else head.bias
         arrays[name] = np.reshape(np.asarray(source), variable.shape)
     write_slim(prefix, arrays)

@@ -121,12 +121,12 @@ def parse_freeze_rule(text: str) -> Rule:
 
 def layer_infos(model: "keras.Model", stages: dict[str, list[str]], scope: str) -> list[LayerInfo]:
     """Every layer of `model` that has variables; `stages` maps stage to layer names, the rest is the head."""
-    from finetune.batchnorm.layer import BatchNorm
+    from finetune.batchnorm.surgery import is_bn, parts
 
     stage_of = {name: stage for stage, names in stages.items() for name in names}
     return [
-        LayerInfo(layer.name, stage_of.get(layer.name, HEAD), isinstance(layer, BatchNorm), scope)
-        for layer in model.layers
+        LayerInfo(layer.name, stage_of.get(layer.name, HEAD), is_bn(layer), scope)
+        for layer in parts(model)
         if layer.weights
     ]
 
@@ -137,8 +137,11 @@ def apply(model: "keras.Model", plan: FreezePlan, *, decay: float | None, update
     `decay` None keeps each layer's own. `updates=False` reproduces a training loop that never runs UPDATE_OPS.
     Takes effect in steps traced afterwards only.
     """
+    from finetune.batchnorm.surgery import parts
+
+    named = {part.name: part for part in parts(model)}
     for layer_plan in plan.layers:
-        layer = model.get_layer(layer_plan.layer.name)
+        layer = named[layer_plan.layer.name]
         layer.trainable = layer_plan.trains
         if layer_plan.bn is not None:
             layer.statistics = layer_plan.bn.statistics

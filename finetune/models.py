@@ -64,7 +64,7 @@ def open_trained(target: Path) -> Trained:
         if run.status == "done" or path != run.model_path:
             advice = f"give another .keras file in {run}, or repeat the run with 'finetune run --config'"
         raise FinetuneError(f"{path} is missing: {advice}")
-    model = adopt(_load(path), unbiased=backbones.find(config.backbone).source != "keras")
+    model = adopt(_load(path, backbones.module_handle(config.backbone)), unbiased=backbones.unbiased(config.backbone))
     if config.image_size and model.input_shape != (None, config.image_size, config.image_size, 3):
         raise FinetuneError(
             f"{path} takes {list(model.input_shape)}, expected images of {config.image_size} px as {where} says: it is "
@@ -73,9 +73,9 @@ def open_trained(target: Path) -> Trained:
     return Trained(run, config, model, path)
 
 
-def _load(path: Path) -> keras.Model:
-    """A `.keras` file that classifies images, in safe mode."""
-    model = backbones.open_model(path)
+def _load(path: Path, module: str | None) -> keras.Model:
+    """A `.keras` file that classifies images, in safe mode; `module` is the Hub handle that may be in it."""
+    model = backbones.open_model(path, module=module)
     try:
         fits = [len(model.input_shape), len(model.output_shape)] == [4, 2] and isinstance(model.output_shape, tuple)
     except AttributeError:  # a model of its own class, not a graph

@@ -15,6 +15,7 @@ from finetune.classifier import attach_head
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.preprocessing import find as find_preprocessing
+from finetune.errors import WrongUse
 from finetune.progress import Display
 from finetune.training import advice, defaults
 
@@ -42,6 +43,12 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
     bn = [parse_bn_rule(text) for text in config.bn]
     if config.preprocess is not None:
         find_preprocessing(config.preprocess)
+    elif not spec.preprocessing:
+        raise WrongUse(
+            f"{spec.id} does not say how its pixels are scaled: expected a Rescaling or Normalization layer first in "
+            "it, or the config.json of its run beside it; give --preprocess inception (pixels in [-1, 1]), unit "
+            "([0, 1]), caffe, torch, vgg, or raw ([0, 255])"
+        )
     if config.image_size is not None:
         backbones.check_image_size(spec, config.image_size)
     dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
@@ -56,23 +63,24 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
         spec,
         image_size=image_size,
         checkpoint=Path(config.checkpoint) if config.checkpoint is not None else None,
+        keep_head=len(dataset.class_names) if config.head == "keep" else None,
+        features=config.features,
         from_scratch=config.from_scratch or not load_weights,
         bn_epsilon=config.bn_epsilon,
         progress=display.download,
     )
-    model = attach_head(
-        backbone.model,
-        len(dataset.class_names),
-        dropout=config.dropout,
-        hidden=config.hidden,
-        seed=config.seed,
-    )
+    model = backbone.model
+    if config.head == "swap":
+        model = attach_head(
+            model, len(dataset.class_names), dropout=config.dropout, hidden=config.hidden, seed=config.seed
+        )
     plan = freezing.resolve(
         freezing.layer_infos(model, backbone.stages, backbone.scope),
         freeze=freeze,
         freeze_until=config.freeze_until,
         bn=bn,
     )
+    backbones.check_plan(model, plan)
     config = defaults.complete(
         replace(config, image_size=image_size),
         spec,
@@ -85,6 +93,8 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
     display.say(f"data: {dataset.source}: {len(dataset.train)} training, {len(dataset.test)} test images")
     if backbone.report is not None:
         display.say(f"weights: {backbone.report.summary()}")
+    if backbone.words:
+        display.say(backbone.words)
     display.plan(plan, config)
     per_epoch = batches.steps_per_epoch(dataset.train, config)
     for concern in advice.warnings(
@@ -102,8 +112,8 @@ def _data_and_weights(config: RunConfig, spec: backbones.BackboneSpec, display: 
     """The data, once both it and the weights are on this machine: offline, one message names every missing file."""
     missing = []
     try:
-        if weights and config.checkpoint is None:
-            store.locate(spec, with_head=False, progress=display.download)
+        if weights and config.checkpoint is None and spec.source not in ("file", "hub"):
+            store.locate(spec, with_head=config.head == "keep", progress=display.download)
     except CheckpointError as error:
         missing.append(error)
     try:

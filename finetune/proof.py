@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.batchnorm.layer import BatchNorm
+from finetune.batchnorm.surgery import is_bn, parts
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ def expected_to_move(model: keras.Model) -> dict[str, bool]:
     seed moves without being a weight; both are left to `unmoved` or out of the account.
     """
     expected = {}
-    for layer in model.layers:
+    for layer in parts(model):
         for variable in layer.weights:
-            statistic = isinstance(layer, BatchNorm) and variable.name.startswith("moving_")
+            statistic = is_bn(layer) and (variable is layer.moving_mean or variable is layer.moving_variance)
             expected[variable.path] = (
                 layer.statistics == "batch" and layer.updates if statistic else bool(variable.trainable)
             )
@@ -55,7 +55,7 @@ def digests(model: keras.Model) -> dict[str, str]:
     """The bits of every weight and moving statistic as SHA-256 by path: small enough to keep with the run."""
     return {
         variable.path: hashlib.sha256(np.ascontiguousarray(variable).tobytes()).hexdigest()
-        for layer in model.layers
+        for layer in parts(model)
         for variable in layer.weights
     }
 

@@ -42,7 +42,7 @@ def start(
     run = (
         RunDir.create(run_dir)
         if run_dir is not None
-        else RunDir.create_numbered(runs_dir, f"{prepared.config.backbone}-{prepared.config.data}")
+        else RunDir.create_numbered(runs_dir, f"{prepared.backbone.spec.label}-{prepared.config.data}")
     )
     with run.removed_unless_begun(), run.locked():
         run.write("environment.json", surroundings)

@@ -1,8 +1,19 @@
 """The only place where catalogue, network, weights and BatchNorm meet."""
 
 from checkpoints.catalog import BackboneSpec
+from finetune.backbone.hub import check_plan
 from finetune.backbone.keras_file import open_model
 from finetune.backbone.loading import Backbone, check_image_size, load
-from finetune.backbone.sources import find
+from finetune.backbone.sources import find, module_handle, unbiased
 
-__all__ = ["Backbone", "BackboneSpec", "check_image_size", "find", "load", "open_model"]
+__all__ = [
+    "Backbone",
+    "BackboneSpec",
+    "check_image_size",
+    "check_plan",
+    "find",
+    "load",
+    "module_handle",
+    "open_model",
+    "unbiased",
+]

@@ -7,14 +7,16 @@ from pathlib import Path
 import keras
 
 from checkpoints.formats.location import HDF5_MAGIC, starts_with
+from finetune.backbone.hub_layer import trusting
 from finetune.errors import FinetuneError
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
-def open_model(path: Path) -> keras.Model:
+def open_model(path: Path, *, module: str | None = None) -> keras.Model:
     """A whole model from a `.keras` file or an `.h5` one, in safe mode: no code in it is run.
 
+    `module` is the Hub handle that may be in it, because the user named it; any other is refused.
     Raises FinetuneError where it is missing, damaged, weights only, or holds Python code or somebody's own classes.
     """
     if not path.is_file():
@@ -31,7 +33,10 @@ def open_model(path: Path) -> keras.Model:
             f"{'.keras' if zipped else '.h5'}"
         )
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        with trusting(*([module] if module else [])):
+            return keras.models.load_model(path, compile=False, safe_mode=True)
+    except FinetuneError:
+        raise
     except Exception as error:  # Keras raises whatever its parts raise: zip, HDF5, JSON, ValueError
         raise FinetuneError(_message(path, str(error).strip())) from None
 
@@ -42,6 +47,11 @@ def _message(path: Path, reason: str) -> str:
             f"refused: {path} holds Python code (a Lambda layer) that would run when it is loaded; expected stock "
             "layers only, as 'finetune run' writes. Put a stock layer in its place (keras.layers.Rescaling, "
             "keras.layers.Activation, ...) and save the model again"
+        )
+    if untrusted := re.search(r"untrusted SavedModel '([^']*)'", reason):
+        return (
+            f"refused: {path} refers to the SavedModel {untrusted[1]}, whose graph would run when it is loaded; it is "
+            f"opened only in a run directory whose config.json has the backbone hub:{untrusted[1]}"
         )
     unknown = re.search(r"(?:Could not locate (?:class|function)|Unknown (?:layer|object):?) '([^']+)'", reason)
     if unknown:

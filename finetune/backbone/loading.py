@@ -1,6 +1,7 @@
 """From a spec to a network with its weights, under our BatchNorm."""
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import keras
@@ -11,6 +12,8 @@ from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
 from finetune import networks
+from finetune.backbone import hub, own_model
+from finetune.backbone.head import check_classes
 from finetune.batchnorm.surgery import adopt
 from finetune.errors import WrongUse
 from finetune.networks.names import keras_variables, slim_variables
@@ -27,6 +30,7 @@ class Backbone:
         logits `[batch, outputs]` where it was loaded with its head.
     stages: stage name -> layer names, from the input to the output.
     report: what was assigned and ignored; None for random weights.
+    words: what was taken for the head of a file, for the user to read; "" where there was nothing to decide.
     """
 
     spec: BackboneSpec
@@ -34,6 +38,7 @@ class Backbone:
     scope: str
     stages: dict[str, list[str]]
     report: transfer.LoadReport | None
+    words: str = ""
 
 
 def load(
@@ -42,27 +47,56 @@ def load(
     image_size: int,
     checkpoint: Path | None = None,
     with_head: bool = False,
+    keep_head: int | None = None,
+    features: str | None = None,
     from_scratch: bool = False,
     bn_epsilon: float | None = None,
     progress: Progress | None = None,
 ) -> Backbone:
-    """Build the network of a catalogue row at `image_size` px and load its weights, strictly.
+    """Build the network of a spec at `image_size` px and load its weights, strictly.
 
     `checkpoint` is a file of the user's in place of the published one (fetched or cached otherwise);
-    `from_scratch` leaves the random initial weights. Raises CheckpointError for files, WrongUse for sizes.
+    `from_scratch` leaves the random initial weights. `with_head` ends it in the published logits, `keep_head` in the
+    file's own, which must be that many. `features` names the layer of a model file to end after.
+    Raises CheckpointError for files, WrongUse for sizes, for a head of another size, and for what a kind of source
+    does not have.
     """
     check_image_size(spec, image_size)
+    if spec.source in ("file", "hub") and (checkpoint is not None or with_head):
+        what = "has no published head" if with_head else "has its weights in it: leave out --checkpoint"
+        raise WrongUse(f"{spec.id} is no network of the catalogue, it {what}")
+    if spec.source == "hub":
+        model, stages, held = hub.load(
+            spec,
+            image_size=image_size,
+            from_scratch=from_scratch,
+            bn_epsilon=bn_epsilon,
+            features=features,
+            keep=keep_head is not None,
+        )
+        return Backbone(spec, model, "", stages, held)
+    if spec.source == "file":
+        model, scope, stages, report, words = own_model.load(
+            spec, image_size=image_size, weights=not from_scratch, features=features, keep=keep_head
+        )
+        return Backbone(spec, adopt(model, unbiased=False, epsilon=bn_epsilon), scope, stages, report, words)
+    if features is not None:
+        raise WrongUse(f"--features is for model files: {spec.id} ends in its pooled features; leave it out")
     # The file first: a missing or foreign checkpoint is said before seconds go into building the graph.
-    opened = None if from_scratch else _open(spec, checkpoint, with_head=with_head, progress=progress)
+    whole = with_head or keep_head is not None
+    opened = None if from_scratch else _open(spec, checkpoint, with_head=whole, progress=progress)
+    if opened and keep_head is not None:
+        check_classes(_head_outputs(spec, opened), keep_head, name=str(opened.path))
     network = networks.build(
         spec.family,
         image_size=image_size,
-        outputs=spec.outputs if with_head else None,
+        outputs=spec.outputs if with_head else keep_head,
         arguments=spec.arguments,
     )
-    report = _assign(spec, opened, network.model, with_head=with_head) if opened else None
+    report = _assign(spec, opened, network.model, with_head=whole) if opened else None
     model = adopt(network.model, unbiased=spec.source != "keras", epsilon=bn_epsilon)
-    return Backbone(spec, model, network.scope, layers_by_stage(network), report)
+    words = "" if keep_head is None else f"head of the file kept: {keep_head} outputs"
+    return Backbone(spec, model, network.scope, layers_by_stage(network), report, words)
 
 
 def check_image_size(spec: BackboneSpec, image_size: int) -> None:
@@ -72,6 +106,18 @@ def check_image_size(spec: BackboneSpec, image_size: int) -> None:
             f"image size {image_size} px is too small for {spec.id}: expected at least {spec.least_size} px "
             f"(published at {spec.image_size}); give --image-size {spec.least_size} or more"
         )
+
+
+def _head_outputs(spec: BackboneSpec, opened: Checkpoint) -> int:
+    """The number of logits in a file of a catalogue network's weights."""
+    head = [name for name in opened.shapes if any(fnmatchcase(name, pattern) for pattern in spec.head)]
+    biases = [opened.shapes[name][0] for name in head if len(opened.shapes[name]) == 1]
+    if not biases:
+        raise CheckpointError(
+            f"{opened.path} has no head to keep: expected the logits of {spec.id} ({', '.join(spec.head)}); leave out "
+            "--head keep for a new head"
+        )
+    return int(biases[0])
 
 
 def _open(spec: BackboneSpec, checkpoint: Path | None, *, with_head: bool, progress: Progress | None) -> Checkpoint:

@@ -1,12 +1,69 @@
-"""What a user may name as a backbone."""
+"""What a user may name as a backbone: a catalogue row, a model file, a Hub module."""
+
+import os
+from pathlib import Path
 
 from checkpoints import catalog
 from checkpoints.catalog import BackboneSpec
+from checkpoints.errors import UnknownBackbone
+from finetune.backbone import hub, own_model, saved_model
+from finetune.backbone.keras_file import SUFFIXES
+from finetune.errors import WrongUse
+
+HUB = "hub:"
 
 
 def find(name: str) -> BackboneSpec:
-    """The spec of a backbone: a catalogue name.
+    """The spec of a backbone. Its `id` finds it again from any working directory.
 
-    Raises UnknownBackbone with the nearest name.
+    A catalogue name; `hub:HANDLE` or `hub:PATH`; a path: a `.keras` or whole-model `.h5` file, a run directory (its
+    `model.keras`), a SavedModel directory. A name that the catalogue knows is that, whatever lies beside; `./NAME` is
+    always a path. Raises UnknownBackbone with the nearest name, FinetuneError for files that will not do.
     """
-    return catalog.find(name)
+    if name.startswith(HUB):
+        return hub.find(name.removeprefix(HUB))
+    if _is_path(name):
+        return _of_path(Path(name).expanduser())
+    try:
+        return catalog.find(name)
+    except UnknownBackbone:
+        if Path(name).exists():
+            return _of_path(Path(name))
+        raise
+
+
+def unbiased(name: str) -> bool:
+    """Whether the moving variances of a backbone are fed n/(n-1) times the batch's, as slim's are and Keras's not.
+
+    `name` is a spec's `id`; its file need not be there any more.
+    """
+    if name.startswith(HUB) or _is_path(name):
+        return False
+    return catalog.find(name).source != "keras"
+
+
+def module_handle(name: str) -> str | None:
+    """The Hub handle in a spec's `id`, None for every other kind of backbone."""
+    return name.removeprefix(HUB) if name.startswith(HUB) else None
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~", os.sep)) or name.endswith(SUFFIXES)
+
+
+def _of_path(path: Path) -> BackboneSpec:
+    if path.is_dir() and (path / "model.keras").is_file():
+        path = path / "model.keras"
+    if path.is_dir():
+        if saved_model.is_saved_model(path):
+            return hub.find(str(path))
+        raise WrongUse(
+            f"--backbone {path} is a directory without saved_model.pb or model.keras: expected a SavedModel, a run, or "
+            "a .keras or .h5 file. A slim training directory is given as --backbone NAME --checkpoint DIR"
+        )
+    if path.is_file() and path.suffix not in SUFFIXES:
+        raise WrongUse(
+            f"--backbone {path} is neither .keras nor .h5: expected a whole Keras model. Weights of a network in the "
+            "catalogue are given as --backbone NAME --checkpoint PATH"
+        )
+    return own_model.find(path)

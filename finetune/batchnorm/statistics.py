@@ -8,12 +8,12 @@ did in training; so the result depends on the batch size through them, and throu
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune.batchnorm.layer import BatchNorm
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics, Subject
 from finetune.batchnorm.surgery import bn_layers
 
@@ -123,7 +123,7 @@ def forward(
 
 
 @contextmanager
-def _evaluating(layers: list[BatchNorm], statistics: Statistics) -> Iterator[None]:
+def _evaluating(layers: list[Any], statistics: Statistics) -> Iterator[None]:
     # The attribute is read while tracing only; it is put back so that nobody else's trace sees it.
     for layer in layers:
         layer.evaluation = statistics

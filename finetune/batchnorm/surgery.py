@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from finetune.batchnorm.layer import BatchNorm
+from finetune.batchnorm.module import Module, PartBatchNorm
 
 _OURS = ("statistics", "updates", "unbiased")
 
@@ -16,6 +17,8 @@ def adopt(model: keras.Model, *, unbiased: bool, epsilon: float | None = None) -
     """
 
     def swap(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, Module):
+            return layer
         config = layer.get_config()
         if not isinstance(layer, keras.layers.BatchNormalization):
             return layer.__class__.from_config(config)
@@ -33,6 +36,8 @@ def to_stock(model: keras.Model) -> keras.Model:
     """
 
     def swap(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, Module):
+            return layer
         config = layer.get_config()
         if isinstance(layer, keras.layers.Layer):  # the others are arithmetic between layers, such as `x / 127.5`
             config["trainable"] = True
@@ -43,9 +48,19 @@ def to_stock(model: keras.Model) -> keras.Model:
     return copy_weights(model, keras.models.clone_model(model, clone_function=swap))
 
 
-def bn_layers(model: keras.Model) -> list[BatchNorm]:
-    """The BatchNorm layers of an adopted model, in the model's order."""
-    return [layer for layer in model.layers if isinstance(layer, BatchNorm)]
+def parts(model: keras.Model) -> list[Any]:
+    """What can be frozen and measured by its name: the layers, and instead of a module the parts of it."""
+    return [part for layer in model.layers for part in (layer.parts if isinstance(layer, Module) else [layer])]
+
+
+def is_bn(part: Any) -> bool:
+    """Whether one of `parts` is a BatchNorm of ours or the view of a module's."""
+    return isinstance(part, BatchNorm | PartBatchNorm)
+
+
+def bn_layers(model: keras.Model) -> list[Any]:
+    """The BatchNorm layers of an adopted model and the views of those in a module, in the model's order."""
+    return [part for part in parts(model) if is_bn(part)]
 
 
 def copy_weights(source: Any, target: Any) -> Any:

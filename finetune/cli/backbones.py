@@ -69,7 +69,11 @@ def show(name: str, as_json: bool) -> None:
     stages = {
         stage: [layer.display for layer in infos] for stage, infos in verification.layers_with_variables(spec).items()
     }
-    row = {key: value for key, value in dataclasses.asdict(spec).items() if value not in (None, ())}
+    row = {
+        key: value
+        for key, value in dataclasses.asdict(spec).items()
+        if value not in (None, (), "", {}) and value is not False
+    }
     if as_json:
         options.emit({**row, "id": spec.id, "stages": stages})
         return

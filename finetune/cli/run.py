@@ -26,7 +26,12 @@ class _Decay(click.ParamType[Any]):
 
 
 @click.command()
-@click.option("--backbone", metavar="NAME", help="A name of 'finetune backbones list', such as resnet_v1_101.")
+@click.option(
+    "--backbone",
+    metavar="NAME|PATH",
+    help="A name of 'finetune backbones list', such as resnet_v1_101; a Keras model of your own (.keras, .h5, a run); "
+    "hub:HANDLE or a SavedModel directory.",
+)
 @click.option("--config", type=options.PATH, metavar="FILE", help="A config.json to repeat; options given here win.")
 @click.option("--resume", type=options.PATH, metavar="RUN", help="Continue an interrupted run directory.")
 @options.CHECKPOINT
@@ -46,6 +51,16 @@ class _Decay(click.ParamType[Any]):
 )
 @click.option("--crop-padding", type=int, metavar="PX", help="Padding of the random crop.  [default: 1/8 of the side]")
 @click.option("--dropout", type=float, metavar="F", help="Dropout in front of the logits.  [default: 0]")
+@click.option(
+    "--head",
+    metavar="swap|keep",
+    help="keep: the file's own head, whose classes are the data's in the same order.  [default: swap, a new head]",
+)
+@click.option(
+    "--features",
+    metavar="LAYER",
+    help="Layer of a model file whose output are the features.  [default: what its head starts from]",
+)
 @click.option("--hidden", type=int, metavar="N", help="A hidden layer of N units in the head.")
 @click.option(
     "--freeze",

@@ -32,7 +32,7 @@ def warnings(config: RunConfig, spec: BackboneSpec, *, batch_statistics: bool, s
             f"--batch-size {config.batch_size} is too small for batch statistics: give {LEAST_BATCH} or more, or "
             "--bn freeze"
         )
-    if not config.from_scratch and config.preprocess != spec.preprocessing:
+    if not config.from_scratch and spec.preprocessing and config.preprocess != spec.preprocessing:
         found.append(
             f"--preprocess {config.preprocess}, but the weights of {spec.id} were trained with {spec.preprocessing}: "
             "leave --preprocess out unless you know better"

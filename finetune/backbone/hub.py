@@ -1,0 +1,91 @@
+"""TensorFlow Hub modules and SavedModel directories as backbones."""
+
+import os
+from typing import Any
+
+import keras
+
+from checkpoints.spec import BackboneSpec
+from checkpoints.transfer import LoadReport
+from finetune.backbone import saved_model
+from finetune.backbone.hub_layer import HubModule
+from finetune.batchnorm.module import Module, PartBatchNorm
+from finetune.errors import WrongUse
+from finetune.freezing import FreezePlan
+
+STAGE = "module"
+"""The one stage of a module, whose layers cannot be told apart but by their variables' names."""
+_ANY_SIZE = 224
+
+
+def find(handle: str) -> BackboneSpec:
+    """The spec of a module; a path in it is made absolute. Loads it: its size and its variables are in it."""
+    if "://" not in handle:
+        handle = os.path.abspath(os.path.expanduser(handle))
+    loaded = saved_model.load(handle)
+    return BackboneSpec(
+        name=handle,
+        source="hub",
+        family="",
+        arguments={},
+        preprocessing="unit",
+        image_size=loaded.side or _ANY_SIZE,
+        own_size=loaded.side is not None,
+        least_size=1,
+        outputs=0,
+        label_offset=0,
+        head=(),
+        bn_decay=0.99,
+        bn_epsilon=0.0,
+        parameters=sum(int(one.shape.num_elements()) for one in loaded.variables),
+        reference="a TensorFlow Hub module or SavedModel; images in [0, 1] by Hub's convention",
+    )
+
+
+def load(
+    spec: BackboneSpec,
+    *,
+    image_size: int,
+    from_scratch: bool,
+    bn_epsilon: float | None,
+    features: str | None,
+    keep: bool,
+) -> tuple[keras.Model, dict[str, list[str]], LoadReport]:
+    """The module as a model to features, its one stage, and what it holds. WrongUse for what a module hides."""
+    for option, given, why in (
+        ("--from-scratch", from_scratch, "holds its weights, and not how they were drawn: give a catalogue name"),
+        ("--bn-epsilon", bn_epsilon is not None, "hides its epsilon: leave it out"),
+        ("--features", features is not None, "hides its layers: leave it out"),
+        ("--head keep", keep, "ends in features: leave it out"),
+    ):
+        if given:
+            raise WrongUse(f"{option}: the module {spec.name} {why}")
+    module = HubModule(spec.name, image_size)
+    images = keras.Input((image_size, image_size, 3), name="images")
+    model = keras.Model(images, module(images), name=spec.label)
+    names = tuple(variable.path for part in module.parts for variable in part.weights)
+    report = LoadReport(spec.name, "saved-model", "", names, {})
+    return model, {STAGE: [part.name for part in module.parts]}, report
+
+
+def check_plan(model: keras.Model, plan: FreezePlan) -> None:
+    """WrongUse where a plan asks of a module what its one `training` argument cannot give."""
+    for module in model.layers:
+        if not isinstance(module, Module):
+            continue
+        rows = [row for row in plan.layers if row.layer.stage == STAGE]
+        name = getattr(module, "handle", module.name)
+        wanted: set[Any] = {row.bn.statistics for row in rows if row.bn is not None}
+        if len(wanted) > 1:
+            batch = [row.layer.display for row in rows if row.bn is not None and row.bn.statistics == "batch"]
+            raise WrongUse(
+                f"the module {name} has one training argument for all of its BatchNorm, but {len(batch)} of "
+                f"{sum(isinstance(part, PartBatchNorm) for part in module.parts)} BN layers would use batch statistics "
+                f"(such as {batch[0]}) and the rest moving ones: give one of --bn freeze, --bn train for the whole "
+                "module. A module made of slim weights opens layer by layer: --backbone NAME --checkpoint MODULE_DIR"
+            )
+        if not module.can_train and any(row.trains or (row.bn is not None and row.bn.updates) for row in rows):
+            raise WrongUse(
+                f"the module {name} takes no training argument, so that it can only be used frozen: give --freeze '*' "
+                "to train a head on it, or a module that takes one"
+            )
