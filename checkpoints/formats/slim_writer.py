@@ -7,6 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from checkpoints.errors import CheckpointError
+from checkpoints.formats.checkpoint import Checkpoint
+
+
+def everything(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Every tensor of a TF checkpoint, also those that are not numbers."""
+    import tensorflow as tf
+
+    arrays = {name: checkpoint.read(name) for name in checkpoint.shapes}
+    reader = tf.train.load_checkpoint(str(checkpoint.path))
+    for name in reader.get_variable_to_shape_map():
+        if name not in arrays:
+            arrays[name] = reader.get_tensor(name)
+    return arrays
 
 
 def write_slim(prefix: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -3,7 +3,7 @@
 from checkpoints.catalog import BackboneSpec
 from finetune.backbone.hub import check_plan
 from finetune.backbone.keras_file import open_model
-from finetune.backbone.loading import Backbone, check_image_size, load
+from finetune.backbone.loading import Backbone, check_image_size, head_outputs, load
 from finetune.backbone.sources import find, module_handle, unbiased
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "check_image_size",
     "check_plan",
     "find",
+    "head_outputs",
     "load",
     "module_handle",
     "open_model",

@@ -68,6 +68,17 @@ def keep_head(model: keras.Model, classes: int, *, name: str) -> Cut:
     if len(logits.shape) != 2:
         raise FinetuneError(f"{name} has no head to keep: its output is {list(logits.shape)}; leave out --head keep")
     check_classes(int(logits.shape[-1]), classes, name=name)
+    return Cut(as_logits(model, name=name), f"head of the file kept: {classes} outputs")
+
+
+def as_logits(model: keras.Model, *, name: str) -> keras.Model:
+    """The flat classifier `model` to logits `[batch, classes]`: a final softmax is left out.
+
+    Raises FinetuneError for an output that is not a softmax over classes.
+    """
+    logits = model.output
+    if len(logits.shape) != 2:
+        raise FinetuneError(f"{name} is no classifier: its output is {list(logits.shape)}, expected [batch, classes]")
     while _is_softmax(operation := _producer(logits)[0]):
         (logits,) = _producer(logits)[1]
     kind, activation = type(operation).__name__, getattr(operation, "activation", None)
@@ -79,10 +90,8 @@ def keep_head(model: keras.Model, classes: int, *, name: str) -> Cut:
         kind in ("Dense", "Conv2D") and activation is not keras.activations.linear
     ):
         what = f"{kind} '{operation.name}'" + (f" with {activation.__name__}" if activation else "")
-        raise FinetuneError(
-            f"{name} ends in {what}: expected logits or a softmax over classes to keep; leave out --head keep"
-        )
-    return Cut(keras.Model(model.input, logits, name=model.name), f"head of the file kept: {classes} outputs")
+        raise FinetuneError(f"{name} ends in {what}: expected logits, or a softmax over classes")
+    return keras.Model(model.input, logits, name=model.name)
 
 
 def check_classes(outputs: int, classes: int, *, name: str) -> None:

@@ -45,7 +45,7 @@ def load(
     spec: BackboneSpec,
     *,
     image_size: int,
-    checkpoint: Path | None = None,
+    checkpoint: Path | Checkpoint | None = None,
     with_head: bool = False,
     keep_head: int | None = None,
     features: str | None = None,
@@ -55,7 +55,7 @@ def load(
 ) -> Backbone:
     """Build the network of a spec at `image_size` px and load its weights, strictly.
 
-    `checkpoint` is a file of the user's in place of the published one (fetched or cached otherwise);
+    `checkpoint` is a file of the user's (or what it opened as) in place of the published one (fetched or cached otherwise);
     `from_scratch` leaves the random initial weights. `with_head` ends it in the published logits, `keep_head` in the
     file's own, which must be that many. `features` names the layer of a model file to end after.
     Raises CheckpointError for files, WrongUse for sizes, for a head of another size, and for what a kind of source
@@ -86,7 +86,7 @@ def load(
     whole = with_head or keep_head is not None
     opened = None if from_scratch else _open(spec, checkpoint, with_head=whole, progress=progress)
     if opened and keep_head is not None:
-        check_classes(_head_outputs(spec, opened), keep_head, name=str(opened.path))
+        check_classes(head_outputs(spec, opened), keep_head, name=str(opened.path))
     network = networks.build(
         spec.family,
         image_size=image_size,
@@ -108,20 +108,22 @@ def check_image_size(spec: BackboneSpec, image_size: int) -> None:
         )
 
 
-def _head_outputs(spec: BackboneSpec, opened: Checkpoint) -> int:
-    """The number of logits in a file of a catalogue network's weights."""
+def head_outputs(spec: BackboneSpec, opened: Checkpoint) -> int:
+    """The number of logits in a file of a catalogue network's weights. CheckpointError where it has none."""
     head = [name for name in opened.shapes if any(fnmatchcase(name, pattern) for pattern in spec.head)]
     biases = [opened.shapes[name][0] for name in head if len(opened.shapes[name]) == 1]
     if not biases:
-        raise CheckpointError(
-            f"{opened.path} has no head to keep: expected the logits of {spec.id} ({', '.join(spec.head)}); leave out "
-            "--head keep for a new head"
-        )
+        raise CheckpointError(f"{opened.path} has no head: expected the logits of {spec.id} ({', '.join(spec.head)})")
     return int(biases[0])
 
 
-def _open(spec: BackboneSpec, checkpoint: Path | None, *, with_head: bool, progress: Progress | None) -> Checkpoint:
-    opened = open_checkpoint(checkpoint or store.locate(spec, with_head=with_head, progress=progress))
+def _open(
+    spec: BackboneSpec, checkpoint: Path | Checkpoint | None, *, with_head: bool, progress: Progress | None
+) -> Checkpoint:
+    if isinstance(checkpoint, Checkpoint):
+        opened = checkpoint
+    else:
+        opened = open_checkpoint(checkpoint or store.locate(spec, with_head=with_head, progress=progress))
     expected = "keras" if spec.source == "keras" else "slim"
     if not opened.kind.startswith(expected):
         layout = {"keras": "weights in Keras's .h5 layout", "slim": "a TF-slim checkpoint"}[expected]

@@ -22,6 +22,17 @@ def flat(model: keras.Model, *, image_size: int | None = None, weights: bool = T
     inside), for BatchNorm used at several places, for several inputs or outputs, and where the layers do not take
     images of `image_size`.
     """
+    return _flattened(model, image_size, _Copy(weights))
+
+
+def originals(model: keras.Model) -> dict[str, Any]:
+    """What each BatchNormalization of `flat(model)` is the copy of: its name there -> the layer of `model`."""
+    copy = _Copy(weights=False)
+    _flattened(model, None, copy)
+    return {made.name: one for one, made in copy.pairs() if isinstance(one, keras.layers.BatchNormalization)}
+
+
+def _flattened(model: keras.Model, image_size: int | None, copy: "_Copy") -> keras.Model:
     _check(model, "the model")
     inputs, outputs = model.inputs, model.outputs
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
@@ -35,7 +46,6 @@ def flat(model: keras.Model, *, image_size: int | None = None, weights: bool = T
     shape = inputs[0].shape[1:]
     if image_size is not None:
         shape = (image_size, image_size, shape[-1])
-    copy = _Copy(weights)
     images = keras.Input(shape, dtype="float32", name=copy.claimed(str(inputs[0].name)))
     result = copy.of_model(model, [images], prefix="")
     return keras.Model(images, result, name=model.name)
@@ -54,6 +64,11 @@ class _Copy:
         self._names: set[str] = set()
         self._prefixes: dict[int, str] = {}
         self._made: dict[int, Any] = {}
+        self._copied: dict[int, Any] = {}
+
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """(layer or operation, its copy), in the order they were met."""
+        return [(self._copied[key], made) for key, made in self._made.items()]
 
     def claimed(self, name: str) -> str:
         """`name`, or with a number where it is taken."""
@@ -89,6 +104,7 @@ class _Copy:
             )
         if not known:
             self._made[id(operation)] = self._made_like(operation, prefix)
+            self._copied[id(operation)] = operation
         made = self._made[id(operation)]
         try:
             result = made(*args, **kwargs)

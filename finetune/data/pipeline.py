@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.data.augmentation import Augmentation
+from finetune.data.custom import CustomPreprocessing
 from finetune.data.dataset import Split
-from finetune.data.preprocessing import Composed, Preprocessing
+from finetune.data.preprocessing import AnyPreprocessing
 from finetune.errors import WrongUse
 
 _AHEAD = 2
@@ -29,7 +30,7 @@ def train_batches(
     *,
     batch_size: int,
     image_size: int,
-    preprocessing: Preprocessing | Composed,
+    preprocessing: AnyPreprocessing,
     augmentation: Augmentation,
     seed: int,
     epoch: int,
@@ -67,9 +68,7 @@ def check_augmentation(split: Split, augmentation: Augmentation) -> None:
         )
 
 
-def eval_batches(
-    split: Split, *, batch_size: int, image_size: int, preprocessing: Preprocessing | Composed
-) -> tf.data.Dataset:
+def eval_batches(split: Split, *, batch_size: int, image_size: int, preprocessing: AnyPreprocessing) -> tf.data.Dataset:
     """Every image once, in the split's order: (images as in training, int64 labels, bool `[batch]` counted).
 
     Every batch is full, so that batch statistics are always taken over `batch_size` images: the last one is filled
@@ -120,7 +119,7 @@ def _signature(split: Split, size: int) -> tuple[tf.TensorSpec, tf.TensorSpec]:
     return tf.TensorSpec([size, *split.images.shape[1:]], tf.uint8), tf.TensorSpec([size], tf.int64)
 
 
-def _prepared(images: tf.Tensor, image_size: int, preprocessing: Preprocessing | Composed) -> tf.Tensor:
+def _prepared(images: tf.Tensor, image_size: int, preprocessing: AnyPreprocessing) -> tf.Tensor:
     """uint8 `[batch, height, width, 3]` to the network's input, resized bilinearly where the size differs."""
     height, width = images.shape[1:3]
     if (height, width) == (image_size, image_size):
@@ -128,6 +127,6 @@ def _prepared(images: tf.Tensor, image_size: int, preprocessing: Preprocessing |
     size, shrinking = (image_size, image_size), image_size < max(height, width)
     # The two steps commute but for float rounding, so the cheap one goes where there are fewer pixels: three times
     # the images a second from 32 to 96 px (20,000 images on one core: 16,000 a second against 5,000).
-    if height * width < image_size * image_size:
+    if height * width < image_size * image_size and not isinstance(preprocessing, CustomPreprocessing):
         return tf.image.resize(preprocessing.apply(images), size, antialias=shrinking)
     return preprocessing.apply(tf.image.resize(images, size, antialias=shrinking))

@@ -4,6 +4,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from finetune.data import custom
+from finetune.data.custom import CustomPreprocessing
 from finetune.errors import WrongUse
 
 
@@ -73,11 +75,22 @@ def suspects() -> tuple[Preprocessing | Composed, ...]:
     return (*known.values(), *twice, *scaled)
 
 
-def find(name: str) -> Preprocessing | Composed:
-    """The preprocessing called `name`, one of `suspects()`. Raises WrongUse with the nearest name."""
+AnyPreprocessing = Preprocessing | Composed | CustomPreprocessing
+
+
+def find(name: str) -> AnyPreprocessing:
+    """The preprocessing called `name`, one of `suspects()`, or the user's own `module:function`.
+
+    Raises WrongUse with the nearest name, or for a function that cannot be imported.
+    """
+    if ":" in name:
+        return custom.load(name)
     for one in suspects():
         if one.name == name:
             return one
     near = difflib.get_close_matches(name, PREPROCESSINGS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise WrongUse(f"unknown preprocessing '{name}': {hint}expected one of {', '.join(PREPROCESSINGS)}")
+    raise WrongUse(
+        f"unknown preprocessing '{name}': {hint}expected one of {', '.join(PREPROCESSINGS)}, or "
+        "MODULE:FUNCTION of your own"
+    )

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint
-from checkpoints.formats.slim_writer import write_slim
+from checkpoints.formats.slim_writer import everything, write_slim
 from finetune.diagnosis.graph.metagraph import Saved
 from finetune.diagnosis.graph.variables import cuts
 from finetune.errors import FinetuneError
@@ -38,7 +38,7 @@ def write(origin: Origin, prefix: Path, values: Mapping[str, np.ndarray]) -> Non
         raise CheckpointError(f"{taken[0]} is already there and is not overwritten: give another name")
     if not prefix.absolute().parent.is_dir():
         raise FinetuneError(f"there is no directory {prefix.parent}: make it, or give another name")
-    arrays = _everything(origin.checkpoint)
+    arrays = everything(origin.checkpoint)
     for name, value in values.items():
         place = origin.places[name]
         held = np.array(arrays[place.key])
@@ -56,13 +56,3 @@ def write(origin: Origin, prefix: Path, values: Mapping[str, np.ndarray]) -> Non
             with suppress(OSError):
                 Path(f"{prefix}{ending}").unlink()
         raise
-
-
-def _everything(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    """Every tensor, also those that are not numbers."""
-    arrays = {name: checkpoint.read(name) for name in checkpoint.shapes}
-    reader = tf.train.load_checkpoint(str(checkpoint.path))
-    for name in reader.get_variable_to_shape_map():
-        if name not in arrays:
-            arrays[name] = reader.get_tensor(name)
-    return arrays
