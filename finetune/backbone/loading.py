@@ -55,7 +55,7 @@ def load(
 ) -> Backbone:
     """Build the network of a spec at `image_size` px and load its weights, strictly.
 
-    `checkpoint` is a file of the user's (or what it opened as) in place of the published one (fetched or cached otherwise);
+    `checkpoint` is a file of the user's, or what it opened as, in place of the published one, which is fetched;
     `from_scratch` leaves the random initial weights. `with_head` ends it in the published logits, `keep_head` in the
     file's own, which must be that many. `features` names the layer of a model file to end after.
     Raises CheckpointError for files, WrongUse for sizes, for a head of another size, and for what a kind of source

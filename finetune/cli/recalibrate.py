@@ -1,24 +1,26 @@
 """`finetune recalibrate-bn`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from finetune.cli import options
+from finetune.cli.examined import model_options, open_model
 from finetune.cli.startup import load_tensorflow
 
 
 @click.command("recalibrate-bn")
-@options.TARGET
-@options.DATA_DIR
+@model_options
 @click.option("--images", type=options.COUNT, default=10_000, help="Training images to pool.  [default: 10000]")
-@click.option("--out", type=options.PATH, metavar="FILE", help="[default: model-recalibrated.keras beside the model]")
+@click.option("--out", type=options.PATH, metavar="PATH", help="[default: NAME-recalibrated beside the model]")
 @options.JSON
 @options.QUIET
-def recalibrate_bn(
-    target: Path, data_dir: Path | None, images: int, out: Path | None, as_json: bool, quiet: bool
-) -> None:
-    """Write a copy of a run's model with moving statistics measured on training images.
+def recalibrate_bn(images: int, out: Path | None, as_json: bool, quiet: bool, **opening: Any) -> None:
+    """Write a copy of a model with moving statistics measured on training images.
+
+    RUN, MODEL and the other ways to name a model are those of diagnose-bn. The copy has the format that was read: a
+    slim checkpoint stays a slim checkpoint, a .keras file a .keras file.
 
     No weight changes. Nothing is overwritten, and nothing is written where it would make the model worse.
     """
@@ -26,10 +28,9 @@ def recalibrate_bn(
 
     load_tensorflow()
     from finetune.diagnosis.doctor import recalibrate_bn as recalibrate
-    from finetune.diagnosis.targets.run import open_target
 
     with console_display(quiet=quiet or as_json) as display:
-        result = recalibrate(open_target(target, data_dir=data_dir), out=out, images=images, on_batch=display.batch)
+        result = recalibrate(open_model(display, **opening), out=out, images=images, on_batch=display.batch)
     if as_json:
         options.emit(result.to_json())
     else:

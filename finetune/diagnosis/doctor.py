@@ -76,7 +76,7 @@ def recalibrate_bn(
     subject = target.subject
     if not subject.layers:
         raise FinetuneError(f"{target.name} has no BatchNormalization layer: there is nothing to recalibrate")
-    path = _check_place(out or target.copy, target.copy.suffix)
+    path = _check_place(out or target.copy, target.suffix)
     subset = target.training(images)
     evaluator = Evaluator(subject, on_batch=on_batch)
     before = evaluator.evaluate(target.test.batches())
@@ -92,11 +92,11 @@ def recalibrate_bn(
     return Recalibration(before, after, len(subset), path)
 
 
-def _check_place(path: Path, suffix: str) -> Path:
+def _check_place(path: Path, suffix: str | None) -> Path:
     """`path` itself, where a file of that kind can be written."""
-    if path.suffix != suffix:
+    if suffix is not None and path.suffix != suffix:
         raise WrongUse(f"--out {path} must end in {suffix}, the format it is written in")
-    if path.exists():
+    if path.exists() or Path(f"{path}.index").exists():
         raise WrongUse(f"{path} is already there and is not overwritten: give another name with --out")
     if not path.absolute().parent.is_dir():
         raise WrongUse(f"--out {path}: there is no directory {path.parent}; make it, or give another name with --out")

@@ -16,7 +16,8 @@ class Facts:
     """What records say about how the model came to be; None where they do not.
 
     decay: share of the old moving value kept at one update. updates: how many the moving statistics took.
-    updates_enabled: whether they were meant to move. trained_with: what normalised in training. weights_moved: whether
+    updates_enabled: whether they were meant to move; why_disabled: what says that they were not.
+    trained_with: what normalised in training. weights_moved: whether
     training changed any weight. weights_averaged: whether the weights are averages over training steps that the
     statistics are not. batch_size: of training. expected_preprocessing: what the pretrained weights were made with.
     """
@@ -24,6 +25,7 @@ class Facts:
     decay: float | None = None
     updates: int | None = None
     updates_enabled: bool | None = None
+    why_disabled: str = "the run was made with --bn-updates off"
     trained_with: Literal["batch", "moving"] | None = None
     weights_moved: bool | None = None
     weights_averaged: bool | None = None

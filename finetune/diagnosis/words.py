@@ -46,7 +46,7 @@ def statistics(seen: Reading) -> list[str]:
             f"{facts.residual:.2g}"
         )
     if facts.updates_enabled is False:
-        lines.append("the run was made with --bn-updates off")
+        lines.append(facts.why_disabled)
     dead = [layer.name for layer in layers if layer.dead_gamma or layer.dead_channels]
     if dead:
         channels = sum(layer.dead_channels > 0 for layer in layers)

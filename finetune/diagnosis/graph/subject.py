@@ -82,6 +82,11 @@ class GraphSubject:
         return [BNInfo(layer.name, layer.epsilon) for layer in self._layers]
 
     @property
+    def checkpoint(self) -> Path:
+        """The checkpoint the weights are from: its prefix, or the V1 file."""
+        return self._origin.checkpoint.path
+
+    @property
     def batch_size(self) -> int | None:
         """The number of images the graph takes at once, None where it takes any: batches of an evaluation need it."""
         return self._feeding.batch_size

@@ -14,22 +14,24 @@ from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.images import Images
 from finetune.diagnosis.reading import Commands
 from finetune.diagnosis.targets import source
+from finetune.diagnosis.targets.request import Request
 from finetune.diagnosis.targets.target import Target
+from finetune.errors import WrongUse
 
 
-def open_target(
-    path: Path,
-    *,
-    data_dir: Path | None = None,
-    preprocess: str | None = None,
-    source_checkpoint: Path | None = None,
-) -> Target:
+def open_target(request: Request) -> Target:
     """Open the run's own model, or another file in its directory, on the run's own data.
 
-    `preprocess` replaces the run's preprocessing. The source's statistics are those the run kept, or those of
-    `source_checkpoint`. `bn.json` is written for the run's own model, unless the run may only be read.
+    `request.preprocess` replaces the run's preprocessing. The source's statistics are those the run kept, or those of
+    `request.source_checkpoint`. `bn.json` is written for the run's own model, unless the run may only be read.
     """
-    opened = scoring.open_run(path, data_dir=data_dir)
+    path, preprocess, source_checkpoint = Path(str(request.target)), request.preprocess, request.source_checkpoint
+    given = [name for name in ("data", "image_size", "batch_size", "bn_decay") if getattr(request, name) is not None]
+    if given:
+        raise WrongUse(
+            f"--{given[0].replace('_', '-')}: {path} is a run, whose config.json says what it was: leave it out"
+        )
+    opened = scoring.open_run(path, data_dir=request.data_dir)
     trained, dataset, config = opened.trained, opened.dataset, opened.config
     form = batches.form(config)
     if preprocess is not None:

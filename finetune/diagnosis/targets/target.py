@@ -17,7 +17,8 @@ class Target:
 
     training: at most so many training images, stratified and in random order; raises WrongUse for fewer than classes.
     source: the moving statistics training started from, where known. write: puts the subject as it now is into a new
-    file, of the format that was read. copy: where that goes unless told otherwise. record: keeps the report of a
+    file, of the format that was read. copy: where that goes unless told otherwise; suffix: what its name must end in
+    (None: it is a prefix, or a directory). notes: how the model was opened, for people. record: keeps the report of a
     diagnosis with the target.
     """
 
@@ -28,6 +29,8 @@ class Target:
     commands: Commands
     write: Callable[[Path], None]
     copy: Path
+    suffix: str | None = ".keras"
+    notes: tuple[str, ...] = ()
     source: Snapshot | None = None
     facts: Facts = field(default_factory=Facts)
     record: Callable[[dict[str, Any]], None] = lambda report: None
