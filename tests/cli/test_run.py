@@ -158,7 +158,7 @@ def test_diagnosed_repaired_and_healthy_again(finished, tmp_path):
     assert sick.exit_code == 3, sick.output
     report = json.loads(sick.stdout)
     assert report == read(run, "bn.json")
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     assert report["verdict"]["cause"] == "updates-never-ran"
     assert report["verdict"]["remedy"] == f"finetune recalibrate-bn {run}"
     assert report["accuracy"]["test"].keys() == {"is_training_false", "is_training_true", "recalibrated"}

@@ -1,0 +1,117 @@
+"""The clinic: every cause brought about for real, and healthy runs; does the diagnosis name the cause?
+
+`python -m benchmarks.clinic` runs the cells that results.jsonl does not hold yet and writes the table into README.md.
+`--judge` runs nothing and judges the evidence kept in results.jsonl by the rules as they are now.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.jsonl"
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="cells whose name holds this text")
+    parser.add_argument("--network", default="", help="cells of this network")
+    parser.add_argument("--again", action="store_true", help="run cells that have a result already, too")
+    parser.add_argument("--judge", action="store_true", help="run nothing: judge the evidence that is there")
+    arguments = parser.parse_args()
+    rows = {}
+    if RESULTS.is_file():
+        rows = {row["cell"]: row for row in map(json.loads, RESULTS.read_text().splitlines())}
+    if not arguments.judge:
+        from finetune.cli.startup import load_tensorflow
+
+        load_tensorflow()
+        from benchmarks.clinic.cells import in_order
+
+        for cell in in_order():
+            wanted = arguments.only in cell.key and cell.recipe.body.startswith(arguments.network)
+            if not wanted or (cell.key in rows and not arguments.again):
+                continue
+            rows[cell.key] = run(cell)
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(rows[cell.key]) + "\n")
+    report(rows)
+
+
+def run(cell) -> dict:
+    """One cell: trained, fallen ill, examined. A row of results.jsonl."""
+    from benchmarks.clinic.cells import bring
+    from finetune.batchnorm.statistics import KerasSubject
+    from finetune.diagnosis.measure import examine
+    from finetune.files import finite
+
+    started = time.monotonic()
+    patient = bring(cell)
+    trained = time.monotonic() - started
+    evidence = examine(
+        KerasSubject(patient.model), test=patient.test, train=patient.train, source=patient.source, facts=patient.facts
+    )
+    row = {
+        "cell": cell.key, "expected": cell.expected, "train_seconds": round(trained, 1),
+        "diagnosis_seconds": round(time.monotonic() - started - trained, 1),
+        "evidence": finite(dataclasses.asdict(evidence)),
+    }  # fmt: skip
+    named = judged(row)
+    print(f"{'ok   ' if named == cell.expected else 'WRONG'} {cell.key} -> {named}", flush=True)
+    return row
+
+
+def judged(row: dict, *, records: bool = True) -> str:
+    """The cause the rules name now; `records`: whether they may look at what the training's records say."""
+    from benchmarks.clinic.memory import evidence_from
+    from finetune.diagnosis.evidence import Facts
+    from finetune.diagnosis.reading import Commands
+    from finetune.diagnosis.verdict import judge
+
+    evidence = evidence_from(row["evidence"])
+    if not records:
+        evidence = dataclasses.replace(evidence, facts=Facts())
+    return judge(evidence, Commands("MODEL")).cause
+
+
+def report(rows: dict) -> None:
+    """The table, into README.md."""
+    table = [
+        "| brought about | network | False | True | recalibrated | named | without records |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    right, total, alarms = Counter(), Counter(), 0
+    for row in sorted(rows.values(), key=lambda row: row["cell"]):
+        expected, variant, body = row["cell"].split(" | ")
+        named, blind = judged(row), judged(row, records=False)
+        kind = "healthy" if expected == "healthy" else "sick"
+        total[kind] += 1
+        right[kind] += named == expected
+        alarms += kind == "healthy" and named != "healthy" and not named.startswith("not-batchnorm")
+        ways = row["evidence"]["test"]
+        figures = " | ".join(
+            f"{ways[way]['correct'] / ways[way]['examples']:.1%}"
+            for way in ("is_training_false", "is_training_true", "recalibrated")
+        )
+        mark = "" if named == expected else " **(wrong)**"
+        table.append(
+            f"| {expected}: {variant} | {body} | {figures} | {named}{mark} | "
+            f"{'the same' if blind == named else blind} |"
+        )
+    summary = (
+        f"Right cause in {right['sick']} of {total['sick']} cells; {alarms} false alarms in {total['healthy']} healthy "
+        f"runs, {right['healthy']} of them called healthy outright."
+    )
+    print("\n".join(table), summary, sep="\n")
+    readme = HERE / "README.md"
+    if readme.is_file():
+        head, _, rest = readme.read_text().partition(BEGIN)
+        readme.write_text("\n".join([head + BEGIN, "", summary, "", *table, "", END + rest.partition(END)[2]]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""Networks and images of the clinic, and the training that makes a patient of them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from checkpoints import catalog
+from finetune import backbone as backbones
+from finetune import networks
+from finetune.batchnorm.statistics import KerasSubject
+from finetune.batchnorm.surgery import adopt, bn_layers
+from finetune.classifier import attach_head
+from finetune.config import RunConfig
+from finetune.data import pipeline
+from finetune.data.augmentation import Augmentation
+from finetune.data.dataset import Dataset, Split, stratified_subset
+from finetune.data.preprocessing import find
+from finetune.data.sources import load_dataset
+from finetune.diagnosis.evidence import Facts
+from finetune.diagnosis.images import Images
+from finetune.training import optimizer as optimizers
+from finetune.training.step import train_step
+
+SHARED = Path(os.environ.get("FINETUNE_SHARED", Path(__file__).parents[3] / "shared"))
+WORK = Path(__file__).parent / "work"
+"""Pretrained thin networks, made once; not kept in the repository."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """A network of the clinic. `real`: with ImageNet weights; else its source weights are trained here."""
+
+    build: Callable[[int], keras.Model]
+    size: int
+    preprocess: str
+    unbiased: bool = True
+    real: bool = False
+
+
+def _slim(family: str, **arguments: Any) -> Callable[[int], keras.Model]:
+    return lambda size: networks.build(family, image_size=size, outputs=None, arguments=arguments).model
+
+
+def _mobilenet(size: int) -> keras.Model:
+    spec = catalog.find("keras/mobilenet_0.25")
+    weights = SHARED / "checkpoints" / "keras" / "mobilenet_2_5_224_tf_no_top.h5"
+    return backbones.loading.load(spec, image_size=size, checkpoint=weights).model
+
+
+BODIES = {
+    "mobilenet": Body(_mobilenet, 64, "inception", unbiased=False, real=True),
+    "resnet_v1": Body(_slim("resnet_v1", scope="resnet_v1", units=(1, 1, 1), width=8, stem="small"), 32, "vgg"),
+    "resnet_v2": Body(_slim("resnet_v2", scope="resnet_v2", units=(1, 1, 1), width=16), 64, "inception"),
+    "densenet": Body(_slim("densenet", scope="densenet", layers=(2, 2, 2), growth=12, width=16), 32, "torch"),
+    # For the cut-down clinic of the tests: seconds a cell.
+    "tiny": Body(_slim("resnet_v1", scope="tiny", units=(1, 1), width=8, stem="small"), 16, "inception"),
+}
+
+
+@cache
+def data(name: str) -> Dataset:
+    """`cifar10` (10,000 training images), or generated `demo-target`, or `flowers` at 64 px."""
+    if name == "cifar10":
+        whole = load_dataset(name, data_dir=SHARED / "data", examples=None, validation=0.0, seed=0)
+        return replace(
+            whole, train=stratified_subset(whole.train, 10_000, 0), test=stratified_subset(whole.test, 1000, 0)
+        )
+    if name == "flowers":
+        return _flowers(SHARED / "data" / "flowers")
+    return load_dataset(name, data_dir=None, examples=2000, validation=0.0, seed=0)
+
+
+def _flowers(folder: Path, side: int = 64) -> Dataset:
+    from PIL import Image
+
+    names = sorted(path.name for path in (folder / "train").iterdir())
+
+    def split(part: str) -> Split:
+        images, labels = [], []
+        for label, name in enumerate(names):
+            for path in sorted((folder / part / name).glob("*.jpg")):
+                with Image.open(path) as photo:
+                    least = min(photo.size)
+                    left, top = (photo.width - least) // 2, (photo.height - least) // 2
+                    square = photo.convert("RGB").crop((left, top, left + least, top + least)).resize((side, side))
+                    images.append(np.asarray(square))
+                labels.append(label)
+        return Split(np.stack(images), np.array(labels, np.int64))
+
+    return Dataset("flowers", tuple(names), split("train"), None, split("val"), str(folder))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a patient is trained. start: `source` or `scratch`. switch: sets the BN layers' switches.
+
+    ordered: batches of one class each. average: keep an average of the weights and end with it. before, after: what
+    is done to the model around training.
+    """
+
+    body: str = "resnet_v1"
+    data: str = "cifar10"
+    start: str = "source"
+    steps: int = 300
+    batch: int = 64
+    images: int | None = None
+    preprocess: str | None = None
+    size: int | None = None
+    learning_rate: float = 2e-3
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    decay: float = 0.9
+    seed: int = 0
+    augment: bool = False
+    dropout: float = 0.0
+    ordered: bool = False
+    average: float | None = None
+    statistics: str = "batch"
+    updates: bool = True
+    affine: bool = True
+    frozen: float = 0.0
+    fixed: Callable[[int, int], bool] = field(default=lambda index, layers: False)
+
+
+@dataclass
+class Patient:
+    """A trained model as it is brought in, with what its records say."""
+
+    model: keras.Model
+    test: Images
+    train: Images
+    facts: Facts
+    source: Any
+
+
+def train(recipe: Recipe) -> Patient:
+    """Train as the recipe says."""
+    body, dataset = BODIES[recipe.body], data(recipe.data)
+    keras.utils.set_random_seed(recipe.seed)
+    split = dataset.train
+    if recipe.images is not None:
+        split = stratified_subset(split, recipe.images, recipe.seed)
+    size = recipe.size or body.size
+    model = _built(recipe, body, size, len(dataset.class_names))
+    layers = bn_layers(model)
+    for index, layer in enumerate(layers):
+        layer.statistics, layer.momentum, layer.trainable = recipe.statistics, recipe.decay, recipe.affine
+        layer.updates = recipe.updates and not recipe.fixed(index, len(layers))
+    body_layers = [one for one in model.layers if one.weights and one not in layers and not one.name.startswith("head")]
+    for layer in body_layers[: round(recipe.frozen * len(body_layers))]:
+        layer.trainable = False
+    start = KerasSubject(model).snapshot()
+    form = {"batch_size": recipe.batch, "image_size": size, "preprocessing": find(recipe.preprocess or body.preprocess)}
+    _fit(model, split, recipe, form)
+    order = np.random.default_rng(1).permutation(len(split))[: max(1000 // recipe.batch, 1) * recipe.batch]
+    order = order[: len(order) - len(order) % min(recipe.batch, len(order))]
+    facts = Facts(
+        decay=recipe.decay,
+        updates=recipe.steps if recipe.updates and recipe.statistics == "batch" else 0,
+        updates_enabled=recipe.updates,
+        trained_with="batch" if recipe.statistics == "batch" else "moving",
+        weights_moved=True,
+        weights_averaged=True if recipe.average else None,
+        batch_size=recipe.batch,
+    )
+    return Patient(model, Images(dataset.test, **form), Images(split.take(order), **form), facts, start)
+
+
+def _built(recipe: Recipe, body: Body, size: int, classes: int) -> keras.Model:
+    backbone = body.build(size)
+    if not body.real:
+        backbone = adopt(backbone, unbiased=body.unbiased)
+        if recipe.start == "source":
+            for variable, array in zip(backbone.variables, _source_weights(recipe.body, size), strict=True):
+                variable.assign(array)
+    elif recipe.start == "scratch":
+        fresh = networks.build(
+            "keras_applications", image_size=size, outputs=None,
+            arguments=catalog.find("keras/mobilenet_0.25").arguments,
+        ).model  # fmt: skip
+        backbone = adopt(fresh, unbiased=False)
+    return attach_head(backbone, classes, dropout=recipe.dropout, seed=recipe.seed)
+
+
+def _source_weights(name: str, size: int) -> list[np.ndarray]:
+    """A thin network's weights after training on the first five classes of its task."""
+    path = WORK / f"{name}-{size}.npz"
+    if not path.exists():
+        whole = data("demo-source" if name == "tiny" else "cifar10")
+        kept = np.flatnonzero(whole.train.labels < 5)
+        part = whole.train.take(kept)
+        recipe = Recipe(name, start="scratch", steps=150 if name == "tiny" else 400, decay=0.97, seed=100)
+        keras.utils.set_random_seed(100)
+        model = _built(recipe, BODIES[name], size, 5)
+        for layer in bn_layers(model):
+            layer.momentum = recipe.decay
+        form = {"batch_size": 64, "image_size": size, "preprocessing": find(BODIES[name].preprocess)}
+        _fit(model, part, recipe, form)
+        count = len(model.variables) - 2
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, *(np.array(variable) for variable in model.variables[:count]))
+    with np.load(path) as file:
+        return [file[f"arr_{index}"] for index in range(len(file.files))]
+
+
+def _fit(model: keras.Model, split: Split, recipe: Recipe, form: dict[str, Any]) -> None:
+    config = RunConfig(
+        "clinic", learning_rate=recipe.learning_rate, optimizer=recipe.optimizer, schedule=recipe.schedule,
+        weight_decay=0.05 if recipe.optimizer == "adamw" else 5e-4, clip_norm=None,
+    )  # fmt: skip
+    variables = model.trainable_variables
+    step = train_step(model, optimizers.build(config, variables, steps=recipe.steps), variables, label_smoothing=0.0)
+    average = [np.array(variable) for variable in variables] if recipe.average else []
+    done, epoch = 0, 0
+    while done < recipe.steps:
+        for images, labels in _epoch(split, recipe, form, epoch):
+            loss, _ = step(images, labels)
+            done += 1
+            if recipe.average:
+                for mean, variable in zip(average, variables, strict=True):
+                    mean += (1 - recipe.average) * (np.array(variable) - mean)
+            if done == recipe.steps:
+                break
+        epoch += 1
+    assert np.isfinite(float(loss)), "the loss is not finite"
+    for variable, mean in zip(variables, average, strict=False):
+        variable.assign(mean)
+
+
+def _epoch(split: Split, recipe: Recipe, form: dict[str, Any], epoch: int) -> Any:
+    if not recipe.ordered:
+        augmentation = Augmentation(split.images.shape[1] // 8 if recipe.augment else 0, recipe.augment)
+        return pipeline.train_batches(split, augmentation=augmentation, seed=recipe.seed, epoch=epoch, **form)
+    # Every batch holds one class, as where a folder is read class by class without shuffling.
+    rng = np.random.default_rng([recipe.seed, epoch])
+    order = rng.permutation(len(split))
+    order = order[np.argsort(split.labels[order], kind="stable")]
+    groups = [order[split.labels[order] == label] for label in np.unique(split.labels)]
+    size = form["batch_size"]
+    chunks = [group[at : at + size] for group in groups for at in range(0, len(group) - size + 1, size)]
+    rng.shuffle(chunks)
+    ordered = split.take(np.concatenate(chunks))
+    batches = pipeline.eval_batches(ordered, **form)
+    return ((images, labels) for images, labels, _ in batches)
+
+
+def poison(model: keras.Model, patient: Patient) -> None:
+    """One corrupt batch in training whose update is skipped because its gradient is not finite, as loss scaling does:
+    the weights stay, the moving statistics do not."""
+    images = next(iter(patient.train.batches()))[0]
+    model(tf.where(tf.random.uniform(images.shape) < 0.01, 3e38, images) * 10.0, training=True)
