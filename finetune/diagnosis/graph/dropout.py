@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from finetune.diagnosis.graph.fold import constant_value
-from finetune.diagnosis.graph.nodes import PLACEHOLDERS, Graph, Node, Ref, declared_shape
+from finetune.diagnosis.graph.nodes import IMAGES, PLACEHOLDERS, Graph, Node, Ref, declared_shape
 
 RANDOM = frozenset(
     {
@@ -86,9 +86,8 @@ def _scalar(graph: Graph, ref: Ref, depth: int = 0) -> bool:
         value = constant_value(node)
         return value is not None and value.shape == ()
     if node.op in PLACEHOLDERS:
-        return declared_shape(node) == () or (
-            node.op == "PlaceholderWithDefault" and depth < 20 and _scalar(graph, node.inputs[0], depth + 1)
-        )
+        # A share to keep is often a placeholder without a shape; what is dropped out of never is one, but the images.
+        return declared_shape(node) in ((), None) and bool(node.inputs or node.name != IMAGES)
     return (
         node.op in (*_ELEMENTWISE, "RealDiv", "Div", "Reciprocal")
         and depth < 20

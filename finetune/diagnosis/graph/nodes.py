@@ -14,6 +14,8 @@ ASSIGNMENTS = frozenset(
     {"Assign", "AssignAdd", "AssignSub", "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"}
 )
 PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
+IMAGES, LOGITS = "finetune_images", "finetune_logits"
+"""Nodes of ours in every graph that is folded: what is fed, what is fetched."""
 # What gives its first input on unchanged, but for its shape or who may differentiate it.
 _PASSING = frozenset(
     {

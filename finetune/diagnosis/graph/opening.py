@@ -12,13 +12,13 @@ from finetune.diagnosis.graph import metagraph, variables
 from finetune.diagnosis.graph.dropout import without_dropout
 from finetune.diagnosis.graph.fold import fold
 from finetune.diagnosis.graph.metagraph import MetaGraph
-from finetune.diagnosis.graph.nodes import PLACEHOLDERS, Graph, Ref, data_type
+from finetune.diagnosis.graph.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Ref, data_type
 from finetune.diagnosis.graph.roles import Input, describe, find_input, find_logits, named
 from finetune.diagnosis.graph.safety import refuse
 from finetune.diagnosis.graph.session import Running
 from finetune.diagnosis.graph.subject import GraphFacts, GraphSubject
 from finetune.diagnosis.graph.variables import Averages
-from finetune.diagnosis.graph.ways import IMAGES, LOGITS, Ways, computing, fed, find_ways
+from finetune.diagnosis.graph.ways import Ways, computing, fed, find_ways
 from finetune.diagnosis.graph.wiring import Wiring, wiring
 from finetune.diagnosis.graph.written import Origin
 from finetune.errors import FinetuneError, WrongUse

@@ -59,7 +59,11 @@ def named(graph: Graph, text: str, option: str) -> Ref:
 
 def listed(graph: Graph) -> str:
     """Every placeholder with its type and shape, for messages."""
-    found = [describe(node) for node in graph.nodes.values() if node.op in PLACEHOLDERS]
+    found = [
+        describe(node)
+        for node in graph.nodes.values()
+        if node.op in PLACEHOLDERS and not node.name.startswith(("save/", "finetune_"))
+    ]
     more = f" and {len(found) - 2 * _SHOWN} more" if len(found) > 2 * _SHOWN else ""
     return ", ".join(found[: 2 * _SHOWN]) + more if found else "none"
 

@@ -10,10 +10,9 @@ from tensorflow.core.protobuf import rewriter_config_pb2
 
 from finetune.diagnosis.graph import variables
 from finetune.diagnosis.graph.metagraph import MetaGraph
-from finetune.diagnosis.graph.nodes import Graph, Node, Ref
+from finetune.diagnosis.graph.nodes import IMAGES, LOGITS, Graph, Node, Ref
 from finetune.diagnosis.graph.protos import to_graph_def
 from finetune.diagnosis.graph.sites import Site
-from finetune.diagnosis.graph.ways import IMAGES, LOGITS
 from finetune.errors import FinetuneError
 
 Measured = tuple[np.ndarray, np.ndarray, float]

@@ -112,9 +112,9 @@ class _Reader:
             factor = _other(reader, inverse.name)
             made = self._graph.producer(self._graph.source(factor))
             held = self._variable(factor)
+            beta = next(filter(None, map(self._subtracted_from, self._consumers[reader.name])), beta)
             if held:
                 mean = held
-                beta = next(filter(None, map(self._subtracted_from, self._consumers[reader.name])), beta)
             elif made.op == "Sub" and (centre := self._variable(made.inputs[1])):
                 x, mean = made.inputs[0], centre
             else:

@@ -168,8 +168,9 @@ class GraphSubject:
         except FinetuneError:  # a graph that takes neither noise nor this number of images may take real ones
             return found
         for name in found:
-            kept = float(np.median(np.concatenate([b - a for a, b in zip(zero[name], one[name], strict=True)])))
-            found[name] = round(kept, 6) if 0 <= kept < 1 - 1e-7 else None
+            kept = [float(np.median(b - a)) for a, b in zip(zero[name], one[name], strict=True)]
+            # What is not updated keeps all; where mean and variance differ, the slower one is what lags.
+            found[name] = max((round(each, 6) for each in kept if 0 <= each < 1 - 1e-7), default=None)
         return found
 
     def write_checkpoint(self, prefix: Path, snapshot: Snapshot) -> None:

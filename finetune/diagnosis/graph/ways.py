@@ -9,13 +9,22 @@ import tensorflow as tf
 
 from finetune.diagnosis.graph.dropout import Undropped, without_dropout
 from finetune.diagnosis.graph.fold import fold
-from finetune.diagnosis.graph.nodes import PLACEHOLDERS, Graph, Node, Ref, data_type, declared_shape, placeholder
+from finetune.diagnosis.graph.nodes import (
+    IMAGES,
+    LOGITS,
+    PLACEHOLDERS,
+    Graph,
+    Node,
+    Ref,
+    data_type,
+    declared_shape,
+    placeholder,
+)
 from finetune.diagnosis.graph.roles import Input, describe, listed
 from finetune.diagnosis.graph.safety import allowed
 from finetune.diagnosis.graph.sites import FUSED, Paired, find_sites, pair
 from finetune.errors import FinetuneError, WrongUse
 
-IMAGES, LOGITS = "finetune_images", "finetune_logits"
 _KEEP = re.compile(r"keep", re.IGNORECASE)
 _DROP = re.compile(r"drop", re.IGNORECASE)
 _SHOWN = 4
@@ -96,18 +105,17 @@ def _by(graph: Graph, switch: Ref, known: Mapping[Ref, np.ndarray], how: str) ->
     """The ways by one tensor, None where it switches nothing."""
     dtype = tf.as_dtype(data_type(graph.producer(switch)) or tf.bool).as_numpy_dtype
     yes, no = np.asarray(True, dtype), np.asarray(False, dtype)
-    guessed, said = _guesses(graph, {*known, switch})
-    for _ in range(2):
+    with_yes, with_no = (way(graph, {**known, switch: value}) for value in (yes, no))
+    guessed, said = _guesses({**with_yes.graph.nodes, **with_no.graph.nodes})
+    if guessed:
         with_yes, with_no = (way(graph, {**known, **guessed, switch: value}) for value in (yes, no))
-        needed = {*with_yes.graph.nodes, *with_no.graph.nodes}
-        guessed = {ref: value for ref, value in guessed.items() if ref.node in needed}
     for batch, moving, training in ((with_yes, with_no, yes), (with_no, with_yes, no)):
         paired = pair(find_sites(batch.graph), find_sites(moving.graph))
         if paired.layers:
             _require_values(batch.graph, moving.graph)
             means = "True" if training else "False"
             lines = [f"training switch {describe(graph.producer(switch))}: {how}; {means} is batch statistics"]
-            lines += [line for ref, line in said.items() if ref in guessed]
+            lines += said
             lines += _lines(paired, batch)
             return Ways(batch, moving, paired, switch, training, {**known, **guessed}, tuple(lines))
     return None
@@ -134,12 +142,11 @@ def computing(graph: Graph) -> Graph:
     return Graph(nodes, graph.functions)
 
 
-def _guesses(graph: Graph, known: set[Ref]) -> tuple[dict[Ref, np.ndarray], dict[Ref, str]]:
+def _guesses(nodes: Mapping[str, Node]) -> tuple[dict[Ref, np.ndarray], list[str]]:
     """Values of what turns dropout on, with a line for each: the share kept is 1, the share dropped 0, a switch off."""
-    guessed, said = {}, {}
-    for node in graph.nodes.values():
-        ref = Ref(node.name)
-        if node.op not in PLACEHOLDERS or ref in known or declared_shape(node) not in ((), None):
+    guessed, said = {}, []
+    for node in nodes.values():
+        if node.op not in PLACEHOLDERS or node.name == IMAGES or declared_shape(node) not in ((), None):
             continue
         dtype = tf.as_dtype(data_type(node) or tf.string)
         value: object = None
@@ -148,8 +155,8 @@ def _guesses(graph: Graph, known: set[Ref]) -> tuple[dict[Ref, np.ndarray], dict
         elif dtype.is_floating and (_KEEP.search(node.name) or _DROP.search(node.name)):
             value = 1.0 if _KEEP.search(node.name) else 0.0
         if value is not None:
-            guessed[ref] = np.asarray(value, dtype.as_numpy_dtype)
-            said[ref] = f"{describe(node)} = {value}: guessed; --feed {node.name}=VALUE is surer"
+            guessed[Ref(node.name)] = np.asarray(value, dtype.as_numpy_dtype)
+            said.append(f"{describe(node)} = {value}: guessed; --feed {node.name}=VALUE says otherwise")
     return guessed, said
 
 

@@ -1,0 +1,159 @@
+"""Graphs that people trained: their accuracies in both modes are what their own session gives, to the image."""
+
+import numpy as np
+import pytest
+
+from finetune.batchnorm.statistics import recalibrate
+from finetune.data import pipeline
+from finetune.data.preprocessing import find
+from finetune.diagnosis.graph import open_graph
+from finetune.diagnosis.measure import examine
+from finetune.evaluation import Evaluator, count
+
+BATCH = 100
+KINDS = ("layers", "layers-updates", "slim", "slim-averaged", "by-hand")
+
+
+def batches(split, kind):
+    preprocessing = find("unit" if kind == "by-hand" else "inception")
+    return lambda: pipeline.eval_batches(split, batch_size=BATCH, image_size=32, preprocessing=preprocessing)
+
+
+@pytest.fixture(scope="module")
+def opened(written):
+    graphs = dict(zip(KINDS, written(*KINDS), strict=True))
+    return {kind: (graphs[kind], open_graph(graphs[kind].meta)) for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_accuracies_are_those_of_the_graphs_own_session(opened, kind):
+    truth, subject = opened[kind]
+    evaluator = Evaluator(subject)
+    for statistics, logits in (("moving", truth.false), ("batch", truth.true)):
+        expected = count(logits, truth.test.labels)
+        found = evaluator.evaluate(batches(truth.test, kind)(), statistics)
+        assert (found.examples, found.correct, found.correct_top5) == (250, expected.correct, expected.correct_top5)
+        assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert not np.allclose(truth.false, truth.true, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "decay", "layers", "collected", "runs", "updates"),
+    [
+        ("layers", 0.99, ["batch_normalization", "batch_normalization_1"], 4, False, 0),
+        ("layers-updates", 0.9, ["batch_normalization", "batch_normalization_1"], 4, True, 250),
+        ("slim", 0.95, ["conv1/BatchNorm", "conv2/BatchNorm"], 4, False, 0),
+        ("slim-averaged", 0.95, ["conv1/BatchNorm", "conv2/BatchNorm"], 5, True, 250),
+        ("by-hand", 0.99, ["bn0/bn0/moments", "bn1/bn1/moments"], 0, True, 250),
+    ],
+)
+def test_what_the_graph_says_of_its_updates(opened, kind, decay, layers, collected, runs, updates):
+    subject = opened[kind][1]
+    facts = subject.facts
+    assert [layer.name for layer in subject.layers] == layers
+    assert [layer.epsilon for layer in subject.layers] == [0.001, 0.001]
+    assert facts.decay == dict.fromkeys(layers, decay)
+    assert (facts.step, facts.updates) == (250, updates)
+    assert (facts.update_ops, facts.train_op_runs_updates) == (collected, runs)
+    assert len(facts.wiring.updates) == 4
+    assert (subject.outputs, subject.input_size) == (10, (32, 32))
+    assert subject.batch_size == (100 if kind == "by-hand" else None)
+
+
+def test_the_lines_name_what_was_found_and_the_forgotten_updates(opened):
+    lines = opened["layers"][1].facts.lines
+    assert lines[0].startswith("input x:0 (float32 [?, 32, 32, 3])")
+    assert any(line == "the graph's train op (ResourceApplyAdam) does not depend on its 4 update operations" for line in lines)
+    assert any("keep_prob" in line or "dropout off in both modes: cut at" in line for line in opened["slim"][1].facts.lines)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_statistics_agree_with_the_graphs_own_updates_and_are_pooled_like_numpy(opened, kind):
+    truth, subject = opened[kind]
+    (images, _, _), *_ = batches(truth.train, kind)()
+    _, moments = subject.forward("batch")(images)
+    by_updates = subject.statistics_by_updates(np.asarray(images), 0.0)
+    for layer, (mean, variance, n) in zip(subject.layers, moments, strict=True):
+        kept = subject.facts.decay[layer.name]
+        own_mean, own_variance = (value / (1 - kept) for value in by_updates[layer.name])
+        # The fused op feeds n/(n-1) times the variance to the average, tf.nn.moments does not.
+        factor = n / (n - 1) if kind in ("layers", "slim", "slim-averaged") else 1.0
+        np.testing.assert_allclose(own_mean, mean, rtol=1e-4, atol=1e-5 * np.sqrt(variance.max()))
+        np.testing.assert_allclose(own_variance, variance * factor, rtol=1e-4)
+    # The first layer sees a convolution of the images, which NumPy can do as well.
+    assert moments[0][2] == {"by-hand": 16 * 16, "slim": 16 * 16, "slim-averaged": 16 * 16}.get(kind, 15 * 15) * BATCH
+
+
+def test_the_one_examination_finds_the_forgotten_updates_and_leaves_the_graph_as_it_was(opened):
+    truth, subject = opened["layers"]
+    before = subject.snapshot()
+    evidence = examine(subject, test=batches(truth.test, "layers"), train=batches(truth.train, "layers"))
+    false, true = (count(logits, truth.test.labels).accuracy for logits in (truth.false, truth.true))
+    assert evidence.test.is_training_false.accuracy == false
+    assert evidence.test.is_training_true.accuracy == true
+    assert evidence.test.recalibrated.accuracy > false + 0.5 * (true - false)
+    assert all(layer.at_initial for layer in evidence.layers)
+    after = subject.snapshot()
+    for name, arrays in before.items():
+        for a, b in zip(arrays, after[name], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_fixed_batches_are_filled_up_without_being_counted_but_never_measured_so(opened):
+    truth, subject = opened["by-hand"]
+    images = truth.test.images.astype(np.float32) / 255
+    logits, _ = subject.forward("moving")(images)
+    np.testing.assert_allclose(logits, truth.false, atol=1e-4)
+    with pytest.raises(Exception, match="takes exactly 100 images at once"):
+        subject.forward("batch")(images)
+    parts, moments = subject.forward("batch")(images[:200])
+    np.testing.assert_allclose(parts, truth.true[:200], atol=1e-4)
+    assert moments[0][2] == 200 * 16 * 16
+
+
+def test_a_recalibrated_checkpoint_is_the_same_but_for_the_statistics(opened, tmp_path):
+    truth, subject = opened["slim"]
+    before = subject.snapshot()
+    recalibrate(subject, (images for images, _, _ in batches(truth.train, "slim")()))
+    recalibrated = subject.snapshot()
+    evaluated = Evaluator(subject).evaluate(batches(truth.test, "slim")())
+    subject.restore(before)
+    subject.write_checkpoint(tmp_path / "model.ckpt-250", recalibrated)
+
+    import tensorflow as tf
+
+    old, new = (tf.train.load_checkpoint(str(path)) for path in (truth.meta.with_suffix(""), tmp_path / "model.ckpt-250"))
+    assert old.get_variable_to_shape_map() == new.get_variable_to_shape_map()
+    for name in old.get_variable_to_shape_map():
+        same = old.get_tensor(name).tobytes() == new.get_tensor(name).tobytes()
+        assert same == ("moving_" not in name), name
+    again = open_graph(tmp_path / "model.ckpt-250.meta")
+    assert Evaluator(again).evaluate(batches(truth.test, "slim")()) == evaluated
+    with pytest.raises(Exception, match="already there and is not overwritten"):
+        subject.write_checkpoint(tmp_path / "model.ckpt-250", recalibrated)
+    with pytest.raises(Exception, match="there is no directory"):
+        subject.write_checkpoint(tmp_path / "none" / "model.ckpt", recalibrated)
+
+
+def test_averages_of_weights_are_listed_and_used_when_asked_for(opened):
+    truth, plain = opened["slim-averaged"]
+    averaged = open_graph(truth.meta, use_averages=True)
+    assert not plain.facts.averages.used
+    assert plain.facts.averages.averaged == averaged.facts.averages.averaged
+    assert set(averaged.facts.averages.without) == {
+        f"conv{i}/BatchNorm/moving_{kind}" for i in (1, 2) for kind in ("mean", "variance")
+    }
+    assert any("without an average, so read as they are: conv1/BatchNorm/moving_mean" in line for line in averaged.facts.lines)
+    images = truth.test.images.astype(np.float32) / 127.5 - 1
+    by_averages, by_weights = (subject.forward("moving")(images)[0] for subject in (averaged, plain))
+    assert np.abs(by_averages - by_weights).max() > 0.01
+    assert opened["by-hand"][1].facts.averages.averaged == ()
+
+
+def test_what_does_not_fit_is_said(opened):
+    _, subject = opened["layers"]
+    with pytest.raises(Exception, match="takes images of 32 x 32 px, but was given 40 x 40"):
+        subject.forward("moving")(np.zeros((2, 40, 40, 3), np.float32))
+    with pytest.raises(Exception, match="has 10 logits, but the data has 7 classes"):
+        subject.require_classes(7)
+    subject.require_classes(9, offset=1)
