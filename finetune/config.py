@@ -71,10 +71,15 @@ class _Takes:
     expected: str
     test: Callable[[Any], bool]
     choices: tuple[str, ...] = ()
+    path: bool = False
 
 
 def _text(expected: str) -> _Takes:
     return _Takes(expected, lambda value: isinstance(value, str))
+
+
+def _path() -> _Takes:
+    return _Takes("a path", lambda value: isinstance(value, str), path=True)
 
 
 def _texts(expected: str) -> _Takes:
@@ -110,8 +115,8 @@ _LARGEST = 1e6
 _TAKES: dict[str, _Takes] = {
     "backbone": _text("a name of 'finetune backbones list', hub:HANDLE, or the path of a model"),
     "data": _text("the name of a data set, such as cifar10"),
-    "checkpoint": _text("a path"),
-    "data_dir": _text("a path"),
+    "checkpoint": _path(),
+    "data_dir": _path(),
     "from_scratch": _FLAG,
     "examples": _whole(1),
     "validation": _fraction(),
@@ -144,6 +149,15 @@ _TAKES: dict[str, _Takes] = {
     "deterministic": _FLAG,
 }
 _FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
+
+PATHS = tuple(name for name, takes in _TAKES.items() if takes.path)
+"""Settings that name a file or folder; a config holds them absolute."""
+LISTS = tuple(name for name, field in _FIELDS.items() if isinstance(field.default, tuple))
+"""Settings that take a list of rules."""
+DEFAULTS: dict[str, Any] = {
+    name: field.default for name, field in _FIELDS.items() if field.default is not dataclasses.MISSING
+}
+"""What every setting is that nobody gives; those that have to be given are not in it."""
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -7,12 +7,21 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from finetune.errors import WrongUse
+
 _PACKAGES = ("finetune-backbones", "tensorflow", "keras", "numpy", "tensorflow-hub", "pillow")
 
 
 def cores() -> int:
-    """Processors this process may use (a cluster's queue may allow fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors this process may use: FINETUNE_THREADS where it is set, else what the system lets it have (a
+    cluster's queue may allow fewer than the machine has). WrongUse where FINETUNE_THREADS is no such number."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("FINETUNE_THREADS")
+    if not wanted:
+        return allowed
+    if not wanted.isdigit() or int(wanted) < 1:
+        raise WrongUse(f"FINETUNE_THREADS is {wanted!r}: expected a whole number of threads, or no such variable")
+    return min(allowed, int(wanted))
 
 
 def describe() -> dict[str, Any]:

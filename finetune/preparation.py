@@ -10,7 +10,7 @@ from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
 from finetune import batches, freezing, models
 from finetune import config as configs
-from finetune.batchnorm.policy import parse_bn_rule
+from finetune.batchnorm.policy import Rule, parse_bn_rule
 from finetune.classifier import attach_head
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset
@@ -31,11 +31,19 @@ class Prepared:
     plan: freezing.FreezePlan
 
 
-def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepared:
-    """Check `config`, read data and weights, build the model and plan what trains.
+@dataclass(frozen=True)
+class Request:
+    """What a config asks for by name, found: a row of the catalogue, and its rules."""
 
-    `load_weights=False` leaves random weights, which a resumed run replaces by its state. Says what was read once all
-    of it is known to fit together. Raises WrongUse, FinetuneError, CheckpointError.
+    spec: catalog.BackboneSpec
+    freeze: list[Rule]
+    bn: list[Rule]
+
+
+def check_request(config: RunConfig) -> Request:
+    """Everything about `config` that can be checked without data, weights or a model.
+
+    Raises WrongUse, CheckpointError.
     """
     spec = backbones.find(config.backbone)
     configs.check(config)
@@ -51,6 +59,17 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
         )
     if config.image_size is not None:
         backbones.check_image_size(spec, config.image_size)
+    return Request(spec, freeze, bn)
+
+
+def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepared:
+    """Check `config`, read data and weights, build the model and plan what trains.
+
+    `load_weights=False` leaves random weights, which a resumed run replaces by its state. Says what was read once all
+    of it is known to fit together. Raises WrongUse, FinetuneError, CheckpointError.
+    """
+    request = check_request(config)
+    spec = request.spec
     dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
     source_size = int(dataset.train.images.shape[1])
     image_size = config.image_size or defaults.image_size(spec, source_size)
@@ -76,9 +95,9 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
         )
     plan = freezing.resolve(
         freezing.layer_infos(model, backbone.stages, backbone.scope),
-        freeze=freeze,
+        freeze=request.freeze,
         freeze_until=config.freeze_until,
-        bn=bn,
+        bn=request.bn,
     )
     backbones.check_plan(model, plan)
     config = defaults.complete(

@@ -10,7 +10,7 @@ import click
 
 from checkpoints.errors import CheckpointError
 from finetune._version import __version__
-from finetune.cli import backbones, demo, diagnose, evaluate, recalibrate, run
+from finetune.cli import backbones, batch, demo, diagnose, evaluate, recalibrate, run
 from finetune.errors import FinetuneError
 
 
@@ -52,7 +52,14 @@ def main() -> None:
     """Transfer pretrained image backbones to new data, with BatchNorm done right."""
 
 
-for _command in (run.run, evaluate.evaluate, diagnose.diagnose_bn, recalibrate.recalibrate_bn, backbones.backbones):
+for _command in (
+    run.run,
+    batch.batch,
+    evaluate.evaluate,
+    diagnose.diagnose_bn,
+    recalibrate.recalibrate_bn,
+    backbones.backbones,
+):
     main.add_command(_command)
 main.add_command(demo.demo)
 

@@ -1,6 +1,8 @@
-"""Import TensorFlow once, without its start-up chatter."""
+"""Import TensorFlow once, without its start-up chatter; end with the process that started this one."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,10 +16,40 @@ def load_tensorflow() -> None:
     TensorFlow 2.21 writes some lines to file descriptor 2 before its log level counts (that there is no CUDA
     driver, that oneDNN is on); they would stand above every result. TF_CPP_MIN_LOG_LEVEL=0 shows them.
     """
+    from finetune.environment import cores
+
+    cores()  # refuses a FINETUNE_THREADS that TensorFlow would pass over in silence
     with _silent_descriptor():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+
+
+def follow_lifeline() -> None:
+    """Stop, as by SIGTERM, when the process that started this one has gone, however it went.
+
+    `finetune batch` gives its children the reading end of a pipe and names it in FINETUNE_LIFELINE; the pipe closes
+    when the batch ends, also by `kill -9`. A run then saves its state after the step it is at. Without the variable
+    nothing happens.
+    """
+    name = os.environ.pop("FINETUNE_LIFELINE", "")
+    if not name.isdigit():
+        return
+    descriptor = int(name)
+    try:
+        os.set_inheritable(descriptor, False)
+    except OSError:
+        return
+
+    def listen() -> None:
+        try:
+            while os.read(descriptor, 1):
+                pass
+        except OSError:
+            return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=listen, daemon=True, name="lifeline").start()
 
 
 @contextmanager

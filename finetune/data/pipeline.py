@@ -108,7 +108,8 @@ def _batches(
     # tf.data's own tuning and graph rewriting take 150 ms an epoch and have nothing to choose here.
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
-    threads = min(4, os.cpu_count() or 1)
+    allowed = os.environ.get("FINETUNE_THREADS", "")
+    threads = max(min(4, int(allowed) if allowed.isdigit() else os.cpu_count() or 1), 1)
     source = tf.data.Dataset.range(numbers.start, numbers.stop)
     as_written = tf.autograph.experimental.do_not_convert(batch)
     ready = source.map(as_written, num_parallel_calls=threads, deterministic=True)

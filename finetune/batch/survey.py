@@ -1,0 +1,107 @@
+"""What the jobs will do, found out before any of them starts: every setting checked, images and steps counted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, NoReturn
+
+from checkpoints.errors import CheckpointError
+from finetune import models
+from finetune.batch.jobs import Job
+from finetune.config import RunConfig
+from finetune.data.pipeline import steps_per_epoch
+from finetune.errors import FinetuneError
+from finetune.preparation import check_request
+from finetune.training import defaults
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one job amounts to. Without `images` its data is not on this machine yet, and nothing is fetched for it.
+
+    images: training images an epoch; image_size in px.
+    """
+
+    image_size: int | None
+    batch_size: int | None
+    epochs: int | None
+    images: int | None = None
+    steps: int | None = None
+
+    @property
+    def pixels(self) -> int | None:
+        """Pixels trained on in all: images x epochs x image_size^2. Time on one backbone goes with it."""
+        if self.images is None or self.epochs is None or self.image_size is None:
+            return None
+        return self.images * self.epochs * self.image_size**2
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--dry-run --json`."""
+        return {
+            "image_size": self.image_size,
+            "batch_size": self.batch_size,
+            "epochs": self.epochs,
+            "images": self.images,
+            "steps": self.steps,
+            "pixels": self.pixels,
+        }
+
+
+def survey(jobs: Sequence[Job]) -> list[Survey]:
+    """One Survey a job, in order. Imports TensorFlow.
+
+    Raises WrongUse, FinetuneError or CheckpointError, naming the job, where a job could not even begin: a name that
+    is not in the catalogue, a rule that cannot be read, data that is not as asked for.
+    """
+    found = []
+    for job in jobs:
+        try:
+            found.append(_survey(job.config))
+        except (FinetuneError, CheckpointError) as error:
+            error.args = (f"job {job.name}: {error}",)
+            raise
+    return found
+
+
+def _survey(config: RunConfig) -> Survey:
+    spec = check_request(config).spec
+    try:
+        images, side = _counted(_only_data(config))
+    except (_WouldFetchError, CheckpointError):
+        return Survey(config.image_size, config.batch_size, config.epochs)
+    # Whether the backbone trains is known once the network is built; size, batch and epochs do not depend on it.
+    complete = defaults.complete(config, spec, examples=images, source_size=side, everything=True)
+    epochs, batch_size = complete.epochs or 0, complete.batch_size or 1
+    steps = steps_per_epoch(images, batch_size) * epochs
+    return Survey(complete.image_size, batch_size, epochs, images, steps)
+
+
+class _WouldFetchError(Exception):
+    """The data is not here: a survey downloads nothing."""
+
+
+@cache
+def _counted(config: RunConfig) -> tuple[int, int]:
+    """(training images, their height in px)."""
+    shape = models.load_data(config, progress=_refuse).train.images.shape
+    return int(shape[0]), int(shape[1])
+
+
+def _refuse(done: int, total: int | None) -> NoReturn:
+    raise _WouldFetchError
+
+
+def _only_data(config: RunConfig) -> RunConfig:
+    """`config` without what cannot change the number of images, so that jobs on the same data read it once."""
+    plain = RunConfig(backbone="")
+    same = {name: getattr(plain, name) for name in _NOT_DATA}
+    return replace(config, **same)
+
+
+_NOT_DATA = (
+    *("backbone", "checkpoint", "from_scratch", "image_size", "preprocess", "augment", "dropout", "hidden", "freeze"),
+    *("freeze_until", "bn", "bn_decay", "bn_epsilon", "bn_updates", "recalibrate_at_end", "epochs", "batch_size"),
+    *("optimizer", "learning_rate", "weight_decay", "schedule", "warmup", "label_smoothing", "clip_norm", "patience"),
+    *("seed", "deterministic"),
+)
+"""Settings that do not choose images; one that is missing here only costs time."""

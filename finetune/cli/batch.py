@@ -1,0 +1,143 @@
+"""`finetune batch`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from finetune.cli import options
+from finetune.cli.startup import load_tensorflow
+
+if TYPE_CHECKING:
+    from finetune.batch.call import Call
+    from finetune.batch.process import Executor
+
+
+@click.command()
+@click.argument("jobs_file", type=options.PATH, metavar="JOBS.toml")
+@click.option(
+    "--runs-dir",
+    type=options.PATH,
+    metavar="DIR",
+    help="Where the runs and the summary go.  [default: beside the jobs file, under its name]",
+)
+@click.option("--dry-run", is_flag=True, help="Check and print every job with what it amounts to; run nothing.")
+@click.option("--workers", type=click.IntRange(1, 1000), metavar="N", help="Jobs at once.  [default: 1]")
+@click.option("--seeds", type=int, metavar="N", help="Repeat every job with N seeds and report mean and spread.")
+@click.option("--only", multiple=True, metavar="NAME|INDEX", help="Only this job, by name or number. Repeatable.")
+@click.option("--fail-fast", is_flag=True, help="After the first failure stop the others; they can be gone on with.")
+@click.option("--summary-only", is_flag=True, help="Write and print the summary of what there is; run nothing.")
+@click.option("--yes-really", type=int, metavar="N", help="Run N jobs where they are more than 100.")
+@click.option(
+    "--on",
+    type=click.Choice(["local", "ray", "slurm"]),
+    default="local",
+    help="Where jobs run; slurm goes with --print.  [default: local]",
+)
+@click.option("--address", metavar="A", help="Ray: the cluster's address, or 'auto'.  [default: a cluster of its own]")
+@click.option("--cpus-per-job", type=click.IntRange(1), metavar="C", help="Ray, Slurm: cores of a job.  [default: 1]")
+@click.option("--gpus-per-job", type=click.FloatRange(0), metavar="G", help="Ray, Slurm: GPUs of a job.  [default: 0]")
+@click.option("--print", "print_script", is_flag=True, help="Slurm: write the script on standard output; run nothing.")
+@options.JSON
+@options.QUIET
+@click.pass_context
+def batch(
+    ctx: click.Context,
+    /,
+    jobs_file: Path,
+    runs_dir: Path | None,
+    seeds: int | None,
+    only: tuple[str, ...],
+    yes_really: int | None,
+    dry_run: bool,
+    summary_only: bool,
+    print_script: bool,
+    as_json: bool,
+    quiet: bool,
+    **how: Any,
+) -> None:
+    """Run every job of a file, each in its own process, and rank the results.
+
+    \b
+    [defaults]
+    data = "cifar10"
+    epochs = 3
+    [matrix]                                # lists are crossed
+    backbone = ["resnet_v1_50", "inception_v3"]
+    freeze = [[], ["*"]]                    # a setting that takes a list has lists for values
+    exclude = [{backbone = "inception_v3", freeze = ["*"]}]
+    [[job]]                                 # and single jobs
+    name = "from-scratch"
+    backbone = "resnet_v1_50"
+    from-scratch = true
+
+    Keys are the options of 'finetune run'. Finished jobs are skipped, interrupted ones go on, failed ones are tried
+    again: repeat the command. Out of memory, a job is repeated with half the batch size.
+    """
+    from finetune.batch import jobs
+    from finetune.batch.call import Call
+    from finetune.batch.place import Place, default_place
+    from finetune.cli.batch_display import BatchDisplay
+
+    _check_use(how, dry_run=dry_run, summary_only=summary_only, print_script=print_script, as_json=as_json)
+    every = jobs.read(jobs_file, seeds=seeds, really=yes_really)
+    display = BatchDisplay(quiet=quiet)
+    more = {"--seeds": seeds, "--yes-really": yes_really}
+    call = Call(
+        file=jobs_file,
+        place=Place(runs_dir if runs_dir is not None else default_place(jobs_file)),
+        every=every,
+        jobs=jobs.select(every, only),
+        survey_arguments=tuple(str(word) for pair in more.items() if pair[1] is not None for word in pair),
+        display=display,
+    )
+    if dry_run:
+        _plan(call, how["workers"] or 1, as_json=as_json)
+        return
+    if summary_only:
+        _finish(ctx, call, call.summary_only(), as_json=as_json)
+        return
+    with display.running():
+        summary = call.run(lambda: _executor(how), fail_fast=how["fail_fast"])
+    _finish(ctx, call, summary, as_json=as_json)
+
+
+def _check_use(how: dict[str, Any], *, dry_run: bool, summary_only: bool, print_script: bool, as_json: bool) -> None:
+    from finetune.errors import WrongUse
+
+    if dry_run + summary_only + print_script > 1:
+        raise WrongUse("--dry-run, --summary-only and --print are three different things: give one of them")
+
+
+def _executor(how: dict[str, Any]) -> "Executor":
+    from finetune.batch.process import Local
+    from finetune.environment import cores
+
+    return Local(how["workers"] or 1, cores())
+
+
+def _plan(call: "Call", workers: int, *, as_json: bool) -> None:
+    """`--dry-run`."""
+    call.check()
+    load_tensorflow()
+    from finetune.batch.plan import plan
+    from finetune.cli.batch_display import show_plan
+
+    rows, estimate = plan(call, workers)
+    if as_json:
+        options.emit({"runs_dir": str(call.place), "jobs": rows, "estimate": estimate})
+    else:
+        show_plan(rows, estimate, call.place)
+
+
+def _finish(ctx: click.Context, call: "Call", summary: Any, *, as_json: bool) -> None:
+    """Print the summary; exit code 1 where a job of this call has failed or is not done."""
+    from finetune.cli.batch_display import show_summary
+
+    if as_json:
+        options.emit(summary.to_json(call.place))
+    else:
+        show_summary(summary, call.place)
+    mine = {job.index for job in call.jobs}
+    if any(one.state != "done" for one in summary.standings if one.job.index in mine):
+        ctx.exit(1)
