@@ -80,8 +80,8 @@ class KerasSubject:
             BNInfo(
                 layer.name,
                 float(layer.epsilon),
-                gamma=np.array(layer.gamma) if layer.scale else None,
-                beta=np.array(layer.beta) if layer.center else None,
+                gamma=np.array(layer.gamma) if getattr(layer, "scale", False) else None,
+                beta=np.array(layer.beta) if getattr(layer, "center", False) else None,
             )
             for layer in bn_layers(self._model)
         ]

@@ -1,5 +1,6 @@
 """Import TensorFlow once, without its start-up chatter; end with the process that started this one."""
 
+import logging
 import os
 import signal
 import threading
@@ -23,6 +24,9 @@ def load_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+        if not _WANTS_MESSAGES:
+            tf.get_logger().setLevel("ERROR")
+            logging.getLogger("absl").setLevel(logging.ERROR)  # Keras's, which advises against the .h5 it is asked for
 
 
 def follow_lifeline() -> None:
