@@ -128,7 +128,11 @@ def _facts(
     updates = step if runs else None
     if wires.run == 0 and variables.initial(moving):
         updates = 0
-    said = [*lines, f"{len(moving)} BN layer{'s' if len(moving) > 1 else ''} switched, {subject.outputs} logits", *wires.lines()]
+    said = [
+        *lines,
+        f"{len(moving)} BN layer{'s' if len(moving) > 1 else ''} switched, {subject.outputs} logits",
+        *wires.lines(),
+    ]
     found = sorted({value for value in decay.values() if value is not None})
     if found:
         said.append(
