@@ -23,7 +23,7 @@ def training(split: Split, config: RunConfig, *, epoch: int, start: int) -> Any:
 
 def check_augmentation(split: Split, config: RunConfig) -> None:
     """Raise WrongUse where the images of `split` cannot be augmented as `config` says."""
-    pipeline.check_augmentation(split.at(_form(config)["image_size"]), _augmentation(config))
+    pipeline.check_augmentation(split.at(form(config)["image_size"]), _augmentation(config))
 
 
 def evaluation(split: Split, config: RunConfig) -> Any:

@@ -37,7 +37,7 @@ class Prepared:
 class Request:
     """What a config asks for by name, found: a row of the catalogue, and its rules."""
 
-    spec: catalog.BackboneSpec
+    spec: backbones.BackboneSpec
     freeze: list[Rule]
     bn: list[Rule]
 
@@ -49,8 +49,6 @@ def check_request(config: RunConfig) -> Request:
     """
     spec = backbones.find(config.backbone)
     configs.check(config)
-    # A run is evaluated and resumed from anywhere: its data must not depend on where it was started.
-    config = replace(config, data=sources.absolute(config.data))
     freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
     bn = [parse_bn_rule(text) for text in config.bn]
     if config.preprocess is not None:
@@ -74,6 +72,8 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
     """
     request = check_request(config)
     spec = request.spec
+    # A run is evaluated and resumed from anywhere: its data must not depend on where it was started.
+    config = replace(config, data=sources.absolute(config.data))
     dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
     source_size = int(dataset.train.images.shape[1])
     image_size = config.image_size or defaults.image_size(spec, source_size)

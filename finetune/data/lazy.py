@@ -133,7 +133,10 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def workers() -> int:
-    """Threads that decode: the cores this process may use."""
+    """Threads that decode: FINETUNE_THREADS, or the cores this process may use."""
+    allowed = os.environ.get("FINETUNE_THREADS", "")
+    if allowed.isdigit():
+        return max(int(allowed), 1)
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows

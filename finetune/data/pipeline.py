@@ -4,7 +4,6 @@ Images stay uint8 in the split until they are in a batch; only the batch is enla
 pure function of the split and (seed, epoch, batch number), whatever the number of threads.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ import tensorflow as tf
 from finetune.data.augmentation import Augmentation
 from finetune.data.custom import CustomPreprocessing
 from finetune.data.dataset import Split
-from finetune.data.lazy import random_crops
+from finetune.data.lazy import random_crops, workers
 from finetune.data.preprocessing import AnyPreprocessing
 from finetune.errors import FinetuneError, WrongUse
 
@@ -153,11 +152,9 @@ def _batches(
     # tf.data's own tuning and graph rewriting take 150 ms an epoch and have nothing to choose here.
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
-    allowed = os.environ.get("FINETUNE_THREADS", "")
-    threads = max(min(4, int(allowed) if allowed.isdigit() else os.cpu_count() or 1), 1)
     source = tf.data.Dataset.range(numbers.start, numbers.stop)
     as_written = tf.autograph.experimental.do_not_convert(batch)
-    ready = source.map(as_written, num_parallel_calls=threads, deterministic=True)
+    ready = source.map(as_written, num_parallel_calls=min(4, workers()), deterministic=True)
     return Batches(ready.prefetch(_AHEAD).with_options(options), failures)
 
 

@@ -59,10 +59,10 @@ def load_dataset(
     return replace(dataset, train=train, validation=held_out)
 
 
-def absolute(name: str) -> str:
+def absolute(name: str, *, below: Path | None = None) -> str:
     """`name` itself where it is one of the table, else the absolute path: what a config keeps, to be read again from
-    anywhere."""
-    return os.path.abspath(os.path.expanduser(name)) if _is_path(name) else name
+    anywhere. Relative paths start at `below`, or where the process is."""
+    return os.path.abspath((below or Path()) / os.path.expanduser(name)) if _is_path(name, below) else name
 
 
 def _read(name: str, data_dir: Path | None, request: Request) -> Dataset:
@@ -88,11 +88,15 @@ def _read(name: str, data_dir: Path | None, request: Request) -> Dataset:
     return read_tfrecords(path, request) if tfrecord_files(path) else read_folder(path, request)
 
 
-def _is_path(name: str) -> bool:
+def _is_path(name: str, below: Path | None = None) -> bool:
     if name in _FILES or name in _GENERATED or name.startswith(_TFDS) or not name.strip():
         return False
     separators = tuple(filter(None, (os.sep, os.altsep)))
-    return name.startswith(("~", ".")) or any(one in name for one in separators) or os.path.exists(name)
+    return (
+        name.startswith(("~", "."))
+        or any(one in name for one in separators)
+        or os.path.exists((below or Path()) / name)
+    )
 
 
 def _known() -> str:
