@@ -23,7 +23,7 @@ def training(split: Split, config: RunConfig, *, epoch: int, start: int) -> Any:
 
 def check_augmentation(split: Split, config: RunConfig) -> None:
     """Raise WrongUse where the images of `split` cannot be augmented as `config` says."""
-    pipeline.check_augmentation(split, _augmentation(config))
+    pipeline.check_augmentation(split.at(form(config)["image_size"]), _augmentation(config))
 
 
 def evaluation(split: Split, config: RunConfig) -> Any:
@@ -37,10 +37,10 @@ def steps_per_epoch(split: Split, config: RunConfig) -> int:
 
 
 def _augmentation(config: RunConfig) -> Augmentation:
-    padding, flip = {"crop-flip": (config.crop_padding, True), "flip": (0, True), "none": (0, False)}[
-        config.augment or "none"
-    ]
-    return Augmentation(crop_padding=padding or 0, flip=flip)
+    if config.augment == "resized-crop-flip":
+        return Augmentation(crop_padding=0, flip=True, resized_crop=True)
+    padding = config.crop_padding or 0 if config.augment == "crop-flip" else 0
+    return Augmentation(crop_padding=padding, flip=config.augment in ("crop-flip", "flip"))
 
 
 def form(config: RunConfig) -> dict[str, Any]:

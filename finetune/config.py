@@ -6,11 +6,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from finetune.batchnorm.policy import check_decay
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import read_json
+
+Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
 
 FORMAT_VERSION = 1
 """Written into `config.json`; a reader refuses what is newer than itself."""
@@ -30,10 +32,12 @@ class RunConfig:
     data_dir: str | None = None
     from_scratch: bool = False
     examples: int | None = None
+    test: float = 0.2
     validation: float = 0.05
+    skip_bad_images: bool = False
     image_size: int | None = None
     preprocess: str | None = None
-    augment: Literal["crop-flip", "flip", "none"] | None = None
+    augment: Augment | None = None
     crop_padding: int | None = None
     dropout: float = 0.0
     hidden: int | None = None
@@ -114,15 +118,17 @@ _LARGEST = 1e6
 
 _TAKES: dict[str, _Takes] = {
     "backbone": _text("a name of 'finetune backbones list', hub:HANDLE, or the path of a model"),
-    "data": _text("the name of a data set, such as cifar10"),
+    "data": _text("the name of a data set, such as cifar10, or a path"),
     "checkpoint": _path(),
     "data_dir": _path(),
     "from_scratch": _FLAG,
     "examples": _whole(1),
+    "test": _number(1e-6, 0.999),
     "validation": _fraction(),
+    "skip_bad_images": _FLAG,
     "image_size": _whole(1),
     "preprocess": _text("the name of a preprocessing, such as inception"),
-    "augment": _choice("crop-flip", "flip", "none"),
+    "augment": _choice(*get_args(Augment)),
     "crop_padding": _whole(0),
     "dropout": _fraction(),
     "hidden": _whole(1),

@@ -13,7 +13,9 @@ from finetune import config as configs
 from finetune.batchnorm.policy import Rule, parse_bn_rule
 from finetune.classifier import attach_head
 from finetune.config import RunConfig
+from finetune.data import sources
 from finetune.data.dataset import Dataset
+from finetune.data.lazy import LazyImages
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.errors import WrongUse
 from finetune.progress import Display
@@ -70,6 +72,8 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
     """
     request = check_request(config)
     spec = request.spec
+    # A run is evaluated and resumed from anywhere: its data must not depend on where it was started.
+    config = replace(config, data=sources.absolute(config.data))
     dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
     source_size = int(dataset.train.images.shape[1])
     image_size = config.image_size or defaults.image_size(spec, source_size)
@@ -105,11 +109,14 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
         spec,
         examples=len(dataset.train),
         source_size=source_size,
+        photos=isinstance(dataset.train.images, LazyImages),
         everything=any(layer.trains for layer in plan.layers if layer.layer.stage != freezing.HEAD),
     )
     batches.check_augmentation(dataset.train, config)
     freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on")
-    display.say(f"data: {dataset.source}: {len(dataset.train)} training, {len(dataset.test)} test images")
+    display.say(f"data: {dataset.source}: {_counts(dataset)}, {len(dataset.class_names)} classes")
+    for remark in dataset.remarks:
+        display.say(f"data: {remark}")
     if backbone.report is not None:
         display.say(f"weights: {backbone.report.summary()}")
     if backbone.words:
@@ -127,6 +134,11 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
     return Prepared(config, dataset, backbone, model, plan)
 
 
+def _counts(dataset: Dataset) -> str:
+    held_out = f", {len(dataset.validation)} validation" if dataset.validation else ""
+    return f"{len(dataset.train)} training{held_out}, {len(dataset.test)} test images"
+
+
 def _data_and_weights(config: RunConfig, spec: backbones.BackboneSpec, display: Display, *, weights: bool) -> Dataset:
     """The data, once both it and the weights are on this machine: offline, one message names every missing file."""
     missing = []
@@ -136,7 +148,7 @@ def _data_and_weights(config: RunConfig, spec: backbones.BackboneSpec, display: 
     except CheckpointError as error:
         missing.append(error)
     try:
-        dataset = models.load_data(config, progress=display.download)
+        dataset = models.load_data(config, progress=display.download, looking=display.looking)
     except CheckpointError as error:
         missing.append(error)
     if missing:

@@ -33,6 +33,9 @@ class Display(Protocol):
     def download(self, done: int, total: int | None) -> None:
         """While a file is fetched: bytes so far, and in all where known."""
 
+    def looking(self, done: int, total: int | None) -> None:
+        """While photos are looked through before a run: how many so far, and in all where known."""
+
 
 class Silent:
     """A display that shows nothing."""
@@ -56,6 +59,9 @@ class Silent:
         """Nothing."""
 
     def download(self, done: int, total: int | None) -> None:
+        """Nothing."""
+
+    def looking(self, done: int, total: int | None) -> None:
         """Nothing."""
 
 

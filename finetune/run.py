@@ -42,13 +42,14 @@ def start(
     run = (
         RunDir.create(run_dir)
         if run_dir is not None
-        else RunDir.create_numbered(runs_dir, f"{prepared.backbone.spec.label}-{prepared.config.data}")
+        else RunDir.create_numbered(runs_dir, f"{prepared.backbone.spec.label}-{prepared.dataset.name}")
     )
     with run.removed_unless_begun(), run.locked():
         run.write("environment.json", surroundings)
         if prepared.backbone.report is not None:
             run.write("load.json", prepared.backbone.report.to_json())
         run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests})
+        run.write("data.json", models.describe_data(prepared.dataset))
         models.save_snapshot(run, KerasSubject(prepared.model).snapshot())
         # Last: a directory without it is no run, and nothing would resume it half described.
         run.write("config.json", {"format_version": FORMAT_VERSION, **prepared.config.to_json()})
@@ -72,6 +73,9 @@ def resume(path: Path, *, display: Display | None = None) -> RunDir:
             state.check_settings(config)
             digests = run.read("freeze.json", "digests", "stages")["digests"]
         prepared = prepare(config, display, load_weights=state is None)
+        models.check_unchanged(
+            run, prepared.dataset, advice="put it back, or start a new run with 'finetune run --config'"
+        )
         if state is None:
             digests = proof.digests(prepared.model)
             run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests})
@@ -137,6 +141,7 @@ def _to_result(
             "class_names": list(dataset.class_names),
             "data_fingerprint": dataset.fingerprint(),
             "train_images": len(dataset.train),
+            "skipped_images": len(dataset.skipped),
             "epochs": len(history),
             "steps": history[-1]["step"],
             "train_seconds": round(sum(row["seconds"] for row in history), 1),

@@ -25,12 +25,16 @@ class Opened:
 def open_run(target: Path, *, data_dir: Path | None = None) -> Opened:
     """Open a run directory, or a `.keras` file in one, with its data. `data_dir` tells where the data is now.
 
-    Raises FinetuneError where there is no such model, or the data's classes are not those it was trained for.
+    Raises FinetuneError where there is no such model, the data's classes are not those it was trained for, or, unless
+    `data_dir` names other data, there are more or fewer images than the run had.
     """
     trained = models.open_trained(target)
     config = replace(trained.config, data_dir=str(data_dir)) if data_dir else trained.config
     dataset = models.load_data(config)
     _check_classes(trained, dataset)
+    if data_dir is None:
+        advice = "put it back, or give the place of the data you mean with --data-dir"
+        models.check_unchanged(trained.run, dataset, advice=advice)
     return Opened(trained, config, dataset)
 
 

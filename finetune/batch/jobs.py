@@ -14,6 +14,7 @@ from typing import Any
 from finetune import config as configs
 from finetune.batch import names
 from finetune.config import RunConfig
+from finetune.data import sources
 from finetune.errors import FinetuneError, WrongUse
 
 MANY = 100
@@ -172,6 +173,8 @@ class _File:
         return {name: self._absolute(name, getattr(checked, name)) for name in named}
 
     def _absolute(self, name: str, value: Any) -> Any:
+        if name == "data":
+            return sources.absolute(value, below=self.path.absolute().parent)
         if name not in configs.PATHS or value is None:
             return value
         try:

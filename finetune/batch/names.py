@@ -59,7 +59,7 @@ def _part(name: str, value: Any) -> str:
         return _safe(str(value).replace("/", "-"))
     if isinstance(value, list | tuple):
         return _safe(f"{name}_{'_'.join(str(one).replace('*', 'all') for one in value) or 'none'}")
-    if name in configs.PATHS and value:
+    if value and (name in configs.PATHS or (name == "data" and Path(value).is_absolute())):
         return _safe(f"{name}_{Path(value).name}")
     return _safe(f"{name}_{value}")
 

@@ -69,8 +69,9 @@ def _survey(config: RunConfig) -> Survey:
         images, side = _counted(_only_data(config))
     except (_WouldFetchError, CheckpointError):
         return Survey(config.image_size, config.batch_size, config.epochs)
-    # Whether the backbone trains is known once the network is built; size, batch and epochs do not depend on it.
-    complete = defaults.complete(config, spec, examples=images, source_size=side, everything=True)
+    # Whether the backbone trains is known once the network is built; size, batch and epochs do not depend on it, nor
+    # on whether the images are photos.
+    complete = defaults.complete(config, spec, examples=images, source_size=side, photos=False, everything=True)
     epochs, batch_size = complete.epochs or 0, complete.batch_size or 1
     steps = steps_per_epoch(images, batch_size) * epochs
     return Survey(complete.image_size, batch_size, epochs, images, steps)

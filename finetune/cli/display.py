@@ -35,6 +35,7 @@ class ConsoleDisplay:
         self._task: TaskID | None = None
         self._evaluation: TaskID | None = None
         self._download: TaskID | None = None
+        self._looking: TaskID | None = None
         self._rate: tuple[float, int] | None = None
 
     def say(self, text: str) -> None:
@@ -99,6 +100,15 @@ class ConsoleDisplay:
         if total is not None and done >= total:
             self._progress.remove_task(self._download)
             self._download = None
+
+    def looking(self, done: int, total: int | None) -> None:
+        """Move the bar of the look through the photos."""
+        if self._looking is None:
+            self._looking = self._progress.add_task("looking through the images", total=total, rate="")
+        self._progress.update(self._looking, completed=done, total=total, rate=f"{done} images")
+        if total is not None and done >= total:
+            self._progress.remove_task(self._looking)
+            self._looking = None
 
     def batch(self) -> None:
         """One more batch of an evaluation."""

@@ -33,11 +33,18 @@ PATH = _Path()
 COUNT = _Count()
 
 TARGET = click.argument("target", type=PATH, metavar="RUN")
+DATA = click.option(
+    "--data",
+    metavar="NAME|PATH",
+    help="cifar10, cifar100, cifar100-coarse, demo-source, demo-target or tfds:NAME; or a folder of images per class "
+    "(with train/, val/, test/ or without), a folder of slim's TFRecords, or an .npz.  [default: cifar10]",
+)
 DATA_DIR = click.option(
     "--data-dir",
     type=PATH,
     metavar="DIR",
-    help="Folder that holds the data: cifar-10-batches-py/, cifar-10-batches-bin/ or the .tar.gz.",
+    help="Folder that holds the data: cifar-10-batches-py/, cifar-100-python/ or the like, or the .tar.gz; for a path "
+    "given with --data, where that lies now.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress; results and errors only.")

@@ -36,10 +36,14 @@ class _Decay(click.ParamType[Any]):
 @click.option("--resume", type=options.PATH, metavar="RUN", help="Continue an interrupted run directory.")
 @options.CHECKPOINT
 @click.option("--from-scratch", is_flag=True, default=None, help="Random weights instead of a checkpoint.")
-@click.option("--data", metavar="NAME", help="cifar10, demo-source or demo-target.  [default: cifar10]")
+@options.DATA
 @options.DATA_DIR
 @click.option("--examples", type=int, metavar="N", help="Train on N images, the same share of every class.")
+@click.option(
+    "--test", type=float, metavar="F", help="Share held out as test images where the data has none.  [default: 0.2]"
+)
 @click.option("--validation", type=float, metavar="F", help="Share of training images held out.  [default: 0.05]")
+@click.option("--skip-bad-images", is_flag=True, default=None, help="Leave damaged images out, and say which.")
 @click.option("--image-size", type=int, metavar="PX", help="Side in px.  [default: three times the images' own]")
 @click.option(
     "--preprocess",
@@ -47,7 +51,10 @@ class _Decay(click.ParamType[Any]):
     help="inception, vgg, caffe, torch, densenet, unit or raw.  [default: the backbone's]",
 )
 @click.option(
-    "--augment", metavar="KIND", help="crop-flip, flip or none.  [default: crop-flip; none for a linear probe]"
+    "--augment",
+    metavar="KIND",
+    help="crop-flip, resized-crop-flip, flip or none.  [default: crop-flip; resized-crop-flip for photos; none for a "
+    "linear probe]",
 )
 @click.option("--crop-padding", type=int, metavar="PX", help="Padding of the random crop.  [default: 1/8 of the side]")
 @click.option("--dropout", type=float, metavar="F", help="Dropout in front of the logits.  [default: 0]")

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,8 @@ def load_tensorflow() -> None:
     from finetune.environment import cores
 
     cores()  # refuses a FINETUNE_THREADS that TensorFlow would pass over in silence
+    # What Pillow has to say about a photo's odd EXIF or palette changes no pixel, and comes in the midst of a bar.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     with _silent_descriptor():
         import tensorflow as tf
 

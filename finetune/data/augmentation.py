@@ -13,17 +13,21 @@ class Augmentation:
     reflection, as in KellerJordan/cifar10-airbench, and not by the zeros of He et al. (2016, section 4.2): black bars
     are pixels that no photograph has, and BatchNorm would count them into the statistics that are then used on
     images without bars.
+
+    Where `resized_crop`, parts of random area and shape are taken of the photos themselves instead, mirrored half of
+    the time (`crops.draw`), before they become a batch: there is nothing left to do here.
     """
 
     crop_padding: int
     flip: bool
+    resized_crop: bool = False
 
     def augment(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """uint8 `[batch, height, width, 3]` in and out; `seed` int32 `[2]`. The same seed gives the same images.
 
         `crop_padding` must be smaller than height and width, or there is too little to reflect.
         """
-        if not self.crop_padding and not self.flip:
+        if self.resized_crop or (not self.crop_padding and not self.flip):
             return images
         batch, height, width = tf.unstack(tf.shape(images)[:3])
         # One named algorithm, so that every device draws the same numbers.

@@ -1,21 +1,26 @@
 """Images with labels as values, and the stratified ways to take a part of them."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from finetune.data.lazy import LazyImages
 from finetune.errors import FinetuneError, WrongUse
+
+Images = np.ndarray | LazyImages
+"""uint8 `[n, height, width, 3]` RGB, in memory (may be a read-only view) or decoded when indexed.
+
+Everything downstream only ever asks for the shape and indexes with slices and arrays of indices.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images: uint8 `[n, height, width, 3]` RGB (may be a read-only view) and int64 `[n]`.
+    """Labelled images: uint8 `[n, height, width, 3]` and int64 `[n]`."""
 
-    Everything downstream only ever asks `images` for its shape and indexes it with slices and arrays of indices.
-    """
-
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
 
     def __post_init__(self) -> None:
@@ -28,15 +33,24 @@ class Split:
         return int(self.images.shape[0])
 
     def take(self, indices: np.ndarray) -> "Split":
-        """The images at int `indices`, in their order; a copy."""
-        return Split(self.images[indices], self.labels[indices])
+        """The images at int `indices`, in their order; a copy, unless they are decoded when indexed."""
+        images = self.images
+        chosen = images.select(indices) if isinstance(images, LazyImages) else images[indices]
+        return Split(chosen, self.labels[indices])
+
+    def at(self, side: int) -> "Split":
+        """The same images, as near to `side` px as they can be had without resizing pixels twice: photos at `side`,
+        images in memory as they are."""
+        return replace(self, images=self.images.at(side)) if isinstance(self.images, LazyImages) else self
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A classification task. Label i means `class_names[i]`; `source` says what was read, for people.
 
-    Raises FinetuneError where a class has no training image, or a label no class.
+    `remarks` are sentences on how it was read that a person should know, `skipped` the images that were left out as
+    damaged, each with the reason. Raises FinetuneError where there are fewer than two classes, a class has no
+    training image, or a label no class.
     """
 
     name: str
@@ -45,9 +59,16 @@ class Dataset:
     validation: Split | None
     test: Split
     source: str
+    remarks: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)
+        if classes < 2:
+            raise FinetuneError(
+                f"{self.source} has {f'one class only, {self.class_names[0]}' if classes else 'no class'}: expected "
+                "two or more to tell apart"
+            )
         for words, split in (("training", self.train), ("validation", self.validation), ("test", self.test)):
             if split is None:
                 continue
@@ -69,12 +90,18 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """SHA-256, in hex, over the pixels and labels of test and training images: equal where two runs saw the same
-        data. Validation images are what the seed holds out of the same training images, so they add nothing."""
+        data. Validation images are what the seed holds out of the same training images, so they add nothing.
+
+        Of photos: over the names and sizes of all files, and the bytes of up to 2,000 of a split, as
+        `LazyImages.update` says; reading a million would cost as much as an epoch."""
         digest = hashlib.sha256()
         for split in (self.test, self.train):
-            digest.update(repr(split.images.shape).encode())
-            for start in range(0, len(split), 1024):
-                digest.update(split.images[start : start + 1024].tobytes())
+            if isinstance(split.images, LazyImages):
+                split.images.update(digest)
+            else:
+                digest.update(repr(split.images.shape).encode())
+                for start in range(0, len(split), 1024):
+                    digest.update(split.images[start : start + 1024].tobytes())
             digest.update(split.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 
@@ -110,19 +137,24 @@ def stratified_subset(split: Split, examples: int, seed: int) -> Split:
     return split.take(np.sort(np.concatenate(chosen)))
 
 
-def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """(training, validation): round(`fraction` x n) images are held out, at least one, drawn by `seed`.
+def hold_out(
+    split: Split, fraction: float, seed: int | Sequence[int], *, what: str = "validation"
+) -> tuple[Split, Split]:
+    """(training, held out): round(`fraction` x n) images are held out, at least one, drawn by `seed`.
 
     Each class gives its own fraction, rounded so that the total holds, and keeps at least one training image.
-    Both parts keep the split's order. `fraction` lies in (0, 1). Raises WrongUse where so many cannot be spared.
+    Both parts keep the split's order. `fraction` lies in (0, 1), and `what` is what the images are for. Raises WrongUse
+    where so many cannot be spared.
     """
     members = _by_class(split)
     sizes = np.array([len(one) for one in members])
     wanted = max(1, round(fraction * len(split)))
     if not 0 < fraction < 1 or wanted > int(np.sum(sizes - 1)):
+        advice = "lower --validation (0 holds nothing out) or raise --examples"
+        advice = advice if what == "validation" else f"lower --{what}, or bring {what} images of your own"
         raise WrongUse(
-            f"holding out {fraction:g} of {len(split)} images for validation leaves too few of {len(members)} classes "
-            "to train on: lower --validation (0 holds nothing out) or raise --examples"
+            f"holding out {fraction:g} of {len(split)} images for {what} leaves too few of {len(members)} classes "
+            f"to train on: {advice}"
         )
     rng = np.random.default_rng(seed)
     quota = np.minimum(sizes - 1, np.floor(fraction * sizes)).astype(np.int64)

@@ -4,8 +4,8 @@ Images stay uint8 in the split until they are in a batch; only the batch is enla
 pure function of the split and (seed, epoch, batch number), whatever the number of threads.
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,8 +13,9 @@ import tensorflow as tf
 from finetune.data.augmentation import Augmentation
 from finetune.data.custom import CustomPreprocessing
 from finetune.data.dataset import Split
+from finetune.data.lazy import random_crops, workers
 from finetune.data.preprocessing import AnyPreprocessing
-from finetune.errors import WrongUse
+from finetune.errors import FinetuneError, WrongUse
 
 _AHEAD = 2
 """Batches made ready while the model is busy."""
@@ -35,13 +36,16 @@ def train_batches(
     seed: int,
     epoch: int,
     start_batch: int = 0,
-) -> tf.data.Dataset:
+) -> "Batches":
     """One epoch from batch number `start_batch` on: (float32 `[batch, image_size, image_size, 3]`, int64 `[batch]`).
 
     Every epoch has its own order; its `len(split) % batch_size` last images are left out, so that all batches are of
     one size. A split smaller than that is one batch. Starting later gives exactly the batches that were left.
+    Photos are decoded at `image_size`, other images keep their size until they are in the batch; random crops are
+    taken from the photo, and depend on (seed, epoch, the image's number in the split) alone.
     Raises WrongUse where the crop padding is not smaller than the images.
     """
+    split = split.at(image_size)
     check_augmentation(split, augmentation)
     size = min(batch_size, len(split))
     order = np.random.default_rng([seed, epoch]).permutation(len(split))
@@ -49,17 +53,22 @@ def train_batches(
     def pick(batch: int) -> tuple[np.ndarray, ...]:
         chosen = order[batch * size : (batch + 1) * size]
         draw = np.random.SeedSequence([seed, epoch, batch]).generate_state(2).astype(np.int32)
-        return split.images[chosen], split.labels[chosen], draw
+        if augmentation.resized_crop:
+            images = random_crops(split.images, chosen, image_size, (seed, epoch))
+        else:
+            images = split.images[chosen]
+        return images, split.labels[chosen], draw
 
     def prepare(images: tf.Tensor, labels: tf.Tensor, draw: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return _prepared(augmentation.augment(images, draw), image_size, preprocessing), labels
 
     numbers = range(start_batch, steps_per_epoch(len(split), batch_size))
-    return _batches(numbers, pick, (*_signature(split, size), tf.TensorSpec([2], tf.int32)), prepare)
+    shape = (image_size, image_size, 3) if augmentation.resized_crop else split.images.shape[1:]
+    return _batches(numbers, pick, (*_signature(shape, size), tf.TensorSpec([2], tf.int32)), prepare)
 
 
 def check_augmentation(split: Split, augmentation: Augmentation) -> None:
-    """Raise WrongUse where the crop padding is not smaller than the images."""
+    """Raise WrongUse where the crop padding is not smaller than the images; photos at the size they are decoded at."""
     side = min(split.images.shape[1:3])
     if augmentation.crop_padding >= side:
         raise WrongUse(
@@ -68,12 +77,14 @@ def check_augmentation(split: Split, augmentation: Augmentation) -> None:
         )
 
 
-def eval_batches(split: Split, *, batch_size: int, image_size: int, preprocessing: AnyPreprocessing) -> tf.data.Dataset:
+def eval_batches(split: Split, *, batch_size: int, image_size: int, preprocessing: AnyPreprocessing) -> "Batches":
     """Every image once, in the split's order: (images as in training, int64 labels, bool `[batch]` counted).
 
     Every batch is full, so that batch statistics are always taken over `batch_size` images: the last one is filled
     up at its front with the images before it, whose `counted` is False. A split smaller than a batch is one batch.
+    Of photos, the centre square at `image_size` is taken.
     """
+    split = split.at(image_size)
     size = min(batch_size, len(split))
 
     def pick(batch: int) -> tuple[np.ndarray, ...]:
@@ -86,7 +97,32 @@ def eval_batches(split: Split, *, batch_size: int, image_size: int, preprocessin
         return _prepared(images, image_size, preprocessing), labels, counted
 
     numbers = range(-(-len(split) // size))
-    return _batches(numbers, pick, (*_signature(split, size), tf.TensorSpec([size], tf.bool)), prepare)
+    return _batches(numbers, pick, (*_signature(split.images.shape[1:], size), tf.TensorSpec([size], tf.bool)), prepare)
+
+
+class Batches:
+    """Batches in their order, each time one iterates; an image that turns out to be damaged is a FinetuneError."""
+
+    def __init__(self, ready: tf.data.Dataset, failures: list[FinetuneError]) -> None:
+        self._ready, self._failures = ready, failures
+
+    @property
+    def element_spec(self) -> Any:
+        """Shapes and dtypes of a batch."""
+        return self._ready.element_spec
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._failures.clear()
+        try:
+            yield from self._ready
+        except tf.errors.OpError:
+            # TensorFlow has made text of the exception on its way through the graph.
+            if self._failures:
+                raise self._failures[0] from None
+            raise
 
 
 def _batches(
@@ -94,30 +130,36 @@ def _batches(
     pick: Callable[[int], tuple[np.ndarray, ...]],
     signature: tuple[tf.TensorSpec, ...],
     prepare: Callable[..., tuple[tf.Tensor, ...]],
-) -> tf.data.Dataset:
+) -> Batches:
     """`prepare(*pick(number))` for each of `numbers`, in their order, on a few threads, ahead of whoever asks.
 
     `pick` runs in NumPy, so that the split is never copied into a graph; what it returns is as `signature` says.
     """
+    failures: list[FinetuneError] = []
+
+    def picked(number: np.ndarray) -> tuple[np.ndarray, ...]:
+        try:
+            return pick(int(number))
+        except FinetuneError as error:
+            failures.append(error)
+            raise
 
     def batch(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        picked = tf.numpy_function(lambda value: pick(int(value)), [number], [spec.dtype for spec in signature])
-        return prepare(*(tf.ensure_shape(part, spec.shape) for part, spec in zip(picked, signature, strict=True)))
+        parts = tf.numpy_function(picked, [number], [spec.dtype for spec in signature])
+        return prepare(*(tf.ensure_shape(part, spec.shape) for part, spec in zip(parts, signature, strict=True)))
 
     options = tf.data.Options()
     # tf.data's own tuning and graph rewriting take 150 ms an epoch and have nothing to choose here.
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
-    allowed = os.environ.get("FINETUNE_THREADS", "")
-    threads = max(min(4, int(allowed) if allowed.isdigit() else os.cpu_count() or 1), 1)
     source = tf.data.Dataset.range(numbers.start, numbers.stop)
     as_written = tf.autograph.experimental.do_not_convert(batch)
-    ready = source.map(as_written, num_parallel_calls=threads, deterministic=True)
-    return ready.prefetch(_AHEAD).with_options(options)
+    ready = source.map(as_written, num_parallel_calls=min(4, workers()), deterministic=True)
+    return Batches(ready.prefetch(_AHEAD).with_options(options), failures)
 
 
-def _signature(split: Split, size: int) -> tuple[tf.TensorSpec, tf.TensorSpec]:
-    return tf.TensorSpec([size, *split.images.shape[1:]], tf.uint8), tf.TensorSpec([size], tf.int64)
+def _signature(shape: tuple[int, ...], size: int) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+    return tf.TensorSpec([size, *shape], tf.uint8), tf.TensorSpec([size], tf.int64)
 
 
 def _prepared(images: tf.Tensor, image_size: int, preprocessing: AnyPreprocessing) -> tf.Tensor:

@@ -4,8 +4,11 @@ import dataclasses
 
 from checkpoints.catalog import BackboneSpec
 from finetune.batchnorm.decay import FEW_UPDATES, auto_decay
-from finetune.config import RunConfig
+from finetune.config import Augment, RunConfig
 from finetune.data.pipeline import steps_per_epoch
+
+_LARGEST_ICON = 64
+"""px. Images of no more than this a side, in a folder too, are augmented as CIFAR's are."""
 
 
 def image_size(spec: BackboneSpec, source_size: int) -> int:
@@ -20,21 +23,25 @@ def image_size(spec: BackboneSpec, source_size: int) -> int:
     return max(min(3 * source_size, spec.image_size), spec.least_size)
 
 
-def complete(config: RunConfig, spec: BackboneSpec, *, examples: int, source_size: int, everything: bool) -> RunConfig:
-    """`config` with every None replaced. `examples` is the number of training images, `everything` whether any
-    layer of the backbone trains (False: only the head does, a linear probe)."""
+def complete(
+    config: RunConfig, spec: BackboneSpec, *, examples: int, source_size: int, photos: bool, everything: bool
+) -> RunConfig:
+    """`config` with every None replaced. `examples` is the number of training images, `source_size` their side in px,
+    `photos` whether they are decoded at the size the run takes, `everything` whether any layer of the backbone trains
+    (False: only the head does, a linear probe)."""
     batch_size = config.batch_size or _batch_size(examples)
     epochs = config.epochs or _epochs(examples, from_scratch=config.from_scratch)
     per_epoch = steps_per_epoch(examples, batch_size)
     steps = per_epoch * epochs
-    padding = config.crop_padding if config.crop_padding is not None else source_size // 8
+    size = config.image_size or image_size(spec, source_size)
+    cropped = size if photos else source_size
     return dataclasses.replace(
         config,
         backbone=spec.id,
-        image_size=config.image_size or image_size(spec, source_size),
+        image_size=size,
         preprocess=config.preprocess or spec.preprocessing,
-        augment=config.augment or ("crop-flip" if everything else "none"),
-        crop_padding=padding,
+        augment=config.augment or _augment(photos=photos and source_size > _LARGEST_ICON, everything=everything),
+        crop_padding=cropped // 8 if config.crop_padding is None else config.crop_padding,
         bn_epsilon=config.bn_epsilon,
         bn_decay=auto_decay(per_epoch, steps) if config.bn_decay == "auto" else config.bn_decay,
         recalibrate_at_end=(
@@ -48,6 +55,14 @@ def complete(config: RunConfig, spec: BackboneSpec, *, examples: int, source_siz
         learning_rate=config.learning_rate or _learning_rate(config.optimizer, batch_size, everything=everything),
         weight_decay=_weight_decay(config.optimizer) if config.weight_decay is None else config.weight_decay,
     )
+
+
+def _augment(*, photos: bool, everything: bool) -> Augment:
+    """Parts of photos, as the backbone was pretrained on; icons and digits fill their image, and are only shifted.
+    Nothing for a linear probe."""
+    if not everything:
+        return "none"
+    return "resized-crop-flip" if photos else "crop-flip"
 
 
 def _batch_size(examples: int) -> int:

@@ -38,7 +38,10 @@ def test_examples_are_the_budget_and_validation_is_part_of_it(tmp_path):
     [
         ("CIFAR-10", "did you mean cifar10?"),
         ("demo_targets", "did you mean demo-target?"),
-        ("imagenet", "unknown data 'imagenet': expected one of cifar10, demo-source, demo-target"),
+        (
+            "imagenet",
+            "unknown data 'imagenet': expected one of cifar10, cifar100, cifar100-coarse, demo-source, demo-target",
+        ),
     ],
 )
 def test_an_unknown_name_is_wrong_use(name, said):

@@ -63,8 +63,12 @@ def test_what_the_graph_says_of_its_updates(opened, kind, decay, layers, collect
 def test_the_lines_name_what_was_found_and_the_forgotten_updates(opened):
     lines = opened["layers"][1].facts.lines
     assert lines[0].startswith("input x:0 (float32 [?, 32, 32, 3])")
-    assert any(line == "the graph's train op (ResourceApplyAdam) does not depend on its 4 update operations" for line in lines)
-    assert any("keep_prob" in line or "dropout off in both modes: cut at" in line for line in opened["slim"][1].facts.lines)
+    assert any(
+        line == "the graph's train op (ResourceApplyAdam) does not depend on its 4 update operations" for line in lines
+    )
+    assert any(
+        "keep_prob" in line or "dropout off in both modes: cut at" in line for line in opened["slim"][1].facts.lines
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -122,7 +126,9 @@ def test_a_recalibrated_checkpoint_is_the_same_but_for_the_statistics(opened, tm
 
     import tensorflow as tf
 
-    old, new = (tf.train.load_checkpoint(str(path)) for path in (truth.meta.with_suffix(""), tmp_path / "model.ckpt-250"))
+    old, new = (
+        tf.train.load_checkpoint(str(path)) for path in (truth.meta.with_suffix(""), tmp_path / "model.ckpt-250")
+    )
     assert old.get_variable_to_shape_map() == new.get_variable_to_shape_map()
     for name in old.get_variable_to_shape_map():
         same = old.get_tensor(name).tobytes() == new.get_tensor(name).tobytes()
@@ -143,7 +149,9 @@ def test_averages_of_weights_are_listed_and_used_when_asked_for(opened):
     assert set(averaged.facts.averages.without) == {
         f"conv{i}/BatchNorm/moving_{kind}" for i in (1, 2) for kind in ("mean", "variance")
     }
-    assert any("without an average, so read as they are: conv1/BatchNorm/moving_mean" in line for line in averaged.facts.lines)
+    assert any(
+        "without an average, so read as they are: conv1/BatchNorm/moving_mean" in line for line in averaged.facts.lines
+    )
     images = truth.test.images.astype(np.float32) / 127.5 - 1
     by_averages, by_weights = (subject.forward("moving")(images)[0] for subject in (averaged, plain))
     assert np.abs(by_averages - by_weights).max() > 0.01

@@ -1,0 +1,196 @@
+"""A folder of images per class, read from the disk as they are needed."""
+
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from finetune.data import decoding
+from finetune.data.dataset import Dataset
+from finetune.data.sources.assembly import Request, assemble, photo_splits, printable
+from finetune.errors import FinetuneError
+
+_SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
+_HEAD_BYTES = 16
+
+
+def read_folder(root: Path, request: Request) -> Dataset:
+    """The photos below `root`, which holds `train/` and, where there are any, `val/` (or `validation/`) and `test/`,
+    each with a folder per class; or the class folders themselves.
+
+    The classes are the training folders' names, sorted. Folders in a class folder belong to it; links are followed.
+    Hidden files and files that are no images are passed over. Raises FinetuneError where there is nothing of that
+    shape, a split has other classes than `train/`, or photos are damaged.
+    """
+    split_folders = _split_folders(root)
+    classes = _folders(split_folders["train"])
+    if len(classes) < 2:
+        raise FinetuneError(_too_few(split_folders["train"], classes))
+    for split, folder in split_folders.items():
+        if split != "train":
+            _check_classes(folder, classes, split_folders["train"])
+    paths, labels, ignored = _Paths(root), array("q"), Counter[str]()
+    members = {}
+    for split, folder in split_folders.items():
+        begin = len(labels)
+        for label, name in enumerate(classes):
+            for path in _images(folder / name, ignored, frozenset()):
+                paths.add(path)
+                labels.append(label)
+        members[split] = np.arange(begin, len(labels), dtype=np.int64)
+        if begin == len(labels):
+            raise FinetuneError(f"the class folders in {folder} hold no images{_of_kinds(ignored)}: check the folder")
+    splits, skipped = photo_splits(request, paths, np.array(labels, np.int64), members)
+    own = [f"{folder.name}/" for folder in split_folders.values() if folder != root]
+    return assemble(
+        request,
+        name=printable(root.name) or "folder",
+        class_names=tuple(printable(name) for name in classes),
+        splits=splits,
+        source=f"{root}: {', '.join(own) or 'a folder per class'}",
+        remarks=(f"passed over {sum(ignored.values())} files that are no images{_of_kinds(ignored)}",)
+        if ignored
+        else (),
+        skipped=skipped,
+    )
+
+
+class _Paths:
+    """The photos of a folder by number. Their paths lie in one string of bytes: a million take some 40 MB."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.fspath(root)
+        self._text, self._ends = bytearray(), array("q", [0])
+
+    def add(self, path: str) -> None:
+        """Append an image below the root."""
+        self._text += os.fsencode(os.path.relpath(path, self._root))
+        self._ends.append(len(self._text))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def open(self, number: int) -> Image.Image:
+        """The image with its header read."""
+        return decoding.opened(Path(self._path(number)), self.place(number))
+
+    def name(self, number: int) -> str:
+        """Its path below the root, with slashes."""
+        return printable(self._relative(number).replace(os.sep, "/"))
+
+    def place(self, number: int) -> str:
+        """Its path."""
+        return printable(self._path(number))
+
+    def content(self, number: int) -> bytes:
+        """The file's bytes."""
+        return Path(self._path(number)).read_bytes()
+
+    def bytes_of(self, number: int) -> int:
+        """The file's size."""
+        return os.stat(self._path(number)).st_size
+
+    def _relative(self, number: int) -> str:
+        return os.fsdecode(bytes(self._text[self._ends[number] : self._ends[number + 1]]))
+
+    def _path(self, number: int) -> str:
+        return os.path.join(self._root, self._relative(number))
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Split -> the folder that holds its class folders."""
+    if not root.is_dir():
+        raise FinetuneError(f"{root} is no folder: expected one with a folder of images per class")
+    found: dict[str, Path] = {}
+    for split, names in _SPLITS.items():
+        there = [root / name for name in names if _folders(root / name)]
+        if len(there) > 1:
+            raise FinetuneError(
+                f"{root} holds {' and '.join(f'{one.name}/' for one in there)}, which mean the same: keep one of them"
+            )
+        if there:
+            found[split] = there[0]
+    if "train" in found:
+        return found
+    if found:
+        raise FinetuneError(
+            f"{root} holds {' and '.join(f'{one.name}/' for one in found.values())}, but no train/ with class folders: "
+            "add train/, or give the folder that holds the class folders themselves"
+        )
+    own = _folders(root)
+    if "train" in own and not set(own) - {name for names in _SPLITS.values() for name in names}:
+        raise FinetuneError(
+            f"{root / 'train'} holds no class folders: expected two or more, each named after its class and with its "
+            "images in it"
+        )
+    return {"train": root}
+
+
+def _folders(place: Path) -> list[str]:
+    """The names of the visible folders in `place`, sorted; none where it is no folder."""
+    if not place.is_dir():
+        return []
+    with os.scandir(place) as entries:
+        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+
+
+def _check_classes(folder: Path, classes: list[str], train: Path) -> None:
+    own = _folders(folder)
+    more, less = sorted(set(own) - set(classes)), sorted(set(classes) - set(own))
+    if more or less:
+        parts = [f"{folder.name}/ has {_some(more)}, which {train.name}/ has not"] if more else []
+        parts += [f"{folder.name}/ lacks {_some(less)} of {train.name}/"] if less else []
+        raise FinetuneError(
+            f"{folder.parent}: {'; '.join(parts)}: expected the same class folders in both; rename, add (an empty one "
+            "will do) or remove them"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(printable(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _images(folder: Path, ignored: "Counter[str]", above: frozenset[str]) -> Iterator[str]:
+    """The paths of the images in `folder` and the folders in it, sorted in each; the rest is counted by its suffix."""
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder it lies in
+        return
+    with os.scandir(folder) as scanned:
+        entries = sorted((entry for entry in scanned if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in entries:
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if entry.is_dir():
+            yield from _images(Path(entry.path), ignored, above | {real})
+        elif suffix in decoding.SUFFIXES or (entry.is_file() and _begins_as_image(entry.path)):
+            yield entry.path
+        else:
+            ignored[suffix or "without suffix"] += 1
+
+
+def _begins_as_image(path: str) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    starts = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+    return head.startswith(starts) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP") or head[4:12] == b"ftypavif"
+
+
+def _of_kinds(ignored: "Counter[str]") -> str:
+    kinds = ", ".join(f"{printable(suffix)} {count}" for suffix, count in ignored.most_common(4))
+    return f" ({kinds}{', ...' if len(ignored) > 4 else ''})" if ignored else ""
+
+
+def _too_few(place: Path, classes: list[str]) -> str:
+    """Why `place` holds no two classes."""
+    if (place / "batches.meta").is_file() or (place / "cifar-10-batches-py").is_dir():
+        return f"{place} holds CIFAR's own files: give --data cifar10 --data-dir {place}"
+    expected = "expected two or more folders of images, each named after its class"
+    if not classes:
+        loose = any(_images(place, Counter(), frozenset()))
+        return f"{place} holds {'images, but no class folders' if loose else 'no class folders'}: {expected}"
+    inner = _folders(place / classes[0])
+    hint = f"; or did you mean --data {place / classes[0]}?" if len(inner) > 1 else ""
+    return f"{place} holds one class only, {printable(classes[0])}: {expected}{hint}"

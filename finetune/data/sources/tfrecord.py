@@ -1,0 +1,242 @@
+"""slim's own data sets: TFRecords of encoded images with labels, and their names in `labels.txt`."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from finetune.data import decoding
+from finetune.data.dataset import Dataset
+from finetune.data.sources import tfrecord_file as wire
+from finetune.data.sources.assembly import Progress, Request, assemble, photo_splits, printable
+from finetune.errors import FinetuneError
+
+_SPLIT = re.compile(r"(?:^|[_.-])(train|training|validation|valid|val|test)(?=[_.-]|$)", re.IGNORECASE)
+_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation"}
+_NAMES |= {"val": "validation", "test": "test"}
+_SHARD = re.compile(r"[_-](\d+)-of-(\d+)(?=$|\.tfrecords?$)")
+_LABEL_LINE = re.compile(r"\s*(\d+)\s*:\s*(\S.*?)\s*$")
+_BACKGROUND = re.compile(r"(unused )?background|dummy|none", re.IGNORECASE)
+_TOLD_EVERY = 1_000
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What the features are called. `height` and `width` are needed for images of format `raw` only."""
+
+    image: str = "image/encoded"
+    label: str = "image/class/label"
+    format: str = "image/format"
+    height: str = "image/height"
+    width: str = "image/width"
+
+
+SLIM = Keys()
+
+
+def tfrecord_files(folder: Path) -> dict[str, list[Path]]:
+    """Split -> its TFRecord files in `folder`, sorted; empty where there are none.
+
+    Names as slim writes them: `flowers_train_00000-of-00005.tfrecord`, `train-00000-of-01024`, `mnist_test.tfrecord`.
+    Raises FinetuneError where a file's name does not say its split, or a shard is missing.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        shard, split = _SHARD.search(path.name), _SPLIT.search(path.name)
+        named = path.suffix in (".tfrecord", ".tfrecords") or ".tfrecord-" in path.name
+        if path.name.startswith(".") or not path.is_file() or not (named or (shard and split)):
+            continue
+        if split is None:
+            raise FinetuneError(
+                f"{path} does not say what its images are for: expected train, validation or test in its name"
+            )
+        found.setdefault(_NAMES[split.group(1).lower()], []).append(path)
+    for paths in found.values():
+        _check_shards(paths)
+    return found
+
+
+def read_tfrecords(folder: Path, request: Request) -> Dataset:
+    """The TFRecords in `folder`: images of any size in `image/encoded` (JPEG, PNG, ... or raw pixels, as `image/format`
+    says), labels in `image/class/label`, and names in `labels.txt` (`0:daisy`); without it classes are named by number.
+
+    Labels that start at 1, as those of slim's ImageNet with its background class 0, are made to start at 0.
+    Raises FinetuneError for files, records or labels that do not fit.
+    """
+    files = tfrecord_files(folder)
+    if "train" not in files:
+        raise FinetuneError(f"{folder} holds {', '.join(files)} TFRecords, but none with train in the name: add them")
+    photos, labels, members = index(files, SLIM, request.looking)
+    names = _read_names(folder / "labels.txt")
+    class_names, labels, remarks = _classes(folder, names, labels)
+    splits, skipped = photo_splits(request, photos, labels, members)
+    return assemble(
+        request,
+        name=printable(folder.name) or "tfrecords",
+        class_names=class_names,
+        splits=splits,
+        source=f"{folder}: TFRecords, {', '.join(f'{len(paths)} {split}' for split, paths in files.items())}",
+        remarks=remarks,
+        skipped=skipped,
+    )
+
+
+class Records:
+    """The images of some TFRecord files by number."""
+
+    def __init__(self, paths: list[Path], file: np.ndarray, begin: np.ndarray, end: np.ndarray, keys: Keys) -> None:
+        self._paths, self._file, self._begin, self._end, self._keys = paths, file, begin, end, keys
+        first = np.searchsorted(file, np.arange(len(paths)))
+        self._within = np.arange(len(file)) - first[file]
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def open(self, number: int) -> Image.Image:
+        """The image with its header read."""
+        record, place = self.content(number), self.place(number)
+        with decoding.naming(place):
+            found = wire.features(record, (0, len(record)))
+            image = wire.first_bytes(record, found[self._keys.image]) or (0, 0)
+            pixels = record[image[0] : image[1]]
+            kind = wire.first_bytes(record, found[self._keys.format]) if self._keys.format in found else None
+            if kind is not None and record[kind[0] : kind[1]].lower() == b"raw":
+                return self._raw(record, found, pixels)
+        return decoding.opened(pixels, place)
+
+    def _raw(self, record: bytes, found: dict[str, wire.Span], pixels: bytes) -> Image.Image:
+        sides = [
+            wire.first_int(record, found[key]) if key in found else None
+            for key in (self._keys.width, self._keys.height)
+        ]
+        width, height = (side or 0 for side in sides)
+        channels = len(pixels) // (width * height) if width > 0 and height > 0 else 0
+        if channels not in (1, 3) or width * height * channels != len(pixels):
+            raise ValueError(f"{len(pixels)} raw bytes are no image of {width} x {height} pixels")
+        return Image.frombytes("L" if channels == 1 else "RGB", (width, height), pixels)
+
+    def name(self, number: int) -> str:
+        """The file's name and the record's number in it, from 0."""
+        return f"{printable(self._paths[self._file[number]].name)} record {self._within[number]}"
+
+    def place(self, number: int) -> str:
+        """The same with the file's path."""
+        return f"{printable(str(self._paths[self._file[number]]))} record {self._within[number]}"
+
+    def content(self, number: int) -> bytes:
+        """The record, whole."""
+        with self._paths[self._file[number]].open("rb") as file:
+            file.seek(int(self._begin[number]))
+            content: bytes = file.read(self.bytes_of(number))
+            return content
+
+    def bytes_of(self, number: int) -> int:
+        """The record's length."""
+        return int(self._end[number] - self._begin[number])
+
+
+def index(
+    files: Mapping[str, list[Path]], keys: Keys, progress: Progress | None
+) -> tuple[Records, np.ndarray, dict[str, np.ndarray]]:
+    """(the images, their labels int64 `[n]`, the numbers of each split's). Raises FinetuneError."""
+    paths: list[Path] = []
+    rows: list[np.ndarray] = []
+    labels: list[int] = []
+    members = {}
+    for split, of_split in files.items():
+        first = len(labels)
+        for path in of_split:
+            spans: list[wire.Span] = []
+            for mapped, span in wire.records(path):
+                labels.append(_label(mapped, span, keys, path, len(spans)))
+                spans.append(span)
+                if progress is not None and len(labels) % _TOLD_EVERY == 0:
+                    progress(len(labels), None)
+            rows.append(np.column_stack([np.full(len(spans), len(paths)), np.array(spans, np.int64).reshape(-1, 2)]))
+            paths.append(path)
+        members[split] = np.arange(first, len(labels), dtype=np.int64)
+        if first == len(labels):
+            raise FinetuneError(f"{of_split[0].parent}: the {split} TFRecords hold no image: fetch or write them anew")
+    file, begin, end = np.concatenate(rows).astype(np.int64).T
+    return Records(paths, file, begin, end, keys), np.array(labels, np.int64), members
+
+
+def _label(mapped: wire.Buffer, span: wire.Span, keys: Keys, path: Path, number: int) -> int:
+    try:
+        found = wire.features(mapped, span)
+        label = wire.first_int(mapped, found[keys.label]) if keys.label in found else None
+    except wire.Malformed as error:
+        raise FinetuneError(
+            f"{path} record {number} is no tf.train.Example ({error}): expected slim's, with {keys.image} and "
+            f"{keys.label}"
+        ) from None
+    missing = keys.label if label is None else keys.image if keys.image not in found else None
+    if missing or label is None:
+        has = ", ".join(sorted(printable(name) for name in found)) or "no features"
+        prepared = (path.parent / "dataset_info.json").is_file()
+        hint = "; tensorflow_datasets prepared it: give --data tfds:NAME and its root as --data-dir" if prepared else ""
+        raise FinetuneError(
+            f"{path} record {number} has no {missing}: expected {keys.image} and {keys.label}, found {has}{hint}"
+        )
+    return label
+
+
+def _read_names(path: Path) -> dict[int, str] | None:
+    """Label -> name from `labels.txt`; lines without numbers count from 0. None where there is no such file."""
+    if not path.is_file():
+        return None
+    lines = [line for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+    matches = [_LABEL_LINE.match(line) for line in lines]
+    if lines and not any(matches):
+        return dict(enumerate(printable(line.strip()) for line in lines))
+    names: dict[int, str] = {}
+    for line, match in zip(lines, matches, strict=True):
+        if match is None or int(match.group(1)) in names:
+            what = "is not of the form 0:daisy" if match is None else "gives its number a second name"
+            raise FinetuneError(f"{path}: the line {line[:80]!r} {what}: expected a number and a name a line; mend it")
+        names[int(match.group(1))] = printable(match.group(2))
+    if not names:
+        raise FinetuneError(f"{path} is empty: expected lines like 0:daisy; remove it to have classes named by number")
+    return names
+
+
+def _classes(
+    folder: Path, names: dict[int, str] | None, labels: np.ndarray
+) -> tuple[tuple[str, ...], np.ndarray, tuple[str, ...]]:
+    """(class names, labels from 0, what a person should know)."""
+    least, most = int(labels.min()), int(labels.max())
+    remarks: tuple[str, ...] = ()
+    if least < 0:
+        raise FinetuneError(f"{folder}: a label is {least}: expected 0 or more; images without a label cannot be used")
+    if names is None:
+        first = 1 if least == 1 else 0
+        names = {label: str(label) for label in range(first, most + 1)}
+        remarks = ("there is no labels.txt: classes are named by number",)
+    elif least >= 1 and 0 in names and _BACKGROUND.fullmatch(names[0]):
+        names = {label: name for label, name in names.items() if label}
+    keys = np.array(sorted(names))
+    positions = np.searchsorted(keys, labels)
+    known = keys[np.minimum(positions, len(keys) - 1)] == labels
+    if not known.all():
+        raise FinetuneError(
+            f"{folder}: a label is {labels[~known][0]}, which labels.txt does not name: expected one of "
+            f"{keys[0]} to {keys[-1]}; is labels.txt of other data?"
+        )
+    if keys[0] == 1:
+        remarks = (*remarks, "labels start at 1: class 0 is slim's background, has no images, and is left out")
+    return tuple(names[int(key)] for key in keys), positions.astype(np.int64), remarks
+
+
+def _check_shards(paths: list[Path]) -> None:
+    """FinetuneError where one of `NNNNN-of-NNNNN` is missing."""
+    shards = [(match.group(1), match.group(2)) for path in paths if (match := _SHARD.search(path.name))]
+    for total in {total for _, total in shards}:
+        missing = sorted(set(range(int(total))) - {int(number) for number, of in shards if of == total})
+        if missing:
+            raise FinetuneError(
+                f"{paths[0].parent} lacks {len(missing)} of {int(total)} shards, the first being that of "
+                f"{paths[0].name} with number {missing[0]:05d}: fetch them"
+            )
