@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-all check constraints clean
+.PHONY: help demo test test-all check structures constraints clean
 
 help:  ## Show the goals.
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,6 +30,9 @@ check: $(INSTALLED)  ## Format, lint, type-check and test: the one command befor
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow"
+
+structures: $(INSTALLED)  ## Write checkpoints/structures.json.gz from the networks of the catalogue, five minutes.
+	$(BIN)/python -m finetune.backbone.structures
 
 constraints: $(INSTALLED)  ## Write constraints.txt from what is installed.
 	{ echo "# Exact versions for Python 3.11, 3.12 and 3.13. 'make constraints' writes this file anew."; \

@@ -2,33 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.leftovers import TRAINING_LEFTOVERS, Ignore, reason
 
-Ignore = tuple[str, Sequence[str]]
-"""A reason, and the fnmatch patterns of the names in the file that may be left over for it."""
-
-TRAINING_LEFTOVERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (
-        "optimizer slots",
-        (
-            *("*/Momentum", "*/RMSProp", "*/RMSProp_1", "*/Adam", "*/Adam_1", "*/Adagrad", "*/Adadelta"),
-            *("*/Adadelta_1", "*/Ftrl*", "beta1_power", "beta2_power", "*/beta1_power", "*/beta2_power"),
-        ),
-    ),
-    ("moving averages of weights", ("*/ExponentialMovingAverage",)),
-    ("training counters", ("global_step", "*/global_step", "save_counter", "save_counter/*")),
-    # tf.contrib's moving averages kept these beside the moving statistics (moving_averages.assign_moving_average).
-    ("zero-debias of moving averages", ("*/biased", "*/local_step")),
-)
-"""What a training run leaves in a checkpoint beside the weights."""
+__all__ = ["TRAINING_LEFTOVERS", "Assignable", "Ignore", "LoadReport", "align_by_layer_order", "assign"]
 
 _SHOWN = 8
+_Target = TypeVar("_Target")
 
 
 class Assignable(Protocol):
@@ -82,8 +67,8 @@ def assign(
     extra, ignored = [], dict[str, list[str]]()
     for name in checkpoint.shapes:
         if name not in targets:
-            reason = _reason(name, ignore)
-            ignored.setdefault(reason, []).append(name) if reason else extra.append(name)
+            why = reason(name, ignore)
+            ignored.setdefault(why, []).append(name) if why else extra.append(name)
     missing = [name for name in targets if name not in checkpoint.shapes]
     other_shape = [
         f"{name} is {list(checkpoint.shapes[name])}, expected {list(target.shape)}"
@@ -106,7 +91,7 @@ def assign(
     )
 
 
-def align_by_layer_order(checkpoint: Checkpoint, targets: Mapping[str, Assignable]) -> dict[str, Assignable]:
+def align_by_layer_order(checkpoint: Checkpoint, targets: Mapping[str, _Target]) -> dict[str, _Target]:
     """The targets of a Keras network under the names of a Keras file.
 
     targets: `layer/variable` -> variable, layers in the order of `model.layers`.
@@ -144,10 +129,6 @@ def _by_layer(names: Iterable[str]) -> dict[str, list[str]]:
     return layers
 
 
-def _reason(name: str, ignore: Sequence[Ignore]) -> str | None:
-    return next((reason for reason, patterns in ignore if any(fnmatchcase(name, p) for p in patterns)), None)
-
-
 def _misfit(checkpoint: Checkpoint, extra: list[str], missing: list[str], other_shape: list[str]) -> str:
     lines = [f"{checkpoint.path} ({checkpoint.kind}) does not fit the network, nothing was assigned:"]
     for what, names in (
@@ -157,8 +138,17 @@ def _misfit(checkpoint: Checkpoint, extra: list[str], missing: list[str], other_
     ):
         if names:
             lines.append(f"  {len(names)} {what}: {_listed(names)}")
-    lines.append("Choose the backbone this file was saved from, or give the file of this backbone.")
+    lines.append(_advice(checkpoint))
     return "\n".join(lines)
+
+
+def _advice(checkpoint: Checkpoint) -> str:
+    from checkpoints.fit import exact_fits
+
+    found = exact_fits(checkpoint)
+    if found:
+        return f"It fits {' or '.join(fit.summary() for fit in found[:_SHOWN])}: choose that with --backbone."
+    return "Choose the backbone this file was saved from, or give the file of this backbone."
 
 
 def _refuse_non_finite(checkpoint: Checkpoint, targets: Mapping[str, Assignable]) -> None:

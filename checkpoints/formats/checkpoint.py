@@ -12,7 +12,8 @@ class Checkpoint:
     """A file of weights, opened but not read.
 
     `shapes` keeps the file's own order. `read(name)` returns one array, so that a large checkpoint never
-    lies in memory twice. `kind` is `slim-v1`, `slim-v2` or `keras-h5`.
+    lies in memory twice. `kind` is `slim-v1`, `slim-v2`, `savedmodel`, `keras-h5`, `keras-weights-h5` or `keras-zip`.
+    `layers` maps names to the layer's own name where a file has it beside the name (`keras-weights-h5`).
     """
 
     path: Path
@@ -20,3 +21,4 @@ class Checkpoint:
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray] = field(repr=False, compare=False)
     sha256: str = ""
+    layers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)

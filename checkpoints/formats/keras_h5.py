@@ -1,9 +1,7 @@
 """Keras weights in HDF5, in the layout of `model.save_weights` before Keras 3 and of `model.save("x.h5")` since."""
 
-import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 from checkpoints.cache import sha256_of
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.formats.hdf5 import Hdf5, numeric
 
 
 def open_keras_h5(path: Path) -> Checkpoint:
@@ -23,30 +22,41 @@ def open_keras_h5(path: Path) -> Checkpoint:
     Raises CheckpointError where the file is cut off, damaged or of another layout, and where its arrays lie in
     other files or are not numbers.
     """
-    with _errors(path), h5py.File(path, "r") as file:
-        group = _weights_group(file, path)
+    source = Hdf5(path)
+    with source.opened() as file:
+        group = _weights_group(file)
+        if group is None:
+            raise CheckpointError(f"{path} is an HDF5 file without layer names: expected Keras weights (.h5)")
         datasets = {}
         for layer in _texts(group, "layer_names"):
             datasets.update(_layer(group, layer))
-        shapes = {name: _numeric(file, where, path).shape for name, where in datasets.items()}
+        shapes = {name: numeric(file, where, path).shape for name, where in datasets.items()}
     if not shapes:
         raise CheckpointError(f"{path} holds no weights: expected the variables of a network")
 
     def read(name: str) -> np.ndarray:
-        with _errors(path), h5py.File(path, "r") as file:
-            return np.asarray(_numeric(file, datasets[name], path)[()])
+        with source.opened() as file:
+            return np.asarray(numeric(file, datasets[name], path)[()])
 
     return Checkpoint(path=path, kind="keras-h5", shapes=shapes, read=read, sha256=sha256_of(path))
 
 
-def _weights_group(file: Any, path: Path) -> Any:
-    group = file["model_weights"] if "model_weights" in file and "layer_names" not in file.attrs else file
-    if any(name.startswith("layer_names") for name in group.attrs):
-        return group
-    raise CheckpointError(
-        f"{path} is an HDF5 file without layer names (the .weights.h5 layout of Keras 3 has none): expected Keras "
-        "weights as model.save('weights.h5') writes them"
-    )
+def has_layer_names(path: Path) -> bool:
+    """Whether an HDF5 file is of this layout."""
+    with Hdf5(path).opened() as file:
+        return _weights_group(file) is not None
+
+
+def _weights_group(file: Any) -> Any:
+    """The group that lists its layers: the file itself, or `model_weights` of a whole model. None without one."""
+    if _lists_layers(file):
+        return file
+    inner = file["model_weights"] if isinstance(file.get("model_weights", getlink=True), h5py.HardLink) else None
+    return inner if inner is not None and _lists_layers(inner) else None
+
+
+def _lists_layers(group: Any) -> bool:
+    return any(name.startswith("layer_names") for name in group.attrs)
 
 
 def _layer(group: Any, layer: str) -> dict[str, str]:
@@ -74,31 +84,3 @@ def _texts(group: Any, attribute: str) -> list[str]:
         chunks = [group.attrs[f"{attribute}{i}"] for i in range(count)]
     names = [name for chunk in chunks for name in np.asarray(chunk).reshape(-1).tolist()]
     return [name.decode("utf-8") if isinstance(name, bytes) else str(name) for name in names]
-
-
-def _numeric(file: Any, where: str, path: Path) -> Any:
-    """A dataset of numbers whose bytes lie in this file. Raises CheckpointError for any other."""
-    place = file
-    for part in where.strip("/").split("/"):
-        if isinstance(place.get(part, getlink=True), h5py.ExternalLink):
-            raise CheckpointError(f"{path} keeps {where} in another file: expected all weights in one file")
-        place = place[part]
-    if not isinstance(place, h5py.Dataset):
-        raise CheckpointError(f"{path} holds no array at {where}: the file is damaged or of another layout")
-    if place.external or place.is_virtual:
-        raise CheckpointError(f"{path} keeps {where} in another file: expected all weights in one file")
-    if place.dtype.kind not in "fiub":
-        raise CheckpointError(f"{path} holds {place.dtype} at {where}: expected numbers")
-    return place
-
-
-@contextlib.contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    """Translate what h5py raises for damaged files."""
-    try:
-        yield
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is damaged or was cut off ({reason}): expected Keras weights (.h5); copy or fetch it again"
-        ) from error

@@ -15,9 +15,13 @@ _TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
 _SHARD = re.compile(r"\.data-(\d{5})-of-(\d{5})$")
 _STEP = re.compile(r"-(\d+)$")
 _STATE = re.compile(r'^\s*model_checkpoint_path\s*:\s*("(?:[^"\\]|\\.)*")', re.MULTILINE)
+_SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 _SHOWN = 8
 
-EXPECTED = "a TF-slim checkpoint (the file, or the prefix of .index and .data-00000-of-00001) or Keras weights (.h5)"
+EXPECTED = (
+    "a TF-slim checkpoint (the file, or the prefix of .index and .data-00000-of-00001), Keras weights (.h5, "
+    ".weights.h5, .keras) or a SavedModel's directory"
+)
 
 
 @dataclass(frozen=True)
@@ -99,14 +103,24 @@ def newest_checkpoint(directory: Path) -> Path:
         return found[0]
     if found:
         raise CheckpointError(f"{directory} holds several checkpoints: give one of {_listed(found)} with its path")
-    kind = "a SavedModel" if (directory / "saved_model.pb").is_file() else "a directory without a checkpoint"
-    raise CheckpointError(f"{directory} is {kind}: expected a training directory with {EXPECTED}")
+    raise CheckpointError(
+        f"{directory} is a directory without a checkpoint: expected a training directory, or {EXPECTED}"
+    )
+
+
+def saved_model_directory(path: Path) -> Path | None:
+    """The directory of a SavedModel: the path itself, or the one around its saved_model.pb. None for all else."""
+    directory = path.parent if path.name in _SAVED_MODEL else path
+    return directory if any((directory / name).is_file() for name in _SAVED_MODEL) else None
 
 
 def only_checkpoint(directory: Path) -> Path:
     """The one checkpoint, TF or Keras, below a directory. Raises CheckpointError where it is none or several."""
     folders = [directory, *(path for path in sorted(directory.rglob("*")) if path.is_dir())]
-    found = [path for folder in folders for path in (*slim_checkpoints(folder), *_hdf5_files(folder))]
+    saved_models = [folder for folder in folders if saved_model_directory(folder) is not None]
+    folders = [folder for folder in folders if not any(folder.is_relative_to(model) for model in saved_models)]
+    found = [*saved_models]
+    found += [path for folder in folders for path in (*slim_checkpoints(folder), *_keras_files(folder))]
     if len(found) != 1:
         what = f"several checkpoints ({_listed(found)})" if found else "no checkpoint"
         raise CheckpointError(f"the archive unpacked in {directory} holds {what}: expected one; give the file itself")
@@ -153,9 +167,9 @@ def _shards(prefix: Path) -> list[Path]:
     return sorted(path for path in prefix.parent.iterdir() if path.name.startswith(start) and _SHARD.search(path.name))
 
 
-def _hdf5_files(directory: Path) -> list[Path]:
+def _keras_files(directory: Path) -> list[Path]:
     files = sorted(path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
-    return [path for path in files if starts_with(path, HDF5_MAGIC)]
+    return [path for path in files if path.suffix == ".keras" or starts_with(path, HDF5_MAGIC)]
 
 
 def _named_by_state(directory: Path) -> str | None:
@@ -177,7 +191,7 @@ def _similar(path: Path) -> str:
     if not path.parent.is_dir():
         return f" (no directory {path.parent})"
     names = {candidate.name for candidate in path.parent.iterdir() if candidate.is_dir()}
-    names |= {candidate.name for candidate in (*slim_checkpoints(path.parent), *_hdf5_files(path.parent))}
+    names |= {candidate.name for candidate in (*slim_checkpoints(path.parent), *_keras_files(path.parent))}
     nearest = difflib.get_close_matches(path.name, names, n=1)
     return f" (did you mean {path.parent / nearest[0]}?)" if nearest else ""
 

@@ -10,39 +10,53 @@ from checkpoints.cache import sha256_of
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.location import find_slim
+from checkpoints.formats.object_graph import OBJECT_GRAPH, variable_names
 
 
 def open_slim(path: Path) -> Checkpoint:
     """Open a V1 file or a V2 prefix; `shapes` is sorted by name.
 
-    Tensors that are not numbers (`_CHECKPOINTABLE_OBJECT_GRAPH` of object-based checkpoints) are left out.
+    Tensors that are not numbers are left out. An object-based checkpoint of TF2 has the variables' own names in place
+    of its keys (`conv1/kernel` for `model/_operations/1/_kernel/.ATTRIBUTES/VARIABLE_VALUE`).
     Raises CheckpointError where the checkpoint is missing, not whole or not readable.
     """
     found = find_slim(path)
-    marks = sorted(set("*?[") & set(str(found.prefix)))
+    return open_variables(found.prefix, found.prefix, found.kind)
+
+
+def open_variables(prefix: Path, path: Path, kind: str) -> Checkpoint:
+    """Open the TF checkpoint at `prefix` as a Checkpoint of this path and kind. Raises as `open_slim` does."""
+    found = find_slim(prefix)
+    marks = sorted(set("*?[") & set(str(prefix)))
     if marks:
         raise CheckpointError(
-            f"TensorFlow takes {' '.join(marks)} in {found.prefix} for a pattern: move the checkpoint to a path "
-            "without it"
+            f"TensorFlow takes {' '.join(marks)} in {prefix} for a pattern: move the checkpoint to a path without it"
         )
-    with _errors(found.prefix):
+    with _errors(prefix):
         import tensorflow as tf
 
-        reader = tf.train.load_checkpoint(str(found.prefix))
+        reader = tf.train.load_checkpoint(str(prefix))
         dtypes = reader.get_variable_to_dtype_map()
         shapes = {
-            name: tuple(int(side) for side in shape)
-            for name, shape in sorted(reader.get_variable_to_shape_map().items())
-            if dtypes[name].is_floating or dtypes[name].is_integer or dtypes[name].is_bool
+            key: tuple(int(side) for side in shape)
+            for key, shape in sorted(reader.get_variable_to_shape_map().items())
+            if dtypes[key].is_floating or dtypes[key].is_integer or dtypes[key].is_bool
         }
+        keys = variable_names(reader, shapes) if OBJECT_GRAPH in dtypes else {key: key for key in shapes}
     if not shapes:
-        raise CheckpointError(f"{found.prefix} holds no weights: expected the variables of a network")
+        raise CheckpointError(f"{path} holds no weights: expected the variables of a network")
 
     def read(name: str) -> np.ndarray:
-        with _errors(found.prefix):
-            return np.asarray(reader.get_tensor(name))
+        with _errors(prefix):
+            return np.asarray(reader.get_tensor(keys[name]))
 
-    return Checkpoint(path=found.prefix, kind=found.kind, shapes=shapes, read=read, sha256=sha256_of(*found.files))
+    return Checkpoint(
+        path=path,
+        kind=kind,
+        shapes={name: shapes[key] for name, key in sorted(keys.items())},
+        read=read,
+        sha256=sha256_of(*found.files),
+    )
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """From a spec to a network with its weights, under our BatchNorm."""
 
+import glob
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import keras
@@ -9,11 +9,15 @@ import keras
 from checkpoints import store, transfer
 from checkpoints.catalog import BackboneSpec
 from checkpoints.errors import CheckpointError
+from checkpoints.fit import fit
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.pairing import in_slim_scopes, pair
+from checkpoints.structures import structures
 from finetune import networks
 from finetune.backbone import hub, own_model
 from finetune.backbone.head import check_classes
+from finetune.backbone.structures import entries
 from finetune.batchnorm.surgery import adopt
 from finetune.errors import WrongUse
 from finetune.networks.names import keras_variables, slim_variables
@@ -110,11 +114,10 @@ def check_image_size(spec: BackboneSpec, image_size: int) -> None:
 
 def head_outputs(spec: BackboneSpec, opened: Checkpoint) -> int:
     """The number of logits in a file of a catalogue network's weights. CheckpointError where it has none."""
-    head = [name for name in opened.shapes if any(fnmatchcase(name, pattern) for pattern in spec.head)]
-    biases = [opened.shapes[name][0] for name in head if len(opened.shapes[name]) == 1]
-    if not biases:
+    outputs = fit(opened, spec, structures().get(spec.id, ())).outputs
+    if outputs is None:
         raise CheckpointError(f"{opened.path} has no head: expected the logits of {spec.id} ({', '.join(spec.head)})")
-    return int(biases[0])
+    return outputs
 
 
 def _open(
@@ -124,9 +127,12 @@ def _open(
         opened = checkpoint
     else:
         opened = open_checkpoint(checkpoint or store.locate(spec, with_head=with_head, progress=progress))
-    expected = "keras" if spec.source == "keras" else "slim"
-    if not opened.kind.startswith(expected):
-        layout = {"keras": "weights in Keras's .h5 layout", "slim": "a TF-slim checkpoint"}[expected]
+    if spec.source == "keras":
+        fits, layout = not opened.kind.startswith("slim"), "Keras weights (.h5, .weights.h5 or .keras)"
+    else:
+        fits = not opened.kind.startswith("keras") or in_slim_scopes(opened)
+        layout = "a TF-slim checkpoint or a SavedModel"
+    if not fits:
         raise CheckpointError(
             f"{opened.path} is a {opened.kind} file, but {spec.id} is loaded from {layout}: give the file that "
             f"belongs to {spec.id} with --checkpoint, or choose a backbone of the file's kind"
@@ -135,11 +141,10 @@ def _open(
 
 
 def _assign(spec: BackboneSpec, opened: Checkpoint, model: keras.Model, *, with_head: bool) -> transfer.LoadReport:
-    ignore = [*transfer.TRAINING_LEFTOVERS, ("auxiliary head", spec.auxiliary)]
+    ignore: list[transfer.Ignore] = [*transfer.TRAINING_LEFTOVERS, ("auxiliary head", spec.auxiliary)]
+    # The network is still of stock layers here: Keras's keys count layers by their class.
+    named = keras_variables(model) if spec.source == "keras" else slim_variables(model)
+    pairing = pair(opened, spec, entries(model, source=spec.source))
     if not with_head:
-        ignore.append(("old head", spec.head))
-    if spec.source == "keras":
-        targets = transfer.align_by_layer_order(opened, keras_variables(model))
-    else:
-        targets = slim_variables(model)
-    return transfer.assign(opened, targets, ignore=ignore)
+        ignore.append(("old head", [glob.escape(name) for name in pairing.head]))
+    return transfer.assign(opened, {pairing.names[name]: variable for name, variable in named.items()}, ignore=ignore)

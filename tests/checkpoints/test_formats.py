@@ -52,10 +52,8 @@ def test_the_meta_file_beside_a_v1_checkpoint_names_it(tmp_path: Path) -> None:
 
 
 def test_tensors_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
-    path = tf.train.Checkpoint(v=tf.Variable([1.0, 2.0])).save(str(tmp_path / "ckpt"))
-    shapes = open_checkpoint(Path(path)).shapes
-    assert shapes["v/.ATTRIBUTES/VARIABLE_VALUE"] == (2,)
-    assert "_CHECKPOINTABLE_OBJECT_GRAPH" not in shapes
+    path = tf.train.Checkpoint(v=tf.Variable([1.0, 2.0], name="net/beta")).save(str(tmp_path / "ckpt"))
+    assert open_checkpoint(Path(path)).shapes == {"net/beta": (2,), "save_counter": ()}
 
 
 def test_a_training_directory_is_read_at_the_step_its_state_names(tmp_path: Path) -> None:
@@ -86,7 +84,7 @@ def test_directories_without_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="a directory without a checkpoint: expected a training directory"):
         open_checkpoint(tmp_path)
     (tmp_path / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="is a SavedModel"):
+    with pytest.raises(CheckpointError, match="is a SavedModel without variables"):
         open_checkpoint(tmp_path)
 
 
@@ -154,7 +152,7 @@ def test_what_is_no_checkpoint_at_all(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"notes\.ckpt is not a checkpoint.*expected a TF-slim checkpoint"):
         open_checkpoint(tmp_path / "notes.ckpt")
     (tmp_path / "model.keras").write_bytes(b"PK\x03\x04rest")
-    with pytest.raises(CheckpointError, match=r"Save the weights .* with model\.save\('weights\.h5'\)"):
+    with pytest.raises(CheckpointError, match=r"damaged zip archive .*expected a \.keras file"):
         open_checkpoint(tmp_path / "model.keras")
     with pytest.raises(CheckpointError, match="no directory"):
         open_checkpoint(tmp_path / "nowhere" / "model.ckpt")

@@ -1,0 +1,109 @@
+"""Which networks of the catalogue a file of weights fits, and what keeps it from fitting the others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from checkpoints.catalog import CATALOG
+from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.leftovers import training_leftover
+from checkpoints.pairing import Entry, Pairing, of_head, pair
+from checkpoints.spec import BackboneSpec
+from checkpoints.structures import structures
+
+Head = Literal["published", "other", "absent"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a file fits one row of the catalogue.
+
+    head, outputs: whether the file has the published logits, others (their number in `outputs`), or none.
+    missing: variables of the backbone that the file has not. extra: variables of the file that are neither of the
+    backbone nor a head, an auxiliary head or left over from training. other_shape: variables of the backbone that
+    have another shape in the file. `missing` and `other_shape` are the published names, `extra` the file's.
+    """
+
+    spec: BackboneSpec
+    head: Head
+    outputs: int | None
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    other_shape: tuple[str, ...]
+    right: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether the backbone is there, whole and right, and everything else is explained."""
+        return not (self.missing or self.extra or self.other_shape)
+
+    @property
+    def differences(self) -> int:
+        """Variables that do not fit."""
+        return len(self.missing) + len(self.extra) + len(self.other_shape)
+
+    def summary(self) -> str:
+        """The row, and what head the file has where it is not the published one."""
+        head = {"published": "", "other": f" (with a head of {self.outputs} outputs)", "absent": " (without a head)"}
+        return f"{self.spec.id}{head[self.head]}"
+
+
+def fits(checkpoint: Checkpoint) -> list[Fit]:
+    """How well a file fits every row of the catalogue, best first. Reads names and shapes only."""
+    rows = structures()
+    found = [fit(checkpoint, spec, rows[spec.id]) for spec in CATALOG if spec.id in rows]
+    of_kind = "keras" if checkpoint.kind.startswith("keras") else "slim"
+    return sorted(
+        found,
+        key=lambda one: (
+            not one.exact,
+            # Many rows share no variable with the file; among those that share some, the nearest is the best.
+            one.right == 0,
+            one.differences,
+            one.spec.source != of_kind,
+            one.head != "published",
+        ),
+    )
+
+
+def exact_fits(checkpoint: Checkpoint) -> list[Fit]:
+    """The rows a file fits exactly, best first."""
+    return [fit for fit in fits(checkpoint) if fit.exact]
+
+
+def fit(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -> Fit:
+    """How well a file fits one row, whose network with its head has these variables."""
+    backbone = [entry for entry in entries if not of_head(spec, entry.name)]
+    pairing = pair(checkpoint, spec, backbone)
+    names, shapes = pairing.names, checkpoint.shapes
+    explained = {*names.values(), *pairing.head}
+    head, outputs = _head(spec, pairing, shapes)
+    right = [entry for entry in backbone if shapes.get(names[entry.name]) == entry.shape]
+    return Fit(
+        spec=spec,
+        head=head,
+        outputs=outputs,
+        missing=tuple(entry.name for entry in backbone if names[entry.name] not in shapes),
+        extra=tuple(
+            name
+            for name in shapes
+            if name not in explained
+            and not training_leftover(name)
+            and not any(fnmatchcase(name, pattern) for pattern in spec.auxiliary)
+        ),
+        other_shape=tuple(
+            f"{entry.name} is {list(shapes[names[entry.name]])}, expected {list(entry.shape)}"
+            for entry in backbone
+            if names[entry.name] in shapes and shapes[names[entry.name]] != entry.shape
+        ),
+        right=len(right),
+    )
+
+
+def _head(spec: BackboneSpec, pairing: Pairing, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Head, int | None]:
+    kernels = [shapes[name] for name in pairing.head if len(shapes[name]) > 1]
+    if not kernels:
+        return "absent", None
+    outputs = kernels[-1][-1]
+    return ("published" if len(pairing.head) == 2 and outputs == spec.outputs else "other"), outputs

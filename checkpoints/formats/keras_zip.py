@@ -1,0 +1,177 @@
+"""Weights out of a `.keras` file: the zip archive that `model.save` writes. No model is built, no code is run."""
+
+import json
+import os
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from checkpoints import archive
+from checkpoints.cache import cache_dir, sha256_of
+from checkpoints.errors import CheckpointError
+from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.formats.hdf5 import Hdf5, numeric
+from checkpoints.formats.keras_weights import SHARDED, read_shapes
+
+_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+_MOST_MEMBERS, _MOST_CONFIG_BYTES, _DEEPEST = 10_000, 64 << 20, 20
+_LOCAL_HEADER_BYTES = 30
+
+
+def open_keras_zip(path: Path) -> Checkpoint:
+    """Open a `.keras` file; names are `layer/variable` in the order of the model's layers, as in Keras's .h5 files.
+
+    A model inside a model is one more part in front (`resnet50/conv1_bn/gamma`). Variables of classes that are not
+    among Keras's common ones are counted (`scale/0`); what belongs to no layer keeps its key in the file
+    (`optimizer/vars/3`). Raises CheckpointError for a zip that is no .keras, or is not to be trusted.
+    """
+    try:
+        with zipfile.ZipFile(path) as zipped:
+            members = _members(zipped, path)
+            config = _read_config(zipped, members[_CONFIG], path)
+            source = _weights(zipped, members[_WEIGHTS], path)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is a damaged zip archive ({error}): expected a .keras file; copy it again"
+        ) from error
+    shapes, _ = read_shapes(source)
+    keys = {name: key for name, key in _named(config, "", "", 0) if key in shapes}
+    known = set(keys.values())
+    keys.update({key: key for key in shapes if key not in known and key not in keys})
+
+    def read(name: str) -> np.ndarray:
+        with source.opened() as file:
+            return np.asarray(numeric(file, keys[name], path)[()])
+
+    return Checkpoint(path, "keras-zip", {name: shapes[key] for name, key in keys.items()}, read, sha256_of(path))
+
+
+def _members(zipped: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    """The members by name. Raises CheckpointError where there is one that a .keras has no use for."""
+    infos = zipped.infolist()
+    if len(infos) > _MOST_MEMBERS:
+        raise CheckpointError(f"{path} holds more than {_MOST_MEMBERS} members: expected a .keras file")
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in infos:
+        name, windows = info.filename, PureWindowsPath(info.filename)
+        posix = PurePosixPath(name)
+        if posix.is_absolute() or windows.drive or windows.root or "\\" in name or ".." in posix.parts:
+            raise CheckpointError(f"{path} holds {name!r}, a path outside of it: it is not read")
+        if name in members:
+            raise CheckpointError(f"{path} holds {name!r} twice: it is not read")
+        members[name] = info
+    if "model.weights.json" in members:
+        raise CheckpointError(f"{path} {SHARDED}")
+    for wanted in (_CONFIG, _WEIGHTS):
+        if wanted not in members:
+            raise CheckpointError(
+                f"{path} is a zip archive without {wanted}, not a .keras file: expected what model.save('x.keras') "
+                "writes"
+            )
+        if members[wanted].flag_bits & 1:
+            raise CheckpointError(f"{path} is encrypted: expected a .keras file as model.save writes it")
+    return members
+
+
+def _read_config(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Any:
+    if info.file_size > _MOST_CONFIG_BYTES:
+        raise CheckpointError(f"{path} holds a {_CONFIG} of {info.file_size} bytes: it is not read")
+    try:
+        return json.loads(zipped.read(info))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} holds a {_CONFIG} that is not JSON: copy it again") from error
+
+
+def _weights(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Hdf5:
+    """Where the weights lie: in the zip itself, as Keras stores them, or unpacked in the cache where compressed."""
+    if info.file_size > archive.MOST_BYTES:
+        raise CheckpointError(f"{path} unpacks to more than {archive.MOST_BYTES} bytes: it is not read")
+    if info.compress_type == zipfile.ZIP_STORED:
+        with zipped.open(info) as member:
+            while member.read(1 << 20):  # to its end, where zipfile compares the checksum
+                pass
+        return Hdf5(path, _start(info, path), info.file_size)
+    unpacked = cache_dir() / "unpacked" / f"{sha256_of(path)[:16]}-{_WEIGHTS}"
+    if not unpacked.is_file():
+        unpacked.parent.mkdir(parents=True, exist_ok=True)
+        temporary = unpacked.with_name(f".{unpacked.name}.{os.getpid()}")
+        try:
+            with zipped.open(info) as member, temporary.open("wb") as out:
+                shutil.copyfileobj(member, out, 1 << 20)  # zipfile ends a member at the size it claims
+            os.replace(temporary, unpacked)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return Hdf5(unpacked)
+
+
+def _start(info: zipfile.ZipInfo, path: Path) -> int:
+    """Where a stored member's bytes begin: behind its local header (APPNOTE.TXT 4.3.7)."""
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        header = file.read(_LOCAL_HEADER_BYTES)
+    name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+    return info.header_offset + _LOCAL_HEADER_BYTES + name + extra
+
+
+def _named(config: Any, name: str, key: str, depth: int) -> Iterator[tuple[str, str]]:
+    """(our name, key in the file) of every variable that the layers of a model's config can have."""
+    layers = _layers(config)
+    if depth > _DEEPEST:
+        return
+    used: dict[str, int] = {}
+    for layer in layers:
+        class_name, settings = str(layer.get("class_name", "")), _mapping(layer.get("config"))
+        stem = snake_case(class_name)
+        count = used[stem] = used.get(stem, -1) + 1
+        inner_key = f"{key}layers/{stem}_{count}" if count else f"{key}layers/{stem}"
+        inner_name = f"{name}{settings.get('name') or inner_key.rpartition('/')[2]}"
+        for index, variable in enumerate(_variables(class_name, settings)):
+            yield f"{inner_name}/{variable}", f"{inner_key}/vars/{index}"
+        yield f"{inner_name}/seed_generator/0", f"{inner_key}/seed_generator/vars/0"
+        yield from _named(layer, f"{inner_name}/", f"{inner_key}/", depth + 1)
+
+
+def _layers(config: Any) -> list[Mapping[str, Any]]:
+    layers = _mapping(_mapping(config).get("config")).get("layers", ())
+    found = [layer for layer in layers if isinstance(layer, Mapping)] if isinstance(layers, list) else []
+    # `Sequential.layers`, which is what is saved, leaves the input out.
+    sequential = _mapping(config).get("class_name") == "Sequential"
+    return [layer for layer in found if not (sequential and layer.get("class_name") == "InputLayer")]
+
+
+def _variables(class_name: str, settings: Mapping[str, Any]) -> list[str]:
+    """A layer's variables in the order they are saved in: those that train, then the others."""
+    switches = {
+        "BatchNormalization": (
+            ("scale", "gamma"),
+            ("center", "beta"),
+            (None, "moving_mean"),
+            (None, "moving_variance"),
+        ),
+        "SeparableConv2D": ((None, "depthwise_kernel"), (None, "pointwise_kernel"), ("use_bias", "bias")),
+        **dict.fromkeys(_KERNEL_AND_BIAS, ((None, "kernel"), ("use_bias", "bias"))),
+    }.get(class_name)
+    if switches is None:
+        return [str(index) for index in range(_MOST_COUNTED)]
+    return [variable for switch, variable in switches if switch is None or settings.get(switch, True)]
+
+
+_KERNEL_AND_BIAS = ("Dense", "Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D")
+_MOST_COUNTED = 16
+
+
+def snake_case(class_name: str) -> str:
+    """`Conv2D` is `conv2d` (keras/src/utils/naming.py, `to_snake_case`)."""
+    name = re.sub(r"\W+", "", class_name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,47 @@
+"""The variables of a SavedModel by the names they were made with. Its graph is not loaded, its code not run."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from checkpoints.catalog import CATALOG
+from checkpoints.errors import CheckpointError
+from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.formats.slim import open_variables
+
+
+def open_saved_model(directory: Path) -> Checkpoint:
+    """Open a SavedModel; names are the variables' own (`resnet_v1_50/conv1/weights`), as a slim checkpoint has them.
+
+    A scope the module puts in front of a catalogue network's own is left out.
+    Raises CheckpointError for a TF1 Hub module, for a SavedModel without variables, and one that is not whole.
+    """
+    if (directory / "tfhub_module.pb").is_file():
+        raise CheckpointError(
+            f"{directory} is a TF1 Hub module: expected a TF2 SavedModel; take the newer version of the module "
+            "(its handle ends in /4 or /5 in place of /1 or /3), or the network's checkpoint"
+        )
+    prefix = directory / "variables" / "variables"
+    if not prefix.with_name("variables.index").is_file():
+        raise CheckpointError(
+            f"{directory} is a SavedModel without variables (no variables/variables.index): expected the weights of "
+            "a network. Copy the whole directory, or export it with its variables"
+        )
+    opened = open_variables(prefix, directory, "savedmodel")
+    scope = scope_in_front(opened.shapes)
+    original = {name.removeprefix(scope): name for name in opened.shapes}
+    if not scope or len(original) < len(opened.shapes):
+        return opened
+    shapes = {name: opened.shapes[theirs] for name, theirs in original.items()}
+    return Checkpoint(directory, opened.kind, shapes, lambda name: opened.read(original[name]), opened.sha256)
+
+
+def scope_in_front(names: Iterable[str]) -> str:
+    """What stands in front of the scope of a catalogue network, with its slash; "" where nothing, or not one thing."""
+    scopes = {spec.arguments["scope"] for spec in CATALOG if "scope" in spec.arguments}
+    found = set()
+    for name in names:
+        parts = name.split("/")
+        at = next((index for index, part in enumerate(parts) if part in scopes), None)
+        if at is not None:
+            found.add("".join(f"{part}/" for part in parts[:at]))
+    return found.pop() if len(found) == 1 else ""

@@ -1,0 +1,170 @@
+"""Which array of a file belongs to which variable of a network, whatever the file calls them."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.leftovers import training_leftover
+from checkpoints.spec import BackboneSpec
+from checkpoints.transfer import align_by_layer_order
+
+
+class Entry(NamedTuple):
+    """A variable of a network: its name, its shape, and its key in a `.weights.h5` file of Keras 3.
+
+    name: as the published file has it: `scope/weights` of slim networks, `layer/variable` of Keras networks.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    key: str
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """names: a network's name -> the file's, also where the file has none of that name or it has another shape.
+
+    head: names in the file that are logits, the published ones or somebody's own.
+    """
+
+    names: Mapping[str, str]
+    head: tuple[str, ...]
+
+
+_OWN_HEAD_VARIABLES = 12
+_SLIM_TO_KERAS = {"weights": "kernel", "biases": "bias", "depthwise_weights": "kernel"}
+
+
+def pair(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -> Pairing:
+    """Pair the variables of a catalogue row's network, with or without its head, with those of a file.
+
+    Names are the mapping: as published; slim's scopes as Keras layers (`resnet_v1_50.conv1/kernel`, what this package
+    writes); by layer order in Keras's .h5 and .keras files of Keras networks (`align_by_layer_order`); by key in
+    `.weights.h5` files. A scope or a model around the network is looked through.
+    """
+    names = max(
+        _candidates(checkpoint, spec, entries),
+        key=lambda names: (
+            _right(checkpoint, entries, names),
+            sum(name in checkpoint.shapes for name in names.values()),
+        ),
+    )
+    head = _own_head(checkpoint, spec, entries, names)
+    return Pairing({**names, **_by_shape(checkpoint, spec, entries, names, head)}, head)
+
+
+def of_head(spec: BackboneSpec, name: str) -> bool:
+    """Whether a name is of the published logits."""
+    return any(fnmatchcase(name, pattern) for pattern in spec.head)
+
+
+def in_slim_scopes(checkpoint: Checkpoint) -> bool:
+    """Whether a Keras file is of a network with slim's scopes for layer names (`resnet_v1_50.conv1`)."""
+    layers = checkpoint.layers.values() or (name.rpartition("/")[0] for name in checkpoint.shapes)
+    return checkpoint.kind.startswith("keras") and any("." in layer for layer in layers)
+
+
+def _candidates(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -> Iterator[dict[str, str]]:
+    for prefix in ("", *_prefixes(checkpoint)):
+        for names in _spellings(_inside(checkpoint, prefix), spec, entries):
+            yield {name: f"{prefix}{theirs}" for name, theirs in names.items()}
+
+
+def _spellings(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -> Iterator[dict[str, str]]:
+    """The file's names of a network's variables, in every way the file may spell them."""
+    if checkpoint.kind == "keras-weights-h5":
+        # Two networks of one structure that compute something else (slim's and Keras's ResNet v2) differ in their
+        # layers' names only: a slim network wants to see its own.
+        if spec.source == "keras":
+            its_own = not in_slim_scopes(checkpoint)
+        else:
+            its_own = all(checkpoint.layers.get(entry.key) == _layer(entry) for entry in entries)
+        yield {entry.name: entry.key if its_own else entry.name for entry in entries}
+        return
+    yield {entry.name: entry.name for entry in entries}
+    if spec.source != "keras":
+        yield {entry.name: _keras_spelling(entry.name) for entry in entries}
+    elif checkpoint.kind in ("keras-h5", "keras-zip"):
+        aligned = align_by_layer_order(checkpoint, {entry.name: entry.name for entry in entries})
+        yield {name: theirs for theirs, name in aligned.items()}
+
+
+def _keras_spelling(name: str) -> str:
+    """`resnet_v1_50/conv1/weights` is the layer `resnet_v1_50.conv1` with the variable `kernel`."""
+    layer, _, variable = name.rpartition("/")
+    return f"{layer.replace('/', '.')}/{_SLIM_TO_KERAS.get(variable, variable)}"
+
+
+def _layer(entry: Entry) -> str:
+    return entry.name.rpartition("/")[0].replace("/", ".")
+
+
+def _prefixes(checkpoint: Checkpoint) -> list[str]:
+    """Scopes or models that hold most of a file's variables, with their slash at the end."""
+    names = [name for name in checkpoint.shapes if not training_leftover(name)]
+    count = Counter(name[: match.end()] for name in names for match in re.finditer("/", name))
+    return [prefix for prefix, inside in count.items() if 2 * inside > len(names)]
+
+
+def _inside(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
+    if not prefix:
+        return checkpoint
+    return replace(
+        checkpoint,
+        shapes={
+            name.removeprefix(prefix): sides for name, sides in checkpoint.shapes.items() if name.startswith(prefix)
+        },
+        layers={
+            name.removeprefix(prefix): layer for name, layer in checkpoint.layers.items() if name.startswith(prefix)
+        },
+    )
+
+
+def _right(checkpoint: Checkpoint, entries: Sequence[Entry], names: Mapping[str, str]) -> int:
+    return sum(checkpoint.shapes.get(names[entry.name]) == entry.shape for entry in entries)
+
+
+def _own_head(
+    checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry], names: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The published logits a network was built without, or what somebody put in their place.
+
+    Where the file fills the whole network, the few variables that remain, the last of them logits, are a head.
+    """
+    taken = {names[entry.name] for entry in entries if not of_head(spec, entry.name)}
+    over = [
+        name
+        for name in checkpoint.shapes
+        if name not in taken
+        and not training_leftover(name)
+        and not any(fnmatchcase(name, pattern) for pattern in spec.auxiliary)
+    ]
+    published = tuple(name for name in over if of_head(spec, name))
+    rest = [name for name in over if name not in published]
+    backbone = [entry for entry in entries if not of_head(spec, entry.name)]
+    complete = _right(checkpoint, backbone, names) == len(backbone)
+    return (*published, *rest) if complete and _is_head([checkpoint.shapes[name] for name in rest]) else published
+
+
+def _by_shape(
+    checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry], names: Mapping[str, str], head: Sequence[str]
+) -> dict[str, str]:
+    """The network's logits under the file's names where those are its own (`dense` for `predictions`)."""
+    logits = [entry for entry in entries if of_head(spec, entry.name)]
+    if all(names[entry.name] in checkpoint.shapes for entry in logits):
+        return {}
+    by_shape = {checkpoint.shapes[name]: name for name in head}
+    if len(by_shape) != len(head) or {entry.shape for entry in logits} != set(by_shape):
+        return {}
+    return {entry.name: by_shape[entry.shape] for entry in logits}
+
+
+def _is_head(shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Few variables, and all kernels those of dense layers or of convolutions that see one pixel."""
+    kernels = [sides for sides in shapes if len(sides) > 1]
+    pointwise = all(len(sides) == 2 or (len(sides) == 4 and sides[:2] == (1, 1)) for sides in kernels)
+    return bool(kernels) and pointwise and len(shapes) <= _OWN_HEAD_VARIABLES

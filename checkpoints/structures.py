@@ -1,0 +1,31 @@
+"""Every variable of every catalogue network without building one: what `make structures` wrote."""
+
+import gzip
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+from checkpoints.pairing import Entry
+
+FILE = "structures.json.gz"
+"""Its place in this package."""
+
+
+@cache
+def structures() -> Mapping[str, tuple[Entry, ...]]:
+    """The variables of each row's network with the published head, by `source/name`, in the network's order."""
+    packed = (importlib.resources.files("checkpoints") / FILE).read_bytes()
+    return decoded(packed)
+
+
+def encoded(rows: Mapping[str, Sequence[Entry]]) -> bytes:
+    """The file of `rows`: equal rows give equal bytes."""
+    text = json.dumps({row: rows[row] for row in sorted(rows)}, separators=(",", ":"))
+    return gzip.compress(text.encode(), compresslevel=9, mtime=0)
+
+
+def decoded(packed: bytes) -> dict[str, tuple[Entry, ...]]:
+    """What `encoded` has packed."""
+    rows = json.loads(gzip.decompress(packed))
+    return {row: tuple(Entry(name, tuple(shape), key) for name, shape, key in rows[row]) for row in rows}

@@ -1,0 +1,49 @@
+"""Write `checkpoints/structures.json.gz` from the networks: `python -m finetune.backbone.structures [NAME...]`."""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import keras
+
+import checkpoints
+from checkpoints import structures
+from checkpoints.catalog import CATALOG, BackboneSpec, find
+from checkpoints.pairing import Entry
+from finetune import networks
+from finetune.networks.names import keras_variables, slim_variables, weights_file_variables
+
+
+def entries(model: keras.Model, *, source: str) -> list[Entry]:
+    """The variables of a network of stock layers, as a file of that source names them."""
+    named = keras_variables(model) if source == "keras" else slim_variables(model)
+    keys = weights_file_variables(model)
+    return [Entry(name, tuple(variable.shape), key) for (name, variable), key in zip(named.items(), keys, strict=True)]
+
+
+def build(spec: BackboneSpec) -> list[Entry]:
+    """The structure of a catalogue row with its published head, at its least size: the same at every size."""
+    keras.backend.clear_session(free_memory=True)
+    network = networks.build(spec.family, image_size=spec.least_size, outputs=spec.outputs, arguments=spec.arguments)
+    return entries(network.model, source=spec.source)
+
+
+def write(path: Path, specs: Iterable[BackboneSpec] = CATALOG, *, kept: Mapping[str, Sequence[Entry]]) -> None:
+    """Build these rows, one after another, and write them with those of `kept` that are in the catalogue."""
+    rows = {spec.id: kept[spec.id] for spec in CATALOG if spec.id in kept}
+    for spec in specs:
+        rows[spec.id] = build(spec)
+        print(f"{spec.id:32} {len(rows[spec.id]):5d} variables", file=sys.stderr)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(structures.encoded(rows))
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    named = [find(name) for name in sys.argv[1:]]
+    write(
+        Path(checkpoints.__file__).parent / structures.FILE,
+        named or CATALOG,
+        kept=structures.structures() if named else {},
+    )
