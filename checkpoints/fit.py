@@ -43,6 +43,18 @@ class Fit:
         """Variables that do not fit."""
         return len(self.missing) + len(self.extra) + len(self.other_shape)
 
+    def why_not(self) -> str:
+        """What keeps it from fitting, with an example of each; "" where it fits."""
+        return ", ".join(
+            f"{len(names)} {what} ({names[0]}{', ...' if len(names) > 1 else ''})"
+            for what, names in (
+                ("missing", self.missing),
+                ("of another shape", self.other_shape),
+                ("only in the file", self.extra),
+            )
+            if names
+        )
+
     def summary(self) -> str:
         """The row, and what head the file has where it is not the published one."""
         head = {"published": "", "other": f" (with a head of {self.outputs} outputs)", "absent": " (without a head)"}

@@ -53,10 +53,9 @@ def read_shapes(source: Hdf5) -> tuple[dict[str, tuple[int, ...]], dict[str, str
     return shapes, {key: name for key, name in names.items() if name}
 
 
-def counted(key: str) -> list[tuple[str, int]]:
+def counted(name: str) -> list[str | int]:
     """Sort by numbers as numbers: `conv2d_9` before `conv2d_10`, and `conv2d` first."""
-    parts = (re.fullmatch(r"(.*?)_?(\d*)", part) for part in key.split("/"))
-    return [(match[1], int(match[2] or 0)) for match in parts if match]
+    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def _layer_name(attribute: Any) -> str:

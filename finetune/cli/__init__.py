@@ -10,7 +10,7 @@ import click
 
 from checkpoints.errors import CheckpointError
 from finetune._version import __version__
-from finetune.cli import backbones, batch, demo, diagnose, evaluate, recalibrate, run
+from finetune.cli import backbones, batch, checkpoint, demo, diagnose, evaluate, recalibrate, run
 from finetune.errors import FinetuneError
 
 
@@ -61,6 +61,7 @@ for _command in (
     backbones.backbones,
 ):
     main.add_command(_command)
+main.add_command(checkpoint.checkpoint)
 main.add_command(demo.demo)
 
 _NO_MEMORY = "out of memory: lower --batch-size or --image-size, or take a smaller --backbone"

@@ -46,7 +46,7 @@ CHECKPOINT = click.option(
     type=PATH,
     metavar="PATH",
     help="Your own file of the backbone's weights: slim V1/V2 file, .ckpt prefix, training directory or .tar.gz; "
-    "Keras .h5. Default: the published file, from the cache or fetched.",
+    "Keras .h5, .weights.h5 or .keras; SavedModel directory. Default: the published file, from the cache or fetched.",
 )
 
 

@@ -1,0 +1,126 @@
+"""`finetune checkpoint`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from finetune.cli import options
+from finetune.cli.startup import load_tensorflow
+
+if TYPE_CHECKING:
+    from checkpoints.inspection import Inspection, Statistics
+
+
+@click.group()
+def checkpoint() -> None:
+    """Files of weights: look into one."""
+
+
+@checkpoint.command()
+@click.argument("path", type=options.PATH)
+@click.option("--all", "everything", is_flag=True, help="Every variable with its shape, and every BatchNorm layer.")
+@options.JSON
+def inspect(path: Path, everything: bool, as_json: bool) -> None:
+    """What PATH holds: its variables, what network of the catalogue they fit, the state of BatchNorm.
+
+    PATH is a TF checkpoint (V1 file, V2 prefix, training directory), Keras weights (.h5, .weights.h5, .keras), a
+    SavedModel's directory, or a .tar.gz with one of them. No code in it is run.
+    """
+    load_tensorflow()
+    from checkpoints.formats import open_checkpoint
+    from checkpoints.inspection import inspect as look
+
+    inspection = look(open_checkpoint(path))
+    if as_json:
+        options.emit(inspection.to_json())
+    else:
+        _show(inspection, everything=everything)
+
+
+def _show(inspection: "Inspection", *, everything: bool) -> None:
+    rows = [
+        ("file", f"{inspection.path} ({inspection.kind})"),
+        ("sha256", inspection.sha256),
+        ("variables", f"{len(inspection.variables)}, {inspection.parameters:,} parameters"),
+        *(("left over", f"{len(names)} {reason} ({names[0]})") for reason, names in inspection.leftovers.items()),
+    ]
+    if inspection.step is not None:
+        rows.append(("step", f"{inspection.step:,}"))
+    best = inspection.best
+    rows += [("fits", fit.summary()) for fit in inspection.fits] or [("fits", "no backbone of the catalogue")]
+    rows += [("not" if inspection.fits else "nearest", f"{fit.spec.id}: {fit.why_not()}") for fit in inspection.nearest]
+    if best is not None and best.exact:
+        rows.append(("head", "none" if best.outputs is None else f"{best.head}, {best.outputs} outputs"))
+    if inspection.non_finite:
+        some = ", ".join(inspection.non_finite[:3])
+        rows.append(("NOT FINITE", f"NaN or infinity in {len(inspection.non_finite)} variables ({some})"))
+    rows.append(("BatchNorm", _batchnorm(inspection)))
+    for label, text in rows:
+        click.echo(f"{label:10}  {text}")
+    _tables(inspection, everything=everything)
+
+
+def _batchnorm(inspection: "Inspection") -> str:
+    layers = inspection.batchnorm
+    if not layers:
+        return "no moving statistics"
+    initial, broken = sum(one.initial for one in layers), sum(not one.finite for one in layers)
+    negative = sum(one.negative > 0 for one in layers)
+    means, variances = ([getattr(one, key) for one in layers if getattr(one, key)] for key in ("mean", "variance"))
+    parts = [
+        f"{initial} at their initial values (mean 0, variance 1)" if initial else "none at its initial values",
+        f"{broken} NOT FINITE" if broken else "all finite",
+        f"{negative} with NEGATIVE variances" if negative else "no negative variance",
+    ]
+    if means and variances:
+        parts += [
+            f"mean {min(low for low, _ in means):.4g} to {max(high for _, high in means):.4g}",
+            f"variance {min(low for low, _ in variances):.4g} to {max(high for _, high in variances):.4g}",
+        ]
+    return f"{len(layers)} layers: {', '.join(parts)}"
+
+
+def _tables(inspection: "Inspection", *, everything: bool) -> None:
+    suspect = [one for one in inspection.batchnorm if everything or one.initial or one.negative or not one.finite]
+    shown = suspect if everything else suspect[:_SUSPECTS]
+    if shown:
+        header = ("BatchNorm layer", "channels", "moving mean", "moving variance", "")
+        _print_table(header, [_layer_row(one) for one in shown])
+        if len(suspect) > len(shown):
+            click.echo(f"and {len(suspect) - len(shown)} more: --all shows every one")
+    if everything:
+        rows = [(name, str(list(shape))) for name, shape in inspection.variables.items()]
+        rows += [(name, reason) for reason, names in inspection.leftovers.items() for name in names]
+        _print_table(("variable", "shape"), rows)
+    else:
+        _print_table(
+            ("group", "variables", "parameters", "first ... last"),
+            [
+                (group.name, str(group.variables), f"{group.parameters:,}", f"{group.first} ... {group.last}")
+                for group in inspection.groups
+            ],
+        )
+
+
+_SUSPECTS = 10
+_NUMBERS = ("variables", "parameters", "channels")
+
+
+def _layer_row(layer: "Statistics") -> tuple[str, ...]:
+    marks = {"initial values": layer.initial, "not finite": not layer.finite, "negative": layer.negative > 0}
+    ranges = ("" if pair is None else f"{pair[0]:.4g} to {pair[1]:.4g}" for pair in (layer.mean, layer.variance))
+    return (layer.layer, str(layer.channels), *ranges, ", ".join(mark for mark, is_so in marks.items() if is_so))
+
+
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Columns as wide as they need: long names must be readable, and found by grep, also where no terminal is."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    click.echo()
+    for row in (header, *rows):
+        cells = (
+            cell.rjust(width) if title in _NUMBERS else cell.ljust(width)
+            for title, cell, width in zip(header, row, widths, strict=True)
+        )
+        click.echo("  ".join(cells).rstrip())
