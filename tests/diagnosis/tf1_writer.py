@@ -26,7 +26,7 @@ sys.modules["tf_keras.legacy_tf_layers"] = legacy_tf_layers
 sys.modules["tf_keras.legacy_tf_layers.normalization"] = normalization
 tf.get_logger().setLevel(logging.ERROR)
 v1 = tf.compat.v1
-STEPS = 250
+STEPS = 150
 
 
 def layers_network(x, training, *, fused, momentum):

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from finetune.diagnosis.graph.fold import constant_value
 from finetune.diagnosis.graph.nodes import IMAGES, PLACEHOLDERS, Graph, Node, Ref, declared_shape
+from finetune.diagnosis.graph.values import constant_value
 
 RANDOM = frozenset(
     {

@@ -4,91 +4,25 @@ Afterwards `tf.cond` in both its forms (Switch and Merge, If), calls and `tf.whe
 follows from what is known, so that what is left can be read like straight-line code.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
 from finetune.diagnosis.graph.nodes import Graph, Node, Ref, constant
+from finetune.diagnosis.graph.protos import function_names
+from finetune.diagnosis.graph.values import SWITCHES, Values
 from finetune.errors import FinetuneError
 
-_MOST_NODES = 1_000_000
-_MOST_VALUES = 64
+_MOST_NODES = 300_000
+"""A training graph of ResNet-152 has a fifth of that."""
 _INSIDE = ".body/"  # between a caller's name and its nodes': nothing else is called so
 _IFS = ("If", "StatelessIf")
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
-_SWITCHES, _MERGES = ("Switch", "RefSwitch"), ("Merge", "RefMerge")
-
-_ARITHMETIC: dict[str, Callable[..., Any]] = {
-    "LogicalNot": np.logical_not,
-    "LogicalAnd": np.logical_and,
-    "LogicalOr": np.logical_or,
-    "Equal": np.equal,
-    "NotEqual": np.not_equal,
-    "Greater": np.greater,
-    "GreaterEqual": np.greater_equal,
-    "Less": np.less,
-    "LessEqual": np.less_equal,
-    "Add": np.add,
-    "AddV2": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "RealDiv": np.true_divide,
-    "Neg": np.negative,
-    "Squeeze": np.squeeze,
-}
-
-
-class Values:
-    """What small tensors of a graph are, where that follows from its constants alone."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._nodes = graph.nodes
-        self._seen: dict[Ref, np.ndarray | None] = {}
-
-    def of(self, ref: Ref, depth: int = 0) -> np.ndarray | None:
-        """The value, or None where it is not known (or larger than a condition or a list of axes)."""
-        if ref not in self._seen:
-            self._seen[ref] = None  # a loop knows nothing of itself
-            self._seen[ref] = self._work_out(self._nodes[ref.node], ref, depth) if depth < 100 else None
-        return self._seen[ref]
-
-    def _work_out(self, node: Node, ref: Ref, depth: int) -> np.ndarray | None:
-        if node.op == "Const":
-            return constant_value(node)
-        if node.op in ("Identity", "StopGradient", *_SWITCHES):
-            return self.of(node.inputs[0], depth + 1)
-        if node.op == "Cast":
-            value = self.of(node.inputs[0], depth + 1)
-            dtype = tf.as_dtype(node.attr["DstT"].type).as_numpy_dtype
-            return None if value is None else value.astype(dtype)
-        if node.op not in _ARITHMETIC:
-            return None
-        inputs = [self.of(each, depth + 1) for each in node.inputs]
-        if node.op in ("LogicalAnd", "LogicalOr"):  # one side may be enough
-            decisive = np.asarray(node.op == "LogicalOr")
-            if any(value is not None and value.shape == () and value == decisive for value in inputs):
-                return decisive
-        if any(value is None for value in inputs):
-            return None
-        with np.errstate(all="ignore"):
-            return np.asarray(_ARITHMETIC[node.op](*inputs))
-
-
-def constant_value(node: Node, most: int = _MOST_VALUES) -> np.ndarray | None:
-    """What a Const holds, if it is numbers and few of them."""
-    proto = node.attr["value"].tensor
-    dtype = tf.as_dtype(proto.dtype) if proto.dtype else tf.string
-    count = int(np.prod([float(dim.size) for dim in proto.tensor_shape.dim]))
-    if not (dtype.is_floating or dtype.is_integer or dtype.is_bool) or not 0 <= count <= most:
-        return None
-    try:
-        return np.asarray(tf.make_ndarray(proto))
-    except (ValueError, TypeError):
-        return None
+_MERGES = ("Merge", "RefMerge")
 
 
 def fold(graph: Graph, known: Mapping[Ref, np.ndarray], roots: Iterable[str]) -> Graph:
@@ -101,9 +35,34 @@ def fold(graph: Graph, known: Mapping[Ref, np.ndarray], roots: Iterable[str]) ->
     kept = {ref: Ref(f"finetune_known/{index}") for index, ref in enumerate(known)}
     constants = [constant(kept[ref].node, np.asarray(value)) for ref, value in known.items()]
     graph = graph.with_nodes(constants).rewired(kept).only(roots)
+    _require_size(graph)
     graph = _inlined(graph)
     graph = _straightened(graph.only(name for name in roots if name in graph.nodes))
     return graph.only(name for name in roots if name in graph.nodes)
+
+
+def _require_size(graph: Graph) -> None:
+    """FinetuneError where the functions, put in place of their calls, would never end or fill the memory."""
+    functions = graph.functions
+    calls = {
+        name: [each for proto in function.node_def for each in function_names(proto.op, proto.attr, functions)]
+        for name, function in functions.items()
+    }
+    try:
+        order = [name for name in TopologicalSorter(calls).static_order() if name in functions]
+    except CycleError as error:
+        raise FinetuneError(
+            f"the graph's function {error.args[1][0]} calls itself: it is damaged, or made to harm"
+        ) from None
+    sizes: dict[str, int] = {}
+    for name in order:
+        sizes[name] = len(functions[name].node_def) + sum(sizes.get(each, 0) for each in calls[name])
+    called = [each for node in graph.nodes.values() for each in function_names(node.op, node.attr, functions)]
+    if len(graph.nodes) + sum(sizes.get(name, 0) for name in called) > _MOST_NODES:
+        raise FinetuneError(
+            f"the graph has more than {_MOST_NODES:,} nodes, counting what its functions call: it is damaged, or made "
+            "to harm"
+        )
 
 
 def _inlined(graph: Graph) -> Graph:
@@ -125,8 +84,6 @@ def _inlined(graph: Graph) -> Graph:
             nodes.update({each.name: each for each in body})
             outputs.update({Ref(node.name, index): ref for index, ref in enumerate(returned)})
             waits[node.name] = ends
-        if len(nodes) > _MOST_NODES:
-            raise FinetuneError("the graph's functions call one another without end: it is damaged, or made to harm")
         graph = Graph({name: _reconnected(node, outputs, waits) for name, node in nodes.items()}, graph.functions)
 
 
@@ -219,7 +176,7 @@ def _straightened(graph: Graph) -> Graph:
             continue
         if any(ref in dead or ref.node in asleep for ref in node.inputs) or any(w in asleep for w in node.control):
             asleep.add(node.name)
-        elif node.op in _SWITCHES:
+        elif node.op in SWITCHES:
             decided = _truth(values.of(node.inputs[1]))
             if decided is not None:
                 dead.add(Ref(node.name, 0 if decided else 1))

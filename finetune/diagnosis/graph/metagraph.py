@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.framework import variable_pb2
 
 from checkpoints.formats.location import newest_checkpoint
-from finetune.diagnosis.graph.fold import constant_value
 from finetune.diagnosis.graph.nodes import VARIABLES, Graph, Node, Ref, read_nodes
+from finetune.diagnosis.graph.values import constant_value
 from finetune.errors import FinetuneError
 
 _EXPECTED = "expected the .meta file that tf.compat.v1.train.Saver writes beside a checkpoint (model.ckpt-1000.meta)"

@@ -7,8 +7,8 @@ from typing import Literal
 
 import tensorflow as tf
 
-from finetune.diagnosis.graph.fold import Values
 from finetune.diagnosis.graph.nodes import PLACEHOLDERS, VARIABLES, Graph, Node, Ref, data_type, declared_shape
+from finetune.diagnosis.graph.values import Values
 from finetune.errors import FinetuneError, WrongUse
 
 Layout = Literal["nhwc", "nchw", "flat-nhwc", "flat-nchw"]

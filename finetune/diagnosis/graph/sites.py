@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.diagnosis.graph.fold import Values
 from finetune.diagnosis.graph.nodes import VARIABLES, Graph, Node, Ref
+from finetune.diagnosis.graph.values import Values
 
 FUSED = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
 

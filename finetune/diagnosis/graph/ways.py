@@ -196,9 +196,8 @@ def _lines(paired: Paired, batch: Undropped) -> list[str]:
         )
     for nodes, always in ((paired.always_batch, "batch"), (paired.always_moving, "moving")):
         if nodes:
-            lines.append(
-                f"{len(nodes)} BN layers use {always} statistics whatever the switch says: {', '.join(_first(nodes))}"
-            )
+            many = f"{len(nodes)} BN layers use" if len(nodes) > 1 else "1 BN layer uses"
+            lines.append(f"{many} {always} statistics whatever the switch says: {', '.join(_first(nodes))}")
     return lines
 
 

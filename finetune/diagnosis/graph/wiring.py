@@ -32,7 +32,9 @@ class Wiring:
         if not self.updates:
             return ["the graph holds no update of its moving statistics: it was written without its training part"]
         kept = f", {self.collected} operations in UPDATE_OPS" if self.collected else ", none of them in UPDATE_OPS"
-        lines = [f"{len(self.updates)} updates of moving statistics in the graph{kept}"]
+        lines = [
+            f"{len(self.updates)} update{'s' if len(self.updates) > 1 else ''} of moving statistics in the graph{kept}"
+        ]
         if self.run is None:
             lines.append("the graph has no train op: whether it runs the updates is not known")
         elif self.run == 0:

@@ -1,0 +1,282 @@
+"""However BatchNorm and its switch were written: both modes are what the graph's own session gives."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tf1_forms import Form, Saved, arrays, conv, fused, head, images, network, save, switch, v1
+
+from finetune.diagnosis.graph import open_graph
+
+
+def agrees(saved: Saved, **options):
+    subject = open_graph(saved.meta, **options)
+    batch, _ = subject.forward("batch")(saved.images)
+    moving, _ = subject.forward("moving")(saved.images)
+    np.testing.assert_allclose(batch, saved.true, atol=2e-6)
+    np.testing.assert_allclose(moving, saved.false, atol=2e-6)
+    assert np.abs(saved.true - saved.false).max() > 0.01
+    return subject
+
+
+def cond_around_everything():
+    """Both normalisations inside the branches, the average assigned beside the first (as in many tutorials)."""
+
+    def batch_norm(x, training, name):
+        gamma, beta, mean, variance = arrays(name, 6, "gamma", "beta", "pop_mean", "pop_var")
+
+        def train():
+            m, v = tf.nn.moments(x, [0, 1, 2])
+            updates = [v1.assign(mean, mean * 0.9 + m * 0.1), v1.assign(variance, variance * 0.9 + v * 0.1)]
+            with tf.control_dependencies(updates):
+                return tf.nn.batch_normalization(x, m, v, beta, gamma, 1e-3)
+
+        return tf.cond(training, train, lambda: tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3))
+
+    x, training = images(), switch("phase")
+    h = tf.nn.relu(batch_norm(conv(x, "a"), training, "a"))
+    logits, loss = head(tf.nn.relu(batch_norm(conv(h, "b"), training, "b")))
+    v1.train.GradientDescentOptimizer(0.1).minimize(loss)
+    return Form(x, logits, {training: True}, {training: False})
+
+
+@pytest.mark.parametrize("v2", [True, False])
+def test_assignments_beside_the_batch_branch_are_seen_and_not_run(tmp_path, v2):
+    subject = agrees(save(tmp_path, cond_around_everything, v2=v2))
+    facts = subject.facts
+    assert [layer.name for layer in subject.layers] == ["a", "b"]
+    assert facts.decay == {"a": 0.9, "b": 0.9}
+    assert (facts.step, facts.update_ops, facts.train_op_runs_updates) == (7, 0, True)
+
+
+def a_switch_that_says_test():
+    """`tst` is true in a test; no gamma, a dense layer; the average is run by hand (Martin Gorner's MNIST)."""
+
+    def batch_norm(x, test, axes, offset):
+        average = tf.train.ExponentialMovingAverage(0.998)
+        m, v = tf.nn.moments(x, axes)
+        update = average.apply([m, v])
+        mean = tf.cond(test, lambda: average.average(m), lambda: m)
+        variance = tf.cond(test, lambda: average.average(v), lambda: v)
+        return tf.nn.batch_normalization(x, mean, variance, offset, None, 1e-5), update
+
+    x, test = v1.placeholder(tf.float32, [8, 768], name="X"), switch("tst")
+    h = conv(tf.transpose(tf.reshape(x, [-1, 3, 16, 16]), [0, 2, 3, 1]), "a")
+    h, first = batch_norm(h, test, [0, 1, 2], arrays("a", 6, "beta")[0])
+    h = tf.matmul(tf.reshape(tf.nn.relu(h), [-1, 16 * 16 * 6]), v1.get_variable("dense", [16 * 16 * 6, 5]))
+    h, second = batch_norm(h, test, [0], arrays("b", 5, "beta")[0])
+    logits, loss = head(tf.nn.relu(h))
+    v1.train.AdamOptimizer().minimize(loss)
+    tf.group(first, second)
+    return Form(x, logits, {test: False}, {test: True}, lambda x: x.transpose(0, 3, 1, 2).reshape(8, -1))
+
+
+@pytest.mark.parametrize("v2", [True, False])
+def test_an_inverted_switch_rows_of_channels_and_a_dense_layer(tmp_path, v2):
+    subject = agrees(save(tmp_path, a_switch_that_says_test, v2=v2))
+    assert any("tst:0 (bool []): found; False is batch statistics" in line for line in subject.facts.lines)
+    assert any("images lie flat-nchw" in line for line in subject.facts.lines)
+    assert set(subject.facts.decay.values()) == {0.998}
+    assert (subject.batch_size, subject.input_size) == (8, (16, 16))
+    # Its average is run by a session.run of its own, which no graph tells; and its statistics have moved.
+    assert (subject.facts.train_op_runs_updates, subject.facts.updates) == (False, None)
+
+
+def a_switch_in_arithmetic():
+    x, training = images((None, None, None, 3)), v1.placeholder_with_default(0.0, [], "train_flag")
+    h = conv(x, "a")
+    m, v = tf.nn.moments(h, [0, 1, 2])
+    mean, variance = arrays("a", 6, "moving_mean", "moving_variance")
+    used_mean, used_variance = training * m + (1 - training) * mean, training * v + (1 - training) * variance
+    for moving, batch in ((mean, m), (variance, v)):
+        v1.add_to_collection(v1.GraphKeys.UPDATE_OPS, v1.assign_sub(moving, 0.1 * (moving - batch)))
+    logits, _ = head(tf.nn.relu((h - used_mean) / tf.sqrt(used_variance + 1e-5) * 1.5 + 0.1))
+    return Form(x, logits, {training: 1.0}, {training: 0.0})
+
+
+def test_a_switch_written_as_arithmetic(tmp_path):
+    subject = agrees(save(tmp_path, a_switch_in_arithmetic))
+    assert subject.facts.decay == {"a": 0.9}
+    assert (subject.input_size, subject.batch_size) == (None, None)
+    assert subject.facts.train_op_runs_updates is None
+
+
+def channels_first():
+    x, training = images((None, 3, 16, 16)), v1.placeholder_with_default(False, [], "t")
+    with v1.device("/device:GPU:0"):
+        h = tf.nn.relu(fused(conv(x, "a", "NCHW"), training, "a", "NCHW"))
+        h = v1.nn.max_pool(h, [1, 1, 2, 2], [1, 1, 2, 2], "SAME", data_format="NCHW")
+        logits, _ = head(tf.reduce_mean(tf.nn.relu(fused(conv(h, "b", "NCHW"), training, "b", "NCHW")), [2, 3]))
+    return Form(x, logits, {training: True}, {training: False}, lambda x: x.transpose(0, 3, 1, 2))
+
+
+def channels_last():
+    x, training = images(), v1.placeholder_with_default(False, [], "t")
+    h = tf.nn.relu(fused(conv(x, "a"), training, "a"))
+    h = tf.nn.max_pool2d(h, 2, 2, "SAME")
+    logits, _ = head(tf.nn.relu(fused(conv(h, "b"), training, "b")))
+    return Form(x, logits, {training: True}, {training: False})
+
+
+def test_a_graph_for_a_gpu_runs_here(tmp_path):
+    """The same weights in both; this machine's own session cannot run channels that come first."""
+    (tmp_path / "last").mkdir()
+    last = save(tmp_path / "last", channels_last)
+    first = save(tmp_path, channels_first, run=False)
+    agrees(Saved(first.meta, last.images, last.true, last.false))
+
+
+def used_twice():
+    x, training = images(), switch()
+    with v1.variable_scope("shared", reuse=v1.AUTO_REUSE):
+        sides = [tf.nn.relu(fused(conv(image, "a"), training, "a")) for image in (x, x * 2 + 1)]
+    logits, _ = head(sides[0] - sides[1])
+    return Form(x, logits, {training: True}, {training: False})
+
+
+def test_a_layer_used_twice_is_one_layer_with_the_statistics_of_both(tmp_path):
+    saved = save(tmp_path, used_twice)
+    subject = agrees(saved)
+    assert [layer.name for layer in subject.layers] == ["shared/a"]
+    _, ((mean, variance, n),) = subject.forward("batch")(saved.images)
+    kernel = tf.train.load_checkpoint(str(saved.meta.with_suffix(""))).get_tensor("shared/a/kernel")
+    both = [tf.nn.conv2d(tf.constant(x), kernel, 1, "SAME").numpy() for x in (saved.images, saved.images * 2 + 1)]
+    seen = np.concatenate(both).reshape(-1, 6).astype(np.float64)
+    assert n == 2 * 8 * 16 * 16
+    np.testing.assert_allclose(mean, seen.mean(0), atol=1e-6)
+    np.testing.assert_allclose(variance, seen.var(0), rtol=1e-5)
+
+
+def fed_by_files():
+    records = tf.data.TFRecordDataset("there-is-no-such-file").map(lambda text: tf.io.decode_raw(text, tf.float32))
+    pairs = records.map(lambda x: tf.reshape(x, [16, 16, 3])).batch(8, drop_remainder=True)
+    x = v1.data.make_initializable_iterator(pairs).get_next()
+    return network(x=x)
+
+
+def test_an_input_pipeline_is_cut(tmp_path):
+    subject = agrees(save(tmp_path, fed_by_files))
+    assert subject.facts.lines[0].startswith(
+        "input IteratorGetNext:0 (float32 [8, 16, 16, 3]): what the input pipeline"
+    )
+    assert subject.batch_size == 8
+
+
+def pixels_loops_and_scalars():
+    x, other, temperature = images(dtype=tf.uint8), switch("other"), v1.placeholder(tf.float32, [], "temperature")
+
+    def between(h):
+        _, h = tf.while_loop(lambda i, h: i < 3, lambda i, h: (i + 1, h * 1.1), [0, h])
+        return tf.cond(other, lambda: tf.nn.dropout(h, 0.5), lambda: h) / temperature
+
+    training = switch()
+    made = network(tf.cast(x, tf.float32) / 255, training, between)
+    feeds = {other: False, temperature: 2.0}
+    return Form(x, made.logits, {**made.true, **feeds}, {**made.false, **feeds}, lambda x: x.astype(np.uint8))
+
+
+@pytest.mark.parametrize("v2", [True, False])
+def test_pixels_loops_and_other_placeholders(tmp_path, v2):
+    saved = save(tmp_path, pixels_loops_and_scalars, v2=v2, pixels=True)
+    subject = agrees(saved, feeds=["temperature=2.0"])
+    assert any(line.startswith("other:0 (bool []) = False: guessed") for line in subject.facts.lines)
+    with pytest.raises(Exception, match="takes uint8 pixels, but was given values from -"):
+        subject.forward("moving")(saved.images - 128)
+
+
+def dropped(kind):
+    def build(training=None):
+        training = switch()
+        if kind == "none":
+            return network(training=training)
+        if kind == "keep_prob":
+            keep = v1.placeholder(tf.float32, name="keep_prob")
+            made = network(training=training, between=lambda h: v1.nn.dropout(h, keep_prob=keep))
+            return Form(made.x, made.logits, {**made.true, keep: 1.0}, {**made.false, keep: 1.0})
+        if kind == "first TensorFlow":
+
+            def between(h):  # tf.nn.dropout as it was up to 1.12
+                keep = tf.constant(0.6)
+                mask = tf.floor(keep + tf.random.uniform(tf.shape(h)))
+                return tf.cond(training, lambda: tf.divide(h, keep) * mask, lambda: h)
+
+            return network(training=training, between=between)
+        if kind == "stochastic depth":
+
+            def between(h):
+                mask = tf.floor(0.7 + tf.random.uniform([tf.shape(h)[0], 1, 1, 1]))
+                return tf.cond(training, lambda: h / 0.7 * mask, lambda: h)
+
+            return network(training=training, between=between)
+        return network(training=training, between=lambda h: tf.cond(training, lambda: tf.nn.dropout(h, 0.4), lambda: h))
+
+    return build
+
+
+@pytest.mark.parametrize("v2", [True, False])
+@pytest.mark.parametrize("kind", ["tf.nn.dropout", "keep_prob", "first TensorFlow", "stochastic depth"])
+def test_dropout_is_off_with_batch_statistics(tmp_path, kind, v2):
+    """The network without dropout, with the same weights, is what it must equal."""
+    (tmp_path / "plain").mkdir()
+    plain = save(tmp_path / "plain", dropped("none"), v2=v2)
+    with_dropout = save(tmp_path, dropped(kind), v2=v2)
+    subject = agrees(Saved(with_dropout.meta, plain.images, plain.true, plain.false))
+    assert any(line.startswith("dropout off in both modes: cut at ") for line in subject.facts.lines)
+
+
+def noisy():
+    return network(between=lambda h: h + 0.1 * tf.random.normal(tf.shape(h)))
+
+
+def test_other_randomness_is_named(tmp_path):
+    subject = open_graph(save(tmp_path, noisy, run=False).meta)
+    assert any("still random" in line and "random_normal" in line for line in subject.facts.lines)
+
+
+def partly_frozen():
+    x, training = images(), switch()
+    gamma, beta, mean, variance = arrays("frozen", 6, "gamma", "beta", "moving_mean", "moving_variance")
+    h = v1.nn.fused_batch_norm(conv(x, "frozen"), gamma, beta, mean, variance, is_training=False)[0]
+    return network(x=tf.nn.relu(h)[..., :3], training=training), x
+
+
+def test_a_layer_that_is_not_switched_is_said(tmp_path):
+    def build():
+        made, x = partly_frozen()
+        return Form(x, made.logits, made.true, made.false)
+
+    subject = agrees(save(tmp_path, build))
+    assert [layer.name for layer in subject.layers] == ["a", "b"]
+    assert any("1 BN layer uses moving statistics whatever the switch says" in line for line in subject.facts.lines)
+
+
+def renamed():
+    made = network(x=images(), training=switch())
+    variables = {f"net/{v.op.name}" if "moving" in v.op.name else v.op.name: v for v in v1.global_variables()}
+    v1.train.Saver(variables, name="other")
+    return made
+
+
+def test_variables_are_found_under_the_names_a_saver_gives_them(tmp_path):
+    saved = save(tmp_path, renamed)
+    reader = tf.train.load_checkpoint(str(saved.meta.with_suffix("")))
+    from checkpoints.formats.slim_writer import write_slim
+
+    arrays = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    write_slim(tmp_path / "renamed", {f"net/{n}" if "moving" in n else n: a for n, a in arrays.items()})
+    subject = agrees(saved, checkpoint=tmp_path / "renamed")
+    subject.write_checkpoint(tmp_path / "again", subject.snapshot())
+    assert "net/a/moving_mean" in tf.train.load_checkpoint(str(tmp_path / "again")).get_variable_to_shape_map()
+
+
+def in_parts():
+    made = network()
+    kernel = v1.get_variable("parts", [3, 4], partitioner=v1.fixed_size_partitioner(2))
+    return Form(made.x, tf.matmul(made.logits, kernel, name="more"), made.true, made.false)
+
+
+@pytest.mark.parametrize("v2", [True, False])
+def test_partitioned_variables_and_logits_by_name(tmp_path, v2):
+    saved = save(tmp_path, in_parts, v2=v2)
+    assert agrees(saved, logits="more").outputs == 4
+    assert open_graph(saved.meta).outputs == 3  # what the loss is made of
+    assert open_graph(tmp_path, logits="more:0").outputs == 4  # a training directory
