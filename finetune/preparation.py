@@ -38,6 +38,10 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
     of it is known to fit together. Raises WrongUse, FinetuneError, CheckpointError.
     """
     spec = backbones.find(config.backbone)
+    if spec.unpublished and config.checkpoint is None:
+        if config.head == "keep":
+            raise WrongUse(f"--head keep: no weights are published for {spec.id}: give a file with --checkpoint PATH")
+        config = replace(config, from_scratch=True)
     configs.check(config)
     freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
     bn = [parse_bn_rule(text) for text in config.bn]
@@ -67,6 +71,8 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
         features=config.features,
         from_scratch=config.from_scratch or not load_weights,
         bn_epsilon=config.bn_epsilon,
+        bn_renorm=config.bn_renorm,
+        bn_zero_debias=config.bn_zero_debias,
         progress=display.download,
     )
     model = backbone.model
@@ -89,19 +95,20 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
         everything=any(layer.trains for layer in plan.layers if layer.layer.stage != freezing.HEAD),
     )
     batches.check_augmentation(dataset.train, config)
-    freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on")
+    per_epoch = batches.steps_per_epoch(dataset.train, config)
+    steps = per_epoch * (config.epochs or 0)
+    freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on", steps=steps)
     display.say(f"data: {dataset.source}: {len(dataset.train)} training, {len(dataset.test)} test images")
     if backbone.report is not None:
         display.say(f"weights: {backbone.report.summary()}")
     if backbone.words:
         display.say(backbone.words)
     display.plan(plan, config)
-    per_epoch = batches.steps_per_epoch(dataset.train, config)
     for concern in advice.warnings(
         config,
         spec,
         batch_statistics=plan.uses_batch_statistics,
-        steps=per_epoch * (config.epochs or 0),
+        steps=steps,
         per_epoch=per_epoch,
     ):
         display.warn(concern)
