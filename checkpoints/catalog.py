@@ -1,16 +1,17 @@
-"""The catalogue of published checkpoints; nothing here imports TensorFlow."""
+"""The catalogue: published checkpoints, and networks to train from scratch; nothing here imports TensorFlow."""
 
 import difflib
 from collections.abc import Sequence
 
 from checkpoints.catalog_keras import KERAS
+from checkpoints.catalog_scratch import SCRATCH
 from checkpoints.catalog_slim import BUNDLED, SLIM
 from checkpoints.errors import UnknownBackbone
 from checkpoints.spec import BackboneSpec
 
 __all__ = ["CATALOG", "BackboneSpec", "find"]
 
-CATALOG: tuple[BackboneSpec, ...] = (*SLIM, *KERAS, *BUNDLED)
+CATALOG: tuple[BackboneSpec, ...] = (*SLIM, *KERAS, *SCRATCH, *BUNDLED)
 
 
 def find(name: str, *, catalog: Sequence[BackboneSpec] = CATALOG) -> BackboneSpec:

@@ -14,7 +14,8 @@ class BackboneSpec:
     family, arguments: the module of `finetune.networks` that builds the graph, and what its `build` is given.
     url, md5: the published file (with the head); `*_no_head` the one without, where there is one.
         `url` is None for weights that ship with this package: `bundled` is their path below `checkpoints/bundled`
-        (the prefix, for a V2 checkpoint). Without either, the user must give a file.
+        (the prefix, for a V2 checkpoint). Without either, the user must give a file,
+        unless the source is `scratch`.
     preprocessing: one of `finetune.data.preprocessing.PREPROCESSINGS`.
     image_size, least_size: side in px as published, and the smallest the graph can take.
     outputs, label_offset: number of logits, and the logit of ImageNet class 0 (1 where a background class is first).
@@ -23,10 +24,14 @@ class BackboneSpec:
     top1, top5: published ImageNet accuracy in percent, or None.
     parameters: weights and statistics without the head.
     own_size: trained at `image_size` unless told otherwise, whatever the size of the data.
+    reference: paper and source file.
 
     What a user names by its path is described in the same words: source `file` (a Keras model) or `hub` (a SavedModel),
     `name` the absolute path or the handle, `preprocessing` "" where only the user knows it.
-    reference: paper and source file.
+
+    Source `scratch` are networks of which no weights are published: they train from random ones, at the images' own
+    size, unless the user gives a file. `image_size`, `preprocessing` and `bn_decay` are what they are made for, and
+    `outputs` is 0.
     """
 
     name: str
@@ -57,6 +62,11 @@ class BackboneSpec:
     def id(self) -> str:
         """What finds it again: `source/name`, unique in the catalogue; the path of a file; `hub:` and a handle."""
         return {"file": self.name, "hub": f"hub:{self.name}"}.get(self.source, f"{self.source}/{self.name}")
+
+    @property
+    def unpublished(self) -> bool:
+        """Whether there is nothing to fetch and nothing to ask for: training starts from random weights."""
+        return self.source == "scratch"
 
     @property
     def label(self) -> str:

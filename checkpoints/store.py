@@ -23,6 +23,11 @@ def locate(spec: BackboneSpec, *, with_head: bool, progress: Progress | None = N
     if spec.bundled:
         return _bundled(spec.bundled)
     url = _cached_url(spec, with_head=with_head) or (not with_head and spec.url_no_head) or spec.url
+    if spec.unpublished:
+        raise CheckpointError(
+            f"no weights are published for {spec.id}: 'finetune run --backbone {spec.name}' trains it from random ones; "
+            "give a file of your own with --checkpoint PATH"
+        )
     if not url:
         raise CheckpointError(
             f"the weights of {spec.id} are not at an address they can be fetched from: give a file with "

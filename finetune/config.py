@@ -49,6 +49,8 @@ class RunConfig:
     bn_decay: float | Literal["auto"] = "auto"
     bn_epsilon: float | None = None
     bn_updates: Literal["on", "off"] = "on"
+    bn_renorm: bool = False
+    bn_zero_debias: bool = False
     recalibrate_at_end: bool | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -140,6 +142,8 @@ _TAKES: dict[str, _Takes] = {
     "bn_decay": _Takes("a number between 0 and 1, or 'auto'", lambda value: value == "auto" or _is_number(value)),
     "bn_epsilon": _number(1e-12, 1),
     "bn_updates": _choice("on", "off"),
+    "bn_renorm": _FLAG,
+    "bn_zero_debias": _FLAG,
     "recalibrate_at_end": _FLAG,
     "epochs": _whole(1),
     "batch_size": _whole(1),

@@ -131,12 +131,16 @@ def layer_infos(model: "keras.Model", stages: dict[str, list[str]], scope: str) 
     ]
 
 
-def apply(model: "keras.Model", plan: FreezePlan, *, decay: float | None, updates: bool) -> None:
+def apply(
+    model: "keras.Model", plan: FreezePlan, *, decay: float | None, updates: bool, steps: int | None = None
+) -> None:
     """Set every layer's switches: `trainable`, and for BN what normalises, whether it updates, and its decay.
 
     `decay` None keeps each layer's own. `updates=False` reproduces a training loop that never runs UPDATE_OPS.
-    Takes effect in steps traced afterwards only.
+    `steps` is the length of the run, for batch renormalisation's schedule. Takes effect in steps traced afterwards
+    only.
     """
+    from finetune.batchnorm.layer import BatchNorm
     from finetune.batchnorm.surgery import parts
 
     named = {part.name: part for part in parts(model)}
@@ -148,6 +152,8 @@ def apply(model: "keras.Model", plan: FreezePlan, *, decay: float | None, update
             layer.updates = layer_plan.bn.updates and updates
             if decay is not None:
                 layer.momentum = decay
+            if isinstance(layer, BatchNorm):
+                layer.run_steps = steps
 
 
 def _first_match(rules: Sequence[Rule], layer: LayerInfo) -> str | None:

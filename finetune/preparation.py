@@ -35,8 +35,9 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Request:
-    """What a config asks for by name, found: a row of the catalogue, and its rules."""
+    """What a config asks for by name, found: a backbone, and its rules. `config` says so where it trains from scratch."""
 
+    config: RunConfig
     spec: backbones.BackboneSpec
     freeze: list[Rule]
     bn: list[Rule]
@@ -48,6 +49,10 @@ def check_request(config: RunConfig) -> Request:
     Raises WrongUse, CheckpointError.
     """
     spec = backbones.find(config.backbone)
+    if spec.unpublished and config.checkpoint is None:
+        if config.head == "keep":
+            raise WrongUse(f"--head keep: no weights are published for {spec.id}: give a file with --checkpoint PATH")
+        config = replace(config, from_scratch=True)
     configs.check(config)
     freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
     bn = [parse_bn_rule(text) for text in config.bn]
@@ -61,7 +66,7 @@ def check_request(config: RunConfig) -> Request:
         )
     if config.image_size is not None:
         backbones.check_image_size(spec, config.image_size)
-    return Request(spec, freeze, bn)
+    return Request(config, spec, freeze, bn)
 
 
 def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepared:
@@ -71,7 +76,7 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
     of it is known to fit together. Raises WrongUse, FinetuneError, CheckpointError.
     """
     request = check_request(config)
-    spec = request.spec
+    config, spec = request.config, request.spec
     # A run is evaluated and resumed from anywhere: its data must not depend on where it was started.
     config = replace(config, data=sources.absolute(config.data))
     dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
@@ -90,6 +95,8 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
         features=config.features,
         from_scratch=config.from_scratch or not load_weights,
         bn_epsilon=config.bn_epsilon,
+        bn_renorm=config.bn_renorm,
+        bn_zero_debias=config.bn_zero_debias,
         progress=display.download,
     )
     model = backbone.model
@@ -113,7 +120,9 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
         everything=any(layer.trains for layer in plan.layers if layer.layer.stage != freezing.HEAD),
     )
     batches.check_augmentation(dataset.train, config)
-    freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on")
+    per_epoch = batches.steps_per_epoch(dataset.train, config)
+    steps = per_epoch * (config.epochs or 0)
+    freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on", steps=steps)
     display.say(f"data: {dataset.source}: {_counts(dataset)}, {len(dataset.class_names)} classes")
     for remark in dataset.remarks:
         display.say(f"data: {remark}")
@@ -122,12 +131,11 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
     if backbone.words:
         display.say(backbone.words)
     display.plan(plan, config)
-    per_epoch = batches.steps_per_epoch(dataset.train, config)
     for concern in advice.warnings(
         config,
         spec,
         batch_statistics=plan.uses_batch_statistics,
-        steps=per_epoch * (config.epochs or 0),
+        steps=steps,
         per_epoch=per_epoch,
     ):
         display.warn(concern)

@@ -48,6 +48,8 @@ def load(
     image_size: int,
     from_scratch: bool,
     bn_epsilon: float | None,
+    bn_renorm: bool,
+    bn_zero_debias: bool,
     features: str | None,
     keep: bool,
 ) -> tuple[keras.Model, dict[str, list[str]], LoadReport]:
@@ -55,6 +57,8 @@ def load(
     for option, given, why in (
         ("--from-scratch", from_scratch, "holds its weights, and not how they were drawn: give a catalogue name"),
         ("--bn-epsilon", bn_epsilon is not None, "hides its epsilon: leave it out"),
+        ("--bn-renorm", bn_renorm, "normalises out of reach: leave it out"),
+        ("--bn-zero-debias", bn_zero_debias, "moves its averages itself: leave it out"),
         ("--features", features is not None, "hides its layers: leave it out"),
         ("--head keep", keep, "ends in features: leave it out"),
     ):

@@ -3,6 +3,7 @@
 import glob
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -55,6 +56,8 @@ def load(
     features: str | None = None,
     from_scratch: bool = False,
     bn_epsilon: float | None = None,
+    bn_renorm: bool = False,
+    bn_zero_debias: bool = False,
     progress: Progress | None = None,
 ) -> Backbone:
     """Build the network of a spec at `image_size` px and load its weights, strictly.
@@ -75,15 +78,18 @@ def load(
             image_size=image_size,
             from_scratch=from_scratch,
             bn_epsilon=bn_epsilon,
+            bn_renorm=bn_renorm,
+            bn_zero_debias=bn_zero_debias,
             features=features,
             keep=keep_head is not None,
         )
         return Backbone(spec, model, "", stages, held)
+    switches: dict[str, Any] = {"epsilon": bn_epsilon, "renorm": bn_renorm, "zero_debias": bn_zero_debias}
     if spec.source == "file":
         model, scope, stages, report, words = own_model.load(
             spec, image_size=image_size, weights=not from_scratch, features=features, keep=keep_head
         )
-        return Backbone(spec, adopt(model, unbiased=False, epsilon=bn_epsilon), scope, stages, report, words)
+        return Backbone(spec, adopt(model, unbiased=False, **switches), scope, stages, report, words)
     if features is not None:
         raise WrongUse(f"--features is for model files: {spec.id} ends in its pooled features; leave it out")
     # The file first: a missing or foreign checkpoint is said before seconds go into building the graph.
@@ -94,11 +100,11 @@ def load(
     network = networks.build(
         spec.family,
         image_size=image_size,
-        outputs=spec.outputs if with_head else keep_head,
+        outputs=_outputs(spec, opened) if with_head else keep_head,
         arguments=spec.arguments,
     )
     report = _assign(spec, opened, network.model, with_head=whole) if opened else None
-    model = adopt(network.model, unbiased=spec.source != "keras", epsilon=bn_epsilon)
+    model = adopt(network.model, unbiased=spec.source != "keras", **switches)
     words = "" if keep_head is None else f"head of the file kept: {keep_head} outputs"
     return Backbone(spec, model, network.scope, layers_by_stage(network), report, words)
 
@@ -106,10 +112,16 @@ def load(
 def check_image_size(spec: BackboneSpec, image_size: int) -> None:
     """Raise WrongUse where the network's maps would vanish."""
     if image_size < spec.least_size:
+        known = f"made for {spec.image_size}" if spec.unpublished else f"published at {spec.image_size}"
         raise WrongUse(
             f"image size {image_size} px is too small for {spec.id}: expected at least {spec.least_size} px "
-            f"(published at {spec.image_size}); give --image-size {spec.least_size} or more"
+            f"({known}); give --image-size {spec.least_size} or more"
         )
+
+
+def _outputs(spec: BackboneSpec, opened: Checkpoint | None) -> int:
+    """The number of logits of the published head; where nothing is published, of the one in the user's file."""
+    return head_outputs(spec, opened) if opened and not spec.outputs else spec.outputs
 
 
 def head_outputs(spec: BackboneSpec, opened: Checkpoint) -> int:

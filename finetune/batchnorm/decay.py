@@ -6,9 +6,12 @@ FEW_UPDATES = 100
 """Under this many updates no decay both forgets the source and averages enough: recalibrate at the end."""
 
 
-def residual(decay: float, updates: int) -> float:
-    """Share of the starting statistics left after `updates` updates: decay^n, in [0, 1]."""
-    return decay**updates
+def residual(decay: float, updates: int, *, zero_debias: bool = False) -> float:
+    """Share of the starting statistics left after `updates` updates: decay^n, in [0, 1].
+
+    `zero_debias`: of a debiased mean, which is nothing after the first update.
+    """
+    return float(updates == 0) if zero_debias else decay**updates
 
 
 def auto_decay(steps_per_epoch: int, steps: int) -> float:

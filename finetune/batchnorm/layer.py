@@ -1,15 +1,17 @@
 """The one BatchNorm layer that is trained here: which statistics normalise is an attribute, not a call argument."""
 
+import math
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from finetune.batchnorm import renorm
 from finetune.batchnorm.subject import Statistics
 
 
 class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Keras's layer with three switches instead of `training` and `trainable` deciding everything.
+    """Keras's layer with switches of its own instead of `training` and `trainable` deciding everything.
 
     statistics: what normalises in a training step, `batch` or `moving`.
     updates: whether a training step moves the moving statistics (only with `batch`).
@@ -17,6 +19,17 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
     unbiased: the moving variance is fed n/(n-1) times the batch variance, n = batch x height x width, as
         TensorFlow's fused op and so slim does; Keras 3 feeds the batch variance itself.
     momentum: Keras's name for the decay, the share of the old moving value kept.
+    renormalise: batch renormalisation (Ioffe 2017, arXiv 1702.03275): a training batch is normalised by its own statistics
+        and corrected towards the moving ones, by clipped factors that grow over `run_steps` (`renorm.limits`); the
+        moving average is of sigma, not of the variance. Without `batch` statistics it has no effect, and none in
+        inference or evaluation. Keras's own `renorm` keeps a second set of averages for it, and has no schedule.
+    zero_debias: the moving mean forgets its start at the first update, as with slim's
+        `batch_norm(zero_debias_moving_mean=True)`: it is the mean of the batches so far, weighted by the decay, and
+        nothing of the value before (TensorFlow's `assign_moving_average(zero_debias=True)`). The variance's keeps it.
+    run_steps: length of the run in training steps, which the schedule of `renormalise` is laid over.
+
+    Both need a counter of training steps, `local_step`: it is one of `variables` (a resumed run needs it) and none of
+    `weights` (a file of weights has no place for it).
 
     Outside a training step moving statistics normalise, unless `evaluation` says `batch`: then each batch is
     normalised by its own statistics, nothing is updated, and `moments` holds what was used. All of these are
@@ -27,14 +40,39 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
     """
 
     def __init__(
-        self, *, statistics: Statistics = "batch", updates: bool = True, unbiased: bool = False, **kwargs: Any
+        self,
+        *,
+        statistics: Statistics = "batch",
+        updates: bool = True,
+        unbiased: bool = False,
+        renormalise: bool = False,
+        zero_debias: bool = False,
+        run_steps: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.statistics = statistics
         self.updates = updates
         self.unbiased = unbiased
+        self.renormalise = renormalise
+        self.zero_debias = zero_debias
+        self.run_steps = run_steps
+        self.local_step: keras.Variable | None = None
         self.evaluation: Statistics = "moving"
         self.moments: tuple[tf.Tensor, tf.Tensor, tf.Tensor] | None = None
+
+    def build(self, input_shape: Any) -> None:
+        """The stock layer's variables, and the counter where one is needed."""
+        super().build(input_shape)
+        if self.renormalise or self.zero_debias:
+            self.local_step = self.add_weight(
+                name="local_step", shape=(), dtype="int64", initializer="zeros", trainable=False
+            )
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """Gamma, beta and the moving statistics, where the stock layer has them."""
+        return [variable for variable in super().weights if variable is not self.local_step]
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise float `[batch, ..., channels]`; the shape is kept."""
@@ -42,22 +80,33 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         if x.shape.rank != 4:
             x = tf.reshape(x, [-1, 1, 1, x.shape[-1]])
         if training and self.statistics == "batch":
-            outputs, mean, variance = self._fused(x, batch=True)
-            if self.updates:
-                self._move(mean, variance, _values_per_channel(x))
+            outputs = self._trained(x)
         elif not training and self.evaluation == "batch":
             outputs = self._measured(x)
         else:
             outputs, _, _ = self._fused(x, batch=False)
         return outputs if x is inputs else tf.reshape(outputs, tf.shape(inputs))
 
-    def _fused(self, x: tf.Tensor, *, batch: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Outputs, batch mean, and batch variance times n/(n-1)."""
+    def _trained(self, x: tf.Tensor) -> tf.Tensor:
+        """A training step's outputs; moves what moves, and counts the step."""
+        outputs, mean, variance = self._fused(x, batch=True, affine=not self.renormalise)
+        n = _values_per_channel(x)
+        population = variance * ((n - 1.0) / tf.maximum(n, 1.0))
+        if self.renormalise:
+            outputs = self._corrected(outputs, mean, population)
+        if self.updates:
+            self._move(mean, variance if self.unbiased else population, population)
+        if self.local_step is not None:
+            self.local_step.assign(self.local_step.value + 1)
+        return outputs
+
+    def _fused(self, x: tf.Tensor, *, batch: bool, affine: bool = True) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Outputs, batch mean, and batch variance times n/(n-1); without `affine` as if gamma were 1 and beta 0."""
         empty = tf.zeros([0], tf.float32)
         op = tf.raw_ops.FusedBatchNormV3(
             x=x,
-            scale=self.gamma.value if self.scale else tf.ones([x.shape[-1]], tf.float32),
-            offset=self.beta.value if self.center else tf.zeros([x.shape[-1]], tf.float32),
+            scale=self.gamma.value if self.scale and affine else tf.ones([x.shape[-1]], tf.float32),
+            offset=self.beta.value if self.center and affine else tf.zeros([x.shape[-1]], tf.float32),
             mean=empty if batch else tf.convert_to_tensor(self.moving_mean.value),
             variance=empty if batch else tf.convert_to_tensor(self.moving_variance.value),
             epsilon=self.epsilon,
@@ -65,12 +114,40 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         )
         return op.y, op.batch_mean, op.batch_variance
 
-    def _move(self, mean: tf.Tensor, variance: tf.Tensor, n: tf.Tensor) -> None:
-        if not self.unbiased:
-            variance *= (n - 1.0) / tf.maximum(n, 1.0)
+    def _corrected(self, normalised: tf.Tensor, mean: tf.Tensor, population: tf.Tensor) -> tf.Tensor:
+        """Batch renormalisation of what was normalised by the batch, before the moving statistics move."""
+        assert self.local_step is not None
+        r, d = renorm.correction(
+            (mean, tf.sqrt(population + self.epsilon)),
+            (tf.identity(self.moving_mean.value), tf.sqrt(self.moving_variance.value + self.epsilon)),
+            renorm.limits(self.local_step.value, self.run_steps),
+        )
+        gamma = self.gamma.value if self.scale else 1.0
+        beta = self.beta.value if self.center else 0.0
+        return normalised * tf.cast(r * gamma, normalised.dtype) + tf.cast(d * gamma + beta, normalised.dtype)
+
+    def _move(self, mean: tf.Tensor, fed: tf.Tensor, population: tf.Tensor) -> None:
+        """One update of the moving statistics: `fed` is the variance they take, `population` that of the batch."""
         decay = self.momentum
-        self.moving_mean.assign(self.moving_mean.value * decay + mean * (1.0 - decay))
-        self.moving_variance.assign(self.moving_variance.value * decay + variance * (1.0 - decay))
+        keep, take = self._mean_shares()
+        self.moving_mean.assign(self.moving_mean.value * keep + mean * take)
+        if self.renormalise:
+            # The paper averages sigma, epsilon in it; the variance that inference reads is what gives that sigma.
+            sigma = tf.sqrt(self.moving_variance.value + self.epsilon) * decay
+            sigma += tf.sqrt(population + self.epsilon) * (1.0 - decay)
+            self.moving_variance.assign(tf.maximum(sigma * sigma - self.epsilon, 0.0))
+        else:
+            self.moving_variance.assign(self.moving_variance.value * decay + fed * (1.0 - decay))
+
+    def _mean_shares(self) -> tuple[Any, Any]:
+        """The shares of the old moving mean and of the batch's in the new one."""
+        if not self.zero_debias:
+            return self.momentum, 1.0 - self.momentum
+        assert self.local_step is not None
+        # (1 - d) / (1 - d^t) at the t-th update: exactly 1 at the first. In float32, 1 - 0.9997 has four digits.
+        t = tf.cast(self.local_step.value + 1, tf.float64)
+        take = tf.cast((1.0 - self.momentum) / -tf.math.expm1(t * math.log(self.momentum)), tf.float32)
+        return 1.0 - take, take
 
     def _measured(self, x: tf.Tensor) -> tf.Tensor:
         """Normalise by batch statistics and keep them exact enough to pool from, to 1e-6 of float64.
@@ -90,12 +167,15 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         return outputs
 
     def get_config(self) -> dict[str, Any]:
-        """The stock layer's, and the three switches."""
+        """The stock layer's, and the switches."""
         return {
             **super().get_config(),
             "statistics": self.statistics,
             "updates": self.updates,
             "unbiased": self.unbiased,
+            "renormalise": self.renormalise,
+            "zero_debias": self.zero_debias,
+            "run_steps": self.run_steps,
         }
 
 

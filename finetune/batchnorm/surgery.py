@@ -7,13 +7,21 @@ import keras
 from finetune.batchnorm.layer import BatchNorm
 from finetune.batchnorm.module import Module, PartBatchNorm
 
-_OURS = ("statistics", "updates", "unbiased")
+_OURS = ("statistics", "updates", "unbiased", "renormalise", "zero_debias", "run_steps")
 
 
-def adopt(model: keras.Model, *, unbiased: bool, epsilon: float | None = None) -> keras.Model:
+def adopt(
+    model: keras.Model,
+    *,
+    unbiased: bool,
+    epsilon: float | None = None,
+    renorm: bool = False,
+    zero_debias: bool = False,
+) -> keras.Model:
     """A copy of `model` with every BatchNormalization replaced by `BatchNorm`, weights copied.
 
-    `unbiased` as in `BatchNorm`; `epsilon` replaces each layer's own where it is given.
+    `unbiased`, `renorm` (`renormalise`) and `zero_debias` as in `BatchNorm`; `epsilon` replaces each layer's own where
+    it is given. Keras's own `renorm` of a layer, which only acts in training, is not carried over.
     """
 
     def swap(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -24,7 +32,10 @@ def adopt(model: keras.Model, *, unbiased: bool, epsilon: float | None = None) -
             return layer.__class__.from_config(config)
         if epsilon is not None:
             config["epsilon"] = epsilon
-        return BatchNorm.from_config({**config, "unbiased": unbiased})
+        config.update(renorm=False, renorm_clipping=None)
+        return BatchNorm.from_config(
+            {**config, "unbiased": unbiased, "renormalise": renorm, "zero_debias": zero_debias}
+        )
 
     return copy_weights(model, keras.models.clone_model(model, clone_function=swap))
 
@@ -64,10 +75,24 @@ def bn_layers(model: keras.Model) -> list[Any]:
 
 
 def copy_weights(source: Any, target: Any) -> Any:
-    """Assign every variable of a model or layer to the same one of its copy `target`, and return that."""
-    for old, new in zip(source.variables, target.variables, strict=True):
+    """Assign every variable of a model or layer to the same one of its copy `target`, and return that.
+
+    What BatchNorm has beside gamma, beta and the moving statistics is left out, a counter of training steps or the
+    averages of Keras's `renorm`: it belongs to a run, and either side may have none.
+    """
+    for old, new in zip(_copied(source), _copied(target), strict=True):
         new.assign(old)
     for layer in target._flatten_layers():
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()  # it computes with constants that it makes of its variables
     return target
+
+
+def _copied(owner: Any) -> list[Any]:
+    left_out = {
+        id(getattr(layer, name, None))
+        for layer in owner._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+        for name in ("local_step", "moving_stddev", "renorm_mean", "renorm_stddev")
+    }
+    return [variable for variable in owner.variables if id(variable) not in left_out]

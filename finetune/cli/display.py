@@ -65,6 +65,8 @@ class ConsoleDisplay:
             )
         self._console.print(table)
         updates = "" if config.bn_updates == "on" else ", updates OFF (the forgotten UPDATE_OPS)"
+        updates += ", batch renormalisation" if config.bn_renorm else ""
+        updates += ", moving means debiased" if config.bn_zero_debias else ""
         self.say(
             f"{config.image_size} px, batch {config.batch_size}, {config.epochs} epochs, {config.optimizer} "
             f"{config.learning_rate:g}, BN decay {config.bn_decay}{updates}, preprocessing {config.preprocess}"
@@ -141,9 +143,10 @@ def show_result(run: "RunDir", result: dict[str, Any]) -> None:
         f"({test['is_training_false']['examples']} images)"
     )
     if bn["layers"]:
+        means = " (of the means nothing)" if bn["zero_debias"] and bn["updates"] else ""
         out.print(
             f"BatchNorm      decay {bn['decay']:g}, {bn['updates']} updates: {bn['residual']:.2g} of the starting "
-            f"statistics left{', recalibrated at the end' if bn['recalibrated'] else ''}"
+            f"statistics left{means}{', recalibrated at the end' if bn['recalibrated'] else ''}"
         )
     out.print(
         f"proof          {proof['frozen_variables']} frozen variables bit-identical, "

@@ -44,7 +44,12 @@ class _Decay(click.ParamType[Any]):
 )
 @click.option("--validation", type=float, metavar="F", help="Share of training images held out.  [default: 0.05]")
 @click.option("--skip-bad-images", is_flag=True, default=None, help="Leave damaged images out, and say which.")
-@click.option("--image-size", type=int, metavar="PX", help="Side in px.  [default: three times the images' own]")
+@click.option(
+    "--image-size",
+    type=int,
+    metavar="PX",
+    help="Side in px.  [default: three times the images' own; their own from scratch]",
+)
 @click.option(
     "--preprocess",
     metavar="NAME",
@@ -87,6 +92,14 @@ class _Decay(click.ParamType[Any]):
 )
 @click.option("--bn-epsilon", type=float, metavar="F", help="Added to the variance.  [default: as published]")
 @click.option("--bn-updates", metavar="on|off", help="off: never update moving statistics, the forgotten UPDATE_OPS.")
+@click.option(
+    "--bn-renorm/--no-bn-renorm", default=None, help="Batch renormalisation, for small batches.  [default: off]"
+)
+@click.option(
+    "--bn-zero-debias/--no-bn-zero-debias",
+    default=None,
+    help="Moving means forget where they started at the first update.  [default: off]",
+)
 @click.option(
     "--recalibrate-at-end/--no-recalibrate-at-end", default=None, help="Recompute the moving statistics last."
 )

@@ -27,12 +27,17 @@ def warnings(config: RunConfig, spec: BackboneSpec, *, batch_statistics: bool, s
             f"--bn-decay {config.bn_decay:g} leaves {left:.0%} of the starting statistics after {steps} updates: "
             f"give --bn-decay {auto_decay(per_epoch, steps):g} (or auto), more --epochs, or --recalibrate-at-end"
         )
-    if batch_statistics and (config.batch_size or 0) < LEAST_BATCH:
+    if batch_statistics and (config.batch_size or 0) < LEAST_BATCH and not config.bn_renorm:
         found.append(
-            f"--batch-size {config.batch_size} is too small for batch statistics: give {LEAST_BATCH} or more, or "
-            "--bn freeze"
+            f"--batch-size {config.batch_size} is too small for batch statistics: give {LEAST_BATCH} or more, "
+            "--bn-renorm, or --bn freeze"
         )
-    if not config.from_scratch and spec.preprocessing and config.preprocess != spec.preprocessing:
+    if (
+        not config.from_scratch
+        and not spec.unpublished
+        and spec.preprocessing
+        and config.preprocess != spec.preprocessing
+    ):
         found.append(
             f"--preprocess {config.preprocess}, but the weights of {spec.id} were trained with {spec.preprocessing}: "
             "leave --preprocess out unless you know better"

@@ -13,11 +13,14 @@ _LARGEST_ICON = 64
 
 def image_size(spec: BackboneSpec, source_size: int) -> int:
     """Side in px to train at: three times the images' own, at most the published size, at least the network's least;
-    a model of the user's own, or a module, at the size it was made for.
+    a model of the user's own, or a module, at the size it was made for; a network without published weights, which
+    has seen no other scale, at the images' own.
 
     A backbone trained on 224 px photos sees 32 px images at a scale it never met; enlarging them is worth more
     than any other setting, and costs with the square of the side.
     """
+    if spec.unpublished:
+        return max(source_size, spec.least_size)
     if spec.own_size:
         return spec.image_size
     return max(min(3 * source_size, spec.image_size), spec.least_size)

@@ -1,0 +1,159 @@
+"""Networks without published weights: found, trained from random weights without a word, loaded from one's own file."""
+
+import json
+import shlex
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from checkpoints import store
+from checkpoints.catalog import find
+from checkpoints.catalog_scratch import SCRATCH
+from checkpoints.errors import CheckpointError
+from finetune import backbone, export
+from finetune.classifier import attach_head
+from finetune.cli import main
+from finetune.data.preprocessing import PREPROCESSINGS
+from finetune.errors import FinetuneError
+from finetune.training import defaults
+
+TINY = "--data demo-target --examples 100 --epochs 2 --image-size 8 --batch-size 20 --learning-rate 0.003 --quiet"
+
+
+def typed(line):
+    return CliRunner().invoke(main, shlex.split(line), prog_name="finetune")
+
+
+def result_of(run):
+    return json.loads((run / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with both switches, which nobody may change."""
+    run = tmp_path_factory.mktemp("scratch") / "run"
+    done = typed(f"run --backbone cifar_resnet {TINY} --bn-renorm --bn-zero-debias --bn-decay 0.9 --run-dir {run}")
+    assert done.exit_code == 0, done.output
+    return run, done
+
+
+def test_rows_are_found_and_nothing_is_cached():
+    for spec in SCRATCH:
+        assert find(spec.name) is find(spec.id) is spec
+        assert spec.unpublished
+        assert spec.preprocessing in PREPROCESSINGS
+        assert store.is_cached(spec) is None
+        with pytest.raises(CheckpointError, match=f"no weights are published for {spec.id}: 'finetune run --backbone"):
+            store.locate(spec, with_head=False)
+    assert not find("resnet_v1_200").unpublished
+
+
+def test_images_keep_their_size():
+    spec = find("cifar_vgg")
+    assert [defaults.image_size(spec, size) for size in (8, 32, 64)] == [16, 32, 64]
+
+
+def test_trained_from_random_weights_without_asking(finished):
+    run, printed = finished
+    config, result = json.loads((run / "config.json").read_text()), result_of(run)
+    assert config["backbone"] == "scratch/cifar_resnet"
+    assert (config["from_scratch"], config["checkpoint"]) == (True, None)
+    assert (config["preprocess"], config["bn_renorm"], config["bn_zero_debias"]) == ("inception", True, True)
+    assert not (run / "load.json").exists()
+    assert result["proof"]["holds"]
+    assert result["proof"]["unmoved"] == []
+    # 100 images, 5 held out, batches of 20: 4 steps an epoch.
+    bn = result["bn"]
+    assert (bn["layers"], bn["updates"], bn["renorm"], bn["zero_debias"]) == (15, 8, True, True)
+    assert bn["residual"] == pytest.approx(0.9**8)
+    assert bn["residual_mean"] == 0
+    assert "8 updates: 0.43 of the starting statistics left (of the means nothing)" in printed.stdout
+
+
+def test_the_model_is_stock_and_diagnosed_as_any_other(finished):
+    run, _ = finished
+    model = keras.models.load_model(run / "model.keras")
+    assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
+    assert not any("local_step" in variable.path for variable in model.variables)
+    evaluated = typed(f"evaluate {run} --json")
+    assert evaluated.exit_code == 0, evaluated.output
+    expected = result_of(run)["test"]["is_training_false"]
+    assert json.loads(evaluated.stdout)["correct"] == expected["correct"]
+    diagnosed = typed(f"diagnose-bn {run} --json")
+    assert diagnosed.exit_code in (0, 3), diagnosed.output
+
+
+def test_repeated_from_its_config(finished, tmp_path):
+    again = typed(f"run --config {finished[0] / 'config.json'} --no-bn-renorm --quiet --run-dir {tmp_path / 'run'}")
+    assert again.exit_code == 0, again.output
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert (config["from_scratch"], config["bn_renorm"], config["bn_zero_debias"]) == (True, False, True)
+
+
+def test_a_checkpoint_of_ones_own(finished, tmp_path):
+    spec = find("cifar_resnet")
+    model = keras.models.load_model(finished[0] / "model.keras")
+    export.to_slim(model, spec, tmp_path / "own.ckpt")
+    loaded = backbone.load(spec, image_size=8, checkpoint=tmp_path / "own.ckpt")
+    assert loaded.report is not None
+    assert set(loaded.report.ignored) == {"old head"}
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    features = keras.Model(model.input, model.get_layer("head.logits").input)
+    np.testing.assert_allclose(loaded.model(images), features(images), rtol=1e-4, atol=1e-5)
+
+    kept = typed(f"run --backbone cifar_resnet --checkpoint {tmp_path / 'own.ckpt'} {TINY} --run-dir {tmp_path / 'run'}")
+    assert kept.exit_code == 0, kept.output
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert (config["from_scratch"], config["checkpoint"]) == (False, str(tmp_path / "own.ckpt"))
+    assert len(json.loads((tmp_path / "run/load.json").read_text())["assigned"]) == 15 * 5
+
+    verified = typed(f"backbones verify cifar_resnet --checkpoint {tmp_path / 'own.ckpt'} --json")
+    assert verified.exit_code == 0, verified.output
+    assert len(json.loads(verified.stdout)["load"]["assigned"]) == 15 * 5 + 2
+
+    with pytest.raises(CheckpointError, match="does not fit the network"):
+        backbone.load(find("cifar_resnet18"), image_size=8, checkpoint=tmp_path / "own.ckpt")
+
+
+def test_switches_work_for_pretrained_weights_too(tmp_path):
+    line = f"--backbone resnet_v1_demo {TINY} --bn-renorm --bn-zero-debias --freeze-until block1 --no-recalibrate-at-end"
+    done = typed(f"run {line} --run-dir {tmp_path / 'run'}")
+    assert done.exit_code == 0, done.output
+    result = result_of(tmp_path / "run")
+    assert result["proof"]["holds"]
+    assert result["proof"]["frozen_variables"] > 0
+    assert result["proof"]["unmoved"] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "code"),
+    [
+        ("run --backbone cifar_resnet --image-size 3", "expected at least 4 px (made for 32); give --image-size 4", 2),
+        ("run --backbone cifar_resnet --head keep", "--head keep: no weights are published for scratch/cifar_resnet", 2),
+        ("backbones verify cifar_vgg", "no weights are published for scratch/cifar_vgg", 1),
+        ("run --backbone cifar_resnt", "did you mean cifar_resnet?", 2),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(line, message, code):
+    refused = typed(line)
+    assert refused.exit_code == code, refused.output
+    assert message in refused.stderr
+    assert refused.stderr.startswith("Error: ")
+
+
+def test_a_config_with_a_switch_of_another_type_is_refused(finished, tmp_path):
+    config = json.loads((finished[0] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "bn_renorm": "yes"}))
+    refused = typed(f"run --config {tmp_path / 'config.json'}")
+    assert refused.exit_code == 2
+    assert "--bn-renorm 'yes'" in refused.stderr
+
+
+def test_the_head_exports_with_the_network():
+    spec = find("cifar_vgg")
+    thin = backbone.load(spec, image_size=16, from_scratch=True)
+    model = attach_head(thin.model, 3, hidden=4)
+    with pytest.raises(FinetuneError, match="hidden layer"):
+        export.to_slim(model, spec, "nowhere")
