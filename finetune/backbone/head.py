@@ -19,6 +19,9 @@ _PASSED = (
 """What may stand between pooled features and the output; a 1x1 convolution may as well (MobileNet's `conv_preds`)."""
 
 
+ORDER = "; they are taken for the data's classes in the data's order, which no file tells"
+
+
 @dataclass(frozen=True, eq=False)
 class Cut:
     """A flat model cut in two. `features` ends in `[batch, channels]`; `words` say what was taken for what."""
@@ -82,7 +85,7 @@ def keep_head(model: keras.Model, classes: int, *, name: str) -> Cut:
         raise FinetuneError(
             f"{name} ends in {what}: expected logits or a softmax over classes to keep; leave out --head keep"
         )
-    return Cut(keras.Model(model.input, logits, name=model.name), f"head of the file kept: {classes} outputs")
+    return Cut(keras.Model(model.input, logits, name=model.name), f"head of the file kept: {classes} outputs{ORDER}")
 
 
 def check_classes(outputs: int, classes: int, *, name: str) -> None:
