@@ -90,6 +90,10 @@ def _swapped(labels: np.ndarray, classes: int) -> np.ndarray:
     return np.where(labels < 4, labels ^ 1, labels)
 
 
+def _unrecorded(patient: Patient) -> None:
+    patient.facts = Facts()
+
+
 def _poisoned(patient: Patient) -> None:
     poison(patient.model, patient)
 
@@ -106,9 +110,14 @@ def _sick() -> list[Cell]:
     cells = []
     cells += _in(THREE, "updates-never-ran", "from scratch, no UPDATE_OPS", start="scratch", updates=False, steps=300)
     cells += _in(THREE, "updates-never-ran-since-source", "no UPDATE_OPS", updates=False, learning_rate=4e-3)
+    # MobileNet learns nothing from scratch without normalisation.
     cells += _in(
-        THREE, "trained-in-inference-mode", "from scratch, model(x) without training=True",
-        start="scratch", statistics="moving", updates=False, steps=400,
+        ("resnet_v1", "densenet", "resnet_v2"), "trained-in-inference-mode", "from scratch, model(x) without training=True",
+        start="scratch", statistics="moving", updates=False, steps=600, learning_rate=1e-3,
+    )  # fmt: skip
+    cells += _in(
+        ("mobilenet", "resnet_v1"), "trained-in-inference-mode", "fine-tuned, model(x) without training=True",
+        sick=_unrecorded, statistics="moving", updates=False,
     )  # fmt: skip
     cells += _in(THREE, "statistics-lag", "decay 0.9997, 300 updates", decay=0.9997, learning_rate=4e-3)
     cells += _in(THREE, "statistics-lag", "from scratch, decay 0.999", start="scratch", decay=0.999)
@@ -141,9 +150,7 @@ def _sick() -> list[Cell]:
     cells += _in(THREE, "batch-composition", "a class a batch", ordered=True, steps=300)
     cells += _in(THREE, "not-finite", "a corrupt batch under loss scaling", sick=_poisoned)
     cells += _in(THREE, "not-batchnorm: overfitting", "300 images", images=300, start="scratch")
-    cells += _in(
-        THREE, "not-batchnorm: labels", "offset of one", sick=_renumbered(lambda labels, n: (labels + 1) % n), steps=400
-    )
+    cells += _in(THREE, "not-batchnorm: labels", "offset of one", sick=_renumbered(lambda labels, n: (labels + 1) % n))
     cells += _in(THREE, "not-batchnorm: labels", "classes in another order", sick=_renumbered(_alphabetical))
     cells += _in(THREE, "not-batchnorm: labels", "two pairs swapped", sick=_renumbered(_swapped))
     cells += _in(
@@ -165,7 +172,8 @@ def _healthy() -> list[Cell]:
     cells += _in(("mobilenet", "resnet_v1"), "healthy", "flowers", data="flowers", size=64, steps=200, images=900)
     cells += _in(("mobilenet",), "healthy", "batch 16", batch=16, steps=1000, decay=0.97, learning_rate=1e-3)
     cells += _in(("mobilenet", "densenet"), "healthy", "augmented", augment=True, steps=300)
-    cells += _in(("mobilenet",), "healthy", "sgd, lower half frozen", optimizer="sgd", learning_rate=0.02, frozen=0.5,)  # fmt: skip
+    cells += _in(("mobilenet",), "healthy", "sgd, lower half frozen", optimizer="sgd", learning_rate=0.02,
+                 frozen=0.5)  # fmt: skip
     cells += _in(("mobilenet",), "healthy", "96 px", size=96, steps=200)
     return cells
 
