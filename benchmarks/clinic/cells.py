@@ -4,6 +4,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def _seen_through(name: str) -> Callable[[Patient], None]:
     return sick
 
 
-def _missed(*parts: str, share: float = 0.0) -> Callable[[Patient], None]:
+def _missed(share: float) -> Callable[[Patient], None]:
     """The statistics of some layers stay those of a fresh model: the checkpoint had other names for them."""
 
     def sick(patient: Patient) -> None:
@@ -82,7 +83,7 @@ def _renumbered(numbering: Callable[[np.ndarray, int], np.ndarray]) -> Callable[
     return sick
 
 
-def _alphabetical(labels: np.ndarray, classes: int) -> np.ndarray:
+def _reordered(labels: np.ndarray, classes: int) -> np.ndarray:
     return np.random.default_rng(5).permutation(classes)[labels]
 
 
@@ -101,9 +102,9 @@ def _poisoned(patient: Patient) -> None:
 THREE = ("mobilenet", "resnet_v1", "densenet")
 
 
-def _in(bodies: tuple[str, ...], expected: str, variant: str, sick: object = None, **recipe: object) -> list[Cell]:
+def _in(bodies: tuple[str, ...], expected: str, variant: str, sick: Any = None, **recipe: Any) -> list[Cell]:
     more = {} if sick is None else {"sick": sick}
-    return [Cell(expected, variant, Recipe(body=body, **recipe), **more) for body in bodies]  # type: ignore[arg-type]
+    return [Cell(expected, variant, Recipe(body=body, **recipe), **more) for body in bodies]
 
 
 def _sick() -> list[Cell]:
@@ -112,7 +113,8 @@ def _sick() -> list[Cell]:
     cells += _in(THREE, "updates-never-ran-since-source", "no UPDATE_OPS", updates=False, learning_rate=4e-3)
     # MobileNet learns nothing from scratch without normalisation.
     cells += _in(
-        ("resnet_v1", "densenet", "resnet_v2"), "trained-in-inference-mode", "from scratch, model(x) without training=True",
+        ("resnet_v1", "densenet", "resnet_v2"), "trained-in-inference-mode",
+        "from scratch, model(x) without training=True",
         start="scratch", statistics="moving", updates=False, steps=600, learning_rate=1e-3,
     )  # fmt: skip
     cells += _in(
@@ -127,8 +129,8 @@ def _sick() -> list[Cell]:
     )  # fmt: skip
     cells += _in(THREE, "statistics-noisy", "decay 0.1, batch 8", decay=0.1, batch=8, steps=500, learning_rate=1e-3)
     cells += _in(THREE, "statistics-noisy", "decay 0.5, batch 4", decay=0.5, batch=4, steps=800, learning_rate=7e-4)
-    cells += _in(THREE, "partially-restored", "first half missed", sick=_missed(share=0.5))
-    cells += _in(THREE, "partially-restored", "first tenth missed", sick=_missed(share=0.1))
+    cells += _in(THREE, "partially-restored", "first half missed", sick=_missed(0.5))
+    cells += _in(THREE, "partially-restored", "first tenth missed", sick=_missed(0.1))
     cells += _in(
         THREE, "frozen-statistics-trained-weights", "UPDATE_OPS of the upper half only", learning_rate=4e-3,
         fixed=lambda index, layers: index < layers / 2,
@@ -151,7 +153,7 @@ def _sick() -> list[Cell]:
     cells += _in(THREE, "not-finite", "a corrupt batch under loss scaling", sick=_poisoned)
     cells += _in(THREE, "not-batchnorm: overfitting", "300 images", images=300, start="scratch")
     cells += _in(THREE, "not-batchnorm: labels", "offset of one", sick=_renumbered(lambda labels, n: (labels + 1) % n))
-    cells += _in(THREE, "not-batchnorm: labels", "classes in another order", sick=_renumbered(_alphabetical))
+    cells += _in(THREE, "not-batchnorm: labels", "classes in another order", sick=_renumbered(_reordered))
     cells += _in(THREE, "not-batchnorm: labels", "two pairs swapped", sick=_renumbered(_swapped))
     cells += _in(
         THREE, "not-batchnorm: undertrained", "20 steps", start="scratch", steps=20, learning_rate=1e-4, decay=0.5
@@ -178,7 +180,21 @@ def _healthy() -> list[Cell]:
     return cells
 
 
-CELLS = [*_sick(), *_healthy()]
+def _cut_down() -> list[Cell]:
+    """For the tests: two trainings, seconds each."""
+    trained: dict[str, Any] = {"start": "scratch", "steps": 150, "learning_rate": 1e-2}
+    return [
+        *_in(("tiny",), "healthy", "from scratch", **trained),
+        *_in(("tiny",), "wrong-preprocessing", "diagnosed as raw", sick=_seen_through("raw"), **trained),
+        *_in(("tiny",), "partially-restored", "first half missed", sick=_missed(0.5), **trained),
+        *_in(("tiny",), "not-batchnorm: labels", "classes in another order", sick=_renumbered(_reordered), **trained),
+        *_in(("tiny",), "not-finite", "a corrupt batch under loss scaling", sick=_poisoned, **trained),
+        *_in(("tiny",), "different-data", "test images dark", sick=_test_images(lambda images: images / 4), **trained),
+        *_in(("tiny",), "statistics-lag", "decay 0.9997", **{**trained, "decay": 0.9997}),
+    ]
+
+
+CELLS = [*_sick(), *_healthy(), *_cut_down()]
 
 
 @cache

@@ -18,7 +18,7 @@ from finetune.evaluation import Evaluation, Evaluator, Pass
 ALL = frozenset({"preprocessing", "batches", "partial"})
 SIZES = (1, 2, 8, 32, 128)
 """Batch sizes at which `is_training=True` is tried."""
-_FIRST_LAYER = 32
+_FIRST_LAYER = 64
 """Images that tell what the first layer sees: thousands of values a channel."""
 _PROMISING = 1.5
 """Standard errors by which another preprocessing must lead on few images to be tried on all."""
