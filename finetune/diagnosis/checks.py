@@ -1,5 +1,6 @@
 """Further checks on few images, made where the figures call for them."""
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -9,14 +10,18 @@ from finetune.batchnorm.subject import Snapshot, Subject
 from finetune.data.preprocessing import suspects
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.drift import drift
-from finetune.diagnosis.evidence import BatchCheck, BNEvidence, PreprocessingCheck, Trial
-from finetune.diagnosis.figures import better, far_less_wrong
+from finetune.diagnosis.evidence import BatchCheck, BNEvidence, Change, PreprocessingCheck, Trial
+from finetune.diagnosis.figures import recalibrating_helps, true_helps
 from finetune.diagnosis.images import Images
 from finetune.evaluation import Evaluation, Evaluator, Pass
 
 ALL = frozenset({"preprocessing", "batches", "partial"})
 SIZES = (1, 2, 8, 32, 128)
 """Batch sizes at which `is_training=True` is tried."""
+_FIRST_LAYER = 64
+"""Images that tell what the first layer sees: thousands of values a channel."""
+_PROMISING = 1.5
+"""Standard errors by which another preprocessing must lead on few images to be tried on all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,69 +39,81 @@ class Room:
         """Images for one trial of many."""
         if self.generous:
             return thresholds.TRIAL_IMAGES
-        # All trials together cost at most a quarter of what was already spent.
+        # All trials together cost a small part of what was already spent.
         spent = 3 * (len(self.test) + len(self.train))
-        return int(min(max(spent / 4 / len(suspects()), 32), thresholds.TRIAL_IMAGES))
+        return int(min(max(thresholds.TRIAL_SHARE * spent / len(suspects()), 16), thresholds.TRIAL_IMAGES))
 
 
 def suspicious(evidence: BNEvidence) -> bool:
-    """Whether any two kinds of statistics disagree on any images, or are not finite."""
-    ways = [
-        (split.is_training_false, other)
-        for split in (evidence.test, evidence.train)
-        for other in (split.is_training_true, split.recalibrated)
-    ]
-    apart = any(better(a, b) or better(b, a) or far_less_wrong(b, a) for a, b in ways)
+    """Whether other statistics than the moving ones do better on any images, or these are not finite. Where the moving
+    ones do best, there is nothing to look into: that is what they are for."""
+    apart = any(helps(ways) for ways in (evidence.test, evidence.train) for helps in (true_helps, recalibrating_helps))
     return apart or not all(layer.finite for layer in evidence.layers)
 
 
 def called_for(evidence: BNEvidence) -> Collection[str]:
     """The checks whose outcome could change the verdict."""
     found = set()
-    doubtful = suspicious(evidence)
-    if doubtful or evidence.train.is_training_false.accuracy < thresholds.GOOD_ON_TRAINING:
+    doubtful, train = suspicious(evidence), evidence.train.is_training_false
+    if doubtful or train.accuracy < thresholds.GOOD_ON_TRAINING:
         found.add("preprocessing")
-    if doubtful:
+    if doubtful or not train.loss <= thresholds.UNDERTRAINED * math.log(evidence.classes):
         found.add("batches")
-        if 0 < sum(layer.at_initial for layer in evidence.layers) < len(evidence.layers):
-            found.add("partial")
+    if doubtful and 0 < sum(layer.at_initial for layer in evidence.layers) < len(evidence.layers):
+        found.add("partial")
     return frozenset(found)
 
 
-def preprocessing(room: Room, current: Pass) -> PreprocessingCheck:
+def change(before: Pass, after: Pass) -> Change:
+    """From one pass to another over the same images in the same order."""
+    return Change(
+        gained=int(np.sum(after.correct & ~before.correct)), lost=int(np.sum(before.correct & ~after.correct))
+    )
+
+
+def preprocessing(room: Room, test: Pass, train: Pass) -> PreprocessingCheck:
     """Try every known way to feed pixels; the best other one again on all images, if it looks better at all.
 
-    `current` is the pass over all of `room.train` with `is_training=False` as the images are fed now.
+    `test` and `train` are the passes over all images with `is_training=False` as they are fed now.
     """
     few = room.train.some(room.trial_images)
     own = room.train.preprocessing
     first, moving = room.subject.layers[0], room.subject.snapshot()
-    trials, best, gained = [], None, 0
+    trials, best, most = [], None, 0.0
     base = room.evaluator.examine(few.batches(), "moving")
     for suspect in (own, *(one for one in suspects() if one.name != own.name)):
         images = few.through(suspect)
         scored = base if suspect is own else room.evaluator.examine(images.batches(), "moving")
-        seen = room.evaluator.examine(images.some(few.batch_size).batches(), "batch").moments[0]
+        seen = room.evaluator.examine(images.some(_FIRST_LAYER).batches(), "batch").moments[0]
         layer = drift(first, moving[first.name], seen)
         trials.append(Trial(suspect.name, scored.evaluation.accuracy, layer.mean_shift, layer.log_variance_ratio))
-        gain = scored.evaluation.correct - base.evaluation.correct
-        if gain > gained:
-            best, gained = suspect, gain
+        by = change(base, scored)
+        # In standard errors: an image or two more, of few, are not worth two passes over all.
+        gain = (by.gained - by.lost) / np.sqrt(max(by.gained + by.lost, 1))
+        if gain > most:
+            best, most = suspect, gain
     check = PreprocessingCheck(own.name, len(few), tuple(trials))
-    if best is None or gained < max(2.0, np.sqrt(gained)):
+    if best is None or most < _PROMISING:
         return check
-    test = room.evaluator.evaluate(room.test.through(best).batches(), "moving")
-    train = room.evaluator.evaluate(room.train.through(best).batches(), "moving")
-    return replace(check, best=best.name, test=test, train=train)
+    tested = room.evaluator.examine(room.test.through(best).batches(), "moving")
+    trained = room.evaluator.examine(room.train.through(best).batches(), "moving")
+    return replace(
+        check,
+        best=best.name,
+        test=tested.evaluation,
+        train=trained.evaluation,
+        by_test=change(test, tested),
+        by_train=change(train, trained),
+    )
 
 
 def batches(room: Room) -> BatchCheck:
-    """`is_training=True` by batch size and by order."""
+    """`is_training=True` by order and, where there is reason to look closely, by batch size."""
     fixed = getattr(room.subject, "batch_size", None)
     some = room.test.some(thresholds.ORDER_IMAGES if room.generous else room.trial_images)
     mixed = some.shuffled()
     few = mixed.some(room.trial_images)
-    sizes = SIZES if fixed is None else (fixed,)
+    sizes: tuple[int, ...] = () if not room.generous else SIZES if fixed is None else (fixed,)
     return BatchCheck(
         sizes={size: room.evaluator.evaluate(few.at(size).batches(), "batch") for size in sizes if size <= len(few)},
         shuffled=room.evaluator.evaluate(mixed.batches(), "batch"),

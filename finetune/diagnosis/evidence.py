@@ -8,6 +8,8 @@ from finetune.evaluation import Evaluation
 SCHEMA_VERSION = 2
 """Of the JSON report, documented in docs/diagnosis.md."""
 
+WAYS = ("is_training_false", "is_training_true", "recalibrated")
+
 Origin = Literal["source", "initial"]
 
 
@@ -39,12 +41,26 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What another way does to the same images, one by one: how many it gets right that `is_training=False` gets wrong,
+    and the reverse. Far sharper than two accuracies."""
+
+    gained: int
+    lost: int
+
+
+@dataclass(frozen=True)
 class ThreeWays:
-    """The same images under three kinds of statistics, without dropout; `recalibrated` pools training images."""
+    """The same images under three kinds of statistics, without dropout; `recalibrated` pools training images.
+
+    by_true, by_recalibrated: the changes against `is_training=False`; None where they were not kept.
+    """
 
     is_training_false: Evaluation
     is_training_true: Evaluation
     recalibrated: Evaluation
+    by_true: Change | None = None
+    by_recalibrated: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -108,8 +124,8 @@ class Trial:
 class PreprocessingCheck:
     """Every known way to feed pixels, tried on `examples` training images.
 
-    best: the best other way than `current`, and the test and training subset scored with it, `is_training=False`;
-    None where no other way looked better.
+    best: the best other way than `current`, and the test and training subset scored with it, `is_training=False`, with
+    the changes against `current`; None where no other way looked better.
     """
 
     current: str
@@ -118,6 +134,8 @@ class PreprocessingCheck:
     best: str | None = None
     test: Evaluation | None = None
     train: Evaluation | None = None
+    by_test: Change | None = None
+    by_train: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -174,14 +192,14 @@ class BNEvidence:
     def accuracy_json(self) -> dict[str, Any]:
         """Fractions, as `accuracy.test.is_training_false` and so on."""
         return {
-            split: {name: getattr(ways, name).accuracy for name in ThreeWays.__dataclass_fields__}
+            split: {name: getattr(ways, name).accuracy for name in WAYS}
             for split, ways in (("test", self.test), ("train", self.train))
         }
 
     def loss_json(self) -> dict[str, Any]:
         """Nats per image, as `loss.test.is_training_false` and so on."""
         return {
-            split: {name: getattr(ways, name).loss for name in ThreeWays.__dataclass_fields__}
+            split: {name: getattr(ways, name).loss for name in WAYS}
             for split, ways in (("test", self.test), ("train", self.train))
         }
 

@@ -15,7 +15,7 @@ from finetune.diagnosis.drift import drift, initial, share_left
 from finetune.diagnosis.evidence import BNEvidence, Facts, Share, ThreeWays
 from finetune.diagnosis.images import Images
 from finetune.errors import FinetuneError
-from finetune.evaluation import Evaluator
+from finetune.evaluation import Evaluator, Pass
 
 Extent = Literal["quick", "default", "all"]
 """Which further checks: none, those the figures call for, every one."""
@@ -60,8 +60,8 @@ def examine(
         subject.restore(moving)
         layers = subject.layers
         evidence = BNEvidence(
-            test=ThreeWays(test_false.evaluation, test_true.evaluation, test_recalibrated.evaluation),
-            train=ThreeWays(train_false.evaluation, train_true.evaluation, train_recalibrated.evaluation),
+            test=_three(test_false, test_true, test_recalibrated),
+            train=_three(train_false, train_true, train_recalibrated),
             classes=subject.outputs,
             layers=tuple(
                 drift(layer, moving[layer.name], pooled, test=tested, source=source.get(layer.name) if source else None)
@@ -79,13 +79,23 @@ def examine(
         called = checks.called_for(evidence) if extent == "default" else checks.ALL if extent == "all" else frozenset()
         room = checks.Room(evaluator, subject, test, train, generous=extent == "all" or checks.suspicious(evidence))
         if "preprocessing" in called:
-            evidence = replace(evidence, preprocessing=checks.preprocessing(room, train_false))
+            evidence = replace(evidence, preprocessing=checks.preprocessing(room, test_false, train_false))
         if "batches" in called:
             evidence = replace(evidence, batches=checks.batches(room))
         if "partial" in called:
             initial_only = {layer.name for layer, seen in zip(layers, evidence.layers, strict=True) if seen.at_initial}
             evidence = replace(evidence, partly_repaired=checks.partly(room, moving, recalibrated, initial_only))
     return evidence
+
+
+def _three(false: Pass, true: Pass, recalibrated: Pass) -> ThreeWays:
+    return ThreeWays(
+        false.evaluation,
+        true.evaluation,
+        recalibrated.evaluation,
+        by_true=checks.change(false, true),
+        by_recalibrated=checks.change(false, recalibrated),
+    )
 
 
 def _shares(subject: Subject, moving: Snapshot, pooled: list[Moments], source: Snapshot | None) -> tuple[Share, ...]:

@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 
 from finetune.diagnosis import thresholds
-from finetune.diagnosis.evidence import BNEvidence, LayerDrift, Share, ThreeWays
-from finetune.diagnosis.figures import better, far_less_wrong, percent
+from finetune.diagnosis.evidence import BNEvidence, LayerDrift, Share
+from finetune.diagnosis.figures import percent, recalibrating_helps
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Reading:
     @cached_property
     def cured(self) -> bool:
         """Recalibrating the statistics, and nothing else, brings test accuracy (or a hopeless loss) back."""
-        return gains(self.evidence.test)
+        return recalibrating_helps(self.evidence.test)
 
     @cached_property
     def cured_on_training(self) -> bool:
         """The same on training images."""
-        return gains(self.evidence.train)
+        return recalibrating_helps(self.evidence.train)
 
     @property
     def lost(self) -> str:
@@ -105,7 +105,7 @@ class Reading:
         scale = float(np.sqrt(sum(1 / max(count, 1e-9) for count in counts)))
         distances = [max(layer.test_shift, layer.test_log_variance_ratio / 2) for layer in early]
         errors = [layer.test_shift / (layer.batch_noise * scale) for layer in early if layer.batch_noise and scale > 0]
-        return float(np.max(distances)), float(np.median(errors)) if errors else 0.0
+        return float(np.max(distances)), float(np.max(errors)) if errors else 0.0
 
     @property
     def test_is_far(self) -> bool:
@@ -117,13 +117,6 @@ class Reading:
     def share(self) -> Share | None:
         """The fitted share of the start, of the source where it is known."""
         return self.evidence.share("source") or self.evidence.share("initial")
-
-
-def gains(ways: ThreeWays) -> bool:
-    """Whether recalibrated statistics do better than the moving ones."""
-    return better(ways.recalibrated, ways.is_training_false) or far_less_wrong(
-        ways.recalibrated, ways.is_training_false
-    )
 
 
 def size(layer: LayerDrift) -> float:

@@ -1,7 +1,7 @@
 """Rules about what the network is fed. Each gives a Finding, or None where it does not apply."""
 
 from finetune.diagnosis import thresholds
-from finetune.diagnosis.figures import better, percent
+from finetune.diagnosis.figures import better, percent, true_helps
 from finetune.diagnosis.reading import Finding, Reading
 
 
@@ -13,9 +13,15 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
     train = evidence.train
     won = check.train.accuracy - train.is_training_false.accuracy
     within_reach = max(train.is_training_true.accuracy, train.recalibrated.accuracy) - train.is_training_false.accuracy
-    if not better(check.train, train.is_training_false) or won < thresholds.REPAIRED * within_reach:
+    if (
+        not better(check.train, train.is_training_false, change=check.by_train)
+        or won < thresholds.REPAIRED * within_reach
+    ):
         return None
-    if not better(check.test, evidence.test.is_training_false, least=0.0):
+    if not better(check.test, evidence.test.is_training_false, least=0.0, change=check.by_test):
+        return None
+    # A layer at 0/1 looks as if it expected pixels that are about 0/1: what cures it better is the better cause.
+    if evidence.partly_repaired is not None and evidence.partly_repaired.accuracy >= check.test.accuracy:
         return None
     twice = "twice" in check.best or "then" in check.best
     return Finding(
@@ -73,9 +79,7 @@ def batch_composition(seen: Reading) -> Finding | None:
     if check is None:
         return None
     ordered = better(check.grouped, check.shuffled, thresholds.OVERFITTED)
-    flattered = better(test.is_training_true, test.is_training_false) and better(
-        test.is_training_true, check.shuffled, thresholds.OVERFITTED
-    )
+    flattered = true_helps(test) and better(test.is_training_true, check.shuffled, thresholds.OVERFITTED)
     if not (ordered or flattered):
         return None
     good = (

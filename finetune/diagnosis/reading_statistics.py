@@ -4,7 +4,7 @@ import numpy as np
 
 from finetune.batchnorm.decay import auto_decay
 from finetune.diagnosis import thresholds
-from finetune.diagnosis.figures import better, percent
+from finetune.diagnosis.figures import percent, recalibrating_hurts, true_helps, true_hurts
 from finetune.diagnosis.reading import Finding, Reading
 
 
@@ -106,7 +106,7 @@ def share_left(seen: Reading) -> Finding | None:
     known = facts.residual
     if not seen.cured or (known is not None and known < thresholds.FORGOTTEN):
         return None
-    fitted = fit is not None and fit.share >= thresholds.FITTED and fit.residual <= thresholds.STRAIGHT
+    fitted = fit is not None and fit.share >= max(thresholds.FITTED, fit.residual)
     if known is None and not (fitted and (seen.noise_ratio or np.inf) > thresholds.NOISE_RATIO):
         return None
     left = known if known is not None else fit.share if fit else 0.0
@@ -181,10 +181,9 @@ def few_values(seen: Reading) -> Finding | None:
     test, train = seen.evidence.test, seen.evidence.train
     values = min(layer.values for layer in seen.evidence.layers)
     size = seen.evidence.facts.batch_size or seen.evidence.batch_size
-    helped = better(test.is_training_true, test.is_training_false) and better(
-        train.is_training_true, train.is_training_false
-    )
-    if not helped or (values >= thresholds.FEW_VALUES and size >= thresholds.FEW_VALUES):
+    if not (true_helps(test) and true_helps(train)) or (
+        values >= thresholds.FEW_VALUES and size >= thresholds.FEW_VALUES
+    ):
         return None
     return Finding(
         "statistics-noisy",
@@ -201,7 +200,7 @@ def learnt_around(seen: Reading) -> Finding | None:
     if not seen.untouched or facts.trained_with == "moving" or facts.weights_moved is False:
         return None
     initial = all(layer.at_initial for layer in evidence.layers)
-    worse = better(test.is_training_false, test.is_training_true) or better(test.is_training_false, test.recalibrated)
+    worse = true_hurts(test) or recalibrating_hurts(test)
     learnt = test.is_training_false.accuracy > 1.5 / evidence.classes and seen.drift > thresholds.FAR_SIGMAS
     if not worse and not (initial and learnt):
         return None
@@ -217,8 +216,4 @@ def learnt_around(seen: Reading) -> Finding | None:
 
 def _to_blame(seen: Reading) -> bool:
     """Recalibrated or, where training images are too few to recalibrate on, batch statistics do better."""
-    test, train = seen.evidence.test, seen.evidence.train
-    return seen.cured or (
-        better(test.is_training_true, test.is_training_false)
-        and better(train.is_training_true, train.is_training_false)
-    )
+    return seen.cured or (true_helps(seen.evidence.test) and true_helps(seen.evidence.train))

@@ -3,7 +3,7 @@
 import math
 
 from finetune.diagnosis import thresholds
-from finetune.diagnosis.figures import better, percent
+from finetune.diagnosis.figures import better, percent, recalibrating_hurts
 from finetune.diagnosis.reading import Finding, Reading
 
 
@@ -40,6 +40,6 @@ def healthy(seen: Reading) -> Finding:
 def _agreement(seen: Reading) -> str:
     test = seen.evidence.test
     figures = f"({percent(test.is_training_false)} and {percent(test.recalibrated)})"
-    if better(test.is_training_false, test.recalibrated):
+    if recalibrating_hurts(test):
         return f"on test images the moving statistics do better than recalibrated ones {figures}"
     return f"moving and recalibrated statistics agree on test images {figures}"

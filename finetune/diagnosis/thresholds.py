@@ -10,9 +10,7 @@ LEAST_EXCESS = 1.0
 FORGOTTEN = 0.01
 """A share decay^n under this is no longer there."""
 FITTED = 0.05
-"""A fitted share under this is none: augmentation and weights that move give as much."""
-STRAIGHT = 0.5
-"""A fit that misses more than this share of the way says nothing about a share left."""
+"""A fitted share under this, or under what the fit misses, is none: augmentation and moving weights give as much."""
 NOISE_RATIO = 1.5
 """Moving means that miss the data's by less than this many spreads of a single batch's mean are noisy: an average over
 (1+d)/(1-d) batches misses by 1 spread where it is a single batch, by 0.23 with decay 0.9. What lags misses by more."""
@@ -22,13 +20,15 @@ GOOD_ON_TRAINING = 0.9
 """A model with this accuracy on training images is fed what it expects: preprocessing is not tried."""
 TRIAL_IMAGES = 256
 """Images for each of the trials of preprocessing and batch size."""
+TRIAL_SHARE = 0.12
+"""...and, where nothing is suspicious, the part of the cost of the evaluations that all trials together may have."""
 ORDER_IMAGES = 1024
 """Images for the comparison of orders."""
 REPAIRED = 0.8
 """A cure that wins back this share of what the best statistics win names the cause."""
 RENUMBERED = 0.1
 """Accuracy that another numbering of the classes must add: far more than systematic confusion of two classes gives."""
-FAR_DATA = 3.0
+FAR_DATA = 4.0
 """Test statistics further from the training images' than this many standard errors of their difference..."""
 FAR_SIGMAS = 0.1
 """...and further than this, in sigmas or in log variance, are of other images."""
@@ -37,7 +37,7 @@ EARLY = 0.34
 training images by heart."""
 OVERFITTED = 0.1
 """Accuracy on training images above that on test images by more than this is overfitting."""
-UNDERTRAINED = 0.5
+UNDERTRAINED = 0.6
 """A loss on training images above this share of log(classes), what guessing costs, is too little training."""
 DRIFTED = 0.1
 """Drift, in sigmas or half a log variance, under which a layer's statistics are as they should be."""

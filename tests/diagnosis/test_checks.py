@@ -1,0 +1,103 @@
+"""Further checks on a model whose answers are known: brightness told apart by the moving statistics."""
+
+import keras
+import numpy as np
+import pytest
+
+from finetune.batchnorm.statistics import KerasSubject, recalibrate
+from finetune.batchnorm.surgery import adopt
+from finetune.data.dataset import Split
+from finetune.data.preprocessing import find, suspects
+from finetune.diagnosis import thresholds
+from finetune.diagnosis.checks import SIZES
+from finetune.diagnosis.images import Images
+from finetune.diagnosis.measure import examine
+from finetune.diagnosis.reading import Commands
+from finetune.diagnosis.verdict import judge
+
+
+def split(seed, n=300):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    images = np.clip(rng.normal(60 + 60 * labels[:, None, None, None], 20, (n, 6, 6, 3)), 0, 255)
+    return Split(images.astype(np.uint8), labels)
+
+
+def fed(images, preprocessing):
+    return Images(images, batch_size=30, image_size=6, preprocessing=find(preprocessing))
+
+
+@pytest.fixture(scope="module")
+def subject():
+    """Expects what `inception` gives; two BN layers, the second after nothing that matters."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.BatchNormalization(name="first")(inputs)
+    x = keras.layers.BatchNormalization(name="second")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    built = adopt(keras.Model(inputs, keras.layers.Dense(3, name="logits")(x)), unbiased=False)
+    built.get_layer("logits").kernel.assign(np.full((3, 3), 1 / 3) * np.array([-1.2, 0, 1.2]))
+    built.get_layer("logits").bias.assign([-0.72, 0, -0.72])
+    tested = KerasSubject(built)
+    recalibrate(tested, (images for images, _, _ in fed(split(2), "inception").batches()))
+    return tested
+
+
+def examined(subject, preprocessing, extent="default", **changes):
+    test, train = (fed(split(seed), preprocessing) for seed in (0, 1))
+    return examine(subject, test=test, train=train, extent=extent, **changes)
+
+
+def test_a_healthy_model_is_not_examined_further(subject):
+    evidence = examined(subject, "inception")
+    assert evidence.test.is_training_false.accuracy > 0.95
+    assert (evidence.preprocessing, evidence.batches, evidence.partly_repaired) == (None, None, None)
+
+
+def test_every_check_is_made_when_asked_for_and_none_when_in_haste(subject):
+    evidence = examined(subject, "inception", "all")
+    assert {trial.name for trial in evidence.preprocessing.trials} == {one.name for one in suspects()}
+    assert evidence.preprocessing.trials[0].name == "inception"
+    assert evidence.preprocessing.trials[0].mean_shift < 0.3
+    assert list(evidence.batches.sizes) == list(SIZES)
+    # Sorted by class, every image looks average under batch statistics.
+    assert evidence.batches.grouped.accuracy < 0.5 < evidence.batches.shuffled.accuracy
+    quick = examined(subject, "unit", "quick")
+    assert quick.preprocessing is None
+
+
+@pytest.mark.parametrize("wrong", ["unit", "raw", "vgg", "inception twice"])
+def test_the_preprocessing_that_fits_is_found_though_recalibrating_would_do(subject, wrong):
+    evidence = examined(subject, wrong)
+    assert evidence.test.recalibrated.accuracy > 0.95
+    assert evidence.test.is_training_false.accuracy < 0.7
+    assert evidence.preprocessing.best == "inception"
+    verdict = judge(evidence, Commands("runs/x"))
+    assert verdict.cause == "wrong-preprocessing"
+    assert verdict.remedy == "finetune diagnose-bn runs/x --preprocess inception"
+
+
+def test_layers_that_were_not_restored_are_cured_by_themselves(subject):
+    whole = subject.snapshot()
+    first = whole["first"]
+    subject.restore({**whole, "first": (np.zeros_like(first[0]), np.ones_like(first[1]))})
+    before = subject.snapshot()
+    evidence = examined(subject, "inception")
+    for name, pair in subject.snapshot().items():
+        np.testing.assert_array_equal(pair, before[name])
+    subject.restore(whole)
+    assert evidence.partly_repaired.accuracy > 0.95
+    assert judge(evidence, Commands("runs/x")).cause == "partially-restored"
+
+
+def test_images_come_in_other_sizes_orders_and_parts():
+    images = fed(split(0, 70), "raw")
+    labels = np.concatenate([np.asarray(kept[1])[np.asarray(kept[2])] for kept in images.at(8).batches()])
+    np.testing.assert_array_equal(labels, images.split.labels)
+    assert (np.diff(images.grouped().split.labels) >= 0).all()
+    shuffled = images.shuffled()
+    assert not np.array_equal(shuffled.split.labels, images.split.labels)
+    assert sorted(shuffled.split.labels) == sorted(images.split.labels)
+    assert len(images.some(20)) == 20
+    assert images.some(70) is images
+    assert thresholds.TRIAL_IMAGES > 0
