@@ -119,7 +119,8 @@ class _File:
         matrix: dict[str, list[Any]] = {}
         for key, values in table.items():
             if not isinstance(values, list) or not values:
-                self._settings({key: values}, "[matrix]")  # an unknown key is the better message
+                if key.replace("-", "_") not in RunConfig.__dataclass_fields__:
+                    self._settings({key: values}, "[matrix]")  # says which key was meant
                 raise WrongUse(f"{key} in [matrix] of {self.path} is {values!r}: expected a list of values to cross")
             name = key.replace("-", "_")
             if name in matrix:

@@ -8,8 +8,8 @@ from pathlib import Path
 from finetune.batch.process import Ended
 
 _NO_MEMORY = re.compile(
-    r"out of memory|std::bad_alloc|OOM when allocating|Resource_?Exhausted|MemoryError|Cannot allocate memory"
-    r"|CUDA_ERROR_OUT_OF_MEMORY",
+    r"out of memory|std::bad_alloc|OOM when allocating|OutOfMemory|Resource_?Exhausted|MemoryError"
+    r"|Cannot allocate memory|CUDA_ERROR_OUT_OF_MEMORY",
     re.IGNORECASE,
 )
 _TAIL = 64 * 1024
@@ -23,23 +23,22 @@ class Outcome:
     error: str | None
 
 
-def judge(ended: Ended, log: Path, start: int, *, done: bool, oom_kills: int | None) -> Outcome:
+def judge(ended: Ended, log: Path, start: int, *, done: bool) -> Outcome:
     """What became of an attempt.
 
-    `start` is where in the log it began, `done` whether its run has a result, `oom_kills` how many processes the
-    kernel killed for want of memory while it ran (None where it does not say).
+    `start` is where in the log it began, `done` whether its run has a result.
     A SIGKILL counts as out of memory only where the kernel says so: a job that was killed by hand, or because its
     machine was taken away, must go on as it was, not with another batch size and so another result.
     """
     code, text = ended.exit_code, _tail(log, start)
     if code is None:
-        return Outcome("lost", ended.lost)
+        return Outcome("out-of-memory" if _NO_MEMORY.search(ended.lost or "") else "lost", ended.lost)
     if code == 0 and done:
         return Outcome("done", None)
     if code == -signal.SIGKILL:
-        if oom_kills:
+        if ended.oom_kills:
             return Outcome("out-of-memory", "out of memory: the kernel killed it (SIGKILL)")
-        return Outcome("killed", "killed (SIGKILL)" + ("" if oom_kills == 0 else "; the memory may have run out"))
+        return Outcome("killed", "killed (SIGKILL)" + ("" if ended.oom_kills == 0 else "; the memory may have run out"))
     if code != 130 and _NO_MEMORY.search(text):
         return Outcome("out-of-memory", _last_error(text) or "out of memory")
     if code in (130, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
@@ -47,36 +46,6 @@ def judge(ended: Ended, log: Path, start: int, *, done: bool, oom_kills: int | N
     if code < 0:
         return Outcome("failed", f"ended by {_signal_name(-code)}" + _added(text))
     return Outcome("failed", _last_error(text) or f"exit code {code}" + _added(text))
-
-
-def oom_kill_count() -> int | None:
-    """Processes the kernel has killed for want of memory so far: of this process's memory group where there is one
-    (cgroup 2, then 1), else of the machine; None where it does not say."""
-    for path in (*_group_counters(), Path("/proc/vmstat")):
-        try:
-            found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
-        except OSError:
-            continue
-        if found:
-            return int(found[1])
-    return None
-
-
-def _group_counters() -> list[Path]:
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, group = rest.partition(":")
-        inside = group.lstrip("/")
-        if not controllers:
-            found.append(Path("/sys/fs/cgroup") / inside / "memory.events")
-        elif "memory" in controllers.split(","):
-            found.append(Path("/sys/fs/cgroup/memory") / inside / "memory.oom_control")
-    return found
 
 
 def _tail(log: Path, start: int) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from finetune.batch import memory
+
 LIFELINE = "FINETUNE_LIFELINE"
 """The environment variable that names the descriptor `finetune.cli.startup.follow_lifeline` listens to."""
 
@@ -28,10 +30,16 @@ class Launch:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: its exit code, negative for a signal; `lost` says why there is none."""
+    """How a process ended.
+
+    exit_code: negative for a signal; None where nobody saw it, and `lost` says why.
+    oom_kills: how many processes the kernel of its machine killed for want of memory while it ran; None where it does
+        not say.
+    """
 
     exit_code: int | None
     lost: str | None = None
+    oom_kills: int | None = None
 
 
 class Handle(Protocol):
@@ -72,6 +80,8 @@ class Process:
     """
 
     def __init__(self, launch: Launch) -> None:
+        self._end: Ended | None = None
+        self._oom_kills = memory.oom_kill_count()
         read, self._hold = os.pipe()
         try:
             launch.log.parent.mkdir(parents=True, exist_ok=True)
@@ -118,10 +128,11 @@ class Process:
             self._child.send_signal(number)
 
     def _ended(self) -> Ended:
-        if self._hold >= 0:
+        if self._end is None:
             os.close(self._hold)
-            self._hold = -1
-        return Ended(self._child.returncode)
+            before, now = self._oom_kills, memory.oom_kill_count()
+            self._end = Ended(self._child.returncode, oom_kills=None if before is None or now is None else now - before)
+        return self._end
 
 
 class Local:

@@ -40,7 +40,6 @@ class _Active:
     handle: Handle
     log_start: int
     began: float
-    oom_kills: int | None
 
 
 class Scheduler:
@@ -154,8 +153,7 @@ class Scheduler:
         self._place.write_record(
             job, dataclasses.replace(record, attempts=(*record.attempts, Attempt(_now(), batch_size=size)))
         )
-        oom_kills = outcomes.oom_kill_count()
-        return _Active(job, self._executor.start(Launch(arguments, log)), log_start, time.monotonic(), oom_kills)
+        return _Active(job, self._executor.start(Launch(arguments, log)), log_start, time.monotonic())
 
     def _reap(self) -> None:
         for active in list(self._active.values()):
@@ -164,13 +162,11 @@ class Scheduler:
                 continue
             del self._active[active.job.index]
             job, record = active.job, self._place.record(active.job)
-            counted = outcomes.oom_kill_count()
             outcome = outcomes.judge(
                 ended,
                 self._place.log(job),
                 active.log_start,
                 done=self._place.run(job).status == "done",
-                oom_kills=None if counted is None or active.oom_kills is None else counted - active.oom_kills,
             )
             attempt = dataclasses.replace(
                 record.attempts[-1],

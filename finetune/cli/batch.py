@@ -74,7 +74,7 @@ def batch(
     Keys are the options of 'finetune run'. Finished jobs are skipped, interrupted ones go on, failed ones are tried
     again: repeat the command. Out of memory, a job is repeated with half the batch size.
     """
-    from finetune.batch import jobs
+    from finetune.batch import jobs, slurm
     from finetune.batch.call import Call
     from finetune.batch.place import Place, default_place
     from finetune.cli.batch_display import BatchDisplay
@@ -82,10 +82,12 @@ def batch(
     _check_use(how, dry_run=dry_run, summary_only=summary_only, print_script=print_script, as_json=as_json)
     every = jobs.read(jobs_file, seeds=seeds, really=yes_really)
     display = BatchDisplay(quiet=quiet)
+    place = runs_dir if runs_dir is not None else default_place(jobs_file)
     more = {"--seeds": seeds, "--yes-really": yes_really}
     call = Call(
         file=jobs_file,
-        place=Place(runs_dir if runs_dir is not None else default_place(jobs_file)),
+        # Nodes of a cluster have another working directory.
+        place=Place(place.absolute() if how["on"] == "ray" else place),
         every=every,
         jobs=jobs.select(every, only),
         survey_arguments=tuple(str(word) for pair in more.items() if pair[1] is not None for word in pair),
@@ -93,6 +95,12 @@ def batch(
     )
     if dry_run:
         _plan(call, how["workers"] or 1, as_json=as_json)
+        return
+    if print_script:
+        call.check()
+        click.echo(
+            slurm.script(call, workers=how["workers"], cpus=how["cpus_per_job"], gpus=how["gpus_per_job"]), nl=False
+        )
         return
     if summary_only:
         _finish(ctx, call, call.summary_only(), as_json=as_json)
@@ -107,12 +115,38 @@ def _check_use(how: dict[str, Any], *, dry_run: bool, summary_only: bool, print_
 
     if dry_run + summary_only + print_script > 1:
         raise WrongUse("--dry-run, --summary-only and --print are three different things: give one of them")
+    on = how["on"]
+    if (on == "slurm") != print_script and not dry_run and not summary_only:
+        raise WrongUse(
+            "--on slurm and --print go together: 'finetune batch JOBS.toml --on slurm --print > night.sh' writes a "
+            "script that 'bash night.sh' submits"
+        )
+    if print_script and as_json:
+        raise WrongUse("--print writes a script, not JSON: leave --json out")
+    for option, places in (
+        ("address", ["ray"]),
+        ("cpus_per_job", ["ray", "slurm"]),
+        ("gpus_per_job", ["ray", "slurm"]),
+    ):
+        if how[option] is not None and on not in places:
+            raise WrongUse(
+                f"--{option.replace('_', '-')} is for --on {' and '.join(places)}: leave it out, or say --on"
+            )
 
 
 def _executor(how: dict[str, Any]) -> "Executor":
     from finetune.batch.process import Local
     from finetune.environment import cores
 
+    if how["on"] == "ray":
+        from finetune.batch.ray_cluster import Ray
+
+        return Ray(
+            address=how["address"],
+            cpus=how["cpus_per_job"] or 1,
+            gpus=how["gpus_per_job"] or 0.0,
+            workers=how["workers"],
+        )
     return Local(how["workers"] or 1, cores())
 
 
