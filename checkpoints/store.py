@@ -25,8 +25,8 @@ def locate(spec: BackboneSpec, *, with_head: bool, progress: Progress | None = N
     url = _cached_url(spec, with_head=with_head) or (not with_head and spec.url_no_head) or spec.url
     if spec.unpublished:
         raise CheckpointError(
-            f"no weights are published for {spec.id}: 'finetune run --backbone {spec.name}' trains it from random ones; "
-            "give a file of your own with --checkpoint PATH"
+            f"no weights are published for {spec.id}: 'finetune run --backbone {spec.name}' trains it from random "
+            "ones; give a file of your own with --checkpoint PATH"
         )
     if not url:
         raise CheckpointError(

@@ -19,10 +19,10 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
     unbiased: the moving variance is fed n/(n-1) times the batch variance, n = batch x height x width, as
         TensorFlow's fused op and so slim does; Keras 3 feeds the batch variance itself.
     momentum: Keras's name for the decay, the share of the old moving value kept.
-    renormalise: batch renormalisation (Ioffe 2017, arXiv 1702.03275): a training batch is normalised by its own statistics
-        and corrected towards the moving ones, by clipped factors that grow over `run_steps` (`renorm.limits`); the
-        moving average is of sigma, not of the variance. Without `batch` statistics it has no effect, and none in
-        inference or evaluation. Keras's own `renorm` keeps a second set of averages for it, and has no schedule.
+    renormalise: batch renormalisation (Ioffe 2017, arXiv 1702.03275): a training batch is normalised by its own
+        statistics and corrected towards the moving ones, within limits that open over the first third of `run_steps`
+        (`renorm.limits`); what is averaged is sigma, not the variance. Without `batch` statistics it has no effect,
+        and none in inference or evaluation. Keras's own `renorm` has a second set of averages, and no schedule.
     zero_debias: the moving mean forgets its start at the first update, as with slim's
         `batch_norm(zero_debias_moving_mean=True)`: it is the mean of the batches so far, weighted by the decay, and
         nothing of the value before (TensorFlow's `assign_moving_average(zero_debias=True)`). The variance's keeps it.

@@ -38,7 +38,7 @@ def correction(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """(r, d), float32 `[channels]`, through which no gradient passes.
 
-    batch, moving: mean and sigma `[channels]` of the batch and of the moving averages, sigma = sqrt(variance + epsilon).
+    batch, moving: mean and sigma `[channels]` of the batch and of the moving averages; sigma = sqrt(variance + epsilon)
     bounds: (r_max, d_max): r is clipped to [1/r_max, r_max], d to [-d_max, d_max].
     """
     (mean, sigma), (moving_mean, moving_sigma), (r_max, d_max) = batch, moving, bounds

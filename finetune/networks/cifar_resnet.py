@@ -4,8 +4,8 @@ Source: He et al. 2015 (arXiv:1512.03385). Two forms, which differ in the shortc
 
 - `pad` (the paper's option A, for CIFAR-10 in section 4.2): average-pooled and filled up with channels of zeros on both
   sides, without a parameter; tensorflow/models tutorials/image/cifar10_estimator/model_base.py, `_residual_v1`.
-- `project` (option B): 1x1 convolution with BatchNorm; kuangliu/pytorch-cifar models/resnet.py, the usual "ResNet-18 for
-  CIFAR".
+- `project` (option B): 1x1 convolution with BatchNorm; kuangliu/pytorch-cifar models/resnet.py, the usual "ResNet-18
+  for CIFAR".
 
 Layers are named as slim names them. tests/networks/test_cifar_networks.py holds the outputs against the sources'
 operations in float64, and the numbers of parameters against published ones.
@@ -33,7 +33,7 @@ def build(
 ) -> Network:
     """Build a basic-block ResNet: `[batch, height, width, 3]` to features `[batch, width * 2^(blocks - 1)]`.
 
-    units: residual units in each block. Every block but the first halves the map, rounding up, and doubles the channels.
+    units: residual units in each block. Every block but the first halves the map, rounded up, and doubles the channels.
     width: channels of the first convolution and of block1.
     """
     images = keras.Input((*image_size, 3), name="images")

@@ -1,4 +1,4 @@
-"""VGG with BatchNorm for images of about 32 px: stacks of 3x3 convolutions, a max-pool between, a global mean at the end.
+"""VGG with BatchNorm for images of about 32 px: stacks of 3x3 convolutions, max-pools between, a global mean last.
 
 Source: Simonyan & Zisserman 2014 (arXiv:1409.1556), configuration D (VGG-16), its convolutions without biases and each
 with BatchNorm, as in kuangliu/pytorch-cifar models/vgg.py; the three fully connected layers and the pool in front of

@@ -131,9 +131,7 @@ def test_a_short_run_has_the_whole_schedule_in_its_first_third():
 
 def test_plain_batchnorm_before_the_limits_open():
     ours, plain = layer(step=0, run_steps=1000), layer(renormalise=False)
-    np.testing.assert_allclose(
-        ours(images(1), training=True), plain(images(1), training=True), rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(ours(images(1), training=True), plain(images(1), training=True), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(ours.moving_mean, plain.moving_mean)
     assert int(ours.local_step) == 1
 

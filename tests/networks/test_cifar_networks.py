@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
 from agreement import random_images
+
 from checkpoints.catalog_scratch import SCRATCH
 from finetune import networks
 from finetune.networks.names import slim_variables
@@ -102,8 +102,8 @@ def trained_parameters(family: str, **arguments) -> int:
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_weights)
 
 
-# [n, n, n] units from 16 filters are the paper's ResNet-(6n+2) with option A: 0.27 M to 1.7 M in its table 6, and to the
-# parameter in akamaster/pytorch_resnet_cifar10 (its README rounds, its script prints).
+# [n, n, n] units from 16 filters are the paper's ResNet-20, 32 and 56 with option A: 0.27 M, 0.46 M and 0.85 M in its
+# table 6; exactly what akamaster/pytorch_resnet_cifar10 counts.
 @pytest.mark.parametrize(("n", "published"), [(3, 269_722), (5, 464_154), (9, 853_018)])
 def test_parameters_of_the_papers_cifar_networks(n, published):
     assert trained_parameters("cifar_resnet", units=(n, n, n), width=16, shortcut="pad") == published
