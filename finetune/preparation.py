@@ -51,6 +51,10 @@ def check_request(config: RunConfig) -> Request:
     configs.check(config)
     freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
     bn = [parse_bn_rule(text) for text in config.bn]
+    if spec.source == "hub" and config.from_scratch:
+        raise WrongUse(
+            f"--from-scratch: {spec.id} holds its weights, and not how they were drawn: give the name of its network"
+        )
     if config.preprocess is not None:
         find_preprocessing(config.preprocess)
     elif not spec.preprocessing:

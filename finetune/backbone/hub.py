@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from checkpoints.cache import sha256_of
 from checkpoints.spec import BackboneSpec
 from checkpoints.transfer import LoadReport
 from finetune.backbone import saved_model
@@ -43,29 +44,35 @@ def find(handle: str) -> BackboneSpec:
 
 
 def load(
-    spec: BackboneSpec,
-    *,
-    image_size: int,
-    from_scratch: bool,
-    bn_epsilon: float | None,
-    features: str | None,
-    keep: bool,
-) -> tuple[keras.Model, dict[str, list[str]], LoadReport]:
-    """The module as a model to features, its one stage, and what it holds. WrongUse for what a module hides."""
+    spec: BackboneSpec, *, image_size: int, bn_epsilon: float | None, features: str | None, keep: bool
+) -> tuple[keras.Model, str, dict[str, list[str]], LoadReport]:
+    """The module as a model to features: (model, root scope, its one stage, what it holds).
+
+    WrongUse for what a module hides.
+    """
     for option, given, why in (
-        ("--from-scratch", from_scratch, "holds its weights, and not how they were drawn: give a catalogue name"),
-        ("--bn-epsilon", bn_epsilon is not None, "hides its epsilon: leave it out"),
-        ("--features", features is not None, "hides its layers: leave it out"),
-        ("--head keep", keep, "ends in features: leave it out"),
+        ("--bn-epsilon", bn_epsilon is not None, "hides its epsilon"),
+        ("--features", features is not None, "hides its layers"),
+        ("--head keep", keep, "ends in features"),
     ):
         if given:
-            raise WrongUse(f"{option}: the module {spec.name} {why}")
+            raise WrongUse(
+                f"{option}: the module {spec.name} {why}: leave it out. A module made of slim weights opens layer by "
+                "layer: --backbone NAME --checkpoint MODULE_DIR"
+            )
     module = HubModule(spec.name, image_size)
     images = keras.Input((image_size, image_size, 3), name="images")
     model = keras.Model(images, module(images), name=spec.label)
     names = tuple(variable.path for part in module.parts for variable in part.weights)
-    report = LoadReport(spec.name, "saved-model", "", names, {})
-    return model, {STAGE: [part.name for part in module.parts]}, report
+    report = LoadReport(spec.name, "saved-model", sha256_of(*saved_model.files(spec.name)), names, {})
+    return model, _root(module), {STAGE: [part.name for part in module.parts]}, report
+
+
+def _root(module: Module) -> str:
+    """The scope that all variables share (`resnet_v1_50`), or ""."""
+    split = [part.name.split(".") for part in module.parts]
+    shared = os.path.commonprefix(split) if len(split) > 1 else []
+    return "/".join(shared)
 
 
 def check_plan(model: keras.Model, plan: FreezePlan) -> None:

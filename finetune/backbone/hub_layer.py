@@ -13,15 +13,19 @@ from finetune.backbone import saved_model
 from finetune.batchnorm.module import Module
 from finetune.errors import FinetuneError, WrongUse
 
-_trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
+_trusted: ContextVar[tuple[str | None, list[FinetuneError]]] = ContextVar("trusted")
 
 
 @contextmanager
-def trusting(*handles: str) -> Iterator[None]:
-    """Inside, a `.keras` file may hold these modules: the user named them. A graph that is run can write files."""
-    token = _trusted.set(frozenset(handles))
+def trusting(handle: str | None) -> Iterator[list[FinetuneError]]:
+    """Inside, a `.keras` file may hold this module, which the user named, and no other: a graph can write files.
+
+    Keras wraps what a layer raises in words of its own; the list has it as it was.
+    """
+    failures: list[FinetuneError] = []
+    token = _trusted.set((handle, failures))
     try:
-        yield
+        yield failures
     finally:
         _trusted.reset(token)
 
@@ -62,12 +66,19 @@ class HubModule(Module):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "HubModule":
         """Only a handle the user has named is opened (`trusting`)."""
-        if config.get("handle") not in _trusted.get():
-            raise ValueError(f"untrusted SavedModel '{config.get('handle')}'")
-        return cls(
-            config["handle"], config["image_size"], name=config["name"], dtype=config.get("dtype"),
-            trainable=config.get("trainable", True),
-        )  # fmt: skip
+        trusted, failures = _trusted.get((None, []))
+        handle = config.get("handle")
+        try:
+            if trusted is None or handle != trusted:
+                raise FinetuneError(
+                    f"refused: the model refers to the SavedModel {handle}, whose graph would run when it is loaded; it "
+                    f"is opened only in a run directory whose config.json has the backbone hub:{handle}"
+                )
+            # Not through super(), which turns every error into one of its own; the dtype is the module's.
+            return cls(**{name: value for name, value in config.items() if name != "dtype"})
+        except FinetuneError as error:
+            failures.append(error)
+            raise
 
 
 def _features(loaded: saved_model.Loaded, images: np.ndarray) -> int:

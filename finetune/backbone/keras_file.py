@@ -33,11 +33,11 @@ def open_model(path: Path, *, module: str | None = None) -> keras.Model:
             f"{'.keras' if zipped else '.h5'}"
         )
     try:
-        with trusting(*([module] if module else [])):
+        with trusting(module) as failures:
             return keras.models.load_model(path, compile=False, safe_mode=True)
-    except FinetuneError:
-        raise
     except Exception as error:  # Keras raises whatever its parts raise: zip, HDF5, JSON, ValueError
+        if failures:
+            raise FinetuneError(f"{path}: {failures[0]}") from None
         raise FinetuneError(_message(path, str(error).strip())) from None
 
 
@@ -47,11 +47,6 @@ def _message(path: Path, reason: str) -> str:
             f"refused: {path} holds Python code (a Lambda layer) that would run when it is loaded; expected stock "
             "layers only, as 'finetune run' writes. Put a stock layer in its place (keras.layers.Rescaling, "
             "keras.layers.Activation, ...) and save the model again"
-        )
-    if untrusted := re.search(r"untrusted SavedModel '([^']*)'", reason):
-        return (
-            f"refused: {path} refers to the SavedModel {untrusted[1]}, whose graph would run when it is loaded; it is "
-            f"opened only in a run directory whose config.json has the backbone hub:{untrusted[1]}"
         )
     unknown = re.search(r"(?:Could not locate (?:class|function)|Unknown (?:layer|object):?) '([^']+)'", reason)
     if unknown:

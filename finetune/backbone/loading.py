@@ -16,7 +16,7 @@ from checkpoints.pairing import in_slim_scopes, pair
 from checkpoints.structures import structures
 from finetune import networks
 from finetune.backbone import hub, own_model
-from finetune.backbone.head import check_classes
+from finetune.backbone.head import ORDER, check_classes
 from finetune.backbone.structures import entries
 from finetune.batchnorm.surgery import adopt
 from finetune.errors import WrongUse
@@ -70,15 +70,10 @@ def load(
         what = "has no published head" if with_head else "has its weights in it: leave out --checkpoint"
         raise WrongUse(f"{spec.id} is no network of the catalogue, it {what}")
     if spec.source == "hub":
-        model, stages, held = hub.load(
-            spec,
-            image_size=image_size,
-            from_scratch=from_scratch,
-            bn_epsilon=bn_epsilon,
-            features=features,
-            keep=keep_head is not None,
+        model, scope, stages, held = hub.load(
+            spec, image_size=image_size, bn_epsilon=bn_epsilon, features=features, keep=keep_head is not None
         )
-        return Backbone(spec, model, "", stages, held)
+        return Backbone(spec, model, scope, stages, held)
     if spec.source == "file":
         model, scope, stages, report, words = own_model.load(
             spec, image_size=image_size, weights=not from_scratch, features=features, keep=keep_head
@@ -99,7 +94,7 @@ def load(
     )
     report = _assign(spec, opened, network.model, with_head=whole) if opened else None
     model = adopt(network.model, unbiased=spec.source != "keras", epsilon=bn_epsilon)
-    words = "" if keep_head is None else f"head of the file kept: {keep_head} outputs"
+    words = "" if keep_head is None else f"head of the file kept: {keep_head} outputs{ORDER}"
     return Backbone(spec, model, network.scope, layers_by_stage(network), report, words)
 
 

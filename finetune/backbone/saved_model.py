@@ -76,6 +76,12 @@ def load(handle: str) -> Loaded:
     return Loaded(handle, held, trainable, run, training, momentum and training, side)
 
 
+def files(handle: str) -> list[Path]:
+    """The files of a module that are its content: the graph and the variables."""
+    path = _resolved(handle)
+    return sorted(one for one in (*path.glob("saved_model.pb*"), *path.glob("variables/*")) if one.is_file())
+
+
 def _resolved(handle: str) -> Path:
     if "://" not in handle:
         path = Path(handle).expanduser()

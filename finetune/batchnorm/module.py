@@ -45,16 +45,18 @@ class PartBatchNorm(Part):
 class Module(keras.layers.Layer):  # type: ignore[misc]
     """A network as one layer, float32 `[batch, height, width, 3]` to features `[batch, channels]`.
 
+    trained: `id` of the variables that may train.
     run: `run(images, training, momentum)` computes the features; with training it normalises by the batch and moves
         the moving statistics, keeping the share `momentum` of the old ones. None where the module takes no momentum.
     own_decay: the share it keeps where it takes no momentum; None where it takes one.
-    can_train: whether it has a `training` argument at all; without, it is used as it is.
+    can_train: whether it has a `training` argument at all; without, it is used as it is, and its BatchNorm, which
+        cannot be asked for batch statistics, is not seen.
     """
 
     def __init__(
         self,
         variables: list[tf.Variable],
-        trainable: set[int],
+        trained: set[int],
         run: Callable[[tf.Tensor, bool, float | None], tf.Tensor],
         *,
         can_train: bool,
@@ -64,7 +66,7 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**kwargs)
         self._run, self.can_train, self._takes_momentum = run, can_train, takes_momentum
         with keras.name_scope(self.name):
-            self.parts = [_part(scope, group, trainable) for scope, group in _scopes(variables).items()]
+            self.parts = [_part(scope, group, trained, views=can_train) for scope, group in _scopes(variables).items()]
         self.bn = [part for part in self.parts if isinstance(part, PartBatchNorm)]
         self.own_decay: float | None = None
         self._images_values: dict[tuple[int, int], list[float]] = {}
@@ -92,9 +94,10 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
         before = self._statistics()
         if self._takes_momentum:
             features = self._run(images, True, self.bn[0].momentum if self.bn else 0.99)
-            for view, saved in zip(self.bn, before, strict=True):
-                if not view.updates:
-                    _write(view, saved)
+            with _after(features):
+                for view, saved in zip(self.bn, before, strict=True):
+                    if not view.updates:
+                        _write(view, saved)
             return features
         features, batch = self._from_zero(images)
         for view, saved, (mean, variance) in zip(self.bn, before, batch, strict=True):
@@ -107,8 +110,6 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
 
     def _measured(self, images: tf.Tensor) -> tf.Tensor:
         """Features under batch statistics, nothing updated; each view's `moments` hold what was used."""
-        if not self.can_train:
-            raise ValueError("the module takes no training argument: its batch statistics cannot be asked for")
         with tf.init_scope():
             values = self._values(int(images.shape[1]), int(images.shape[2]))
         before = self._statistics()
@@ -130,12 +131,14 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
         """
         if self._takes_momentum:
             features = self._run(images, True, 0.0)
-            return features, self._statistics()
+            with _after(features):
+                return features, self._statistics()
         for view in self.bn:
             _write(view, (tf.zeros_like(view.moving_mean.value), tf.zeros_like(view.moving_variance.value)))
         features = self._run(images, True, None)
         share = 1.0 - (self.own_decay or 0.0)
-        return features, [(mean / share, variance / share) for mean, variance in self._statistics()]
+        with _after(features):
+            return features, [(mean / share, variance / share) for mean, variance in self._statistics()]
 
     def _statistics(self) -> list[tuple[tf.Tensor, tf.Tensor]]:
         return [
@@ -203,6 +206,15 @@ class _Kept:
             _write(view, saved)
 
 
+def _after(features: tf.Tensor) -> Any:
+    """Inside, operations wait for the updates of the call that gave `features`.
+
+    In modules made of TF1 graphs the features wait for the update operations, and nothing else does: the call's own
+    operation is over before they are. So the dependency is on something computed from its result.
+    """
+    return tf.control_dependencies([tf.identity(features)])
+
+
 def _write(view: PartBatchNorm, values: Any) -> None:
     view.moving_mean.assign(values[0])
     view.moving_variance.assign(values[1])
@@ -220,7 +232,7 @@ def _scopes(variables: list[tf.Variable]) -> dict[str, dict[str, tf.Variable]]:
     return scopes
 
 
-def _part(scope: str, group: dict[str, tf.Variable], trainable: set[int]) -> Part:
+def _part(scope: str, group: dict[str, tf.Variable], trainable: set[int], *, views: bool) -> Part:
     name = scope.replace("/", ".")
     # Given a tf.Variable, Keras's keeps it: what trains is the module's own.
     variables = {
@@ -229,5 +241,5 @@ def _part(scope: str, group: dict[str, tf.Variable], trainable: set[int]) -> Par
         )
         for last, one in group.items()
     }
-    kind = PartBatchNorm if {"moving_mean", "moving_variance"} <= group.keys() else Part
+    kind = PartBatchNorm if views and {"moving_mean", "moving_variance"} <= group.keys() else Part
     return kind(variables, name=name)
