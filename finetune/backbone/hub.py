@@ -1,5 +1,6 @@
 """TensorFlow Hub modules and SavedModel directories as backbones."""
 
+import itertools
 import os
 from typing import Any
 
@@ -70,9 +71,9 @@ def load(
 
 def _root(module: Module) -> str:
     """The scope that all variables share (`resnet_v1_50`), or ""."""
-    split = [part.name.split(".") for part in module.parts]
-    shared = os.path.commonprefix(split) if len(split) > 1 else []
-    return "/".join(shared)
+    columns = zip(*(part.name.split(".") for part in module.parts), strict=False)
+    shared = [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
+    return "/".join(shared) if len(module.parts) > 1 else ""
 
 
 def check_plan(model: keras.Model, plan: FreezePlan) -> None:

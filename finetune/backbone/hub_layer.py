@@ -71,8 +71,8 @@ class HubModule(Module):
         try:
             if trusted is None or handle != trusted:
                 raise FinetuneError(
-                    f"refused: the model refers to the SavedModel {handle}, whose graph would run when it is loaded; it "
-                    f"is opened only in a run directory whose config.json has the backbone hub:{handle}"
+                    f"refused: the model refers to the SavedModel {handle}, whose graph would run when it is loaded; "
+                    f"it is opened only in a run directory whose config.json has the backbone hub:{handle}"
                 )
             # Not through super(), which turns every error into one of its own; the dtype is the module's.
             return cls(**{name: value for name, value in config.items() if name != "dtype"})

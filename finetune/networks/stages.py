@@ -47,7 +47,8 @@ def layers_by_side(model: keras.Model) -> dict[str, list[str]]:
         node = operation._inbound_nodes[0]
         before = [halvings.get(one._keras_history.operation.name, 0) for one in node.input_tensors]
         shape = node.outputs[0].shape
-        own = round(math.log2(side / shape[1])) if len(shape) == 4 and shape[1] else 0
+        pools = type(operation).__name__ in ("GlobalAveragePooling2D", "GlobalMaxPooling2D")
+        own = round(math.log2(side / shape[1])) if len(shape) == 4 and shape[1] and not pools else 0
         halvings[operation.name] = max([own, *before])
     stages: dict[str, list[str]] = {f"map_{2**count}": [] for count in sorted(set(halvings.values()))}
     for layer in model.layers:
