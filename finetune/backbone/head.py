@@ -18,7 +18,6 @@ _PASSED = (
 )
 """What may stand between pooled features and the output; a 1x1 convolution may as well (MobileNet's `conv_preds`)."""
 
-
 ORDER = "; they are taken for the data's classes in the data's order, which no file tells"
 
 
@@ -71,7 +70,10 @@ def keep_head(model: keras.Model, classes: int, *, name: str) -> Cut:
     if len(logits.shape) != 2:
         raise FinetuneError(f"{name} has no head to keep: its output is {list(logits.shape)}; leave out --head keep")
     check_classes(int(logits.shape[-1]), classes, name=name)
-    return Cut(as_logits(model, name=name), f"head of the file kept: {classes} outputs{ORDER}")
+    try:
+        return Cut(as_logits(model, name=name), f"head of the file kept: {classes} outputs{ORDER}")
+    except FinetuneError as error:
+        raise FinetuneError(f"{error}; leave out --head keep for a new head") from None
 
 
 def as_logits(model: keras.Model, *, name: str) -> keras.Model:
