@@ -1,5 +1,6 @@
 """Encoded images to pixels: whatever a photo's format, colours and orientation, RGB of the size that is asked for."""
 
+import functools
 import io
 import struct
 import warnings
@@ -12,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from finetune.errors import FinetuneError
 
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What is read, as Pillow calls it. Not all that Pillow reads: EPS, for one, is a program that Ghostscript runs."""
 SUFFIXES = frozenset(
     (
@@ -79,13 +80,20 @@ def opened(file: Path | bytes, name: str) -> Image.Image:
     with naming(name):
         if not (len(file) if isinstance(file, bytes) else file.stat().st_size):
             raise BadImage(name, "it is empty")
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_formats())
         if image.width * image.height > MOST_PIXELS:
             image.close()
             raise BadImage(
                 name, f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS / 1e6:.0f} million"
             )
         return image
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """FORMATS, but for those this Pillow was built without."""
+    Image.init()
+    return tuple(one for one in FORMATS if one in Image.OPEN)
 
 
 @contextmanager
@@ -108,7 +116,8 @@ def square(image: Image.Image, side: int) -> np.ndarray:
     """The centre square, as large as the photo has one, at `side` px: uint8 `[side, side, 3]`."""
     width, height = upright_size(image)
     least = min(width, height)
-    left, top = (width - least) / 2, (height - least) / 2
+    # Whole pixels: half of one would blur a photo that is not resized at all.
+    left, top = (width - least) // 2, (height - least) // 2
     return part(image, (left, top, left + least, top + least), side)
 
 

@@ -144,8 +144,8 @@ def _whole_bytes(path: Path, name: str, images: np.ndarray, scale: float) -> np.
         # Written so that NaN is refused as well. A hair of room for floats that were computed.
         if not (least >= -0.01 and most <= 255.01):
             raise FinetuneError(
-                f"{path}: {name} has pixels from {least / scale:g} to {most / scale:g}: expected [0, {255 / scale:g}] "
-                "as in x_train; give pixels before any normalisation: that is what --preprocess does"
+                f"{path}: {name} has pixels from {least / scale:g} to {most / scale:g}: expected [0, 1] or "
+                "[0, 255], the same in all arrays; give pixels before any normalisation: that is what --preprocess does"
             )
         out[start : start + _AT_ONCE] = np.clip(np.rint(block * scale), 0, 255)
     return out

@@ -178,8 +178,12 @@ def _begins_as_image(path: str) -> bool:
     return head.startswith(starts) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP") or head[4:12] == b"ftypavif"
 
 
+def _by_count(ignored: "Counter[str]") -> list[tuple[str, int]]:
+    return sorted(ignored.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
 def _of_kinds(ignored: "Counter[str]") -> str:
-    kinds = ", ".join(f"{printable(suffix)} {count}" for suffix, count in ignored.most_common(4))
+    kinds = ", ".join(f"{printable(suffix)} {count}" for suffix, count in _by_count(ignored)[:4])
     return f" ({kinds}{', ...' if len(ignored) > 4 else ''})" if ignored else ""
 
 

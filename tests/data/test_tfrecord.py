@@ -1,0 +1,262 @@
+"""slim's TFRecords, written here by TensorFlow itself, as slim's scripts write them."""
+
+import gzip
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from written_photos import CLASSES, COLOURS, encoded, photo
+
+from finetune.data.sources import load_dataset, tfrecord
+from finetune.data.sources import tfrecord_file as wire
+from finetune.errors import FinetuneError
+
+LABELS = "".join(f"{label}:{name}\n" for label, name in enumerate(CLASSES))
+
+
+def ints(*values):
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+
+def texts(*values):
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+
+def example(label, seed=0, kind="jpeg", offset=0, **more):
+    """datasets/dataset_utils.image_to_tfexample of slim."""
+    image = photo(label, 40, 32, seed)
+    raw = {"raw": image.tobytes(), "RAW": image.tobytes()}
+    content = raw[kind] if kind in raw else encoded(image, kind)
+    features = {
+        "image/encoded": texts(content),
+        "image/format": texts(kind.encode()),
+        "image/class/label": ints(label + offset),
+        "image/height": ints(32),
+        "image/width": ints(40),
+        "image/filename": texts(b"x" * (seed * 40)),
+        "image/object/bbox/xmin": tf.train.Feature(float_list=tf.train.FloatList(value=[0.1, 0.2])),
+        **more,
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def write(path, *records):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+
+
+def flowers(place, labels=LABELS, offset=0, kinds=("jpeg",), validation=True):
+    for shard in range(2):
+        records = [example(n % 3, n, kinds[n % len(kinds)], offset) for n in range(shard, 12, 2)]
+        write(place / f"flowers_train_{shard:05d}-of-00002.tfrecord", *records)
+    if validation:
+        held = [example(n % 3, 90 + n, offset=offset) for n in range(6)]
+        write(place / "flowers_validation_00000-of-00001.tfrecord", *held)
+    if labels is not None:
+        (place / "labels.txt").write_text(labels)
+    return place
+
+
+def load(path, *, validation=0.0, seed=0, **options):
+    return load_dataset(str(path), data_dir=None, examples=None, validation=validation, seed=seed, **options)
+
+
+def check_colours(split):
+    found = split.images[:][:, 8:24, 24:].mean((1, 2))
+    assert np.abs(found - np.array(COLOURS)[split.labels]).max() < 12
+
+
+def test_images_and_labels_are_what_tensorflow_reads(tmp_path):
+    told = []
+    dataset = load(flowers(tmp_path / "slim"), looking=lambda done, total: told.append((done, total)))
+    assert dataset.name == "slim"
+    assert dataset.class_names == CLASSES
+    assert (len(dataset.train), dataset.validation, len(dataset.test)) == (12, None, 6)
+    paths = sorted(str(path) for path in (tmp_path / "slim").glob("*train*"))
+    for number, record in enumerate(tf.data.TFRecordDataset(paths).as_numpy_iterator()):
+        feature = tf.train.Example.FromString(record).features.feature
+        assert dataset.train.labels[number] == feature["image/class/label"].int64_list.value[0]
+        assert dataset.train.images.photos.content(number) == record
+        with Image.open(io.BytesIO(feature["image/encoded"].bytes_list.value[0])) as image:
+            expected = np.asarray(image)[:, 4:36]
+        np.testing.assert_array_equal(dataset.train.images[number : number + 1][0], expected)
+    assert told[-1] == (18, 18)
+    check_colours(dataset.test)
+    assert dataset.fingerprint() == load(tmp_path / "slim").fingerprint()
+
+
+def test_jpeg_png_and_raw_pixels(tmp_path):
+    dataset = load(flowers(tmp_path, kinds=("jpeg", "png", "raw", "RAW", "webp")))
+    check_colours(dataset.train)
+    np.testing.assert_array_equal(dataset.train.images[1:2][0], np.asarray(photo(2, 40, 32, 2))[:, 4:36])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00001", "validation-00000-of-00001"),
+        ("mnist_train.tfrecord", "mnist_test.tfrecord"),
+        ("x-train.tfrecord-00000-of-00001", "x-val.tfrecord-00000-of-00001"),
+        ("train.tfrecords", "test.tfrecords"),
+        ("pets_TRAIN_00000-of-00001.tfrecord", "pets_validation_00000-of-00001.tfrecord"),
+    ],
+)
+def test_the_names_slim_and_its_friends_give(names, tmp_path):
+    for name in names:
+        write(tmp_path / name, *(example(n % 3, n) for n in range(6)))
+    assert {split: len(paths) for split, paths in tfrecord.tfrecord_files(tmp_path).items()}["train"] == 1
+    dataset = load(tmp_path)
+    assert (len(dataset.train), len(dataset.test)) == (6, 6)
+    assert dataset.class_names == ("0", "1", "2")
+    assert dataset.remarks[0] == "there is no labels.txt: classes are named by number"
+
+
+def test_without_held_out_files_a_share_is_held_out(tmp_path):
+    dataset = load(flowers(tmp_path, validation=False), test=0.25)
+    assert (len(dataset.train), len(dataset.test)) == (9, 3)
+
+
+@pytest.mark.parametrize("labels", ["0:background\n1:lion\n2:newt\n3:wasp\n", "1:lion\n2:newt\n3:wasp", None])
+def test_labels_that_start_at_1_are_recognised_and_it_is_said(labels, tmp_path):
+    dataset = load(flowers(tmp_path, labels=labels, offset=1))
+    assert dataset.class_names == (("1", "2", "3") if labels is None else CLASSES)
+    assert sorted(set(dataset.train.labels.tolist())) == [0, 1, 2]
+    assert any("labels start at 1: class 0 is slim's background" in remark for remark in dataset.remarks)
+    check_colours(dataset.train)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ("0:lion\n1:newt\n", "a label is 2, which labels.txt does not name: expected one of 0 to 1"),
+        ("0:lion\n1:newt\nwasp\n", "the line 'wasp' is not of the form 0:daisy"),
+        ("0:lion\n1:newt\n1:wasp\n", "the line '1:wasp' gives its number a second name"),
+        ("\n", "labels.txt is empty: expected lines like 0:daisy"),
+        (LABELS + "3:yak\n", r"no training images of class 3 \(yak\)"),
+    ],
+)
+def test_names_that_do_not_fit(labels, said, tmp_path):
+    with pytest.raises(FinetuneError, match=said):
+        load(flowers(tmp_path, labels=labels))
+
+
+def test_names_without_numbers_count_from_0(tmp_path):
+    assert load(flowers(tmp_path, labels="lion\nnewt\n wasp\n")).class_names == CLASSES
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def cut_at_a_header(path):
+    path.write_bytes(path.read_bytes()[: 12 + len(example(0, 0)) + 4 + 5])
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[2] ^= 1
+    path.write_bytes(content)
+
+
+def compressed(path):
+    path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+def other_features(path):
+    features = {"image": texts(b"x"), "label": ints(1)}
+    write(path, tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+
+
+def no_example(path):
+    write(path, b"\x0f\xff\xff")
+
+
+def nothing(path):
+    write(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (cut, r"train_00000-of-00002.tfrecord is cut off in record 5, at byte \d+: fetch or write it anew"),
+        (cut_at_a_header, r"the checksum of record 1's length, at byte \d+, is wrong"),
+        (flipped, "is no TFRecord file, or damaged: the checksum of record 0's length, at byte 0, is wrong; fetch"),
+        (compressed, "it is compressed: write it anew without"),
+        (other_features, "record 0 has no image/class/label: expected .*, found image, label"),
+        (no_example, "record 0 is no tf.train.Example"),
+    ],
+)
+def test_damaged_files_are_named(change, said, tmp_path):
+    change(flowers(tmp_path) / "flowers_train_00000-of-00002.tfrecord")
+    with pytest.raises(FinetuneError, match=said):
+        load(tmp_path)
+
+
+def test_files_that_are_missing_or_say_nothing(tmp_path):
+    (flowers(tmp_path / "a") / "flowers_train_00001-of-00002.tfrecord").unlink()
+    with pytest.raises(FinetuneError, match=r"lacks 1 of 2 shards, .* with number 00001"):
+        load(tmp_path / "a")
+    nothing(flowers(tmp_path / "b") / "flowers_validation_00000-of-00001.tfrecord")
+    with pytest.raises(FinetuneError, match="the validation TFRecords hold no image"):
+        load(tmp_path / "b")
+    write(tmp_path / "c" / "flowers.tfrecord", example(0))
+    with pytest.raises(FinetuneError, match="expected train, validation or test in its name"):
+        load(tmp_path / "c")
+    write(tmp_path / "d" / "flowers_test.tfrecord", example(0))
+    with pytest.raises(FinetuneError, match="holds test TFRecords, but none with train"):
+        load(tmp_path / "d")
+
+
+def test_damaged_images_are_named_by_record_or_left_out(tmp_path):
+    bad = example(1, 0, **{"image/encoded": texts(b"nothing")})
+    raw = example(1, 0, "raw", **{"image/height": ints(31)})
+    records = [example(n % 3, n) for n in range(9)]
+    write(tmp_path / "train.tfrecord", *records, bad, raw)
+    write(tmp_path / "test.tfrecord", *records)
+    with pytest.raises(FinetuneError) as caught:
+        load(tmp_path)
+    assert "train.tfrecord record 9: it is no image" in str(caught.value)
+    assert "train.tfrecord record 10: it is damaged (3840 raw bytes are no image of 40 x 31" in str(caught.value)
+    assert len(load(tmp_path, skip_bad_images=True).train) == 9
+
+
+def test_the_checksum_is_the_one_of_the_format():
+    # RFC 3720, appendix B.4: 32 bytes of zeros; the mask is undone here.
+    unmasked = (wire.masked_crc32c(bytes(32)) - 0xA282EAD8) & 0xFFFFFFFF
+    assert (unmasked >> 17 | unmasked << 15) & 0xFFFFFFFF == 0x8A9136AA
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 2**40, -1, -(2**62)])
+def test_whole_numbers_packed_and_not(value):
+    packed = tf.train.Example(features=tf.train.Features(feature={"n": ints(value, 7)})).SerializeToString()
+    assert wire.first_int(packed, wire.features(packed, (0, len(packed)))["n"]) == value
+    raw = value & (2**64 - 1)
+    digits = []
+    while raw >= 128:
+        digits.append(raw & 127 | 128)
+        raw >>= 7
+    listed = bytes([8, *digits, raw])
+    feature = bytes([0x1A, len(listed)]) + listed
+    assert tf.train.Feature.FromString(feature).int64_list.value == [value]
+    assert wire.first_int(feature, (0, len(feature))) == value
+    empty = ints().SerializeToString()
+    assert wire.first_int(empty, (0, len(empty))) is None
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_bytes_are_malformed_and_nothing_else(seed):
+    rng = np.random.default_rng(seed)
+    content = bytearray(example(0, 1))
+    for position in rng.integers(0, min(len(content), 200), 6):
+        content[position] = rng.integers(256)
+    buffer = bytes(content)
+    try:
+        for feature in wire.features(buffer, (0, len(buffer))).values():
+            wire.first_int(buffer, feature)
+            wire.first_bytes(buffer, feature)
+    except wire.Malformed:
+        pass
