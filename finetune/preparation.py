@@ -35,7 +35,7 @@ class Prepared:
 class Request:
     """What a config asks for by name, found: a row of the catalogue, and its rules."""
 
-    spec: catalog.BackboneSpec
+    spec: backbones.BackboneSpec
     freeze: list[Rule]
     bn: list[Rule]
 
