@@ -35,7 +35,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Request:
-    """What a config asks for by name, found: a backbone, and its rules. `config` says so where it trains from scratch."""
+    """What a config asks for by name, found; `config` itself says where it trains from scratch."""
 
     config: RunConfig
     spec: backbones.BackboneSpec

@@ -19,6 +19,7 @@ ROOMS = {
     "scoring": "run",
     "proof": "run",
     "environment": "run",
+    "reference": "run",
     "verification": "run",
     "export": "run",
     "errors": None,
