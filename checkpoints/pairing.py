@@ -44,7 +44,8 @@ def pair(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -
 
     Names are the mapping: as published; slim's scopes as Keras layers (`resnet_v1_50.conv1/kernel`, what this package
     writes); by layer order in Keras's .h5 and .keras files of Keras networks (`align_by_layer_order`); by key in
-    `.weights.h5` files. A scope or a model around the network is looked through.
+    `.weights.h5` files. A scope or a model around the network is looked through, and slim's scope may have another
+    name.
     """
     names = max(
         _candidates(checkpoint, spec, entries),
@@ -88,6 +89,8 @@ def _spellings(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Ent
     yield {entry.name: entry.name for entry in entries}
     if spec.source != "keras":
         yield {entry.name: _keras_spelling(entry.name) for entry in entries}
+        # Inside a scope of the file: the network in a scope of another name.
+        yield {entry.name: entry.name.partition("/")[2] for entry in entries}
     elif checkpoint.kind in ("keras-h5", "keras-zip"):
         aligned = align_by_layer_order(checkpoint, {entry.name: entry.name for entry in entries})
         yield {name: theirs for theirs, name in aligned.items()}

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,11 @@ from checkpoints.formats.keras_weights import SHARDED, read_shapes
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MOST_MEMBERS, _MOST_CONFIG_BYTES, _DEEPEST = 10_000, 64 << 20, 20
 _LOCAL_HEADER_BYTES = 30
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
+)
+"""What zipfile raises for archives that are damaged, or packed in a way it does not know."""
 
 
 def open_keras_zip(path: Path) -> Checkpoint:
@@ -36,7 +42,7 @@ def open_keras_zip(path: Path) -> Checkpoint:
             members = _members(zipped, path)
             config = _read_config(zipped, members[_CONFIG], path)
             source = _weights(zipped, members[_WEIGHTS], path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except _ZIP_ERRORS as error:
         raise CheckpointError(
             f"{path} is a damaged zip archive ({error}): expected a .keras file; copy it again"
         ) from error
