@@ -54,7 +54,7 @@ def written(tmp_path_factory):
         found = []
         for kind in kinds:
             truth = np.load(directory / kind / "truth.npz")
-            meta = directory / kind / "model.ckpt-150.meta"
+            meta = directory / kind / "model.ckpt-100.meta"
             found.append(Written(meta, truth["false"], truth["true"], train, test))
         return found if len(kinds) > 1 else found[0]
 

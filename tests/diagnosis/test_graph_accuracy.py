@@ -42,10 +42,10 @@ def test_accuracies_are_those_of_the_graphs_own_session(opened, kind):
     ("kind", "decay", "layers", "collected", "runs", "updates"),
     [
         ("layers", 0.99, ["batch_normalization", "batch_normalization_1"], 4, False, 0),
-        ("layers-updates", 0.9, ["batch_normalization", "batch_normalization_1"], 4, True, 150),
+        ("layers-updates", 0.9, ["batch_normalization", "batch_normalization_1"], 4, True, 100),
         ("slim", 0.95, ["conv1/BatchNorm", "conv2/BatchNorm"], 4, False, 0),
-        ("slim-averaged", 0.95, ["conv1/BatchNorm", "conv2/BatchNorm"], 5, True, 150),
-        ("by-hand", 0.99, ["bn0/bn0/moments", "bn1/bn1/moments"], 0, True, 150),
+        ("slim-averaged", 0.95, ["conv1/BatchNorm", "conv2/BatchNorm"], 5, True, 100),
+        ("by-hand", 0.99, ["bn0/bn0/moments", "bn1/bn1/moments"], 0, True, 100),
     ],
 )
 def test_what_the_graph_says_of_its_updates(opened, kind, decay, layers, collected, runs, updates):
@@ -54,7 +54,7 @@ def test_what_the_graph_says_of_its_updates(opened, kind, decay, layers, collect
     assert [layer.name for layer in subject.layers] == layers
     assert [layer.epsilon for layer in subject.layers] == [0.001, 0.001]
     assert facts.decay == dict.fromkeys(layers, decay)
-    assert (facts.step, facts.updates) == (150, updates)
+    assert (facts.step, facts.updates) == (100, updates)
     assert (facts.update_ops, facts.train_op_runs_updates) == (collected, runs)
     assert len(facts.wiring.updates) == 4
     assert (subject.outputs, subject.input_size) == (10, (32, 32))
@@ -133,21 +133,21 @@ def test_a_recalibrated_checkpoint_is_the_same_but_for_the_statistics(opened, tm
     recalibrated = subject.snapshot()
     evaluated = Evaluator(subject).evaluate(batches(truth.test, "slim")())
     subject.restore(before)
-    subject.write_checkpoint(tmp_path / "model.ckpt-150", recalibrated)
+    subject.write_checkpoint(tmp_path / "model.ckpt-100", recalibrated)
 
     import tensorflow as tf
 
     old, new = (
-        tf.train.load_checkpoint(str(path)) for path in (truth.meta.with_suffix(""), tmp_path / "model.ckpt-150")
+        tf.train.load_checkpoint(str(path)) for path in (truth.meta.with_suffix(""), tmp_path / "model.ckpt-100")
     )
     assert old.get_variable_to_shape_map() == new.get_variable_to_shape_map()
     for name in old.get_variable_to_shape_map():
         same = old.get_tensor(name).tobytes() == new.get_tensor(name).tobytes()
         assert same == ("moving_" not in name), name
-    again = open_graph(tmp_path / "model.ckpt-150.meta")
+    again = open_graph(tmp_path / "model.ckpt-100.meta")
     assert Evaluator(again).evaluate(batches(truth.test, "slim")()) == evaluated
     with pytest.raises(Exception, match="already there and is not overwritten"):
-        subject.write_checkpoint(tmp_path / "model.ckpt-150", recalibrated)
+        subject.write_checkpoint(tmp_path / "model.ckpt-100", recalibrated)
     with pytest.raises(Exception, match="there is no directory"):
         subject.write_checkpoint(tmp_path / "none" / "model.ckpt", recalibrated)
 

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from tf1_forms import Form, Saved, arrays, conv, fused, head, images, network, save, switch, v1
 
+from checkpoints.formats.slim_writer import write_slim
 from finetune.diagnosis.graph import open_graph
 
 
@@ -259,8 +260,6 @@ def renamed():
 def test_variables_are_found_under_the_names_a_saver_gives_them(tmp_path):
     saved = save(tmp_path, renamed)
     reader = tf.train.load_checkpoint(str(saved.meta.with_suffix("")))
-    from checkpoints.formats.slim_writer import write_slim
-
     arrays = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     write_slim(tmp_path / "renamed", {f"net/{n}" if "moving" in n else n: a for n, a in arrays.items()})
     subject = agrees(saved, checkpoint=tmp_path / "renamed")
@@ -280,3 +279,11 @@ def test_partitioned_variables_and_logits_by_name(tmp_path, v2):
     assert agrees(saved, logits="more").outputs == 4
     assert open_graph(saved.meta).outputs == 3  # what the loss is made of
     assert open_graph(tmp_path, logits="more:0").outputs == 4  # a training directory
+
+
+def test_a_checkpoint_in_one_file(tmp_path):
+    saved = save(tmp_path, network, version=v1.train.SaverDef.V1)
+    assert saved.meta.with_suffix("").is_file()
+    subject = agrees(saved)
+    subject.write_checkpoint(tmp_path / "new", subject.snapshot())
+    agrees(Saved(tmp_path / "new.meta", saved.images, saved.true, saved.false))

@@ -114,6 +114,8 @@ def calling(meta, *calls):
     node = next(node for node in meta.graph_def.node if node.op == "Relu")
     node.op = "PartitionedCall"
     node.attr["f"].func.name = "f0"
+    for types in ("Tin", "Tout"):
+        node.attr[types].list.type.append(1)
 
 
 def test_functions_without_end_are_refused(plain):
@@ -255,7 +257,7 @@ def with_a_temperature():
     ("build", "options", "error", "message"),
     [
         (without_batchnorm, {}, FinetuneError, "no BatchNorm on the way to its logits"),
-        (without_switch, {}, FinetuneError, r"no training switch.*placeholders are x:0 \(float32 \[\?, 16, 16, 3\]\), y:0"),
+        (without_switch, {}, FinetuneError, r"no training switch.* are x:0 \(float32 \[\?, 16, 16, 3\]\), y:0"),
         (two_heads, {}, FinetuneError, "2 tensors that may be the logits: one/logits:0, two/logits:0. Choose"),
         (two_images, {}, FinetuneError, r"2 tensors that may be the images: .*depth:0 .*Choose by --input"),
         (two_switches, {}, FinetuneError, "several placeholders switch BatchNorm: one:0, two:0. Choose"),
@@ -292,3 +294,39 @@ def test_what_was_asked_for_settles_it(tmp_path):
         subject = open_graph(saved.meta, **options)
         assert subject.forward("batch")(saved.images)[0].shape == (8, 3)
         assert any("as given" in line or "flat-nhwc" in line for line in subject.facts.lines)
+
+
+def spoil(meta, rng):
+    """Something changed at random in a graph, as a damaged or a hostile file may have it."""
+    nodes = [node for node in meta.graph_def.node if not node.name.startswith("save")]
+    nodes += [node for function in meta.graph_def.library.function for node in function.node_def]
+    node, other = (nodes[rng.integers(len(nodes))] for _ in range(2))
+    kind = rng.integers(6)
+    if kind == 0 and node.input:
+        del node.input[rng.integers(len(node.input))]
+    elif kind == 1 and node.input:
+        node.input[rng.integers(len(node.input))] = other.name + ("", ":1", ":99999999999")[rng.integers(3)]
+    elif kind == 2:
+        node.op = other.op
+    elif kind == 3 and node.attr:
+        del node.attr[sorted(node.attr)[rng.integers(len(node.attr))]]
+    elif kind == 4 and node.attr and other.attr:
+        key = sorted(node.attr)[rng.integers(len(node.attr))]
+        node.attr[key].CopyFrom(other.attr[sorted(other.attr)[rng.integers(len(other.attr))]])
+    else:
+        node.attr["T"].type = (1, 10, 20, 999)[rng.integers(4)]
+
+
+@pytest.mark.parametrize("v2", [True, False])
+def test_whatever_is_in_the_file_there_is_one_message(tmp_path, v2):
+    saved = save(tmp_path, network, v2=v2, run=False)
+    rng = np.random.default_rng(0)
+    messages = []
+    for _ in range(30):
+        path = edited(saved, lambda meta: spoil(meta, rng))
+        try:
+            open_graph(path, checkpoint=saved.meta.with_suffix("")).forward("batch")(saved.images)
+        except (FinetuneError, CheckpointError) as error:
+            messages.append(str(error))
+    assert len(messages) > 5
+    assert not any("\n" in message for message in messages)

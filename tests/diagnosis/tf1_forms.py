@@ -44,7 +44,7 @@ def control_flow(*, v2):
         (v1.enable_resource_variables if resources else v1.disable_resource_variables)()
 
 
-def save(directory, build, *, v2=True, run=True, pixels=False):
+def save(directory, build, *, v2=True, run=True, pixels=False, version=v1.train.SaverDef.V2):
     """Build a graph, give it random variables, save it; with `run`, ask its session for both modes."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(8, 16, 16, 3)).astype(np.float32)
@@ -53,7 +53,7 @@ def save(directory, build, *, v2=True, run=True, pixels=False):
     answers = {}
     with control_flow(v2=v2), tf.Graph().as_default():
         form = build()
-        saver = v1.train.Saver()
+        saver = v1.train.Saver(write_version=version)
         variables = v1.global_variables()
         with v1.Session(config=v1.ConfigProto(allow_soft_placement=True)) as session:
             values = {v.op.name: random_value(v, rng) for v in variables}

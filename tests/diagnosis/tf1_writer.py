@@ -16,17 +16,17 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 warnings.simplefilter("ignore")
 
-import numpy as np
-import tensorflow as tf
-import tf_slim as slim
-from tf_keras.src import legacy_tf_layers
-from tf_keras.src.legacy_tf_layers import normalization
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+import tf_slim as slim  # noqa: E402
+from tf_keras.src import legacy_tf_layers  # noqa: E402
+from tf_keras.src.legacy_tf_layers import normalization  # noqa: E402
 
 sys.modules["tf_keras.legacy_tf_layers"] = legacy_tf_layers
 sys.modules["tf_keras.legacy_tf_layers.normalization"] = normalization
 tf.get_logger().setLevel(logging.ERROR)
 v1 = tf.compat.v1
-STEPS = 150
+STEPS = 100
 
 
 def layers_network(x, training, *, fused, momentum):

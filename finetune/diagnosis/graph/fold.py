@@ -14,6 +14,7 @@ from tensorflow.python.framework import op_def_registry
 
 from finetune.diagnosis.graph.nodes import Graph, Node, Ref, constant
 from finetune.diagnosis.graph.protos import function_names
+from finetune.diagnosis.graph.reading import require_inputs
 from finetune.diagnosis.graph.values import SWITCHES, Values
 from finetune.errors import FinetuneError
 
@@ -126,6 +127,7 @@ def _instance(
         inputs = tuple(ref(text) for text in proto.input if not text.startswith("^"))
         waits = tuple(f"{caller.name}{_INSIDE}{text[1:]}" for text in proto.input if text.startswith("^"))
         nodes.append(Node(f"{caller.name}{_INSIDE}{proto.name}", proto.op, inputs, waits + caller.control, proto))
+        require_inputs(nodes[-1], functions)
     returned = [ref(function.ret[arg.name]) for arg in function.signature.output_arg]
     ends = tuple(f"{caller.name}{_INSIDE}{name}" for name in function.control_ret.values())
     return nodes, returned, ends + tuple(each.node for each in returned)

@@ -11,7 +11,8 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.framework import variable_pb2
 
 from checkpoints.formats.location import newest_checkpoint
-from finetune.diagnosis.graph.nodes import VARIABLES, Graph, Node, Ref, read_nodes
+from finetune.diagnosis.graph.nodes import VARIABLES, Graph, Node, Ref
+from finetune.diagnosis.graph.reading import read_nodes
 from finetune.diagnosis.graph.values import constant_value
 from finetune.errors import FinetuneError
 
@@ -67,7 +68,7 @@ def read(path: Path) -> MetaGraph:
     if not proto.graph_def.node:
         raise FinetuneError(f"{path} holds no graph: {_EXPECTED}")
     functions = {function.signature.name: function for function in proto.graph_def.library.function}
-    graph = Graph(read_nodes(proto.graph_def.node, path), functions)
+    graph = Graph(read_nodes(proto.graph_def.node, functions, path), functions)
     graph.ordered()
     return MetaGraph(
         path,

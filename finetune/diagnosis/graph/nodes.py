@@ -166,7 +166,7 @@ class Graph:
         for _ in range(len(self.nodes)):
             node = self.producer(ref)
             if node.op in _PASSING:
-                ref = node.inputs[ref.output] if node.op == "IdentityN" else node.inputs[0]
+                ref = node.inputs[ref.output if node.op == "IdentityN" and ref.output < len(node.inputs) else 0]
             elif on_the_way and (further := on_the_way(node)) is not None:
                 ref = further
             else:
@@ -174,46 +174,20 @@ class Graph:
         return ref
 
 
-def read_nodes(protos: Iterable[Any], path: object) -> dict[str, Node]:
-    """Nodes of a GraphDef. FinetuneError where two share a name or one reads what is not there."""
-    nodes = {}
-    for proto in protos:
-        data, control = parse_inputs(proto.input)
-        if proto.name in nodes:
-            raise FinetuneError(f"{path} is damaged: it has two nodes called '{proto.name}'; write it again")
-        nodes[proto.name] = Node(proto.name, proto.op, data, control, proto)
-    for node in nodes.values():
-        for needed in (*(ref.node for ref in node.inputs), *node.control):
-            if needed not in nodes:
-                raise FinetuneError(
-                    f"{path} is damaged: its node '{node.name}' reads '{needed}', which is not there; write it again"
-                )
-    return nodes
-
-
-def parse_inputs(inputs: Iterable[str]) -> tuple[tuple[Ref, ...], tuple[str, ...]]:
-    """The data inputs and the control inputs of a NodeDef outside a function."""
-    data, control = [], []
-    for text in inputs:
-        if text.startswith("^"):
-            control.append(text[1:])
-        else:
-            data.append(parse_ref(text))
-    return tuple(data), tuple(control)
-
-
-def parse_ref(text: str) -> Ref:
-    """`name:2`, or `name` for its first output."""
-    name, colon, output = text.rpartition(":")
-    return Ref(name, int(output)) if colon and output.isdigit() else Ref(text)
-
-
 def data_type(node: Node) -> int:
     """The DataType of a node's first output by its attributes, 0 where they do not say."""
-    for key in ("dtype", "T", "SrcT", "out_type"):
-        if node.attr[key].type if key in node.attr else 0:
+    for key in ("dtype", "T", "DstT", "out_type", "output_type"):
+        if key in node.attr and known_type(node.attr[key].type):
             return int(node.attr[key].type)
     return 0
+
+
+def known_type(number: int) -> bool:
+    """Whether this is a DataType that TensorFlow has."""
+    try:
+        return bool(number) and tf.as_dtype(number) is not None
+    except TypeError:
+        return False
 
 
 def declared_shape(node: Node, output: int = 0) -> tuple[int | None, ...] | None:

@@ -7,7 +7,16 @@ from typing import Literal
 
 import tensorflow as tf
 
-from finetune.diagnosis.graph.nodes import PLACEHOLDERS, VARIABLES, Graph, Node, Ref, data_type, declared_shape
+from finetune.diagnosis.graph.nodes import (
+    PLACEHOLDERS,
+    VARIABLES,
+    Graph,
+    Node,
+    Ref,
+    data_type,
+    declared_shape,
+    known_type,
+)
 from finetune.diagnosis.graph.values import Values
 from finetune.errors import FinetuneError, WrongUse
 
@@ -80,11 +89,12 @@ def find_logits(graph: Graph) -> tuple[Ref, str]:
     """What the loss or the predictions are made of, and a line that says so. FinetuneError where that is not one."""
     losses = _read_by(graph, _LOSSES)
     predictions = _read_by(graph, _PREDICTIONS)
+    predicted = {graph.source(ref) for ref in predictions}
     for found, how in (
-        ([ref for ref in losses if ref in predictions], "what loss and predictions are made of"),
+        ([ref for ref in losses if graph.source(ref) in predicted], "what loss and predictions are made of"),
         (losses, "what the loss is made of"),
         (predictions, "what the predictions are made of"),
-        (_last(graph), "what the graph ends with"),
+        ([] if losses or predictions else _last(graph), "what the graph ends with"),
     ):
         if len(found) == 1:
             return found[0], f"logits {found[0]}: {how}"
@@ -100,14 +110,14 @@ def find_logits(graph: Graph) -> tuple[Ref, str]:
 
 
 def _read_by(graph: Graph, readers: dict[str, int]) -> list[Ref]:
-    """What nodes of these types read, if weights are in it, each once."""
-    found: dict[Ref, None] = {}
+    """What nodes of these types read, if weights are in it, each once, whatever shape it is read in."""
+    found: dict[Ref, Ref] = {}
     for node in graph.nodes.values():
         if node.op in readers and not node.name.startswith("gradients"):
             ref = _unflattened(graph, node.inputs[readers[node.op]])
             if any(graph.nodes[name].op in VARIABLES for name in graph.ancestors([ref.node], control=False)):
-                found[ref] = None
-    return list(found)
+                found.setdefault(graph.source(ref), ref)
+    return list(found.values())
 
 
 def _unflattened(graph: Graph, ref: Ref) -> Ref:
@@ -185,7 +195,7 @@ def _dtype(node: Node, output: int) -> int:
     for key in ("output_types", "component_types", "dtypes"):
         if key in node.attr:
             types = node.attr[key].list.type
-            return int(types[output]) if output < len(types) else 0
+            return int(types[output]) if output < len(types) and known_type(types[output]) else 0
     return data_type(node)
 
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from finetune.diagnosis.graph.dropout import RANDOM
 from finetune.diagnosis.graph.nodes import ASSIGNMENTS, VARIABLES, Graph
 from finetune.diagnosis.graph.protos import called
+from finetune.diagnosis.graph.reading import require_attributes
 from finetune.diagnosis.graph.sites import FUSED
 from finetune.errors import FinetuneError
 
@@ -102,4 +103,5 @@ def _operations(graph: Graph) -> Iterator[tuple[str, str]]:
     for name in called(graph):
         function: Any = graph.functions[name]
         for proto in function.node_def:
+            require_attributes(proto, f"{name}/{proto.name}")
             yield proto.op, f"{name}/{proto.name}"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.diagnosis.graph.nodes import Graph, Node, Ref
+from finetune.diagnosis.graph.nodes import Graph, Node, Ref, known_type
 
 SWITCHES = ("Switch", "RefSwitch")
 _MOST_VALUES = 64
@@ -52,8 +52,10 @@ class Values:
             return self.of(node.inputs[0], depth + 1)
         if node.op == "Cast":
             value = self.of(node.inputs[0], depth + 1)
-            dtype = tf.as_dtype(node.attr["DstT"].type).as_numpy_dtype
-            return None if value is None else value.astype(dtype)
+            target = node.attr["DstT"].type
+            if value is None or not known_type(target):
+                return None
+            return value.astype(tf.as_dtype(target).as_numpy_dtype)
         if node.op not in _ARITHMETIC:
             return None
         inputs = [self.of(each, depth + 1) for each in node.inputs]
@@ -70,7 +72,9 @@ class Values:
 def constant_value(node: Node, most: int = _MOST_VALUES) -> np.ndarray | None:
     """What a Const holds, if it is numbers and few of them."""
     proto = node.attr["value"].tensor
-    dtype = tf.as_dtype(proto.dtype) if proto.dtype else tf.string
+    if not known_type(proto.dtype):
+        return None
+    dtype = tf.as_dtype(proto.dtype)
     count = int(np.prod([float(dim.size) for dim in proto.tensor_shape.dim]))
     if not (dtype.is_floating or dtype.is_integer or dtype.is_bool) or not 0 <= count <= most:
         return None

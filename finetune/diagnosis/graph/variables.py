@@ -103,12 +103,16 @@ def of(graph: Graph) -> list[str]:
 
 
 def step(meta: MetaGraph, checkpoint: Checkpoint) -> int | None:
-    """The global step: as the graph calls it, by its usual name, else the number at the end of the file's name."""
+    """The global step: as the graph calls it or by its usual name; else the number at the end of the file's name.
+
+    A step that is still 0 is one that nothing counts, and the file's number is the better one.
+    """
+    counted = None
     for name in (*(name.partition(":")[0] for name in meta.collections.get("global_step", ())), "global_step"):
-        if checkpoint.shapes.get(name) == ():
-            return int(checkpoint.read(name))
+        if counted is None and checkpoint.shapes.get(name) == ():
+            counted = int(checkpoint.read(name))
     _, _, number = checkpoint.path.name.rpartition("-")
-    return int(number) if number.isdigit() else None
+    return counted or (int(number) if number.isdigit() else counted)
 
 
 def initial(arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bool:
