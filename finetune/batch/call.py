@@ -75,8 +75,12 @@ class Call:
             if not unfinished:
                 return self.summarised(standings, write=not single)
             with stop_signals() as requested:
-                surveys = self._survey(unfinished)
                 where = executor()
+                try:
+                    surveys = self._survey(unfinished)
+                except BaseException:
+                    where.close()
+                    raise
                 self.display.say(f"{len(unfinished)} jobs in {self.place}, {where.describe()}")
                 watcher = _Watcher(self, standings, surveys, where, write=not single)
                 scheduler = Scheduler(

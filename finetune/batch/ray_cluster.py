@@ -137,6 +137,7 @@ class _RayHandle:
 
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns about a default to come
     try:
         import ray
@@ -149,29 +150,31 @@ def _connect(ray: Any, address: str | None) -> None:
     """Join the cluster, or start one. FinetuneError within _CONNECT_SECONDS where it does not answer."""
     if address not in (None, "auto", "local"):
         _check_reachable(str(address))
-    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if address in (None, "local"):
-        options |= {"address": "local", "num_cpus": cores(), "include_dashboard": False}
-    else:
-        options["address"] = address
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     failed: list[BaseException] = []
 
     def init() -> None:
         try:
-            ray.init(**options)
+            if address in (None, "local"):
+                ray.init(address="local", num_cpus=cores(), include_dashboard=False, **quiet)
+            else:
+                ray.init(address=address, **quiet)
         except BaseException as error:
             failed.append(error)
 
     with _signals_kept():
-        # In a thread, because Ray itself waits very long for what is no Ray cluster.
-        thread = threading.Thread(target=init, daemon=True, name="ray-init")
-        thread.start()
-        thread.join(_CONNECT_SECONDS)
-    if thread.is_alive():
-        raise FinetuneError(
-            f"the Ray cluster at {address or 'this machine'} does not answer within {_CONNECT_SECONDS:.0f} s: check "
-            "--address (host:port of the head node), and that this version of Ray is the cluster's"
-        )
+        if address in (None, "local"):
+            init()  # here: the servers it starts die with the thread that started them
+        else:
+            # In a thread, because Ray itself waits very long for what is no Ray cluster.
+            thread = threading.Thread(target=init, daemon=True, name="ray-init")
+            thread.start()
+            thread.join(_CONNECT_SECONDS)
+            if thread.is_alive():
+                raise FinetuneError(
+                    f"the Ray cluster at {address} does not answer within {_CONNECT_SECONDS:.0f} s: check --address "
+                    "(host:port of the head node), and that Ray has the same version here and there"
+                )
     if failed:
         raise FinetuneError(
             f"no Ray cluster at {address or 'this machine'}: {_reason(failed[0])}; check --address with 'ray status', "

@@ -1,5 +1,6 @@
 """Stands in for `finetune run`: writes a run directory without training. What it does is read from $STUB/NAME, a word
-for each attempt: ok, fail, oom, kill, hang (until it is told to stop, when it saves its state), hang-ok."""
+for each attempt: ok, fail, oom, kill, moved, kill-early, hang:SECONDS (or until it is told to stop, when it saves its
+state)."""
 
 import fcntl
 import json
@@ -9,7 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+from finetune.batch.process import Launch
 from finetune.cli.startup import follow_lifeline
+
+
+class StubLaunch(Launch):
+    @property
+    def command(self):
+        return [sys.executable, __file__, *self.arguments]
 
 
 def main(arguments):
@@ -52,7 +60,7 @@ def act(word, run, config):
         told = []
         signal.signal(signal.SIGTERM, lambda *_: told.append(1))
         (run / "pid").write_text(str(os.getpid()))
-        deadline = time.monotonic() + (60 if word == "hang" else 1)
+        deadline = time.monotonic() + float(word.partition(":")[2])
         while not told and time.monotonic() < deadline:
             time.sleep(0.02)
         if told:

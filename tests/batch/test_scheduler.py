@@ -10,21 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+from stub_run import StubLaunch
 
 from finetune.batch import jobs, memory
 from finetune.batch.call import Call, Display
 from finetune.batch.place import Place
-from finetune.batch.process import Launch, Local, Process
+from finetune.batch.process import Local, Process
 from finetune.batch.scheduler import Scheduler
 from finetune.errors import FinetuneError, WrongUse
-
-STUB = Path(__file__).with_name("stub_run.py")
-
-
-class StubLaunch(Launch):
-    @property
-    def command(self):
-        return [sys.executable, str(STUB), *self.arguments]
 
 
 class Stubbed(Local):
@@ -161,7 +154,7 @@ def test_a_directory_that_was_no_run_yet_is_begun_anew(batch, tmp_path):
 
 
 def test_fail_fast_stops_the_others_which_go_on_later(batch, tmp_path):
-    call = batch(a="hang ok", b="fail fail", c="ok")
+    call = batch(a="hang:60 ok", b="fail fail", c="ok")
     summary = call.run(Stubbed, fail_fast=True)
     assert states(summary) == {"a": "interrupted", "b": "failed", "c": "pending"}
     assert "stopped at step 2" in summary.standings[0].error
@@ -226,7 +219,7 @@ def test_two_calls_at_once(batch):
 
 
 def test_a_run_held_by_another_process_is_waited_for(batch, monkeypatch):
-    call = batch(a="hang ok", b="ok")
+    call = batch(a="hang:60 ok", b="ok")
     place, job = call.place, call.jobs[0]
     child = Process(
         StubLaunch(("run", "--config", str(_config(place, job)), "--run-dir", str(place.run(job))), place.log(job))
@@ -276,7 +269,7 @@ Call(Path("night.toml"), Place(Path("night")), every, every).run(Stubbed, fail_f
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_when_the_parent_goes_its_children_save_their_state_and_a_second_call_goes_on(batch, tmp_path, number):
-    call = batch(a="hang ok", b="hang ok", c="ok")
+    call = batch(a="hang:60 ok", b="hang:60 ok", c="ok")
     program = PARENT.format(tests=str(Path(__file__).parent))
     with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as parent:
         pids = [tmp_path / "night" / name / "pid" for name in "ab"]
