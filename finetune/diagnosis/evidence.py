@@ -18,6 +18,7 @@ class Facts:
     """What records say about how the model came to be; None where they do not.
 
     decay: share of the old moving value kept at one update. updates: how many the moving statistics took.
+    zero_debias: whether the moving means forgot their start at the first update, so that only variances keep a share.
     updates_enabled: whether they were meant to move; why_disabled: what says that they were not.
     trained_with: what normalised in training. weights_moved: whether
     training changed any weight. weights_averaged: whether the weights are averages over training steps that the
@@ -26,6 +27,7 @@ class Facts:
 
     decay: float | None = None
     updates: int | None = None
+    zero_debias: bool = False
     updates_enabled: bool | None = None
     why_disabled: str = "the run was made with --bn-updates off"
     trained_with: Literal["batch", "moving"] | None = None
@@ -36,8 +38,13 @@ class Facts:
 
     @property
     def residual(self) -> float | None:
-        """Share of the starting statistics left: decay^n."""
+        """Share of the starting statistics left: decay^n; with `zero_debias` of the variances."""
         return None if self.decay is None or self.updates is None else float(self.decay**self.updates)
+
+    @property
+    def statistics(self) -> str:
+        """What `residual` is a share of."""
+        return "variances" if self.zero_debias else "statistics"
 
 
 @dataclass(frozen=True)

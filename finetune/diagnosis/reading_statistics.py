@@ -119,10 +119,12 @@ def share_left(seen: Reading) -> Finding | None:
         start = "source's" if fit and fit.origin == "source" else "initial"
         opening = f"The decay was too high for the number of updates: about {left:.0%} of the {start} "
         advice, options = "", ("--bn-decay", "auto")
-    opening = opening if known is None else opening + "starting "
+    what = "statistics"
+    if known is not None:
+        opening, what = opening + "starting ", facts.statistics
     return Finding(
         "statistics-lag",
-        f"{opening}statistics is still in the moving averages{advice}. {seen.lost}.",
+        f"{opening}{what} is still in the moving averages{advice}. {seen.lost}.",
         seen.commands.recalibrate_or(*options),
     )
 

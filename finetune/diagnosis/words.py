@@ -42,7 +42,7 @@ def statistics(seen: Reading) -> list[str]:
         )
     if facts.residual is not None:
         lines.append(
-            f"share of the starting statistics left by the records: {facts.decay:g}^{facts.updates} = "
+            f"share of the starting {facts.statistics} left by the records: {facts.decay:g}^{facts.updates} = "
             f"{facts.residual:.2g}"
         )
     if facts.updates_enabled is False:

@@ -18,12 +18,16 @@ def _problems(spec: BackboneSpec) -> list[str]:
         "source/name is lower case": spec.id == spec.id.lower(),
         "preprocessing": spec.preprocessing in PREPROCESSINGS,
         "least_size <= image_size": 1 <= spec.least_size <= spec.image_size,
-        "outputs and offset": (spec.outputs, spec.label_offset) in {(1000, 0), (1001, 1)} or bool(spec.bundled),
+        "outputs and offset": (spec.outputs, spec.label_offset) in {(1000, 0), (1001, 1)}
+        or bool(spec.bundled)
+        or (spec.unpublished and (spec.outputs, spec.label_offset) == (0, 0)),
         "head patterns": bool(spec.head) and all("*" in pattern for pattern in spec.head),
         "0.9 <= bn_decay < 1": 0.9 <= spec.bn_decay < 1,
         "bn_epsilon": spec.bn_epsilon in {1e-5, 1.001e-5, 1.1e-5, 1e-3},
         "published or bundled": not (spec.url and spec.bundled),
-        "weights to be had, or a row for the user's own": bool(spec.url or spec.bundled) or spec.id in OWN_WEIGHTS_ONLY,
+        "weights to be had, or a row for the user's own": bool(spec.url or spec.bundled)
+        or spec.id in OWN_WEIGHTS_ONLY
+        or (spec.unpublished and spec.top1 is None),
         "url": spec.url is None or urlsplit(spec.url).scheme in {"http", "https"},
         "the file is what the source publishes": spec.url is None
         or spec.url.endswith(".h5" if spec.source == "keras" else (".tar.gz", ".tgz")),

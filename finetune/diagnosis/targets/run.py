@@ -67,7 +67,8 @@ def open_target(request: Request) -> Target:
 def _facts(trained: models.Trained) -> Facts:
     """What the run's records say about how the model came to be."""
     config = trained.config
-    from_files = None if config.from_scratch else catalog.find(config.backbone).preprocessing
+    spec = None if config.from_scratch else catalog.find(config.backbone)
+    from_files = None if spec is None or spec.unpublished else spec.preprocessing
     facts = Facts(batch_size=config.batch_size, expected_preprocessing=from_files)
     if trained.run.status != "done":
         return facts
@@ -80,6 +81,7 @@ def _facts(trained: models.Trained) -> Facts:
         decay=None if recalibrated else bn["decay"],
         updates=None if recalibrated else bn["updates"],
         updates_enabled=config.bn_updates == "on",
+        zero_debias=config.bn_zero_debias,
         trained_with="batch" if policies & {"train", "stats"} else "moving",
         weights_moved=result["proof"]["moving_variables"] > len(result["proof"]["unmoved"]),
     )
