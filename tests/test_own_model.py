@@ -266,5 +266,21 @@ def test_contradictions_are_refused(slim_with_seven_classes, tmp_path):
 def test_a_file_without_a_head_has_none_to_keep(tmp_path, slim_with_seven_classes):
     _, arrays = slim_with_seven_classes
     write_slim(tmp_path / "headless.ckpt", {name: one for name, one in arrays.items() if "/logits/" not in name})
-    with pytest.raises(CheckpointError, match="has no head to keep"):
+    with pytest.raises(CheckpointError, match="has no head"):
         backbone.load(catalogued("resnet_v1_demo"), image_size=16, checkpoint=tmp_path / "headless.ckpt", keep_head=7)
+
+
+def test_a_module_made_of_slim_weights_opens_as_a_checkpoint(slim_with_seven_classes, tmp_path):
+    import tensorflow as tf
+
+    folder, arrays = slim_with_seven_classes
+    module = tf.train.Checkpoint()
+    module.variables = [tf.Variable(array, name=name) for name, array in arrays.items()]
+    tf.saved_model.save(module, str(tmp_path / "module"))
+    spec = backbone.find("resnet_v1_demo")
+    images = np.random.default_rng(1).normal(0, 1, (2, 16, 16, 3)).astype(np.float32)
+    ours, expected = (
+        np.asarray(backbone.load(spec, image_size=16, checkpoint=path).model(images, training=False))
+        for path in (tmp_path / "module", folder)
+    )
+    np.testing.assert_array_equal(ours, expected)
