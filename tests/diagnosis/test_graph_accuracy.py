@@ -8,6 +8,7 @@ from finetune.batchnorm.statistics import recalibrate
 from finetune.data import pipeline
 from finetune.data.preprocessing import find
 from finetune.diagnosis.graph import open_graph
+from finetune.diagnosis.images import Images
 from finetune.diagnosis.measure import examine
 from finetune.evaluation import Evaluator, count
 
@@ -58,6 +59,11 @@ def test_what_the_graph_says_of_its_updates(opened, kind, decay, layers, collect
     assert (facts.update_ops, facts.train_op_runs_updates) == (collected, runs)
     assert len(facts.wiring.updates) == 4
     assert (subject.outputs, subject.input_size) == (10, (32, 32))
+    gammas = [layer.gamma for layer in subject.layers]
+    reader = open_checkpoint(opened[kind][0].meta.with_suffix(""))
+    name = {"by-hand": "bn1/gamma", "layers": "batch_normalization_1/gamma"}.get(kind)
+    if name:
+        np.testing.assert_array_equal(gammas[1], reader.read(name))
     assert subject.batch_size == (100 if kind == "by-hand" else None)
 
 
@@ -102,7 +108,8 @@ def test_measured_statistics_are_those_of_numpy_in_float64(opened):
 def test_the_one_examination_finds_the_forgotten_updates_and_leaves_the_graph_as_it_was(opened):
     truth, subject = opened["layers"]
     before = subject.snapshot()
-    evidence = examine(subject, test=batches(truth.test, "layers"), train=batches(truth.train, "layers"))
+    test, train = (Images(split, BATCH, 32, find("inception")) for split in (truth.test, truth.train))
+    evidence = examine(subject, test=test, train=train, extent="quick")
     false, true = (count(logits, truth.test.labels).accuracy for logits in (truth.false, truth.true))
     assert evidence.test.is_training_false.accuracy == false
     assert evidence.test.is_training_true.accuracy == true

@@ -93,6 +93,7 @@ def _with_weights(
         moving,
         Origin(saved.path, opened, places),
         wires.updates if updating else (),
+        {layer.name: (_array(values, layer.gamma), _array(values, layer.beta)) for layer in layers},
     )
     decay = subject.decay()
     subject.facts = _facts(subject, variables.step(saved, opened), moving, decay, averages, wires, lines)
@@ -145,6 +146,10 @@ def _facts(
             more = f" and {len(averages.without) - _SHOWN} more" if len(averages.without) > _SHOWN else ""
             said.append(f"without an average, so read as they are: {', '.join(averages.without[:_SHOWN])}{more}")
     return GraphFacts(step, updates, decay, wires.collected, runs, averages, wires, tuple(said))
+
+
+def _array(values: dict[str, np.ndarray], name: str | None) -> np.ndarray | None:
+    return _flat(values[name]) if name in values else None
 
 
 def _flat(value: np.ndarray) -> np.ndarray:

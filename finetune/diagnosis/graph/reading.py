@@ -59,8 +59,8 @@ def require_attributes(proto: Any, where: str) -> None:
         expected = "list" if attr.type.startswith("list(") else _KINDS.get(attr.type, attr.type)
         if held != expected and not (held is None and attr.HasField("default_value")):
             raise FinetuneError(
-                f"the graph is damaged: its node '{where}' has no valid attribute '{attr.name}' of {proto.op}; write it "
-                "again"
+                f"the graph is damaged: its node '{where}' has no valid attribute '{attr.name}' of {proto.op}; write "
+                "it again"
             )
 
 

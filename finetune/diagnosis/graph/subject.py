@@ -56,10 +56,11 @@ class GraphSubject:
         moving: Snapshot,
         origin: Origin,
         updates: tuple[str, ...],
+        affine: Mapping[str, tuple[np.ndarray | None, np.ndarray | None]],
     ) -> None:
         self._name, self._running, self._layers = name, running, layers
         self._feeding = Feeding(name, images)
-        self._origin, self._updates = origin, updates
+        self._origin, self._updates, self._affine = origin, updates, dict(affine)
         self._moving = {key: (mean.copy(), variance.copy()) for key, (mean, variance) in moving.items()}
         self._outputs = running.outputs()
         self.facts: GraphFacts
@@ -79,7 +80,7 @@ class GraphSubject:
     @property
     def layers(self) -> list[BNInfo]:
         """The layers that the training switch switches."""
-        return [BNInfo(layer.name, layer.epsilon) for layer in self._layers]
+        return [BNInfo(one.name, one.epsilon, *self._affine.get(one.name, (None, None))) for one in self._layers]
 
     @property
     def checkpoint(self) -> Path:

@@ -36,18 +36,19 @@ class Wiring:
         lines = [
             f"{len(self.updates)} update{'s' if len(self.updates) > 1 else ''} of moving statistics in the graph{kept}"
         ]
+        return [*lines, self.sentence]
+
+    @property
+    def sentence(self) -> str:
+        """Whether a training step runs the updates."""
+        what = f"{self.collected} update operations" if self.collected else f"{len(self.updates)} updates"
         if self.run is None:
-            lines.append("the graph has no train op: whether it runs the updates is not known")
-        elif self.run == 0:
-            what = f"{self.collected} update operations" if self.collected else f"{len(self.updates)} updates"
-            lines.append(f"the graph's train op ({self.optimizer}) does not depend on its {what}")
-        elif self.run < len(self.updates):
-            lines.append(
-                f"the graph's train op ({self.optimizer}) runs only {self.run} of the {len(self.updates)} updates"
-            )
-        else:
-            lines.append(f"the graph's train op ({self.optimizer}) runs all {self.run} updates")
-        return lines
+            return "the graph has no train op: whether it runs the updates is not known"
+        if self.run == 0:
+            return f"the graph's train op ({self.optimizer}) does not depend on its {what}"
+        if self.run < len(self.updates):
+            return f"the graph's train op ({self.optimizer}) runs only {self.run} of the {len(self.updates)} updates"
+        return f"the graph's train op ({self.optimizer}) runs all {self.run} updates"
 
 
 def wiring(graph: Graph, moving: Iterable[str], collections: Mapping[str, tuple[str, ...]]) -> Wiring:

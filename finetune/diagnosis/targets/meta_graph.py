@@ -59,7 +59,7 @@ def _facts(found: GraphFacts, request: Request) -> Facts:
         decay=request.bn_decay or (float(np.median(decays)) if decays else None),
         updates=found.updates,
         updates_enabled=found.train_op_runs_updates,
-        why_disabled=f"the graph's train op does not depend on its {found.update_ops} update operations (UPDATE_OPS)",
+        why_disabled=found.wiring.sentence,
         weights_moved=True if found.step else None,
         weights_averaged=raw,
     )
