@@ -81,7 +81,7 @@ def source_untouched(seen: Reading) -> Finding | None:
     return Finding(
         cause,
         f"The moving statistics are bit-equal to the source checkpoint's{besides} while "
-        f" the weights moved: {how}. {seen.lost}.",
+        f"the weights moved: {how}. {seen.lost}.",
         seen.commands.recalibrate_or("--bn", "train", "--bn-updates", "on", "--bn-decay", "auto"),
     )
 
@@ -130,14 +130,26 @@ def share_left(seen: Reading) -> Finding | None:
 
 
 def averaged_weights(seen: Reading) -> Finding | None:
-    """Averaged weights with statistics of the weights as they were at the last step."""
-    if not (seen.cured and seen.evidence.facts.weights_averaged):
+    """Averaged weights with statistics of the weights as they were at the last step: known, or told by statistics that
+    lie not between the source's and the data's, but ahead of the data's."""
+    facts, fit = seen.evidence.facts, seen.evidence.share("source")
+    if not seen.cured or facts.weights_averaged is False:
         return None
+    ahead = fit is not None and fit.share <= thresholds.AHEAD and (seen.noise_ratio or 0) > thresholds.NOISE_RATIO
+    if not (facts.weights_averaged or ahead):
+        return None
+    because: tuple[str, ...] = ()
+    if not facts.weights_averaged and fit is not None:
+        because = (
+            f"seen from the source, the moving statistics are {-fit.share:.0%} further than the training images' are: "
+            "those of weights that are ahead of the ones in the file, while statistics that lag are behind",
+        )
     return Finding(
         "averaged-weights-raw-statistics",
-        "The weights are averages over training steps, the moving statistics belong to the raw weights of the last "
-        f"step. {seen.lost}.",
+        f"The weights {'are' if facts.weights_averaged else 'look like'} averages over training steps, the moving "
+        f"statistics belong to the raw weights of the last step. {seen.lost}.",
         seen.commands.recalibrate,
+        because,
     )
 
 

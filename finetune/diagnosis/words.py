@@ -1,6 +1,6 @@
 """Lines of evidence, and what a verdict rules out."""
 
-from finetune.diagnosis.evidence import BNEvidence, ThreeWays
+from finetune.diagnosis.evidence import BNEvidence, Share, ThreeWays
 from finetune.diagnosis.figures import better, percent
 from finetune.diagnosis.reading import Reading, size
 
@@ -19,7 +19,7 @@ def accuracies(evidence: BNEvidence) -> list[str]:
 
 def statistics(seen: Reading) -> list[str]:
     """What is known of the moving statistics, whatever the verdict."""
-    evidence, facts, layers = seen.evidence, seen.evidence.facts, seen.evidence.layers
+    facts, layers = seen.evidence.facts, seen.evidence.layers
     worst = max(layers, key=size)
     lines = [
         f"largest drift: {worst.name}, moving mean {worst.mean_shift:.2f} sigmas and log variance "
@@ -35,11 +35,9 @@ def statistics(seen: Reading) -> list[str]:
     source = sum(bool(layer.at_source) for layer in layers)
     if initial or source:
         lines.append(f"{initial} of {len(layers)} BN layers at initial values 0/1, {source} bit-equal to the source")
-    for share in evidence.shares:
-        lines.append(
-            f"share of the {share.origin} statistics left, fitted from the arrays: {share.share:.0%} "
-            f"(the fit misses {share.residual:.0%})"
-        )
+    share = seen.share
+    if share is not None:
+        lines.append(share_line(share))
     if facts.residual is not None:
         lines.append(
             f"share of the starting {facts.statistics} left by the records: {facts.decay:g}^{facts.updates} = "
@@ -55,6 +53,16 @@ def statistics(seen: Reading) -> list[str]:
             f"{sum(layer.dead_gamma > 0 for layer in layers)} with gamma 0), the first is {dead[0]}"
         )
     return lines
+
+
+def share_line(share: Share) -> str:
+    """The fitted share, or that there is none."""
+    if share.residual > abs(share.share):
+        return f"no share of the {share.origin} statistics left that a fit to the arrays can tell from noise"
+    return (
+        f"share of the {share.origin} statistics left: {share.share:.0%}, fitted to the arrays (the fit misses "
+        f"{share.residual:.0%})"
+    )
 
 
 def ruled_out(seen: Reading, cause: str) -> tuple[str, ...]:

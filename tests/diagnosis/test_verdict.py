@@ -175,6 +175,16 @@ CASES = {
         "facts": facts(batch_size=2),
     },
     "averaged-weights-raw-statistics": {**BROKEN, "facts": facts(weights_averaged=True)},
+    "averaged-weights-raw-statistics: not on record, but ahead of the data's": {
+        **BROKEN,
+        "facts": UNKNOWN,
+        "shares": (Share("initial", -0.02, 0.18), Share("source", -0.12, 0.24)),
+    },
+    "statistics-lag: a little beyond the data's": {
+        **BROKEN,
+        "facts": UNKNOWN,
+        "shares": (Share("source", -0.03, 0.24),),
+    },
     "trained-in-inference-mode": {
         "test": ways(0.51, 0.32, 0.33),
         "train": ways(0.55, 0.33, 0.34),
