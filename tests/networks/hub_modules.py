@@ -6,6 +6,8 @@ import slim_oracle
 import tensorflow as tf
 from tensorflow.python.eager.wrap_function import VariableHolder, WrappedGraph
 
+from finetune.reference import mend
+
 SCOPE = "thin"
 CONV1 = f"{SCOPE}/conv1"
 
@@ -15,7 +17,7 @@ def write(path, *, momentum=True, training=True, size=None, wrap=lambda features
 
     momentum, training: whether `__call__` takes them; without momentum the decay is `decay`.
     """
-    slim_oracle.mend()
+    mend()
     holder = VariableHolder(share_variables=True)
     graph = WrappedGraph(variable_holder=holder)
     images = tf.TensorSpec([None, size, size, 3], tf.float32)

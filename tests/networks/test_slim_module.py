@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from agreement import difference, random_images
-from slim_oracle import mend, random_variables
+from slim_oracle import random_variables
 
 from checkpoints.catalog import find
 from checkpoints.errors import CheckpointError
@@ -16,6 +16,7 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from checkpoints.structures import structures
 from finetune import backbone
+from finetune.reference import mend
 
 OUTPUTS = 5
 THIN = replace(
