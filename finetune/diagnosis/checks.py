@@ -38,10 +38,16 @@ class Room:
     def trial_images(self) -> int:
         """Images for one trial of many."""
         if self.generous:
-            return thresholds.TRIAL_IMAGES
+            return max(thresholds.TRIAL_IMAGES, self.least)
         # All trials together cost a small part of what was already spent.
         spent = 3 * (len(self.test) + len(self.train))
-        return int(min(max(thresholds.TRIAL_SHARE * spent / len(suspects()), 16), thresholds.TRIAL_IMAGES))
+        few = min(max(thresholds.TRIAL_SHARE * spent / len(suspects()), 16), thresholds.TRIAL_IMAGES)
+        return max(int(few), self.least)
+
+    @property
+    def least(self) -> int:
+        """Images that the subject takes at once, 1 where it takes any number: a TF1 graph may be written for one."""
+        return getattr(self.subject, "batch_size", None) or 1
 
 
 def suspicious(evidence: BNEvidence) -> bool:
@@ -81,10 +87,12 @@ def preprocessing(room: Room, test: Pass, train: Pass) -> PreprocessingCheck:
     first, moving = room.subject.layers[0], room.subject.snapshot()
     trials, best, most = [], None, 0.0
     base = room.evaluator.examine(few.batches(), "moving")
-    for suspect in (own, *(one for one in suspects() if one.name != own.name)):
+    # A graph that takes uint8 prepares them itself: there is one way to feed it.
+    others = () if getattr(room.subject, "takes_pixels", False) else suspects()
+    for suspect in (own, *(one for one in others if one.name != own.name)):
         images = few.through(suspect)
         scored = base if suspect is own else room.evaluator.examine(images.batches(), "moving")
-        seen = room.evaluator.examine(images.some(_FIRST_LAYER).batches(), "batch").moments[0]
+        seen = room.evaluator.examine(images.some(max(_FIRST_LAYER, room.least)).batches(), "batch").moments[0]
         layer = drift(first, moving[first.name], seen)
         trials.append(Trial(suspect.name, scored.evaluation.accuracy, layer.mean_shift, layer.log_variance_ratio))
         by = change(base, scored)

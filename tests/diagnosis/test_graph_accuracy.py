@@ -121,6 +121,14 @@ def test_the_one_examination_finds_the_forgotten_updates_and_leaves_the_graph_as
             np.testing.assert_array_equal(a, b)
 
 
+def test_every_check_takes_a_graph_of_fixed_batches(opened):
+    truth, subject = opened["by-hand"]
+    test, train = (Images(split, BATCH, 32, find("unit")) for split in (truth.test, truth.train.take(np.arange(200))))
+    evidence = examine(subject, test=test, train=train, extent="all")
+    assert set(evidence.batches.sizes) == {100}
+    assert len(evidence.preprocessing.trials) > 5
+
+
 def test_fixed_batches_are_filled_up_without_being_counted_but_never_measured_so(opened):
     truth, subject = opened["by-hand"]
     images = truth.test.images.astype(np.float32) / 255

@@ -32,6 +32,11 @@ class Feeding:
         """Height and width in pixels, None where the graph takes any."""
         return self._images.size
 
+    @property
+    def pixels(self) -> bool:
+        """Whether it takes whole numbers."""
+        return bool(self._dtype.is_integer)
+
     def example(self, run: Callable[[np.ndarray], Any]) -> np.ndarray:
         """Noise that `run` takes, float32 `[batch, height, width, 3]`. FinetuneError where it takes none."""
         sizes = [self.size] if self.size else [(side, side) for side in _SIZES]

@@ -97,6 +97,11 @@ class GraphSubject:
         """Height and width of the images in pixels, None where the graph takes any."""
         return self._feeding.size
 
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the graph takes whole numbers from 0 to 255 and prepares them itself."""
+        return self._feeding.pixels
+
     def require_classes(self, count: int, *, offset: int = 0) -> None:
         """FinetuneError where the graph's logits are not `count` classes behind `offset` others."""
         if self.outputs != count + offset:

@@ -34,7 +34,9 @@ def open_target(request: Request) -> Target:
         raise FinetuneError(f"{meta} takes images of {height} x {width} px: expected square ones")
     if request.image_size and request.image_size != height:
         raise FinetuneError(f"{meta} takes images of {height} px: leave out --image-size {request.image_size}")
-    data = read_data(request, image_size=height, preprocess=None, batch_size=subject.batch_size)
+    data = read_data(
+        request, image_size=height, preprocess="raw" if subject.takes_pixels else None, batch_size=subject.batch_size
+    )
     check_classes(str(meta), subject.outputs, data)
     prefix = Path(subject.checkpoint)
     return Target(
