@@ -26,7 +26,7 @@ def main():
     from finetune.batchnorm.subject import kept
     from finetune.config import RunConfig
     from finetune.data.dataset import stratified_subset
-    from finetune.diagnosis.doctor import TRAINING_IMAGES
+    from finetune.targets.doctor import TRAINING_IMAGES
     from finetune.diagnosis.images import Images
     from finetune.diagnosis.measure import examine
     from finetune.diagnosis.reading import Commands

@@ -52,6 +52,7 @@ class RunConfig:
     bn_renorm: bool = False
     bn_zero_debias: bool = False
     recalibrate_at_end: bool | None = None
+    diagnose_every: int | None = None
     epochs: int | None = None
     batch_size: int | None = None
     optimizer: Literal["sgd", "adamw"] = "adamw"
@@ -145,6 +146,7 @@ _TAKES: dict[str, _Takes] = {
     "bn_renorm": _FLAG,
     "bn_zero_debias": _FLAG,
     "recalibrate_at_end": _FLAG,
+    "diagnose_every": _whole(1),
     "epochs": _whole(1),
     "batch_size": _whole(1),
     "optimizer": _choice("sgd", "adamw"),

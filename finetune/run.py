@@ -12,6 +12,7 @@ from finetune import config as configs
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers
+from finetune.checkup import Checkup
 from finetune.config import FORMAT_VERSION, RunConfig
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, Interrupted
@@ -107,7 +108,9 @@ def _to_result(
     started = time.monotonic()
     expected = proof.expected_to_move(model)
     with stop_signals() as requested:
-        history = train(model, dataset, config, _Recorder(run, display, requested), resume_from=resume_from)
+        checkup = Checkup(prepared, models.load_snapshot(run)) if config.diagnose_every else None
+        recorder = _Recorder(run, display, requested, checkup)
+        history = train(model, dataset, config, recorder, resume_from=resume_from)
         if requested():
             raise Interrupted("stopped after the last step")
     updates = history[-1]["step"] if prepared.plan.uses_batch_statistics and config.bn_updates == "on" else 0
@@ -175,13 +178,16 @@ def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfi
 class _Recorder:
     """The loop's observer: writes the run's files and passes on to the display."""
 
-    def __init__(self, run: RunDir, display: Display, requested: Callable[[], bool]) -> None:
-        self._run, self._display, self.stop_requested = run, display, requested
+    def __init__(self, run: RunDir, display: Display, requested: Callable[[], bool], checkup: Checkup | None) -> None:
+        self._run, self._display, self.stop_requested, self._checkup = run, display, requested, checkup
         self.on_step = display.step
 
     def on_epoch(self, history: list[dict[str, Any]]) -> None:
+        row = history[-1]
+        if self._checkup is not None and self._checkup.due(row["epoch"]):
+            row["bn"] = self._checkup.row(steps=row["step"])
         self._run.write_metrics(history)
-        self._display.epoch(history[-1])
+        self._display.epoch(row)
 
     def save(self, state: State) -> None:
         self._run.state_path.parent.mkdir(exist_ok=True)

@@ -22,6 +22,7 @@ ROOMS = {
     "reference": "run",
     "verification": "run",
     "export": "run",
+    "checkup": "run",
     "errors": None,
     "files": None,
     "_version": None,

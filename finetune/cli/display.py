@@ -93,6 +93,11 @@ class ConsoleDisplay:
             f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.1%}"
             f"{validation}  {row['images_per_second']:.0f} images/s"
         )
+        if bn := row.get("bn"):
+            self.say(
+                f"           BatchNorm: {bn['cause']}  is_training=False {bn['is_training_false']:.1%}  "
+                f"True {bn['is_training_true']:.1%}  recalibrated {bn['recalibrated']:.1%}"
+            )
 
     def download(self, done: int, total: int | None) -> None:
         """Move the download's bar."""

@@ -103,6 +103,12 @@ class _Decay(click.ParamType[Any]):
 @click.option(
     "--recalibrate-at-end/--no-recalibrate-at-end", default=None, help="Recompute the moving statistics last."
 )
+@click.option(
+    "--diagnose-every",
+    type=int,
+    metavar="K",
+    help="Diagnose BatchNorm every K epochs, on validation and training images, into metrics.jsonl.",
+)
 @click.option("--epochs", type=int, metavar="N", help="[default: by the number of images]")
 @click.option("--batch-size", type=int, metavar="N", help="[default: 64, less for few images]")
 @click.option("--optimizer", metavar="NAME", help="adamw or sgd (Nesterov momentum 0.9).  [default: adamw]")

@@ -11,10 +11,10 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.reading import Commands
-from finetune.diagnosis.targets import source
-from finetune.diagnosis.targets.request import Request, check_classes, read_data
-from finetune.diagnosis.targets.target import Target
 from finetune.errors import FinetuneError, WrongUse
+from finetune.targets import source
+from finetune.targets.request import Request, check_classes, read_data
+from finetune.targets.target import Target
 
 _STATISTICS = ("moving_mean", "moving_variance")
 

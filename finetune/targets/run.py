@@ -13,10 +13,10 @@ from finetune.data.preprocessing import find as find_preprocessing
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.images import Images
 from finetune.diagnosis.reading import Commands
-from finetune.diagnosis.targets import source
-from finetune.diagnosis.targets.request import Request
-from finetune.diagnosis.targets.target import Target
 from finetune.errors import WrongUse
+from finetune.targets import source
+from finetune.targets.request import Request
+from finetune.targets.target import Target
 
 
 def open_target(request: Request) -> Target:

@@ -7,10 +7,10 @@ import numpy as np
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.graph import GraphFacts, open_graph
 from finetune.diagnosis.reading import Commands
-from finetune.diagnosis.targets import source
-from finetune.diagnosis.targets.request import Request, check_classes, read_data
-from finetune.diagnosis.targets.target import Target
 from finetune.errors import FinetuneError
+from finetune.targets import source
+from finetune.targets.request import Request, check_classes, read_data
+from finetune.targets.target import Target
 
 _ANY_SIZE = 32
 """Side in px for graphs that take images of any size, where nothing is said: CIFAR's."""

@@ -17,11 +17,11 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.reading import Commands
-from finetune.diagnosis.targets import source
-from finetune.diagnosis.targets.request import Request, check_classes, read_data
-from finetune.diagnosis.targets.target import Target
 from finetune.errors import FinetuneError
 from finetune.files import replacing
+from finetune.targets import source
+from finetune.targets.request import Request, check_classes, read_data
+from finetune.targets.target import Target
 
 
 def open_target(request: Request) -> Target:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from finetune.backbone.keras_file import SUFFIXES
 from finetune.backbone.saved_model import is_saved_model
-from finetune.diagnosis.targets.request import Request
-from finetune.diagnosis.targets.target import Target
 from finetune.errors import FinetuneError, WrongUse
+from finetune.targets.request import Request
+from finetune.targets.target import Target
 
 _GRAPH_ONLY = ("input", "logits", "is_training", "input_layout", "feed")
 
@@ -22,7 +22,7 @@ def open_target(request: Request) -> Target:
     if request.ema and kind not in ("meta_graph", "catalogued"):
         raise WrongUse("--ema is for TF1 checkpoints: give --backbone and --checkpoint, or --meta-graph")
     # Each kind needs its own part of TensorFlow: only the one that is asked for is imported.
-    module = importlib.import_module(f"finetune.diagnosis.targets.{kind}")
+    module = importlib.import_module(f"finetune.targets.{kind}")
     opened: Target = module.open_target(request)
     return opened
 
