@@ -6,6 +6,8 @@ import slim_oracle
 import tensorflow as tf
 from tensorflow.python.eager.wrap_function import VariableHolder, WrappedGraph
 
+from finetune.reference import mend
+
 SCOPE = "thin"
 CONV1 = f"{SCOPE}/conv1"
 
@@ -15,7 +17,7 @@ def write(path, *, momentum=True, training=True, size=None, wrap=lambda features
 
     momentum, training: whether `__call__` takes them; without momentum the decay is `decay`.
     """
-    slim_oracle.mend()
+    mend()
     holder = VariableHolder(share_variables=True)
     graph = WrappedGraph(variable_holder=holder)
     images = tf.TensorSpec([None, size, size, 3], tf.float32)
@@ -72,7 +74,7 @@ def _network(is_training):
             slim.arg_scope([slim.batch_norm], is_training=is_training),
         ):
             x = slim.conv2d(images * 2.0 - 1.0, 8, 3, scope="conv1")
-            blocks = slim_oracle._blocks(nets.resnet_v1_block, (1,), 4)
+            blocks = [nets.resnet_v1_block("block1", 4, 1, stride=1)]
             pooled, _ = nets.resnet_v1(x, blocks, None, is_training, include_root_block=False, scope="body")
         updates = tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.UPDATE_OPS)[before:]
         with tf.control_dependencies(updates):
