@@ -4,7 +4,7 @@ from checkpoints.catalog import BackboneSpec
 from finetune.backbone.hub import check_plan
 from finetune.backbone.keras_file import open_model
 from finetune.backbone.loading import Backbone, check_image_size, head_outputs, load
-from finetune.backbone.sources import find, module_handle, unbiased
+from finetune.backbone.sources import find, module_handle, preprocessing, unbiased
 
 __all__ = [
     "Backbone",
@@ -16,5 +16,6 @@ __all__ = [
     "load",
     "module_handle",
     "open_model",
+    "preprocessing",
     "unbiased",
 ]

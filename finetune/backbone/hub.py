@@ -17,6 +17,8 @@ from finetune.freezing import FreezePlan
 
 STAGE = "module"
 """The one stage of a module, whose layers cannot be told apart but by their variables' names."""
+PREPROCESSING = "unit"
+"""Hub's convention for images: [0, 1]."""
 _ANY_SIZE = 224
 
 
@@ -30,7 +32,7 @@ def find(handle: str) -> BackboneSpec:
         source="hub",
         family="",
         arguments={},
-        preprocessing="unit",
+        preprocessing=PREPROCESSING,
         image_size=loaded.side or _ANY_SIZE,
         own_size=loaded.side is not None,
         least_size=1,

@@ -42,6 +42,15 @@ def unbiased(name: str) -> bool:
     return catalog.find(name).source != "keras"
 
 
+def preprocessing(name: str) -> str | None:
+    """What the weights of a backbone were trained with; None where it has none, and for a model of the user's own,
+    whose file may be gone."""
+    if name.startswith(HUB):
+        return hub.PREPROCESSING
+    spec = None if _is_path(name) else catalog.find(name)
+    return None if spec is None or spec.unpublished else spec.preprocessing
+
+
 def module_handle(name: str) -> str | None:
     """The Hub handle in a spec's `id`, None for every other kind of backbone."""
     return name.removeprefix(HUB) if name.startswith(HUB) else None

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from checkpoints import catalog
+from finetune import backbone as backbones
 from finetune import batches, models, scoring
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.data.preprocessing import find as find_preprocessing
@@ -67,8 +67,7 @@ def open_target(request: Request) -> Target:
 def _facts(trained: models.Trained) -> Facts:
     """What the run's records say about how the model came to be."""
     config = trained.config
-    spec = None if config.from_scratch else catalog.find(config.backbone)
-    from_files = None if spec is None or spec.unpublished else spec.preprocessing
+    from_files = None if config.from_scratch else backbones.preprocessing(config.backbone)
     facts = Facts(batch_size=config.batch_size, expected_preprocessing=from_files)
     if trained.run.status != "done":
         return facts

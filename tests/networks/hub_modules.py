@@ -74,7 +74,7 @@ def _network(is_training):
             slim.arg_scope([slim.batch_norm], is_training=is_training),
         ):
             x = slim.conv2d(images * 2.0 - 1.0, 8, 3, scope="conv1")
-            blocks = slim_oracle._blocks(nets.resnet_v1_block, (1,), 4)
+            blocks = [nets.resnet_v1_block("block1", 4, 1, stride=1)]
             pooled, _ = nets.resnet_v1(x, blocks, None, is_training, include_root_block=False, scope="body")
         updates = tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.UPDATE_OPS)[before:]
         with tf.control_dependencies(updates):
