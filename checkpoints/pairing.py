@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
+from functools import cache
 from typing import NamedTuple
 
 from checkpoints.formats.checkpoint import Checkpoint
@@ -60,7 +61,13 @@ def pair(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -
 
 def of_head(spec: BackboneSpec, name: str) -> bool:
     """Whether a name is of the published logits."""
-    return any(fnmatchcase(name, pattern) for pattern in spec.head)
+    return bool(_one_of(spec.head).match(name))
+
+
+@cache
+def _one_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """A match for any of these fnmatch patterns: they are asked about every name of every network."""
+    return re.compile("|".join(map(translate, patterns)) or "(?!)")
 
 
 def in_slim_scopes(checkpoint: Checkpoint) -> bool:

@@ -1,0 +1,115 @@
+"""Every row's own variables fit that row and are told apart from all others."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from checkpoints.catalog import CATALOG, find
+from checkpoints.fit import exact_fits, fits
+from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.pairing import Entry, of_head
+from checkpoints.spec import BackboneSpec
+from checkpoints.structures import structures
+
+
+def file(shapes: Mapping[str, tuple[int, ...]], kind: str, layers: Mapping[str, str] | None = None) -> Checkpoint:
+    return Checkpoint(Path("f"), kind, dict(shapes), lambda name: np.zeros(shapes[name]), layers=layers or {})
+
+
+def published(spec: BackboneSpec, *, outputs: int | None) -> Checkpoint:
+    """The row's file in the form it is published in; `outputs` of its own, or without a head."""
+    shapes = {}
+    for name, shape, _ in structures()[spec.id]:
+        if not of_head(spec, name):
+            shapes[name] = shape
+        elif outputs:
+            shapes[name] = (*shape[:-1], outputs)
+    return file(shapes, "keras-h5" if spec.source == "keras" else "slim-v2")
+
+
+def test_every_row_fits_itself_and_nothing_else() -> None:
+    problems = []
+    for index, spec in enumerate(CATALOG):
+        outputs, head = ((spec.outputs, "published"), (7, "other"), (None, "absent"))[index % 3]
+        found = exact_fits(published(spec, outputs=outputs))
+        if [(fit.spec.id, fit.head, fit.outputs) for fit in found] != [(spec.id, head, outputs)]:
+            problems.append(f"{spec.id} with {outputs} outputs: {[fit.summary() for fit in found]}")
+    assert not problems, "\n".join(problems)
+
+
+def keyed(entries: tuple[Entry, ...], layers: bool, prefix: str = "") -> Checkpoint:
+    named = {entry.key: entry.name.rpartition("/")[0].replace("/", ".") for entry in entries if layers}
+    return file({f"{prefix}{e.key}": e.shape for e in entries}, "keras-weights-h5", named)
+
+
+def test_every_keras_row_fits_by_its_keys_alone_or_inside_a_model() -> None:
+    for index, spec in enumerate(spec for spec in CATALOG if spec.source == "keras"):
+        entries = structures()[spec.id]
+        backbone = tuple(entry for entry in entries if not of_head(spec, entry.name))
+        opened = (
+            keyed(entries, layers=True),
+            keyed(entries, layers=False),
+            keyed(backbone, layers=False, prefix="layers/functional/"),
+        )[index % 3]
+        assert [fit.spec.id for fit in exact_fits(opened)] == [spec.id]
+
+
+def test_networks_of_one_structure_are_told_apart_by_their_layers_names() -> None:
+    entries = structures()["slim/mobilenet_v1_0.25"]
+    assert [fit.spec.id for fit in exact_fits(keyed(entries, layers=True))] == ["slim/mobilenet_v1_0.25"]
+
+
+@pytest.mark.parametrize("numbers", [1, 95])
+def test_layers_numbered_otherwise_fit_by_their_order(numbers: int) -> None:
+    """As Keras names them in the process that saved the file: `conv2d_17`, `conv2d_111`."""
+    shapes = {}
+    for name, shape, _ in structures()["keras/inception_v3"]:
+        layer, _, variable = name.rpartition("/")
+        stem, _, number = layer.rpartition("_")
+        count = int(number) if number.isdigit() else 0
+        shapes[f"{stem if number.isdigit() else layer}_{count + numbers}/{variable}"] = shape
+    assert [fit.spec.id for fit in exact_fits(file(shapes, "keras-h5"))] == ["keras/inception_v3"]
+
+
+def test_leftovers_of_training_and_the_auxiliary_head_are_explained() -> None:
+    spec = find("slim/inception_v3")
+    shapes = dict(published(spec, outputs=1001).shapes)
+    more = {
+        f"{name}/{slot}": shape for name, shape in shapes.items() for slot in ("RMSProp", "ExponentialMovingAverage")
+    }
+    aux = {"InceptionV3/AuxLogits/Conv2d_2a_5x5/weights": (5, 5, 128, 768)}
+    found = fits(file({**shapes, **more, **aux, "global_step": ()}, "slim-v1"))
+    assert found[0].exact
+    assert found[0].spec is spec
+    assert fnmatchcase(next(iter(aux)), spec.auxiliary[0])
+
+
+def test_what_is_wrong_is_said_with_an_example() -> None:
+    shapes = dict(published(find("resnet_v1_50"), outputs=1000).shapes)
+    shapes["resnet_v1_50/conv1/weights"] = (3, 3, 3, 64)
+    del shapes["resnet_v1_50/block1/unit_1/bottleneck_v1/conv1/weights"]
+    shapes["resnet_v1_50/more/weights"] = (3, 3, 8, 8)
+    best = fits(file(shapes, "slim-v2"))[0]
+    assert (best.spec.id, best.exact) == ("slim/resnet_v1_50", False)
+    assert best.missing == ("resnet_v1_50/block1/unit_1/bottleneck_v1/conv1/weights",)
+    assert best.extra == ("resnet_v1_50/more/weights",)
+    assert best.why_not() == (
+        "1 missing (resnet_v1_50/block1/unit_1/bottleneck_v1/conv1/weights), 1 of another shape "
+        "(resnet_v1_50/conv1/weights is [3, 3, 3, 64], expected [7, 7, 3, 64]), 1 only in the file "
+        "(resnet_v1_50/more/weights)"
+    )
+
+
+def test_a_file_of_something_else_fits_nothing() -> None:
+    other = file({"bert/embeddings/weights": (100, 8), "bert/output/bias": (8,)}, "slim-v2")
+    assert not exact_fits(other)
+    assert len(fits(other)) == len(CATALOG)
+
+
+def test_the_nearest_comes_first() -> None:
+    shapes = dict(published(find("resnet_v1_101"), outputs=1000).shapes)
+    del shapes["resnet_v1_101/conv1/weights"]
+    assert [fit.spec.id for fit in fits(file(shapes, "slim-v2"))][:2] == ["slim/resnet_v1_101", "slim/resnet_v1_50"]

@@ -1,0 +1,190 @@
+"""Keras's weights in every form Keras writes them give the original's outputs; memory stays small."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from checkpoints.catalog import find
+from checkpoints.errors import CheckpointError
+from finetune import backbone
+from finetune.batchnorm.surgery import to_stock
+
+MOBILENET = ("keras/mobilenet_0.25", "MobileNet", 32, {"alpha": 0.25})
+FULL_SIZE = (
+    ("keras/inception_v3", "InceptionV3", 75, {}),
+    ("keras/resnet50", "ResNet50", 32, {}),
+    ("keras/resnet50v2", "ResNet50V2", 32, {}),
+    ("keras/densenet121", "DenseNet121", 32, {}),
+    ("keras/inception_resnet_v2", "InceptionResNetV2", 75, {}),
+)
+FORMS = ("x.weights.h5", "x.keras", "x.h5")
+
+
+def original(application, size, arguments):
+    """As a user makes it, with random weights and statistics."""
+    model = getattr(keras.applications, application)(weights=None, input_shape=(size, size, 3), **arguments)
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_mean.assign(rng.normal(0, 0.1, layer.moving_mean.shape))
+            layer.moving_variance.assign(rng.uniform(0.8, 1.2, layer.moving_variance.shape))
+    return model
+
+
+def images(size):
+    return np.random.default_rng(1).normal(0, 1, (2, size, size, 3)).astype(np.float32)
+
+
+def save(model, path):
+    model.save_weights(path) if path.name.endswith(".weights.h5") else model.save(path)
+    return path
+
+
+def features(model):
+    """The pooled features below a Keras model's head; its output where it has none."""
+    pooling = [layer for layer in model.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
+    return keras.Model(model.input, pooling[-1].output)
+
+
+def assert_loads(spec, path, size, wanted, **options):
+    loaded = backbone.load(spec, image_size=size, checkpoint=path, **options)
+    got = loaded.model(images(size), training=False).numpy()
+    wanted = np.asarray(wanted).reshape(got.shape)
+    assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max(), path.name
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("name", "application", "size", "arguments"),
+    [MOBILENET, *(pytest.param(*row, marks=pytest.mark.slow) for row in FULL_SIZE)],
+)
+@pytest.mark.parametrize("top", [True, False], ids=["top", "no_top"])
+def test_what_keras_wrote_gives_the_originals_features(name, application, size, arguments, top, tmp_path):
+    keras.backend.clear_session()
+    head = {"classes": 10} if top else {"include_top": False, "pooling": "avg"}
+    model = original(application, size, {**arguments, **head})
+    wanted = features(model)(images(size), training=False)
+    for form in FORMS:
+        loaded = assert_loads(find(name), save(model, tmp_path / form), size, wanted)
+        ignored = {reason: len(names) for reason, names in loaded.report.ignored.items()}
+        assert ignored == ({"old head": 2} if top else {}), form
+
+
+@pytest.mark.parametrize(
+    ("row", "form", "kept"),
+    [
+        *((MOBILENET, form, False) for form in FORMS),
+        # Its published head is dense, as somebody's own is: it can be kept.
+        *(pytest.param(FULL_SIZE[1], form, True, marks=pytest.mark.slow) for form in FORMS),
+    ],
+)
+def test_a_model_around_the_network_and_a_head_of_ones_own(row, form, kept, tmp_path):
+    name, application, size, arguments = row
+    inner = original(application, size, {**arguments, "include_top": False, "pooling": "avg"})
+    layers = [keras.Input((size, size, 3)), keras.layers.RandomFlip(), inner, keras.layers.Dropout(0.5)]
+    model = keras.Sequential([*layers, keras.layers.Dense(10, name="mine")])
+    path = save(model, tmp_path / form)
+    loaded = assert_loads(find(name), path, size, inner(images(size), training=False))
+    assert len(loaded.report.ignored["old head"]) == 2
+    if kept:
+        assert_loads(find(name), path, size, model(images(size), training=False), keep_head=10)
+
+
+def test_a_head_of_another_size_can_be_kept(tmp_path):
+    name, application, size, arguments = MOBILENET
+    model = original(application, size, {**arguments, "classes": 10, "classifier_activation": None})
+    for form in ("x.weights.h5", "x.keras"):
+        path = save(model, tmp_path / form)
+        assert_loads(find(name), path, size, model(images(size), training=False), keep_head=10)
+
+
+def test_the_published_head_is_loaded_too(tmp_path):
+    name, application, size, arguments = MOBILENET
+    model = original(application, size, {**arguments, "classifier_activation": None})
+    for form in FORMS:
+        assert_loads(
+            find(name), save(model, tmp_path / form), size, model(images(size), training=False), with_head=True
+        )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_slim_network_saved_by_keras_loads_by_its_scopes(form, tmp_path):
+    spec = find("resnet_v1_demo")
+    made = backbone.load(spec, image_size=32, with_head=True)
+    path = save(to_stock(made.model), tmp_path / form)
+    assert_loads(spec, path, 32, made.model(images(32), training=False), with_head=True)
+    # The same layers under other names are another network as far as anybody can tell.
+    renamed = keras.models.clone_model(
+        to_stock(made.model),
+        clone_function=lambda layer: type(layer).from_config(
+            {**layer.get_config(), "name": layer.name.replace(".", "_")}
+        ),
+    )
+    with pytest.raises(CheckpointError, match="but bundled/resnet_v1_demo is loaded from a TF-slim checkpoint"):
+        backbone.load(spec, image_size=32, checkpoint=save(renamed, tmp_path / f"other_{form}"))
+
+
+def test_a_saved_model_of_a_keras_network_loads_by_its_layers_names(tmp_path):
+    name, application, size, arguments = MOBILENET
+    model = original(application, size, {**arguments, "classes": 10})
+    model.export(tmp_path / "exported", verbose=False)
+    wanted = features(model)(images(size), training=False)
+    loaded = assert_loads(find(name), tmp_path / "exported", size, wanted)
+    assert set(loaded.report.ignored) <= {"old head", "random states"}
+
+
+def test_a_misfit_says_what_the_file_fits(tmp_path):
+    _, application, size, arguments = MOBILENET
+    path = save(original(application, size, {**arguments, "classes": 10}), tmp_path / "x.weights.h5")
+    fits = r"It fits keras/mobilenet_0\.25 \(with a head of 10 outputs\): choose that"
+    with pytest.raises(CheckpointError, match=fits):
+        backbone.load(find("keras/mobilenet_0.5"), image_size=size, checkpoint=path)
+    with pytest.raises(CheckpointError, match=fits):
+        backbone.load(find("keras/mobilenet_0.25"), image_size=size, checkpoint=path, with_head=True)
+    with pytest.raises(CheckpointError, match="is a keras-weights-h5 file, but slim/mobilenet_v1_0"):
+        backbone.load(find("slim/mobilenet_v1_0.25"), image_size=size, checkpoint=path)
+
+
+def test_one_more_variable_in_the_backbone_is_no_head(tmp_path):
+    name, application, size, arguments = MOBILENET
+    model = original(application, size, {**arguments, "include_top": False})
+    x = keras.layers.Conv2D(256, 3, padding="same", use_bias=False, name="more")(model.output)
+    path = save(keras.Model(model.input, x), tmp_path / "x.keras")
+    with pytest.raises(CheckpointError, match=r"1 only in the file: more/kernel"):
+        backbone.load(find(name), image_size=size, checkpoint=path)
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+import tensorflow as tf
+tf.constant(1.0) + 1
+from checkpoints.catalog import find
+from finetune import backbone
+
+resident = next(line for line in open("/proc/self/status") if line.startswith("VmRSS"))
+before = int(resident.split()[1]) * 1024
+loaded = backbone.load(find("slim/resnet_v1_152"), image_size=224, checkpoint=Path(sys.argv[1]), with_head=True)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, len(loaded.report.assigned))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_loading_152_layers_takes_less_than_three_times_the_checkpoint(tmp_path):
+    from checkpoints.formats.slim_writer import write_slim
+    from checkpoints.structures import structures
+
+    rng = np.random.default_rng(0)
+    entries = structures()["slim/resnet_v1_152"]
+    write_slim(tmp_path / "m.ckpt", {e.name: rng.uniform(0.1, 1, e.shape).astype(np.float32) for e in entries})
+    size = sum(file.stat().st_size for file in tmp_path.iterdir())
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(tmp_path / "m.ckpt")], capture_output=True, text=True, check=True
+    )
+    grown, assigned = map(int, done.stdout.split())
+    assert assigned == len(entries)
+    assert grown < 3 * size, f"{grown / size:.2f} times the checkpoint"
