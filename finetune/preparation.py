@@ -1,5 +1,6 @@
 """Everything a run needs in memory before its first step, checked as early as it can be."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,10 +74,13 @@ def check_request(config: RunConfig) -> Request:
     return Request(config, spec, freeze, bn)
 
 
-def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepared:
+def prepare(
+    config: RunConfig, display: Display, *, load_weights: bool, check_data: Callable[[Dataset], None] | None = None
+) -> Prepared:
     """Check `config`, read data and weights, build the model and plan what trains.
 
-    `load_weights=False` leaves random weights, which a resumed run replaces by its state. Says what was read once all
+    `load_weights=False` leaves random weights, which a resumed run replaces by its state. `check_data` may refuse the
+    data before anything is built for it. Says what was read once all
     of it is known to fit together. Raises WrongUse, FinetuneError, CheckpointError.
     """
     request = check_request(config)
@@ -84,6 +88,8 @@ def prepare(config: RunConfig, display: Display, *, load_weights: bool) -> Prepa
     # A run is evaluated and resumed from anywhere: its data must not depend on where it was started.
     config = replace(config, data=sources.absolute(config.data))
     dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
+    if check_data is not None:
+        check_data(dataset)
     source_size = int(dataset.train.images.shape[1])
     image_size = config.image_size or defaults.image_size(spec, source_size)
     keras.utils.set_random_seed(config.seed)

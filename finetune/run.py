@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,9 @@ def resume(path: Path, *, display: Display | None = None) -> RunDir:
         if state is not None:
             state.check_settings(config)
             digests = run.read("freeze.json", "digests", "stages")["digests"]
-        prepared = prepare(config, display, load_weights=state is None)
-        models.check_unchanged(
-            run, prepared.dataset, advice="put it back, or start a new run with 'finetune run --config'"
-        )
+        advice = "put it back, or start a new run with 'finetune run --config'"
+        check = partial(models.check_unchanged, run, advice=advice)
+        prepared = prepare(config, display, load_weights=state is None, check_data=check)
         if state is None:
             digests = proof.digests(prepared.model)
             run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests})

@@ -41,7 +41,16 @@ def read(run, name):
 def test_the_run_directory(finished):
     run, printed = finished
     assert sorted(path.name for path in run.iterdir()) == [
-        *(".lock", "bn_source.npz", "checkpoints", "config.json", "environment.json", "freeze.json", "load.json"),
+        *(
+            ".lock",
+            "bn_source.npz",
+            "checkpoints",
+            "config.json",
+            "data.json",
+            "environment.json",
+            "freeze.json",
+            "load.json",
+        ),
         *("metrics.jsonl", "model.keras", "result.json"),
     ]
     assert not list((run / "checkpoints").iterdir())
