@@ -71,9 +71,14 @@ def _one_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def in_slim_scopes(checkpoint: Checkpoint) -> bool:
-    """Whether a Keras file is of a network with slim's scopes for layer names (`resnet_v1_50.conv1`)."""
-    layers = checkpoint.layers.values() or (name.rpartition("/")[0] for name in checkpoint.shapes)
-    return checkpoint.kind.startswith("keras") and any("." in layer for layer in layers)
+    """Whether a Keras file is of a network with slim's scopes for layer names (`resnet_v1_50.conv1`).
+
+    Most of its layers are then named so; a head of ours (`head.logits`) is in files of every kind.
+    """
+    if not checkpoint.kind.startswith("keras"):
+        return False
+    layers = set(checkpoint.layers.values()) or {name.rpartition("/")[0] for name in checkpoint.shapes}
+    return 2 * sum("." in layer for layer in layers) > len(layers)
 
 
 def _candidates(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -> Iterator[dict[str, str]]:
@@ -98,7 +103,8 @@ def _spellings(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Ent
         yield {entry.name: _keras_spelling(entry.name) for entry in entries}
         # Inside a scope of the file: the network in a scope of another name.
         yield {entry.name: entry.name.partition("/")[2] for entry in entries}
-    elif checkpoint.kind in ("keras-h5", "keras-zip"):
+    # By order a network of slim's would fit Keras's network of the same structure, which computes something else.
+    elif checkpoint.kind in ("keras-h5", "keras-zip") and not in_slim_scopes(checkpoint):
         aligned = align_by_layer_order(checkpoint, {entry.name: entry.name for entry in entries})
         yield {name: theirs for theirs, name in aligned.items()}
 

@@ -16,13 +16,13 @@ from finetune.errors import FinetuneError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` with the same suffix; renamed onto it when the block ends well.
+    """A temporary path beside `path` with the same ending; renamed onto it when the block ends well.
 
     Whoever reads `path` sees the old file or the new one, whole. The temporary file never outlives the block,
     unless the process is killed; the next writer of the same file then replaces it. An OSError from inside names
     `path`, whether writing, closing or renaming has failed.
     """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    temporary = path.with_name(f".tmp.{path.name}")
     try:
         yield temporary
         with open(temporary, "rb") as written:

@@ -37,19 +37,23 @@ class Trained:
 
 def save(model: keras.Model, path: Path) -> None:
     """Write `model` with stock layers only, atomically. OSError where the disk is full."""
-    stock = to_stock(model)
+    write(to_stock(model), path)
+
+
+def write(stock: keras.Model, path: Path) -> None:
+    """Write a model of stock layers atomically: its weights to `.weights.h5`, all of it to `.keras`. OSError."""
     size = sum(int(np.prod(variable.shape)) * 4 for variable in stock.variables)
     # Where memory is short, Keras lets HDF5 write to the disk; and HDF5 crashes the process when that is full.
     if shutil.disk_usage(path.absolute().parent).free < size + 2**20:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     with replacing(path) as temporary:
-        stock.save(temporary)
+        stock.save_weights(temporary) if path.name.endswith(".weights.h5") else stock.save(temporary)
 
 
-def open_trained(target: Path) -> Trained:
-    """A run directory's `model.keras`, or another `.keras` file in a run directory.
+def find_trained(target: Path) -> tuple[RunDir, RunConfig, Path]:
+    """(run, its config, file) of a run directory's `model.keras`, or of another `.keras` file in a run directory.
 
-    Raises FinetuneError where there is none, it cannot be loaded, or does not take what the run is configured for.
+    Raises FinetuneError where there is none.
     """
     path = target / "model.keras" if target.is_dir() else target
     if path.suffix != ".keras" or not (path.parent / "config.json").is_file():
@@ -65,6 +69,16 @@ def open_trained(target: Path) -> Trained:
         if run.status == "done" or path != run.model_path:
             advice = f"give another .keras file in {run}, or repeat the run with 'finetune run --config'"
         raise FinetuneError(f"{path} is missing: {advice}")
+    return run, config, path
+
+
+def open_trained(target: Path) -> Trained:
+    """The model that `find_trained` finds.
+
+    Raises FinetuneError where there is none, it cannot be loaded, or does not take what the run is configured for.
+    """
+    run, config, path = find_trained(target)
+    where = run.path / "config.json"
     model = adopt(_load(path, backbones.module_handle(config.backbone)), unbiased=backbones.unbiased(config.backbone))
     if config.image_size and model.input_shape != (None, config.image_size, config.image_size, 3):
         raise FinetuneError(

@@ -10,7 +10,7 @@ import click
 
 from checkpoints.errors import CheckpointError
 from finetune._version import __version__
-from finetune.cli import backbones, batch, checkpoint, demo, diagnose, evaluate, recalibrate, run
+from finetune.cli import backbones, batch, checkpoint, demo, diagnose, evaluate, export, recalibrate, run
 from finetune.errors import FinetuneError
 
 
@@ -58,6 +58,7 @@ for _command in (
     evaluate.evaluate,
     diagnose.diagnose_bn,
     recalibrate.recalibrate_bn,
+    export.export,
     backbones.backbones,
     checkpoint.checkpoint,
     demo.demo,

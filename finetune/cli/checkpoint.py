@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def checkpoint() -> None:
-    """Files of weights: look into one."""
+    """Files of weights: look into one, convert it."""
 
 
 @checkpoint.command()
@@ -37,6 +37,32 @@ def inspect(path: Path, everything: bool, as_json: bool) -> None:
         options.emit(inspection.to_json())
     else:
         _show(inspection, everything=everything)
+
+
+@checkpoint.command()
+@click.argument("path", type=options.PATH)
+@click.argument("out", type=options.PATH)
+@click.option(
+    "--backbone",
+    metavar="NAME",
+    help="The network in PATH, where it fits several; between TF checkpoints: write its variables and no others.",
+)
+@options.JSON
+def convert(path: Path, out: Path, backbone: str | None, as_json: bool) -> None:
+    """Write the weights in PATH to OUT in another format, bit for bit, head included.
+
+    PATH is whatever 'inspect' takes. OUT ends in .weights.h5 or .keras, or is the prefix of a slim V2 checkpoint
+    (model.ckpt). What the other format has no place for, such as optimizer slots and moving averages, is named. A TF
+    checkpoint (V1 or V2) written as one is copied with everything in it. Nothing is overwritten.
+    """
+    load_tensorflow()
+    from finetune import conversion
+
+    done = conversion.convert(path, out, backbone=backbone)
+    if as_json:
+        options.emit(done.to_json())
+    else:
+        click.echo(done.summary())
 
 
 def _show(inspection: "Inspection", *, everything: bool) -> None:

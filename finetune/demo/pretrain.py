@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 from checkpoints import catalog
-from finetune import models, progress, run
+from finetune import conversion, progress, run
 from finetune.config import RunConfig
-from finetune.export import to_slim
 
 BACKBONE = "bundled/resnet_v1_demo"
 SETTINGS = RunConfig(
@@ -34,7 +33,7 @@ def make(folder: Path) -> Path:
     spec = catalog.find(BACKBONE)
     assert spec.bundled is not None
     prefix = folder / spec.bundled
-    to_slim(models.open_trained(finished.path).model, spec, prefix)
+    conversion.convert(finished.model_path, prefix, backbone=BACKBONE)
     return prefix
 
 

@@ -1,0 +1,223 @@
+"""Weights of a catalogue network from one format into another: slim V2, Keras `.weights.h5`, Keras `.keras`.
+
+Nothing is computed: every array arrives bit for bit under the name the other format has for it. The one change is of
+shape: a dense head `[channels, classes]` and slim's 1x1 convolution `[1, 1, channels, classes]` are the same numbers.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from checkpoints import catalog, transfer
+from checkpoints.catalog import BackboneSpec
+from checkpoints.errors import CheckpointError
+from checkpoints.fit import Fit, fit, fits
+from checkpoints.formats import open_checkpoint
+from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.formats.object_graph import OBJECT_GRAPH
+from checkpoints.formats.slim_writer import everything, write_slim
+from checkpoints.pairing import Entry, Pairing, of_head, pair
+from checkpoints.structures import structures
+from finetune import models, networks
+from finetune.backbone.structures import entries
+from finetune.errors import FinetuneError, WrongUse
+from finetune.networks.names import keras_variables, slim_variables
+
+Format = Literal["slim-v2", "keras-weights-h5", "keras-zip"]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    path, kind: what was read. out, format: what was written; for slim-v2 `out` is the prefix.
+    backbone: the network whose names were used; None where a TF checkpoint was copied whole, whatever it holds.
+    variables: how many were written. outputs: of the head that went along; None without a head, or not known.
+    not_carried: reason -> names in `path` that the network has no variable for.
+    """
+
+    path: str
+    kind: str
+    out: str
+    format: Format
+    backbone: str | None
+    variables: int
+    outputs: int | None
+    not_carried: Mapping[str, tuple[str, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `checkpoint convert --json`."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """A few lines a person reads."""
+        if self.backbone is None:
+            head = "as they are"
+        else:
+            head = f"of {self.backbone}, " + ("without a head" if self.outputs is None else f"{self.outputs} outputs")
+        lines = [f"{self.out} ({self.format}): {self.variables} variables {head}, from {self.path} ({self.kind})"]
+        for reason, names in self.not_carried.items():
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            lines.append(f"not carried over: {len(names)} {reason} ({some})")
+        return "\n".join(lines)
+
+
+def convert(path: Path, out: Path, *, backbone: str | None = None) -> Conversion:
+    """Write the weights in `path` to `out` in the format its ending says; the head and its classes come along.
+
+    `.weights.h5` and `.keras` are Keras's, any other name is the prefix of a slim V2 checkpoint. `backbone` names the
+    catalogue row where the file fits several, or none as a whole. A TF checkpoint that becomes one is copied with
+    everything in it, unless `backbone` says to keep that network's variables only.
+    Raises WrongUse for an `out` that is there already or cannot be meant, CheckpointError for a file that does not
+    fit, FinetuneError where the other format has no place for a part of it.
+    """
+    target = format_of(out)
+    check_free(out, target)
+    opened = open_checkpoint(path)
+    if target == "slim-v2" and opened.kind.startswith("slim") and backbone is None and _named(opened):
+        arrays = everything(opened)
+        _make_room(out)
+        write_slim(out, arrays)
+        return Conversion(str(opened.path), opened.kind, str(out), target, None, len(arrays), None, {})
+    return transcribe(opened, _fit(opened, backbone), out)
+
+
+def transcribe(opened: Checkpoint, found: Fit, out: Path) -> Conversion:
+    """Write an opened file, read as the network that `found` says, to `out`, which is free; as `convert` otherwise."""
+    target = format_of(out)
+    if target == "slim-v2" and found.spec.source == "keras":
+        raise FinetuneError(
+            f"{opened.path} holds {found.spec.id}, which has no slim names: only slim's networks become slim "
+            "checkpoints; give an OUT that ends in .weights.h5 or .keras"
+        )
+    model, report = load_stock(opened, found, image_size=_image_size(found.spec, target))
+    _make_room(out)
+    if target == "slim-v2":
+        write_slim(out, {name: np.asarray(variable) for name, variable in slim_variables(model).items()})
+    else:
+        models.write(model, out)
+    return Conversion(
+        str(opened.path),
+        opened.kind,
+        str(out),
+        target,
+        found.spec.id,
+        len(report.assigned),
+        found.outputs,
+        report.ignored,
+    )
+
+
+def format_of(out: Path) -> Format:
+    """The format that a name's ending asks for. Raises WrongUse for endings that are something else."""
+    if out.name.endswith(".weights.h5"):
+        return "keras-weights-h5"
+    if out.suffix == ".keras":
+        return "keras-zip"
+    if out.suffix in (".h5", ".hdf5", ".index", ".meta", ".pb", ".npz", ".gz", ".tgz", ".zip"):
+        raise WrongUse(
+            f"{out} ends in {out.suffix}, which is not written: expected NAME.weights.h5, NAME.keras, or the prefix of "
+            "a slim V2 checkpoint such as model.ckpt"
+        )
+    return "slim-v2"
+
+
+def check_free(out: Path, target: Format = "slim-v2") -> None:
+    """Raise WrongUse where something is at `out` already, or a directory could not be made for it."""
+    written = [Path(f"{out}.index"), Path(f"{out}.data-00000-of-00001")] if target == "slim-v2" else []
+    for place in (out, *written):
+        if place.exists() or place.is_symlink():
+            raise WrongUse(f"{place} is already there and is not overwritten: give another name")
+    there = next(place for place in out.absolute().parents if place.exists())
+    if not there.is_dir():
+        raise WrongUse(f"cannot write {out}: {there} is a file, not a directory; give another name")
+
+
+def load_stock(opened: Checkpoint, found: Fit, *, image_size: int) -> tuple[keras.Model, transfer.LoadReport]:
+    """The network of `found` in stock layers with the weights in `opened`, head included, and what was assigned.
+
+    Raises CheckpointError where the file does not fill it exactly, FinetuneError for a head of another form.
+    """
+    spec = found.spec
+    network = networks.build(spec.family, image_size=image_size, outputs=found.outputs, arguments=spec.arguments)
+    variables = keras_variables(network.model) if spec.source == "keras" else slim_variables(network.model)
+    of_network = entries(network.model, source=spec.source)
+    pairing = pair(opened, spec, of_network)
+    names, shapes = _with_head(opened, spec, of_network, pairing)
+    file = replace(opened, shapes={**opened.shapes, **shapes}, read=_reshaping(opened, shapes))
+    ignore = [*transfer.TRAINING_LEFTOVERS, ("auxiliary head", spec.auxiliary)]
+    report = transfer.assign(file, {names[name]: variable for name, variable in variables.items()}, ignore=ignore)
+    for name, variable in variables.items():
+        array = file.read(names[name])
+        if array.dtype != np.float32 and not np.array_equal(array, np.asarray(variable)):
+            raise CheckpointError(
+                f"{opened.path} holds {names[name]} as {array.dtype}, which float32 cannot keep: it is not converted, "
+                "for it would come back changed"
+            )
+    return network.model, report
+
+
+def _fit(opened: Checkpoint, backbone: str | None) -> Fit:
+    if backbone is not None:
+        spec = catalog.find(backbone)
+        return fit(opened, spec, structures().get(spec.id, ()))
+    best = fits(opened)[0]
+    if not best.exact:
+        raise CheckpointError(
+            f"{opened.path} ({opened.kind}) fits no backbone of the catalogue; nearest is {best.spec.id}: "
+            f"{best.why_not()}. 'finetune checkpoint inspect {opened.path}' shows what it holds"
+        )
+    return best
+
+
+def _with_head(
+    opened: Checkpoint, spec: BackboneSpec, of_network: list[Entry], pairing: Pairing
+) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """(network's name -> the file's, the file's name -> the network's shape) with the head in its place.
+
+    A head of somebody's own has other names, and as a dense layer another shape than slim's convolution.
+    """
+    names = dict(pairing.names)
+    logits = [entry for entry in of_network if of_head(spec, entry.name)]
+    if logits and not all(names[entry.name] in opened.shapes for entry in logits):
+        kernels = [name for name in pairing.head if len(opened.shapes[name]) > 1]
+        biases = [name for name in pairing.head if len(opened.shapes[name]) == 1]
+        if (len(kernels), len(biases)) != (1, 1):
+            raise FinetuneError(
+                f"the head of {opened.path} is {', '.join(pairing.head)}: expected one layer of weights and biases, "
+                f"which is all the network of {spec.id} has a place for; train without --hidden"
+            )
+        for entry in logits:
+            names[entry.name] = (kernels if len(entry.shape) > 1 else biases)[0]
+    shapes = {names[entry.name]: entry.shape for entry in logits}
+    same_size = {name: shape for name, shape in shapes.items() if math.prod(opened.shapes[name]) == math.prod(shape)}
+    return names, same_size
+
+
+def _reshaping(opened: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> Callable[[str], np.ndarray]:
+    def read(name: str) -> np.ndarray:
+        array = opened.read(name)
+        return array.reshape(shapes[name]) if name in shapes else array
+
+    return read
+
+
+def _named(opened: Checkpoint) -> bool:
+    """Whether a TF checkpoint goes by names, as slim's do, not by TF2's objects."""
+    import tensorflow as tf
+
+    return not tf.train.load_checkpoint(str(opened.path)).has_tensor(OBJECT_GRAPH)
+
+
+def _image_size(spec: BackboneSpec, target: Format) -> int:
+    """A `.keras` file takes images of the published size; weights alone are the same at every size."""
+    return spec.image_size if target == "keras-zip" else spec.least_size
+
+
+def _make_room(out: Path) -> None:
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
