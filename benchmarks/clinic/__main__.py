@@ -58,11 +58,20 @@ def run(cell) -> dict:
     row = {
         "cell": cell.key, "expected": cell.expected, "train_seconds": round(trained, 1),
         "diagnosis_seconds": round(time.monotonic() - started - trained, 1),
-        "evidence": finite(dataclasses.asdict(evidence)),
+        "evidence": rounded(finite(dataclasses.asdict(evidence))),
     }  # fmt: skip
     named = judged(row)
     print(f"{'ok   ' if named == cell.expected else 'WRONG'} {cell.key} -> {named}", flush=True)
     return row
+
+
+def rounded(value):
+    """Five significant digits: the file stays small, and no rule is that fine."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def judged(row: dict, *, records: bool = True) -> str:

@@ -144,6 +144,8 @@ def _sick() -> list[Cell]:
         cells += _in(bodies, "wrong-preprocessing", f"diagnosed as {fed}", sick=_seen_through(fed))
     cells += _in(("mobilenet", "resnet_v1"), "wrong-preprocessing", "normalised twice in training",
                  preprocess="inception twice", sick=_seen_through("inception"))  # fmt: skip
+    for body, own in (("mobilenet", "inception"), ("densenet", "torch")):
+        cells += _in((body,), "wrong-preprocessing", "read as BGR", sick=_seen_through(f"{own}, colours swapped"))
     for name, change in (
         ("dark", lambda images: images * 0.25), ("noise", _noise), ("blurred", _blurred),
         ("negative", lambda images: 255 - images),

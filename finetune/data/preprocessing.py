@@ -66,16 +66,35 @@ class Composed:
         return images
 
 
-def suspects() -> tuple[Preprocessing | Composed, ...]:
-    """Every way pixels are known to be fed, right and wrong: each preprocessing, each applied twice, and those that
-    expect pixels in [0, 255] applied to pixels already in [0, 1]."""
+@dataclass(frozen=True)
+class Swapped:
+    """A preprocessing fed with BGR for RGB, as OpenCV reads images."""
+
+    name: str
+    of: Any
+
+    def apply(self, images: Any) -> Any:
+        """As `Preprocessing.apply`."""
+        return self.of.apply(images[..., ::-1])
+
+
+def swapped(own: Any) -> tuple[Any, ...]:
+    """`own` (anything with `name` and `apply`) with red and blue swapped; of `vgg` and `caffe`, each other."""
+    partner = {"vgg": "caffe", "caffe": "vgg"}.get(own.name)
+    return (PREPROCESSINGS[partner],) if partner else (Swapped(f"{own.name}, colours swapped", own),)
+
+
+def suspects() -> tuple[Preprocessing | Composed | Swapped, ...]:
+    """Every way pixels are known to be fed, right and wrong: each preprocessing, each applied twice, those that expect
+    pixels in [0, 255] applied to pixels already in [0, 1], and each with red and blue swapped."""
     known = PREPROCESSINGS
     twice = [Composed(f"{name} twice", (one, one)) for name, one in known.items() if name != "raw"]
     scaled = [Composed(f"unit, then {name}", (known["unit"], known[name])) for name in ("inception", "vgg", "caffe")]
-    return (*known.values(), *twice, *scaled)
+    bgr = [other for one in known.values() for other in swapped(one) if other not in known.values()]
+    return (*known.values(), *twice, *scaled, *bgr)
 
 
-AnyPreprocessing = Preprocessing | Composed | CustomPreprocessing
+AnyPreprocessing = Preprocessing | Composed | Swapped | CustomPreprocessing
 
 
 def find(name: str) -> AnyPreprocessing:

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from finetune.batchnorm.subject import Snapshot, Subject
-from finetune.data.preprocessing import suspects
+from finetune.data.preprocessing import suspects, swapped
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.drift import drift
 from finetune.diagnosis.evidence import BatchCheck, BNEvidence, Change, PreprocessingCheck, Trial
@@ -20,7 +21,7 @@ SIZES = (1, 2, 8, 32, 128)
 """Batch sizes at which `is_training=True` is tried."""
 _FIRST_LAYER = 64
 """Images that tell what the first layer sees: thousands of values a channel."""
-_PROMISING = 1.5
+_PROMISING = 2.0
 """Standard errors by which another preprocessing must lead on few images to be tried on all."""
 
 
@@ -36,13 +37,10 @@ class Room:
 
     @property
     def trial_images(self) -> int:
-        """Images for one trial of many."""
-        if self.generous:
-            return max(thresholds.TRIAL_IMAGES, self.least)
-        # All trials together cost a small part of what was already spent.
+        """Images for one trial: where nothing is suspicious, what costs a small part of what was already spent."""
         spent = 3 * (len(self.test) + len(self.train))
-        few = min(max(thresholds.TRIAL_SHARE * spent / len(suspects()), 16), thresholds.TRIAL_IMAGES)
-        return max(int(few), self.least)
+        few = int(max(thresholds.TRIAL_SHARE * spent, 16))
+        return max(thresholds.TRIAL_IMAGES if self.generous else min(few, thresholds.TRIAL_IMAGES), self.least)
 
     @property
     def least(self) -> int:
@@ -80,6 +78,7 @@ def change(before: Pass, after: Pass) -> Change:
 def preprocessing(room: Room, test: Pass, train: Pass) -> PreprocessingCheck:
     """Try every known way to feed pixels; the best other one again on all images, if it looks better at all.
 
+    Another scale or offset shows in statistics that disagree. Where they agree, only swapped colours are tried.
     `test` and `train` are the passes over all images with `is_training=False` as they are fed now.
     """
     few = room.train.some(room.trial_images)
@@ -87,8 +86,9 @@ def preprocessing(room: Room, test: Pass, train: Pass) -> PreprocessingCheck:
     first, moving = room.subject.layers[0], room.subject.snapshot()
     trials, best, most = [], None, 0.0
     base = room.evaluator.examine(few.batches(), "moving")
-    # A graph that takes uint8 prepares them itself: there is one way to feed it.
-    others = () if getattr(room.subject, "takes_pixels", False) else suspects()
+    others: tuple[Any, ...] = suspects() if room.generous else swapped(own)
+    if getattr(room.subject, "takes_pixels", False):
+        others = ()  # a graph that takes uint8 prepares them itself: there is one way to feed it
     for suspect in (own, *(one for one in others if one.name != own.name)):
         images = few.through(suspect)
         scored = base if suspect is own else room.evaluator.examine(images.batches(), "moving")

@@ -23,8 +23,8 @@ GOOD_ON_TRAINING = 0.9
 """A model with this accuracy on training images is fed what it expects: preprocessing is not tried."""
 TRIAL_IMAGES = 256
 """Images for each of the trials of preprocessing and batch size."""
-TRIAL_SHARE = 0.12
-"""...and, where nothing is suspicious, the part of the cost of the evaluations that all trials together may have."""
+TRIAL_SHARE = 0.03
+"""...and, where nothing is suspicious, the part of the cost of the evaluations that one trial may have."""
 ORDER_IMAGES = 1024
 """Images for the comparison of orders."""
 REPAIRED = 0.8

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from keras.applications.imagenet_utils import preprocess_input
 
-from finetune.data.preprocessing import PREPROCESSINGS, find
+from finetune.data.preprocessing import PREPROCESSINGS, find, suspects, swapped
 from finetune.errors import WrongUse
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3)).astype(np.uint8)
@@ -55,3 +55,11 @@ def test_an_unknown_name_is_wrong_use(name, said):
     with pytest.raises(WrongUse) as caught:
         find(name)
     assert said in str(caught.value)
+
+
+def test_colours_swapped_is_what_opencv_reads():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 3)).astype(np.uint8)
+    by_name = find("inception, colours swapped")
+    np.testing.assert_array_equal(by_name.apply(images), find("inception").apply(images[..., ::-1]))
+    assert [one.name for one in swapped(find("vgg"))] == ["caffe"]
+    assert len({one.name for one in suspects()}) == len(suspects())
