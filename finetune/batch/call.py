@@ -67,46 +67,56 @@ class Call:
         """
         self.check()
         single = len(self.jobs) < len(self.every)
-        with self.place.locked(shared=single):
-            standings = {job.index: look(self.place, job) for job in self.every}
-            unfinished = [job for job in self.jobs if standings[job.index].state != "done"]
-            if len(unfinished) < len(self.jobs):
-                self.display.say(f"{len(self.jobs) - len(unfinished)} of {len(self.jobs)} jobs are done already")
-            if not unfinished:
-                return self.summarised(standings, write=not single)
-            with stop_signals() as requested:
-                where = executor()
-                try:
-                    surveys = self._survey(unfinished)
-                except BaseException:
-                    where.close()
-                    raise
-                self.display.say(f"{len(unfinished)} jobs in {self.place}, {where.describe()}")
-                watcher = _Watcher(self, standings, surveys, where, write=not single)
-                scheduler = Scheduler(
-                    self.place,
-                    self.jobs,
-                    where,
-                    watcher,
-                    default_batch=lambda job: surveys.get(job.name, {}).get("batch_size"),
-                    fail_fast=fail_fast,
-                )
-                try:
-                    scheduler.run(requested)
-                finally:
-                    standings |= {job.index: look(self.place, job) for job in self.jobs}
-                    self.summarised(standings, write=not single)
-                summary = self.summarised(standings, write=not single)
-                done = sum(standings[job.index].state == "done" for job in self.jobs)
-                if requested() and done < len(self.jobs):
-                    raise Interrupted(f"stopped: {done} of {len(self.jobs)} jobs are done; the same command goes on")
-            return summary
+        unfinished = [job for job in self.jobs if look(self.place, job).state != "done"]
+        if len(unfinished) < len(self.jobs):
+            self.display.say(f"{len(self.jobs) - len(unfinished)} of {_jobs(len(self.jobs))} done already")
+        if not unfinished:
+            return self.summarised(self._look(), write=not single)
+        with stop_signals() as requested:
+            where = executor()
+            try:
+                surveys = self._survey(unfinished)  # before anything is written
+                with self.place.locked(shared=single):
+                    return self._run(where, surveys, requested, fail_fast=fail_fast, write=not single)
+            finally:
+                where.close()
+
+    def _run(
+        self,
+        where: Executor,
+        surveys: Mapping[str, Mapping[str, Any]],
+        requested: Callable[[], bool],
+        *,
+        fail_fast: bool,
+        write: bool,
+    ) -> Summary:
+        self.display.say(f"{_jobs(len(surveys))} in {self.place}, {where.describe()}")
+        scheduler = Scheduler(
+            self.place,
+            self.jobs,
+            where,
+            _Watcher(self, self._look(), surveys, where, write=write),
+            default_batch=lambda job: surveys.get(job.name, {}).get("batch_size"),
+            fail_fast=fail_fast,
+        )
+        try:
+            scheduler.run(requested)
+        finally:
+            standings = self._look()
+            summary = self.summarised(standings, write=write)
+        done = sum(standings[job.index].state == "done" for job in self.jobs)
+        if requested() and done < len(self.jobs):
+            raise Interrupted(f"stopped: {done} of {_jobs(len(self.jobs))} done; the same command goes on")
+        return summary
 
     def summary_only(self) -> Summary:
         """The summary of what there is, written."""
         if not self.place.path.is_dir():
             raise FinetuneError(f"{self.place} is not there: no job of {self.file} has run yet; run the batch first")
-        return self.summarised({job.index: look(self.place, job) for job in self.every}, write=True)
+        return self.summarised(self._look(), write=True)
+
+    def _look(self) -> dict[int, Standing]:
+        return {job.index: look(self.place, job) for job in self.every}
 
     def summarised(self, standings: Mapping[int, Standing], *, write: bool) -> Summary:
         """All jobs of the file ranked; with `write`, also its files."""
@@ -133,6 +143,10 @@ class Call:
             )
             raise WrongUse(message) if done.returncode == 2 else FinetuneError(message)
         return {row["name"]: row for row in json.loads(done.stdout)["jobs"]}
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"
 
 
 class _Watcher:

@@ -148,7 +148,11 @@ class Local:
 
     def describe(self) -> str:
         """In words."""
-        each = f"{self.threads} of {self._cores} cores each" if self._workers > 1 else f"{self._cores} cores"
+        each = (
+            f"{self.threads} of {self._cores} cores each"
+            if self._workers > 1
+            else f"on {self._cores} core{'s' if self._cores > 1 else ''}"
+        )
         more = ", which is more than there are cores" if self._workers > self._cores else ""
         return f"{self._workers} at once{more}, {each}"
 

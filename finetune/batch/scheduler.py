@@ -94,8 +94,6 @@ class Scheduler:
             for active in self._active.values():
                 self._wait_for_end(active)
             raise
-        finally:
-            self._executor.close()
         return self.standings()
 
     def _stop(self, words: str) -> None:

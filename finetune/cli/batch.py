@@ -1,5 +1,6 @@
 """`finetune batch`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +41,7 @@ if TYPE_CHECKING:
 @click.option("--print", "print_script", is_flag=True, help="Slurm: write the script on standard output; run nothing.")
 @options.JSON
 @options.QUIET
-@click.pass_context
 def batch(
-    ctx: click.Context,
-    /,
     jobs_file: Path,
     runs_dir: Path | None,
     seeds: int | None,
@@ -103,11 +101,11 @@ def batch(
         )
         return
     if summary_only:
-        _finish(ctx, call, call.summary_only(), as_json=as_json)
+        _finish(call, call.summary_only(), as_json=as_json)
         return
     with display.running():
         summary = call.run(lambda: _executor(how), fail_fast=how["fail_fast"])
-    _finish(ctx, call, summary, as_json=as_json)
+    _finish(call, summary, as_json=as_json)
 
 
 def _check_use(how: dict[str, Any], *, dry_run: bool, summary_only: bool, print_script: bool, as_json: bool) -> None:
@@ -164,7 +162,7 @@ def _plan(call: "Call", workers: int, *, as_json: bool) -> None:
         show_plan(rows, estimate, call.place)
 
 
-def _finish(ctx: click.Context, call: "Call", summary: Any, *, as_json: bool) -> None:
+def _finish(call: "Call", summary: Any, *, as_json: bool) -> None:
     """Print the summary; exit code 1 where a job of this call has failed or is not done."""
     from finetune.cli.batch_display import show_summary
 
@@ -174,4 +172,4 @@ def _finish(ctx: click.Context, call: "Call", summary: Any, *, as_json: bool) ->
         show_summary(summary, call.place)
     mine = {job.index for job in call.jobs}
     if any(one.state != "done" for one in summary.standings if one.job.index in mine):
-        ctx.exit(1)
+        sys.exit(1)

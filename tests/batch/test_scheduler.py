@@ -58,13 +58,13 @@ def batch(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     (tmp_path / "stub").mkdir()
 
-    def make(defaults="batch-size = 64", **words):
+    def make(defaults="batch-size = 64", seeds=None, **words):
         file = tmp_path / "night.toml"
         tables = [f'[[job]]\nname = "{name}"\n' for name in words]
         file.write_text(f'[defaults]\nbackbone = "resnet_v1_demo"\n{defaults}\n' + "".join(tables))
         for name, what in words.items():
             (tmp_path / "stub" / name).write_text(what)
-        every = jobs.read(file)
+        every = jobs.read(file, seeds=seeds)
         call = Call(file, Place(tmp_path / "night"), every, every, display=Heard())
         monkeypatch.setattr(Call, "_survey", lambda self, some: {job.name: {"batch_size": 64} for job in some})
         return call
@@ -97,6 +97,19 @@ def test_done_jobs_are_skipped_and_failed_ones_tried_again(batch, tmp_path):
     assert second.complete
     assert [tries(tmp_path, name) for name in "abcd"] == [["begin"], ["begin", "resume"], ["begin"], ["begin"]]
     assert call.run(lambda: pytest.fail("nothing to run"), fail_fast=False).complete
+
+
+def test_seeds_are_runs_of_their_own_and_a_group_together(batch, tmp_path):
+    batch("learning-rate = 0.25", a="ok").run(Stubbed, fail_fast=False)
+    summary = batch("learning-rate = 0.25", seeds=3, a="ok", b="ok").run(Stubbed, fail_fast=False)
+    assert tries(tmp_path, "a") == ["begin"]
+    assert [one.job.name for one in summary.standings] == ["a", "a-seed_1", "a-seed_2", "b", "b-seed_1", "b-seed_2"]
+    assert [(group.name, len(group.done), group.test, group.test_spread) for group in summary.groups] == [
+        ("a", 3, 0.25, 0.0),
+        ("b", 3, 0.25, 0.0),
+    ]
+    assert summary.groups[1].verdict == "= best within noise"
+    assert json.loads((tmp_path / "night" / "b-seed_2" / "config.json").read_text())["seed"] == 2
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(batch, tmp_path):
@@ -279,7 +292,7 @@ def test_when_the_parent_goes_its_children_save_their_state_and_a_second_call_go
         parent.send_signal(number)
         stderr = parent.stderr.read()
     assert parent.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 1), stderr
-    assert ("stopped: 0 of 3 jobs are done; the same command goes on" in stderr) == (number != signal.SIGKILL)
+    assert ("stopped: 0 of 3 jobs done; the same command goes on" in stderr) == (number != signal.SIGKILL)
     deadline = time.monotonic() + 10
     while any(_alive(int(path.read_text())) for path in pids):
         assert time.monotonic() < deadline, "an orphan lives on"
