@@ -26,7 +26,6 @@ def main():
     from finetune.batchnorm.subject import kept
     from finetune.config import RunConfig
     from finetune.data.dataset import stratified_subset
-    from finetune.targets.doctor import TRAINING_IMAGES
     from finetune.diagnosis.images import Images
     from finetune.diagnosis.measure import examine
     from finetune.diagnosis.reading import Commands
@@ -34,6 +33,7 @@ def main():
     from finetune.evaluation import Evaluator
     from finetune.preparation import prepare
     from finetune.progress import Silent
+    from finetune.targets.doctor import TRAINING_IMAGES
     from finetune.training.loop import train
 
     class Quiet:

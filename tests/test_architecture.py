@@ -23,6 +23,7 @@ ROOMS = {
     "verification": "run",
     "export": "run",
     "checkup": "run",
+    "conversion": "run",
     "errors": None,
     "files": None,
     "_version": None,
