@@ -75,8 +75,8 @@ def ruled_out(seen: Reading, cause: str) -> tuple[str, ...]:
             f"{percent(test.is_training_false)} without"
         )
     check = evidence.preprocessing
-    if check is not None and cause != "wrong-preprocessing":
-        others = [trial for trial in check.trials if trial.name != check.current]
+    others = [trial for trial in check.trials if trial.name != check.current] if check else []
+    if check is not None and others and cause != "wrong-preprocessing":
         best = max(others, key=lambda trial: trial.accuracy)
         own = next(trial for trial in check.trials if trial.name == check.current)
         lines.append(
