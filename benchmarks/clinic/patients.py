@@ -115,7 +115,7 @@ def _flowers(folder: Path, side: int = 64) -> Dataset:
 class Recipe:
     """How a patient is trained. start: `source` or `scratch`. switch: sets the BN layers' switches.
 
-    ordered: batches of one class each. average: keep an average of the weights and end with it. before, after: what
+    ordered: the share of every batch that is of one class. average: keep an average of the weights and end with it. before, after: what
     is done to the model around training.
     """
 
@@ -134,7 +134,7 @@ class Recipe:
     seed: int = 0
     augment: bool = False
     dropout: float = 0.0
-    ordered: bool = False
+    ordered: float = 0.0
     average: float | None = None
     statistics: str = "batch"
     updates: bool = True
@@ -251,13 +251,14 @@ def _epoch(split: Split, recipe: Recipe, form: dict[str, Any], epoch: int) -> An
     if not recipe.ordered:
         augmentation = Augmentation(split.images.shape[1] // 8 if recipe.augment else 0, recipe.augment)
         return pipeline.train_batches(split, augmentation=augmentation, seed=recipe.seed, epoch=epoch, **form)
-    # Every batch holds one class, as where a folder is read class by class without shuffling.
+    # Most of a batch is of one class, as where a folder is read class by class through a small shuffle buffer.
     rng = np.random.default_rng([recipe.seed, epoch])
     order = rng.permutation(len(split))
     order = order[np.argsort(split.labels[order], kind="stable")]
     groups = [order[split.labels[order] == label] for label in np.unique(split.labels)]
-    size = form["batch_size"]
-    chunks = [group[at : at + size] for group in groups for at in range(0, len(group) - size + 1, size)]
+    size, own = form["batch_size"], round(recipe.ordered * form["batch_size"])
+    chunks = [group[at : at + own] for group in groups for at in range(0, len(group) - own + 1, own)]
+    chunks = [np.concatenate([chunk, rng.choice(len(split), size - own, replace=False)]) for chunk in chunks]
     rng.shuffle(chunks)
     ordered = split.take(np.concatenate(chunks))
     batches = pipeline.eval_batches(ordered, **form)
