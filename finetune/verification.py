@@ -31,6 +31,7 @@ from finetune.progress import Display, Silent
 TOLERANCE = 1e-4
 """Largest difference from the original, as a share of its outputs' scale: two orders over what float32 leaves."""
 
+_IMAGENET_CLASSES = 1000
 _NAME = re.compile(r"(\d{3})_.*\.(jpe?g|png)$", re.IGNORECASE)
 _ENDINGS = (".ckpt", ".h5", ".keras", ".tar.gz", ".tgz")
 _GENERATED, _MOST_COMPARED = 4, 32
@@ -141,6 +142,8 @@ def verify(
     spec, opened = _find(name, checkpoint, display)
     entries = structures().get(spec.id, ())
     fit = fit_of(opened, spec, entries)
+    if photos and spec.outputs < _IMAGENET_CLASSES:
+        raise WrongUse(f"--photos are of ImageNet's classes, which {spec.id} was not published for: leave out --photos")
     if photos and fit.head != "published":
         raise WrongUse(
             f"--photos: {opened.path} has not the {spec.outputs} published logits of {spec.id} "

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from checkpoints import store
 from checkpoints.catalog import find
@@ -115,6 +116,11 @@ def test_a_checkpoint_of_ones_own(finished, tmp_path):
     verified = typed(f"backbones verify cifar_resnet --checkpoint {tmp_path / 'own.ckpt'} --json")
     assert verified.exit_code == 0, verified.output
     assert len(json.loads(verified.stdout)["load"]["assigned"]) == 15 * 5 + 2
+
+    Image.new("RGB", (40, 40)).save(tmp_path / "207_dog.png")
+    refused = typed(f"backbones verify cifar_resnet --checkpoint {tmp_path / 'own.ckpt'} --photos {tmp_path}")
+    assert refused.exit_code == 2, refused.output
+    assert "leave out --photos" in refused.stderr
 
     with pytest.raises(CheckpointError, match="does not fit the network"):
         backbone.load(find("cifar_resnet18"), image_size=8, checkpoint=tmp_path / "own.ckpt")

@@ -23,9 +23,13 @@ def entries(model: keras.Model, *, source: str) -> list[Entry]:
 
 
 def build(spec: BackboneSpec) -> list[Entry]:
-    """The structure of a catalogue row with its published head, at its least size: the same at every size."""
+    """The structure of a catalogue row with its published head, at its least size: the same at every size.
+
+    Where nothing is published, one logit stands for a head of any size.
+    """
     keras.backend.clear_session(free_memory=True)
-    network = networks.build(spec.family, image_size=spec.least_size, outputs=spec.outputs, arguments=spec.arguments)
+    outputs = spec.outputs or 1
+    network = networks.build(spec.family, image_size=spec.least_size, outputs=outputs, arguments=spec.arguments)
     return entries(network.model, source=spec.source)
 
 

@@ -94,6 +94,8 @@ def test_a_model_with_a_module_in_it_is_opened_in_its_own_run_only(module, tmp_p
         ("--bn '*body/block1/*=train' --bn freeze", ("one training argument", "--bn freeze")),
         ("--freeze '*body/block1/*'", ("one training argument", "--bn freeze")),
         ("--bn-epsilon 0.1", ("--bn-epsilon", "hides its epsilon")),
+        ("--bn-renorm", ("--bn-renorm", "normalises out of reach")),
+        ("--bn-zero-debias", ("--bn-zero-debias", "moves its averages itself")),
         ("--features conv1", ("--features", "hides its layers")),
         ("--head keep", ("--head keep", "ends in features")),
         ("--from-scratch", ("--from-scratch", "holds its weights")),
