@@ -23,9 +23,11 @@ def entries(model: keras.Model, *, source: str) -> list[Entry]:
 
 
 def build(spec: BackboneSpec) -> list[Entry]:
-    """The structure of a catalogue row with its published head, at its least size: the same at every size."""
+    """The structure of a catalogue row, with its published head where it has one; the same at every image size."""
     keras.backend.clear_session(free_memory=True)
-    network = networks.build(spec.family, image_size=spec.least_size, outputs=spec.outputs, arguments=spec.arguments)
+    network = networks.build(
+        spec.family, image_size=spec.least_size, outputs=spec.outputs or None, arguments=spec.arguments
+    )
     return entries(network.model, source=spec.source)
 
 
