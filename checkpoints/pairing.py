@@ -48,13 +48,13 @@ def pair(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -
     `.weights.h5` files. A scope or a model around the network is looked through, and slim's scope may have another
     name.
     """
-    names = max(
-        _candidates(checkpoint, spec, entries),
-        key=lambda names: (
-            _right(checkpoint, entries, names),
-            sum(name in checkpoint.shapes for name in names.values()),
-        ),
-    )
+    candidates = list(_candidates(checkpoint, spec, entries))
+    names = max(candidates, key=lambda names: _right(checkpoint, entries, names))
+    if 2 * _right(checkpoint, entries, names) < len(entries):
+        # Nothing like the network: said in the names under which it is published.
+        names = max(candidates, key=lambda names: sum(name in checkpoint.shapes for name in names.values()))
+        if 2 * sum(name in checkpoint.shapes for name in names.values()) < len(entries):
+            names = candidates[0]
     head = _own_head(checkpoint, spec, entries, names)
     return Pairing({**names, **_by_shape(checkpoint, spec, entries, names, head)}, head)
 

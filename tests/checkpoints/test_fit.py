@@ -34,6 +34,8 @@ def test_every_row_fits_itself_and_nothing_else() -> None:
     problems = []
     for index, spec in enumerate(CATALOG):
         outputs, head = ((spec.outputs, "published"), (7, "other"), (None, "absent"))[index % 3]
+        if not spec.outputs:  # a network to train from scratch
+            outputs, head = None, "absent"
         found = exact_fits(published(spec, outputs=outputs))
         if [(fit.spec.id, fit.head, fit.outputs) for fit in found] != [(spec.id, head, outputs)]:
             problems.append(f"{spec.id} with {outputs} outputs: {[fit.summary() for fit in found]}")
