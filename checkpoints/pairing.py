@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase, translate
 from functools import cache
@@ -38,6 +38,7 @@ class Pairing:
 
 _OWN_HEAD_VARIABLES = 12
 _SLIM_TO_KERAS = {"weights": "kernel", "biases": "bias", "depthwise_weights": "kernel"}
+_SEPARABLE = {"depthwise_weights": "depthwise_kernel", "pointwise_weights": "pointwise_kernel"}
 
 
 def pair(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -> Pairing:
@@ -100,7 +101,8 @@ def _spellings(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Ent
         return
     yield {entry.name: entry.name for entry in entries}
     if spec.source != "keras":
-        yield {entry.name: _keras_spelling(entry.name) for entry in entries}
+        separable = {_scope(entry.name) for entry in entries if entry.name.endswith("/pointwise_weights")}
+        yield {entry.name: _keras_spelling(entry.name, separable) for entry in entries}
         # Inside a scope of the file: the network in a scope of another name.
         yield {entry.name: entry.name.partition("/")[2] for entry in entries}
     # By order a network of slim's would fit Keras's network of the same structure, which computes something else.
@@ -109,14 +111,22 @@ def _spellings(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Ent
         yield {name: theirs for theirs, name in aligned.items()}
 
 
-def _keras_spelling(name: str) -> str:
-    """`resnet_v1_50/conv1/weights` is the layer `resnet_v1_50.conv1` with the variable `kernel`."""
-    layer, _, variable = name.rpartition("/")
-    return f"{layer.replace('/', '.')}/{_SLIM_TO_KERAS.get(variable, variable)}"
+def _keras_spelling(name: str, separable: Collection[str]) -> str:
+    """`resnet_v1_50/conv1/weights` is the layer `resnet_v1_50.conv1` with the variable `kernel`.
+
+    separable: scopes that hold a depthwise and a pointwise convolution in one layer.
+    """
+    scope, _, variable = name.rpartition("/")
+    spelled = _SEPARABLE.get(variable) if scope in separable else None
+    return f"{scope.replace('/', '.')}/{spelled or _SLIM_TO_KERAS.get(variable, variable)}"
+
+
+def _scope(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _layer(entry: Entry) -> str:
-    return entry.name.rpartition("/")[0].replace("/", ".")
+    return _scope(entry.name).replace("/", ".")
 
 
 def _prefixes(checkpoint: Checkpoint) -> list[str]:

@@ -5,7 +5,7 @@ shape: a dense head `[channels, classes]` and slim's 1x1 convolution `[1, 1, cha
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -149,15 +149,22 @@ def load_stock(opened: Checkpoint, found: Fit, *, image_size: int) -> tuple[kera
     of_network = entries(network.model, source=spec.source)
     pairing = pair(opened, spec, of_network)
     names, shapes = _with_head(opened, spec, of_network, pairing)
-    file = replace(opened, shapes={**opened.shapes, **shapes}, read=_reshaping(opened, shapes))
+    dtypes: dict[str, np.dtype[Any]] = {}
+
+    def read(name: str) -> np.ndarray:
+        array = opened.read(name)
+        dtypes[name] = array.dtype
+        return array.reshape(shapes[name]) if name in shapes else array
+
+    file = replace(opened, shapes={**opened.shapes, **shapes}, read=read)
     ignore = [*transfer.TRAINING_LEFTOVERS, ("auxiliary head", spec.auxiliary)]
     report = transfer.assign(file, {names[name]: variable for name, variable in variables.items()}, ignore=ignore)
     for name, variable in variables.items():
-        array = file.read(names[name])
-        if array.dtype != np.float32 and not np.array_equal(array, np.asarray(variable)):
+        is_float32 = dtypes[names[name]] == np.float32
+        if not is_float32 and not np.array_equal(file.read(names[name]), np.asarray(variable)):
             raise CheckpointError(
-                f"{opened.path} holds {names[name]} as {array.dtype}, which float32 cannot keep: it is not converted, "
-                "for it would come back changed"
+                f"{opened.path} holds {names[name]} as {dtypes[names[name]]}, which float32 cannot keep: it is not "
+                "converted, for it would come back changed"
             )
     return network.model, report
 
@@ -197,14 +204,6 @@ def _with_head(
     shapes = {names[entry.name]: entry.shape for entry in logits}
     same_size = {name: shape for name, shape in shapes.items() if math.prod(opened.shapes[name]) == math.prod(shape)}
     return names, same_size
-
-
-def _reshaping(opened: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> Callable[[str], np.ndarray]:
-    def read(name: str) -> np.ndarray:
-        array = opened.read(name)
-        return array.reshape(shapes[name]) if name in shapes else array
-
-    return read
 
 
 def _named(opened: Checkpoint) -> bool:

@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 
 from checkpoints.catalog import find
-from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
-from finetune import backbone, models
+from finetune import backbone
 from finetune.demo import pretrain
-from finetune.errors import FinetuneError
-from finetune.export import to_slim
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +34,3 @@ def test_the_slim_file_gives_the_logits_of_the_run(made):
     trained = keras.models.load_model(run / "model.keras")
     images = np.random.default_rng(0).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
     np.testing.assert_allclose(loaded.model(images, training=False), trained(images, training=False), atol=1e-5)
-
-
-def test_nothing_is_overwritten(made):
-    run, prefix = made
-    with pytest.raises(CheckpointError, match="already there"):
-        to_slim(models.open_trained(run).model, find("resnet_v1_demo"), prefix)
-
-
-def test_a_keras_backbone_has_no_slim_names(made, tmp_path):
-    with pytest.raises(FinetuneError, match="only slim backbones"):
-        to_slim(models.open_trained(made[0]).model, find("keras/resnet50"), tmp_path / "model.ckpt")
