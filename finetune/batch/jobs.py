@@ -4,7 +4,6 @@ import difflib
 import itertools
 import json
 import math
-import os
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune import config as configs
-from finetune.batch import names
+from finetune.batch import names, paths
 from finetune.config import RunConfig
-from finetune.data import sources
 from finetune.errors import FinetuneError, WrongUse
 
 MANY = 100
@@ -171,17 +169,7 @@ class _File:
         placeholder = {} if "backbone" in table else {"backbone": ""}
         checked = checked_config({**placeholder, **table}, where)
         named = {key.replace("-", "_"): key for key in table}
-        return {name: self._absolute(name, getattr(checked, name)) for name in named}
-
-    def _absolute(self, name: str, value: Any) -> Any:
-        if name == "data":
-            return sources.absolute(value, below=self.path.absolute().parent)
-        if name not in configs.PATHS or value is None:
-            return value
-        try:
-            return os.path.abspath(self.path.absolute().parent / Path(value).expanduser())
-        except RuntimeError:
-            return os.path.abspath(self.path.absolute().parent / value)
+        return {name: paths.absolute(name, getattr(checked, name), self.path.absolute().parent) for name in named}
 
 
 def checked_config(settings: Settings, where: str) -> RunConfig:

@@ -56,6 +56,9 @@ def _part(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return name if value else f"no_{name}"
     if name == "backbone":
+        path = Path(str(value).removeprefix("hub:"))
+        if path.is_absolute():
+            return _safe(path.parent.name if path.name == "model.keras" else path.name)
         return _safe(str(value).replace("/", "-"))
     if isinstance(value, list | tuple):
         return _safe(f"{name}_{'_'.join(str(one).replace('*', 'all') for one in value) or 'none'}")

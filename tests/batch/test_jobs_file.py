@@ -78,6 +78,26 @@ def test_paths_are_relative_to_the_jobs_file(read, tmp_path, monkeypatch):
     assert {"data_dir", "checkpoint"} <= set(PATHS)
 
 
+def test_a_backbone_that_is_a_file_is_looked_for_beside_the_jobs_file(read, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    for name in ("own.h5", "resnet_v1_50"):
+        (tmp_path / name).touch()
+    names_ = [
+        "own.h5",
+        "./old/model.keras",
+        "hub:./module",
+        "resnet_v1_50",
+        "hub:https://tfhub.dev/a/b/1",
+        "nowhere.h5",
+    ]
+    found = read(f"[matrix]\nbackbone = {names_}")
+    assert [job.config.backbone for job in found] == [
+        *(str(tmp_path / "own.h5"), str(tmp_path / "old" / "model.keras"), f"hub:{tmp_path / 'module'}"),
+        *("resnet_v1_50", "hub:https://tfhub.dev/a/b/1", "nowhere.h5"),
+    ]
+    assert [job.name for job in found[:4]] == ["own.h5", "old", "module", "resnet_v1_50"]
+
+
 def test_seeds_repeat_every_job_and_leave_the_first_its_name(read):
     text = '[defaults]\nbackbone = "resnet_v1_50"\nseed = 7\n[matrix]\nepochs = [1, 2]'
     once, thrice = read(text), read(text, seeds=3)
