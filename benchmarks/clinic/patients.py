@@ -115,7 +115,8 @@ def _flowers(folder: Path, side: int = 64) -> Dataset:
 class Recipe:
     """How a patient is trained. start: `source` or `scratch`. switch: sets the BN layers' switches.
 
-    ordered: the share of every batch that is of one class. average: keep an average of the weights and end with it. before, after: what
+    ordered: the share of every batch that is of one class. average: keep an average of the weights and end with it.
+    before, after: what
     is done to the model around training.
     """
 
