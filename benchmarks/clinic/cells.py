@@ -151,7 +151,7 @@ def _sick() -> list[Cell]:
         ("negative", lambda images: 255 - images),
     ):  # fmt: skip
         cells += _in(THREE, "different-data", f"test images {name}", sick=_test_images(change))
-    cells += _in(THREE, "batch-composition", "mostly a class a batch", ordered=0.7, steps=400)
+    cells += _in(THREE, "batch-composition", "two classes a batch", ordered=2, steps=400)
     cells += _in(THREE, "not-finite", "a corrupt batch under loss scaling", sick=_poisoned)
     cells += _in(THREE, "not-batchnorm: overfitting", "300 images", images=300, start="scratch")
     cells += _in(THREE, "not-batchnorm: labels", "offset of one", sick=_renumbered(lambda labels, n: (labels + 1) % n))

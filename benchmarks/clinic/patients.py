@@ -115,9 +115,8 @@ def _flowers(folder: Path, side: int = 64) -> Dataset:
 class Recipe:
     """How a patient is trained. start: `source` or `scratch`. switch: sets the BN layers' switches.
 
-    ordered: the share of every batch that is of one class. average: keep an average of the weights and end with it.
-    before, after: what
-    is done to the model around training.
+    ordered: how many classes a batch holds (0: as they come), in training and, sorted by class, in the test images.
+    average: keep an average of the weights and end with it.
     """
 
     body: str = "resnet_v1"
@@ -135,7 +134,7 @@ class Recipe:
     seed: int = 0
     augment: bool = False
     dropout: float = 0.0
-    ordered: float = 0.0
+    ordered: int = 0
     average: float | None = None
     statistics: str = "batch"
     updates: bool = True
@@ -186,7 +185,8 @@ def train(recipe: Recipe) -> Patient:
         weights_averaged=True if recipe.average else None,
         batch_size=recipe.batch,
     )
-    return Patient(model, Images(dataset.test, **form), Images(split.take(order), **form), facts, start)
+    test = Images(dataset.test, **form)
+    return Patient(model, test.grouped() if recipe.ordered else test, Images(split.take(order), **form), facts, start)
 
 
 def _built(recipe: Recipe, body: Body, size: int, classes: int) -> keras.Model:
@@ -252,16 +252,15 @@ def _epoch(split: Split, recipe: Recipe, form: dict[str, Any], epoch: int) -> An
     if not recipe.ordered:
         augmentation = Augmentation(split.images.shape[1] // 8 if recipe.augment else 0, recipe.augment)
         return pipeline.train_batches(split, augmentation=augmentation, seed=recipe.seed, epoch=epoch, **form)
-    # Most of a batch is of one class, as where a folder is read class by class through a small shuffle buffer.
+    # A batch holds few classes, as where a folder is read class by class through a small shuffle buffer.
     rng = np.random.default_rng([recipe.seed, epoch])
     order = rng.permutation(len(split))
     order = order[np.argsort(split.labels[order], kind="stable")]
     groups = [order[split.labels[order] == label] for label in np.unique(split.labels)]
-    size, own = form["batch_size"], round(recipe.ordered * form["batch_size"])
-    chunks = [group[at : at + own] for group in groups for at in range(0, len(group) - own + 1, own)]
-    chunks = [np.concatenate([chunk, rng.choice(len(split), size - own, replace=False)]) for chunk in chunks]
-    rng.shuffle(chunks)
-    ordered = split.take(np.concatenate(chunks))
+    size, own = form["batch_size"], form["batch_size"] // recipe.ordered
+    steps = len(split) // size
+    chosen = [rng.choice(len(groups), recipe.ordered, replace=False) for _ in range(steps)]
+    ordered = split.take(np.concatenate([rng.choice(groups[one], own) for classes in chosen for one in classes]))
     batches = pipeline.eval_batches(ordered, **form)
     return ((images, labels) for images, labels, _ in batches)
 
