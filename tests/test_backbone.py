@@ -28,7 +28,7 @@ real = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real weights and phot
 def test_real_weights_classify_real_photos(kind):
     name, path = FILES[kind]
     photos = SHARED / "data/imagenet_photos"
-    verified = verify(find(name), checkpoint=path, photos=photos)
+    verified = verify(name, checkpoint=path, photos=photos)
     assert (verified.photos.correct, verified.photos.correct_top5, verified.photos.examples) == (60, 83, 100)
 
 
