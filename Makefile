@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-all check structures constraints clean
+.PHONY: help demo test test-all check docs structures constraints clean
 
 help:  ## Show the goals.
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,6 +30,10 @@ check: $(INSTALLED)  ## Format, lint, type-check and test: the one command befor
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow"
+
+docs: $(INSTALLED)  ## Write docs/backbones.md from the catalogue.
+	$(BIN)/finetune backbones list --markdown > docs/backbones.md.tmp
+	mv docs/backbones.md.tmp docs/backbones.md
 
 structures: $(INSTALLED)  ## Write checkpoints/structures.json.gz from the networks of the catalogue, five minutes.
 	$(BIN)/python -m finetune.backbone.structures

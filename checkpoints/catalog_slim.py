@@ -241,6 +241,7 @@ BUNDLED: tuple[BackboneSpec, ...] = (
         head=("resnet_v1_demo/logits/*",),
         bn_decay=0.997,
         bn_epsilon=1e-5,
+        parameters=221_424,
         reference="made by finetune/demo/pretrain.py on generated images",
     ),
 )

@@ -6,51 +6,89 @@ import click
 
 from finetune.cli import options
 from finetune.cli.startup import load_tensorflow
+from finetune.cli.tables import print_table
 
 
 @click.group()
 def backbones() -> None:
-    """The catalogue: list it, show a row, verify a file of weights."""
+    """The catalogue: list it, show a row, fetch files of weights, prove one."""
 
 
 @backbones.command("list")
+@click.option("--markdown", is_flag=True, help="The page docs/backbones.md, with references and addresses.")
 @options.JSON
-def list_backbones(as_json: bool) -> None:
-    """Every backbone: name, source, ImageNet top-1, parameters, input, and whether its file is cached."""
-    from checkpoints import store
-    from checkpoints.catalog import CATALOG
+def list_backbones(markdown: bool, as_json: bool) -> None:
+    """Every backbone: name, source, ImageNet top-1, parameters, input, and where its file is cached."""
+    from checkpoints import fetching, listing
 
-    rows = [
-        {
-            "name": spec.id,
-            "top1": spec.top1,
-            "parameters": spec.parameters,
-            "image_size": spec.image_size,
-            "least_size": spec.least_size,
-            "bn_decay": spec.bn_decay,
-            "cached": str(path) if (path := store.is_cached(spec)) else None,
-        }
-        for spec in CATALOG
-    ]
+    if markdown and as_json:
+        raise click.UsageError("--markdown and --json contradict each other: give one of them.")
+    if markdown:
+        click.echo(listing.markdown(), nl=False)
+        return
+    rows = listing.as_json()
     if as_json:
         options.emit(rows)
         return
-    from rich.console import Console
-    from rich.table import Table
+    print_table(
+        ("name", "source", "top-1 %", "params", "px", "least px", "BN decay", "cached"),
+        [
+            (
+                row["name"],
+                row["source"],
+                "" if row["top1"] is None else str(row["top1"]),
+                listing.millions(row["parameters"]),
+                *(str(row[key]) for key in ("image_size", "least_size", "bn_decay")),
+                fetching.place(row["cached"]),
+            )
+            for row in rows
+        ],
+        numbers=("top-1 %", "params", "px", "least px", "BN decay"),
+    )
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "top-1 %", "params", "px", "least px", "BN decay", "cached"):
-        table.add_column(column, justify="left" if column in ("name", "cached") else "right", no_wrap=True)
-    for row in rows:
-        parameters = f"{row['parameters'] / 1e6:.1f} M" if isinstance(row["parameters"], int) else ""
-        table.add_row(
-            str(row["name"]),
-            "" if row["top1"] is None else str(row["top1"]),
-            parameters,
-            *(str(row[key]) for key in ("image_size", "least_size", "bn_decay")),
-            "yes" if row["cached"] else "",
+
+@backbones.command()
+@click.argument("names", nargs=-1, metavar="NAME...")
+@click.option("--all", "everything", is_flag=True, help="Every backbone that has published weights, about 3 GB.")
+@click.option(
+    "--with-head/--no-head",
+    default=True,
+    help="The whole file, which serves with and without its head, or the smaller one without where there is one.  "
+    "[default: --with-head]",
+)
+@options.JSON
+@options.QUIET
+def fetch(names: tuple[str, ...], everything: bool, with_head: bool, as_json: bool, quiet: bool) -> None:
+    """Fetch published weights into the cache: NAME is a backbone or a pattern such as 'slim/resnet*'.
+
+    What is there already is checked and kept, a partial file is continued, and a failure does not end it: type the
+    command again. FINETUNE_HOME is where the cache lies, FINETUNE_MIRROR stands in for every host.
+    """
+    from checkpoints import fetching
+    from finetune.cli.downloads import downloads
+
+    if not names and not everything:
+        raise click.UsageError("nothing to fetch: give the NAME of a backbone, a pattern such as 'slim/*', or --all.")
+    wanted = fetching.select(names, everything=everything)
+    with downloads(quiet=quiet or as_json, files=len(wanted)) as progress:
+        fetched = list(fetching.fetch_all(wanted, with_head=with_head, progress=progress))
+    if as_json:
+        options.emit({"backbones": [one.to_json() for one in fetched]})
+    else:
+        print_table(
+            ("name", "", "size", "file"),
+            [
+                (
+                    one.name,
+                    one.status,
+                    fetching.size_in_words(one.size),
+                    fetching.place(one.path) or f"({one.error})" if one.status != "failed" else "",
+                )
+                for one in fetched
+            ],
+            numbers=("size",),
         )
-    Console(highlight=False).print(table)
+    fetching.check(fetched)
 
 
 @backbones.command()

@@ -8,6 +8,7 @@ import click
 
 from finetune.cli import options
 from finetune.cli.startup import load_tensorflow
+from finetune.cli.tables import print_table
 
 if TYPE_CHECKING:
     from checkpoints.inspection import Inspection, Statistics
@@ -141,12 +142,5 @@ def _layer_row(layer: "Statistics") -> tuple[str, ...]:
 
 
 def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Columns as wide as they need: long names must be readable, and found by grep, also where no terminal is."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     click.echo()
-    for row in (header, *rows):
-        cells = (
-            cell.rjust(width) if title in _NUMBERS else cell.ljust(width)
-            for title, cell, width in zip(header, row, widths, strict=True)
-        )
-        click.echo("  ".join(cells).rstrip())
+    print_table(header, rows, numbers=_NUMBERS)
