@@ -20,19 +20,29 @@ def open_saved_model(directory: Path) -> Checkpoint:
             f"{directory} is a TF1 Hub module: expected a TF2 SavedModel; take the newer version of the module "
             "(its handle ends in /4 or /5 in place of /1 or /3), or the network's checkpoint"
         )
-    prefix = directory / "variables" / "variables"
-    if not prefix.with_name("variables.index").is_file():
-        raise CheckpointError(
-            f"{directory} is a SavedModel without variables (no variables/variables.index): expected the weights of "
-            "a network. Copy the whole directory, or export it with its variables"
-        )
-    opened = open_variables(prefix, directory, "savedmodel")
+    opened = open_variables(_prefix(directory), directory, "savedmodel")
     scope = scope_in_front(opened.shapes)
     original = {name.removeprefix(scope): name for name in opened.shapes}
     if not scope or len(original) < len(opened.shapes):
         return opened
     shapes = {name: opened.shapes[theirs] for name, theirs in original.items()}
     return Checkpoint(directory, opened.kind, shapes, lambda name: opened.read(original[name]), opened.sha256)
+
+
+def open_by_keys(directory: Path) -> Checkpoint:
+    """Open the checkpoint in a SavedModel; names are its keys, `path` is its prefix. Raises as `open_saved_model`."""
+    prefix = _prefix(directory)
+    return open_variables(prefix, prefix, "savedmodel", own_names=False)
+
+
+def _prefix(directory: Path) -> Path:
+    prefix = directory / "variables" / "variables"
+    if not prefix.with_name("variables.index").is_file():
+        raise CheckpointError(
+            f"{directory} is a SavedModel without variables (no variables/variables.index): expected the weights of "
+            "a network. Copy the whole directory, or export it with its variables"
+        )
+    return prefix
 
 
 def scope_in_front(names: Iterable[str]) -> str:

@@ -24,8 +24,11 @@ def open_slim(path: Path) -> Checkpoint:
     return open_variables(found.prefix, found.prefix, found.kind)
 
 
-def open_variables(prefix: Path, path: Path, kind: str) -> Checkpoint:
-    """Open the TF checkpoint at `prefix` as a Checkpoint of this path and kind. Raises as `open_slim` does."""
+def open_variables(prefix: Path, path: Path, kind: str, *, own_names: bool = True) -> Checkpoint:
+    """Open the TF checkpoint at `prefix` as a Checkpoint of this path and kind. Raises as `open_slim` does.
+
+    Without `own_names`, names are the file's keys even where it says how the variables were called.
+    """
     found = find_slim(prefix)
     marks = sorted(set("*?[") & set(str(prefix)))
     if marks:
@@ -42,7 +45,8 @@ def open_variables(prefix: Path, path: Path, kind: str) -> Checkpoint:
             for key, shape in sorted(reader.get_variable_to_shape_map().items())
             if dtypes[key].is_floating or dtypes[key].is_integer or dtypes[key].is_bool
         }
-        keys = variable_names(reader, shapes) if OBJECT_GRAPH in dtypes else {key: key for key in shapes}
+        named = own_names and OBJECT_GRAPH in dtypes
+        keys = variable_names(reader, shapes) if named else {key: key for key in shapes}
     if not shapes:
         raise CheckpointError(f"{path} holds no weights: expected the variables of a network")
 

@@ -12,7 +12,7 @@ from finetune.targets import source
 from finetune.targets.request import Request, check_classes, read_data
 from finetune.targets.target import Target
 
-_ANY_SIZE = 32
+ANY_SIZE = 32
 """Side in px for graphs that take images of any size, where nothing is said: CIFAR's."""
 
 
@@ -29,7 +29,7 @@ def open_target(request: Request) -> Target:
         feeds=request.feed,
         use_averages=request.ema,
     )
-    height, width = subject.input_size or (request.image_size or _ANY_SIZE,) * 2
+    height, width = subject.input_size or (request.image_size or ANY_SIZE,) * 2
     if height != width:
         raise FinetuneError(f"{meta} takes images of {height} x {width} px: expected square ones")
     if request.image_size and request.image_size != height:

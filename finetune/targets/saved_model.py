@@ -1,4 +1,4 @@
-"""A SavedModel that can be called for training: of Keras 2, or a Hub module with a head."""
+"""A SavedModel: called for training where it takes that argument (Keras 2, a Hub module with a head), else by its graph."""
 
 from pathlib import Path
 
@@ -6,9 +6,11 @@ from finetune import backbone as backbones
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import bn_layers
 from finetune.diagnosis.evidence import Facts
+from finetune.diagnosis.graph import open_exported, takes_training
 from finetune.diagnosis.reading import Commands
 from finetune.errors import FinetuneError
 from finetune.targets import source
+from finetune.targets.meta_graph import ANY_SIZE
 from finetune.targets.request import Request, check_classes, read_data
 from finetune.targets.target import Target
 
@@ -16,9 +18,12 @@ from finetune.targets.target import Target
 def open_target(request: Request) -> Target:
     """The SavedModel of `request.target`, whose output are logits.
 
-    Raises FinetuneError where its BatchNorm is out of reach: without a `training` argument nothing can be examined.
+    One without a `training` argument (`model.export` of Keras 3) is read as data and its batch way is made of its
+    graph. Raises FinetuneError where its BatchNorm is out of reach.
     """
     path = Path(str(request.target))
+    if not (path / "tfhub_module.pb").is_file() and not takes_training(path):
+        return _exported(path, request)
     spec = backbones.find(str(path))
     image_size = request.image_size or spec.image_size
     model = backbones.load(spec, image_size=image_size).model
@@ -45,4 +50,31 @@ def open_target(request: Request) -> Target:
         suffix=None,
         source=source.read(request.source_checkpoint, subject) if request.source_checkpoint else None,
         facts=Facts(decay=request.bn_decay),
+    )
+
+
+def _exported(path: Path, request: Request) -> Target:
+    subject = open_exported(path)
+    height, width = subject.input_size or (request.image_size or ANY_SIZE,) * 2
+    if height != width:
+        raise FinetuneError(f"{path} takes images of {height} x {width} px: expected square ones")
+    if request.image_size and request.image_size != height:
+        raise FinetuneError(f"{path} takes images of {height} px: leave out --image-size {request.image_size}")
+    prepares = subject.takes_pixels or subject.scales_pixels
+    data = read_data(
+        request, image_size=height, preprocess="raw" if prepares else None, batch_size=subject.batch_size
+    )
+    check_classes(str(path), subject.outputs, data)
+    return Target(
+        name=str(path),
+        subject=subject,
+        test=data.test(),
+        training=data.training,
+        commands=Commands(request.command()),
+        write=subject.write_copy,
+        copy=path.with_name(f"{path.name}-recalibrated"),
+        suffix=None,
+        source=source.read(request.source_checkpoint, subject) if request.source_checkpoint else None,
+        facts=Facts(decay=request.bn_decay),
+        notes=subject.facts.lines,
     )

@@ -74,7 +74,7 @@ def read(path: Path) -> MetaGraph:
         path,
         graph,
         {name: tuple(_names(value)) for name, value in proto.collection_def.items()},
-        _saved(graph),
+        places_saved(graph),
         proto.graph_def.versions,
         proto.meta_info_def.stripped_op_list,
     )
@@ -114,7 +114,7 @@ def _names(value: Any) -> list[str]:
     return [name for name in names if name]
 
 
-def _saved(graph: Graph) -> dict[str, tuple[Saved, ...]]:
+def places_saved(graph: Graph) -> dict[str, tuple[Saved, ...]]:
     """What the graph's own save operations say, which are never run."""
     found: dict[str, list[Saved]] = {}
     for node in graph.nodes.values():

@@ -84,7 +84,7 @@ def _with_weights(
     updating = _updating(whole, wires, saved, values)
     running = Running(saved, updating or ways.batch.graph, ways.moving.graph)
     running.assign(values)
-    moving = {layer.name: (_flat(values[layer.mean]), _flat(values[layer.variance])) for layer in layers}
+    moving = {layer.name: (flat_value(values[layer.mean]), flat_value(values[layer.variance])) for layer in layers}
     subject = GraphSubject(
         str(saved.path),
         running,
@@ -149,10 +149,11 @@ def _facts(
 
 
 def _array(values: dict[str, np.ndarray], name: str | None) -> np.ndarray | None:
-    return _flat(values[name]) if name in values else None
+    return flat_value(values[name]) if name in values else None
 
 
-def _flat(value: np.ndarray) -> np.ndarray:
+def flat_value(value: np.ndarray) -> np.ndarray:
+    """A variable as a subject has it: float32 `[channels]`."""
     return np.asarray(value, np.float32).reshape(-1)
 
 

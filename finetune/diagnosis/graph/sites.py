@@ -1,7 +1,7 @@
 """Where a graph normalises by batch or by moving statistics, however it was written."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,12 +12,37 @@ FUSED = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
 
 
 @dataclass(frozen=True)
+class Entries:
+    """Where the two variables enter a normalisation by hand: (node, number of its input).
+
+    across: the tensor that is combined with x; its shape tells which axis the channels are.
+    """
+
+    mean: tuple[str, int]
+    variance: tuple[str, int]
+    across: Ref
+
+
+@dataclass(frozen=True)
+class _Formula:
+    """What is normalised, the variables of mean, gamma and beta, where the mean enters, what is combined with x."""
+
+    x: Ref | None = None
+    mean: str | None = None
+    gamma: str | None = None
+    beta: str | None = None
+    entry: tuple[str, int] | None = None
+    across: Ref | None = None
+
+
+@dataclass(frozen=True)
 class Site:
     """One normalisation in a folded graph.
 
     x: what is normalised, read before it; axes: those that are averaged over. mean, variance: the variables it
     normalises by, None under batch statistics. gamma, beta: their variables, None where there are none.
     origin: the tensor x comes from, through what keeps its numbers: the same under both kinds of statistics.
+    entries: where the variables enter, for those written by hand that normalise by variables.
     """
 
     node: str
@@ -29,6 +54,7 @@ class Site:
     variance: str | None = None
     gamma: str | None = None
     beta: str | None = None
+    entries: "Entries | None" = None
 
     @property
     def batch(self) -> bool:
@@ -83,43 +109,60 @@ class _Reader:
         if small is None:
             return None
         variance, epsilon = inside.inputs[1 - small], float(f"{float(np.asarray(known[small]).item()):.6g}")
-        x, mean, gamma, beta = self._formula(root)
+        found = self._formula(root)
         moments = self._moments(variance)
         if moments is not None:
             inputs, axes = moments
             if 0 not in axes:  # layer and instance normalisation
                 return None
             origin = self._graph.source(inputs)
-            return Site(root.name, inputs, axes, epsilon, origin, gamma=gamma, beta=beta)
-        held = self._variable(variance)
-        if held is None or x is None or mean is None:
+            return Site(root.name, inputs, axes, epsilon, origin, gamma=found.gamma, beta=found.beta)
+        x, held = found.x, self._variable(variance)
+        if held is None or x is None or found.mean is None:
             return None
-        return Site(root.name, x, (), epsilon, self._graph.source(x), mean, held, gamma, beta)
+        entries = None
+        if found.entry and found.across:
+            entries = Entries(found.entry, (inside.name, 1 - small), found.across)
+        origin = self._graph.source(x)
+        return Site(root.name, x, (), epsilon, origin, found.mean, held, found.gamma, found.beta, entries)
 
-    def _formula(self, root: Node) -> tuple[Ref | None, str | None, str | None, str | None]:
-        """What is normalised, and the variables of mean, gamma and beta, by how 1/sqrt(...) is used."""
+    def _formula(self, root: Node) -> _Formula:
+        """By how 1/sqrt(...) is used."""
         inverse, gamma = root, None
         readers = self._consumers[root.name]
         if len(readers) == 1 and readers[0].op == "Mul":
             gamma = self._variable(_other(readers[0], root.name))
             inverse = readers[0] if gamma else root
-        x = mean = beta = None
-        for reader in self._consumers[inverse.name]:
+        found = _Formula(gamma=gamma)
+        for of, reader in self._uses(inverse.name):
             if reader.op in ("Reciprocal", "Inv"):
                 return self._formula(reader)
             if reader.op not in ("Mul", "RealDiv", "Div"):
                 continue
-            factor = _other(reader, inverse.name)
+            factor = _other(reader, of)
             made = self._graph.producer(self._graph.source(factor))
             held = self._variable(factor)
-            beta = next(filter(None, map(self._subtracted_from, self._consumers[reader.name])), beta)
+            beta = next(filter(None, map(self._subtracted_from, self._consumers[reader.name])), found.beta)
+            found = replace(found, beta=beta)
             if held:
-                mean = held
+                found = replace(found, mean=held, entry=(reader.name, reader.inputs.index(factor)))
             elif made.op == "Sub" and (centre := self._variable(made.inputs[1])):
-                x, mean = made.inputs[0], centre
+                found = replace(
+                    found, x=made.inputs[0], mean=centre, entry=(made.name, 1), across=made.inputs[1]
+                )
+            elif made.op == "Neg" and (centre := self._variable(made.inputs[0])):  # without beta
+                found = replace(found, mean=centre, entry=(made.name, 0))
             else:
-                x = factor
-        return x, mean, gamma, beta
+                found = replace(found, x=factor, across=Ref(of))
+        return found
+
+    def _uses(self, name: str) -> Iterator[tuple[str, Node]]:
+        """(the node read, its reader) of a node, also in another type."""
+        for reader in self._consumers[name]:
+            if reader.op == "Cast":
+                yield from self._uses(reader.name)
+            else:
+                yield name, reader
 
     def _subtracted_from(self, node: Node) -> str | None:
         return self._variable(node.inputs[0]) if node.op == "Sub" else None

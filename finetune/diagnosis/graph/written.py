@@ -1,6 +1,8 @@
-"""A checkpoint written anew with other moving statistics and nothing else changed."""
+"""A checkpoint or SavedModel written anew with other moving statistics and nothing else changed."""
 
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +42,7 @@ def write(origin: Origin, prefix: Path, values: Mapping[str, np.ndarray]) -> Non
         raise FinetuneError(f"there is no directory {prefix.parent}: make it, or give another name")
     arrays = everything(origin.checkpoint)
     for name, value in values.items():
-        place = origin.places[name]
-        held = np.array(arrays[place.key])
-        part = cuts(place, held.shape)
-        held[part] = np.asarray(value).reshape(held[part].shape).astype(held.dtype)
-        arrays[place.key] = held
+        _put(arrays, origin.places[name], value)
     try:
         write_slim(prefix, arrays)
         with replacing(meta) as temporary:
@@ -56,3 +54,47 @@ def write(origin: Origin, prefix: Path, values: Mapping[str, np.ndarray]) -> Non
             with suppress(OSError):
                 Path(f"{prefix}{ending}").unlink()
         raise
+
+
+def write_saved_model(
+    directory: Path,
+    origin: Origin,
+    out: Path,
+    values: Mapping[str, np.ndarray],
+    twins: Mapping[str, Sequence[Saved]],
+) -> None:
+    """Write the SavedModel in `directory` to `out` with `values` (by variable) in place of what it holds.
+
+    A variable is written to the places of its `twins` as well where they hold the same now. The fingerprint is left
+    out: it is of the old variables, and loading does not need it. CheckpointError where `out` is there already,
+    FinetuneError where it cannot be written; nothing is left behind then.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out} is already there and is not overwritten: give another name")
+    if not out.absolute().parent.is_dir():
+        raise FinetuneError(f"there is no directory {out.parent}: make it, or give another name")
+    arrays = everything(origin.checkpoint)
+    for name, value in values.items():
+        before = arrays[origin.places[name].key]
+        same = [place for place in twins.get(name, ()) if np.array_equal(arrays[place.key], before, equal_nan=True)]
+        for place in (origin.places[name], *same):
+            _put(arrays, place, value)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    try:
+        left = shutil.ignore_patterns("fingerprint.pb", "variables.index", "variables.data-*")
+        shutil.copytree(directory, temporary / "copy", ignore=left, symlinks=False)
+        write_slim(temporary / "copy" / "variables" / "variables", arrays)
+        (temporary / "copy").rename(out)
+    except tf.errors.OpError as error:
+        raise FinetuneError(f"cannot write {out}: {str(error.message).partition(chr(10))[0][:200]}") from None
+    except shutil.Error as error:
+        raise FinetuneError(f"cannot copy {directory} to {out}: {error.args[0][0][2]}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put(arrays: dict[str, np.ndarray], place: Saved, value: np.ndarray) -> None:
+    held = np.array(arrays[place.key])
+    part = cuts(place, held.shape)
+    held[part] = np.asarray(value).reshape(held[part].shape).astype(held.dtype)
+    arrays[place.key] = held

@@ -1,0 +1,163 @@
+"""A SavedModel read as data: its graph, its signature, which variable lies where in its checkpoint. Nothing is run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import saved_model_pb2
+
+from finetune.diagnosis.graph.fold import fold
+from finetune.diagnosis.graph.metagraph import MetaGraph, places_saved
+from finetune.diagnosis.graph.nodes import ASSIGNMENTS, VARIABLES, Graph, Node, Ref
+from finetune.diagnosis.graph.reading import parse_ref, read_nodes
+from finetune.errors import FinetuneError
+
+OUTPUT = "finetune_output"
+"""The node of ours that gives what the signature gives."""
+_SAVED = "finetune_saved"
+_SIGNATURES = ("serving_default", "serve", "default", "image_feature_vector")
+_OUTPUTS = ("logits", "default", "output_0", "probabilities")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """directory; meta: its graph, with `OUTPUT`. signature, images: the function that is examined and its argument.
+
+    twins: variables by the variable they are a copy of (Keras's `model.export` saves every variable twice).
+    """
+
+    directory: Path
+    meta: MetaGraph
+    signature: str
+    images: Ref
+    twins: Mapping[str, tuple[str, ...]]
+
+
+def takes_training(directory: Path) -> bool:
+    """Whether a SavedModel is called with an argument `training`, by what it says of its `__call__`.
+
+    FinetuneError where it is damaged.
+    """
+    objects = _serving(directory).object_graph_def
+    if not objects.nodes:
+        return False
+    for child in objects.nodes[0].children:
+        if child.local_name == "__call__" and child.node_id < len(objects.nodes):
+            spec = objects.nodes[child.node_id].function.function_spec.fullargspec
+            for part in spec.named_tuple_value.values:
+                if part.key in ("args", "kwonlyargs"):
+                    names = [one.string_value for one in part.value.list_value.values]
+                    if "training" in names:
+                        return True
+    return False
+
+
+def read(directory: Path) -> SavedModel:
+    """Parse the SavedModel in `directory`; what serves images in it is found by its signatures.
+
+    FinetuneError where it is damaged, or where no signature takes one tensor of images and gives one of classes.
+    """
+    path = directory / "saved_model.pb"
+    proto = _serving(directory)
+    functions = {function.signature.name: function for function in proto.graph_def.library.function}
+    graph = Graph(read_nodes(proto.graph_def.node, functions, path), functions)
+    name, signature = _signature(proto.signature_def, directory)
+    (given,) = signature.inputs.values()
+    output = _output(signature.outputs, f"the signature '{name}' of {directory}")
+    images, end = parse_ref(given.name), parse_ref(output.name)
+    for ref in (images, end):
+        if ref.node not in graph.nodes:
+            raise FinetuneError(f"{path} is damaged: its signature names '{ref}', which is not there; export it again")
+    graph = graph.with_nodes([_identity(OUTPUT, end, output.dtype)])
+    graph.ordered()
+    meta = MetaGraph(
+        path, graph, {}, _places(graph, proto.saver_def), proto.graph_def.versions, proto.meta_info_def.stripped_op_list
+    )
+    return SavedModel(directory, meta, name, images, _twins(graph))
+
+
+def _serving(directory: Path) -> Any:
+    """The MetaGraphDef that serves."""
+    message = saved_model_pb2.SavedModel()
+    binary, text = directory / "saved_model.pb", directory / "saved_model.pbtxt"
+    path = binary if binary.is_file() else text
+    try:
+        if path == binary:
+            message.ParseFromString(path.read_bytes())
+        else:
+            text_format.Parse(path.read_text(encoding="utf-8"), message)
+    except OSError as error:
+        raise FinetuneError(f"cannot read {path}: {error.strerror}") from None
+    except (DecodeError, text_format.ParseError, UnicodeDecodeError, RecursionError):
+        raise FinetuneError(f"{path} is damaged or cut off: copy or fetch it again") from None
+    for proto in message.meta_graphs:
+        if "serve" in proto.meta_info_def.tags:
+            return proto
+    if len(message.meta_graphs) != 1:
+        tags = " and ".join(str(list(one.meta_info_def.tags)) for one in message.meta_graphs) or "none"
+        raise FinetuneError(f"{path} has no graph with the tag 'serve' (it has {tags}): export it for serving")
+    return message.meta_graphs[0]
+
+
+def _signature(signatures: Mapping[str, Any], directory: Path) -> tuple[str, Any]:
+    usable = {name: one for name, one in signatures.items() if len(one.inputs) == 1 and one.outputs and _pixels(one)}
+    for name in _SIGNATURES:
+        if name in usable:
+            return name, usable[name]
+    if len(usable) == 1:
+        return usable.popitem()
+    named = ", ".join(sorted(name for name in signatures if not name.startswith("__saved_model"))) or "none"
+    raise FinetuneError(
+        f"{directory} has {'several signatures' if usable else 'no signature'} that could take images alone (its "
+        f"signatures: {named}): expected one called serving_default, with one argument [batch, height, width, 3] of "
+        "numbers; export the model with it"
+    )
+
+
+def _pixels(signature: Any) -> bool:
+    (given,) = signature.inputs.values()
+    dtype = tf.as_dtype(given.dtype) if given.dtype else tf.string
+    rank = None if given.tensor_shape.unknown_rank else len(given.tensor_shape.dim)
+    return bool((dtype.is_floating or dtype.is_integer) and rank in (None, 2, 4))
+
+
+def _output(outputs: Mapping[str, Any], where: str) -> Any:
+    if len(outputs) == 1:
+        return next(iter(outputs.values()))
+    chosen = next((outputs[name] for name in _OUTPUTS if name in outputs), None)
+    if chosen is None or ("logits" not in outputs and "default" not in outputs and "probabilities" not in outputs):
+        raise FinetuneError(
+            f"{where} gives {', '.join(sorted(outputs))}: expected one output, or one called 'logits' or "
+            "'probabilities', [batch, classes]; export the classifier alone"
+        )
+    return chosen
+
+
+def _identity(name: str, of: Ref, dtype: int) -> Node:
+    proto = tf.compat.v1.NodeDef()
+    proto.attr["T"].type = dtype
+    return Node(name, "Identity", (of,), (), proto)
+
+
+def _places(graph: Graph, saver: Any) -> Mapping[str, Any]:
+    """Where the model's own save function puts each variable; it is read, not run."""
+    ref = parse_ref(saver.save_tensor_name)
+    if ref.node not in graph.nodes:
+        return {}
+    end = _identity(_SAVED, ref, tf.string.as_datatype_enum)
+    return places_saved(fold(graph.with_nodes([end]), {}, [_SAVED]))
+
+
+def _twins(graph: Graph) -> Mapping[str, tuple[str, ...]]:
+    """Variables that are initialised with another one."""
+    found: dict[str, tuple[str, ...]] = {}
+    for node in graph.nodes.values():
+        if node.op in ASSIGNMENTS and len(node.inputs) > 1:
+            target, value = (graph.producer(graph.source(ref)) for ref in node.inputs[:2])
+            if target.op in VARIABLES and value.op in VARIABLES and target.name != value.name:
+                found[value.name] = (*found.get(value.name, ()), target.name)
+    return found
