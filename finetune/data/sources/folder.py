@@ -4,6 +4,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ def read_folder(root: Path, request: Request) -> Dataset:
     each with a folder per class; or the class folders themselves.
 
     The classes are the training folders' names, sorted. Folders in a class folder belong to it; links are followed.
-    Hidden files and files that are no images are passed over. Raises FinetuneError where there is nothing of that
+    Hidden files and files that are no images are passed over. The order of the images is that of a hash of their
+    paths: in a listing's order every batch of an evaluation would be of one class, and batch statistics worthless.
+    Raises FinetuneError where there is nothing of that
     shape, a split has other classes than `train/`, or photos are damaged.
     """
     split_folders = _split_folders(root)
@@ -41,7 +44,7 @@ def read_folder(root: Path, request: Request) -> Dataset:
             for path in _images(folder / name, ignored, frozenset()):
                 paths.add(path)
                 labels.append(label)
-        members[split] = np.arange(begin, len(labels), dtype=np.int64)
+        members[split] = begin + paths.mixed(begin)
         if begin == len(labels):
             raise FinetuneError(f"the class folders in {folder} hold no images{_of_kinds(ignored)}: check the folder")
     splits, skipped = photo_splits(request, paths, np.array(labels, np.int64), members)
@@ -70,6 +73,12 @@ class _Paths:
         """Append an image below the root."""
         self._text += os.fsencode(os.path.relpath(path, self._root))
         self._ends.append(len(self._text))
+
+    def mixed(self, begin: int) -> np.ndarray:
+        """The images from number `begin` on in an order that depends on nothing but their names: int64, from 0."""
+        digests = (blake2b(self.name(number).encode(), digest_size=8).digest() for number in range(begin, len(self)))
+        keys = np.frombuffer(b"".join(digests), np.dtype(">u8"))
+        return np.argsort(keys, kind="stable").astype(np.int64)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
