@@ -20,7 +20,7 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         TensorFlow's fused op and so slim does; Keras 3 feeds the batch variance itself.
     momentum: Keras's name for the decay, the share of the old moving value kept.
     renormalise: batch renormalisation (Ioffe 2017, arXiv 1702.03275): a training batch is normalised by its own
-        statistics and corrected towards the moving ones, within limits that open over the first third of `run_steps`
+        statistics and corrected towards the moving ones, within limits that open over the course of `run_steps`
         (`renorm.limits`); what is averaged is sigma, not the variance. Without `batch` statistics it has no effect,
         and none in inference or evaluation. Keras's own `renorm` has a second set of averages, and no schedule.
     zero_debias: the moving mean forgets its start at the first update, as with slim's

@@ -13,18 +13,17 @@ HOLD, D_OPEN, R_OPEN = 5_000, 25_000, 40_000
 """The paper's schedule in steps (section 4): plain BatchNorm, r = 1 and d = 0, up to the first; then the limits open
 linearly, d's until the second, r's until the third."""
 
-SHARE = 1 / 3
-"""The schedule is laid over this first part of a run."""
-
 
 def limits(step: tf.Tensor, steps: int | None) -> tuple[tf.Tensor, tf.Tensor]:
     """(r_max, d_max), float32 scalars, at training step `step`, an integer from 0.
 
-    `steps` is the length of the run, to which the paper's schedule is shrunk or stretched: no correction in the first
-    4 % of the steps, the full limits for d after 21 % and for r after 33 %. With the paper's own steps a run of a few
-    thousand would never see any. None: the paper's own steps.
+    `steps` is the length of the run, over which the paper's schedule is laid: no correction in the first eighth, the
+    full limits for d after five eighths and for r at the end. With the paper's own steps a run of a few thousand would
+    never see any. Opening them within a third of a run, while the weights still move faster than the averages follow,
+    was no better: `cifar_resnet` on 2,000 CIFAR-10 images at 16 px, one seed, 25.9 % against 28.0 % in 116 steps of
+    batch 64, and 28.1 % against 28.8 % in 948 of batch 8. None: the paper's own steps.
     """
-    scale = 1.0 if steps is None else steps * SHARE / R_OPEN
+    scale = 1.0 if steps is None else steps / R_OPEN
     now = tf.cast(step, tf.float32)
 
     def opened(until: int) -> tf.Tensor:

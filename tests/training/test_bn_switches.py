@@ -56,9 +56,10 @@ def normalised(x, layer, policy, *, renorm):
         mean, sigma = moving, moving_sigma
     x = (x - mean) / sigma
     if renorm and policy in ("train", "stats"):
-        # Of 30 steps the first third are the paper's 40,000: step 9 stands for 36,000, where d has long been free.
-        r_max = 1 + 2 * (36_000 - 5_000) / 35_000
-        x = x * np.clip(sigma / moving_sigma, 1 / r_max, r_max) + np.clip((mean - moving) / moving_sigma, -5, 5)
+        # The 30 steps stand for the paper's 40,000: step 9 for 12,000.
+        r_max, d_max = 1 + 2 * (12_000 - 5_000) / 35_000, 5 * (12_000 - 5_000) / 20_000
+        r = np.clip(sigma / moving_sigma, 1 / r_max, r_max)
+        x = x * r + np.clip((mean - moving) / moving_sigma, -d_max, d_max)
     return x * np.asarray(layer.gamma, np.float64) + np.asarray(layer.beta, np.float64)
 
 
