@@ -92,11 +92,8 @@ def _is_path(name: str, below: Path | None = None) -> bool:
     if name in _FILES or name in _GENERATED or name.startswith(_TFDS) or not name.strip():
         return False
     separators = tuple(filter(None, (os.sep, os.altsep)))
-    return (
-        name.startswith(("~", "."))
-        or any(one in name for one in separators)
-        or os.path.exists((below or Path()) / name)
-    )
+    written_so = name.startswith(("~", ".")) or name.lower().endswith(".npz") or any(one in name for one in separators)
+    return written_so or os.path.exists((below or Path()) / name)
 
 
 def _known() -> str:

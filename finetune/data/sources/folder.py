@@ -26,8 +26,8 @@ def read_folder(root: Path, request: Request) -> Dataset:
     The classes are the training folders' names, sorted. Folders in a class folder belong to it; links are followed.
     Hidden files and files that are no images are passed over. The order of the images is that of a hash of their
     paths: in a listing's order every batch of an evaluation would be of one class, and batch statistics worthless.
-    Raises FinetuneError where there is nothing of that
-    shape, a split has other classes than `train/`, or photos are damaged.
+    Raises FinetuneError where there is nothing of that shape, a split has other classes than `train/`, or photos are
+    damaged.
     """
     split_folders = _split_folders(root)
     classes = _folders(split_folders["train"])
@@ -55,9 +55,7 @@ def read_folder(root: Path, request: Request) -> Dataset:
         class_names=tuple(printable(name) for name in classes),
         splits=splits,
         source=f"{root}: {', '.join(own) or 'a folder per class'}",
-        remarks=(f"passed over {sum(ignored.values())} files that are no images{_of_kinds(ignored)}",)
-        if ignored
-        else (),
+        remarks=_remarks(ignored),
         skipped=skipped,
     )
 
@@ -185,6 +183,12 @@ def _begins_as_image(path: str) -> bool:
         head = file.read(_HEAD_BYTES)
     starts = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
     return head.startswith(starts) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP") or head[4:12] == b"ftypavif"
+
+
+def _remarks(ignored: "Counter[str]") -> tuple[str, ...]:
+    count = sum(ignored.values())
+    what = "1 file that is no image" if count == 1 else f"{count} files that are no images"
+    return (f"passed over {what}{_of_kinds(ignored)}",) if count else ()
 
 
 def _by_count(ignored: "Counter[str]") -> list[tuple[str, int]]:
