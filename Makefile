@@ -19,17 +19,20 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## Transfer, diagnose and repair on generated images, offline, about two minutes.
 	$(BIN)/finetune demo
 
-test: $(INSTALLED)  ## The tests, in under ten minutes on two cores.
-	$(BIN)/python -m pytest -m "not slow"
+# Files stay together: their fixtures are trainings. Not one process a core: each takes up to 3 GiB.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: $(INSTALLED)  ## The tests, on two cores.
+	$(PYTEST) -m "not slow"
 
 test-all: $(INSTALLED)  ## Full-size networks as well.
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(INSTALLED)  ## Format, lint, type-check and test: the one command before a commit.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 docs: $(INSTALLED)  ## Write docs/backbones.md from the catalogue.
 	$(BIN)/finetune backbones list --markdown > docs/backbones.md.tmp
