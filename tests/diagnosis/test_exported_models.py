@@ -12,11 +12,13 @@ from finetune.batchnorm.flatten import flat
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import adopt
+from finetune.data import preprocessing
 from finetune.data.dataset import Split
-from finetune.diagnosis import examine
 from finetune.diagnosis.graph import open_exported, takes_training
 from finetune.diagnosis.images import Images
-from finetune.diagnosis.verdict import verdict
+from finetune.diagnosis.measure import examine
+from finetune.diagnosis.reading import Commands
+from finetune.diagnosis.verdict import judge
 from finetune.errors import FinetuneError
 from finetune.evaluation import Evaluator
 
@@ -62,7 +64,7 @@ def trained(tmp_path_factory):
 
 def data(count, seed):
     images, labels = pictures(count, seed)
-    return Images(Split(images, labels), image_size=SIDE, preprocessing="raw", batch_size=50)
+    return Images(Split(images, labels), image_size=SIDE, preprocessing=preprocessing.find("raw"), batch_size=50)
 
 
 def test_both_accuracies_and_the_cause_are_those_of_the_keras_model(trained):
@@ -79,7 +81,8 @@ def test_both_accuracies_and_the_cause_are_those_of_the_keras_model(trained):
     assert found["moving"].accuracy != found["batch"].accuracy
     assert found["batch"].accuracy == expected["batch"].accuracy
     assert found["batch"].loss == pytest.approx(expected["batch"].loss, rel=1e-4)
-    causes = [verdict(examine(one, test=test, train=data(200, 2), extent="quick")).cause for one in (ours, theirs)]
+    evidence = [examine(one, test=test, train=data(200, 2), extent="quick") for one in (ours, theirs)]
+    causes = [judge(one, Commands("model")).cause for one in evidence]
     assert causes[0] == causes[1]
     assert causes[0] != "healthy"
     assert [layer.name for layer in ours.layers] == ["stem_bn", "first_1/bn_1", "second_1/bn_1", "last_bn"]
