@@ -170,7 +170,7 @@ def test_other_forms_than_keras_writes(tmp_path):
     np.testing.assert_allclose(subject.forward("moving")(images)[0], module(images), atol=1e-5)
     x = tf.nn.conv2d(images, module.kernel, 1, "SAME").numpy().astype(np.float64)
     first = (x.mean((0, 1, 2)), x.var((0, 1, 2)))
-    x = np.maximum((x - first[0]) / np.sqrt(first[1] + 1e-3), 0)
+    x = np.maximum((x - first[0]) / np.sqrt(first[1] + 1e-3) + 1, 0)
     second = (x.mean((0, 1, 2)), x.var((0, 1, 2)))
     x = (x - second[0]) / np.sqrt(second[1] + 1e-3)
     logits, moments = subject.forward("batch")(images)
