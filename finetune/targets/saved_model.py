@@ -1,4 +1,4 @@
-"""A SavedModel: called for training where it takes that argument (Keras 2, a Hub module with a head), else by its graph."""
+"""A SavedModel: called for training where it takes that argument (Keras 2, Hub modules), else read as a graph."""
 
 from pathlib import Path
 
@@ -61,9 +61,7 @@ def _exported(path: Path, request: Request) -> Target:
     if request.image_size and request.image_size != height:
         raise FinetuneError(f"{path} takes images of {height} px: leave out --image-size {request.image_size}")
     prepares = subject.takes_pixels or subject.scales_pixels
-    data = read_data(
-        request, image_size=height, preprocess="raw" if prepares else None, batch_size=subject.batch_size
-    )
+    data = read_data(request, image_size=height, preprocess="raw" if prepares else None, batch_size=subject.batch_size)
     check_classes(str(path), subject.outputs, data)
     return Target(
         name=str(path),

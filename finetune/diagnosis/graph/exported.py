@@ -1,4 +1,4 @@
-"""A SavedModel that only infers, as a `Subject`: its graph is given the way of batch statistics it was exported without."""
+"""A SavedModel that only infers, as a `Subject`: its graph is given the batch way that it was exported without."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,13 +10,14 @@ from checkpoints.formats.saved_model import open_by_keys
 from finetune.diagnosis.graph import variables
 from finetune.diagnosis.graph.batchwise import batchwise
 from finetune.diagnosis.graph.fold import fold
-from finetune.diagnosis.graph.nodes import IMAGES, Graph, Node, Ref
+from finetune.diagnosis.graph.nodes import IMAGES, Graph, Ref
 from finetune.diagnosis.graph.opening import flat_value
+from finetune.diagnosis.graph.pairing import Layer, pair
 from finetune.diagnosis.graph.roles import Input, find_input
 from finetune.diagnosis.graph.safety import refuse
 from finetune.diagnosis.graph.saved_model import OUTPUT, SavedModel, read
 from finetune.diagnosis.graph.session import Running
-from finetune.diagnosis.graph.sites import Layer, Site, find_sites, pair
+from finetune.diagnosis.graph.sites import Site, find_sites
 from finetune.diagnosis.graph.subject import GraphFacts, GraphSubject
 from finetune.diagnosis.graph.values import Values
 from finetune.diagnosis.graph.variables import Averages
@@ -62,9 +63,9 @@ def open_exported(directory: Path) -> ExportedSubject:
     """
     model = read(directory)
     graph = fold(model.meta.graph, _defaults(model.meta.graph), [OUTPUT])
-    logits, said = _logits(graph, model)
+    logits, found = _logits(graph, model)
     images = find_input(graph, logits, _depended_on(graph, model), None)
-    said = [f"signature '{model.signature}' of {directory}, {said}"]
+    said = [f"signature '{model.signature}' of {directory}, {found}"]
     moving = way(fed(graph, images, logits), {}).graph
     refuse(moving, directory)
     sites = [site for site in find_sites(moving) if not site.batch]
@@ -177,4 +178,4 @@ def _path(site: Site) -> str:
 
 
 def _array(values: Mapping[str, np.ndarray], name: str | None) -> np.ndarray | None:
-    return flat_value(values[name]) if name in values else None
+    return flat_value(values[name]) if name is not None and name in values else None

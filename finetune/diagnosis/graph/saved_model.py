@@ -27,7 +27,8 @@ _OUTPUTS = ("logits", "default", "output_0", "probabilities")
 class SavedModel:
     """directory; meta: its graph, with `OUTPUT`. signature, images: the function that is examined and its argument.
 
-    twins: variables by the variable they are a copy of (Keras's `model.export` saves every variable twice).
+    twins: variables by the variable they are a copy of. Keras's `model.export` saves every variable twice: TensorFlow
+    Serving restores the one, `tf.saved_model.load` the other.
     """
 
     directory: Path
@@ -74,10 +75,12 @@ def read(directory: Path) -> SavedModel:
             raise FinetuneError(f"{path} is damaged: its signature names '{ref}', which is not there; export it again")
     graph = graph.with_nodes([_identity(OUTPUT, end, output.dtype)])
     graph.ordered()
-    meta = MetaGraph(
-        path, graph, {}, _places(graph, proto.saver_def), proto.graph_def.versions, proto.meta_info_def.stripped_op_list
-    )
-    return SavedModel(directory, meta, name, images, _twins(graph))
+    twins, saved = _twins(graph), dict(_places(graph, proto.saver_def))
+    for variable, copies in twins.items():
+        # `tf.saved_model.save` of a Keras 3 model keeps only the copies, which loading gives to the functions.
+        saved.setdefault(variable, tuple(place for copy in copies for place in saved.get(copy, ())))
+    meta = MetaGraph(path, graph, {}, saved, proto.graph_def.versions, proto.meta_info_def.stripped_op_list)
+    return SavedModel(directory, meta, name, images, twins)
 
 
 def _serving(directory: Path) -> Any:

@@ -10,9 +10,9 @@ import numpy as np
 from finetune.batchnorm.statistics import Moments
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics
 from finetune.diagnosis.graph.feeding import Feeding
+from finetune.diagnosis.graph.pairing import Layer
 from finetune.diagnosis.graph.roles import Input
 from finetune.diagnosis.graph.session import Measured, Running
-from finetune.diagnosis.graph.sites import Layer
 from finetune.diagnosis.graph.variables import Averages
 from finetune.diagnosis.graph.wiring import Wiring
 from finetune.diagnosis.graph.written import Origin, write

@@ -20,9 +20,10 @@ from finetune.diagnosis.graph.nodes import (
     declared_shape,
     placeholder,
 )
+from finetune.diagnosis.graph.pairing import Paired, pair
 from finetune.diagnosis.graph.roles import Input, describe, listed
 from finetune.diagnosis.graph.safety import allowed
-from finetune.diagnosis.graph.sites import FUSED, Paired, find_sites, pair
+from finetune.diagnosis.graph.sites import FUSED, find_sites
 from finetune.errors import FinetuneError, WrongUse
 
 _KEEP = re.compile(r"keep", re.IGNORECASE)
