@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from checkpoints import store
 from checkpoints.catalog import find
 from checkpoints.formats import open_checkpoint
 from finetune import backbone
@@ -24,7 +25,7 @@ def made(tmp_path_factory):
 
 
 def test_it_writes_what_is_shipped(made):
-    shipped = open_checkpoint(backbone.store.locate(find("resnet_v1_demo"), with_head=True))
+    shipped = open_checkpoint(store.locate(find("resnet_v1_demo"), with_head=True))
     assert dict(open_checkpoint(made[1]).shapes) == dict(shipped.shapes)
 
 

@@ -242,7 +242,7 @@ PLACES = [
     ("recalibrate-bn run --out x.h5", 2, "x.h5", ".keras"),
     ("recalibrate-bn run --out nowhere/x.keras", 2, "nowhere/x.keras", "no directory"),
     ("recalibrate-bn run --out run/model.keras", 2, "run/model.keras is already there", "--out"),
-    ("backbones verify resnet_v1_demo --photos folder", 1, "folder", "no photos"),
+    ("backbones verify resnet_v1_demo --photos folder", 2, "resnet_v1_demo", "ImageNet's classes"),
 ]
 
 

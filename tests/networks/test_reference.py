@@ -19,7 +19,7 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from finetune import backbone, networks, reference, verification
 from finetune.cli import main
-from finetune.errors import WrongUse
+from finetune.errors import FinetuneError, WrongUse
 
 SHARED = Path(__file__).parents[3] / "shared"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real weights and photos: {SHARED} is absent")
@@ -185,3 +185,9 @@ def test_published_files_are_known_by_their_path(path: str, name: str, library: 
         assert found["reference"]["name"].startswith(library)
         assert 0 <= found["reference"]["share"] < 1e-5
         assert found["reference"]["scale"] > 1
+
+
+def test_a_folder_without_photos_is_said(tmp_path: Path) -> None:
+    (tmp_path / "dog.jpg").write_bytes(b"not named by its class")
+    with pytest.raises(FinetuneError, match=r"holds no photos: expected files named like 207_golden_retriever\.jpg"):
+        verification.read_photos(tmp_path, 32)
