@@ -173,7 +173,7 @@ def _healthy() -> list[Cell]:
     cells += _in(THREE, "healthy", "stats policy", affine=False, steps=300)
     cells += _in(THREE, "healthy", "head only", statistics="moving", updates=False, affine=False, frozen=1.0, steps=200)
     cells += _in(THREE, "healthy", "from scratch", start="scratch", steps=500, decay=0.97)
-    cells += _in(("mobilenet", "resnet_v1"), "healthy", "flowers", data="flowers", size=64, steps=200, images=900)
+    cells += _in(("mobilenet", "resnet_v1"), "healthy", "flowers", data="flowers", size=64, steps=200)
     cells += _in(("mobilenet",), "healthy", "batch 16", batch=16, steps=1000, decay=0.97, learning_rate=1e-3)
     cells += _in(("mobilenet", "densenet"), "healthy", "augmented", augment=True, steps=300)
     cells += _in(("mobilenet",), "healthy", "sgd, lower half frozen", optimizer="sgd", learning_rate=0.02,

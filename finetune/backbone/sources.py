@@ -20,6 +20,8 @@ def find(name: str) -> BackboneSpec:
     `model.keras`), a SavedModel directory. A name that the catalogue knows is that, whatever lies beside; `./NAME` is
     always a path. Raises UnknownBackbone with the nearest name, FinetuneError for files that will not do.
     """
+    if not name.strip():
+        return catalog.find(name)  # says that there is no such backbone
     if name.startswith(HUB):
         return hub.find(name.removeprefix(HUB))
     if _is_path(name):

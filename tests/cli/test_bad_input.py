@@ -187,7 +187,6 @@ FILES = [
     ("run SMALL --checkpoint ckpt/text.h5", 1, "text.h5", "not a checkpoint"),
     ("run SMALL --checkpoint ckpt/cut", 1, "ckpt/cut", "cut off"),
     ("run SMALL --checkpoint ckpt/cut-index", 1, "cut-index.index", "cut off"),
-    ("run SMALL --checkpoint run/model.keras", 1, "model.keras", ".keras", "expected"),
     (
         *("run SMALL --checkpoint ckpt/other", 1, "only in the file: resnet_v1_demo/stage1/", "nothing was assigned"),
         "only in the network: resnet_v1_demo/block1/",
