@@ -82,7 +82,7 @@ def recalibrate_bn(
     before = evaluator.evaluate(target.test.batches())
     recalibrate(subject, (batch for batch, _, _ in subset.batches()))
     after = evaluator.evaluate(target.test.batches())
-    if better(before, after):
+    if better(before, after, least=0.005):
         raise FinetuneError(
             f"recalibrating makes {target.name} worse ({before.accuracy:.1%} -> {after.accuracy:.1%} on test images): "
             "the network was trained around its old statistics. Nothing was written; for the cause: "
