@@ -211,9 +211,11 @@ def learnt_around(seen: Reading) -> Finding | None:
     """Statistics never touched, not on purpose, and the data's own are worse."""
     evidence = seen.evidence
     test, facts = evidence.test, evidence.facts
-    if not seen.untouched or facts.trained_with == "moving" or facts.weights_moved is False:
-        return None
     initial = all(layer.at_initial for layer in evidence.layers)
+    # Freezing a source's statistics is a plan; nobody freezes 0 and 1 on purpose.
+    on_purpose = facts.trained_with == "moving" and not initial
+    if not seen.untouched or on_purpose or facts.weights_moved is False:
+        return None
     worse = true_hurts(test) or recalibrating_hurts(test)
     learnt = test.is_training_false.accuracy > 1.5 / evidence.classes and seen.drift > thresholds.FAR_SIGMAS
     if not worse and not (initial and learnt):
