@@ -123,12 +123,21 @@ def _sick() -> list[Cell]:
     )  # fmt: skip
     cells += _in(THREE, "statistics-lag", "decay 0.9997, 300 updates", decay=0.9997, learning_rate=4e-3)
     cells += _in(THREE, "statistics-lag", "from scratch, decay 0.999", start="scratch", decay=0.999)
+    fast: dict[str, Any] = {"decay": 0.99, "schedule": "constant", "learning_rate": 1e-2}
     cells += _in(
-        THREE, "statistics-lag", "weights outrun the window", start="scratch", decay=0.99, steps=400,
-        schedule="constant", learning_rate=1e-2,
-    )  # fmt: skip
-    cells += _in(THREE, "statistics-noisy", "decay 0.1, batch 8", decay=0.1, batch=8, steps=500, learning_rate=1e-3)
-    cells += _in(THREE, "statistics-noisy", "decay 0.5, batch 4", decay=0.5, batch=4, steps=800, learning_rate=7e-4)
+        ("resnet_v1", "densenet"), "statistics-lag", "weights outrun the window", start="scratch", steps=400, **fast
+    )
+    cells += _in(("mobilenet",), "statistics-lag", "weights outrun the window", steps=500, **fast)
+    cells += _in(
+        ("mobilenet",), "statistics-noisy", "decay 0.1, batch 8", decay=0.1, batch=8, steps=500, learning_rate=1e-3
+    )
+    cells += _in(
+        ("mobilenet",), "statistics-noisy", "decay 0.5, batch 4", decay=0.5, batch=4, steps=800, learning_rate=7e-4
+    )
+    # The maps of the small networks are large: it takes smaller batches to make noise.
+    small = ("resnet_v1", "densenet")
+    cells += _in(small, "statistics-noisy", "decay 0.01, batch 2", decay=0.01, batch=2, steps=1500, learning_rate=7e-4)
+    cells += _in(small, "statistics-noisy", "decay 0.1, batch 2", decay=0.1, batch=2, steps=1500, learning_rate=7e-4)
     cells += _in(THREE, "partially-restored", "first half missed", sick=_missed(0.5))
     cells += _in(THREE, "partially-restored", "first tenth missed", sick=_missed(0.1))
     cells += _in(
@@ -151,7 +160,7 @@ def _sick() -> list[Cell]:
         ("negative", lambda images: 255 - images),
     ):  # fmt: skip
         cells += _in(THREE, "different-data", f"test images {name}", sick=_test_images(change))
-    cells += _in(THREE, "batch-composition", "two classes a batch", ordered=2, steps=400)
+    cells += _in(THREE, "batch-composition", "a device a class", by_class=True, batch=80, steps=400)
     cells += _in(THREE, "not-finite", "a corrupt batch under loss scaling", sick=_poisoned)
     cells += _in(THREE, "not-batchnorm: overfitting", "300 images", images=300, start="scratch")
     cells += _in(THREE, "not-batchnorm: labels", "offset of one", sick=_renumbered(lambda labels, n: (labels + 1) % n))

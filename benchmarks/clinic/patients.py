@@ -115,7 +115,9 @@ def _flowers(folder: Path, side: int = 64) -> Dataset:
 class Recipe:
     """How a patient is trained. start: `source` or `scratch`. switch: sets the BN layers' switches.
 
-    ordered: how many classes a batch holds (0: as they come), in training and, sorted by class, in the test images.
+    by_class: a batch of training is taken by as many devices as there are classes, each with images of one class and
+    batch statistics of its own (data in shards by class; the leak that MoCo's shuffled BN closes, He et al. 2020,
+    section 3.3), and the test images come sorted by class.
     average: keep an average of the weights and end with it.
     """
 
@@ -134,7 +136,7 @@ class Recipe:
     seed: int = 0
     augment: bool = False
     dropout: float = 0.0
-    ordered: int = 0
+    by_class: bool = False
     average: float | None = None
     statistics: str = "batch"
     updates: bool = True
@@ -171,7 +173,7 @@ def train(recipe: Recipe) -> Patient:
     body_layers = [one for one in model.layers if one.weights and one not in layers and not one.name.startswith("head")]
     for layer in body_layers[: round(recipe.frozen * len(body_layers))]:
         layer.trainable = False
-    start = KerasSubject(model).snapshot()
+    start, affine = KerasSubject(model).snapshot(), _affine(model)
     form = {"batch_size": recipe.batch, "image_size": size, "preprocessing": find(recipe.preprocess or body.preprocess)}
     _fit(model, split, recipe, form)
     order = np.random.default_rng(1).permutation(len(split))[: max(1000 // recipe.batch, 1) * recipe.batch]
@@ -183,10 +185,15 @@ def train(recipe: Recipe) -> Patient:
         trained_with="batch" if recipe.statistics == "batch" else "moving",
         weights_moved=True,
         weights_averaged=True if recipe.average else None,
+        affine_moved=any(not np.array_equal(a, b) for a, b in zip(affine, _affine(model), strict=True)),
         batch_size=recipe.batch,
     )
     test = Images(dataset.test, **form)
-    return Patient(model, test.grouped() if recipe.ordered else test, Images(split.take(order), **form), facts, start)
+    return Patient(model, test.grouped() if recipe.by_class else test, Images(split.take(order), **form), facts, start)
+
+
+def _affine(model: keras.Model) -> list[np.ndarray]:
+    return [np.array(one) for layer in bn_layers(model) for one in (layer.gamma, layer.beta) if one is not None]
 
 
 def _built(recipe: Recipe, body: Body, size: int, classes: int) -> keras.Model:
@@ -230,7 +237,11 @@ def _fit(model: keras.Model, split: Split, recipe: Recipe, form: dict[str, Any])
         weight_decay=0.05 if recipe.optimizer == "adamw" else 5e-4, clip_norm=None,
     )  # fmt: skip
     variables = model.trainable_variables
-    step = train_step(model, optimizers.build(config, variables, steps=recipe.steps), variables, label_smoothing=0.0)
+    optimizer = optimizers.build(config, variables, steps=recipe.steps)
+    if recipe.by_class:
+        step = _by_device(model, optimizer, variables, model.output_shape[-1])
+    else:
+        step = train_step(model, optimizer, variables, label_smoothing=0.0)
     average = [np.array(variable) for variable in variables] if recipe.average else []
     done, epoch = 0, 0
     while done < recipe.steps:
@@ -249,20 +260,34 @@ def _fit(model: keras.Model, split: Split, recipe: Recipe, form: dict[str, Any])
 
 
 def _epoch(split: Split, recipe: Recipe, form: dict[str, Any], epoch: int) -> Any:
-    if not recipe.ordered:
+    if not recipe.by_class:
         augmentation = Augmentation(split.images.shape[1] // 8 if recipe.augment else 0, recipe.augment)
         return pipeline.train_batches(split, augmentation=augmentation, seed=recipe.seed, epoch=epoch, **form)
-    # A batch holds few classes, as where a folder is read class by class through a small shuffle buffer.
     rng = np.random.default_rng([recipe.seed, epoch])
-    order = rng.permutation(len(split))
-    order = order[np.argsort(split.labels[order], kind="stable")]
-    groups = [order[split.labels[order] == label] for label in np.unique(split.labels)]
-    size, own = form["batch_size"], form["batch_size"] // recipe.ordered
-    steps = len(split) // size
-    chosen = [rng.choice(len(groups), recipe.ordered, replace=False) for _ in range(steps)]
-    ordered = split.take(np.concatenate([rng.choice(groups[one], own) for classes in chosen for one in classes]))
-    batches = pipeline.eval_batches(ordered, **form)
+    groups = [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
+    own = form["batch_size"] // len(groups)
+    steps = len(split) // form["batch_size"]
+    ordered = split.take(np.concatenate([rng.choice(group, own) for _ in range(steps) for group in groups]))
+    batches = pipeline.eval_batches(ordered, **{**form, "batch_size": own * len(groups)})
     return ((images, labels) for images, labels, _ in batches)
+
+
+def _by_device(model: keras.Model, optimizer: Any, variables: list[Any], devices: int) -> Callable[[Any, Any], Any]:
+    """A training step whose batch is cut into equal parts with batch statistics of their own, gradients averaged."""
+
+    @tf.function
+    def step(images: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            parts = zip(tf.split(images, devices), tf.split(labels, devices), strict=True)
+            losses = [
+                tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(some, model(part, training=True)))
+                for part, some in parts
+            ]
+            loss = tf.add_n(losses) / devices
+        optimizer.apply(tape.gradient(loss, [one.value for one in variables]), variables)
+        return loss, None
+
+    return step
 
 
 def poison(model: keras.Model, patient: Patient) -> None:

@@ -20,9 +20,10 @@ class Facts:
     decay: share of the old moving value kept at one update. updates: how many the moving statistics took.
     zero_debias: whether the moving means forgot their start at the first update, so that only variances keep a share.
     updates_enabled: whether they were meant to move; why_disabled: what says that they were not.
-    trained_with: what normalised in training. weights_moved: whether
-    training changed any weight. weights_averaged: whether the weights are averages over training steps that the
-    statistics are not. batch_size: of training. expected_preprocessing: what the pretrained weights were made with.
+    trained_with: what normalised in training. weights_moved: whether training changed any weight; affine_moved: any
+    gamma or beta of BatchNorm, which layers frozen on purpose keep. weights_averaged: whether the weights are averages
+    over training steps that the statistics are not. batch_size: of training. expected_preprocessing: what the
+    pretrained weights were made with.
     """
 
     decay: float | None = None
@@ -33,6 +34,7 @@ class Facts:
     trained_with: Literal["batch", "moving"] | None = None
     weights_moved: bool | None = None
     weights_averaged: bool | None = None
+    affine_moved: bool | None = None
     batch_size: int | None = None
     expected_preprocessing: str | None = None
 

@@ -74,6 +74,18 @@ class Reading:
         return all(layer.at_initial or layer.at_source for layer in self.evidence.layers)
 
     @cached_property
+    def never_updated(self) -> bool:
+        """Every layer's statistics are bit-equal to a start or, where that is not known, the records say so."""
+        unknown = all(layer.at_source is None for layer in self.evidence.layers)
+        return self.untouched or (unknown and self.evidence.facts.updates == 0)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether BatchNorm was frozen: by the records, or because gamma and beta are the source's as well."""
+        facts = self.evidence.facts
+        return facts.trained_with == "moving" or (facts.trained_with is None and facts.affine_moved is False)
+
+    @cached_property
     def drift(self) -> float:
         """Median over layers of the mean shift, in sigmas."""
         return float(np.median([layer.mean_shift for layer in self.evidence.layers]))

@@ -70,18 +70,18 @@ def partially_restored(seen: Reading) -> Finding | None:
 def source_untouched(seen: Reading) -> Finding | None:
     """Every layer bit-equal to the source while the weights moved, and the data's own statistics do better."""
     evidence, facts = seen.evidence, seen.evidence.facts
-    if not (_to_blame(seen) and seen.untouched and facts.weights_moved is not False):
+    if not (_to_blame(seen) and seen.never_updated and facts.weights_moved is not False):
         return None
-    if facts.trained_with == "moving":
+    if seen.frozen:
         cause, how = "frozen-statistics-trained-weights", "they were frozen while the weights below them trained"
     else:
         cause, how = "updates-never-ran-since-source", "the update operations never ran in fine-tuning"
     new = sum(layer.at_initial and not layer.at_source for layer in evidence.layers)
     besides = f" ({new} new layers: 0 and 1)" if new else ""
+    state = f"are bit-equal to the source checkpoint's{besides}" if seen.untouched else "took no update in training"
     return Finding(
         cause,
-        f"The moving statistics are bit-equal to the source checkpoint's{besides} while "
-        f"the weights moved: {how}. {seen.lost}.",
+        f"The moving statistics {state} while the weights moved: {how}. {seen.lost}.",
         seen.commands.recalibrate_or("--bn", "train", "--bn-updates", "on", "--bn-decay", "auto"),
     )
 
@@ -182,11 +182,16 @@ def outrun(seen: Reading) -> Finding | None:
     """Nothing of the start is left, yet the statistics are those of earlier weights."""
     if not seen.cured:
         return None
+    unknown = (
+        "what the model was fine-tuned from is not known: with --source-checkpoint, statistics that never moved are "
+        "told from those that lag"
+    )
     return Finding(
         "statistics-lag",
         "The moving statistics lag behind the weights: nothing of the start is left in them, but the weights move "
         f"faster than the averaging window follows. {seen.lost}.",
         seen.commands.recalibrate_or("--bn-decay", "auto", "--schedule", "cosine"),
+        (unknown,) if all(layer.at_source is None for layer in seen.evidence.layers) else (),
     )
 
 
@@ -213,7 +218,7 @@ def learnt_around(seen: Reading) -> Finding | None:
     test, facts = evidence.test, evidence.facts
     initial = all(layer.at_initial for layer in evidence.layers)
     # Freezing a source's statistics is a plan; nobody freezes 0 and 1 on purpose.
-    on_purpose = facts.trained_with == "moving" and not initial
+    on_purpose = seen.frozen and not initial
     if not seen.untouched or on_purpose or facts.weights_moved is False:
         return None
     worse = true_hurts(test) or recalibrating_hurts(test)

@@ -16,6 +16,8 @@ RULES: tuple[Callable[[Reading], Finding | None], ...] = (
     reading_data.labels,
     # Statistics that fit the training images are not made wrong by test images of another kind.
     reading_data.different_data,
+    # A good is_training=True that no statistics can reach.
+    reading_data.batch_composition,
     # The statistics themselves, from what is certain bit by bit to what is inferred.
     reading_statistics.updates_never_ran,
     reading_statistics.partially_restored,
@@ -25,8 +27,7 @@ RULES: tuple[Callable[[Reading], Finding | None], ...] = (
     reading_statistics.averaged_weights,
     reading_statistics.noisy,
     reading_statistics.outrun,
-    # Batches that flatter, networks that learnt around their statistics.
-    reading_data.batch_composition,
+    # Networks that need the noise of their batches, or learnt around their statistics.
     reading_statistics.few_values,
     reading_statistics.learnt_around,
     # Whatever is wrong now is not BatchNorm's doing.

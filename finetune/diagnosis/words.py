@@ -35,6 +35,8 @@ def statistics(seen: Reading) -> list[str]:
     source = sum(bool(layer.at_source) for layer in layers)
     if initial or source:
         lines.append(f"{initial} of {len(layers)} BN layers at initial values 0/1, {source} bit-equal to the source")
+    if facts.affine_moved is False:
+        lines.append("gamma and beta of every BN layer are bit-equal to the source's: the layers were frozen")
     share = seen.share
     if share is not None:
         lines.append(share_line(share))

@@ -40,6 +40,11 @@ def open_target(request: Request) -> Target:
     )
     subject = KerasSubject(loaded.model)
     slim = opened.kind.startswith("slim")
+    facts = replace(
+        _facts(opened, request),
+        weights_averaged=_raw_statistics(averages),
+        expected_preprocessing=spec.preprocessing,
+    )
     return Target(
         name=str(request.checkpoint),
         subject=subject,
@@ -49,13 +54,8 @@ def open_target(request: Request) -> Target:
         write=lambda out: _write(out, opened, averages, subject.snapshot()),
         copy=opened.path.with_name(f"{opened.path.name}-recalibrated"),
         suffix=None if slim else opened.path.suffix,
-        source=source.read(request.source_checkpoint, subject) if request.source_checkpoint else None,
-        facts=replace(
-            _facts(opened, request),
-            weights_averaged=_raw_statistics(averages),
-            expected_preprocessing=spec.preprocessing,
-        ),
         notes=_notes(opened, averages, outputs),
+        **source.known(request.source_checkpoint, subject, facts),
     )
 
 

@@ -57,8 +57,7 @@ def open_target(request: Request) -> Target:
         write=write,
         copy=path.with_name(f"{path.stem}-recalibrated{path.suffix}"),
         suffix=path.suffix,
-        source=source.read(request.source_checkpoint, subject) if request.source_checkpoint else None,
-        facts=_facts(path, original, request),
+        **source.known(request.source_checkpoint, subject, _facts(path, original, request)),
     )
 
 

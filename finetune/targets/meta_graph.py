@@ -48,9 +48,8 @@ def open_target(request: Request) -> Target:
         write=lambda out: subject.write_checkpoint(out, subject.snapshot()),
         copy=prefix.with_name(f"{prefix.name}-recalibrated"),
         suffix=None,
-        source=source.read(request.source_checkpoint, subject) if request.source_checkpoint else None,
-        facts=_facts(subject.facts, request),
         notes=subject.facts.lines,
+        **source.known(request.source_checkpoint, subject, _facts(subject.facts, request)),
     )
 
 

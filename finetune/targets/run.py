@@ -37,7 +37,9 @@ def open_target(request: Request) -> Target:
     if preprocess is not None:
         form["preprocessing"] = find_preprocessing(preprocess)
     subject = KerasSubject(trained.model)
-    kept = models.load_snapshot(trained.run) if source_checkpoint is None else source.read(source_checkpoint, subject)
+    origin = source.known(source_checkpoint, subject, _facts(trained))
+    if source_checkpoint is None:
+        origin["source"] = models.load_snapshot(trained.run)
 
     def record(report: dict[str, Any]) -> None:
         if trained.path != trained.run.model_path:
@@ -58,9 +60,8 @@ def open_target(request: Request) -> Target:
         ),
         write=lambda out: models.save(trained.model, out),
         copy=trained.path.with_name(f"{trained.path.stem}-recalibrated.keras"),
-        source=kept,
-        facts=_facts(trained),
         record=record,
+        **origin,
     )
 
 

@@ -48,8 +48,7 @@ def open_target(request: Request) -> Target:
         write=write,
         copy=path.with_name(f"{path.name}-recalibrated"),
         suffix=None,
-        source=source.read(request.source_checkpoint, subject) if request.source_checkpoint else None,
-        facts=Facts(decay=request.bn_decay),
+        **source.known(request.source_checkpoint, subject, Facts(decay=request.bn_decay)),
     )
 
 
@@ -72,7 +71,6 @@ def _exported(path: Path, request: Request) -> Target:
         write=subject.write_copy,
         copy=path.with_name(f"{path.name}-recalibrated"),
         suffix=None,
-        source=source.read(request.source_checkpoint, subject) if request.source_checkpoint else None,
-        facts=Facts(decay=request.bn_decay),
         notes=subject.facts.lines,
+        **source.known(request.source_checkpoint, subject, Facts(decay=request.bn_decay)),
     )

@@ -1,34 +1,123 @@
-"""The moving statistics a model was fine-tuned from, out of the checkpoint it was fine-tuned from."""
+"""What a model was fine-tuned from: the moving statistics, and whether gamma and beta have moved since."""
 
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from checkpoints.formats import open_checkpoint
+import numpy as np
+
+from checkpoints.formats import Checkpoint, open_checkpoint
 from finetune.batchnorm.subject import Snapshot, Subject
+from finetune.diagnosis.evidence import Facts
 from finetune.errors import FinetuneError
 
-_NAMES = ("moving_mean", "moving_variance")
+_KINDS = ("gamma", "beta", "moving_mean", "moving_variance")
+"""In the order in which Keras keeps a BatchNormalization layer's variables."""
+_COUNTED = re.compile(r"(.*/)?batch_normalization(_\d+)?")
+"""Names that depend on what else was built in the same process: they say which layer only all together."""
+_KEY = re.compile(r"(.*?)([^/]+)/vars/\d+$")
 
 
-def read(path: Path, subject: Subject) -> Snapshot:
-    """The statistics of every BN layer that the file has too, by the layer's name and the number of its channels.
+@dataclass(frozen=True)
+class Source:
+    """statistics: of the BN layers that are known. affine_moved: whether any gamma or beta differs; None if unknown."""
 
-    Names are slim's scopes (`/` or `.`) or Keras's layer names. Raises CheckpointError where the file cannot be read,
-    FinetuneError where it has none of the subject's layers.
+    statistics: Snapshot
+    affine_moved: bool | None
+
+
+def known(path: Path | None, subject: Subject, facts: Facts) -> dict[str, Any]:
+    """`source` and `facts` of a target, completed from the checkpoint at `path`; where there is none, as they are."""
+    if path is None:
+        return {"source": None, "facts": facts}
+    found = read(path, subject)
+    return {"source": found.statistics, "facts": replace(facts, affine_moved=found.affine_moved)}
+
+
+def read(path: Path, subject: Subject) -> Source:
+    """The statistics of every BN layer that the file has too, and whether gamma and beta are still the file's.
+
+    Layers are found by name (slim's scopes with `/` or `.`, or Keras's layer names, in a model or scope of any name);
+    where no name agrees, in their order, if the file has as many BN layers with the same numbers of channels.
+    Raises CheckpointError where the file cannot be read, FinetuneError where it has none of the subject's layers.
     """
     file = open_checkpoint(path)
+    places = _places(file)
     now = subject.snapshot()
-    found = {}
-    for layer in subject.layers:
-        shape = now[layer.name][0].shape
-        for prefix in (layer.name, layer.name.replace(".", "/")):
-            mean, variance = (f"{prefix}/{name}" for name in _NAMES)
-            if file.shapes.get(mean) == file.shapes.get(variance) == shape:
-                found[layer.name] = (file.read(mean), file.read(variance))
-    if not found:
-        have = [name.removesuffix("/moving_mean") for name in file.shapes if name.endswith("/moving_mean")]
+    shapes = {layer.name: now[layer.name][0].shape for layer in subject.layers}
+    by_name = {name: _scope(name, places) for name in shapes}
+    matched = {
+        name: places[scope]
+        for name, scope in by_name.items()
+        if scope is not None and file.shapes[places[scope]["moving_mean"]] == shapes[name]
+    }
+    if len(matched) < len(shapes):
+        if [file.shapes[one["moving_mean"]] for one in places.values()] == list(shapes.values()):
+            matched = dict(zip(shapes, places.values(), strict=True))
+        else:
+            matched = {name: place for name, place in matched.items() if not _COUNTED.fullmatch(name)}
+    if not matched:
+        have = f"{next(iter(places))} and the like" if places else "otherwise: it has none"
         raise FinetuneError(
             f"--source-checkpoint {path} has none of the model's BN layers: the model's are called "
-            f"{subject.layers[0].name} and the like, the file's {have[0] if have else 'otherwise: it has none'}; give "
-            "the checkpoint the model was fine-tuned from"
+            f"{subject.layers[0].name} and the like, the file's {have}; give the checkpoint the model was fine-tuned "
+            "from"
         )
-    return found
+    statistics = {
+        name: (file.read(place["moving_mean"]), file.read(place["moving_variance"])) for name, place in matched.items()
+    }
+    return Source(statistics, _affine_moved(file, subject, matched))
+
+
+def _affine_moved(file: Checkpoint, subject: Subject, matched: Mapping[str, Mapping[str, str]]) -> bool | None:
+    same = [
+        np.array_equal(own, file.read(matched[layer.name][kind]))
+        for layer in subject.layers
+        for kind, own in (("gamma", layer.gamma), ("beta", layer.beta))
+        if own is not None and kind in matched.get(layer.name, {})
+    ]
+    return not all(same) if same else None
+
+
+def _places(file: Checkpoint) -> dict[str, dict[str, str]]:
+    """BN scope or layer -> kind -> name in the file, in the file's order."""
+    places: dict[str, dict[str, str]] = defaultdict(dict)
+    keys: dict[str, list[str]] = defaultdict(list)
+    for name in file.shapes:
+        scope, _, kind = name.rpartition("/")
+        if kind in _KINDS:
+            places[scope][kind] = name
+        elif key := _KEY.match(name):
+            keys[file.layers.get(name) or f"{key[1]}{key[2]}"].append(name)
+    for scope, names in keys.items():
+        if kinds := _of_keys(file, names):
+            places[scope].update(zip(kinds, names, strict=True))
+    return {scope: place for scope, place in places.items() if {"moving_mean", "moving_variance"} <= place.keys()}
+
+
+def _of_keys(file: Checkpoint, names: Sequence[str]) -> tuple[str, ...]:
+    """The kinds of variables that `.weights.h5` calls `vars/0` and so on; none where that is no BatchNormalization."""
+    shapes = {file.shapes[name] for name in names}
+    if "batch_normalization" not in names[0].split("/vars/")[0].rpartition("/")[2] or len(shapes) != 1:
+        return ()
+    # With three, gamma or beta is missing, and which one the file does not say: only the statistics are certain.
+    return {4: _KINDS, 3: ("", *_KINDS[2:]), 2: _KINDS[2:]}.get(len(names), ())
+
+
+def _scope(name: str, places: Mapping[str, Any]) -> str | None:
+    """The file's name of a layer, also where one of the two is inside a model or a scope more; None if not certain."""
+    spelled = (name, name.replace(".", "/"))
+    for one in spelled:
+        if one in places:
+            return one
+    inside = [scope for one in spelled for scope in _nested(one, places)]
+    return inside[0] if len(set(inside)) == 1 else None
+
+
+def _nested(name: str, places: Mapping[str, Any]) -> Iterator[str]:
+    for scope in places:
+        if scope.endswith(f"/{name}") or name.endswith(f"/{scope}"):
+            yield scope

@@ -91,6 +91,33 @@ CASES = {
         "layers": (layer(0.7, source=True),),
         "facts": facts(trained_with="moving", updates=0, updates_enabled=None),
     },
+    "healthy: BN frozen on purpose, told by gamma and beta": {
+        "test": ways(0.90, 0.70, 0.72),
+        "train": ways(0.93, 0.72, 0.74),
+        "layers": (layer(0.7, source=True),),
+        "facts": Facts(affine_moved=False),
+    },
+    "trained-in-inference-mode: gamma and beta moved": {
+        "test": ways(0.90, 0.70, 0.72),
+        "train": ways(0.93, 0.72, 0.74),
+        "layers": (layer(0.7, source=True),),
+        "facts": Facts(affine_moved=True),
+    },
+    "frozen-statistics-trained-weights: gamma and beta the source's, too": {
+        **BROKEN,
+        "layers": (layer(0.8, source=True),) * 2,
+        "facts": Facts(affine_moved=False),
+    },
+    "frozen-statistics-trained-weights: frozen, the source not known": {
+        **BROKEN,
+        "layers": (layer(0.8, source=None),) * 2,
+        "facts": Facts(decay=0.99, updates=0, trained_with="moving"),
+    },
+    "updates-never-ran-since-source: the source not known": {
+        **BROKEN,
+        "layers": (layer(0.8, source=None),) * 2,
+        "facts": Facts(decay=0.99, updates=0, updates_enabled=False),
+    },
     "healthy: at the source and no worse for it": {"layers": (layer(0.2, source=True),), "facts": UNKNOWN},
     "healthy: within the noise of 100 images": {
         "test": ways(0.80, 0.86, 0.87, examples=100),

@@ -1,0 +1,98 @@
+"""The checkpoint a model was fine-tuned from: its layers are found whatever the file calls them."""
+
+import keras
+import numpy as np
+import pytest
+
+from finetune.batchnorm.statistics import KerasSubject
+from finetune.batchnorm.surgery import adopt
+from finetune.diagnosis.evidence import Facts
+from finetune.errors import FinetuneError
+from finetune.targets import source
+
+
+def network(prefix="", *, widths=(3, 4), center=True):
+    image = keras.Input((8, 8, 3))
+    x = image
+    for index, width in enumerate(widths):
+        x = keras.layers.Conv2D(width, 3, name=f"{prefix}conv{index}")(x)
+        x = keras.layers.BatchNormalization(center=center, name=f"{prefix}bn{index}" if prefix else None)(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(2, name=f"{prefix}top")(x))
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.5, 1.5, one.shape) for one in model.get_weights()])
+    return model
+
+
+def adopted(model):
+    return KerasSubject(adopt(model, unbiased=False))
+
+
+def bn(model):
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def expect(found, model):
+    assert list(found.statistics.values()) != []
+    for layer, (mean, variance) in zip(bn(model), found.statistics.values(), strict=True):
+        np.testing.assert_array_equal(mean, layer.moving_mean)
+        np.testing.assert_array_equal(variance, layer.moving_variance)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5"])
+def test_every_keras_format_tells_statistics_and_that_gamma_and_beta_stayed(tmp_path, suffix):
+    model = network("a_")
+    path = tmp_path / f"source{suffix}"
+    model.save_weights(path) if suffix == ".weights.h5" else model.save(path)
+    found = source.read(path, adopted(model))
+    expect(found, model)
+    assert found.affine_moved is False
+
+
+def test_a_moved_beta_is_seen_and_the_facts_say_so(tmp_path):
+    model = network("a_")
+    path = tmp_path / "source.weights.h5"
+    model.save_weights(path)
+    bn(model)[1].beta.assign(np.nextafter(np.array(bn(model)[1].beta), 9))
+    known = source.known(path, adopted(model), Facts(decay=0.9))
+    assert known["facts"] == Facts(decay=0.9, affine_moved=True)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_counted_layer_names_are_matched_in_their_order(tmp_path, suffix):
+    built = network()
+    path = tmp_path / f"source{suffix}"
+    built.save_weights(path) if suffix == ".weights.h5" else built.save(path)
+    keras.layers.BatchNormalization()(np.zeros((1, 4)))  # the names of the next ones overlap with the file's
+    again = network()
+    renamed = adopted(again)
+    expect(source.read(path, renamed), built)
+
+
+def test_layers_without_beta_still_have_statistics(tmp_path):
+    model = network("a_", center=False)
+    path = tmp_path / "source.weights.h5"
+    model.save_weights(path)
+    found = source.read(path, adopted(model))
+    expect(found, model)
+    assert found.affine_moved is None
+
+
+def test_another_network_is_refused_by_name(tmp_path):
+    path = tmp_path / "source.weights.h5"
+    network("other_", widths=(5, 6, 7)).save_weights(path)
+    with pytest.raises(FinetuneError, match=r"has none of the model's BN layers.*a_bn0.*other_bn0"):
+        source.read(path, adopted(network("a_")))
+
+
+def test_overlapping_counted_names_are_not_taken_for_the_same_layers(tmp_path):
+    keras.utils.clear_session()
+    built = network(widths=(4, 4))  # batch_normalization, batch_normalization_1
+    path = tmp_path / "source.weights.h5"
+    built.save_weights(path)
+    keras.utils.clear_session()
+    keras.layers.BatchNormalization()
+    again = network(widths=(4, 4))  # batch_normalization_1, batch_normalization_2
+    names = [layer.name for layer in bn(again)]
+    assert names == ["batch_normalization_1", "batch_normalization_2"]
+    expect(source.read(path, adopted(again)), built)
