@@ -20,6 +20,9 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
         return None
     if not better(check.test, evidence.test.is_training_false, least=0.0, change=check.by_test):
         return None
+    # Under a wrong numbering, a network that sees nothing, and guesses, is better than one that sees.
+    if _explained(seen) >= check.test.accuracy:
+        return None
     # A layer at 0/1 looks as if it expected pixels that are about 0/1: what cures it better is the better cause.
     if evidence.partly_repaired is not None and evidence.partly_repaired.accuracy >= check.test.accuracy:
         return None
@@ -37,9 +40,7 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
 def labels(seen: Reading) -> Finding | None:
     """Another numbering of the classes explains the predictions."""
     check = seen.evidence.labels
-    if check is None:
-        return None
-    if max(check.permuted_accuracy, check.offset_accuracy) - check.accuracy < thresholds.RENUMBERED:
+    if check is None or not _explained(seen):
         return None
     shifted = check.offset_accuracy >= check.permuted_accuracy - thresholds.LEAST_GAP
     how = f"adding {check.offset} to every label" if shifted else f"renumbering {check.renumbered} classes"
@@ -96,6 +97,15 @@ def batch_composition(seen: Reading) -> Finding | None:
         "batches and reads the class from the company an image is in; no statistics can mend that.",
         seen.commands.train("--bn", "train", why="finetune shuffles the training images"),
     )
+
+
+def _explained(seen: Reading) -> float:
+    """Accuracy under the best other numbering of the classes, 0 where it is not plainly better than the given one's."""
+    check = seen.evidence.labels
+    if check is None:
+        return 0.0
+    best = max(check.permuted_accuracy, check.offset_accuracy)
+    return best if best - check.accuracy >= thresholds.RENUMBERED else 0.0
 
 
 def _quoted(name: str) -> str:

@@ -50,7 +50,7 @@ def open_target(request: Request) -> Target:
         subject=subject,
         test=data.test(),
         training=data.training,
-        commands=Commands(request.command(), f"finetune run --backbone {spec.id}"),
+        commands=Commands(request.command(), f"finetune run --backbone {spec.id}{request.training()}"),
         write=lambda out: _write(out, opened, averages, subject.snapshot()),
         copy=opened.path.with_name(f"{opened.path.name}-recalibrated"),
         suffix=None if slim else opened.path.suffix,

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def open_target(request: Request) -> Target:
         subject=subject,
         test=data.test(),
         training=data.training,
-        commands=Commands(request.command()),
+        commands=Commands(request.command(), f"finetune run --backbone {shlex.quote(str(path))}{request.training()}"),
         write=write,
         copy=path.with_name(f"{path.stem}-recalibrated{path.suffix}"),
         suffix=path.suffix,

@@ -41,6 +41,13 @@ class Request:
     source_checkpoint: Path | None = None
     bn_decay: float | None = None
 
+    def training(self) -> str:
+        """The options of `finetune run` that name the data, quoted for a shell, with a space before them."""
+        named = ("data", "data_dir", "preprocess", "image_size")
+        words = [word for name in named if (value := getattr(self, name)) is not None
+                 for word in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
+        return f" {shlex.join(words)}" if words else ""
+
     def command(self) -> str:
         """The words that name the target and its data, quoted for a shell: a remedy repeats them."""
         words: list[str] = [str(self.target)] if self.target else []

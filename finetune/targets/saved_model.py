@@ -1,5 +1,6 @@
 """A SavedModel: called for training where it takes that argument (Keras 2, Hub modules), else read as a graph."""
 
+import shlex
 from pathlib import Path
 
 from finetune import backbone as backbones
@@ -44,7 +45,7 @@ def open_target(request: Request) -> Target:
         subject=subject,
         test=data.test(),
         training=data.training,
-        commands=Commands(request.command(), f"finetune run --backbone {request.target}"),
+        commands=Commands(request.command(), f"finetune run --backbone {shlex.quote(str(path))}{request.training()}"),
         write=write,
         copy=path.with_name(f"{path.name}-recalibrated"),
         suffix=None,

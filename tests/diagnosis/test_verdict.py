@@ -282,6 +282,12 @@ CASES = {
     "not-finite": {"layers": (layer(), layer(finite=False))},
     "not-finite: negative variances": {"layers": (layer(), layer(negative=True))},
     "not-finite: the weights": {"layers": (layer(), layer(weights_finite=False))},
+    "not-batchnorm: labels: guessing beats what the wrong numbering leaves": {
+        "test": ways(0.04, 0.04, 0.04),
+        "train": ways(0.04, 0.04, 0.04),
+        "labels": labels(0.04, permuted=0.7),
+        "preprocessing": fed("raw", 0.2, 0.2),
+    },
     "not-batchnorm: labels": {
         "test": ways(0.08, 0.08, 0.08),
         "train": ways(0.09, 0.09, 0.09),
