@@ -45,6 +45,9 @@ def statistics(seen: Reading) -> list[str]:
             f"share of the starting {facts.statistics} left by the records: {facts.decay:g}^{facts.updates} = "
             f"{facts.residual:.2g}"
         )
+    check, expected = seen.evidence.preprocessing, facts.expected_preprocessing
+    if check is not None and expected is not None and check.current != expected:
+        lines.append(f"the pretrained weights were made with '{expected}' pixels, these are fed as '{check.current}'")
     if facts.updates_enabled is False:
         lines.append(facts.why_disabled)
     dead = [layer.name for layer in layers if layer.dead_gamma or layer.dead_channels]

@@ -30,6 +30,7 @@ data = "cifar.npz"
 epochs = 2
 batch_size = 32
 image_size = 32
+preprocess = "inception"
 validation = 0.0
 deterministic = true
 [matrix]
