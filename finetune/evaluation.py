@@ -111,7 +111,7 @@ class Evaluator:
 
     def evaluate(self, batches: Batches, statistics: Statistics = "moving") -> Evaluation:
         """`is_training=False` is `moving`, `is_training=True` is `batch`."""
-        return self.examine(batches, statistics).evaluation
+        return total(part for part, *_ in self._score(batches, statistics))
 
     def measure(self, batches: Batches) -> tuple[Evaluation, list[Moments]]:
         """Evaluate with batch statistics and pool, in the same pass, what each BN layer saw."""

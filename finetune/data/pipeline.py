@@ -17,6 +17,8 @@ from finetune.data.lazy import random_crops, workers
 from finetune.data.preprocessing import AnyPreprocessing
 from finetune.errors import FinetuneError, WrongUse
 
+_AT_ONCE = 2
+"""Evaluation batches that are not worth a pipeline of their own, which takes some 20 ms to set up."""
 _AHEAD = 2
 """Batches made ready while the model is busy."""
 
@@ -97,13 +99,32 @@ def eval_batches(split: Split, *, batch_size: int, image_size: int, preprocessin
         return _prepared(images, image_size, preprocessing), labels, counted
 
     numbers = range(-(-len(split) // size))
+    if len(numbers) <= _AT_ONCE:
+        return Batches(_AtOnce(numbers, lambda number: prepare(*map(tf.convert_to_tensor, pick(number)))), [])
     return _batches(numbers, pick, (*_signature(split.images.shape[1:], size), tf.TensorSpec([size], tf.bool)), prepare)
+
+
+class _AtOnce:
+    """Batches made when they are asked for, without a pipeline."""
+
+    def __init__(self, numbers: range, make: Callable[[int], tuple[tf.Tensor, ...]]) -> None:
+        self._numbers, self._make = numbers, make
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[tuple[tf.Tensor, ...]]:
+        return map(self._make, self._numbers)
+
+    @property
+    def element_spec(self) -> tuple[tf.TensorSpec, ...]:
+        return tuple(tf.type_spec_from_value(part) for part in self._make(self._numbers[0]))
 
 
 class Batches:
     """Batches in their order, each time one iterates; an image that turns out to be damaged is a FinetuneError."""
 
-    def __init__(self, ready: tf.data.Dataset, failures: list[FinetuneError]) -> None:
+    def __init__(self, ready: tf.data.Dataset | _AtOnce, failures: list[FinetuneError]) -> None:
         self._ready, self._failures = ready, failures
 
     @property

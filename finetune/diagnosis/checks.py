@@ -19,28 +19,38 @@ from finetune.evaluation import Evaluation, Evaluator, Pass
 ALL = frozenset({"preprocessing", "batches", "partial"})
 SIZES = (1, 2, 8, 32, 128)
 """Batch sizes at which `is_training=True` is tried."""
-_FIRST_LAYER = 64
+_FIRST_LAYER = 32
 """Images that tell what the first layer sees: thousands of values a channel."""
+_FINALISTS = 4
+"""Ways to feed pixels that are tried again on more images."""
 _PROMISING = 2.0
 """Standard errors by which another preprocessing must lead on few images to be tried on all."""
 
 
 @dataclass(frozen=True, eq=False)
 class Room:
-    """What the checks work on. `generous`: a few hundred images each, else what keeps a diagnosis cheap."""
+    """What the checks work on. `generous`: enough images each to tell, else what keeps a diagnosis cheap; `thorough`:
+    as many as are of any use."""
 
     evaluator: Evaluator
     subject: Subject
     test: Images
     train: Images
     generous: bool
+    thorough: bool = False
 
     @property
-    def trial_images(self) -> int:
-        """Images for one trial: where nothing is suspicious, what costs a small part of what was already spent."""
-        spent = 3 * (len(self.test) + len(self.train))
-        few = int(max(thresholds.TRIAL_SHARE * spent, 16))
-        return max(thresholds.TRIAL_IMAGES if self.generous else min(few, thresholds.TRIAL_IMAGES), self.least)
+    def spent(self) -> int:
+        """Images the evaluations have looked at."""
+        return 3 * (len(self.test) + len(self.train))
+
+    def few(self, share: float, most: int) -> int:
+        """How many images a check takes: so that its cost is a small share of what was spent, and at most `most`.
+
+        Where every check was asked for, or a tenth of the usual number would be left, the cost does not count.
+        """
+        fewest = most // 4 if self.generous else min(most // 16, 16)
+        return max(most if self.thorough else min(max(int(share * self.spent), fewest), most), self.least)
 
     @property
     def least(self) -> int:
@@ -79,28 +89,39 @@ def preprocessing(room: Room, test: Pass, train: Pass) -> PreprocessingCheck:
     """Try every known way to feed pixels; the best other one again on all images, if it looks better at all.
 
     Another scale or offset shows in statistics that disagree. Where they agree, only swapped colours are tried.
-    `test` and `train` are the passes over all images with `is_training=False` as they are fed now.
+    All are tried on few images, the best of them again on more. `test` and `train` are the passes over all images with
+    `is_training=False` as they are fed now.
     """
-    few = room.train.some(room.trial_images)
     own = room.train.preprocessing
-    first, moving = room.subject.layers[0], room.subject.snapshot()
-    trials, best, most = [], None, 0.0
-    base = room.evaluator.examine(few.batches(), "moving")
     others: tuple[Any, ...] = suspects() if room.generous else swapped(own)
     if getattr(room.subject, "takes_pixels", False):
         others = ()  # a graph that takes uint8 prepares them itself: there is one way to feed it
-    for suspect in (own, *(one for one in others if one.name != own.name)):
-        images = few.through(suspect)
-        scored = base if suspect is own else room.evaluator.examine(images.batches(), "moving")
+    ways = (own, *(one for one in others if one.name != own.name))
+    few = room.train.some(room.few(thresholds.TRIAL_SHARE, thresholds.FIRST_TRIAL))
+    trials, tried = [], {}
+    first, moving = room.subject.layers[0], room.subject.snapshot()
+    for way in ways:
+        images = few.through(way)
+        scored = room.evaluator.examine(images.batches(), "moving")
         seen = room.evaluator.examine(images.some(max(_FIRST_LAYER, room.least)).batches(), "batch").moments[0]
         layer = drift(first, moving[first.name], seen)
-        trials.append(Trial(suspect.name, scored.evaluation.accuracy, layer.mean_shift, layer.log_variance_ratio))
-        by = change(base, scored)
-        # In standard errors: an image or two more, of few, are not worth two passes over all.
-        gain = (by.gained - by.lost) / np.sqrt(max(by.gained + by.lost, 1))
+        tried[way.name] = scored
+        trials.append(Trial(way.name, scored.evaluation.accuracy, layer.mean_shift, layer.log_variance_ratio, len(few)))
+    more = room.train.some(room.few(thresholds.TRIAL_SHARE, thresholds.TRIAL_IMAGES))
+    ranked = sorted(ways[1:], key=lambda way: -_gain(tried[own.name], tried[way.name]))[:_FINALISTS]
+    best, most = None, 0.0
+    if len(more) > len(few):
+        tried = {way.name: room.evaluator.examine(more.through(way).batches(), "moving") for way in (own, *ranked)}
+    for way in ranked:
+        gain = _gain(tried[own.name], tried[way.name])
         if gain > most:
-            best, most = suspect, gain
-    check = PreprocessingCheck(own.name, len(few), tuple(trials))
+            best, most = way, gain
+    again = {name: (scored.evaluation.accuracy, scored.evaluation.examples) for name, scored in tried.items()}
+    trials = [
+        replace(one, accuracy=again[one.name][0], examples=again[one.name][1]) if one.name in again else one
+        for one in trials
+    ]
+    check = PreprocessingCheck(own.name, max(one.examples for one in trials), tuple(trials))
     if best is None or most < _PROMISING:
         return check
     tested = room.evaluator.examine(room.test.through(best).batches(), "moving")
@@ -115,15 +136,26 @@ def preprocessing(room: Room, test: Pass, train: Pass) -> PreprocessingCheck:
     )
 
 
+def _gain(before: Pass, after: Pass) -> float:
+    """In standard errors: an image or two more, of few, are not worth two passes over all."""
+    by = change(before, after)
+    return float((by.gained - by.lost) / np.sqrt(max(by.gained + by.lost, 1)))
+
+
 def batches(room: Room) -> BatchCheck:
     """`is_training=True` by order and, where there is reason to look closely, by batch size."""
     fixed = getattr(room.subject, "batch_size", None)
-    some = room.test.some(thresholds.ORDER_IMAGES if room.generous else room.trial_images)
+    some = room.test.some(room.few(thresholds.ORDER_SHARE, thresholds.ORDER_IMAGES))
     mixed = some.shuffled()
-    few = mixed.some(room.trial_images)
+    few = mixed.some(max(room.few(thresholds.TRIAL_SHARE, thresholds.TRIAL_IMAGES), max(SIZES)))
     sizes: tuple[int, ...] = () if not room.generous else SIZES if fixed is None else (fixed,)
+    calls = thresholds.TRIAL_IMAGES if room.thorough else min(thresholds.SMALL_BATCHES, len(few) // 2)
     return BatchCheck(
-        sizes={size: room.evaluator.evaluate(few.at(size).batches(), "batch") for size in sizes if size <= len(few)},
+        sizes={
+            size: room.evaluator.evaluate(few.some(max(calls * size, room.least)).at(size).batches(), "batch")
+            for size in sizes
+            if size <= len(few)
+        },
         shuffled=room.evaluator.evaluate(mixed.batches(), "batch"),
         grouped=room.evaluator.evaluate(some.grouped().batches(), "batch"),
         moving=room.evaluator.evaluate(mixed.batches(), "moving"),

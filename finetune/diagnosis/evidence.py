@@ -120,18 +120,19 @@ class LayerDrift:
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to feed pixels: accuracy with `is_training=False` on a few training images, and how far the first BN
+    """One way to feed pixels: accuracy with `is_training=False` on `examples` training images, and how far the first BN
     layer's moving statistics lie from what it then sees (as in `LayerDrift`)."""
 
     name: str
     accuracy: float
     mean_shift: float
     log_variance_ratio: float
+    examples: int = 0
 
 
 @dataclass(frozen=True)
 class PreprocessingCheck:
-    """Every known way to feed pixels, tried on `examples` training images.
+    """Every known way to feed pixels, tried on few training images, the best of them and the current one on `examples`.
 
     best: the best other way than `current`, and the test and training subset scored with it, `is_training=False`, with
     the changes against `current`; None where no other way looked better.

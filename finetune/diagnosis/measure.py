@@ -10,10 +10,11 @@ from typing import Literal
 
 from finetune.batchnorm.statistics import Moments, write
 from finetune.batchnorm.subject import Snapshot, Subject, kept
-from finetune.diagnosis import checks, labels
+from finetune.diagnosis import checks, labels, reading_data
 from finetune.diagnosis.drift import drift, initial, share_left
 from finetune.diagnosis.evidence import BNEvidence, Facts, Share, ThreeWays
 from finetune.diagnosis.images import Images
+from finetune.diagnosis.reading import Commands, Reading
 from finetune.errors import FinetuneError
 from finetune.evaluation import Evaluator, Pass
 
@@ -77,14 +78,22 @@ def examine(
             ),
         )
         called = checks.called_for(evidence) if extent == "default" else checks.ALL if extent == "all" else frozenset()
-        room = checks.Room(evaluator, subject, test, train, generous=extent == "all" or checks.suspicious(evidence))
+        room = checks.Room(
+            evaluator,
+            subject,
+            test,
+            train,
+            generous=extent == "all" or checks.suspicious(evidence),
+            thorough=extent == "all",
+        )
         if "preprocessing" in called:
             evidence = replace(evidence, preprocessing=checks.preprocessing(room, test_false, train_false))
-        if "batches" in called:
-            evidence = replace(evidence, batches=checks.batches(room))
         if "partial" in called:
             initial_only = {layer.name for layer, seen in zip(layers, evidence.layers, strict=True) if seen.at_initial}
             evidence = replace(evidence, partly_repaired=checks.partly(room, moving, recalibrated, initial_only))
+        fed_wrongly = reading_data.wrong_preprocessing(Reading(evidence, Commands(""))) is not None
+        if "batches" in called and not (extent == "default" and fed_wrongly):
+            evidence = replace(evidence, batches=checks.batches(room))
     return evidence
 
 

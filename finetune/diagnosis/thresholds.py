@@ -21,12 +21,19 @@ FEW_VALUES = 16
 """Under this many values per channel and batch, batch statistics are a lottery."""
 GOOD_ON_TRAINING = 0.9
 """A model with this accuracy on training images is fed what it expects: preprocessing is not tried."""
+FIRST_TRIAL = 64
+"""Images on which every way to feed pixels is tried; an accuracy of 50 % is then known to 6 points."""
 TRIAL_IMAGES = 256
-"""Images for each of the trials of preprocessing and batch size."""
-TRIAL_SHARE = 0.03
-"""...and, where nothing is suspicious, the part of the cost of the evaluations that one trial may have."""
+"""Images on which the best of these are tried again, and at most for a batch size."""
+TRIAL_SHARE = 0.01
+"""...and, where there are few images, the part of those already looked at that one trial may cost: a diagnosis is to
+cost at most 1.5 times its evaluations."""
 ORDER_IMAGES = 1024
-"""Images for the comparison of orders."""
+"""Images for the comparison of orders, at most."""
+ORDER_SHARE = 0.04
+"""...of the images already looked at."""
+SMALL_BATCHES = 48
+"""Batches of one or two images are so many at most: a call costs about as much as a dozen images."""
 REPAIRED = 0.8
 """A cure that wins back this share of what the best statistics win names the cause."""
 RENUMBERED = 0.1

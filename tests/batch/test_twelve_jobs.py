@@ -108,8 +108,7 @@ def wait_for(condition, process, seconds=600):
 
 
 def children(pid):
-    listed = (Path(f"/proc/{task}/children") for task in Path(f"/proc/{pid}/task").glob("*"))
-    return [int(one) for path in listed for one in path.read_text().split()]
+    return [int(one) for path in Path(f"/proc/{pid}/task").glob("*/children") for one in path.read_text().split()]
 
 
 def test_a_child_and_the_parent_are_killed(night):
