@@ -107,7 +107,8 @@ def preprocessing(room: Room, test: Pass, train: Pass) -> PreprocessingCheck:
         layer = drift(first, moving[first.name], seen)
         tried[way.name] = scored
         trials.append(Trial(way.name, scored.evaluation.accuracy, layer.mean_shift, layer.log_variance_ratio, len(few)))
-    more = room.train.some(room.few(thresholds.TRIAL_SHARE, thresholds.TRIAL_IMAGES))
+    share = thresholds.TRIAL_SHARE * (3 if len(ways) == 2 else 1)  # where there is but one rival, it gets more images
+    more = room.train.some(room.few(share, thresholds.TRIAL_IMAGES))
     ranked = sorted(ways[1:], key=lambda way: -_gain(tried[own.name], tried[way.name]))[:_FINALISTS]
     best, most = None, 0.0
     if len(more) > len(few):
