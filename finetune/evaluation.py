@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from finetune import predictions
 from finetune.batchnorm.statistics import Moments, pool
 from finetune.batchnorm.subject import Forward, Statistics, Subject
+from finetune.predictions import Predictions
 
 Batches = Iterable[tuple[Any, Any, Any]]
 """(preprocessed images, labels, counted) of `finetune.data.pipeline.eval_batches`."""
@@ -53,19 +55,27 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One pass over images, in their order: the counts, and for each counted image its label and its prediction
-    (int64 `[examples]`, -1 where a logit is not finite); with batch statistics also what each BN layer saw, pooled."""
+    """One pass over images, in their order: the counts, and what was said of each counted image; with batch statistics
+    also what each BN layer saw, pooled."""
 
     evaluation: Evaluation
-    labels: np.ndarray
-    predictions: np.ndarray
+    images: Predictions
     moments: list[Moments]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 `[examples]`."""
+        return self.images.labels
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """int64 `[examples]`, -1 where a logit is not finite."""
+        return self.images.classes
 
     @property
     def correct(self) -> np.ndarray:
         """bool `[examples]`."""
-        right: np.ndarray = self.labels == self.predictions
-        return right
+        return self.images.correct
 
 
 def count(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
@@ -121,21 +131,18 @@ class Evaluator:
     def examine(self, batches: Batches, statistics: Statistics) -> Pass:
         """Evaluate, and keep what the same pass gives besides."""
         parts: list[Evaluation] = []
-        pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        images: list[Predictions] = []
 
         def moments() -> Iterator[Any]:
-            for part, labels, predictions, layers in self._score(batches, statistics):
+            for part, said, layers in self._score(batches, statistics):
                 parts.append(part)
-                pairs.append((labels, predictions))
+                images.append(said)
                 yield layers
 
         pooled = pool(moments())
-        labels, predictions = (np.concatenate(column) for column in zip(*pairs, strict=True))
-        return Pass(total(parts), labels, predictions, pooled)
+        return Pass(total(parts), predictions.joined(images), pooled)
 
-    def _score(
-        self, batches: Batches, statistics: Statistics
-    ) -> Iterator[tuple[Evaluation, np.ndarray, np.ndarray, Any]]:
+    def _score(self, batches: Batches, statistics: Statistics) -> Iterator[tuple[Evaluation, Predictions, Any]]:
         if statistics not in self._forward:
             self._forward[statistics] = self._subject.forward(statistics)
         run = self._forward[statistics]
@@ -143,7 +150,6 @@ class Evaluator:
             raw, moments = run(images)
             chosen = np.asarray(counted)
             logits, own = np.asarray(raw)[chosen], np.asarray(labels)[chosen] + self._label_offset
-            predictions = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
-            yield count(logits, own), own, predictions, moments
+            yield count(logits, own), predictions.of(logits, own), moments
             if self._on_batch:
                 self._on_batch()

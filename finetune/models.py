@@ -15,14 +15,12 @@ from finetune import config as configs
 from finetune.batchnorm.subject import Snapshot
 from finetune.batchnorm.surgery import adopt, to_stock
 from finetune.config import RunConfig
-from finetune.data.dataset import Dataset, Split, stratified_subset
-from finetune.data.sources import load_dataset
+from finetune.data.dataset import Split, stratified_subset
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import read_arrays, replacing, write_arrays
 from finetune.rundir import RunDir
 
 _SNAPSHOT = "bn_source.npz"
-_DATA = "data.json"
 
 
 @dataclass(frozen=True)
@@ -98,60 +96,6 @@ def _load(path: Path, module: str | None) -> keras.Model:
     if not fits:
         raise FinetuneError(f"{path} is no image classifier: expected one input of images and one output of logits")
     return model
-
-
-def load_data(config: RunConfig, *, progress: Any = None, looking: Any = None) -> Dataset:
-    """The data a run is configured for; the same seed gives the same split. `progress` and `looking` as in
-    `load_dataset`."""
-    return load_dataset(
-        config.data,
-        data_dir=Path(config.data_dir) if config.data_dir else None,
-        examples=config.examples,
-        validation=config.validation,
-        seed=config.seed,
-        test=config.test,
-        skip_bad_images=config.skip_bad_images,
-        progress=progress,
-        looking=looking,
-    )
-
-
-def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """For `data.json`: what a run read, so that it is noticed when it is no longer that."""
-    return {
-        "name": dataset.name,
-        "source": dataset.source,
-        "class_names": list(dataset.class_names),
-        "images": _counts(dataset),
-        "remarks": list(dataset.remarks),
-        "skipped": list(dataset.skipped),
-    }
-
-
-def check_unchanged(run: RunDir, dataset: Dataset, *, advice: str) -> None:
-    """FinetuneError, ending in `advice`, where the data has other classes or numbers of images than the run read."""
-    if not (run.path / _DATA).is_file():
-        return
-    then = run.read(_DATA, "class_names", "images")
-    if then["class_names"] != list(dataset.class_names):
-        was, now = (", ".join(names[:5]) for names in (then["class_names"], dataset.class_names))
-        raise FinetuneError(
-            f"the data has changed since the run was started: its classes were {was}, now {now}: {advice}"
-        )
-    for split, count in _counts(dataset).items():
-        if then["images"].get(split) != count:
-            raise FinetuneError(
-                f"the data has changed since the run was started: {then['images'].get(split)} {split} images then, "
-                f"{count} now ({dataset.source}): {advice}"
-            )
-
-
-def _counts(dataset: Dataset) -> dict[str, int]:
-    return {
-        "training": len(dataset.train),
-        "validation": len(dataset.validation) if dataset.validation else 0,
-        "test": len(dataset.test),
-    }
 
 
 def training_subset(split: Split, config: RunConfig, images: int) -> Split:

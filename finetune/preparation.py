@@ -9,7 +9,7 @@ import keras
 from checkpoints import store
 from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
-from finetune import batches, freezing, models
+from finetune import batches, freezing, rundata
 from finetune import config as configs
 from finetune.batchnorm.policy import Rule, parse_bn_rule
 from finetune.classifier import attach_head
@@ -166,7 +166,7 @@ def _data_and_weights(config: RunConfig, spec: backbones.BackboneSpec, display: 
     except CheckpointError as error:
         missing.append(error)
     try:
-        dataset = models.load_data(config, progress=display.download, looking=display.looking)
+        dataset = rundata.load_data(config, progress=display.download, looking=display.looking)
     except CheckpointError as error:
         missing.append(error)
     if missing:

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from finetune import batches, environment, models, proof
+from finetune import batches, environment, models, proof, rundata
 from finetune import config as configs
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
@@ -51,7 +51,7 @@ def start(
         if prepared.backbone.report is not None:
             run.write("load.json", prepared.backbone.report.to_json())
         run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests})
-        run.write("data.json", models.describe_data(prepared.dataset))
+        run.write("data.json", rundata.describe_data(prepared.dataset))
         models.save_snapshot(run, KerasSubject(prepared.model).snapshot())
         # Last: a directory without it is no run, and nothing would resume it half described.
         run.write("config.json", {"format_version": FORMAT_VERSION, **prepared.config.to_json()})
@@ -75,7 +75,7 @@ def resume(path: Path, *, display: Display | None = None) -> RunDir:
             state.check_settings(config)
             digests = run.read("freeze.json", "digests", "stages")["digests"]
         advice = "put it back, or start a new run with 'finetune run --config'"
-        check = partial(models.check_unchanged, run, advice=advice)
+        check = partial(rundata.check_unchanged, run, advice=advice)
         prepared = prepare(config, display, load_weights=state is None, check_data=check)
         if state is None:
             digests = proof.digests(prepared.model)
@@ -120,11 +120,13 @@ def _to_result(
     proved = proof.prove(digests, proof.digests(model), expected)
     display.say("evaluating on test images")
     evaluator = Evaluator(KerasSubject(model), on_batch=display.batch)
+    passed = evaluator.examine(batches.evaluation(dataset.test, config), "moving")
     test = {
-        "is_training_false": evaluator.evaluate(batches.evaluation(dataset.test, config), "moving"),
+        "is_training_false": passed.evaluation,
         "is_training_true": evaluator.evaluate(batches.evaluation(dataset.test, config), "batch"),
     }
     models.save(model, run.model_path)
+    passed.images.save(run.predictions_path)
     rows = [*history, *({"kind": "test", "statistics": name, **value.to_json()} for name, value in test.items())]
     run.write_metrics(rows)
     bn_decay = float(config.bn_decay)

@@ -1,7 +1,10 @@
 """A run is a directory. Its status is derived from the files in it, never stored."""
 
+import csv
 import errno
 import fcntl
+import io
+import json
 import os
 import shlex
 import shutil
@@ -12,7 +15,7 @@ from typing import Any, Literal
 
 from finetune import config as configs
 from finetune.errors import FinetuneError, Interrupted, WrongUse
-from finetune.files import read_json, to_json, write_text
+from finetune.files import finite, read_json, to_json, write_text
 
 Status = Literal["done", "interrupted", "started"]
 
@@ -20,8 +23,9 @@ Status = Literal["done", "interrupted", "started"]
 class RunDir:
     """The files of one run.
 
-    config.json, environment.json, load.json, freeze.json, metrics.jsonl, checkpoints/state.npz (to resume),
-    bn_source.npz (the statistics it started from), model.keras, bn.json (after a diagnosis), result.json (last).
+    config.json, environment.json, load.json, freeze.json, metrics.jsonl, metrics.csv, checkpoints/state.npz (to
+    resume), bn_source.npz (the statistics it started from), model.keras, predictions.npz, MODEL_CARD.md, bn.json (after
+    a diagnosis), result.json (last).
     """
 
     def __init__(self, path: Path, made: tuple[Path, ...] = ()) -> None:
@@ -88,6 +92,11 @@ class RunDir:
         """The trained model, stock Keras layers only."""
         return self.path / "model.keras"
 
+    @property
+    def predictions_path(self) -> Path:
+        """What it said of each test image with `is_training=False`, as `finetune.predictions` writes."""
+        return self.path / "predictions.npz"
+
     def write(self, name: str, value: Any) -> None:
         """One JSON file of the run."""
         write_text(self.path / name, to_json(value, indent=2) + "\n")
@@ -104,8 +113,21 @@ class RunDir:
         return value
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """All lines of metrics.jsonl, atomically: a killed run leaves no half line and resuming repeats none."""
+        """All lines of metrics.jsonl, and the same as metrics.csv, each atomically: a killed run leaves no half line
+        and resuming repeats none."""
         write_text(self.path / "metrics.jsonl", "".join(to_json(row) + "\n" for row in rows))
+        write_text(self.path / "metrics.csv", _csv(rows))
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The rows of finished epochs so far; FinetuneError where metrics.jsonl is damaged."""
+        path = self.path / "metrics.jsonl"
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except FileNotFoundError:
+            return []
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise FinetuneError(f"{path} is not JSON lines ({error}): it is damaged; restore it from a copy") from None
+        return [row for row in rows if isinstance(row, dict) and row.get("kind") == "epoch"]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -132,6 +154,31 @@ class RunDir:
                     for parent in self._made:
                         parent.rmdir()
             raise
+
+
+def kept_validation(rows: list[dict[str, Any]], *, patience: bool) -> float | None:
+    """Validation accuracy of the weights that were kept: with `patience` the best epoch's, else the last one's."""
+    found = [row["validation_accuracy"] for row in rows if row.get("validation_accuracy") is not None]
+    return (max(found) if patience else found[-1]) if found else None
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    """A column for every key of any row, in the order they come; `bn.cause` is the `cause` in a row's `bn`."""
+    flat = [
+        {
+            inner: value
+            for name, outer in row.items()
+            for inner, value in (
+                {f"{name}.{key}": one for key, one in outer.items()} if isinstance(outer, dict) else {name: outer}
+            ).items()
+        }
+        for row in rows
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(finite(row) for row in flat)
+    return text.getvalue()
 
 
 def check_place(run_dir: Path | None, runs_dir: Path) -> None:

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune import batches, models
+from finetune import batches, models, rundata
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.errors import FinetuneError
-from finetune.evaluation import Evaluation, Evaluator
+from finetune.evaluation import Evaluation, Evaluator, Pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +30,11 @@ def open_run(target: Path, *, data_dir: Path | None = None) -> Opened:
     """
     trained = models.open_trained(target)
     config = replace(trained.config, data_dir=str(data_dir)) if data_dir else trained.config
-    dataset = models.load_data(config)
+    dataset = rundata.load_data(config)
     _check_classes(trained, dataset)
     if data_dir is None:
         advice = "put it back, or give the place of the data you mean with --data-dir"
-        models.check_unchanged(trained.run, dataset, advice=advice)
+        rundata.check_unchanged(trained.run, dataset, advice=advice)
     return Opened(trained, config, dataset)
 
 
@@ -47,13 +47,24 @@ def evaluate_run(
     on_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Score a run's model on one of its splits, without augmentation. FinetuneError where there is no such split."""
+    return examine_run(target, data_dir=data_dir, split=split, statistics=statistics, on_batch=on_batch).evaluation
+
+
+def examine_run(
+    target: Path,
+    *,
+    data_dir: Path | None = None,
+    split: str = "test",
+    statistics: Statistics = "moving",
+    on_batch: Callable[[], None] | None = None,
+) -> Pass:
+    """As `evaluate_run`, with what the model said of every image."""
     opened = open_run(target, data_dir=data_dir)
     images: Split | None = getattr(opened.dataset, split)
     if images is None:
         raise FinetuneError(f"{target} has no validation images: it ran with --validation 0; use --split test")
-    return Evaluator(KerasSubject(opened.trained.model), on_batch=on_batch).evaluate(
-        batches.evaluation(images, opened.config), statistics
-    )
+    evaluator = Evaluator(KerasSubject(opened.trained.model), on_batch=on_batch)
+    return evaluator.examine(batches.evaluation(images, opened.config), statistics)
 
 
 def _check_classes(trained: models.Trained, dataset: Dataset) -> None:

@@ -1,6 +1,5 @@
 """How far a job is, read from the files of its run: nothing about it is stored twice."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +7,7 @@ from finetune.batch.jobs import Job
 from finetune.batch.place import Place, Record
 from finetune.errors import FinetuneError
 from finetune.files import read_json
+from finetune.rundir import RunDir, kept_validation
 
 STATES = ("done", "failed", "running", "interrupted", "pending")
 
@@ -81,7 +81,7 @@ def _look(place: Place, job: Job, record: Record, *, running: bool) -> Standing:
             "batch_size": record.batch_size,
             "reduced_from": next((attempt.batch_size for attempt in attempts if attempt.batch_size), None),
         }
-    rows = _epochs(run.path / "metrics.jsonl")
+    rows = _epochs(run)
     if rows:
         last = rows[-1]
         known |= {
@@ -89,7 +89,7 @@ def _look(place: Place, job: Job, record: Record, *, running: bool) -> Standing:
             "step": last.get("step", 0),
             "images_per_second": last.get("images_per_second"),
             "epoch_seconds": last.get("seconds"),
-            "validation": _kept_validation(rows, patience=job.config.patience is not None),
+            "validation": kept_validation(rows, patience=job.config.patience is not None),
         }
     if running or (attempts and attempts[-1].outcome == "running" and run.status != "done" and place.held(job)):
         return Standing(job, "running", **known)
@@ -120,16 +120,9 @@ def _finished(job: Job, result: dict[str, Any], known: dict[str, Any]) -> Standi
     )
 
 
-def _epochs(path: Any) -> list[dict[str, Any]]:
-    """The rows of finished epochs so far."""
+def _epochs(run: RunDir) -> list[dict[str, Any]]:
+    """The rows of finished epochs so far; none where they cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-    except (OSError, ValueError):
+        return run.epochs()
+    except (OSError, FinetuneError):
         return []
-    return [row for row in rows if isinstance(row, dict) and row.get("kind") == "epoch"]
-
-
-def _kept_validation(rows: list[dict[str, Any]], *, patience: bool) -> float | None:
-    found = [row["validation_accuracy"] for row in rows if row.get("validation_accuracy") is not None]
-    return (max(found) if patience else found[-1]) if found else None

@@ -2,8 +2,6 @@
 
 import csv
 import io
-import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +9,8 @@ from typing import Any
 
 from finetune.batch.place import Place
 from finetune.batch.standing import STATES, Standing
+from finetune.comparison import FORMULA, Repeats, rank, verdict
 from finetune.files import to_json, write_text
-
-FORMULA = (
-    "|difference of mean test accuracy| <= 2 sqrt(p1(1-p1)/n + p2(1-p2)/n + s1^2/k1 + s2^2/k2): p mean test accuracy, "
-    "n test images, s standard deviation over k seeds (no s term for one seed)"
-)
-"""When two groups are within noise. The test-set terms are not divided by k: all seeds meet the same images."""
 
 
 @dataclass(frozen=True)
@@ -39,33 +32,39 @@ class Group:
         return tuple(standing for standing in self.standings if standing.state == "done")
 
     @property
+    def results(self) -> Repeats:
+        """What they came to."""
+        return Repeats(
+            self.name,
+            test=tuple(one.test for one in self.done),
+            validation=tuple(one.validation for one in self.done),
+            examples=min((one.examples or 1 for one in self.done), default=1),
+        )
+
+    @property
     def test(self) -> float | None:
         """Mean test accuracy."""
-        return _mean([one.test for one in self.done if one.test is not None])
+        return self.results.mean
 
     @property
     def test_spread(self) -> float | None:
         """Its standard deviation over seeds; None for fewer than two."""
-        return _spread([one.test for one in self.done if one.test is not None])
+        return self.results.spread
 
     @property
     def validation(self) -> float | None:
         """Mean validation accuracy; None where a repeat has none."""
-        found = [one.validation for one in self.done if one.validation is not None]
-        return _mean(found) if len(found) == len(self.done) else None
+        return self.results.validation_mean
 
     @property
     def validation_spread(self) -> float | None:
         """Its standard deviation over seeds."""
-        found = [one.validation for one in self.done if one.validation is not None]
-        return _spread(found) if len(found) == len(self.done) else None
+        return self.results.validation_spread
 
     @property
     def variance(self) -> float:
         """Of the mean test accuracy, from a finite test set and from the seeds where there are several."""
-        p, spread = self.test or 0.0, self.test_spread
-        examples = min((one.examples or 1 for one in self.done), default=1)
-        return p * (1 - p) / examples + (spread**2 / len(self.done) if spread is not None else 0.0)
+        return self.results.variance
 
 
 @dataclass(frozen=True)
@@ -119,11 +118,16 @@ def summarise(standings: Sequence[Standing]) -> Summary:
     names = dict.fromkeys(one.job.group for one in standings)
     groups = [Group(name, tuple(one for one in standings if one.job.group == name)) for name in names]
     with_result = [group for group in groups if group.done]
-    by = "validation" if all(group.validation is not None for group in with_result) else "test"
-    # Python's sort keeps the file's order among equals.
-    ordered = sorted(with_result, key=lambda group: -(getattr(group, by) or 0.0))
+    by, order = rank([group.results for group in with_result])
+    ordered = [with_result[position] for position in order]
     ranked = [
-        Group(group.name, group.standings, rank, _verdict(group, ordered[0])) for rank, group in enumerate(ordered, 1)
+        Group(
+            group.name,
+            group.standings,
+            place,
+            verdict(group.results, ordered[0].results) if group is not ordered[0] else "best",
+        )
+        for place, group in enumerate(ordered, 1)
     ]
     return Summary(tuple(standings), (*ranked, *(group for group in groups if not group.done)), by)
 
@@ -146,17 +150,6 @@ def write(place: Place, summary: Summary) -> None:
 def files(place: Place) -> tuple[Path, Path]:
     """Where `write` puts them."""
     return place.path / "summary.json", place.path / "summary.csv"
-
-
-def _verdict(group: Group, best: Group) -> str:
-    if group is best:
-        return "best"
-    if group.test is None or best.test is None:
-        return ""
-    difference = group.test - best.test
-    if abs(difference) <= 2 * math.sqrt(group.variance + best.variance):
-        return "= best within noise"
-    return f"{100 * difference:+.1f} points"
 
 
 def _group_json(group: Group) -> dict[str, Any]:
@@ -202,11 +195,3 @@ def _job_json(one: Standing, group: Group, place: Place, columns: list[str]) -> 
 
 def _cell(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-
-def _mean(values: list[float]) -> float | None:
-    return statistics.fmean(values) if values else None
-
-
-def _spread(values: list[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, NoReturn
 
 from checkpoints.errors import CheckpointError
-from finetune import models
+from finetune import rundata
 from finetune.batch.jobs import Job
 from finetune.config import RunConfig
 from finetune.data.pipeline import steps_per_epoch
@@ -84,7 +84,7 @@ class _WouldFetchError(Exception):
 @cache
 def _counted(config: RunConfig) -> tuple[int, int]:
     """(training images, their height in px)."""
-    shape = models.load_data(config, progress=_refuse).train.images.shape
+    shape = rundata.load_data(config, progress=_refuse).train.images.shape
     return int(shape[0]), int(shape[1])
 
 

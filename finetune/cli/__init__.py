@@ -10,7 +10,7 @@ import click
 
 from checkpoints.errors import CheckpointError
 from finetune._version import __version__
-from finetune.cli import backbones, batch, checkpoint, demo, diagnose, evaluate, export, recalibrate, run
+from finetune.cli import backbones, batch, checkpoint, demo, diagnose, evaluate, export, recalibrate, report, run
 from finetune.errors import FinetuneError
 
 
@@ -56,6 +56,7 @@ for _command in (
     run.run,
     batch.batch,
     evaluate.evaluate,
+    report.report,
     diagnose.diagnose_bn,
     recalibrate.recalibrate_bn,
     export.export,

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from finetune.batch.call import Display, Progress
 from finetune.batch.summary import summarise
+from finetune.comparison import ranking_words
 
 if TYPE_CHECKING:
     from finetune.batch.place import Place
@@ -98,7 +99,7 @@ def show_summary(summary: "Summary", place: "Place") -> None:
     out.print(table)
     out.print()
     if any(group.rank for group in summary.groups):
-        out.print(_ranking_words(summary), markup=False)
+        out.print(ranking_words(summary.ranked_by, one="job"), markup=False)
         spread = "± is the standard deviation over seeds; " if summary.seeds else ""
         out.print(f"{spread}within noise: |difference in test| <= 2 standard errors, see summary.json", markup=False)
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts.items())
@@ -133,15 +134,6 @@ def duration(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def _ranking_words(summary: "Summary") -> str:
-    if summary.ranked_by == "validation":
-        return "ranked by validation accuracy; the test accuracy of the best is then an honest estimate"
-    return (
-        "ranked by TEST accuracy, because a job has no validation images (validation = 0): the best was chosen on the "
-        "test set, so its accuracy is optimistic"
-    )
 
 
 def _with_spread(value: float | None, spread: float | None) -> str:

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
 
-from finetune.reporting import figures
+from finetune.reporting import curves, figures
 from finetune.reporting.page import render
 
 _WAYS = {
@@ -25,7 +24,7 @@ def page(report: Mapping[str, Any]) -> str:
         ways=_WAYS,
         splits=_SPLITS,
         accuracy=_accuracy(report),
-        drift=_drift(report),
+        drift=curves.drift(report["layers"]),
         shares=_shares(report),
         by_layer=_share_by_layer(report),
         batch_sizes=_batch_sizes(report),
@@ -38,23 +37,6 @@ def _accuracy(report: Mapping[str, Any]) -> Markup:
     return figures.bars(
         list(_SPLITS.values()), series, y="accuracy", percent=True, title="Accuracy under three kinds of statistics"
     )
-
-
-def _drift(report: Mapping[str, Any]) -> Markup:
-    layers = report["layers"]
-    figure, plot = figures.axes(x="BN layer, from the input to the output", y="drift")
-    places = range(1, len(layers) + 1)
-    for index, (key, words) in enumerate(
-        (("mean_shift", "mean shift, in sigmas"), ("log_variance_ratio", "log variance ratio"))
-    ):
-        values = [float("nan") if layer[key] is None else layer[key] for layer in layers]
-        plot.plot(places, values, marker="o", markersize=3, label=words, color=figures.COLOURS[index])
-    noise = [float("nan") if layer.get("batch_noise") is None else layer["batch_noise"] for layer in layers]
-    plot.plot(places, noise, linestyle=":", label="spread of one batch's mean, in sigmas", color=figures.COLOURS[6])
-    plot.set_ylim(bottom=0)
-    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figures.legend(plot)
-    return figures.svg(figure, "Moving statistics against the training images' own, layer by layer")
 
 
 def _shares(report: Mapping[str, Any]) -> Markup | None:

@@ -5,6 +5,7 @@ Matplotlib draws them through its object interface: no global state, no window.
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -24,11 +25,25 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#8
 Series = Mapping[str, Sequence[float | None]]
 
 
+NARROW = 4.8
+"""Inches: a plot that is read on a telephone, and stands beside another on a wide screen."""
+
+
 def axes(*, width: float = 6.4, height: float = 2.8, x: str = "", y: str = "") -> tuple[Figure, Axes]:
     """An empty plot of `width` x `height` inches; x and y are the axes' labels with their units."""
+    figure = empty(width=width, height=height)
+    return figure, dressed(figure.add_subplot(), x=x, y=y)
+
+
+def empty(*, width: float, height: float) -> Figure:
+    """A figure of so many inches without a plot in it."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
-    plot = figure.add_subplot()
+    return figure
+
+
+def dressed(plot: Axes, *, x: str = "", y: str = "") -> Axes:
+    """`plot` in the page's ink."""
     plot.set_xlabel(x, color=INK)
     plot.set_ylabel(y, color=INK)
     plot.tick_params(colors=INK, labelsize=9)
@@ -37,7 +52,7 @@ def axes(*, width: float = 6.4, height: float = 2.8, x: str = "", y: str = "") -
         spine.set_color(INK)
     plot.grid(axis="y", color=INK, alpha=0.15)
     plot.set_axisbelow(True)
-    return figure, plot
+    return plot
 
 
 def bars(groups: Sequence[str], series: Series, *, y: str, percent: bool = False, title: str) -> Markup:
@@ -74,17 +89,19 @@ def lines(
     return svg(figure, title)
 
 
-def legend(plot: Axes) -> None:
+def legend(plot: Axes, *, columns: int = 3) -> None:
     """Names of the series above the plot, where there is more than one."""
     if len(plot.get_legend_handles_labels()[0]) > 1:
-        plot.legend(frameon=False, labelcolor=INK, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+        plot.legend(frameon=False, labelcolor=INK, fontsize=8, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def svg(figure: Figure, title: str) -> Markup:
     """The figure as an element of a page, scaled to its width; `title` is what a screen reader says."""
     out = io.BytesIO()
     # Text as text: smaller, searchable. The salt keeps the ids of several plots on one page apart.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+    # Text is drawn by the browser: that Matplotlib's own font lacks a letter of it is no matter.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     drawing = out.getvalue().decode("utf-8")
     drawing = drawing[drawing.index("<svg") :].replace(INK, "currentColor")

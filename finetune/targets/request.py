@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune import batches, models
+from finetune import batches, models, rundata
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.preprocessing import PREPROCESSINGS
@@ -102,7 +102,7 @@ def read_data(request: Request, *, image_size: int, preprocess: str | None, batc
         preprocess=chosen,
         batch_size=request.batch_size or batch_size or BATCH_SIZE,
     )
-    dataset = models.load_data(config)
+    dataset = rundata.load_data(config)
     for words, split in (("test", dataset.test), ("training", dataset.train)):
         if batch_size and len(split) < batch_size:
             raise FinetuneError(

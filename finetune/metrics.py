@@ -1,0 +1,105 @@
+"""What predictions say beyond their accuracy: confusion, per-class scores, calibration. Pure NumPy."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+BINS = 15
+"""As in Guo et al. 2017."""
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class. precision: of the images predicted to be it, the share that are; recall: of its images, the share that
+    are found; f1: their harmonic mean. None where there is no such image. images: how many it has; predicted: how many
+    are taken for it."""
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    images: int
+    predicted: int
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images with a confidence in (low, high]: their number, mean confidence and accuracy (None for no images)."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """expected_error: mean over images of |accuracy - confidence| of their bin; largest_error: of the worst bin."""
+
+    expected_error: float
+    largest_error: float
+    bins: tuple[Bin, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """int64 `[classes, classes]`: images of a class (row) taken for a class (column); predictions of -1 are nowhere."""
+    some = predicted >= 0
+    counts = np.bincount(labels[some] * classes + predicted[some], minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def per_class(labels: np.ndarray, predicted: np.ndarray, classes: int) -> list[ClassScore]:
+    """A score of every class, in their order. f1 = 2 hits / (images + predicted), which is 0 where nothing is hit."""
+    hits = np.bincount(labels[labels == predicted], minlength=classes)
+    images = np.bincount(labels, minlength=classes)
+    taken = np.bincount(predicted[predicted >= 0], minlength=classes)
+    return [
+        ClassScore(
+            precision=int(hit) / int(of) if of else None,
+            recall=int(hit) / int(n) if n else None,
+            f1=2 * int(hit) / int(n + of) if n + of else None,
+            images=int(n),
+            predicted=int(of),
+        )
+        for hit, n, of in zip(hits, images, taken, strict=True)
+    ]
+
+
+def macro_f1(scores: list[ClassScore]) -> float:
+    """Mean F1 of the classes that have images."""
+    return float(np.mean([score.f1 for score in scores if score.images]))
+
+
+def calibration(confidences: np.ndarray, correct: np.ndarray, *, bins: int = BINS) -> Calibration:
+    """Expected calibration error (Guo et al. 2017, equation 5): `bins` equal bins of confidence, ((m-1)/M, m/M].
+
+    confidences: float `[n]` in [0, 1], of what was predicted; correct: bool `[n]`; n is 1 or more.
+    """
+    sure = confidences.astype(np.float64)
+    place = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    confidence, accuracy = (
+        np.bincount(place, weights=of, minlength=bins) / np.maximum(counts, 1) for of in (sure, correct)
+    )
+    gaps = np.where(counts > 0, np.abs(accuracy - confidence), 0.0)
+    return Calibration(
+        expected_error=float(np.sum(gaps * counts) / len(sure)),
+        largest_error=float(gaps.max()),
+        bins=tuple(
+            Bin(m / bins, (m + 1) / bins, int(n), float(mean) if n else None, float(share) if n else None)
+            for m, (n, mean, share) in enumerate(zip(counts, confidence, accuracy, strict=True))
+        ),
+    )
+
+
+def confused(table: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+    """At most so many (true class, taken for, images) off the diagonal, the commonest first."""
+    wrong = table - np.diag(np.diag(table))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [(int(place) // len(table), int(place) % len(table)) for place in order]
+    return [(true, taken, int(wrong[true, taken])) for true, taken in pairs if wrong[true, taken]]

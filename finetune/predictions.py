@@ -1,0 +1,101 @@
+"""What a model said of each image: kept with a run, so that nobody has to score it again to look closer. NumPy only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finetune.errors import FinetuneError
+from finetune.files import read_arrays, write_arrays
+
+TOP = 5
+"""Classes kept of an image."""
+_NAMES = ("labels", "top_classes", "top_probabilities", "label_log_probability")
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Of n images, in their order.
+
+    labels: int64 `[n]`. top_classes: int64 `[n, k]`, the likeliest first, k = min(5, outputs). top_probabilities:
+    float32 `[n, k]`, softmax. label_log_probability: float32 `[n]`, of the true class, nats. Where a logit is not
+    finite, the classes are -1, the probabilities 0, their logarithm -infinity.
+    """
+
+    labels: np.ndarray
+    top_classes: np.ndarray
+    top_probabilities: np.ndarray
+    label_log_probability: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def classes(self) -> np.ndarray:
+        """int64 `[n]`: what was predicted, -1 for nothing; of equal logits the lower class, as argmax does."""
+        chosen: np.ndarray = self.top_classes[:, 0]
+        return chosen
+
+    @property
+    def confidences(self) -> np.ndarray:
+        """float32 `[n]`: the probability of what was predicted."""
+        likeliest: np.ndarray = self.top_probabilities[:, 0]
+        return likeliest
+
+    @property
+    def correct(self) -> np.ndarray:
+        """bool `[n]`."""
+        right: np.ndarray = self.labels == self.classes
+        return right
+
+    def save(self, path: Path) -> None:
+        """Write an `.npz`, atomically."""
+        write_arrays(path, {name: getattr(self, name) for name in _NAMES})
+
+
+def of(logits: np.ndarray, labels: np.ndarray) -> Predictions:
+    """Of logits `[n, outputs]` and int labels `[n]`; computed in float64."""
+    scores = logits.astype(np.float64)
+    finite = np.asarray(np.isfinite(scores).all(axis=1))
+    scores = np.where(finite[:, None], scores, 0.0)
+    log = scores - scores.max(axis=1, keepdims=True)
+    log -= np.log(np.exp(log).sum(axis=1, keepdims=True))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
+    own = log[np.arange(len(labels)), labels]
+    return Predictions(
+        labels=labels.astype(np.int64),
+        top_classes=np.where(finite[:, None], order, -1).astype(np.int64),
+        top_probabilities=np.where(finite[:, None], np.exp(np.take_along_axis(log, order, 1)), 0).astype(np.float32),
+        label_log_probability=np.where(finite, own, -np.inf).astype(np.float32),
+    )
+
+
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """One after the other; all of one model."""
+    return Predictions(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in _NAMES})
+
+
+def load(path: Path, *, classes: int) -> Predictions:
+    """What `save` wrote, of a model with so many classes. Nothing in it is ever unpickled.
+
+    Raises FileNotFoundError where there is none, FinetuneError where it is damaged or of another model.
+    """
+    advice = "delete it, and the run is scored anew"
+    arrays = read_arrays(path, advice=advice)
+    lacking = [name for name in _NAMES if name not in arrays]
+    if lacking:
+        raise FinetuneError(f"{path} is damaged (it has no '{lacking[0]}'): {advice}")
+    kinds = {"labels": "i", "top_classes": "i", "top_probabilities": "f", "label_log_probability": "f"}
+    found = Predictions(**{name: arrays[name] for name in _NAMES})
+    shapes = [(len(found.labels),), *[(len(found.labels), min(TOP, classes))] * 2, (len(found.labels),)]
+    if found.labels.ndim != 1 or [getattr(found, name).shape for name in _NAMES] != shapes:
+        raise FinetuneError(f"{path} is not of a model with {classes} classes: {advice}")
+    if any(arrays[name].dtype.kind != kind for name, kind in kinds.items()):
+        raise FinetuneError(f"{path} is damaged (its arrays are of another type): {advice}")
+    least, most = (bound(found.labels, initial=0) for bound in (np.min, np.max))
+    if not len(found) or least < 0 or max(most, found.top_classes.max()) >= classes or found.top_classes.min() < -1:
+        raise FinetuneError(f"{path} is damaged (it names classes beyond 0 to {classes - 1}): {advice}")
+    if not np.isfinite(found.top_probabilities).all():
+        raise FinetuneError(f"{path} is damaged (a probability is not finite): {advice}")
+    return found
