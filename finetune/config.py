@@ -53,6 +53,7 @@ class RunConfig:
     bn_zero_debias: bool = False
     recalibrate_at_end: bool | None = None
     diagnose_every: int | None = None
+    tracker: tuple[str, ...] = ()
     epochs: int | None = None
     batch_size: int | None = None
     optimizer: Literal["sgd", "adamw"] = "adamw"
@@ -147,6 +148,7 @@ _TAKES: dict[str, _Takes] = {
     "bn_zero_debias": _FLAG,
     "recalibrate_at_end": _FLAG,
     "diagnose_every": _whole(1),
+    "tracker": _texts("a list of tensorboard[=DIR] and mlflow[=DIR|URI]"),
     "epochs": _whole(1),
     "batch_size": _whole(1),
     "optimizer": _choice("sgd", "adamw"),

@@ -9,7 +9,7 @@ import keras
 from checkpoints import store
 from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
-from finetune import batches, freezing, rundata
+from finetune import batches, freezing, rundata, tracking
 from finetune import config as configs
 from finetune.batchnorm.policy import Rule, parse_bn_rule
 from finetune.classifier import attach_head
@@ -55,6 +55,7 @@ def check_request(config: RunConfig) -> Request:
             raise WrongUse(f"--head keep: no weights are published for {spec.id}: give a file with --checkpoint PATH")
         config = replace(config, from_scratch=True)
     configs.check(config)
+    tracking.check(config.tracker)
     freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
     bn = [parse_bn_rule(text) for text in config.bn]
     if spec.source == "hub" and config.from_scratch:
@@ -86,7 +87,7 @@ def prepare(
     request = check_request(config)
     config, spec = request.config, request.spec
     # A run is evaluated and resumed from anywhere: its data must not depend on where it was started.
-    config = replace(config, data=sources.absolute(config.data))
+    config = replace(config, data=sources.absolute(config.data), tracker=tracking.absolute(config.tracker))
     dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
     if check_data is not None:
         check_data(dataset)

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from finetune import batches, environment, models, proof, rundata
+from finetune import batches, environment, models, proof, rundata, tracking
 from finetune import config as configs
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
@@ -91,7 +91,11 @@ def _train_and_finish(
 ) -> None:
     """`digests` are the variables' before training: the proof compares with them at the end."""
     try:
-        _to_result(run, prepared, display, digests, resume_from=resume_from)
+        source, settings = models.load_snapshot(run), prepared.config.to_json()
+        with tracking.opened(
+            prepared.config.tracker, run.path, settings=settings, source=source, warn=display.warn
+        ) as trackers:
+            _to_result(run, prepared, display, trackers, digests, resume_from=resume_from)
     except (Interrupted, KeyboardInterrupt) as stopped:
         words = str(stopped) or "interrupted"
         raise Interrupted(f"{words}; continue with: {run.resume_command}") from None
@@ -102,14 +106,20 @@ def _train_and_finish(
 
 
 def _to_result(
-    run: RunDir, prepared: Prepared, display: Display, digests: dict[str, str], *, resume_from: State | None
+    run: RunDir,
+    prepared: Prepared,
+    display: Display,
+    trackers: tracking.Trackers,
+    digests: dict[str, str],
+    *,
+    resume_from: State | None,
 ) -> None:
     config, model, dataset = prepared.config, prepared.model, prepared.dataset
     started = time.monotonic()
     expected = proof.expected_to_move(model)
     with stop_signals() as requested:
         checkup = Checkup(prepared, models.load_snapshot(run)) if config.diagnose_every else None
-        recorder = _Recorder(run, display, requested, checkup)
+        recorder = _Recorder(run, model, display, trackers, requested, checkup)
         history = train(model, dataset, config, recorder, resume_from=resume_from)
         if requested():
             raise Interrupted("stopped after the last step")
@@ -130,33 +140,32 @@ def _to_result(
     rows = [*history, *({"kind": "test", "statistics": name, **value.to_json()} for name, value in test.items())]
     run.write_metrics(rows)
     bn_decay = float(config.bn_decay)
-    run.write(
-        "result.json",
-        {
-            "test": {name: value.to_json() for name, value in test.items()},
-            "validation_accuracy": history[-1].get("validation_accuracy"),
-            "bn": {
-                "layers": len(bn_layers(model)),
-                "decay": bn_decay,
-                "updates": updates,
-                "renorm": config.bn_renorm,
-                "zero_debias": config.bn_zero_debias,
-                "residual": decay.residual(bn_decay, updates),
-                "residual_mean": decay.residual(bn_decay, updates, zero_debias=config.bn_zero_debias),
-                "recalibrated": bool(config.recalibrate_at_end),
-            },
-            "proof": proved.to_json(),
-            "class_names": list(dataset.class_names),
-            "data_fingerprint": dataset.fingerprint(),
-            "train_images": len(dataset.train),
-            "skipped_images": len(dataset.skipped),
-            "epochs": len(history),
-            "steps": history[-1]["step"],
-            "train_seconds": round(sum(row["seconds"] for row in history), 1),
-            "seconds": round(time.monotonic() - started, 1),
-            "peak_memory_mib": environment.peak_memory_mib(),
+    result = {
+        "test": {name: value.to_json() for name, value in test.items()},
+        "validation_accuracy": history[-1].get("validation_accuracy"),
+        "bn": {
+            "layers": len(bn_layers(model)),
+            "decay": bn_decay,
+            "updates": updates,
+            "renorm": config.bn_renorm,
+            "zero_debias": config.bn_zero_debias,
+            "residual": decay.residual(bn_decay, updates),
+            "residual_mean": decay.residual(bn_decay, updates, zero_debias=config.bn_zero_debias),
+            "recalibrated": bool(config.recalibrate_at_end),
         },
-    )
+        "proof": proved.to_json(),
+        "class_names": list(dataset.class_names),
+        "data_fingerprint": dataset.fingerprint(),
+        "train_images": len(dataset.train),
+        "skipped_images": len(dataset.skipped),
+        "epochs": len(history),
+        "steps": history[-1]["step"],
+        "train_seconds": round(sum(row["seconds"] for row in history), 1),
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_mib": environment.peak_memory_mib(),
+    }
+    trackers.end(result)
+    run.write("result.json", result)
     run.state_path.unlink(missing_ok=True)
     if not proved.holds:
         raise FinetuneError(
@@ -180,17 +189,31 @@ def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfi
 class _Recorder:
     """The loop's observer: writes the run's files and passes on to the display."""
 
-    def __init__(self, run: RunDir, display: Display, requested: Callable[[], bool], checkup: Checkup | None) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        model: keras.Model,
+        display: Display,
+        trackers: tracking.Trackers,
+        requested: Callable[[], bool],
+        checkup: Checkup | None,
+    ) -> None:
         self._run, self._display, self.stop_requested, self._checkup = run, display, requested, checkup
-        self.on_step = display.step
+        self._trackers, self._statistics = trackers, KerasSubject(model).snapshot
+
+    def on_step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
+        self._display.step(epoch=epoch, step=step, steps=steps, images=images, loss=loss)
+        self._trackers.step(step, loss)
 
     def on_epoch(self, history: list[dict[str, Any]]) -> None:
         row = history[-1]
         if self._checkup is not None and self._checkup.due(row["epoch"]):
             row["bn"] = self._checkup.row(steps=row["step"])
         self._run.write_metrics(history)
+        self._trackers.epoch(history, self._statistics)
         self._display.epoch(row)
 
     def save(self, state: State) -> None:
+        self._trackers.flush()
         self._run.state_path.parent.mkdir(exist_ok=True)
         state.save(self._run.state_path)

@@ -150,9 +150,10 @@ def _reliability(out: Console, calibration: Mapping[str, Any]) -> None:
 def _batchnorm(out: Console, run: Mapping[str, Any]) -> None:
     bn, diagnosis = run["bn"], run["diagnosis"]
     if bn and bn["layers"]:
+        end = ", recalibrated at the end" if bn["recalibrated"] else ""
         out.print(
             f"BatchNorm      {bn['layers']} layers, decay {bn['decay']:g}, {bn['updates']} updates: "
-            f"{bn['residual']:.2g} of the starting statistics left{', recalibrated at the end' if bn['recalibrated'] else ''}"
+            f"{bn['residual']:.2g} of the starting statistics left{end}"
         )
     elif bn:
         out.print("BatchNorm      none in this network")

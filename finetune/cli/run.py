@@ -109,6 +109,13 @@ class _Decay(click.ParamType[Any]):
     metavar="K",
     help="Diagnose BatchNorm every K epochs, on validation and training images, into metrics.jsonl.",
 )
+@click.option(
+    "--tracker",
+    multiple=True,
+    metavar="NAME[=PLACE]",
+    help="Tell a tracker as well: tensorboard[=DIR] (in the run, or in DIR), mlflow[=DIR|URI] (mlflow.db beside the "
+    "runs, or there). Repeatable. metrics.csv and metrics.jsonl are always written.",
+)
 @click.option("--epochs", type=int, metavar="N", help="[default: by the number of images]")
 @click.option("--batch-size", type=int, metavar="N", help="[default: 64, less for few images]")
 @click.option("--optimizer", metavar="NAME", help="adamw or sgd (Nesterov momentum 0.9).  [default: adamw]")
