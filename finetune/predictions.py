@@ -62,7 +62,7 @@ def of(logits: np.ndarray, labels: np.ndarray) -> Predictions:
     log = scores - scores.max(axis=1, keepdims=True)
     log -= np.log(np.exp(log).sum(axis=1, keepdims=True))
     order = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
-    own = log[np.arange(len(labels)), labels]
+    own = np.maximum(log[np.arange(len(labels)), labels], np.finfo(np.float32).min)
     return Predictions(
         labels=labels.astype(np.int64),
         top_classes=np.where(finite[:, None], order, -1).astype(np.int64),

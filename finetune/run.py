@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from finetune import batches, environment, models, proof, rundata, tracking
+from finetune import batches, card, environment, models, proof, rundata, tracking
 from finetune import config as configs
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
@@ -164,6 +164,7 @@ def _to_result(
         "seconds": round(time.monotonic() - started, 1),
         "peak_memory_mib": environment.peak_memory_mib(),
     }
+    card.write(run, prepared, result, passed.images)
     trackers.end(result)
     run.write("result.json", result)
     run.state_path.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ ROOMS = {
     "models": "run",
     "rundir": "run",
     "rundata": "run",
+    "card": "run",
     "scoring": "run",
     "proof": "run",
     "environment": "run",

@@ -4,10 +4,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import UndefinedError
 from markupsafe import Markup
 
-from finetune.errors import FinetuneError
 from finetune.reporting import curves
 from finetune.reporting.figures import NARROW
 from finetune.reporting.page import render
@@ -27,21 +25,18 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[str]]) -> st
         {**run, "drawn": _drawn(run), "pictures": pictures.get(raw["name"], []), **_added(run)}
         for run, raw in zip(shown["runs"], report["runs"], strict=True)
     ]
-    try:
-        return render(
-            "report.html",
-            report=shown,
-            runs=runs,
-            several=len(runs) > 1,
-            pooled=any(len(group["runs"]) > 1 for group in shown["groups"]),
-            together=_together(runs) if len(runs) > 1 else [],
-            drawn=curves.DRAWN,
-            by_class=_by_class(runs) if len(runs) > 1 else None,
-            listed_classes=LISTED_CLASSES,
-            words={"setting": setting, "seconds": seconds},
-        )
-    except UndefinedError as error:
-        raise FinetuneError(f"a file of the run lacks what a page shows ({error}): restore it from a copy") from None
+    return render(
+        "report.html",
+        report=shown,
+        runs=runs,
+        several=len(runs) > 1,
+        pooled=any(len(group["runs"]) > 1 for group in shown["groups"]),
+        together=_together(runs) if len(runs) > 1 else [],
+        drawn=curves.DRAWN,
+        by_class=_by_class(runs) if len(runs) > 1 else None,
+        listed_classes=LISTED_CLASSES,
+        words={"setting": setting, "seconds": seconds},
+    )
 
 
 def _added(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,38 +62,79 @@ def read(path: Path, *, name: str | None = None) -> Record:
     """The run in directory `path`. FinetuneError where there is none, or one of its files is damaged."""
     run = RunDir.open(path)
     where = run.path / "config.json"
-    result = run.read("result.json", "test", "bn", "proof", "class_names") if run.status == "done" else None
-    if result is not None:
-        _check_result(run, result)
+    result = _checked(run.read("result.json"), _RESULT, run.path / "result.json") if run.status == "done" else None
+    if result is not None and (result["test"]["is_training_false"]["examples"] < 1 or not result["class_names"]):
+        raise _damaged(run.path / "result.json", "test", "counts no images")
     return Record(
         name=name or path.name or str(path.absolute().name),
         run=run,
         config=configs.from_mapping(configs.read_file(where), where=str(where)),
-        data=_optional(run, "data.json"),
+        data=_optional(run, "data.json", _DATA),
         environment=_optional(run, "environment.json"),
         weights=_weights(_optional(run, "load.json")),
-        stages=_optional(run, "freeze.json", "stages").get("stages", []),
-        epochs=run.epochs(),
+        stages=_rows(run, "freeze.json", _PLAN, "stages", _STAGE),
+        epochs=[_checked(row, _EPOCH, run.path / "metrics.jsonl") for row in run.epochs()],
         result=result,
-        diagnosis=_optional(run, "bn.json", "verdict", "layers") or None,
+        diagnosis=_diagnosis(run),
     )
 
 
-def _check_result(run: RunDir, result: dict[str, Any]) -> None:
-    try:
-        for way in ("is_training_false", "is_training_true"):
-            float(result["test"][way]["accuracy"])
-        if int(result["test"]["is_training_false"]["examples"]) < 1 or not result["class_names"]:
-            raise ValueError("no test images or no classes")
-    except (KeyError, TypeError, ValueError) as error:
-        raise FinetuneError(
-            f"{run.path / 'result.json'} does not hold what a finished run writes ({error}): it is damaged; restore it "
-            "from a copy, or repeat the run"
-        ) from None
+_WAY: dict[str, Any] = {"accuracy": float, "loss": float | None, "standard_error": float, "examples": int}
+_RESULT = {
+    "test": {"is_training_false": _WAY, "is_training_true": _WAY},
+    "bn": {"layers": int, "decay": float, "updates": int, "residual": float, "recalibrated": bool, "zero_debias": bool},
+    "proof": {"holds": bool, "frozen_variables": int, "moving_variables": int, "unmoved": list},
+    "class_names": list,
+}
+_DIAGNOSIS = {"verdict": {"cause": str, "sentence": str}, "layers": list}
+_PLAN = {"stages": list}
+_STAGE = {"stage": str, "layers": int, "training": int, "bn": dict}
+_DATA = {"source": str, "images": dict, "class_names": list, "skipped": list, "remarks": list}
+_EPOCH = {"epoch": int, "step": int}
+_LAYER = {
+    "name": str, "mean_shift": float | None, "log_variance_ratio": float | None, "share": float | None,
+    "values": float | None,
+}  # fmt: skip
 
 
-def _optional(run: RunDir, name: str, *keys: str) -> dict[str, Any]:
-    return run.read(name, *keys) if (run.path / name).is_file() else {}
+def _checked(value: Any, shape: Any, where: Path, at: str = "") -> Any:
+    """`value`, or FinetuneError where it lacks a key of `shape` or has another type there."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            raise _damaged(where, at, "is no object")
+        for key, inner in shape.items():
+            path = f"{at}.{key}" if at else key
+            if key not in value:
+                raise _damaged(where, path, "is missing")
+            _checked(value[key], inner, where, path)
+    elif not isinstance(value, shape if shape is bool else shape | int if shape in (float, float | None) else shape):
+        raise _damaged(where, at, f"is {str(value)[:40]!r}")
+    return value
+
+
+def _damaged(where: Path, at: str, what: str) -> FinetuneError:
+    return FinetuneError(
+        f"{where} is not what finetune writes ('{at}' {what}): it is damaged; restore it from a copy, or repeat the run"
+    )
+
+
+def _optional(run: RunDir, name: str, shape: Any = None) -> dict[str, Any]:
+    """A file that need not be there."""
+    if not (run.path / name).is_file():
+        return {}
+    value: dict[str, Any] = _checked(run.read(name), shape or {}, run.path / name)
+    return value
+
+
+def _rows(run: RunDir, name: str, shape: Any, key: str, row: Any) -> list[dict[str, Any]]:
+    """The rows under `key` of a file that need not be there."""
+    rows = _optional(run, name, shape).get(key, [])
+    return [_checked(one, row, run.path / name, f"{key}[{place}]") for place, one in enumerate(rows)]
+
+
+def _diagnosis(run: RunDir) -> dict[str, Any] | None:
+    _rows(run, "bn.json", _DIAGNOSIS, "layers", _LAYER)
+    return _optional(run, "bn.json", _DIAGNOSIS) or None
 
 
 def _weights(load: dict[str, Any]) -> dict[str, Any]:

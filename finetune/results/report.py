@@ -16,6 +16,9 @@ SCHEMA_VERSION = 1
 CONFUSED = 10
 """Pairs of classes named as most often confused."""
 
+_SCORES = ("classes", "macro_f1", "confusion", "confused", "calibration", "not_finite", "mistakes")
+"""What a report says of test images; null for a run that is not finished."""
+
 Score = Callable[[str], Callable[[], None]]
 """Told why a run must be scored; gives what is called after every batch of it."""
 
@@ -43,7 +46,7 @@ def build(
     rows, shown, seen = [], {}, images.Pictures(data_dir)
     for record in order.records:
         predictions = said.get(record.name)
-        row = {**_described(record), **order.standing(record)}
+        row = {**_described(record), **order.standing(record), **dict.fromkeys(_SCORES)}
         if predictions is not None:
             positions = images.surest_mistakes(predictions, mistakes)
             row |= _scores(record, predictions, positions)

@@ -1,0 +1,78 @@
+"""Confusion, scores and calibration, held against scikit-learn and against plain loops."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+
+from finetune import metrics
+
+CLASSES = 7
+
+
+def drawn(seed=0, n=500):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES - 1, n)  # the last class has no image
+    predicted = np.where(rng.random(n) < 0.6, labels, rng.integers(1, CLASSES, n))
+    predicted[predicted == 2] = 3  # class 2 is never predicted
+    return labels, predicted
+
+
+def test_confusion_and_scores_as_scikit_learn_has_them():
+    labels, predicted = drawn()
+    names = range(CLASSES)
+    assert np.array_equal(
+        metrics.confusion(labels, predicted, CLASSES), confusion_matrix(labels, predicted, labels=names)
+    )
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=names, zero_division=np.nan
+    )
+    scores = metrics.per_class(labels, predicted, CLASSES)
+    for place, score in enumerate(scores):
+        found = [np.nan if value is None else value for value in (score.precision, score.recall, score.f1)]
+        assert found == pytest.approx([precision[place], recall[place], f1[place]], nan_ok=True)
+        assert score.images == support[place]
+        assert score.predicted == np.sum(predicted == place)
+    assert scores[2].precision is None
+    assert scores[CLASSES - 1].recall is None
+    with_images = list(range(CLASSES - 1))
+    expected = f1_score(labels, predicted, labels=with_images, average="macro", zero_division=0)
+    assert metrics.macro_f1(scores) == pytest.approx(expected)
+
+
+def test_what_got_no_prediction_is_a_miss_and_nowhere_in_the_matrix():
+    labels, predicted = np.array([0, 0, 1, 1]), np.array([0, -1, 1, 0])
+    assert metrics.confusion(labels, predicted, 2).tolist() == [[1, 0], [1, 1]]
+    first, second = metrics.per_class(labels, predicted, 2)
+    assert (first.precision, first.recall) == (0.5, 0.5)
+    assert (second.precision, second.recall) == (1.0, 0.5)
+
+
+def test_calibration_error_bin_by_bin():
+    rng = np.random.default_rng(1)
+    sure = rng.beta(3, 1.5, 2000).astype(np.float32)
+    right = rng.random(2000) < sure**2
+    found = metrics.calibration(sure, right)
+    expected, largest = 0.0, 0.0
+    for m in range(1, 16):
+        inside = (sure.astype(np.float64) > (m - 1) / 15) & (sure.astype(np.float64) <= m / 15)
+        if inside.any():
+            gap = abs(right[inside].mean() - sure[inside].astype(np.float64).mean())
+            expected += gap * inside.sum() / 2000
+            largest = max(largest, gap)
+        assert found.bins[m - 1].images == inside.sum()
+    assert found.expected_error == pytest.approx(expected)
+    assert found.largest_error == pytest.approx(largest)
+
+
+def test_calibration_at_the_edges():
+    certain = metrics.calibration(np.array([1.0, 1.0, 0.0]), np.array([True, False, False]))
+    assert [one.images for one in certain.bins] == [1, *[0] * 13, 2]
+    assert certain.expected_error == pytest.approx(2 / 3 * 0.5)
+    assert certain.bins[5].accuracy is None
+
+
+def test_most_confused_come_first_and_hits_do_not_count():
+    table = np.array([[90, 2, 0], [7, 1, 0], [0, 3, 5]])
+    assert metrics.confused(table, 5) == [(1, 0, 7), (2, 1, 3), (0, 1, 2)]
+    assert metrics.confused(table, 1) == [(1, 0, 7)]
+    assert metrics.confused(np.diag([3, 4]), 5) == []

@@ -1,0 +1,82 @@
+"""What is kept of each image: held against SciPy, and read back from files that may be damaged."""
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+
+from finetune import predictions
+from finetune.errors import FinetuneError
+
+
+def logits(n=200, classes=8, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, classes)) * 4).astype(np.float32), rng.integers(0, classes, n)
+
+
+def test_probabilities_as_scipy_has_them():
+    scores, labels = logits()
+    said = predictions.of(scores, labels)
+    exact = softmax(scores.astype(np.float64), axis=1)
+    order = np.argsort(-exact, axis=1)[:, :5]
+    assert np.array_equal(said.top_classes, order)
+    assert said.top_probabilities == pytest.approx(np.take_along_axis(exact, order, 1), rel=1e-6)
+    own = log_softmax(scores.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
+    assert said.label_log_probability == pytest.approx(own, rel=1e-6)
+    assert np.array_equal(said.correct, scores.argmax(axis=1) == labels)
+
+
+def test_ties_fewer_classes_than_five_and_logits_that_are_not_finite():
+    said = predictions.of(np.array([[1.0, 1.0, 0.0], [np.nan, 0.0, 1.0], [0.0, np.inf, 1.0]]), np.array([1, 2, 1]))
+    assert said.top_classes.tolist() == [[0, 1, 2], [-1] * 3, [-1] * 3]
+    assert said.confidences.tolist() == [pytest.approx(np.e / (2 * np.e + 1)), 0, 0]
+    assert said.label_log_probability[1] == -np.inf
+    assert not said.correct.any()
+
+
+def test_huge_logits_do_not_overflow():
+    said = predictions.of(np.array([[3e38, -3e38]], np.float32), np.array([1]))
+    assert said.confidences.tolist() == [1.0]
+    assert said.label_log_probability[0] == np.finfo(np.float32).min
+
+
+def test_joined_saved_and_read_back(tmp_path):
+    scores, labels = logits()
+    parts = [predictions.of(scores[part], labels[part]) for part in (slice(0, 64), slice(64, 200))]
+    whole, path = predictions.of(scores, labels), tmp_path / "predictions.npz"
+    predictions.joined(parts).save(path)
+    read = predictions.load(path, classes=8)
+    for name in ("labels", "top_classes", "top_probabilities", "label_log_probability"):
+        assert np.array_equal(getattr(read, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": None}, "it has no 'labels'"),
+        ({"labels": np.full(200, 8)}, "classes beyond 0 to 7"),
+        ({"labels": np.full(200, -1)}, "classes beyond 0 to 7"),
+        ({"labels": np.zeros((200, 2), int)}, "not of a model with 8 classes"),
+        ({"top_classes": np.full((200, 5), 9)}, "classes beyond 0 to 7"),
+        ({"top_classes": np.zeros((200, 3), int)}, "not of a model with 8 classes"),
+        ({"top_classes": np.zeros((200, 5))}, "of another type"),
+        ({"top_probabilities": np.full((200, 5), np.nan, np.float32)}, "not finite"),
+        ({"labels": np.array([{}] * 200, object)}, "damaged"),
+    ],
+)
+def test_files_that_will_not_do(tmp_path, change, words):
+    said = predictions.of(*logits())
+    names = ("labels", "top_classes", "top_probabilities", "label_log_probability")
+    arrays = {**{name: getattr(said, name) for name in names}, **change}
+    path = tmp_path / "predictions.npz"
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(FinetuneError, match=words) as raised:
+        predictions.load(path, classes=8)
+    assert str(path) in str(raised.value)
+    assert "delete it, and the run is scored anew" in str(raised.value)
+
+
+def test_a_file_of_another_model(tmp_path):
+    path = tmp_path / "predictions.npz"
+    predictions.of(*logits()).save(path)
+    with pytest.raises(FinetuneError, match="not of a model with 3 classes"):
+        predictions.load(path, classes=3)

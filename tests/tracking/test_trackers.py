@@ -1,0 +1,249 @@
+"""What trackers are told, read back through their own libraries; and what happens when one fails."""
+
+import json
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+from tensorboard.util import tensor_util
+
+from finetune import tracking
+from finetune.errors import FinetuneError, Interrupted, WrongUse
+
+SETTINGS = {"backbone": "resnet_v1_50", "bn_decay": 0.9, "bn": ("a=freeze", "train"), "seed": 0, "checkpoint": None,
+            "deterministic": False, "tracker": ("tensorboard",)}  # fmt: skip
+SOURCE = {
+    "moves": (np.zeros(4, np.float32), np.ones(4, np.float32)),
+    "frozen": (np.full(3, 2.0, np.float32), np.full(3, 5.0, np.float32)),
+}
+RESULT = {
+    "steps": 20,
+    "test": {
+        "is_training_false": {"accuracy": 0.8, "loss": 0.6},
+        "is_training_true": {"accuracy": 0.7, "loss": None},
+    },
+}
+
+
+def row(epoch, **more):
+    return {
+        "kind": "epoch", "epoch": epoch, "step": 10 * epoch, "train_loss": 1 / epoch, "train_accuracy": 0.1 * epoch,
+        "validation_loss": 2 / epoch, "validation_accuracy": 0.05 * epoch, "learning_rate": 0.01 / epoch,
+        "seconds": 2.0, "images_per_second": 50.0, **more,
+    }  # fmt: skip
+
+
+def statistics(epoch):
+    return lambda: {**SOURCE, "moves": (np.full(4, 0.5 * epoch, np.float32), np.full(4, 2.0, np.float32))}
+
+
+def opened(kind, run, warn=pytest.fail):
+    return tracking.opened([kind], run, settings=SETTINGS, source=SOURCE, warn=warn)
+
+
+def train(trackers, epochs, start=1, error=None):
+    """What a run tells that starts at epoch `start` and ends with `epochs`, and then by `error`."""
+    for epoch in range(start, epochs + 1):
+        for step in range(10 * epoch - 9, 10 * epoch + 1):
+            trackers.step(step, 1.0 / step)
+        bn = {"bn": {"cause": "healthy", "is_training_false": 0.5, "share_left": None}} if epoch == 2 else {}
+        trackers.epoch([row(one, **(bn if one == 2 else {})) for one in range(1, epoch + 1)], statistics(epoch))
+        trackers.flush()
+    if error is not None:
+        raise error
+
+
+def events(directory):
+    """Tag -> [(step, values)] by TensorBoard's own reader."""
+    sizes = {"tensors": 0, "scalars": 0, "histograms": 0}
+    read = EventAccumulator(str(directory), size_guidance=sizes)
+    read.Reload()
+    found = {
+        tag: [(event.step, tensor_util.make_ndarray(event.tensor_proto)) for event in read.Tensors(tag)]
+        for tag in read.Tags()["tensors"]
+    }
+    return found, read
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    return tmp_path / "runs" / "a"
+
+
+def test_tensorboard_has_scalars_histograms_and_hparams(run):
+    with opened("tensorboard", run) as trackers:
+        train(trackers, 2)
+        trackers.end(RESULT)
+    found, read = events(run / "tensorboard")
+    expected = {
+        "loss/train": [(10, 1.0), (20, 0.5)], "loss/validation": [(10, 2.0), (20, 1.0)],
+        "accuracy/train": [(10, 0.1), (20, 0.2)], "accuracy/validation": [(10, 0.05), (20, 0.1)],
+        "learning_rate": [(10, 0.01), (20, 0.005)], "accuracy/test": [(20, 0.8)],
+        "accuracy/test_is_training_true": [(20, 0.7)], "loss/test": [(20, 0.6)], "bn/is_training_false": [(20, 0.5)],
+    }  # fmt: skip
+    for tag, points in expected.items():
+        assert [step for step, _ in found[tag]] == [step for step, _ in points], tag
+        assert [float(value) for _, value in found[tag]] == pytest.approx([value for _, value in points]), tag
+    assert [step for step, _ in found["loss/batch"]] == list(range(1, 21))
+    assert "loss/test_is_training_true" not in found  # not finite: JSON's null
+    assert "bn_moving_mean/frozen" not in found
+    # Histograms are rows of (left edge, right edge, count): all four channels, where they lie.
+    for tag, value in (("bn_moving_mean/moves", 1.0), ("bn_moving_variance/moves", 2.0),
+                       ("bn_drift/moves", 1.0 / np.sqrt(1.001))):  # fmt: skip
+        (step, first), (_, buckets) = found[tag]
+        assert step == 10
+        assert first.shape[1] == 3
+        filled = buckets[buckets[:, 2] > 0]
+        assert filled[:, 2].sum() == 4
+        assert filled[0, 0] - 1e-6 <= value <= filled[-1, 1] + 1e-6
+    content = read.PluginTagToContent("hparams")
+    start = plugin_data_pb2.HParamsPluginData.FromString(content[metadata.SESSION_START_INFO_TAG]).session_start_info
+    assert start.group_name
+    assert start.hparams["bn"].string_value == "a=freeze train"
+    assert start.hparams["bn_decay"].number_value == 0.9
+    assert set(start.hparams) == {"backbone", "bn_decay", "bn", "seed", "deterministic"}
+    end = plugin_data_pb2.HParamsPluginData.FromString(content[metadata.SESSION_END_INFO_TAG]).session_end_info
+    assert end.status == 1  # STATUS_SUCCESS
+
+
+def cut_off(path):
+    """As a process that was killed while it wrote."""
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize("damage", [lambda path: None, cut_off])
+def test_tensorboard_goes_on_in_the_same_log_without_a_step_twice(run, damage):
+    """Killed after epoch 2 was told and before it was saved: the resumed run tells epoch 2 again."""
+    with pytest.raises(Interrupted), opened("tensorboard", run) as trackers:
+        train(trackers, 2, error=Interrupted("now"))
+    for path in (run / "tensorboard").iterdir():
+        damage(path)
+    with opened("tensorboard", run) as trackers:
+        train(trackers, 3, start=2)
+        trackers.end({**RESULT, "steps": 30})
+    found, _ = events(run / "tensorboard")
+    for tag, points in found.items():
+        steps = [step for step, _ in points]
+        assert sorted(set(steps)) == sorted(steps), tag
+    assert sorted(step for step, _ in found["loss/batch"]) == list(range(1, 31))
+    assert sorted(step for step, _ in found["loss/train"]) == [10, 20, 30]
+    assert sorted(step for step, _ in found["bn_moving_mean/moves"]) == [10, 20, 30]
+    assert len(list((run / "tensorboard").iterdir())) == 2
+
+
+def test_tensorboard_in_a_directory_of_its_own_refuses_another_runs_logs(run, tmp_path):
+    logs = tmp_path / "logs"
+    with opened(f"tensorboard={logs}", run):
+        pass
+    assert list((logs / "a").glob("events.out.tfevents.*"))
+    with opened(f"tensorboard={logs}", run):
+        pass
+    (tmp_path / "other" / "a").mkdir(parents=True)
+    with (
+        pytest.raises(WrongUse, match="holds logs of another run"),
+        opened(f"tensorboard={logs}", tmp_path / "other" / "a"),
+    ):
+        pass
+
+
+def mlflow_runs(directory):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{directory}/mlflow.db")
+    experiment = client.get_experiment_by_name("finetune")
+    return client, client.search_runs([experiment.experiment_id])
+
+
+def points(client, run, name):
+    return sorted((one.step, one.value) for one in client.get_metric_history(run.info.run_id, name))
+
+
+def test_mlflow_keeps_params_metrics_and_files_and_goes_on_after_an_interruption(run, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(Interrupted), opened("mlflow", run) as trackers:
+        train(trackers, 2, error=Interrupted("now"))
+    client, [told] = mlflow_runs(run.parent)
+    assert told.info.status == "KILLED"
+    with opened("mlflow", run) as trackers:
+        assert mlflow_runs(run.parent)[1][0].info.status == "RUNNING"
+        train(trackers, 3, start=2)
+        trackers.end({**RESULT, "steps": 30})
+        (run / "result.json").write_text("{}")
+    client, [told] = mlflow_runs(run.parent)
+    assert (told.info.status, told.info.run_name) == ("FINISHED", "a")
+    assert told.data.params["bn"] == "a=freeze train"
+    assert points(client, told, "loss/train") == [(10, 1.0), (20, 0.5), (30, pytest.approx(1 / 3))]
+    assert points(client, told, "accuracy/test") == [(30, 0.8)]
+    assert points(client, told, "bn/is_training_false") == [(20, 0.5)]
+    assert [one.path for one in client.list_artifacts(told.info.run_id)] == ["result.json"]
+    assert (run.parent / "mlartifacts").is_dir()
+
+
+def test_mlflow_begins_anew_where_the_store_has_forgotten_the_run(run, tmp_path):
+    (run / "tracking.json").write_text(json.dumps({"mlflow": "0" * 32, "tensorboard": "kept"}))
+    with pytest.raises(RuntimeError), opened(f"mlflow={tmp_path / 'store'}", run) as trackers:
+        train(trackers, 2, start=2, error=RuntimeError())
+    client, [told] = mlflow_runs(tmp_path / "store")
+    assert told.info.status == "FAILED"
+    assert [step for step, _ in points(client, told, "loss/train")] == [10, 20]
+    noted = json.loads((run / "tracking.json").read_text())
+    assert noted == {"mlflow": told.info.run_id, "tensorboard": "kept"}
+
+
+def test_a_tracker_that_fails_costs_a_warning_once(run, monkeypatch):
+    from finetune.tracking.to_tensorboard import TensorBoard
+
+    def fail(self, step, loss):
+        raise OSError("the disk is gone\nand more")
+
+    monkeypatch.setattr(TensorBoard, "step", fail)
+    warnings = []
+    with opened("tensorboard", run, warnings.append) as trackers:
+        train(trackers, 2)
+    assert len(warnings) == 1
+    assert "the tensorboard tracker failed (the disk is gone)" in warnings[0]
+
+
+def test_a_store_that_cannot_be_opened_is_one_error_before_the_first_step(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", "http://127.0.0.1:9", "nonsense://x"):
+        with pytest.raises(FinetuneError, match="cannot be opened") as raised, opened(f"mlflow={place}", run):
+            pass
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("trackers", "words"),
+    [
+        (["tensorbord"], "did you mean tensorboard"),
+        (["wandb"], "expected tensorboard"),
+        (["tensorboard", "tensorboard=x"], "comes twice"),
+        (["tensorboard="], "no place after '='"),
+        (["tensorboard=s3://bucket"], "expected a directory"),
+        (["mlflow=http://me:secret@host/"], "MLFLOW_TRACKING_PASSWORD"),
+    ],
+)
+def test_trackers_that_will_not_do(trackers, words):
+    with pytest.raises(WrongUse, match=words) as raised:
+        tracking.check(trackers)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_missing_extra_is_one_error_with_its_command(monkeypatch):
+    from finetune.tracking import trackers
+
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    for kind in ("tensorboard", "mlflow"):
+        with pytest.raises(FinetuneError) as raised:
+            tracking.check([kind])
+        assert f'pip install "finetune-backbones[{kind}]"' in str(raised.value)
+
+
+def test_places_become_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    given = ["tensorboard", "tensorboard=logs", "mlflow=http://host", "mlflow=~/x"]
+    made = tracking.absolute(given)
+    assert made[:3] == ("tensorboard", f"tensorboard={tmp_path}/logs", "mlflow=http://host")
+    assert made[3].startswith("mlflow=/")
