@@ -32,7 +32,7 @@ def of_run(run: Mapping[str, Any], measure: str) -> Markup | None:
         if tested is not None:
             plot.axhline(tested, linestyle="--", linewidth=1, label="test, at the end", color=figures.COLOURS[2])
     if measure == "accuracy":
-        plot.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        plot.yaxis.set_major_formatter(PercentFormatter(1.0))
     plot.xaxis.set_major_locator(MaxNLocator(integer=True))
     figures.legend(plot)
     return figures.svg(figure, f"{measure.capitalize()} by epoch: {run['name']}")
@@ -66,7 +66,7 @@ def statistics(run: Mapping[str, Any]) -> Markup | None:
         values = [row["bn"].get(way) for row in rows]
         plot.plot([row["epoch"] for row in rows], _gaps(values), marker="o", markersize=4, label=words,
                   color=figures.COLOURS[index])  # fmt: skip
-    plot.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    plot.yaxis.set_major_formatter(PercentFormatter(1.0))
     plot.xaxis.set_major_locator(MaxNLocator(integer=True))
     figures.legend(plot)
     return figures.svg(figure, f"Held-out accuracy under three kinds of statistics: {run['name']}")
@@ -86,7 +86,7 @@ def of_runs(runs: Sequence[Mapping[str, Any]], measure: str, title: str) -> Mark
         epochs = [row["epoch"] for row in run["epochs"]]
         plot.plot(epochs, _gaps(values), **_marks(values), label=_label(run["name"]), color=figures.COLOURS[index])
     if percent:
-        plot.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        plot.yaxis.set_major_formatter(PercentFormatter(1.0))
     plot.xaxis.set_major_locator(MaxNLocator(integer=True))
     figures.legend(plot, columns=1)
     return figures.svg(figure, title)
@@ -109,8 +109,8 @@ def reliability(calibration: Mapping[str, Any]) -> Markup:
     plot.set_xlim(0, 1)
     plot.set_ylim(0, 1.02)
     plot.tick_params(labelbottom=False)
-    plot.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    below.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    plot.yaxis.set_major_formatter(PercentFormatter(1.0))
+    below.xaxis.set_major_formatter(PercentFormatter(1.0))
     below.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     figures.legend(plot)
     return figures.svg(figure, f"Reliability diagram: expected calibration error {calibration['expected_error']:.1%}")

@@ -1,9 +1,11 @@
 """MLflow: its own client, and by default a local SQLite store beside the runs."""
 
+import fcntl
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +91,25 @@ def open_tracker(place: str | None, run: Path, *, settings: Mapping[str, Any], s
     directory = None if uri else Path(place) if place else run.absolute().parent
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
-    client = MlflowClient(tracking_uri=uri or f"sqlite:///{directory}/mlflow.db")
-    noted = notes.read(run)
-    run_id = noted.get("mlflow")
-    if not (isinstance(run_id, str) and _there(client, run_id)):
-        run_id = _create(client, directory, run, settings)
-        notes.write(run, {**noted, "mlflow": run_id})
+    with _alone(directory):
+        client = MlflowClient(tracking_uri=uri or f"sqlite:///{directory}/mlflow.db")
+        noted = notes.read(run)
+        run_id = noted.get("mlflow")
+        if not (isinstance(run_id, str) and _there(client, run_id)):
+            run_id = _create(client, directory, run, settings)
+            notes.write(run, {**noted, "mlflow": run_id})
     return MLflow(client, run_id, run)
+
+
+@contextmanager
+def _alone(directory: Path | None) -> Iterator[None]:
+    """One process at a time: two that make the tables of a new SQLite store at once fail both."""
+    if directory is None:
+        yield
+        return
+    with open(directory / ".mlflow.lock", "a+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _create(client: MlflowClient, artifacts: Path | None, run: Path, settings: Mapping[str, Any]) -> str:

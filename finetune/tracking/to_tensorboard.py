@@ -99,7 +99,7 @@ def open_tracker(place: str | None, run: Path, *, settings: Mapping[str, Any], s
         )
     directory.mkdir(parents=True, exist_ok=True)
     notes.write(run, {**noted, "tensorboard": str(directory)})
-    return TensorBoard(directory, run.name, settings, source)
+    return TensorBoard(directory, f"{run.absolute().parent.name}/{run.name}", settings, source)
 
 
 def _written(directory: Path) -> set[tuple[str, int]]:

@@ -1,6 +1,8 @@
 """What trackers are told, read back through their own libraries; and what happens when one fails."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -190,6 +192,21 @@ def test_mlflow_begins_anew_where_the_store_has_forgotten_the_run(run, tmp_path)
     assert [step for step, _ in points(client, told, "loss/train")] == [10, 20]
     noted = json.loads((run / "tracking.json").read_text())
     assert noted == {"mlflow": told.info.run_id, "tensorboard": "kept"}
+
+
+def test_several_runs_of_a_batch_open_one_new_store_at_once(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from finetune import tracking\n"
+        "with tracking.opened(['mlflow'], Path(sys.argv[1]), settings={}, source=None, warn=sys.exit): pass"
+    )
+    started = []
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        started.append(subprocess.Popen([sys.executable, "-c", program, str(tmp_path / name)], stderr=subprocess.PIPE))
+    for process in started:
+        assert process.communicate(timeout=120)[1] == b""
+        assert process.returncode == 0
+    assert sorted(one.info.run_name for one in mlflow_runs(tmp_path)[1]) == ["a", "b", "c"]
 
 
 def test_a_tracker_that_fails_costs_a_warning_once(run, monkeypatch):
