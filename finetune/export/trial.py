@@ -96,7 +96,7 @@ class Reference:
 
     def _through(self, run: Run, feed: Batches) -> "_Outcome":
         recorded = _Recorded(run)
-        passed = Evaluator(recorded, on_batch=self._on_batch).examine(feed, "moving")
+        passed = Evaluator(recorded, on_batch=self._on_batch).examine(recorded.watched(feed), "moving")
         assert recorded.first is not None
         return _Outcome(passed, np.concatenate(recorded.logits), _latency(run, recorded.first))
 
@@ -133,22 +133,32 @@ class _Recorded:
         self.logits: list[np.ndarray] = []
         self.first: np.ndarray | None = None
         self.outputs = 0
+        self._counted: Any = None
         self._kept = 0
 
+    def watched(self, feed: Batches) -> Batches:
+        """The batches as they are; remembers which images of the one at hand are counted."""
+        for images, labels, counted in feed:
+            self._counted = np.asarray(counted)
+            yield images, labels, counted
+
     def forward(self, statistics: Statistics) -> Forward:
+        """Whatever the statistics: an export has one way."""
+
         def forward(images: Any) -> tuple[Any, Sequence[Any]]:
             given = np.asarray(images)
             logits = self.run(given)
             if self.first is None:
                 self.first, self.outputs = given[:1], int(logits.shape[-1])
             if self._kept < _COMPARED:
-                self.logits.append(logits[: _COMPARED - self._kept])
+                self.logits.append(logits[self._counted][: _COMPARED - self._kept])
                 self._kept += len(self.logits[-1])
             return logits, ()
 
         return forward
 
     def snapshot(self) -> Snapshot:
+        """There is nothing that moves."""
         return {}
 
     def restore(self, saved: Snapshot) -> None:
