@@ -10,7 +10,19 @@ import click
 
 from checkpoints.errors import CheckpointError
 from finetune._version import __version__
-from finetune.cli import backbones, batch, checkpoint, demo, diagnose, evaluate, export, recalibrate, run
+from finetune.cli import (
+    backbones,
+    batch,
+    checkpoint,
+    demo,
+    diagnose,
+    evaluate,
+    export,
+    features,
+    predict,
+    recalibrate,
+    run,
+)
 from finetune.errors import FinetuneError
 
 
@@ -58,6 +70,8 @@ for _command in (
     evaluate.evaluate,
     diagnose.diagnose_bn,
     recalibrate.recalibrate_bn,
+    predict.predict,
+    features.features,
     export.export,
     backbones.backbones,
     checkpoint.checkpoint,

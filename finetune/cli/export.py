@@ -31,8 +31,8 @@ _FRACTION = click.FloatRange(0, 1)
     type=options.PATH,
     required=True,
     metavar="PATH",
-    help="Where to: the file, for savedmodel the directory, for slim the prefix, such as exported/model.ckpt; of several "
-    "formats the directory for all. Nothing is overwritten.",
+    help="Where to: the file, for savedmodel the directory, for slim the prefix, such as exported/model.ckpt; of "
+    "several formats the directory for all. Nothing is overwritten.",
 )
 @click.option(
     "--with-preprocessing",
@@ -122,8 +122,8 @@ def _print_trials(target: Path, exported: "Export") -> None:
     click.echo(f"{exported.run.images} test images; each by its own runtime, the time is that of single images")
     if exported.decoded:
         click.echo(
-            "exports get photos decoded in full, and are compared with the run on those; evaluation lets libjpeg decode "
-            "large ones at a part of their size"
+            "exports get photos decoded in full, and are compared with the run on those; evaluation lets libjpeg "
+            "decode large ones at a part of their size"
         )
     for name, trial in rows[own:]:
         if trial.agreement < AGREEMENT:

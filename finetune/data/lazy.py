@@ -84,8 +84,13 @@ class LazyImages:
 
         return self._decoded(self.chosen[indices], crop)
 
-    def _decoded(self, numbers: np.ndarray, view: Callable[[int, Image.Image], np.ndarray]) -> np.ndarray:
-        out = np.empty((len(numbers), self.side, self.side, 3), np.uint8)
+    def _decoded(
+        self,
+        numbers: np.ndarray,
+        view: Callable[[int, Image.Image], np.ndarray],
+        size: tuple[int, int] | None = None,
+    ) -> np.ndarray:
+        out = np.empty((len(numbers), *(size or (self.side, self.side)), 3), np.uint8)
 
         def fill(position: int) -> None:
             number = int(numbers[position])

@@ -1,4 +1,4 @@
-"""BatchNorm out of an inference graph: into the weights of the layer before it, or one multiply-add where there is none.
+"""BatchNorm out of an inference graph: into the weights of the layer before, or one multiply-add.
 
 With moving statistics BatchNorm is `y = x * scale + shift` per channel, `scale = gamma / sqrt(variance + epsilon)`,
 `shift = beta - mean * scale` (Ioffe & Szegedy 2015, arXiv 1502.03167, algorithm 2). After a convolution or a dense

@@ -41,7 +41,7 @@ def input_spec(source: Source) -> tf.TensorSpec:
 
 @lru_cache(maxsize=1)
 def freeze(source: Source) -> Frozen:
-    """The frozen graph of a run's model, made once for all formats. Raises FinetuneError for more than 2 GiB of weights."""
+    """The frozen graph of a run's model, made once for all formats. Raises FinetuneError for more than 2 GiB."""
     folded = fold(source.stock)
     model = folded.model
 

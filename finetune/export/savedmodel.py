@@ -56,5 +56,3 @@ def open_runtime(source: Source, out: Path) -> Run:
 
     run._kept = loaded  # type: ignore[attr-defined]  # the signature refers to what it is part of weakly
     return run
-
-

@@ -21,7 +21,7 @@ from finetune.rundir import RunDir
 class Source:
     """A finished run's model to export.
 
-    path: its `.keras` file. native: (height, width) in px of the run's images, None where they are photos of any size.
+    path: its `.keras` file.
     with_preprocessing: whether the export takes pixels as they are, uint8 RGB `[batch, height, width, 3]` of the
     native size, or otherwise what the network takes: float32 `[batch, side, side, 3]`, preprocessed.
     """
@@ -31,13 +31,17 @@ class Source:
     path: Path
     class_names: tuple[str, ...]
     steps: int
-    native: tuple[int, int] | None
     with_preprocessing: bool
 
     @cached_property
     def stock(self) -> keras.Model:
         """The model in stock Keras layers, preprocessed images to logits. Raises FinetuneError."""
         return to_stock(models.open_trained(self.path).model)
+
+    @cached_property
+    def native(self) -> tuple[int, int] | None:
+        """(height, width) in px of the run's images, None where they are photos of any size."""
+        return models.image_shape(self.run, self.config)
 
     @property
     def module(self) -> str | None:
@@ -115,5 +119,4 @@ def open_source(target: Path, *, with_preprocessing: bool) -> Source:
     names = result["class_names"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise FinetuneError(f"{run.path / 'result.json'} has no list of class names: it is damaged; restore it")
-    native = models.image_shape(run, config) if with_preprocessing else None
-    return Source(run, config, path, tuple(names), result["steps"], native, with_preprocessing)
+    return Source(run, config, path, tuple(names), result["steps"], with_preprocessing)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from finetune.environment import cores
+from finetune.environment import cores, silent_descriptor
 from finetune.errors import FinetuneError
 from finetune.export import inference, savedmodel
 from finetune.export.inference import INPUT, LOGITS, PROBABILITIES
@@ -54,10 +54,10 @@ def write(source: Source, out: Path) -> Exported:
 
 def open_runtime(source: Source, out: Path) -> Run:
     """TensorFlow's TFLite interpreter, by its signature."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), silent_descriptor():  # it says which delegate it made
         warnings.simplefilter("ignore")  # that the interpreter has moved to a package of its own
         interpreter = tf.lite.Interpreter(model_path=str(out), num_threads=cores())
-    runner = interpreter.get_signature_runner("serving_default")
+        runner = interpreter.get_signature_runner("serving_default")
 
     def run(images: np.ndarray) -> np.ndarray:
         return np.asarray(runner(**{INPUT: images})[LOGITS])
