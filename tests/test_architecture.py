@@ -17,6 +17,8 @@ ROOMS = {
     "models": "run",
     "rundir": "run",
     "scoring": "run",
+    "prediction": "run",
+    "features": "run",
     "proof": "run",
     "environment": "run",
     "reference": "run",

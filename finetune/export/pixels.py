@@ -80,7 +80,7 @@ def layers(
 
     `Resizing` is `tf.image.resize`: of photos it rounds once, where Pillow rounds twice.
     """
-    x: Any = pixels
+    x: Any = keras.ops.cast(pixels, "float32")  # of uint8, Resizing makes uint8 again
     if photos:
         x = keras.layers.Resizing(side, side, antialias=True, crop_to_aspect_ratio=True, name="resize")(x)
         x = keras.ops.round(x)

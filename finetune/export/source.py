@@ -7,11 +7,12 @@ from typing import Any
 
 import keras
 
-from finetune import backbone, batches, models
+from finetune import backbone, models
 from finetune._version import __version__
 from finetune.batchnorm.surgery import to_stock
 from finetune.config import RunConfig
 from finetune.data.preprocessing import AnyPreprocessing
+from finetune.data.preprocessing import find as find_preprocessing
 from finetune.errors import FinetuneError
 from finetune.files import to_json
 from finetune.rundir import RunDir
@@ -51,7 +52,7 @@ class Source:
     @property
     def side(self) -> int:
         """Of the network's input, in px."""
-        return int(batches.form(self.config)["image_size"])
+        return int(self.config.image_size or self.stock.input_shape[1])
 
     @property
     def photos(self) -> bool:
@@ -61,8 +62,9 @@ class Source:
     @property
     def preprocessing(self) -> AnyPreprocessing:
         """The run's."""
-        found: AnyPreprocessing = batches.form(self.config)["preprocessing"]
-        return found
+        if self.config.preprocess is None:
+            raise FinetuneError(f"{self.run.path / 'config.json'} has no preprocess: it is damaged; restore it")
+        return find_preprocessing(self.config.preprocess)
 
     @property
     def shape(self) -> list[int | None]:

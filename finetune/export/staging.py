@@ -14,7 +14,7 @@ def check_free(places: Iterable[Path]) -> None:
     """Raise WrongUse where something is at one of `places` already, or a directory could not be made for it."""
     for place in places:
         if place.exists() or place.is_symlink():
-            raise WrongUse(f"{place} is already there and is not overwritten: give another --out")
+            raise WrongUse(f"{place} is already there and is not overwritten: give an --out in a directory of its own")
         there = next(parent for parent in place.absolute().parents if parent.exists())
         if not there.is_dir():
             raise WrongUse(f"cannot write {place}: {there} is a file, not a directory; give another --out")
