@@ -9,7 +9,7 @@ import keras
 from finetune.errors import WrongUse
 
 POOLED = "global_pool"
-"""slim's name for the pooled features, whatever the layer is called."""
+"""The pooled features, whatever their layer is called: the name in research/slim/nets of tensorflow/models."""
 
 _HEAD = ("head", "features")
 """First parts of the names of layers that are put to a network here."""
