@@ -58,4 +58,5 @@ def freeze(source: Source) -> Frozen:
             f"{source.path} has more than 2 GiB of weights, which no graph with constants holds: export it with "
             "--format keras"
         )
-    return Frozen(convert_variables_to_constants_v2(concrete), folded.summary())
+    words = folded.summary() if source.module is None else "the module's BatchNorm as it is"
+    return Frozen(convert_variables_to_constants_v2(concrete), words)
