@@ -4,6 +4,8 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -22,6 +24,19 @@ def cores() -> int:
     if not wanted.isdigit() or int(wanted) < 1:
         raise WrongUse(f"FINETUNE_THREADS is {wanted!r}: expected a whole number of threads, or no such variable")
     return min(allowed, int(wanted))
+
+
+@contextmanager
+def silent_descriptor() -> Iterator[None]:
+    """Inside, what native code writes to file descriptor 2 goes nowhere; Python's exceptions say what goes wrong."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def describe() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset
+from finetune.data.lazy import LazyImages
 from finetune.data.sources import load_dataset
 from finetune.errors import FinetuneError
 from finetune.rundir import RunDir
@@ -35,6 +36,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "source": dataset.source,
         "class_names": list(dataset.class_names),
         "images": _counts(dataset),
+        "image_shape": _native(dataset),
         "remarks": list(dataset.remarks),
         "skipped": list(dataset.skipped),
     }
@@ -56,6 +58,25 @@ def check_unchanged(run: RunDir, dataset: Dataset, *, advice: str) -> None:
                 f"the data has changed since the run was started: {then['images'].get(split)} {split} images then, "
                 f"{count} now ({dataset.source}): {advice}"
             )
+
+
+def image_shape(run: RunDir, config: RunConfig) -> tuple[int, int] | None:
+    """(height, width) in px of the images a run was made for; None for photos, each of a size of its own.
+
+    Runs of earlier versions did not note it: their data is opened.
+    """
+    noted = run.read(_DATA) if (run.path / _DATA).is_file() else {}
+    shape = noted["image_shape"] if "image_shape" in noted else _native(load_data(config))
+    if shape is None:
+        return None
+    if not isinstance(shape, list) or [type(side) for side in shape] != [int, int] or min(shape) < 1:
+        raise FinetuneError(f"{run.path / _DATA} has image_shape {shape!r}: it is damaged; restore it from a copy")
+    return shape[0], shape[1]
+
+
+def _native(dataset: Dataset) -> list[int] | None:
+    images = dataset.test.images
+    return None if isinstance(images, LazyImages) else [int(side) for side in images.shape[1:3]]
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:

@@ -22,6 +22,8 @@ ROOMS = {
     "rundata": "run",
     "card": "run",
     "scoring": "run",
+    "prediction": "run",
+    "embedding": "run",
     "proof": "run",
     "environment": "run",
     "reference": "run",

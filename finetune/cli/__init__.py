@@ -10,7 +10,20 @@ import click
 
 from checkpoints.errors import CheckpointError
 from finetune._version import __version__
-from finetune.cli import backbones, batch, checkpoint, demo, diagnose, evaluate, export, recalibrate, report, run
+from finetune.cli import (
+    backbones,
+    batch,
+    checkpoint,
+    demo,
+    diagnose,
+    evaluate,
+    export,
+    features,
+    predict,
+    recalibrate,
+    report,
+    run,
+)
 from finetune.errors import FinetuneError
 
 
@@ -59,6 +72,8 @@ for _command in (
     report.report,
     diagnose.diagnose_bn,
     recalibrate.recalibrate_bn,
+    predict.predict,
+    features.features,
     export.export,
     backbones.backbones,
     checkpoint.checkpoint,

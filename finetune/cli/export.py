@@ -1,35 +1,134 @@
 """`finetune export`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from finetune.cli import options
 from finetune.cli.startup import load_tensorflow
+from finetune.cli.tables import print_table
 from finetune.export import FORMATS
 
+if TYPE_CHECKING:
+    from finetune.export import Export
 
-@click.command(epilog="Formats: " + "; ".join(f"{name}: {what}" for name, what in FORMATS.items()) + ".")
+_FRACTION = click.FloatRange(0, 1)
+
+
+@click.command(epilog="Formats: " + "; ".join(f"{name}: {one.words}" for name, one in FORMATS.items()) + ".")
 @options.TARGET
-@click.option("--format", "form", type=click.Choice(list(FORMATS)), required=True, help="What to write.")
+@click.option(
+    "--format",
+    "forms",
+    type=click.Choice(list(FORMATS)),
+    required=True,
+    multiple=True,
+    help="What to write. Repeatable: several formats go into one directory.",
+)
 @click.option(
     "--out",
     type=options.PATH,
     required=True,
     metavar="PATH",
-    help="Where to; for slim the prefix of the checkpoint, such as exported/model.ckpt. Nothing is overwritten.",
+    help="Where to: the file, for savedmodel the directory, for slim the prefix, such as exported/model.ckpt; of "
+    "several formats the directory for all. Nothing is overwritten.",
 )
+@click.option(
+    "--with-preprocessing",
+    is_flag=True,
+    help="Resizing and preprocessing inside: the export takes uint8 RGB pixels as they are.",
+)
+@options.DATA_DIR
+@click.option("--images", type=options.COUNT, metavar="N", help="Re-evaluate on so many test images.  [default: all]")
+@click.option(
+    "--assert-accuracy",
+    "least_accuracy",
+    type=_FRACTION,
+    metavar="F",
+    help="Write nothing, and exit with 1, where an export's test accuracy is below this fraction.",
+)
+@click.option("--no-evaluation", is_flag=True, help="Do not re-evaluate: where the test images are not at hand.")
 @options.JSON
-def export(target: Path, form: str, out: Path, as_json: bool) -> None:
-    """Write a finished run in a form that other programs take.
+@options.QUIET
+def export(
+    target: Path,
+    forms: tuple[str, ...],
+    out: Path,
+    with_preprocessing: bool,
+    data_dir: Path | None,
+    images: int | None,
+    least_accuracy: float | None,
+    no_evaluation: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write a finished run in forms that other programs take, and re-evaluate each by its own runtime.
 
     RUN is a run directory, or a .keras file in one, such as what recalibrate-bn writes.
     """
+    from finetune.cli.display import console_display
+
     load_tensorflow()
     from finetune.export import export as write
 
-    exported = write(target, out, form=form)
+    with console_display(quiet=quiet or as_json) as display:
+        exported = write(
+            target,
+            out,
+            forms=forms,
+            with_preprocessing=with_preprocessing,
+            data_dir=data_dir,
+            evaluate=not no_evaluation,
+            images=images,
+            least_accuracy=least_accuracy,
+            on_batch=display.batch,
+        )
     if as_json:
-        options.emit(exported.to_json())
-    else:
-        click.echo(exported.summary())
+        options.emit({"target": str(target), **exported.to_json()})
+        return
+    for one in exported.exported:
+        click.echo(one.summary())
+    _print_trials(target, exported)
+
+
+def _print_trials(target: Path, exported: "Export") -> None:
+    """The table of the re-evaluation, and a warning where an export is another classifier than the run."""
+    from finetune.export.trial import AGREEMENT
+
+    if exported.run is None:
+        click.echo("not re-evaluated (--no-evaluation)", err=True)
+        return
+    rows = [("run", exported.run)]
+    if exported.decoded:
+        rows.append(("run, photos decoded in full", exported.decoded))
+    own = len(rows)
+    rows += [(one.form, one.trial) for one in exported.exported if one.trial]
+    header = ("", "accuracy", "difference", "same class", "logits differ by", "MB", "ms/image")
+    cells = []
+    for name, trial in rows:
+        compared = (f"{trial.difference:+.2%}", f"{trial.agreement:.2%}", f"{trial.logit_difference:.1e}")
+        cells.append(
+            (
+                name,
+                f"{trial.accuracy:.2%}",
+                *(("", "", "") if name == "run" else compared),
+                f"{trial.bytes / 1e6:.2f}",
+                f"{trial.milliseconds:.2f}",
+            )
+        )
+    click.echo()
+    print_table(header, cells, numbers=header[1:])
+    click.echo(f"{exported.run.images} test images; each by its own runtime, the time is that of single images")
+    if exported.decoded:
+        click.echo(
+            "exports get photos decoded in full, and are compared with the run on those; evaluation lets libjpeg "
+            "decode large ones at a part of their size"
+        )
+    for name, trial in rows[own:]:
+        if trial.agreement < AGREEMENT:
+            click.echo(
+                f"warning: the {name} export chooses the run's class on {trial.agreement:.2%} of the images, expected "
+                f"{AGREEMENT:.1%} or more",
+                err=True,
+            )

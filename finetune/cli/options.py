@@ -46,6 +46,7 @@ DATA_DIR = click.option(
     help="Folder that holds the data: cifar-10-batches-py/, cifar-100-python/ or the like, or the .tar.gz; for a path "
     "given with --data, where that lies now.",
 )
+SKIP_BAD_IMAGES = click.option("--skip-bad-images", is_flag=True, help="Leave damaged images out, and say which.")
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress; results and errors only.")
 CHECKPOINT = click.option(

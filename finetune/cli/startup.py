@@ -64,11 +64,7 @@ def _silent_descriptor() -> Iterator[None]:
     if _WANTS_MESSAGES:
         yield
         return
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
+    from finetune.environment import silent_descriptor
+
+    with silent_descriptor():
         yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

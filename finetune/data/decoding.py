@@ -25,6 +25,9 @@ SUFFIXES = frozenset(
 MOST_PIXELS = int(Image.MAX_IMAGE_PIXELS or 89_478_485)
 """Of one image. Pillow's limit, 256 MiB as RGB: beyond it a file is taken for a decompression bomb."""
 
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in px of the upright photo."""
+
 _BACKGROUND = 255
 """What shows through transparent pixels: white, as on the pages such images are made for."""
 _ORIENTATION = 0x0112
@@ -112,31 +115,48 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if _orientation(image) in _SWAPPED else (width, height)
 
 
-def square(image: Image.Image, side: int) -> np.ndarray:
-    """The centre square, as large as the photo has one, at `side` px: uint8 `[side, side, 3]`."""
+def square(image: Image.Image, side: int, *, draft: bool = True) -> np.ndarray:
+    """The centre square, as large as the photo has one, at `side` px: uint8 `[side, side, 3]`; `draft` as in `part`."""
+    return centre(image, (side, side), draft=draft)
+
+
+def centre(image: Image.Image, size: tuple[int, int], *, draft: bool = True) -> np.ndarray:
+    """The largest centre part of the shape of `size` (height, width), at that size: uint8 `[height, width, 3]`."""
+    high, wide = size
     width, height = upright_size(image)
-    least = min(width, height)
     # Whole pixels: half of one would blur a photo that is not resized at all.
-    left, top = (width - least) // 2, (height - least) // 2
-    return part(image, (left, top, left + least, top + least), side)
+    across, down = max(min(width, height * wide // high), 1), max(min(height, width * high // wide), 1)
+    left, top = (width - across) // 2, (height - down) // 2
+    return _resized(image, (left, top, left + across, top + down), size, draft=draft)
 
 
-def part(image: Image.Image, box: tuple[float, float, float, float], side: int) -> np.ndarray:
-    """What lies in `box` (left, top, right, bottom, in px of the upright photo), resized to uint8 `[side, side, 3]`.
+def part(image: Image.Image, box: Box, side: int) -> np.ndarray:
+    """What lies in `box`, resized to uint8 `[side, side, 3]` as `square` does it."""
+    return _resized(image, box, (side, side), draft=True)
+
+
+def _resized(image: Image.Image, box: Box, size: tuple[int, int], *, draft: bool) -> np.ndarray:
+    """What lies in `box`, resized to uint8 `[height, width, 3]`.
 
     Bilinear, over all pixels that a new one covers where the image shrinks. A JPEG of twice the size needed or more
     is decoded at a half, a quarter or an eighth, which costs a fraction; what is asked for is never enlarged for it.
+    Without `draft` it is decoded in full.
     """
     width, height = upright_size(image)
-    spare = int(min(box[2] - box[0], box[3] - box[1])) // side
-    if spare >= 2 and image.format in ("JPEG", "MPO"):
+    spare = int(min((box[2] - box[0]) / size[1], (box[3] - box[1]) / size[0]))
+    if draft and spare >= 2 and image.format in ("JPEG", "MPO"):
         image.draft("RGB", (image.width // spare, image.height // spare))
     rgb = to_rgb(_upright(image))
     across, down = rgb.width / width, rgb.height / height
     left, top, right, bottom = box
     # Rounding must not put an edge a hair outside.
     scaled = (left * across, top * down, min(right * across, rgb.width), min(bottom * down, rgb.height))
-    return np.asarray(rgb.resize((side, side), Image.Resampling.BILINEAR, box=scaled))
+    return np.asarray(rgb.resize(size[::-1], Image.Resampling.BILINEAR, box=scaled))
+
+
+def whole(image: Image.Image) -> np.ndarray:
+    """All of it, upright and decoded in full: uint8 `[height, width, 3]`."""
+    return np.asarray(to_rgb(_upright(image)))
 
 
 def check(image: Image.Image) -> None:

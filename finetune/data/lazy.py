@@ -43,12 +43,13 @@ class Photos(Protocol):
 class LazyImages:
     """Those of `photos` numbered `chosen` (int64 `[n]`), seen as uint8 `[n, side, side, 3]`: each one's centre square.
 
-    An index reads, decodes and resizes; `select` and `at` do not.
+    An index reads, decodes and resizes; `select` and `at` do not. `draft` as in `decoding.part`.
     """
 
     photos: Photos
     chosen: np.ndarray
     side: int
+    draft: bool = True
 
     ndim = 4
     dtype = np.dtype(np.uint8)
@@ -63,7 +64,7 @@ class LazyImages:
 
     def __getitem__(self, key: "slice | np.ndarray") -> np.ndarray:
         """The images at a slice or at int indices, decoded. Raises BadImage."""
-        return self._decoded(self.chosen[key], lambda _, image: decoding.square(image, self.side))
+        return self._decoded(self.chosen[key], lambda _, image: decoding.square(image, self.side, draft=self.draft))
 
     def select(self, indices: np.ndarray) -> "LazyImages":
         """A part of them, without reading any."""
@@ -83,8 +84,13 @@ class LazyImages:
 
         return self._decoded(self.chosen[indices], crop)
 
-    def _decoded(self, numbers: np.ndarray, view: Callable[[int, Image.Image], np.ndarray]) -> np.ndarray:
-        out = np.empty((len(numbers), self.side, self.side, 3), np.uint8)
+    def _decoded(
+        self,
+        numbers: np.ndarray,
+        view: Callable[[int, Image.Image], np.ndarray],
+        size: tuple[int, int] | None = None,
+    ) -> np.ndarray:
+        out = np.empty((len(numbers), *(size or (self.side, self.side)), 3), np.uint8)
 
         def fill(position: int) -> None:
             number = int(numbers[position])

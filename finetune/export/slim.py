@@ -1,17 +1,20 @@
 """A fine-tuned slim backbone as a TF1 slim checkpoint."""
 
-from contextlib import suppress
 from pathlib import Path
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from checkpoints.catalog import BackboneSpec
 from checkpoints.fit import fits
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
-from finetune import backbone, conversion, models
+from finetune import backbone, conversion
 from finetune.config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
+from finetune.export.source import Source, one_line
+from finetune.export.trial import Run
 from finetune.export.written import Exported
 from finetune.files import write_text
 from finetune.networks.names import slim_variables
@@ -19,41 +22,67 @@ from finetune.networks.names import slim_variables
 _STATE, _LABELS = "checkpoint", "labels.txt"
 
 
-def write(target: Path, out: Path) -> Exported:
+def places(out: Path) -> list[Path]:
+    """Every file that is written for the prefix `out`. WrongUse for the ending of another format."""
+    if conversion.format_of(out) != "slim-v2":
+        raise WrongUse(f"--out {out} has the ending of a Keras file: expected a prefix such as model.ckpt")
+    return [out, Path(f"{out}.index"), Path(f"{out}.data-00000-of-00001"), *_beside(out)]
+
+
+def check(source: Source) -> None:
+    """FinetuneError for a backbone without slim names, a head with a hidden layer, or preprocessing inside."""
+    if source.with_preprocessing:
+        raise FinetuneError(
+            "--with-preprocessing: a slim checkpoint holds variables and no graph, so there is nowhere to put it: "
+            "leave it out, or give another --format"
+        )
+    found = fits(open_checkpoint(source.path))[0]
+    _check_slim(found.spec if found.exact else None, source.config, source.path)
+
+
+def write(source: Source, out: Path) -> Exported:
     """Write a run under slim's names: `out.index` and `out.data-…`, `checkpoint` and `labels.txt` beside them.
 
     The head's `[channels, classes]` kernel becomes slim's 1x1 convolution; `global_step` is the run's. `checkpoint` is
     what `tf.train.latest_checkpoint` reads, `labels.txt` what slim's `dataset_utils.read_label_file` does.
-    Raises FinetuneError for a backbone without slim names or a head with a hidden layer, WrongUse where one of the
-    files is there already.
     """
-    run, config, path = models.find_trained(target)
-    result = run.read("result.json", "class_names", "steps")
-    beside = [out.with_name(_STATE), out.with_name(_LABELS)]
-    conversion.check_free(out)
-    for file in beside:
-        if file.exists() or file.is_symlink():
-            raise WrongUse(f"{file} is already there and is not overwritten: give an --out in a directory of its own")
-    if conversion.format_of(out) != "slim-v2":
-        raise WrongUse(f"--out {out} has the ending of a Keras file: expected a prefix such as model.ckpt")
-    found = fits(open_checkpoint(path))[0]
+    found = fits(open_checkpoint(source.path))[0]
     spec = found.spec
-    _check_slim(spec if found.exact else None, config, path)
-    model, _ = conversion.load_stock(open_checkpoint(path), found, image_size=spec.least_size)
+    model, _ = conversion.load_stock(open_checkpoint(source.path), found, image_size=spec.least_size)
     arrays = {name: np.asarray(variable) for name, variable in slim_variables(model).items()}
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    files = (Path(f"{out}.index"), Path(f"{out}.data-00000-of-00001"), *beside)
-    try:
-        write_text(beside[1], "".join(f"{label}:{name}\n" for label, name in enumerate(result["class_names"])))
-        write_slim(out, {**arrays, "global_step": np.array(result["steps"], np.int64)})
-        write_text(beside[0], _state(out))  # last: whoever finds it finds what it names
-    except BaseException:
-        for file in files:
-            with suppress(OSError):
-                file.unlink(missing_ok=True)
-        raise
-    what = f"{len(arrays)} variables of {spec.id} with {found.outputs} outputs, global_step {result['steps']}"
-    return Exported("slim", out, files, what, tuple(_notes(spec, config)))
+    state, labels = _beside(out)
+    write_text(labels, "".join(f"{label}:{one_line(name)}\n" for label, name in enumerate(source.class_names)))
+    write_slim(out, {**arrays, "global_step": np.array(source.steps, np.int64)})
+    write_text(state, _state(out))
+    files = (Path(f"{out}.index"), Path(f"{out}.data-00000-of-00001"), state, labels)
+    what = f"{len(arrays)} variables of {spec.id} with {found.outputs} outputs, global_step {source.steps}"
+    return Exported("slim", out, files, what, tuple(_notes(spec, source)))
+
+
+def open_runtime(source: Source, out: Path) -> Run:
+    """The checkpoint read by our reader into the network of its row, with the epsilon that the notes ask for."""
+    opened = open_checkpoint(out)
+    model, _ = conversion.load_stock(opened, fits(opened)[0], image_size=source.side)
+    if source.config.bn_epsilon is not None:
+        _set_epsilon(model, source.config.bn_epsilon)
+    signature = [tf.TensorSpec(model.input_shape, tf.float32)]
+    traced = tf.function(lambda images: model(images, training=False), input_signature=signature, autograph=False)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return np.asarray(traced(tf.constant(images))).reshape(len(images), -1)
+
+    return run
+
+
+def _set_epsilon(model: keras.Model, epsilon: float) -> None:
+    """What the note tells whoever uses the checkpoint to do."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.epsilon = epsilon
+
+
+def _beside(out: Path) -> tuple[Path, Path]:
+    return out.with_name(_STATE), out.with_name(_LABELS)
 
 
 def _check_slim(spec: BackboneSpec | None, config: RunConfig, path: Path) -> None:
@@ -74,16 +103,16 @@ def _check_slim(spec: BackboneSpec | None, config: RunConfig, path: Path) -> Non
 
 def _state(out: Path) -> str:
     """The `checkpoint` file of a directory whose newest checkpoint is `out` (a CheckpointState message as text)."""
-    import tensorflow as tf
     from google.protobuf import text_format
 
     state = tf.compat.v1.train.generate_checkpoint_state_proto(str(out.absolute().parent), out.name)
     return str(text_format.MessageToString(state))
 
 
-def _notes(spec: BackboneSpec, config: RunConfig) -> list[str]:
+def _notes(spec: BackboneSpec, source: Source) -> list[str]:
     """What a checkpoint does not hold, and slim must be told."""
-    notes = [f"feed images of {config.image_size} px with the preprocessing '{config.preprocess}'"]
+    config = source.config
+    notes = source.notes()
     if config.bn_epsilon is not None and config.bn_epsilon != spec.bn_epsilon:
         notes.append(
             f"trained with BatchNorm epsilon {config.bn_epsilon:g}, slim's own is {spec.bn_epsilon:g}: set it in the "

@@ -58,7 +58,7 @@ def test_a_backbone_keeps_its_own_variables_only(slim: Path, tmp_path: Path) -> 
         ("checkpoint convert SLIM OUT/x.keras --backbone resnet_v1_dem", 2, "did you mean resnet_v1_demo"),
         ("checkpoint convert SLIM OUT/x.keras --backbone slim/resnet_v1_50", 1, "does not fit the network"),
         ("export OUT --format slim --out OUT/x", 1, "is no run"),
-        ("export OUT --format onnx --out OUT/x", 2, "'onnx' is not"),
+        ("export OUT --format coreml --out OUT/x", 2, "'coreml' is not one of"),
         ("export OUT --out OUT/x", 2, "Missing option '--format'"),
     ],
 )

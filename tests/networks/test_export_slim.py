@@ -40,6 +40,12 @@ def made_run(folder: Path, spec: BackboneSpec, size: int) -> keras.Model:
     return model
 
 
+def exported_slim(run: Path, out: Path) -> Any:
+    """Without a look at test images: what tf_slim makes of the checkpoint is looked at here."""
+    (exported,) = export(run, out, forms=["slim"], evaluate=False).exported
+    return exported
+
+
 def restored(directory: Path, build: Any, images: np.ndarray) -> tuple[np.ndarray, int]:
     """What tf_slim's own graph makes of images with the newest checkpoint of a directory, and the global step."""
     with reference.tf1_graph():
@@ -70,7 +76,7 @@ def test_tf_slim_restores_it_and_gives_the_same_logits(
     model = made_run(tmp_path / "run", spec, size)
     # A thin network is no row of the catalogue: tell which one it is.
     monkeypatch.setattr(module, "fits", lambda opened: [fit_of(opened.path, spec)])
-    exported = export(tmp_path / "run", tmp_path / "out" / "model.ckpt", form="slim")
+    exported = exported_slim(tmp_path / "run", tmp_path / "out" / "model.ckpt")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in exported.files)
     assert (tmp_path / "out" / "labels.txt").read_text(encoding="utf-8") == "0:daisy\n1:rose: red\n2:Löwenzahn\n"
 
@@ -84,7 +90,7 @@ def test_tf_slim_restores_it_and_gives_the_same_logits(
 @pytest.mark.parametrize("name", ["resnet_v1_50", "resnet_v2_101"])
 def test_tf_slims_own_functions_restore_full_networks(name: str, tmp_path: Path) -> None:
     model = made_run(tmp_path / "run", find(f"slim/{name}"), 64)
-    export(tmp_path / "run", tmp_path / "out" / "model.ckpt", form="slim")
+    exported_slim(tmp_path / "run", tmp_path / "out" / "model.ckpt")
 
     def build(images: tf.Tensor) -> tf.Tensor:
         slim = importlib.import_module("tf_slim")
@@ -102,7 +108,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_goes_out_as_it_was_trained(trained: Path, tmp_path: Path) -> None:
-    exported = export(trained, tmp_path / "model.ckpt", form="slim")
+    exported = exported_slim(trained, tmp_path / "model.ckpt")
     result = json.loads((trained / "result.json").read_text())
     model = keras.models.load_model(trained / "model.keras")
     images = np.random.default_rng(0).uniform(-1, 1, (2, *model.input_shape[1:])).astype(np.float32)
@@ -121,7 +127,7 @@ def test_a_run_goes_out_as_it_was_trained(trained: Path, tmp_path: Path) -> None
 def test_nothing_is_overwritten(trained: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(WrongUse, match=f"{name} is already there and is not overwritten"):
-        export(trained, tmp_path / "model.ckpt", form="slim")
+        exported_slim(trained, tmp_path / "model.ckpt")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
@@ -131,7 +137,7 @@ def test_a_failed_export_leaves_nothing(trained: Path, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(module, "write_slim", full)
     with pytest.raises(OSError, match="No space"):
-        export(trained, tmp_path / "model.ckpt", form="slim")
+        exported_slim(trained, tmp_path / "model.ckpt")
     assert not list(tmp_path.iterdir())
 
 
@@ -146,13 +152,13 @@ def edited(source: Path, folder: Path, **values: object) -> Path:
 
 
 def test_another_epsilon_is_said(trained: Path, tmp_path: Path) -> None:
-    exported = export(edited(trained, tmp_path / "run", bn_epsilon=1e-3), tmp_path / "out" / "m", form="slim")
+    exported = exported_slim(edited(trained, tmp_path / "run", bn_epsilon=1e-3), tmp_path / "out" / "m")
     assert "note: trained with BatchNorm epsilon 0.001, slim's own is 1e-05" in exported.summary()
 
 
 def test_what_has_no_slim_form_is_refused_with_the_reason(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(FinetuneError, match=r"hidden layer of 8.*train without --hidden"):
-        export(edited(trained, tmp_path / "hidden", hidden=8), tmp_path / "out" / "m", form="slim")
+        exported_slim(edited(trained, tmp_path / "hidden", hidden=8), tmp_path / "out" / "m")
     keras_run = tmp_path / "keras"
     made_run(keras_run, thin("mobilenet_v1"), 32)
     network = networks.build(
@@ -160,8 +166,8 @@ def test_what_has_no_slim_form_is_refused_with_the_reason(trained: Path, tmp_pat
     )
     attach_head(network.model, len(NAMES)).save(keras_run / "model.keras")
     with pytest.raises(FinetuneError, match="only a run on a slim backbone"):
-        export(keras_run, tmp_path / "out" / "m", form="slim")
+        exported_slim(keras_run, tmp_path / "out" / "m")
     hub = edited(trained, tmp_path / "hub", backbone="hub:https://example.org/module/1")
     with pytest.raises(FinetuneError, match="is a Hub module: it has no slim names"):
-        export(hub, tmp_path / "out" / "m", form="slim")
+        exported_slim(hub, tmp_path / "out" / "m")
     assert not (tmp_path / "out").exists()

@@ -41,7 +41,7 @@ def read_folder(root: Path, request: Request) -> Dataset:
     for split, folder in split_folders.items():
         begin = len(labels)
         for label, name in enumerate(classes):
-            for path in _images(folder / name, ignored, frozenset()):
+            for path in images_below(folder / name, ignored):
                 paths.add(path)
                 labels.append(label)
         members[split] = begin + paths.mixed(begin)
@@ -55,7 +55,7 @@ def read_folder(root: Path, request: Request) -> Dataset:
         class_names=tuple(printable(name) for name in classes),
         splits=splits,
         source=f"{root}: {', '.join(own) or 'a folder per class'}",
-        remarks=_remarks(ignored),
+        remarks=passed_over(ignored),
         skipped=skipped,
     )
 
@@ -161,8 +161,10 @@ def _some(names: list[str]) -> str:
     return ", ".join(printable(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _images(folder: Path, ignored: "Counter[str]", above: frozenset[str]) -> Iterator[str]:
-    """The paths of the images in `folder` and the folders in it, sorted in each; the rest is counted by its suffix."""
+def images_below(folder: Path, ignored: "Counter[str]", above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The paths of the images in `folder` and the folders in it, sorted in each; the rest is counted by its suffix.
+
+    Hidden files are passed over; links are followed, but not to a folder of `above`, in which it lies itself."""
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder it lies in
         return
@@ -171,7 +173,7 @@ def _images(folder: Path, ignored: "Counter[str]", above: frozenset[str]) -> Ite
     for entry in entries:
         suffix = os.path.splitext(entry.name)[1].lower()
         if entry.is_dir():
-            yield from _images(Path(entry.path), ignored, above | {real})
+            yield from images_below(Path(entry.path), ignored, above | {real})
         elif suffix in decoding.SUFFIXES or (entry.is_file() and _begins_as_image(entry.path)):
             yield entry.path
         else:
@@ -185,7 +187,8 @@ def _begins_as_image(path: str) -> bool:
     return head.startswith(starts) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP") or head[4:12] == b"ftypavif"
 
 
-def _remarks(ignored: "Counter[str]") -> tuple[str, ...]:
+def passed_over(ignored: "Counter[str]") -> tuple[str, ...]:
+    """What `images_below` counted, in words; nothing where there was nothing."""
     count = sum(ignored.values())
     what = "1 file that is no image" if count == 1 else f"{count} files that are no images"
     return (f"passed over {what}{_of_kinds(ignored)}",) if count else ()
@@ -206,7 +209,7 @@ def _too_few(place: Path, classes: list[str]) -> str:
         return f"{place} holds CIFAR's own files: give --data cifar10 --data-dir {place}"
     expected = "expected two or more folders of images, each named after its class"
     if not classes:
-        loose = any(_images(place, Counter(), frozenset()))
+        loose = any(images_below(place, Counter()))
         return f"{place} holds {'images, but no class folders' if loose else 'no class folders'}: {expected}"
     inner = _folders(place / classes[0])
     hint = f"; or did you mean --data {place / classes[0]}?" if len(inner) > 1 else ""

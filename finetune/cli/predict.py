@@ -1,0 +1,62 @@
+"""`finetune predict`."""
+
+from pathlib import Path
+
+import click
+
+from finetune.cli import options
+from finetune.cli.startup import load_tensorflow
+from finetune.cli.tables import print_table
+
+
+@click.command()
+@options.TARGET
+@click.argument("images", type=options.PATH, nargs=-1, required=True, metavar="IMAGE|DIR...")
+@click.option("--top", type=options.COUNT, default=5, show_default=True, metavar="K", help="Classes per image.")
+@click.option("--csv", "csv_file", type=options.PATH, metavar="FILE", help="Write the table there as well.")
+@options.SKIP_BAD_IMAGES
+@click.option("--batch-size", type=options.COUNT, metavar="N", help="[default: the run's]")
+@options.JSON
+@options.QUIET
+def predict(
+    target: Path,
+    images: tuple[Path, ...],
+    top: int,
+    csv_file: Path | None,
+    skip_bad_images: bool,
+    batch_size: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """The most probable classes of images, by a run's model.
+
+    RUN is a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote. Images are
+    prepared as the run's evaluation did it; a folder is walked in sorted order, with all folders in it.
+    """
+    from finetune.cli.display import console_display
+
+    load_tensorflow()
+    from finetune.prediction import predict as classify
+
+    with console_display(quiet=quiet or as_json) as display:
+        found = classify(
+            target,
+            images,
+            top=top,
+            csv_file=csv_file,
+            skip_bad_images=skip_bad_images,
+            batch_size=batch_size,
+            looking=display.looking,
+            on_batch=display.batch,
+        )
+    if as_json:
+        options.emit(found.to_json())
+        return
+    rows = [(image, str(rank), name, f"{chance:.2%}") for image, rank, _, name, chance in found.rows()]
+    print_table(("image", "rank", "class", "probability"), rows, numbers=("rank", "probability"))
+    for remark in found.remarks:
+        click.echo(remark, err=True)
+    if found.skipped:
+        click.echo(f"left out as damaged: {len(found.skipped)} of {len(found.skipped) + len(found.images)}", err=True)
+        for reason in found.skipped:
+            click.echo(f"  {reason}", err=True)

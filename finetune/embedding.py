@@ -1,0 +1,232 @@
+"""Embeddings: what a network computes at one of its layers, for every image, in one file."""
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from finetune import backbone, batches, models, rundata, scoring
+from finetune.backbone.endpoints import find_layer
+from finetune.config import RunConfig
+from finetune.data import image_files
+from finetune.data.dataset import Dataset, Split
+from finetune.data.lazy import LazyImages
+from finetune.data.sources import absolute
+from finetune.data.sources.assembly import Progress, printable
+from finetune.errors import FinetuneError, WrongUse
+from finetune.files import replacing
+
+Pooling = Literal["mean", "max", "none"]
+UNKNOWN = -1
+"""The label of an image that nobody labelled."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for. None, "" or () where nothing was said.
+
+    target: a run, a `.keras` file in one, or what `finetune run --backbone` takes. layer: see `find_layer`. images:
+    files and folders without labels; otherwise `split` of `data`, or of the run's own data. pool: over height and
+    width, where the layer gives maps. checkpoint, image_size in px, preprocess: for backbones, as of `finetune run`.
+    """
+
+    target: str
+    layer: str
+    out: Path
+    images: tuple[Path, ...] = ()
+    data: str | None = None
+    data_dir: Path | None = None
+    split: str = "test"
+    pool: Pooling = "mean"
+    checkpoint: Path | None = None
+    image_size: int | None = None
+    preprocess: str | None = None
+    batch_size: int | None = None
+    skip_bad_images: bool = False
+
+
+@dataclass(frozen=True)
+class Written:
+    """shape: of the features. layer: the Keras layer they come from. skipped: damaged images that were left out."""
+
+    out: Path
+    layer: str
+    shape: tuple[int, ...]
+    classes: int
+    skipped: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `features --json`."""
+        return {
+            "out": str(self.out),
+            "layer": self.layer,
+            "shape": list(self.shape),
+            "classes": self.classes,
+            "skipped": list(self.skipped),
+            "remarks": list(self.remarks),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """model: adopted; config: how it takes its images, and its data; stages: as of `backbone.Backbone`; run: whose it
+    is, with where its data lies; native: as in `rundata.image_shape`."""
+
+    model: keras.Model
+    config: RunConfig
+    stages: dict[str, list[str]]
+    native: tuple[int, int] | None = None
+    class_names: tuple[str, ...] = ()
+
+
+def write_features(
+    request: Request, *, progress: Progress | None = None, looking: Progress | None = None,
+    on_batch: Callable[[], None] | None = None,
+) -> Written:  # fmt: skip
+    """Write what the layer gives for every image to the `.npz` file `request.out`, which must not be there.
+
+    Arrays: `features` float32 `[images, channels]`, or with pooling "none" as the layer gives them, `[images, height,
+    width, channels]`; `labels` int64 `[images]`, -1 where unknown; `class_names`; `paths`, of images without a file
+    their split and number; `layer`. BatchNorm uses its moving statistics and dropout is off. Images are prepared as in
+    evaluation. One batch is in memory at a time: the file is written as it goes, beside its place, and renamed.
+    Raises WrongUse for options that contradict each other and for an unknown layer, FinetuneError for files.
+    """
+    _check(request)
+    network = _open(request, progress)
+    layer = find_layer(network.model, request.layer, stages=network.stages)
+    forward = _forward(network.model, layer, request.pool)
+    split, paths, class_names, skipped, remarks = _images(request, network, looking)
+    labels = np.full(len(split), UNKNOWN, np.int64) if request.images else split.labels
+    shape = (len(split), *(int(side) for side in forward.structured_outputs.shape[1:]))
+    request.out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with replacing(request.out) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+        with archive.open("features.npy", "w", force_zip64=True) as file:
+            _header(file, shape)
+            for images, _, counted in batches.evaluation(split, network.config):
+                features = np.asarray(forward(images), np.float32)[np.asarray(counted)]
+                file.write(np.ascontiguousarray(features).tobytes())
+                if on_batch is not None:
+                    on_batch()
+        rest = {
+            "labels": labels,
+            "class_names": _text(class_names),
+            "paths": _text(paths),
+            "layer": _text([layer.name])[0],
+        }
+        for name, array in rest.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
+    return Written(request.out, layer.name, shape, len(class_names), skipped, remarks)
+
+
+def _check(request: Request) -> None:
+    if request.out.suffix != ".npz":
+        raise WrongUse(f"--out {request.out}: expected a name that ends in .npz")
+    if request.out.exists() or request.out.is_symlink():
+        raise WrongUse(f"--out {request.out} is already there and is not overwritten: give another name")
+    if request.images and request.data is not None:
+        raise WrongUse("--data and image files are two sources of images: give one of them")
+
+
+def _is_run(target: str) -> bool:
+    path = Path(target)
+    return (path / "config.json").is_file() or (path.suffix == ".keras" and (path.parent / "config.json").is_file())
+
+
+def _open(request: Request, progress: Progress | None) -> _Network:
+    if _is_run(request.target):
+        given = [name for name in ("checkpoint", "image_size", "preprocess") if getattr(request, name) is not None]
+        if given:
+            raise WrongUse(
+                f"--{given[0].replace('_', '-')}: {request.target} is a run, whose config.json says what it was: leave "
+                "it out"
+            )
+        trained = models.open_trained(Path(request.target))
+        config = trained.config
+        if request.batch_size:
+            config = replace(config, batch_size=request.batch_size)
+        names = trained.run.read("result.json")["class_names"] if trained.run.status == "done" else ()
+        native = rundata.image_shape(trained.run, config) if request.images else None
+        return _Network(trained.model, config, {}, native, tuple(names))
+    if not request.images and request.data is None:
+        raise WrongUse(
+            f"missing the images: {request.target} is a backbone, which has no data of its own; give --data NAME|PATH, "
+            "or image files and folders"
+        )
+    spec = backbone.find(request.target)
+    preprocess = request.preprocess or spec.preprocessing
+    if not preprocess:
+        raise WrongUse(f"missing --preprocess: {spec.id} does not say how its pixels were prepared")
+    size = request.image_size or spec.image_size
+    loaded = backbone.load(spec, image_size=size, checkpoint=request.checkpoint, progress=progress)
+    config = RunConfig(
+        spec.id, image_size=size, preprocess=preprocess, batch_size=request.batch_size or 32, validation=0.0
+    )
+    return _Network(loaded.model, config, loaded.stages)
+
+
+def _forward(model: keras.Model, layer: Any, pool: Pooling) -> Any:
+    """Preprocessed images to float32 features, traced: BatchNorm by its moving statistics, no dropout."""
+    part = keras.Model(model.input, layer.output)
+    axes = list(range(1, len(layer.output.shape) - 1))
+    reduce = {"mean": tf.reduce_mean, "max": tf.reduce_max, "none": None}[pool]
+
+    def run(images: tf.Tensor) -> tf.Tensor:
+        features = tf.cast(part(images, training=False), tf.float32)
+        return reduce(features, axis=axes) if reduce is not None and axes else features
+
+    signature = [tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)]
+    return tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
+
+
+_Chosen = tuple[Split, Sequence[str], tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+"""Images, their paths, the names of the classes, what was skipped, and remarks."""
+
+
+def _images(request: Request, network: _Network, looking: Progress | None) -> _Chosen:
+    if request.images:
+        named = image_files.read_images(
+            request.images, native=network.native, skip_bad=request.skip_bad_images, looking=looking
+        )
+        return named.split, named.names, network.class_names, named.skipped, named.remarks
+    dataset = _dataset(request, network.config, looking)
+    split: Split | None = getattr(dataset, request.split)
+    if split is None:
+        raise FinetuneError(f"{dataset.source} has no {request.split} images: give --split train or test")
+    return split, _paths(split, request.split), dataset.class_names, dataset.skipped, dataset.remarks
+
+
+def _dataset(request: Request, config: RunConfig, looking: Progress | None) -> Dataset:
+    if request.data is None:
+        return scoring.open_run(Path(request.target), data_dir=request.data_dir).dataset
+    other = replace(
+        config,
+        data=absolute(request.data),
+        data_dir=str(request.data_dir) if request.data_dir else None,
+        skip_bad_images=request.skip_bad_images,
+        examples=None,
+        validation=0.0 if request.split != "validation" else config.validation or 0.05,
+    )
+    return rundata.load_data(other, looking=looking)
+
+
+def _paths(split: Split, name: str) -> Sequence[str]:
+    images = split.images
+    if isinstance(images, LazyImages):
+        return [images.photos.name(int(number)) for number in images.chosen]
+    return [f"{name}/{number}" for number in range(len(split))]
+
+
+def _header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+
+def _text(names: Sequence[str]) -> np.ndarray:
+    """Text as an array that is never unpickled."""
+    return np.array([printable(name) for name in names], dtype=np.str_)

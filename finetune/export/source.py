@@ -1,0 +1,124 @@
+"""What is exported: a run's model, and what one must know to use it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from finetune import backbone, models, rundata
+from finetune._version import __version__
+from finetune.batchnorm.surgery import to_stock
+from finetune.config import RunConfig
+from finetune.data.preprocessing import AnyPreprocessing
+from finetune.data.preprocessing import find as find_preprocessing
+from finetune.errors import FinetuneError
+from finetune.files import to_json
+from finetune.rundir import RunDir
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A finished run's model to export.
+
+    path: its `.keras` file.
+    with_preprocessing: whether the export takes pixels as they are, uint8 RGB `[batch, height, width, 3]` of the
+    native size, or otherwise what the network takes: float32 `[batch, side, side, 3]`, preprocessed.
+    """
+
+    run: RunDir
+    config: RunConfig
+    path: Path
+    class_names: tuple[str, ...]
+    steps: int
+    with_preprocessing: bool
+
+    @cached_property
+    def stock(self) -> keras.Model:
+        """The model in stock Keras layers, preprocessed images to logits. Raises FinetuneError."""
+        return to_stock(models.open_trained(self.path).model)
+
+    @cached_property
+    def native(self) -> tuple[int, int] | None:
+        """(height, width) in px of the run's images, None where they are photos of any size."""
+        return rundata.image_shape(self.run, self.config)
+
+    @property
+    def module(self) -> str | None:
+        """The Hub handle of a run on a module of TensorFlow Hub."""
+        return backbone.module_handle(self.config.backbone)
+
+    @property
+    def side(self) -> int:
+        """Of the network's input, in px."""
+        return int(self.config.image_size or self.stock.input_shape[1])
+
+    @property
+    def photos(self) -> bool:
+        """Whether the run's images are photos of any size, which evaluation cuts to their centre square."""
+        return self.native is None
+
+    @property
+    def preprocessing(self) -> AnyPreprocessing:
+        """The run's."""
+        if self.config.preprocess is None:
+            raise FinetuneError(f"{self.run.path / 'config.json'} has no preprocess: it is damaged; restore it")
+        return find_preprocessing(self.config.preprocess)
+
+    @property
+    def shape(self) -> list[int | None]:
+        """What the export takes."""
+        if not self.with_preprocessing:
+            return [None, self.side, self.side, 3]
+        return [None, *(self.native or (None, None)), 3]
+
+    def card(self) -> dict[str, Any]:
+        """What goes with every export, for programs: how its pixels are prepared, and what its outputs mean."""
+        return {
+            "written_by": f"finetune {__version__}",
+            "backbone": self.config.backbone,
+            "class_names": list(self.class_names),
+            "input": "uint8 RGB [0, 255]" if self.with_preprocessing else "float32 RGB, preprocessed",
+            "input_shape": self.shape,
+            "image_size": self.side,
+            "preprocess": self.config.preprocess,
+            "preprocessing_inside": self.with_preprocessing,
+            "data_image_shape": list(self.native) if self.native else None,
+        }
+
+    def card_text(self) -> str:
+        """`card` as JSON."""
+        return to_json(self.card(), indent=2) + "\n"
+
+    def labels_text(self) -> str:
+        """The class names, one a line, in the order of the outputs; line breaks in a name are written out."""
+        return "".join(one_line(name) + "\n" for name in self.class_names)
+
+    def notes(self) -> list[str]:
+        """What whoever feeds the export must know."""
+        if not self.with_preprocessing:
+            return [f"feed images of {self.side} px with the preprocessing '{self.config.preprocess}'"]
+        if self.native:
+            return [f"feed uint8 RGB images of {self.native[1]}x{self.native[0]} px, as they are"]
+        return [
+            f"feed uint8 RGB photos of any size, as they are: the centre square is taken and resized to {self.side} px"
+        ]
+
+
+def one_line(name: str) -> str:
+    """`name` with what breaks lines or moves a cursor written out."""
+    return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
+
+
+def open_source(target: Path, *, with_preprocessing: bool) -> Source:
+    """The run `target`, a directory or a `.keras` file in one; its model is read when it is asked for.
+
+    Raises FinetuneError where it is no finished run.
+    """
+    run, config, path = models.find_trained(target)
+    result = run.read("result.json", "class_names", "steps")
+    names = result["class_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FinetuneError(f"{run.path / 'result.json'} has no list of class names: it is damaged; restore it")
+    return Source(run, config, path, tuple(names), result["steps"], with_preprocessing)

@@ -1,0 +1,71 @@
+"""Resizing and preprocessing in a graph, against Pillow, `tf.image` and the preprocessing itself."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from finetune.data import decoding
+from finetune.data.custom import CustomPreprocessing
+from finetune.data.preprocessing import find, suspects
+from finetune.errors import FinetuneError
+from finetune.export import pixels
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(50, 50, 32), (40, 75, 64), (33, 100, 20), (64, 64, 64)])
+def test_photos_are_pillows_but_for_rounding(height: int, width: int, side: int) -> None:
+    image = noise(height, width)
+    pillow = decoding.square(Image.fromarray(image), side).astype(int)
+    graph = pixels.resized(tf.constant(image[None]), side, photos=True).numpy()[0]
+    apart = np.abs(graph - pillow)
+    assert apart.max() <= 1
+    assert (apart > 0).mean() < 0.01
+
+
+def test_photos_higher_than_wide_differ_by_one_at_most() -> None:
+    image = noise(75, 50)
+    pillow = decoding.square(Image.fromarray(image), 32).astype(int)
+    assert np.abs(pixels.resized(tf.constant(image[None]), 32, photos=True).numpy()[0] - pillow).max() <= 1
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(32, 32, 64), (32, 32, 20), (40, 30, 35), (96, 64, 96)])
+def test_images_in_memory_are_tf_images(height: int, width: int, side: int) -> None:
+    images = np.stack([noise(height, width), noise(height, width)[::-1]])
+    expected = tf.image.resize(images, (side, side), antialias=side < max(height, width)).numpy()
+    assert np.abs(pixels.resized(tf.constant(images), side, photos=False).numpy() - expected).max() <= 1e-4
+
+
+@pytest.mark.parametrize("preprocessing", suspects(), ids=lambda one: one.name)
+def test_every_preprocessing_is_an_order_a_factor_and_a_summand(preprocessing: object) -> None:
+    values = np.random.default_rng(0).uniform(0, 255, (2, 3, 3, 3)).astype(np.float32)
+    order, scale, offset = pixels.coefficients(preprocessing)
+    expected = np.asarray(preprocessing.apply(values), np.float64)
+    assert np.abs(values[..., order] * scale + offset - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("photos", "shape", "limit"), [(False, (32, 32), 1e-5), (True, (None, None), 1.01 / 127.5)])
+def test_the_keras_layers_are_the_same_and_load_in_safe_mode(
+    photos: bool, shape: tuple, limit: float, tmp_path: Path
+) -> None:
+    images = keras.Input((*shape, 3), dtype="uint8")
+    native = None if photos else (32, 32)
+    x = pixels.layers(images, 24, find("caffe" if photos else "inception"), photos=photos, native=native)
+    keras.Model(images, x).save(tmp_path / "layers.keras")
+    loaded = keras.saving.load_model(tmp_path / "layers.keras", safe_mode=True)
+    given = np.stack([noise(32, 32), noise(32, 32)[::-1]])
+    resized = pixels.resized(tf.constant(given), 24, photos=photos)
+    expected = find("caffe" if photos else "inception").apply(resized)
+    factor = 127.5 if photos else 1.0  # caffe keeps the range of 8 bits: one step of 255 at most
+    assert np.abs(np.asarray(loaded(given)) - expected).max() <= limit * factor
+
+
+def test_a_function_of_the_users_own_is_refused() -> None:
+    with pytest.raises(FinetuneError, match=r"mine:scale is a Python function of your own"):
+        pixels.check(CustomPreprocessing("mine:scale", lambda images: images))
