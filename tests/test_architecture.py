@@ -12,6 +12,7 @@ ROOMS = {
     "evaluation": "evaluation",
     "batches": "evaluation",
     "run": "run",
+    "launch": "run",
     "preparation": "run",
     "progress": "run",
     "models": "run",

@@ -14,8 +14,8 @@ from finetune.files import read_arrays, write_arrays
 
 _NOTES = "notes"
 _ADVICE = "delete it, and the run can be resumed from its first epoch"
-_MAY_CHANGE = ("data_dir", "checkpoint")
-"""Settings a resumed run need not share with the one that was interrupted: where files lie now."""
+_MAY_CHANGE = ("data_dir", "checkpoint", "distribute")
+"""Settings a resumed run need not share with the one that was interrupted: where files lie now, and on what it runs."""
 
 
 @dataclass(frozen=True)
