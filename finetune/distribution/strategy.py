@@ -148,7 +148,9 @@ class Distribution:
         except tf.errors.OpError as error:
             if self.cluster is None or self.workers == 1 or not isinstance(error, _OF_OTHERS):
                 raise
-            raise WorkerLost(f"{self._lost(str(error))} has stopped or cannot be reached: its own message says why") from None
+            raise WorkerLost(
+                f"{self._lost(str(error))} has stopped or cannot be reached (what it printed last may say why)"
+            ) from None
 
     def _lost(self, message: str) -> str:
         assert self.cluster is not None
