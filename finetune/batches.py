@@ -6,8 +6,8 @@ from finetune.config import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Split
-from finetune.data.share import WHOLE, Share
 from finetune.data.preprocessing import find as find_preprocessing
+from finetune.data.share import WHOLE, Share
 
 
 def training(split: Split, config: RunConfig, *, epoch: int, start: int, share: Share = WHOLE) -> Any:

@@ -46,7 +46,9 @@ def start(
     """
     display, on = display or Silent(), distribution or ALONE
     if config.distribute != "none" and distribution is None:
-        raise ValueError(f"distribute is '{config.distribute}': call finetune.launch.start, which connects what it takes")
+        raise ValueError(
+            f"distribute is '{config.distribute}': call finetune.launch.start, which connects what it takes"
+        )
     check_place(run_dir, runs_dir)
     prepared = prepare(config, display, load_weights=True, distribution=on)
     surroundings, digests = environment.describe() | {"distribution": on.describe()}, proof.digests(prepared.model)
@@ -89,11 +91,12 @@ def resume(path: Path, *, display: Display | None = None, distribution: Distribu
         check = partial(models.check_unchanged, run, advice=advice)
         on.share(state is None)
         prepared = prepare(config, display, load_weights=state is None, check_data=check, distribution=on)
-        then = run.read("environment.json").get("distribution", {}).get("replicas", 1)
+        there = (run.path / "environment.json").is_file()
+        then = run.read("environment.json").get("distribution", {}).get("replicas", 1) if there else on.replicas
         if then != on.replicas and prepared.plan.uses_batch_statistics and not config.bn_sync:
             display.warn(
-                f"the run was started on {then} replicas and goes on on {on.replicas}: without --bn-sync, BatchNorm now "
-                "normalises by another number of images"
+                f"the run was started on {then} replicas and goes on on {on.replicas}: without --bn-sync, BatchNorm "
+                "now normalises by another number of images"
             )
         if state is None:
             digests = proof.digests(prepared.model)

@@ -49,7 +49,7 @@ def split(address: str) -> tuple[str, int]:
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Cluster:
-    """TF_CONFIG where it is set, else the variables of a Slurm step. WrongUse where neither says who the workers are."""
+    """TF_CONFIG where it is set, else the variables of a Slurm step. WrongUse where neither says who they are."""
     if environment.get("TF_CONFIG", "").strip():
         return parse(environment["TF_CONFIG"])
     if "SLURM_PROCID" in environment and "SLURM_STEP_NODELIST" in environment:
@@ -60,8 +60,8 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Cluster:
             "one task a worker"
         )
     raise WrongUse(
-        f"--distribute multi-worker: TF_CONFIG is not set: expected in it, on every worker, {EXAMPLE}, with 'index' the "
-        "worker's own; or a step of a Slurm job ('srun finetune run ...')"
+        f"--distribute multi-worker: TF_CONFIG is not set: expected in it, on every worker, {EXAMPLE}, with the "
+        "worker's own 'index'; or a step of a Slurm job ('srun finetune run ...')"
     )
 
 
@@ -134,7 +134,7 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
     if node != host:
         # The resolver sorts nodes by name, Slurm numbers tasks in its own order: n10 and n9 change places.
         raise WrongUse(
-            f"Slurm runs task {environment['SLURM_PROCID']} on {node}, where TensorFlow's resolver expects {host}: name "
-            f"the nodes so that they sort (n09, n10), or set TF_CONFIG, such as {EXAMPLE}"
+            f"Slurm runs task {environment['SLURM_PROCID']} on {node}, where TensorFlow's resolver expects {host}: "
+            f"name the nodes so that they sort (n09, n10), or set TF_CONFIG, such as {EXAMPLE}"
         )
     return cluster

@@ -59,8 +59,8 @@ def multi_worker(
         ) from None
     except tf.errors.OpError as error:
         raise FinetuneError(
-            f"{cluster.named(cluster.rank)} cannot be connected with the others ({_first_line(error)}): check that they "
-            "can reach each other at the addresses in TF_CONFIG, and start all of them again"
+            f"{cluster.named(cluster.rank)} cannot be connected with the others ({_first_line(error)}): check that "
+            "they can reach each other at the addresses in TF_CONFIG, and start all of them again"
         ) from None
     finally:
         restore_signals()
@@ -80,7 +80,9 @@ def _objection(chiefs: dict[str, Any], others: dict[str, Any]) -> str | None:
         if chiefs[name] != others.get(name):
             return f"{words} differ, {others.get(name)} there and {chiefs[name]} here"
     mine, theirs = chiefs["settings"] or {}, others.get("settings")
-    for name in mine if isinstance(theirs, dict) else ():
+    if not isinstance(theirs, dict):  # it takes whatever the chief runs
+        return None
+    for name in mine:
         if name not in _PLACES and theirs.get(name) != mine[name]:
             option = f"--{name.replace('_', '-')}"
             return f"{option} is {theirs.get(name)!r} there and {mine[name]!r} here; give all workers the same command"

@@ -174,7 +174,7 @@ class Distribution:
     def _summed(self, values: np.ndarray) -> np.ndarray:
         if self.workers == 1:
             return values
-        strategy = self._strategy
+        strategy: Any = self._strategy
         if values.dtype not in self._sums:
 
             def own(value: tf.Tensor) -> tf.Tensor:

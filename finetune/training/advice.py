@@ -33,8 +33,8 @@ def warnings(
     normalised = (config.batch_size or 0) // (1 if config.bn_sync else replicas)
     if batch_statistics and normalised < LEAST_BATCH <= (config.batch_size or 0) and not config.bn_renorm:
         found.append(
-            f"--batch-size {config.batch_size} over {replicas} replicas: each normalises by {normalised} images, too few "
-            "for batch statistics: give --bn-sync, a larger --batch-size, --bn-renorm, or --bn freeze"
+            f"--batch-size {config.batch_size} over {replicas} replicas: each normalises by {normalised} images, too "
+            "few for batch statistics: give --bn-sync, a larger --batch-size, --bn-renorm, or --bn freeze"
         )
     elif batch_statistics and normalised < LEAST_BATCH and not config.bn_renorm:
         found.append(

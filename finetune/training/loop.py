@@ -78,9 +78,7 @@ def train(
     share = Share(distribution.rank, distribution.workers)
     with distribution.scope():
         optimizer = optimizers.build(config, variables, steps=per_epoch * epochs)
-    step = train_step(
-        model, optimizer, variables, label_smoothing=config.label_smoothing, distribution=distribution
-    )
+    step = train_step(model, optimizer, variables, label_smoothing=config.label_smoothing, distribution=distribution)
     evaluator = Evaluator(KerasSubject(model))
     progress, best = _Progress(), {}
     if resume_from is not None:
@@ -127,7 +125,9 @@ def train(
                 saved_at = time.monotonic()
         validation = None
         if dataset.validation is not None:
-            validation = _evaluated(evaluator, batches.evaluation(dataset.validation, config, share=share), distribution)
+            validation = _evaluated(
+                evaluator, batches.evaluation(dataset.validation, config, share=share), distribution
+            )
         _close_epoch(progress, optimizer, validation)
         if config.patience and progress.best_epoch == progress.epoch - 1:
             best = {f"best/{name.split('/')[1]}": value for name, value in model_arrays(model).items()}

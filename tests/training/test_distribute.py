@@ -85,7 +85,12 @@ def slurm(monkeypatch):
 
 def test_a_slurm_step_is_a_cluster(slurm):
     own = slurm(
-        JOB_ID="17", PROCID="2", STEP_NUM_TASKS="3", STEP_NODELIST="n[1-2]", STEP_TASKS_PER_NODE="2,1", SLURMD_NODENAME="n2"
+        JOB_ID="17",
+        PROCID="2",
+        STEP_NUM_TASKS="3",
+        STEP_NODELIST="n[1-2]",
+        STEP_TASKS_PER_NODE="2,1",
+        SLURMD_NODENAME="n2",
     )
     assert own.addresses == ("n1:20017", "n1:20018", "n2:20017")
     assert own.rank == 2
@@ -155,7 +160,10 @@ def test_a_worker_that_does_not_come_is_named(monkeypatch):
     monkeypatch.setenv("FINETUNE_WAIT", "0.7")
     with socket.create_server(("127.0.0.1", 0)) as one:
         port = one.getsockname()[1]
-    for index, words in ((0, "worker 1 (localhost:1) did not come within 0.7 s"), (1, "worker 0 (localhost:1) was not")):
+    for index, words in (
+        (0, "worker 1 (localhost:1) did not come within 0.7 s"),
+        (1, "worker 0 (localhost:1) was not"),
+    ):
         addresses = [f"127.0.0.1:{port}", "localhost:1"][:: -1 if index else 1]
         own = clusters.parse(tf_config({"worker": addresses}, {"type": "worker", "index": index}))
         with pytest.raises(FinetuneError, match="start the same command there") as caught:
@@ -208,9 +216,9 @@ def test_a_batch_that_does_not_divide_is_refused():
     three = Distribution()
     three.replicas = 3
     three.check_batch(1000, 66)
-    with pytest.raises(WrongUse, match="--batch-size 64 is not divisible by the 3 replicas.*--batch-size 63"):
+    with pytest.raises(WrongUse, match=r"--batch-size 64 is not divisible by the 3 replicas.*--batch-size 63"):
         three.check_batch(1000, 64)
-    with pytest.raises(WrongUse, match="the 50 training images, one batch, are not divisible.*--batch-size 48"):
+    with pytest.raises(WrongUse, match=r"the 50 training images, one batch, are not divisible.*--batch-size 48"):
         three.check_batch(50, 66)
     ALONE.check_batch(7, 64)
 
@@ -325,7 +333,9 @@ def test_synchronised_statistics_are_those_of_numpy(mirrored_values):
 
 def test_without_synchronisation_each_share_is_normalised_and_statistics_are_the_mean(mirrored_values):
     shares = np.split(mirrored_values["x"].astype(np.float64), 2)
-    means, variances = ([f(share) for share in shares] for f in (lambda s: s.mean((0, 1, 2)), lambda s: s.var((0, 1, 2))))
+    means, variances = (
+        [f(share) for share in shares] for f in (lambda s: s.mean((0, 1, 2)), lambda s: s.var((0, 1, 2)))
+    )
     expected = [
         (share - mean) / np.sqrt(variance + 1e-3) * [0.5, 1.0, 2.0] + [0.1, 0.2, 0.3]
         for share, mean, variance in zip(shares, means, variances, strict=True)
