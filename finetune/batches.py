@@ -7,16 +7,19 @@ from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find as find_preprocessing
+from finetune.data.share import WHOLE, Share
 
 
-def training(split: Split, config: RunConfig, *, epoch: int, start: int) -> Any:
-    """(images, labels) from batch `start` of `epoch` on: a function of (seed, epoch, batch) and nothing else."""
+def training(split: Split, config: RunConfig, *, epoch: int, start: int, share: Share = WHOLE) -> Any:
+    """(images, labels) from batch `start` of `epoch` on, or a worker's share of each: a function of (seed, epoch,
+    batch) and nothing else."""
     return pipeline.train_batches(
         split,
         augmentation=_augmentation(config),
         seed=config.seed,
         epoch=epoch,
         start_batch=start,
+        share=share,
         **form(config),
     )
 
@@ -26,9 +29,10 @@ def check_augmentation(split: Split, config: RunConfig) -> None:
     pipeline.check_augmentation(split.at(form(config)["image_size"]), _augmentation(config))
 
 
-def evaluation(split: Split, config: RunConfig) -> Any:
-    """(images, labels, counted) in the data's own order, every image counted once, every batch full."""
-    return pipeline.eval_batches(split, **form(config))
+def evaluation(split: Split, config: RunConfig, *, share: Share = WHOLE) -> Any:
+    """(images, labels, counted) in the data's own order, every image counted once, every batch full; or the batches
+    that are a worker's share."""
+    return pipeline.eval_batches(split, share=share, **form(config))
 
 
 def steps_per_epoch(split: Split, config: RunConfig) -> int:

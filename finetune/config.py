@@ -51,6 +51,7 @@ class RunConfig:
     bn_updates: Literal["on", "off"] = "on"
     bn_renorm: bool = False
     bn_zero_debias: bool = False
+    bn_sync: bool = False
     recalibrate_at_end: bool | None = None
     diagnose_every: int | None = None
     tracker: tuple[str, ...] = ()
@@ -64,6 +65,7 @@ class RunConfig:
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     patience: int | None = None
+    distribute: Literal["none", "mirrored", "multi-worker"] = "none"
     seed: int = 0
     deterministic: bool = False
 
@@ -146,6 +148,7 @@ _TAKES: dict[str, _Takes] = {
     "bn_updates": _choice("on", "off"),
     "bn_renorm": _FLAG,
     "bn_zero_debias": _FLAG,
+    "bn_sync": _FLAG,
     "recalibrate_at_end": _FLAG,
     "diagnose_every": _whole(1),
     "tracker": _texts("a list of tensorboard[=DIR] and mlflow[=DIR|URI]"),
@@ -159,6 +162,7 @@ _TAKES: dict[str, _Takes] = {
     "label_smoothing": _fraction(),
     "clip_norm": _number(1e-12, _LARGEST),
     "patience": _whole(1),
+    "distribute": _choice("none", "mirrored", "multi-worker"),
     "seed": _whole(0),
     "deterministic": _FLAG,
 }

@@ -20,3 +20,7 @@ class Interrupted(FinetuneError):
     """Ctrl-C or SIGTERM while a run was training; the run can be resumed (exit code 130)."""
 
     exit_code = 130
+
+
+class WorkerLost(FinetuneError):
+    """Another worker of a distributed run has stopped or cannot be reached; the run can be resumed (exit code 1)."""

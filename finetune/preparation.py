@@ -12,12 +12,14 @@ from finetune import backbone as backbones
 from finetune import batches, freezing, rundata, tracking
 from finetune import config as configs
 from finetune.batchnorm.policy import Rule, parse_bn_rule
+from finetune.batchnorm.surgery import bn_layers
 from finetune.classifier import attach_head
 from finetune.config import RunConfig
 from finetune.data import sources
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
 from finetune.data.preprocessing import find as find_preprocessing
+from finetune.distribution.strategy import ALONE, Distribution
 from finetune.errors import WrongUse
 from finetune.progress import Display
 from finetune.training import advice, defaults
@@ -62,6 +64,11 @@ def check_request(config: RunConfig) -> Request:
         raise WrongUse(
             f"--from-scratch: {spec.id} holds its weights, and not how they were drawn: give the name of its network"
         )
+    if spec.source == "hub" and config.distribute != "none":
+        raise WrongUse(
+            f"--distribute {config.distribute}: {spec.id} is a graph whose variables cannot be copied to several "
+            "replicas: give the name of its network and its weights with --checkpoint, or leave --distribute out"
+        )
     if config.preprocess is not None:
         find_preprocessing(config.preprocess)
     elif not spec.preprocessing:
@@ -76,12 +83,17 @@ def check_request(config: RunConfig) -> Request:
 
 
 def prepare(
-    config: RunConfig, display: Display, *, load_weights: bool, check_data: Callable[[Dataset], None] | None = None
+    config: RunConfig,
+    display: Display,
+    *,
+    load_weights: bool,
+    check_data: Callable[[Dataset], None] | None = None,
+    distribution: Distribution = ALONE,
 ) -> Prepared:
     """Check `config`, read data and weights, build the model and plan what trains.
 
     `load_weights=False` leaves random weights, which a resumed run replaces by its state. `check_data` may refuse the
-    data before anything is built for it. Says what was read once all
+    data before anything is built for it. The model is made in the scope of `distribution`. Says what was read once all
     of it is known to fit together. Raises WrongUse, FinetuneError, CheckpointError.
     """
     request = check_request(config)
@@ -98,23 +110,24 @@ def prepare(
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    backbone = backbones.load(
-        spec,
-        image_size=image_size,
-        checkpoint=Path(config.checkpoint) if config.checkpoint is not None else None,
-        keep_head=len(dataset.class_names) if config.head == "keep" else None,
-        features=config.features,
-        from_scratch=config.from_scratch or not load_weights,
-        bn_epsilon=config.bn_epsilon,
-        bn_renorm=config.bn_renorm,
-        bn_zero_debias=config.bn_zero_debias,
-        progress=display.download,
-    )
-    model = backbone.model
-    if config.head == "swap":
-        model = attach_head(
-            model, len(dataset.class_names), dropout=config.dropout, hidden=config.hidden, seed=config.seed
+    with distribution.scope():
+        backbone = backbones.load(
+            spec,
+            image_size=image_size,
+            checkpoint=Path(config.checkpoint) if config.checkpoint is not None else None,
+            keep_head=len(dataset.class_names) if config.head == "keep" else None,
+            features=config.features,
+            from_scratch=config.from_scratch or not load_weights,
+            bn_epsilon=config.bn_epsilon,
+            bn_renorm=config.bn_renorm,
+            bn_zero_debias=config.bn_zero_debias,
+            progress=display.download,
         )
+        model = backbone.model
+        if config.head == "swap":
+            model = attach_head(
+                model, len(dataset.class_names), dropout=config.dropout, hidden=config.hidden, seed=config.seed
+            )
     plan = freezing.resolve(
         freezing.layer_infos(model, backbone.stages, backbone.scope),
         freeze=request.freeze,
@@ -130,10 +143,13 @@ def prepare(
         photos=isinstance(dataset.train.images, LazyImages),
         everything=any(layer.trains for layer in plan.layers if layer.layer.stage != freezing.HEAD),
     )
+    distribution.check_batch(len(dataset.train), config.batch_size or 1)
     batches.check_augmentation(dataset.train, config)
     per_epoch = batches.steps_per_epoch(dataset.train, config)
     steps = per_epoch * (config.epochs or 0)
     freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on", steps=steps)
+    for layer in bn_layers(model):
+        layer.across_replicas = config.bn_sync
     display.say(f"data: {dataset.source}: {_counts(dataset)}, {len(dataset.class_names)} classes")
     for remark in dataset.remarks:
         display.say(f"data: {remark}")
@@ -148,6 +164,7 @@ def prepare(
         batch_statistics=plan.uses_batch_statistics,
         steps=steps,
         per_epoch=per_epoch,
+        replicas=distribution.replicas,
     ):
         display.warn(concern)
     return Prepared(config, dataset, backbone, model, plan)

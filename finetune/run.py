@@ -16,7 +16,8 @@ from finetune.batchnorm.surgery import bn_layers
 from finetune.checkup import Checkup
 from finetune.config import FORMAT_VERSION, RunConfig
 from finetune.data.dataset import Dataset
-from finetune.errors import FinetuneError, Interrupted
+from finetune.distribution.strategy import ALONE, Distribution
+from finetune.errors import FinetuneError, Interrupted, WorkerLost
 from finetune.evaluation import Evaluator
 from finetune.preparation import Prepared, prepare
 from finetune.progress import Display, Silent, stop_signals
@@ -29,18 +30,28 @@ RECALIBRATION_IMAGES = 10_000
 
 
 def start(
-    config: RunConfig, *, run_dir: Path | None = None, runs_dir: Path = Path("runs"), display: Display | None = None
+    config: RunConfig,
+    *,
+    run_dir: Path | None = None,
+    runs_dir: Path = Path("runs"),
+    display: Display | None = None,
+    distribution: Distribution | None = None,
 ) -> RunDir:
     """Run `config` in a new directory (`run_dir`, or the next free name in `runs_dir`) to its result.
 
     Everything the config says is checked, and data and weights are read, before the directory is made; what fails
-    before the first epoch or saved state takes the directory with it.
+    before the first epoch or saved state takes the directory with it. `distribution` is what `config.distribute` asks
+    for, connected (`finetune.launch`); of several processes only the chief calls this.
     Raises WrongUse, FinetuneError, CheckpointError; Interrupted leaves a run that `resume` continues.
     """
-    display = display or Silent()
+    display, on = display or Silent(), distribution or ALONE
+    if config.distribute != "none" and distribution is None:
+        raise ValueError(
+            f"distribute is '{config.distribute}': call finetune.launch.start, which connects what it takes"
+        )
     check_place(run_dir, runs_dir)
-    prepared = prepare(config, display, load_weights=True)
-    surroundings, digests = environment.describe(), proof.digests(prepared.model)
+    prepared = prepare(config, display, load_weights=True, distribution=on)
+    surroundings, digests = environment.describe() | {"distribution": on.describe()}, proof.digests(prepared.model)
     run = (
         RunDir.create(run_dir)
         if run_dir is not None
@@ -55,15 +66,17 @@ def start(
         models.save_snapshot(run, KerasSubject(prepared.model).snapshot())
         # Last: a directory without it is no run, and nothing would resume it half described.
         run.write("config.json", {"format_version": FORMAT_VERSION, **prepared.config.to_json()})
-        _train_and_finish(run, prepared, display, digests, resume_from=None)
+        _train_and_finish(run, prepared, display, digests, resume_from=None, on=on)
     return run
 
 
-def resume(path: Path, *, display: Display | None = None) -> RunDir:
-    """Continue an interrupted run; a finished one is left as it is."""
-    display = display or Silent()
+def resume(path: Path, *, display: Display | None = None, distribution: Distribution | None = None) -> RunDir:
+    """Continue an interrupted run; a finished one is left as it is. `distribution` as in `start`, and by default none:
+    what a run is distributed over may change between its parts."""
+    display, on = display or Silent(), distribution or ALONE
     run = RunDir.open(path)
     if run.status == "done":
+        on.share(None)
         display.say(f"{run} is finished: nothing to do")
         return run
     with run.locked():
@@ -76,29 +89,51 @@ def resume(path: Path, *, display: Display | None = None) -> RunDir:
             digests = run.read("freeze.json", "digests", "stages")["digests"]
         advice = "put it back, or start a new run with 'finetune run --config'"
         check = partial(rundata.check_unchanged, run, advice=advice)
-        prepared = prepare(config, display, load_weights=state is None, check_data=check)
+        on.share(state is None)
+        prepared = prepare(config, display, load_weights=state is None, check_data=check, distribution=on)
+        there = (run.path / "environment.json").is_file()
+        then = run.read("environment.json").get("distribution", {}).get("replicas", 1) if there else on.replicas
+        if then != on.replicas and prepared.plan.uses_batch_statistics and not config.bn_sync:
+            display.warn(
+                f"the run was started on {then} replicas and goes on on {on.replicas}: without --bn-sync, BatchNorm "
+                "now normalises by another number of images"
+            )
         if state is None:
             digests = proof.digests(prepared.model)
             run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests})
         elif digests.keys() != proof.expected_to_move(prepared.model).keys():
             raise FinetuneError(f"{run.path / 'freeze.json'} is of another model: the run directory is damaged")
-        _train_and_finish(run, prepared, display, digests, resume_from=state)
+        _train_and_finish(run, prepared, display, digests, resume_from=state, on=on)
     return run
 
 
 def _train_and_finish(
-    run: RunDir, prepared: Prepared, display: Display, digests: dict[str, str], *, resume_from: State | None
+    run: RunDir,
+    prepared: Prepared,
+    display: Display,
+    digests: dict[str, str],
+    *,
+    resume_from: State | None,
+    on: Distribution,
 ) -> None:
     """`digests` are the variables' before training: the proof compares with them at the end."""
+    again = "continue with, on every worker" if on.workers > 1 else "continue with"
     try:
         source, settings = models.load_snapshot(run), prepared.config.to_json()
-        with tracking.opened(
-            prepared.config.tracker, run.path, settings=settings, source=source, warn=display.warn
-        ) as trackers:
-            _to_result(run, prepared, display, trackers, digests, resume_from=resume_from)
+        with (
+            on.watching(),
+            tracking.opened(
+                prepared.config.tracker, run.path, settings=settings, source=source, warn=display.warn
+            ) as trackers,
+        ):
+            on.share(str(run))
+            _to_result(run, prepared, display, trackers, digests, resume_from=resume_from, on=on)
+            on.meet()
     except (Interrupted, KeyboardInterrupt) as stopped:
         words = str(stopped) or "interrupted"
-        raise Interrupted(f"{words}; continue with: {run.resume_command}") from None
+        raise Interrupted(f"{words}; {again}: {run.resume_command}") from None
+    except WorkerLost as lost:
+        raise WorkerLost(f"{lost}; {again}: {run.resume_command}") from None
     except OSError as error:
         if run.begun:
             error.add_note(f"continue with: {run.resume_command}")
@@ -113,6 +148,7 @@ def _to_result(
     digests: dict[str, str],
     *,
     resume_from: State | None,
+    on: Distribution,
 ) -> None:
     config, model, dataset = prepared.config, prepared.model, prepared.dataset
     started = time.monotonic()
@@ -120,7 +156,7 @@ def _to_result(
     with stop_signals() as requested:
         checkup = Checkup(prepared, models.load_snapshot(run)) if config.diagnose_every else None
         recorder = _Recorder(run, model, display, trackers, requested, checkup)
-        history = train(model, dataset, config, recorder, resume_from=resume_from)
+        history = train(model, dataset, config, recorder, resume_from=resume_from, distribution=on)
         if requested():
             raise Interrupted("stopped after the last step")
     updates = history[-1]["step"] if prepared.plan.uses_batch_statistics and config.bn_updates == "on" else 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune import config as configs
-from finetune.errors import FinetuneError, Interrupted, WrongUse
+from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
 from finetune.files import finite, read_json, to_json, write_text
 
 Status = Literal["done", "interrupted", "started"]
@@ -147,7 +147,7 @@ class RunDir:
         try:
             yield
         except BaseException as error:
-            stopped = isinstance(error, Interrupted) and (self.path / "config.json").exists()
+            stopped = isinstance(error, Interrupted | WorkerLost) and (self.path / "config.json").exists()
             if not self.begun and not stopped:
                 shutil.rmtree(self.path, ignore_errors=True)
                 with suppress(OSError):  # where another run has moved in meanwhile

@@ -15,6 +15,7 @@ ROOMS = {
     "metrics": "evaluation",
     "comparison": "evaluation",
     "run": "run",
+    "launch": "run",
     "preparation": "run",
     "progress": "run",
     "models": "run",

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from finetune.batchnorm import renorm
+from finetune.batchnorm import renorm, replicas
 from finetune.batchnorm.subject import Statistics
 
 
@@ -27,6 +27,9 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         `batch_norm(zero_debias_moving_mean=True)`: it is the mean of the batches so far, weighted by the decay, and
         nothing of the value before (TensorFlow's `assign_moving_average(zero_debias=True)`). The variance's keeps it.
     run_steps: length of the run in training steps, which the schedule of `renormalise` is laid over.
+    across_replicas: in a training step on several replicas (`tf.distribute`), batch statistics are those of the global
+        batch. Without it each replica normalises by its own share; what moves the moving statistics is then the mean
+        over replicas of what each would feed them, so that they are the same everywhere.
 
     Both need a counter of training steps, `local_step`: it is one of `variables` (a resumed run needs it) and none of
     `weights` (a file of weights has no place for it).
@@ -57,6 +60,7 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         self.renormalise = renormalise
         self.zero_debias = zero_debias
         self.run_steps = run_steps
+        self.across_replicas = False
         self.local_step: keras.Variable | None = None
         self.evaluation: Statistics = "moving"
         self.moments: tuple[tf.Tensor, tf.Tensor, tf.Tensor] | None = None
@@ -89,13 +93,21 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
 
     def _trained(self, x: tf.Tensor) -> tf.Tensor:
         """A training step's outputs; moves what moves, and counts the step."""
-        outputs, mean, variance = self._fused(x, batch=True, affine=not self.renormalise)
         n = _values_per_channel(x)
-        population = variance * ((n - 1.0) / tf.maximum(n, 1.0))
+        if self.across_replicas and replicas.count() > 1:
+            n *= replicas.count()
+            outputs, mean, population = self._synchronised(x)
+            variance = population * (n / tf.maximum(n - 1.0, 1.0))
+        else:
+            outputs, mean, variance = self._fused(x, batch=True, affine=not self.renormalise)
+            population = variance * ((n - 1.0) / tf.maximum(n, 1.0))
         if self.renormalise:
             outputs = self._corrected(outputs, mean, population)
         if self.updates:
-            self._move(mean, variance if self.unbiased else population, population)
+            fed = variance if self.unbiased else population
+            if not self.across_replicas:
+                mean, fed, population = replicas.mean([mean, fed, population])
+            self._move(mean, fed, population)
         if self.local_step is not None:
             self.local_step.assign(self.local_step.value + 1)
         return outputs
@@ -113,6 +125,18 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
             is_training=batch,
         )
         return op.y, op.batch_mean, op.batch_variance
+
+    def _synchronised(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Outputs, and mean and population variance of the global batch, through which gradients pass as well.
+
+        The fused op cannot: it gives no gradient for statistics that are handed to it.
+        """
+        values = tf.cast(x, tf.float32)
+        mean, population = replicas.moments(values)
+        scale = self.gamma.value if self.scale and not self.renormalise else None
+        offset = self.beta.value if self.center and not self.renormalise else None
+        outputs = tf.nn.batch_normalization(values, mean, population, offset, scale, self.epsilon)
+        return tf.cast(outputs, x.dtype), mean, population
 
     def _corrected(self, normalised: tf.Tensor, mean: tf.Tensor, population: tf.Tensor) -> tf.Tensor:
         """Batch renormalisation of what was normalised by the batch, before the moving statistics move."""

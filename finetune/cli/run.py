@@ -101,6 +101,11 @@ class _Decay(click.ParamType[Any]):
     help="Moving means forget where they started at the first update.  [default: off]",
 )
 @click.option(
+    "--bn-sync/--no-bn-sync",
+    default=None,
+    help="With --distribute: batch statistics over the whole batch, not over each replica's share.  [default: off]",
+)
+@click.option(
     "--recalibrate-at-end/--no-recalibrate-at-end", default=None, help="Recompute the moving statistics last."
 )
 @click.option(
@@ -128,6 +133,12 @@ class _Decay(click.ParamType[Any]):
 @click.option("--label-smoothing", type=float, metavar="F", help="[default: 0]")
 @click.option("--clip-norm", type=float, metavar="F", help="Clip the gradients' global norm.")
 @click.option("--patience", type=int, metavar="N", help="Stop after N epochs without a better validation accuracy.")
+@click.option(
+    "--distribute",
+    metavar="none|mirrored|multi-worker",
+    help="mirrored: over the GPUs of this machine. multi-worker: over machines, each of which runs this command, as "
+    "TF_CONFIG or Slurm says. --batch-size is that of all of them together.  [default: none]",
+)
 @click.option("--seed", type=int, metavar="N", help="[default: 0]")
 @click.option("--deterministic", is_flag=True, default=None, help="Bit-identical repeats on one machine; slower.")
 @click.option("--run-dir", type=options.PATH, metavar="DIR", help="Directory of this run; must not exist.")
@@ -160,7 +171,7 @@ def run(
     chosen = {key: _plain(value) for key, value in given.items() if value is not None and value != ()}
     if resume is not None:
         typed = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-        others = [name for name in typed if name not in ("resume", "as_json", "quiet")]
+        others = [name for name in typed if name not in ("resume", "as_json", "quiet", "distribute")]
         if others:
             raise WrongUse(
                 "--resume takes everything from the run's config.json: give no other setting with it "
@@ -173,14 +184,18 @@ def run(
         settings: RunConfig = from_mapping(base, where=str(config or "the options"), options=chosen)
 
     load_tensorflow()
-    from finetune import run as runs
+    from finetune import launch
     from finetune.cli.display import console_display, show_result
 
     with console_display(quiet=quiet) as display:
         if resume is not None:
-            finished = runs.resume(resume, display=display)
+            finished = launch.resume(resume, distribute=chosen.get("distribute"), display=display)
         else:
-            finished = runs.start(settings, run_dir=run_dir, runs_dir=runs_dir, display=display)
+            finished = launch.start(settings, run_dir=run_dir, runs_dir=runs_dir, display=display)
+    if isinstance(finished, launch.Worker):
+        if as_json:
+            options.emit({"run": finished.run, "worker": finished.rank, "workers": finished.workers})
+        return
     result = finished.read("result.json", "test", "bn", "proof", "train_seconds", "peak_memory_mib")
     if as_json:
         options.emit({"run": str(finished), "status": finished.status, **result})

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from finetune.data.share import WHOLE, Share
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -22,8 +24,9 @@ class Augmentation:
     flip: bool
     resized_crop: bool = False
 
-    def augment(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """uint8 `[batch, height, width, 3]` in and out; `seed` int32 `[2]`. The same seed gives the same images.
+    def augment(self, images: tf.Tensor, seed: tf.Tensor, share: Share = WHOLE) -> tf.Tensor:
+        """uint8 `[batch, height, width, 3]` in and out; `seed` int32 `[2]`. The same seed gives the same images,
+        also where `images` are a share of the batch.
 
         `crop_padding` must be smaller than height and width, or there is too little to reflect.
         """
@@ -31,7 +34,8 @@ class Augmentation:
             return images
         batch, height, width = tf.unstack(tf.shape(images)[:3])
         # One named algorithm, so that every device draws the same numbers.
-        down, right, side = tf.unstack(tf.random.stateless_uniform([3, batch, 1], seed, alg="philox"))
+        draws = tf.random.stateless_uniform([3, batch * share.of, 1], seed, alg="philox")
+        down, right, side = tf.unstack(draws[:, batch * share.index : batch * (share.index + 1)])
         rows = tf.range(height) + self._offset(down)
         columns = tf.range(width) + self._offset(right)
         if self.flip:

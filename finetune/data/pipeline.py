@@ -15,6 +15,7 @@ from finetune.data.custom import CustomPreprocessing
 from finetune.data.dataset import Split
 from finetune.data.lazy import random_crops, workers
 from finetune.data.preprocessing import AnyPreprocessing
+from finetune.data.share import WHOLE, Share
 from finetune.errors import FinetuneError, WrongUse
 
 _AT_ONCE = 2
@@ -38,6 +39,7 @@ def train_batches(
     seed: int,
     epoch: int,
     start_batch: int = 0,
+    share: Share = WHOLE,
 ) -> "Batches":
     """One epoch from batch number `start_batch` on: (float32 `[batch, image_size, image_size, 3]`, int64 `[batch]`).
 
@@ -45,6 +47,7 @@ def train_batches(
     one size. A split smaller than that is one batch. Starting later gives exactly the batches that were left.
     Photos are decoded at `image_size`, other images keep their size until they are in the batch; random crops are
     taken from the photo, and depend on (seed, epoch, the image's number in the split) alone.
+    `share` is this worker's part of every batch: all workers' parts together are the batch that one would get.
     Raises WrongUse where the crop padding is not smaller than the images.
     """
     split = split.at(image_size)
@@ -53,7 +56,7 @@ def train_batches(
     order = np.random.default_rng([seed, epoch]).permutation(len(split))
 
     def pick(batch: int) -> tuple[np.ndarray, ...]:
-        chosen = order[batch * size : (batch + 1) * size]
+        chosen = share.rows(order[batch * size : (batch + 1) * size])
         draw = np.random.SeedSequence([seed, epoch, batch]).generate_state(2).astype(np.int32)
         if augmentation.resized_crop:
             images = random_crops(split.images, chosen, image_size, (seed, epoch))
@@ -62,11 +65,12 @@ def train_batches(
         return images, split.labels[chosen], draw
 
     def prepare(images: tf.Tensor, labels: tf.Tensor, draw: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return _prepared(augmentation.augment(images, draw), image_size, preprocessing), labels
+        return _prepared(augmentation.augment(images, draw, share), image_size, preprocessing), labels
 
     numbers = range(start_batch, steps_per_epoch(len(split), batch_size))
     shape = (image_size, image_size, 3) if augmentation.resized_crop else split.images.shape[1:]
-    return _batches(numbers, pick, (*_signature(shape, size), tf.TensorSpec([2], tf.int32)), prepare)
+    signature = (*_signature(shape, size // share.of), tf.TensorSpec([2], tf.int32))
+    return _batches(numbers, pick, signature, prepare)
 
 
 def check_augmentation(split: Split, augmentation: Augmentation) -> None:
@@ -79,12 +83,14 @@ def check_augmentation(split: Split, augmentation: Augmentation) -> None:
         )
 
 
-def eval_batches(split: Split, *, batch_size: int, image_size: int, preprocessing: AnyPreprocessing) -> "Batches":
+def eval_batches(
+    split: Split, *, batch_size: int, image_size: int, preprocessing: AnyPreprocessing, share: Share = WHOLE
+) -> "Batches":
     """Every image once, in the split's order: (images as in training, int64 labels, bool `[batch]` counted).
 
     Every batch is full, so that batch statistics are always taken over `batch_size` images: the last one is filled
     up at its front with the images before it, whose `counted` is False. A split smaller than a batch is one batch.
-    Of photos, the centre square at `image_size` is taken.
+    Of photos, the centre square at `image_size` is taken. `share` are this worker's batches, each of them whole.
     """
     split = split.at(image_size)
     size = min(batch_size, len(split))
@@ -98,7 +104,7 @@ def eval_batches(split: Split, *, batch_size: int, image_size: int, preprocessin
     def prepare(images: tf.Tensor, labels: tf.Tensor, counted: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return _prepared(images, image_size, preprocessing), labels, counted
 
-    numbers = range(-(-len(split) // size))
+    numbers = share.numbers(range(-(-len(split) // size)))
     if len(numbers) <= _AT_ONCE:
         return Batches(_AtOnce(numbers, lambda number: prepare(*map(tf.convert_to_tensor, pick(number)))), [])
     return _batches(numbers, pick, (*_signature(split.images.shape[1:], size), tf.TensorSpec([size], tf.bool)), prepare)
@@ -173,7 +179,7 @@ def _batches(
     # tf.data's own tuning and graph rewriting take 150 ms an epoch and have nothing to choose here.
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
-    source = tf.data.Dataset.range(numbers.start, numbers.stop)
+    source = tf.data.Dataset.range(numbers.start, numbers.stop, numbers.step)
     as_written = tf.autograph.experimental.do_not_convert(batch)
     ready = source.map(as_written, num_parallel_calls=min(4, workers()), deterministic=True)
     return Batches(ready.prefetch(_AHEAD).with_options(options), failures)

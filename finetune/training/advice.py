@@ -10,10 +10,13 @@ LEAST_BATCH = 16
 """Under this many images batch statistics are noisy: the error rises (Wu & He 2018, arXiv 1803.08494, figure 1)."""
 
 
-def warnings(config: RunConfig, spec: BackboneSpec, *, batch_statistics: bool, steps: int, per_epoch: int) -> list[str]:
+def warnings(
+    config: RunConfig, spec: BackboneSpec, *, batch_statistics: bool, steps: int, per_epoch: int, replicas: int = 1
+) -> list[str]:
     """One sentence a concern, for a completed config.
 
-    batch_statistics: whether any BN layer normalises by them in training. steps: of the whole run.
+    batch_statistics: whether any BN layer normalises by them in training. steps: of the whole run. replicas: over how
+    many the batch is divided.
     """
     found = []
     if batch_statistics and config.bn_updates == "off":
@@ -27,7 +30,13 @@ def warnings(config: RunConfig, spec: BackboneSpec, *, batch_statistics: bool, s
             f"--bn-decay {config.bn_decay:g} leaves {left:.0%} of the starting statistics after {steps} updates: "
             f"give --bn-decay {auto_decay(per_epoch, steps):g} (or auto), more --epochs, or --recalibrate-at-end"
         )
-    if batch_statistics and (config.batch_size or 0) < LEAST_BATCH and not config.bn_renorm:
+    normalised = (config.batch_size or 0) // (1 if config.bn_sync else replicas)
+    if batch_statistics and normalised < LEAST_BATCH <= (config.batch_size or 0) and not config.bn_renorm:
+        found.append(
+            f"--batch-size {config.batch_size} over {replicas} replicas: each normalises by {normalised} images, too "
+            "few for batch statistics: give --bn-sync, a larger --batch-size, --bn-renorm, or --bn freeze"
+        )
+    elif batch_statistics and normalised < LEAST_BATCH and not config.bn_renorm:
         found.append(
             f"--batch-size {config.batch_size} is too small for batch statistics: give {LEAST_BATCH} or more, "
             "--bn-renorm, or --bn freeze"

@@ -13,6 +13,8 @@ from finetune import batches
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset
+from finetune.data.share import Share
+from finetune.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation import Evaluation, Evaluator
 from finetune.training import optimizer as optimizers
@@ -58,20 +60,25 @@ def train(
     observer: Observer,
     *,
     resume_from: State | None = None,
+    distribution: Distribution = ALONE,
     save_seconds: float = 300.0,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on a completed `config`; returns one row per epoch.
 
     The layers' switches (`finetune.freezing.apply`) must have been set. The batches, their order and their
     augmentation are functions of (seed, epoch, batch), so a resumed run sees what an unbroken one would have.
+    With a `distribution`, `model` was made in its scope, every process calls this, and the chief alone has a state to
+    resume from and is asked to save one.
     With `patience`, the weights of the best validation epoch are put back at the end.
     Raises FinetuneError when a loss is not finite, Interrupted when the observer asked to stop (state saved).
     """
     split, epochs = dataset.train, config.epochs or 0
     per_epoch = batches.steps_per_epoch(split, config)
     variables = model.trainable_variables
-    optimizer = optimizers.build(config, variables, steps=per_epoch * epochs)
-    step = train_step(model, optimizer, variables, label_smoothing=config.label_smoothing)
+    share = Share(distribution.rank, distribution.workers)
+    with distribution.scope():
+        optimizer = optimizers.build(config, variables, steps=per_epoch * epochs)
+    step = train_step(model, optimizer, variables, label_smoothing=config.label_smoothing, distribution=distribution)
     evaluator = Evaluator(KerasSubject(model))
     progress, best = _Progress(), {}
     if resume_from is not None:
@@ -79,17 +86,23 @@ def train(
         put_back(model.variables, resume_from.arrays, "model")
         put_back(optimizer.variables, resume_from.arrays, "optimizer")
         best = {name: value for name, value in resume_from.arrays.items() if name.startswith("best/")}
+    if distribution.share(resume_from is not None):
+        progress = _Progress(**distribution.share(dataclasses.asdict(progress)))
+        distribution.give_out([*model.variables, *optimizer.variables])
+    distribution.part_seeds(model)
 
     def save() -> None:
+        if not distribution.is_chief:
+            return
         arrays = model_arrays(model) | optimizer_arrays(optimizer) | best
         observer.save(State(arrays, dataclasses.asdict(progress), config.to_json()))
 
     saved_at = time.monotonic()
     while progress.epoch < epochs and not _out_of_patience(progress, config):
         tick = time.monotonic()
-        for images, labels in batches.training(split, config, epoch=progress.epoch, start=progress.batch):
+        for images, labels in batches.training(split, config, epoch=progress.epoch, start=progress.batch, share=share):
             loss_sum, correct = (float(value) for value in step(images, labels))
-            count = int(labels.shape[0])
+            count = int(labels.shape[0]) * distribution.workers
             done = progress.epoch * per_epoch + progress.batch + 1
             if not math.isfinite(loss_sum):
                 raise FinetuneError(
@@ -104,7 +117,7 @@ def train(
             observer.on_step(
                 epoch=progress.epoch + 1, step=done, steps=per_epoch * epochs, images=count, loss=loss_sum / count
             )
-            if observer.stop_requested():
+            if distribution.any(observer.stop_requested()):
                 save()
                 raise Interrupted(f"stopped at step {done} of {per_epoch * epochs}")
             if time.monotonic() - saved_at > save_seconds:
@@ -112,7 +125,9 @@ def train(
                 saved_at = time.monotonic()
         validation = None
         if dataset.validation is not None:
-            validation = evaluator.evaluate(batches.evaluation(dataset.validation, config))
+            validation = _evaluated(
+                evaluator, batches.evaluation(dataset.validation, config, share=share), distribution
+            )
         _close_epoch(progress, optimizer, validation)
         if config.patience and progress.best_epoch == progress.epoch - 1:
             best = {f"best/{name.split('/')[1]}": value for name, value in model_arrays(model).items()}
@@ -121,7 +136,18 @@ def train(
         saved_at = time.monotonic()
     if best:
         put_back(model.variables, best, "best")
+    if config.patience:
+        distribution.give_out(model.variables)
     return progress.history
+
+
+def _evaluated(evaluator: Evaluator, part: Any, distribution: Distribution) -> Evaluation:
+    """The evaluation of all processes' parts together: each has batches of its own, or none."""
+    own = evaluator.evaluate(part) if len(part) else Evaluation(0, 0, 0, 0.0)
+    if distribution.workers == 1:
+        return own
+    examples, correct, top5, loss = distribution.sum_over_workers(list(dataclasses.astuple(own)))
+    return Evaluation(int(examples), int(correct), int(top5), loss)
 
 
 def _continued(state: State) -> _Progress:
@@ -136,7 +162,7 @@ def _close_epoch(progress: _Progress, optimizer: keras.optimizers.Optimizer, val
     row: dict[str, Any] = {
         "kind": "epoch",
         "epoch": progress.epoch + 1,
-        "step": int(optimizer.iterations),
+        "step": int(optimizer.iterations.numpy()),
         "train_loss": progress.loss_sum / progress.seen,
         "train_accuracy": progress.correct / progress.seen,
         "learning_rate": float(np.asarray(optimizer.learning_rate)),

@@ -6,17 +6,26 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from finetune.distribution.strategy import ALONE, Distribution
+
 Step = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def train_step(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, variables: list[Any], *, label_smoothing: float
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    variables: list[Any],
+    *,
+    label_smoothing: float,
+    distribution: Distribution = ALONE,
 ) -> Step:
     """A function of images float32 `[batch, height, width, 3]` and labels int64 `[batch]`.
 
     It runs one update of `variables` and of the moving statistics that update, and returns the summed loss and the
     number of correct predictions of the batch as it was before the update, under batch statistics where they
     normalise. Only `variables` are watched: nothing below the first of them is kept for a gradient.
+    Where `distribution` has several replicas, the images are this process's share of the global batch, the gradient
+    and what is returned are those of the whole, and the gradient is clipped as a whole.
     """
     classes = model.output_shape[-1]
     values = [variable.value for variable in variables]
@@ -25,16 +34,24 @@ def train_step(
         tf.TensorSpec([None], tf.int64),
     ]
 
-    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
-    def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    if distribution.replicas > 1:
+        # Keras clips each replica's own gradient and sums what is left of them; here the sum is clipped.
+        optimizer._all_reduce_sum_gradients = lambda pairs: pairs
+
+    def replica(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         targets = tf.one_hot(labels, classes) * (1.0 - label_smoothing) + label_smoothing / classes
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             logits = model(images, training=True)
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-            loss = tf.reduce_mean(losses)
-        optimizer.apply(tape.gradient(loss, values), variables)
+            # The replicas hold equal parts: the sum of their gradients is that of the mean over the global batch.
+            loss = tf.reduce_mean(losses) / distribution.replicas
+        optimizer.apply(distribution.all_sum(tape.gradient(loss, values)), variables)
         correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, axis=-1), labels), tf.int64))
-        return tf.reduce_sum(losses), correct
+        return distribution.all_sum(tf.reduce_sum(losses)), distribution.all_sum(correct)
+
+    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+    def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return distribution.on_replicas(replica, images, labels)  # type: ignore[no-any-return]
 
     return step  # type: ignore[no-any-return]

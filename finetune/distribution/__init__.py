@@ -1,0 +1,1 @@
+"""One run on several devices or machines, by `tf.distribute`."""
