@@ -43,6 +43,7 @@ def test_the_run_directory(finished):
     assert sorted(path.name for path in run.iterdir()) == [
         *(
             ".lock",
+            "MODEL_CARD.md",
             "bn_source.npz",
             "checkpoints",
             "config.json",
@@ -51,7 +52,7 @@ def test_the_run_directory(finished):
             "freeze.json",
             "load.json",
         ),
-        *("metrics.jsonl", "model.keras", "result.json"),
+        *("metrics.csv", "metrics.jsonl", "model.keras", "predictions.npz", "result.json"),
     ]
     assert not list((run / "checkpoints").iterdir())
     config, result, load = (read(run, name) for name in ("config.json", "result.json", "load.json"))
