@@ -17,6 +17,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.config import RunConfig
 from finetune.data import image_files
+from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.data.sources.assembly import Progress, printable
 from finetune.errors import FinetuneError, WrongUse
 from finetune.export.keras import CARD
@@ -163,9 +164,20 @@ def _exported(path: Path) -> _Classifier:
             f"{path} prepares its pixels itself (--with-preprocessing), and is for other programs: give the run, or an "
             "export without"
         )
-    config = RunConfig(str(card.get("backbone", "")), image_size=size, preprocess=preprocess, batch_size=32)
-    shape = (int(native[0]), int(native[1])) if native else None
-    return _Classifier(adopt(model, unbiased=False), config, _checked(names, model, path), shape)
+    if not isinstance(preprocess, str) or preprocess not in PREPROCESSINGS:
+        # MODULE:FUNCTION would be code that the file chooses; it is run only where the user's own run names it.
+        raise FinetuneError(
+            f"{path} asks for the preprocessing {preprocess!r}: expected one of {', '.join(PREPROCESSINGS)}; give the "
+            "run it was exported from"
+        )
+    shape = native or [1, 1]
+    if not isinstance(shape, list) or len(shape) != 2 or any(type(side) is not int or side < 1 for side in shape):
+        raise FinetuneError(f"{path}: its {CARD} has data_image_shape {native!r}: export it again")
+    if model.input_shape != (None, size, size, 3):
+        raise FinetuneError(f"{path} takes {list(model.input_shape)}, but its {CARD} says {size!r} px: export it again")
+    config = RunConfig("", image_size=size, preprocess=preprocess, batch_size=32)
+    sides = (shape[0], shape[1]) if native else None
+    return _Classifier(adopt(model, unbiased=False), config, _checked(names, model, path), sides)
 
 
 def _checked(names: Any, model: keras.Model, path: Path) -> tuple[str, ...]:

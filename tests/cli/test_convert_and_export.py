@@ -94,3 +94,26 @@ def test_a_run_is_exported(finished: tuple, tmp_path: Path) -> None:
         "logits",
         True,
     )
+
+
+def test_exports_are_tried_out_and_the_table_says_so(finished: tuple, tmp_path: Path) -> None:
+    run, _ = finished
+    result = typed(f"export {run} --format tflite --out {tmp_path}/m.tflite --images 100 --quiet")
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert next(row for row in rows if row[:1] == ["tflite"])[2:4] == ["+0.00%", "100.00%"]
+    assert "100 test images; each by its own runtime" in result.stdout
+    as_json = typed(f"export {run} --format keras --format slim --out {tmp_path}/two --images 100 --json")
+    told = json.loads(as_json.stdout)
+    assert [one["format"] for one in told["exports"]] == ["keras", "slim"]
+    assert all(one["evaluation"]["agreement"] == 1.0 for one in told["exports"])
+    assert told["run"]["accuracy"] == told["exports"][0]["evaluation"]["accuracy"]
+
+
+def test_an_accuracy_not_reached_is_exit_1_and_no_file(finished: tuple, tmp_path: Path) -> None:
+    line = f"export {finished[0]} --format keras --format onnx --out {tmp_path}/new --images 50 --assert-accuracy 1"
+    result = typed(line)
+    assert result.exit_code == 1
+    assert "--assert-accuracy 1: the keras export has 0." in result.stderr
+    assert tree(tmp_path) == {}
+    assert typed(line.replace("accuracy 1", "accuracy 90")).exit_code == 2

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 
 import keras
@@ -86,6 +87,35 @@ def test_an_exported_keras_file_gives_the_same(finished: tuple, images: Path, tm
     assert inside.exit_code == 0, inside.output
     refused = typed(f"predict {tmp_path}/p.keras {images}")
     assert "prepares its pixels itself" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"preprocess": "os:system"}, "asks for the preprocessing 'os:system'"),
+        ({"image_size": "16"}, "says '16' px"),
+        ({"data_image_shape": [0, "x"]}, "has data_image_shape"),
+        ({"class_names": ["one"]}, "which the class names kept with it do not fit"),
+    ],
+)
+def test_an_exported_file_decides_nothing_but_what_it_may(
+    entry: dict, words: str, finished: tuple, images: Path, tmp_path: Path
+) -> None:
+    model = keras.models.load_model(finished[0] / "model.keras")
+    model.save(tmp_path / "m.keras")
+    card = {"class_names": ["x"] * 10, "image_size": 16, "preprocess": "unit", "preprocessing_inside": False}
+    with zipfile.ZipFile(tmp_path / "m.keras", "a") as archive:
+        archive.writestr("finetune.json", json.dumps({"data_image_shape": None, **card, **entry}))
+    result = typed(f"predict {tmp_path}/m.keras {images}")
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert result.stderr.count("Error:") == 1
+
+
+def test_a_file_of_nobody_knows_whom_is_refused(finished: tuple, images: Path, tmp_path: Path) -> None:
+    keras.models.load_model(finished[0] / "model.keras").save(tmp_path / "m.keras")
+    result = typed(f"predict {tmp_path}/m.keras {images}")
+    assert "does not say what its classes are" in result.stderr
 
 
 @pytest.mark.parametrize(
