@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from finetune.batchnorm.policy import check_decay
+from finetune.contradictions import refuse_contradictions
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import read_json
 
@@ -32,6 +33,7 @@ class RunConfig:
     data_dir: str | None = None
     from_scratch: bool = False
     examples: int | None = None
+    few_shot: int | None = None
     test: float = 0.2
     validation: float = 0.05
     skip_bad_images: bool = False
@@ -126,6 +128,7 @@ _TAKES: dict[str, _Takes] = {
     "data_dir": _path(),
     "from_scratch": _FLAG,
     "examples": _whole(1),
+    "few_shot": _whole(1),
     "test": _number(1e-6, 0.999),
     "validation": _fraction(),
     "skip_bad_images": _FLAG,
@@ -228,16 +231,7 @@ def check(config: RunConfig, *, where: str | None = None, options: Collection[st
             raise _wrong(name, list(value) if isinstance(value, tuple) else value, takes, at)
     if config.bn_decay != "auto":
         check_decay(config.bn_decay)
-    if config.from_scratch and config.checkpoint is not None:
-        raise WrongUse("--from-scratch and --checkpoint contradict each other: give one of them")
-    for name, given in (
-        ("--from-scratch", config.from_scratch),
-        ("--hidden", config.hidden is not None),
-        ("--dropout", config.dropout > 0),
-        ("--features", config.features is not None),
-    ):
-        if config.head == "keep" and given:
-            raise WrongUse(f"--head keep and {name} contradict each other, the head is the file's: give one of them")
+    refuse_contradictions(config)
     return config
 
 

@@ -24,6 +24,7 @@ ROOMS = {
     "export": "run",
     "checkup": "run",
     "conversion": "run",
+    "contradictions": "config",
     "errors": None,
     "files": None,
     "_version": None,

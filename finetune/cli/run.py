@@ -39,6 +39,7 @@ class _Decay(click.ParamType[Any]):
 @options.DATA
 @options.DATA_DIR
 @click.option("--examples", type=int, metavar="N", help="Train on N images, the same share of every class.")
+@click.option("--few-shot", type=int, metavar="K", help="Train on K images of every class, drawn by the seed.")
 @click.option(
     "--test", type=float, metavar="F", help="Share held out as test images where the data has none.  [default: 0.2]"
 )
