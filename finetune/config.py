@@ -65,6 +65,7 @@ class RunConfig:
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     patience: int | None = None
+    tta: Literal["flip"] | None = None
     seed: int = 0
     deterministic: bool = False
 
@@ -160,6 +161,7 @@ _TAKES: dict[str, _Takes] = {
     "label_smoothing": _fraction(),
     "clip_norm": _number(1e-12, _LARGEST),
     "patience": _whole(1),
+    "tta": _choice("flip"),
     "seed": _whole(0),
     "deterministic": _FLAG,
 }

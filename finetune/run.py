@@ -18,6 +18,7 @@ from finetune.config import FORMAT_VERSION, RunConfig
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation import Evaluator
+from finetune.mirroring import Mirrored
 from finetune.preparation import Prepared, prepare
 from finetune.progress import Display, Silent, stop_signals
 from finetune.rundir import RunDir, check_place
@@ -124,6 +125,10 @@ def _to_result(
         "is_training_false": evaluator.evaluate(batches.evaluation(dataset.test, config), "moving"),
         "is_training_true": evaluator.evaluate(batches.evaluation(dataset.test, config), "batch"),
     }
+    flipped = None
+    if config.tta == "flip":
+        both = Evaluator(Mirrored(KerasSubject(model)), on_batch=display.batch)
+        flipped = both.evaluate(batches.evaluation(dataset.test, config), "moving")
     models.save(model, run.model_path)
     rows = [*history, *({"kind": "test", "statistics": name, **value.to_json()} for name, value in test.items())]
     run.write_metrics(rows)
@@ -132,6 +137,7 @@ def _to_result(
         "result.json",
         {
             "test": {name: value.to_json() for name, value in test.items()},
+            "tta": {"kind": config.tta, "is_training_false": flipped.to_json()} if flipped else None,
             "validation_accuracy": history[-1].get("validation_accuracy"),
             "bn": {
                 "layers": len(bn_layers(model)),

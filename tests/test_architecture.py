@@ -11,6 +11,7 @@ ROOMS = {
     "freezing": "backbone",
     "evaluation": "evaluation",
     "batches": "evaluation",
+    "mirroring": "evaluation",
     "run": "run",
     "preparation": "run",
     "progress": "run",

@@ -147,6 +147,12 @@ def show_result(run: "RunDir", result: dict[str, Any]) -> None:
         f"is_training=True {test['is_training_true']['accuracy']:.1%}   "
         f"({test['is_training_false']['examples']} images)"
     )
+    if averaged := result.get("tta"):
+        scored = averaged["is_training_false"]
+        out.print(
+            f"test-time flip is_training=False {scored['accuracy']:.1%} (± {scored['standard_error']:.1%}), averaged "
+            "with the mirror images"
+        )
     if bn["layers"]:
         means = " (of the means nothing)" if bn["zero_debias"] and bn["updates"] else ""
         out.print(

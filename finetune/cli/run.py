@@ -122,6 +122,11 @@ class _Decay(click.ParamType[Any]):
 @click.option("--label-smoothing", type=float, metavar="F", help="[default: 0]")
 @click.option("--clip-norm", type=float, metavar="F", help="Clip the gradients' global norm.")
 @click.option("--patience", type=int, metavar="N", help="Stop after N epochs without a better validation accuracy.")
+@click.option(
+    "--tta",
+    metavar="flip",
+    help="Also score the averaged probabilities of every test image and its mirror image.",
+)
 @click.option("--seed", type=int, metavar="N", help="[default: 0]")
 @click.option("--deterministic", is_flag=True, default=None, help="Bit-identical repeats on one machine; slower.")
 @click.option("--run-dir", type=options.PATH, metavar="DIR", help="Directory of this run; must not exist.")

@@ -143,6 +143,10 @@ NAMES = [
     ("run SMALL more", 2, "more", "finetune run --help"),
     ("rum SMALL", 2, "rum", "'run'", "finetune --help"),
     ("backbones show resnet_v1_5", 2, "did you mean resnet_v1_50?"),
+    ("run SMALL --tta flop", 2, "--tta 'flop'", "did you mean flip?"),
+    ("evaluate run --tta flop", 2, "'flop'", "'flip'"),
+    ("run SMALL --few-shot 2", 2, "--examples and --few-shot", "give one of them"),
+    ("run --backbone resnet_v1_demo --data demo-target --few-shot 9999", 2, "--few-shot 9999", "200 training images"),
     ("evaluate run --split tset", 2, "'tset'", "'validation'"),
 ]
 
@@ -151,7 +155,7 @@ NOT_NUMBERS = [
     for option in (
         *("bn-decay", "bn-epsilon", "validation", "dropout", "learning-rate", "weight-decay", "warmup"),
         *("label-smoothing", "clip-norm", "examples", "image-size", "crop-padding", "hidden", "epochs"),
-        *("batch-size", "patience", "seed"),
+        *("batch-size", "patience", "seed", "few-shot"),
     )
     for value in ("abc", "''", "0,5", "nan", "inf", "-1")
 ]
@@ -160,7 +164,16 @@ NUMBERS = [
     *((f"run SMALL --bn-decay {value}", 2, value, "outside (0, 1)", "auto") for value in ("0", "1", "1.5", "-0.5")),
     *(
         (f"run SMALL --{option} 0", 2, f"--{option} 0", "expected")
-        for option in ("examples", "image-size", "hidden", "epochs", "batch-size", "patience", "learning-rate")
+        for option in (
+            "examples",
+            "few-shot",
+            "image-size",
+            "hidden",
+            "epochs",
+            "batch-size",
+            "patience",
+            "learning-rate",
+        )
     ),
     *((f"run SMALL --{option} 1", 2, f"--{option} 1", "not including 1") for option in ("validation", "dropout")),
     ("run SMALL --seed 99999999999", 2, "99999999999", "2^31 - 1"),

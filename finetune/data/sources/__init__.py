@@ -45,8 +45,8 @@ def load_dataset(
     fraction in [0, 1), are taken out of it, unless the data has its own, which are then used (but for 0). Both are
     drawn by `seed`, stratified; the test images never change, but where the data has none, and the fraction `test`
     is drawn by the seed as well. `shots` instead of `examples` are that many training images of every class, all of
-    which train: the validation images are a fraction of that number, but others. `skip_bad_images` leaves damaged photos out. `progress` hears of downloads in
-    bytes, `looking` how many photos have been looked through.
+    which train: the validation images are a fraction of that number, but others. `skip_bad_images` leaves damaged
+    photos out. `progress` hears of downloads in bytes, `looking` how many photos have been looked through.
 
     Raises WrongUse for an unknown name (with the nearest), for a `data_dir` that would not be read, and for an
     impossible number; FinetuneError for files.
