@@ -59,6 +59,7 @@ class RunConfig:
     batch_size: int | None = None
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: float | None = None
+    layer_decay: float | None = None
     weight_decay: float | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.1
@@ -155,6 +156,7 @@ _TAKES: dict[str, _Takes] = {
     "batch_size": _whole(1),
     "optimizer": _choice("sgd", "adamw"),
     "learning_rate": _number(1e-12, _LARGEST),
+    "layer_decay": _number(1e-3, 1),
     "weight_decay": _fraction(),
     "schedule": _choice("cosine", "constant"),
     "warmup": _fraction(),

@@ -4,8 +4,8 @@ Freeze rules decide first, BN rules last; a BN layer that no BN rule names follo
 TensorFlow until `apply`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -55,12 +55,17 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class FreezePlan:
-    """The resolved rules, a line per layer that has variables, in the model's order."""
+    """The resolved rules, a line per layer that has variables, in the model's order.
+
+    rates: stage -> what multiplies its learning rate; empty where all stages have the same.
+    """
 
     layers: tuple[LayerPlan, ...]
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     def stages(self) -> list[dict[str, Any]]:
-        """One row per stage: how many layers train, how many BN layers there are and under which policies."""
+        """One row per stage: how many layers train, how many BN layers there are and under which policies; with
+        `rates` also what multiplies its learning rate, None where nothing trains."""
         rows: dict[str, dict[str, Any]] = {}
         for plan in self.layers:
             row = rows.setdefault(plan.layer.stage, {"stage": plan.layer.stage, "layers": 0, "training": 0, "bn": {}})
@@ -69,6 +74,10 @@ class FreezePlan:
                 row["training"] += plan.trains
             else:
                 row["bn"][plan.bn.name] = row["bn"].get(plan.bn.name, 0) + 1
+        if self.rates:
+            training = {plan.layer.stage for plan in self.layers if plan.trains}
+            for stage, row in rows.items():
+                row["learning_rate"] = self.rates[stage] if stage in training else None
         return list(rows.values())
 
     @property
@@ -83,8 +92,14 @@ def resolve(
     freeze: Sequence[Rule] = (),
     freeze_until: str | None = None,
     bn: Sequence[Rule] = (),
+    layer_decay: float | None = None,
 ) -> FreezePlan:
-    """The plan for `layers`. Raises WrongUse for an unknown stage or a pattern that matches nothing."""
+    """The plan for `layers`. Raises WrongUse for an unknown stage or a pattern that matches nothing.
+
+    `layer_decay` multiplies the learning rate once for every stage from the top: the head's is kept, the top stage's
+    is multiplied by it, the next one's by its square (BEiT, Bao et al. 2022, appendix; the discriminative rates of
+    ULMFiT, Howard & Ruder 2018, section 3.2, there 1/2.6).
+    """
     backbone = [layer for layer in layers if layer.stage != HEAD]
     stages = list(dict.fromkeys(layer.stage for layer in backbone))
     frozen_stages: set[str] = set()
@@ -104,7 +119,10 @@ def resolve(
             policy = POLICIES[_first_match(bn, layer) or ("train" if trains else "freeze")]
             trains = policy.affine
         plans.append(LayerPlan(layer, trains, policy))
-    return FreezePlan(tuple(plans))
+    rates = {}
+    if layer_decay is not None:
+        rates = {stage: layer_decay**above for above, stage in enumerate(reversed(stages), start=1)} | {HEAD: 1.0}
+    return FreezePlan(tuple(plans), rates)
 
 
 def parse_freeze_rule(text: str) -> Rule:
@@ -154,6 +172,21 @@ def apply(
                 layer.momentum = decay
             if isinstance(layer, BatchNorm):
                 layer.run_steps = steps
+
+
+def rates_by_variable(model: "keras.Model", plan: FreezePlan) -> dict[str, float]:
+    """Path of each variable -> what multiplies its learning rate; empty where all have the same."""
+    from finetune.batchnorm.surgery import parts
+
+    if not plan.rates:
+        return {}
+    stage_of = {layer_plan.layer.name: layer_plan.layer.stage for layer_plan in plan.layers}
+    return {
+        variable.path: plan.rates[stage_of[part.name]]
+        for part in parts(model)
+        if part.name in stage_of
+        for variable in part.weights
+    }
 
 
 def _first_match(rules: Sequence[Rule], layer: LayerInfo) -> str | None:

@@ -1,5 +1,6 @@
 """Test-time flip: an image and its mirror image are looked at, and their probabilities averaged."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -30,7 +31,7 @@ class Mirrored:
         return self._subject.outputs
 
     @property
-    def layers(self) -> list[BNInfo]:
+    def layers(self) -> Sequence[BNInfo]:
         """The subject's."""
         return self._subject.layers
 

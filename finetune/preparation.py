@@ -119,6 +119,7 @@ def prepare(
         freeze=request.freeze,
         freeze_until=config.freeze_until,
         bn=request.bn,
+        layer_decay=config.layer_decay,
     )
     backbones.check_plan(model, plan)
     config = defaults.complete(

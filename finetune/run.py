@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from finetune import batches, environment, models, proof
+from finetune import batches, environment, freezing, models, proof
 from finetune import config as configs
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
@@ -111,7 +111,8 @@ def _to_result(
     with stop_signals() as requested:
         checkup = Checkup(prepared, models.load_snapshot(run)) if config.diagnose_every else None
         recorder = _Recorder(run, display, requested, checkup)
-        history = train(model, dataset, config, recorder, resume_from=resume_from)
+        rates = freezing.rates_by_variable(model, prepared.plan)
+        history = train(model, dataset, config, recorder, rates=rates, resume_from=resume_from)
         if requested():
             raise Interrupted("stopped after the last step")
     updates = history[-1]["step"] if prepared.plan.uses_batch_statistics and config.bn_updates == "on" else 0

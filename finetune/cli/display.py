@@ -50,10 +50,12 @@ class ConsoleDisplay:
         """What trains and which statistics each stage uses."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         counts = ("weight layers", "that train", "BN layers")
-        for column in ("stage", *counts, "BN policy", "statistics"):
+        rows, extra = plan.stages(), {"learning_rate": "rate"}
+        extra = {key: words for key, words in extra.items() if any(row.get(key) is not None for row in rows)}
+        for column in ("stage", *counts, "BN policy", "statistics", *extra.values()):
             table.add_column(column, justify="right" if column in counts else "left")
         moves = "updating" if config.bn_updates == "on" else "NOT updating"
-        for row in plan.stages():
+        for row in rows:
             bn = row["bn"]
             table.add_row(
                 row["stage"],
@@ -62,6 +64,7 @@ class ConsoleDisplay:
                 str(sum(bn.values())) if bn else "",
                 ", ".join(f"{name} {count}" if len(bn) > 1 else name for name, count in bn.items()),
                 ", ".join(dict.fromkeys(_STATISTICS[name].replace("updating", moves) for name in bn)),
+                *("" if row[key] is None else f"x {row[key]:.3g}" for key in extra),
             )
         self._console.print(table)
         updates = "" if config.bn_updates == "on" else ", updates OFF (the forgotten UPDATE_OPS)"

@@ -115,6 +115,12 @@ class _Decay(click.ParamType[Any]):
 @click.option("--optimizer", metavar="NAME", help="adamw or sgd (Nesterov momentum 0.9).  [default: adamw]")
 @click.option("--learning-rate", type=float, metavar="F", help="Peak learning rate.  [default: by optimizer and batch]")
 @click.option(
+    "--layer-decay",
+    type=float,
+    metavar="F",
+    help="Multiplies the learning rate once for every stage from the top: 0.8 gives 0.8, 0.64, ... below the head.",
+)
+@click.option(
     "--weight-decay", type=float, metavar="F", help="Decoupled; not on BN and biases.  [default: by optimizer]"
 )
 @click.option("--schedule", metavar="KIND", help="cosine or constant.  [default: cosine]")

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -57,12 +58,14 @@ def train(
     config: RunConfig,
     observer: Observer,
     *,
+    rates: Mapping[str, float] | None = None,
     resume_from: State | None = None,
     save_seconds: float = 300.0,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on a completed `config`; returns one row per epoch.
 
-    The layers' switches (`finetune.freezing.apply`) must have been set. The batches, their order and their
+    The layers' switches (`finetune.freezing.apply`) must have been set; `rates` multiplies the learning rate of each
+    variable by its path. The batches, their order and their
     augmentation are functions of (seed, epoch, batch), so a resumed run sees what an unbroken one would have.
     With `patience`, the weights of the best validation epoch are put back at the end.
     Raises FinetuneError when a loss is not finite, Interrupted when the observer asked to stop (state saved).
@@ -70,7 +73,7 @@ def train(
     split, epochs = dataset.train, config.epochs or 0
     per_epoch = batches.steps_per_epoch(split, config)
     variables = model.trainable_variables
-    optimizer = optimizers.build(config, variables, steps=per_epoch * epochs)
+    optimizer = optimizers.build(config, variables, steps=per_epoch * epochs, rates=rates)
     step = train_step(model, optimizer, variables, label_smoothing=config.label_smoothing)
     evaluator = Evaluator(KerasSubject(model))
     progress, best = _Progress(), {}

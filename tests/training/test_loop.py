@@ -116,6 +116,14 @@ def test_resumed_equals_unbroken_to_the_bit(unbroken, tmp_path, stops):
         np.testing.assert_array_equal(a, np.array(b))
 
 
+def test_equal_rates_by_variable_change_no_bit(unbroken):
+    weights, history, _ = unbroken
+    model = classifier()
+    assert untimed(train(model, dataset(), CONFIG, Listener(), rates={v.path: 1.0 for v in model.variables})) == history
+    for a, b in zip(weights, model.variables, strict=True):
+        np.testing.assert_array_equal(a, np.array(b))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
     model = classifier()
     config = dataclasses.replace(CONFIG, learning_rate=1e30, warmup=0.0)
@@ -156,6 +164,31 @@ def test_weight_decay_is_kept_off_batchnorm_and_biases():
     for variable, old in zip(variables, before, strict=True):
         shrinks = len(variable.shape) > 1
         np.testing.assert_allclose(variable, old * (0.95 if shrinks else 1.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("optimizer", "weight_decay"), [("sgd", 0.1), ("adamw", 0.1), ("adamw", 0.0)])
+def test_rates_by_variable_multiply_rate_and_weight_decay(optimizer, weight_decay):
+    """With a rate of 1 to the bit Keras's own optimizer; with a half, Keras's own at half the learning rate."""
+    config = dataclasses.replace(
+        CONFIG, optimizer=optimizer, learning_rate=0.01, weight_decay=weight_decay, schedule="constant"
+    )
+    rng = np.random.default_rng(0)
+
+    def moved(rates, learning_rate=0.01):
+        variables = classifier().trainable_variables
+        settings = dataclasses.replace(config, learning_rate=learning_rate)
+        found = optimizers.build(settings, variables, steps=1, rates=rates and {v.path: rates(v) for v in variables})
+        for gradients in given:
+            found.apply(gradients, variables)
+        return {v.path: np.array(v) for v in variables}
+
+    shapes = [v.shape for v in classifier().trainable_variables]
+    given = [[rng.normal(size=shape).astype(np.float32) for shape in shapes] for _ in range(3)]
+    plain, halved = moved(None), moved(None, 0.005)
+    for path, value in moved(lambda v: 1.0).items():
+        np.testing.assert_array_equal(value, plain[path], err_msg=path)
+    for path, value in moved(lambda v: 0.5 if "conv" in v.path else 1.0).items():
+        np.testing.assert_allclose(value, (halved if "conv" in path else plain)[path], atol=1e-7, err_msg=path)
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("cosine", 0.0), ("constant", 0.01)])
