@@ -12,6 +12,7 @@ from finetune.batchnorm.policy import check_decay
 from finetune.contradictions import refuse_contradictions
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import read_json
+from finetune.presets import PRESETS, refuse_change
 
 Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
 
@@ -43,6 +44,7 @@ class RunConfig:
     crop_padding: int | None = None
     dropout: float = 0.0
     hidden: int | None = None
+    preset: str | None = None
     freeze: tuple[str, ...] = ()
     freeze_until: str | None = None
     bn: tuple[str, ...] = ()
@@ -140,6 +142,7 @@ _TAKES: dict[str, _Takes] = {
     "crop_padding": _whole(0),
     "dropout": _fraction(),
     "hidden": _whole(1),
+    "preset": _choice(*PRESETS),
     "freeze": _texts("a list of PATTERN[=train]"),
     "freeze_until": _text("the name of a stage"),
     "head": _choice("swap", "keep"),
@@ -213,6 +216,7 @@ def from_mapping(
             raise WrongUse(f"'{name}' comes twice in {where}, with dash and underscore: leave one out")
         known[name] = value
     known = {name: tuple(value) if isinstance(value, list) else value for name, value in {**known, **options}.items()}
+    refuse_change(values, options, where=where)
     if "backbone" not in known:
         raise WrongUse(
             f"{where} names no backbone: give --backbone NAME, such as resnet_v1_50; 'finetune backbones list' lists "

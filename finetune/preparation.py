@@ -9,7 +9,7 @@ import keras
 from checkpoints import store
 from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
-from finetune import batches, freezing, models
+from finetune import batches, freezing, models, presets
 from finetune import config as configs
 from finetune.batchnorm.policy import Rule, parse_bn_rule
 from finetune.classifier import attach_head
@@ -54,7 +54,7 @@ def check_request(config: RunConfig) -> Request:
         if config.head == "keep":
             raise WrongUse(f"--head keep: no weights are published for {spec.id}: give a file with --checkpoint PATH")
         config = replace(config, from_scratch=True)
-    configs.check(config)
+    config = presets.expand(configs.check(config))
     freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
     bn = [parse_bn_rule(text) for text in config.bn]
     if spec.source == "hub" and config.from_scratch:
@@ -134,6 +134,8 @@ def prepare(
     per_epoch = batches.steps_per_epoch(dataset.train, config)
     steps = per_epoch * (config.epochs or 0)
     freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on", steps=steps)
+    if config.preset is not None:
+        display.say(presets.describe(config))
     display.say(f"data: {dataset.source}: {_counts(dataset)}, {len(dataset.class_names)} classes")
     for remark in dataset.remarks:
         display.say(f"data: {remark}")

@@ -26,6 +26,7 @@ ROOMS = {
     "checkup": "run",
     "conversion": "run",
     "contradictions": "config",
+    "presets": "config",
     "errors": None,
     "files": None,
     "_version": None,

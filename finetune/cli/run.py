@@ -76,6 +76,11 @@ class _Decay(click.ParamType[Any]):
 )
 @click.option("--hidden", type=int, metavar="N", help="A hidden layer of N units in the head.")
 @click.option(
+    "--preset",
+    metavar="NAME",
+    help="linear-probe (the head alone) or fine-tune (the defaults); options given beside it win.",
+)
+@click.option(
     "--freeze",
     multiple=True,
     metavar="PATTERN[=train]",

@@ -144,6 +144,7 @@ NAMES = [
     ("rum SMALL", 2, "rum", "'run'", "finetune --help"),
     ("backbones show resnet_v1_5", 2, "did you mean resnet_v1_50?"),
     ("run SMALL --tta flop", 2, "--tta 'flop'", "did you mean flip?"),
+    ("run SMALL --preset finetune", 2, "--preset 'finetune'", "did you mean fine-tune?"),
     ("evaluate run --tta flop", 2, "'flop'", "'flip'"),
     ("run SMALL --few-shot 2", 2, "--examples and --few-shot", "give one of them"),
     ("run --backbone resnet_v1_demo --data demo-target --few-shot 9999", 2, "--few-shot 9999", "200 training images"),
