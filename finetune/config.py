@@ -42,6 +42,9 @@ class RunConfig:
     preprocess: str | None = None
     augment: Augment | None = None
     crop_padding: int | None = None
+    rand_augment: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
     dropout: float = 0.0
     hidden: int | None = None
     preset: str | None = None
@@ -140,6 +143,9 @@ _TAKES: dict[str, _Takes] = {
     "preprocess": _text("the name of a preprocessing, such as inception"),
     "augment": _choice(*get_args(Augment)),
     "crop_padding": _whole(0),
+    "rand_augment": _number(0.01, 1),
+    "mixup": _number(0.01, 10),
+    "cutmix": _number(0.01, 10),
     "dropout": _fraction(),
     "hidden": _whole(1),
     "preset": _choice(*PRESETS),

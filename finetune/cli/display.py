@@ -92,8 +92,9 @@ class ConsoleDisplay:
     def epoch(self, row: dict[str, Any]) -> None:
         """One line."""
         validation = f"  validation {row['validation_accuracy']:.1%}" if "validation_accuracy" in row else ""
+        mixed = " of mixed labels" if row.get("train_labels") == "mixed" else ""
         self.say(
-            f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.1%}"
+            f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.1%}{mixed}"
             f"{validation}  {row['images_per_second']:.0f} images/s"
         )
         if bn := row.get("bn"):

@@ -63,6 +63,16 @@ class _Decay(click.ParamType[Any]):
     "linear probe]",
 )
 @click.option("--crop-padding", type=int, metavar="PX", help="Padding of the random crop.  [default: 1/8 of the side]")
+@click.option(
+    "--rand-augment",
+    type=float,
+    is_flag=False,
+    flag_value=0.5,
+    metavar="[MAGNITUDE]",
+    help="RandAugment, two random operations an image; magnitude up to 1, by itself 0.5.",
+)
+@click.option("--mixup", type=float, metavar="ALPHA", help="Mix images of a batch and their labels, such as 0.2.")
+@click.option("--cutmix", type=float, metavar="ALPHA", help="Paste a box of another image, and its label, such as 1.")
 @click.option("--dropout", type=float, metavar="F", help="Dropout in front of the logits.  [default: 0]")
 @click.option(
     "--head",

@@ -44,7 +44,7 @@ class _Progress:
     epoch: int = 0
     batch: int = 0
     loss_sum: float = 0.0
-    correct: int = 0
+    correct: float = 0
     seen: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -73,8 +73,9 @@ def train(
     split, epochs = dataset.train, config.epochs or 0
     per_epoch = batches.steps_per_epoch(split, config)
     variables = model.trainable_variables
+    mixed = batches.mixes(config)
     optimizer = optimizers.build(config, variables, steps=per_epoch * epochs, rates=rates)
-    step = train_step(model, optimizer, variables, label_smoothing=config.label_smoothing)
+    step = train_step(model, optimizer, variables, label_smoothing=config.label_smoothing, mixed=mixed)
     evaluator = Evaluator(KerasSubject(model))
     progress, best = _Progress(), {}
     if resume_from is not None:
@@ -101,7 +102,7 @@ def train(
                 )
             progress.batch += 1
             progress.loss_sum += loss_sum
-            progress.correct += int(correct)
+            progress.correct += correct
             progress.seen += count
             progress.seconds, tick = progress.seconds + time.monotonic() - tick, time.monotonic()
             observer.on_step(
@@ -116,7 +117,7 @@ def train(
         validation = None
         if dataset.validation is not None:
             validation = evaluator.evaluate(batches.evaluation(dataset.validation, config))
-        _close_epoch(progress, optimizer, validation)
+        _close_epoch(progress, optimizer, validation, mixed=mixed)
         if config.patience and progress.best_epoch == progress.epoch - 1:
             best = {f"best/{name.split('/')[1]}": value for name, value in model_arrays(model).items()}
         observer.on_epoch(progress.history)
@@ -134,7 +135,9 @@ def _continued(state: State) -> _Progress:
         raise FinetuneError(f"state.npz is of another version ({error}): delete it to begin anew") from None
 
 
-def _close_epoch(progress: _Progress, optimizer: keras.optimizers.Optimizer, validation: Evaluation | None) -> None:
+def _close_epoch(
+    progress: _Progress, optimizer: keras.optimizers.Optimizer, validation: Evaluation | None, *, mixed: bool
+) -> None:
     """Append the epoch's row and turn to the next epoch."""
     row: dict[str, Any] = {
         "kind": "epoch",
@@ -144,6 +147,8 @@ def _close_epoch(progress: _Progress, optimizer: keras.optimizers.Optimizer, val
         "train_accuracy": progress.correct / progress.seen,
         "learning_rate": float(np.asarray(optimizer.learning_rate)),
     }
+    if mixed:
+        row["train_labels"] = "mixed"  # loss and accuracy are of mixed images, and no match for validation's
     if validation:
         row["validation_loss"], row["validation_accuracy"] = validation.loss, validation.accuracy
         if validation.accuracy > progress.best:

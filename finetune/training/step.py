@@ -10,9 +10,17 @@ Step = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def train_step(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, variables: list[Any], *, label_smoothing: float
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    variables: list[Any],
+    *,
+    label_smoothing: float,
+    mixed: bool = False,
 ) -> Step:
     """A function of images float32 `[batch, height, width, 3]` and labels int64 `[batch]`.
+
+    Where they are `mixed`, labels are each class's share, float32 `[batch, classes]`, and a prediction is correct by
+    the share of the class it names (as in the code of Zhang et al. 2018).
 
     It runs one update of `variables` and of the moving statistics that update, and returns the summed loss and the
     number of correct predictions of the batch as it was before the update, under batch statistics where they
@@ -22,19 +30,24 @@ def train_step(
     values = [variable.value for variable in variables]
     signature = [
         tf.TensorSpec([None, *model.input_shape[1:]], tf.float32),
-        tf.TensorSpec([None], tf.int64),
+        tf.TensorSpec([None, classes], tf.float32) if mixed else tf.TensorSpec([None], tf.int64),
     ]
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        targets = tf.one_hot(labels, classes) * (1.0 - label_smoothing) + label_smoothing / classes
+        shares = labels if mixed else tf.one_hot(labels, classes)
+        targets = shares * (1.0 - label_smoothing) + label_smoothing / classes
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             logits = model(images, training=True)
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss = tf.reduce_mean(losses)
         optimizer.apply(tape.gradient(loss, values), variables)
-        correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, axis=-1), labels), tf.int64))
+        named = tf.argmax(logits, axis=-1)
+        if mixed:
+            correct = tf.reduce_sum(tf.gather(labels, named, batch_dims=1))
+        else:
+            correct = tf.reduce_sum(tf.cast(tf.equal(named, labels), tf.int64))
         return tf.reduce_sum(losses), correct
 
     return step  # type: ignore[no-any-return]

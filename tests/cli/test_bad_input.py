@@ -144,6 +144,8 @@ NAMES = [
     ("rum SMALL", 2, "rum", "'run'", "finetune --help"),
     ("backbones show resnet_v1_5", 2, "did you mean resnet_v1_50?"),
     ("run SMALL --tta flop", 2, "--tta 'flop'", "did you mean flip?"),
+    ("run SMALL --rand-augment 2", 2, "--rand-augment 2", "0.01 to 1"),
+    ("run SMALL --mixup 0", 2, "--mixup 0", "0.01 to 10"),
     ("run SMALL --preset finetune", 2, "--preset 'finetune'", "did you mean fine-tune?"),
     ("evaluate run --tta flop", 2, "'flop'", "'flip'"),
     ("run SMALL --few-shot 2", 2, "--examples and --few-shot", "give one of them"),
@@ -156,7 +158,7 @@ NOT_NUMBERS = [
     for option in (
         *("bn-decay", "bn-epsilon", "validation", "dropout", "learning-rate", "weight-decay", "warmup"),
         *("label-smoothing", "clip-norm", "examples", "image-size", "crop-padding", "hidden", "epochs"),
-        *("batch-size", "patience", "seed", "few-shot"),
+        *("batch-size", "patience", "seed", "few-shot", "mixup", "cutmix", "rand-augment", "layer-decay"),
     )
     for value in ("abc", "''", "0,5", "nan", "inf", "-1")
 ]

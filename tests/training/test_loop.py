@@ -15,6 +15,7 @@ from finetune.errors import FinetuneError, Interrupted
 from finetune.training import optimizer as optimizers
 from finetune.training.loop import train
 from finetune.training.state import State
+from finetune.training.step import train_step
 
 CONFIG = RunConfig(
     backbone="x",
@@ -114,6 +115,33 @@ def test_resumed_equals_unbroken_to_the_bit(unbroken, tmp_path, stops):
     assert untimed(resumed) == history
     for a, b in zip(weights, model.variables, strict=True):
         np.testing.assert_array_equal(a, np.array(b))
+
+
+def test_mixed_labels_are_scored_by_their_shares_and_resume_to_the_bit(tmp_path):
+    config, path = dataclasses.replace(CONFIG, mixup=0.5, cutmix=1.0), tmp_path / "state.npz"
+    model, listener = classifier(), Listener()
+    history = train(model, dataset(), config, listener)
+    assert {row["train_labels"] for row in history} == {"mixed"}
+    # The first loss is log(classes) whatever the shares are, and the head that starts at zero names class 0.
+    assert listener.losses[0] == pytest.approx(np.log(3), abs=1e-6)
+    with pytest.raises(Interrupted):
+        train(classifier(), dataset(), config, Listener(stop_at=5, path=path))
+    again = classifier()
+    assert untimed(train(again, dataset(), config, Listener(), resume_from=State.load(path))) == untimed(history)
+    for a, b in zip(model.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(np.array(a), np.array(b))
+
+
+def test_a_step_on_shares_counts_them():
+    model = classifier(dataclasses.replace(CONFIG, dropout=0.0, hidden=None))
+    model.get_layer("head.logits").bias.assign([0.0, 5.0, 0.0])
+    optimizer = optimizers.build(CONFIG, model.trainable_variables, steps=10)
+    step = train_step(model, optimizer, model.trainable_variables, label_smoothing=0.1, mixed=True)
+    shares = np.array([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]], np.float32)
+    loss, correct = step(np.zeros((2, 8, 8, 3), np.float32), shares)
+    assert float(correct) == 0.75
+    log_p = np.array([0.0, 5.0, 0.0]) - np.log(np.exp([0.0, 5.0, 0.0]).sum())
+    assert float(loss) == pytest.approx(-((shares * 0.9 + 0.1 / 3) * log_p).sum(), rel=1e-5)
 
 
 def test_equal_rates_by_variable_change_no_bit(unbroken):
