@@ -63,7 +63,7 @@ class RunConfig:
     epochs: int | None = None
     batch_size: int | None = None
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: float | None = None
+    learning_rate: float | Literal["auto"] | None = None
     layer_decay: float | None = None
     weight_decay: float | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -164,7 +164,11 @@ _TAKES: dict[str, _Takes] = {
     "epochs": _whole(1),
     "batch_size": _whole(1),
     "optimizer": _choice("sgd", "adamw"),
-    "learning_rate": _number(1e-12, _LARGEST),
+    "learning_rate": _Takes(
+        f"a number from 1e-12 to {_LARGEST:g}, or 'auto'",
+        lambda value: value == "auto" or (_is_number(value) and 1e-12 <= value <= _LARGEST),
+        ("auto",),
+    ),
     "layer_decay": _number(1e-3, 1),
     "weight_decay": _fraction(),
     "schedule": _choice("cosine", "constant"),
@@ -186,6 +190,12 @@ DEFAULTS: dict[str, Any] = {
     name: field.default for name, field in _FIELDS.items() if field.default is not dataclasses.MISSING
 }
 """What every setting is that nobody gives; those that have to be given are not in it."""
+
+
+def named(key: str) -> str:
+    """The setting a key of a file means: with dashes or underscores, or by its short name."""
+    name = key.replace("-", "_")
+    return {"lr": "learning_rate"}.get(name, name)
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -213,13 +223,13 @@ def from_mapping(
     """
     known: dict[str, Any] = {}
     for key, value in values.items():
-        name = key.replace("-", "_")
+        name = named(key)
         if name not in _FIELDS:
             near = difflib.get_close_matches(name, _FIELDS, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"expected some of {', '.join(_FIELDS)}"
             raise WrongUse(f"unknown key '{key}' in {where}: {hint}")
         if name in known:
-            raise WrongUse(f"'{name}' comes twice in {where}, with dash and underscore: leave one out")
+            raise WrongUse(f"'{name}' comes twice in {where}, spelt in two ways: leave one out")
         known[name] = value
     known = {name: tuple(value) if isinstance(value, list) else value for name, value in {**known, **options}.items()}
     refuse_change(values, options, where=where)

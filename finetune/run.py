@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from finetune import batches, environment, freezing, models, proof
+from finetune import batches, environment, freezing, lr_range, models, proof
 from finetune import config as configs
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
@@ -40,7 +40,7 @@ def start(
     """
     display = display or Silent()
     check_place(run_dir, runs_dir)
-    prepared = prepare(config, display, load_weights=True)
+    prepared, tested = lr_range.settle(prepare(config, display, load_weights=True), display)
     surroundings, digests = environment.describe(), proof.digests(prepared.model)
     run = (
         RunDir.create(run_dir)
@@ -53,6 +53,8 @@ def start(
             run.write("load.json", prepared.backbone.report.to_json())
         run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests})
         run.write("data.json", models.describe_data(prepared.dataset))
+        if tested is not None:
+            lr_range.write(run, tested)
         models.save_snapshot(run, KerasSubject(prepared.model).snapshot())
         # Last: a directory without it is no run, and nothing would resume it half described.
         run.write("config.json", {"format_version": FORMAT_VERSION, **prepared.config.to_json()})

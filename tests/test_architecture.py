@@ -24,6 +24,7 @@ ROOMS = {
     "verification": "run",
     "export": "run",
     "checkup": "run",
+    "lr_range": "run",
     "conversion": "run",
     "contradictions": "config",
     "presets": "config",

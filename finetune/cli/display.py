@@ -70,9 +70,10 @@ class ConsoleDisplay:
         updates = "" if config.bn_updates == "on" else ", updates OFF (the forgotten UPDATE_OPS)"
         updates += ", batch renormalisation" if config.bn_renorm else ""
         updates += ", moving means debiased" if config.bn_zero_debias else ""
+        rate = config.learning_rate if config.learning_rate == "auto" else f"{config.learning_rate:g}"
         self.say(
             f"{config.image_size} px, batch {config.batch_size}, {config.epochs} epochs, {config.optimizer} "
-            f"{config.learning_rate:g}, BN decay {config.bn_decay}{updates}, preprocessing {config.preprocess}"
+            f"{rate}, BN decay {config.bn_decay}{updates}, preprocessing {config.preprocess}"
         )
 
     def step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:

@@ -11,10 +11,13 @@ from finetune.cli import options
 from finetune.cli.startup import load_tensorflow
 
 
-class _Decay(click.ParamType[Any]):
-    """A number or `auto`; the library checks the range."""
+class _NumberOrAuto(click.ParamType[Any]):
+    """A number or `auto`; the library checks the range, which is only named here."""
 
     name = "F|auto"
+
+    def __init__(self, allowed: str) -> None:
+        self._allowed = allowed
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "auto":
@@ -22,7 +25,7 @@ class _Decay(click.ParamType[Any]):
         try:
             return float(value)
         except (TypeError, ValueError):
-            self.fail(f"{value!r} is neither a number in (0, 1) nor 'auto'", param, ctx)
+            self.fail(f"{value!r} is neither a number {self._allowed} nor 'auto'", param, ctx)
 
 
 @click.command()
@@ -104,7 +107,10 @@ class _Decay(click.ParamType[Any]):
     help="BN policy train, freeze, affine or stats, for matching layers. First match wins. Repeatable.",
 )
 @click.option(
-    "--bn-decay", type=_Decay(), metavar="F|auto", help="Share of the old moving value kept.  [default: auto]"
+    "--bn-decay",
+    type=_NumberOrAuto("in (0, 1)"),
+    metavar="F|auto",
+    help="Share of the old moving value kept.  [default: auto]",
 )
 @click.option("--bn-epsilon", type=float, metavar="F", help="Added to the variance.  [default: as published]")
 @click.option("--bn-updates", metavar="on|off", help="off: never update moving statistics, the forgotten UPDATE_OPS.")
@@ -128,7 +134,13 @@ class _Decay(click.ParamType[Any]):
 @click.option("--epochs", type=int, metavar="N", help="[default: by the number of images]")
 @click.option("--batch-size", type=int, metavar="N", help="[default: 64, less for few images]")
 @click.option("--optimizer", metavar="NAME", help="adamw or sgd (Nesterov momentum 0.9).  [default: adamw]")
-@click.option("--learning-rate", type=float, metavar="F", help="Peak learning rate.  [default: by optimizer and batch]")
+@click.option(
+    "--learning-rate",
+    "--lr",
+    type=_NumberOrAuto("above 0"),
+    metavar="F|auto",
+    help="Peak learning rate; auto: found by a range test.  [default: by optimizer and batch]",
+)
 @click.option(
     "--layer-decay",
     type=float,

@@ -146,6 +146,8 @@ NAMES = [
     ("run SMALL --tta flop", 2, "--tta 'flop'", "did you mean flip?"),
     ("run SMALL --rand-augment 2", 2, "--rand-augment 2", "0.01 to 1"),
     ("run SMALL --mixup 0", 2, "--mixup 0", "0.01 to 10"),
+    ("run --backbone x --lr atuo", 2, "'atuo'", "nor 'auto'"),
+    ("run --backbone x --lr 0", 2, "--learning-rate 0.0", "or 'auto'"),
     ("run SMALL --preset finetune", 2, "--preset 'finetune'", "did you mean fine-tune?"),
     ("evaluate run --tta flop", 2, "'flop'", "'flip'"),
     ("run SMALL --few-shot 2", 2, "--examples and --few-shot", "give one of them"),
