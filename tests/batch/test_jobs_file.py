@@ -79,7 +79,7 @@ def test_a_short_name_is_its_setting(read):
         ("learning_rate_0.01-preset_linear-probe", 0.01, "linear-probe"),
         ("learning_rate_0.01-preset_fine-tune", 0.01, "fine-tune"),
     ]
-    with pytest.raises(WrongUse, match="'learning_rate' comes twice in .*, spelt in two ways"):
+    with pytest.raises(WrongUse, match=r"'learning_rate' comes twice in .*, spelt in two ways"):
         read('[[job]]\nbackbone = "resnet_v1_50"\nlr = 0.1\nlearning-rate = 0.1')
 
 
