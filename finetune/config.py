@@ -71,6 +71,7 @@ class RunConfig:
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     patience: int | None = None
+    ema: float | None = None
     tta: Literal["flip"] | None = None
     seed: int = 0
     deterministic: bool = False
@@ -176,6 +177,7 @@ _TAKES: dict[str, _Takes] = {
     "label_smoothing": _fraction(),
     "clip_norm": _number(1e-12, _LARGEST),
     "patience": _whole(1),
+    "ema": _Takes("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1),
     "tta": _choice("flip"),
     "seed": _whole(0),
     "deterministic": _FLAG,

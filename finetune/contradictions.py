@@ -15,6 +15,10 @@ def refuse_contradictions(config: "RunConfig") -> None:
     for first, second, both, why in (
         ("--from-scratch", "--checkpoint", config.from_scratch and config.checkpoint is not None, ""),
         ("--examples", "--few-shot", config.examples is not None and config.few_shot is not None, "both say how many"),
+        (
+            *("--ema", "--patience", config.ema is not None and config.patience is not None),
+            "the average ends with the last step, the other keeps the best epoch",
+        ),
         ("--head keep", "--from-scratch", keep and config.from_scratch, kept_head),
         ("--head keep", "--hidden", keep and config.hidden is not None, kept_head),
         ("--head keep", "--dropout", keep and config.dropout > 0, kept_head),

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from finetune import batches, environment, freezing, lr_range, models, proof
+from finetune import averaging, batches, environment, freezing, lr_range, models, proof
 from finetune import config as configs
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
+from finetune.batchnorm.subject import Statistics
 from finetune.batchnorm.surgery import bn_layers
 from finetune.checkup import Checkup
 from finetune.config import FORMAT_VERSION, RunConfig
@@ -118,28 +120,37 @@ def _to_result(
         if requested():
             raise Interrupted("stopped after the last step")
     updates = history[-1]["step"] if prepared.plan.uses_batch_statistics and config.bn_updates == "on" else 0
-    if config.recalibrate_at_end and bn_layers(model):
-        display.say("recalibrating the moving statistics on training images")
-        _recalibrate_updating(model, dataset, config)
-    proved = proof.prove(digests, proof.digests(model), expected)
-    display.say("evaluating on test images")
+    recalibrated = bool(config.recalibrate_at_end) and _recalibrate_updating(model, dataset, config, display)
     evaluator = Evaluator(KerasSubject(model), on_batch=display.batch)
-    test = {
-        "is_training_false": evaluator.evaluate(batches.evaluation(dataset.test, config), "moving"),
-        "is_training_true": evaluator.evaluate(batches.evaluation(dataset.test, config), "batch"),
-    }
+
+    def score() -> dict[str, Any]:
+        display.say("evaluating on test images")
+        ways: dict[str, Statistics] = {"is_training_false": "moving", "is_training_true": "batch"}
+        test = batches.evaluation(dataset.test, config)
+        return {name: evaluator.evaluate(test, statistics).to_json() for name, statistics in ways.items()}
+
+    weights: dict[str, Any] = {"kind": "best-epoch" if config.patience else "last-step"}
+    if recorder.averages is not None and config.ema is not None:
+        recalibrate = partial(_recalibrate_updating, model, dataset, config, display)
+        weights = averaging.take_over(
+            run, model, recorder.averages, decay=config.ema, score=score, recalibrate=recalibrate
+        )
+        recalibrated = weights["statistics"] == "recalibrated"
+    proved = proof.prove(digests, proof.digests(model), expected)
+    test = score()
     flipped = None
     if config.tta == "flip":
         both = Evaluator(Mirrored(KerasSubject(model)), on_batch=display.batch)
         flipped = both.evaluate(batches.evaluation(dataset.test, config), "moving")
     models.save(model, run.model_path)
-    rows = [*history, *({"kind": "test", "statistics": name, **value.to_json()} for name, value in test.items())]
+    rows = [*history, *({"kind": "test", "statistics": name, **value} for name, value in test.items())]
     run.write_metrics(rows)
     bn_decay = float(config.bn_decay)
     run.write(
         "result.json",
         {
-            "test": {name: value.to_json() for name, value in test.items()},
+            "test": test,
+            "weights": weights,
             "tta": {"kind": config.tta, "is_training_false": flipped.to_json()} if flipped else None,
             "validation_accuracy": history[-1].get("validation_accuracy"),
             "bn": {
@@ -150,7 +161,7 @@ def _to_result(
                 "zero_debias": config.bn_zero_debias,
                 "residual": decay.residual(bn_decay, updates),
                 "residual_mean": decay.residual(bn_decay, updates, zero_debias=config.bn_zero_debias),
-                "recalibrated": bool(config.recalibrate_at_end),
+                "recalibrated": recalibrated,
             },
             "proof": proved.to_json(),
             "class_names": list(dataset.class_names),
@@ -173,15 +184,19 @@ def _to_result(
         )
 
 
-def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfig) -> None:
-    """Recalibrate what the plan lets update; frozen statistics stay, to the bit."""
+def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfig, display: Display) -> bool:
+    """Recalibrate what the plan lets update; frozen statistics stay, to the bit. Whether any were recalibrated."""
     fixed = {layer.name for layer in bn_layers(model) if not (layer.statistics == "batch" and layer.updates)}
+    if len(fixed) == len(bn_layers(model)):
+        return False
+    display.say("recalibrating the moving statistics on training images")
     subject = KerasSubject(model)
     before = subject.snapshot()
     subset = models.training_subset(dataset.train, config, max(RECALIBRATION_IMAGES, len(dataset.class_names)))
     recalibrate(subject, (images for images, _, _ in batches.evaluation(subset, config)))
     after = subject.snapshot()
     subject.restore({name: before[name] if name in fixed else after[name] for name in after})
+    return True
 
 
 class _Recorder:
@@ -190,6 +205,7 @@ class _Recorder:
     def __init__(self, run: RunDir, display: Display, requested: Callable[[], bool], checkup: Checkup | None) -> None:
         self._run, self._display, self.stop_requested, self._checkup = run, display, requested, checkup
         self.on_step = display.step
+        self.averages: dict[str, np.ndarray] | None = None
 
     def on_epoch(self, history: list[dict[str, Any]]) -> None:
         row = history[-1]
@@ -197,6 +213,9 @@ class _Recorder:
             row["bn"] = self._checkup.row(steps=row["step"])
         self._run.write_metrics(history)
         self._display.epoch(row)
+
+    def on_averages(self, weights: dict[str, np.ndarray]) -> None:
+        self.averages = weights
 
     def save(self, state: State) -> None:
         self._run.state_path.parent.mkdir(exist_ok=True)

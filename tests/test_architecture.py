@@ -23,6 +23,7 @@ ROOMS = {
     "reference": "run",
     "verification": "run",
     "export": "run",
+    "averaging": "run",
     "checkup": "run",
     "lr_range": "run",
     "conversion": "run",

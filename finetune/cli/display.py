@@ -152,6 +152,12 @@ def show_result(run: "RunDir", result: dict[str, Any]) -> None:
         f"is_training=True {test['is_training_true']['accuracy']:.1%}   "
         f"({test['is_training_false']['examples']} images)"
     )
+    if (weights := result.get("weights", {})).get("kind") == "averaged":
+        last = weights["last_step"]
+        out.print(
+            f"weights        averaged (--ema {weights['ema']:g}), statistics {weights['statistics']}; the last step's, "
+            f"is_training=False {last['test']['is_training_false']['accuracy']:.1%}, are in {last['model']}"
+        )
     if averaged := result.get("tta"):
         scored = averaged["is_training_false"]
         out.print(

@@ -156,6 +156,13 @@ class _NumberOrAuto(click.ParamType[Any]):
 @click.option("--clip-norm", type=float, metavar="F", help="Clip the gradients' global norm.")
 @click.option("--patience", type=int, metavar="N", help="Stop after N epochs without a better validation accuracy.")
 @click.option(
+    "--ema",
+    type=float,
+    metavar="F",
+    help="Average the weights, keeping the share F at every step, such as 0.999; BN statistics are recalibrated for "
+    "the average, which is what model.keras holds.",
+)
+@click.option(
     "--tta",
     metavar="flip",
     help="Also score the averaged probabilities of every test image and its mirror image.",

@@ -1,5 +1,7 @@
 """What a run should be warned of before it starts: settings under which BatchNorm is known to mislead."""
 
+import math
+
 from checkpoints.catalog import BackboneSpec
 from finetune.batchnorm.decay import auto_decay, residual
 from finetune.config import RunConfig
@@ -26,6 +28,12 @@ def warnings(config: RunConfig, spec: BackboneSpec, *, batch_statistics: bool, s
         found.append(
             f"--bn-decay {config.bn_decay:g} leaves {left:.0%} of the starting statistics after {steps} updates: "
             f"give --bn-decay {auto_decay(per_epoch, steps):g} (or auto), more --epochs, or --recalibrate-at-end"
+        )
+    begun = config.ema**steps if config.ema is not None else 0.0
+    if begun > FORGOTTEN:
+        found.append(
+            f"--ema {config.ema:g} over {steps} steps: {begun:.0%} of the average are the weights of the first step: "
+            f"give --ema {math.floor(100 * FORGOTTEN ** (1 / steps)) / 100:g} or less, or more --epochs"
         )
     if batch_statistics and (config.batch_size or 0) < LEAST_BATCH and not config.bn_renorm:
         found.append(

@@ -30,6 +30,9 @@ class Observer(Protocol):
     def on_epoch(self, history: list[dict[str, Any]]) -> None:
         """After every epoch, with the rows of all epochs so far."""
 
+    def on_averages(self, weights: dict[str, np.ndarray]) -> None:
+        """Once at the end of a run with `ema`: the averaged value of each variable that trained, by its path."""
+
     def save(self, state: State) -> None:
         """Keep `state`: the run may be resumed from it."""
 
@@ -123,6 +126,8 @@ def train(
         observer.on_epoch(progress.history)
         save()
         saved_at = time.monotonic()
+    if config.ema is not None:
+        observer.on_averages(optimizers.averages(optimizer, variables))
     if best:
         put_back(model.variables, best, "best")
     return progress.history

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from finetune.config import RunConfig
 
@@ -45,9 +46,12 @@ def build(
 ) -> keras.optimizers.Optimizer:
     """The optimizer of a completed config, built for `variables` and a run of `steps` updates.
 
+    With `ema` it also keeps an average of every variable, begun at the first update; it is one of its variables.
     `rates` multiplies the learning rate of each variable by its path; None or empty: all have the same.
     """
-    common = {"learning_rate": _schedule(config, steps), "global_clipnorm": config.clip_norm}
+    common: dict[str, Any] = {"learning_rate": _schedule(config, steps), "global_clipnorm": config.clip_norm}
+    if config.ema is not None:
+        common |= {"use_ema": True, "ema_momentum": config.ema}
     momentum = {"momentum": 0.9, "nesterov": True} if config.optimizer == "sgd" else {}
     if rates:
         kind = RatedSGD if config.optimizer == "sgd" else RatedAdamW
@@ -63,6 +67,17 @@ def build(
         optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not _shrinks(v)])
     optimizer.build(variables)
     return optimizer
+
+
+def averages(optimizer: keras.optimizers.Optimizer, variables: list[Any]) -> dict[str, np.ndarray]:
+    """The averaged value of each variable by its path, as an optimizer of `ema` keeps it; the variables stay."""
+    last = [np.array(variable) for variable in variables]
+    try:
+        optimizer.finalize_variable_values(variables)
+        return {variable.path: np.array(variable) for variable in variables}
+    finally:
+        for variable, value in zip(variables, last, strict=True):
+            variable.assign(value)
 
 
 def _shrinks(variable: Any) -> bool:

@@ -61,7 +61,7 @@ def test_the_run_directory(finished):
     )
     assert [key for key, value in config.items() if value is None] == [
         *("checkpoint", "data_dir", "few_shot", "rand_augment", "mixup", "cutmix", "hidden", "preset", "freeze_until"),
-        *("features", "bn_epsilon", "diagnose_every", "layer_decay", "clip_norm", "patience", "tta"),
+        *("features", "bn_epsilon", "diagnose_every", "layer_decay", "clip_norm", "patience", "ema", "tta"),
     ]
     assert len(load["assigned"]) == 110
     assert {"python", "platform", "packages", "cores", "devices"} <= read(run, "environment.json").keys()
