@@ -51,6 +51,7 @@ class RunConfig:
     freeze: tuple[str, ...] = ()
     freeze_until: str | None = None
     bn: tuple[str, ...] = ()
+    unfreeze_epochs: int | None = None
     head: Literal["swap", "keep"] = "swap"
     features: str | None = None
     bn_decay: float | Literal["auto"] = "auto"
@@ -152,6 +153,7 @@ _TAKES: dict[str, _Takes] = {
     "preset": _choice(*PRESETS),
     "freeze": _texts("a list of PATTERN[=train]"),
     "freeze_until": _text("the name of a stage"),
+    "unfreeze_epochs": _whole(1),
     "head": _choice("swap", "keep"),
     "features": _text("the name of a layer"),
     "bn": _texts("a list of [PATTERN=]POLICY"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -9,7 +10,7 @@ import keras
 from checkpoints import store
 from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
-from finetune import batches, freezing, models, presets
+from finetune import batches, freezing, models, presets, unfreezing
 from finetune import config as configs
 from finetune.batchnorm.policy import Rule, parse_bn_rule
 from finetune.classifier import attach_head
@@ -21,6 +22,7 @@ from finetune.data.preprocessing import find as find_preprocessing
 from finetune.errors import WrongUse
 from finetune.progress import Display
 from finetune.training import advice, defaults
+from finetune.unfreezing import Phase
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,12 @@ class Prepared:
     dataset: Dataset
     backbone: backbones.Backbone
     model: keras.Model
-    plan: freezing.FreezePlan
+    phases: tuple[Phase, ...]
+
+    @property
+    def plan(self) -> freezing.FreezePlan:
+        """Of the last phase: what moves at any time of the run moves there."""
+        return self.phases[-1].plan
 
 
 @dataclass(frozen=True)
@@ -114,14 +121,15 @@ def prepare(
         model = attach_head(
             model, len(dataset.class_names), dropout=config.dropout, hidden=config.hidden, seed=config.seed
         )
-    plan = freezing.resolve(
+    locking = partial(
+        freezing.resolve,
         freezing.layer_infos(model, backbone.stages, backbone.scope),
         freeze=request.freeze,
         freeze_until=config.freeze_until,
         bn=request.bn,
         layer_decay=config.layer_decay,
     )
-    backbones.check_plan(model, plan)
+    plan = locking()
     config = defaults.complete(
         replace(config, image_size=image_size),
         spec,
@@ -131,9 +139,15 @@ def prepare(
         everything=any(layer.trains for layer in plan.layers if layer.layer.stage != freezing.HEAD),
     )
     batches.check_augmentation(dataset.train, config)
+    phases: tuple[Phase, ...] = (Phase(0, plan),)
+    if config.unfreeze_epochs is not None:
+        phases = unfreezing.phases(plan, lambda stages: locking(locked=stages), over=config.unfreeze_epochs)
+        plan = phases[-1].plan
+    for phase in phases:
+        backbones.check_plan(model, phase.plan)
     per_epoch = batches.steps_per_epoch(dataset.train, config)
-    steps = per_epoch * (config.epochs or 0)
-    freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on", steps=steps)
+    steps = per_epoch * ((config.epochs or 0) - phases[-1].first_epoch)
+    apply_plan(model, plan, config, steps=steps)
     if config.preset is not None:
         display.say(presets.describe(config))
     display.say(f"data: {dataset.source}: {_counts(dataset)}, {len(dataset.class_names)} classes")
@@ -152,7 +166,13 @@ def prepare(
         per_epoch=per_epoch,
     ):
         display.warn(concern)
-    return Prepared(config, dataset, backbone, model, plan)
+    return Prepared(config, dataset, backbone, model, phases)
+
+
+def apply_plan(model: keras.Model, plan: freezing.FreezePlan, config: RunConfig, *, steps: int) -> None:
+    """Set the layers' switches as `plan` and a completed config say; `steps` are those of the last phase, which every
+    layer that trains has at least."""
+    freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on", steps=steps)
 
 
 def _counts(dataset: Dataset) -> str:

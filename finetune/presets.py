@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 PRESETS: dict[str, dict[str, Any]] = {
     "linear-probe": {"freeze": ("*",), "bn": ("freeze",)},
     "fine-tune": {},
+    "gradual": {"layer_decay": 0.8},
 }
 """What each sets. `fine-tune` is the defaults by a name: everything trains, BatchNorm adapts, one learning rate.
+`gradual` unfreezes over the first half of the epochs as well, which `finetune.training.defaults` works out.
 
 Only settings whose default is None or empty, so that one that is given can be told from one that is not."""
 
@@ -35,6 +37,8 @@ def describe(config: "RunConfig") -> str:
     words = " ".join(_option(name, value) for name, value in kept.items())
     if not chosen:
         words = "the defaults: every layer trains unless it is frozen by --freeze"
+    if config.unfreeze_epochs is not None and config.preset == "gradual":
+        words = f"{words} {_option('unfreeze_epochs', config.unfreeze_epochs)}".strip()
     instead = [one for name in chosen if name not in kept for one in _INSTEAD.get(name, (name,)) if _set(config, one)]
     won = f"; given instead: {' '.join(_option(name, getattr(config, name)) for name in instead)}" if instead else ""
     return f"preset {config.preset}: {words or 'nothing'}{won}"

@@ -21,6 +21,7 @@ from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation import Evaluator
 from finetune.mirroring import Mirrored
+from finetune.phases import Phases
 from finetune.preparation import Prepared, prepare
 from finetune.progress import Display, Silent, stop_signals
 from finetune.rundir import RunDir, check_place
@@ -114,12 +115,15 @@ def _to_result(
     expected = proof.expected_to_move(model)
     with stop_signals() as requested:
         checkup = Checkup(prepared, models.load_snapshot(run)) if config.diagnose_every else None
-        recorder = _Recorder(run, display, requested, checkup)
+        phases = Phases(run, prepared, display)
+        recorder = _Recorder(run, display, requested, checkup, phases)
         rates = freezing.rates_by_variable(model, prepared.plan)
-        history = train(model, dataset, config, recorder, rates=rates, resume_from=resume_from)
+        history = train(
+            model, dataset, config, recorder, stretches=phases.stretches(), rates=rates, resume_from=resume_from
+        )
         if requested():
             raise Interrupted("stopped after the last step")
-    updates = history[-1]["step"] if prepared.plan.uses_batch_statistics and config.bn_updates == "on" else 0
+    proofs, updates = phases.close(), phases.updates(len(history))
     recalibrated = bool(config.recalibrate_at_end) and _recalibrate_updating(model, dataset, config, display)
     evaluator = Evaluator(KerasSubject(model), on_batch=display.batch)
 
@@ -137,6 +141,7 @@ def _to_result(
         )
         recalibrated = weights["statistics"] == "recalibrated"
     proved = proof.prove(digests, proof.digests(model), expected)
+    kept = proved.holds and all(one["holds"] for one in proofs)
     test = score()
     flipped = None
     if config.tta == "flip":
@@ -163,7 +168,7 @@ def _to_result(
                 "residual_mean": decay.residual(bn_decay, updates, zero_debias=config.bn_zero_debias),
                 "recalibrated": recalibrated,
             },
-            "proof": proved.to_json(),
+            "proof": {**proved.to_json(), "holds": kept, **({"phases": proofs} if proofs else {})},
             "class_names": list(dataset.class_names),
             "data_fingerprint": dataset.fingerprint(),
             "train_images": len(dataset.train),
@@ -176,10 +181,11 @@ def _to_result(
         },
     )
     run.state_path.unlink(missing_ok=True)
-    if not proved.holds:
+    if not kept:
+        moved = [*proved.moved_though_frozen, *(path for one in proofs for path in one["moved_though_frozen"])]
         raise FinetuneError(
-            f"{run}: the freeze plan was not kept: {len(proved.moved_though_frozen)} frozen variables moved "
-            f"({', '.join(proved.moved_though_frozen[:3])}), {len(proved.unmoved)} of {proved.moving} that should move "
+            f"{run}: the freeze plan was not kept: {len(set(moved))} frozen variables moved "
+            f"({', '.join(moved[:3])}), {len(proved.unmoved)} of {proved.moving} that should move "
             "did not; see result.json, and report this as a defect"
         )
 
@@ -202,15 +208,21 @@ def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfi
 class _Recorder:
     """The loop's observer: writes the run's files and passes on to the display."""
 
-    def __init__(self, run: RunDir, display: Display, requested: Callable[[], bool], checkup: Checkup | None) -> None:
+    def __init__(
+        self, run: RunDir, display: Display, requested: Callable[[], bool], checkup: Checkup | None, phases: Phases
+    ) -> None:
         self._run, self._display, self.stop_requested, self._checkup = run, display, requested, checkup
+        self._phases = phases
         self.on_step = display.step
         self.averages: dict[str, np.ndarray] | None = None
 
     def on_epoch(self, history: list[dict[str, Any]]) -> None:
         row = history[-1]
         if self._checkup is not None and self._checkup.due(row["epoch"]):
-            row["bn"] = self._checkup.row(steps=row["step"])
+            epoch = row["epoch"]
+            row["bn"] = self._checkup.row(
+                updates=self._phases.updates(epoch), batch=self._phases.batch_statistics(epoch)
+            )
         self._run.write_metrics(history)
         self._display.epoch(row)
 

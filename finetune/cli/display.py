@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _STATISTICS = {"train": "batch, updating", "stats": "batch, updating", "freeze": "moving", "affine": "moving"}
 
+_MARKS = {"learning_rate": "x ", "from_epoch": ""}
+
 
 class ConsoleDisplay:
     """A run's display: one bar, a line per epoch. Without a terminal the bar is left out, the lines stay."""
@@ -50,7 +52,7 @@ class ConsoleDisplay:
         """What trains and which statistics each stage uses."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         counts = ("weight layers", "that train", "BN layers")
-        rows, extra = plan.stages(), {"learning_rate": "rate"}
+        rows, extra = plan.stages(), {"learning_rate": "rate", "from_epoch": "from epoch"}
         extra = {key: words for key, words in extra.items() if any(row.get(key) is not None for row in rows)}
         for column in ("stage", *counts, "BN policy", "statistics", *extra.values()):
             table.add_column(column, justify="right" if column in counts else "left")
@@ -64,7 +66,7 @@ class ConsoleDisplay:
                 str(sum(bn.values())) if bn else "",
                 ", ".join(f"{name} {count}" if len(bn) > 1 else name for name, count in bn.items()),
                 ", ".join(dict.fromkeys(_STATISTICS[name].replace("updating", moves) for name in bn)),
-                *("" if row[key] is None else f"x {row[key]:.3g}" for key in extra),
+                *("" if row[key] is None else f"{_MARKS[key]}{row[key]:.3g}" for key in extra),
             )
         self._console.print(table)
         updates = "" if config.bn_updates == "on" else ", updates OFF (the forgotten UPDATE_OPS)"

@@ -91,13 +91,20 @@ class _NumberOrAuto(click.ParamType[Any]):
 @click.option(
     "--preset",
     metavar="NAME",
-    help="linear-probe (the head alone) or fine-tune (the defaults); options given beside it win.",
+    help="linear-probe (the head alone), fine-tune (the defaults) or gradual (the head first, then stages from the "
+    "top, with lower rates below); options given beside it win.",
 )
 @click.option(
     "--freeze",
     multiple=True,
     metavar="PATTERN[=train]",
     help="Freeze matching layers; '=train' exempts them from later patterns. First match wins. Repeatable.",
+)
+@click.option(
+    "--unfreeze-epochs",
+    type=int,
+    metavar="N",
+    help="Train the head alone, then ever more stages from the top, and all after N epochs.",
 )
 @click.option("--freeze-until", metavar="STAGE", help="Freeze every stage up to and including STAGE.")
 @click.option(

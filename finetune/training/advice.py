@@ -15,7 +15,8 @@ LEAST_BATCH = 16
 def warnings(config: RunConfig, spec: BackboneSpec, *, batch_statistics: bool, steps: int, per_epoch: int) -> list[str]:
     """One sentence a concern, for a completed config.
 
-    batch_statistics: whether any BN layer normalises by them in training. steps: of the whole run.
+    batch_statistics: whether any BN layer normalises by them in training. steps: of the whole run, or of its last
+    phase where layers are unfrozen one after another.
     """
     found = []
     if batch_statistics and config.bn_updates == "off":

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation import Evaluation, Evaluator
 from finetune.training import optimizer as optimizers
 from finetune.training.state import State, model_arrays, optimizer_arrays, put_back
-from finetune.training.step import train_step
+from finetune.training.step import Step, train_step
 
 
 class Observer(Protocol):
@@ -38,6 +38,17 @@ class Observer(Protocol):
 
     def stop_requested(self) -> bool:
         """True once the user wants the run to stop at the next step."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Epochs in which the same layers train: from `first_epoch`, counted from 0, until the next stretch.
+
+    `enter` sets the layers' switches; a resumed run enters a stretch anew.
+    """
+
+    first_epoch: int
+    enter: Callable[[], None]
 
 
 @dataclass
@@ -61,38 +72,56 @@ def train(
     config: RunConfig,
     observer: Observer,
     *,
+    stretches: Sequence[Stretch] = (),
     rates: Mapping[str, float] | None = None,
     resume_from: State | None = None,
     save_seconds: float = 300.0,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on a completed `config`; returns one row per epoch.
 
-    The layers' switches (`finetune.freezing.apply`) must have been set; `rates` multiplies the learning rate of each
-    variable by its path. The batches, their order and their
-    augmentation are functions of (seed, epoch, batch), so a resumed run sees what an unbroken one would have.
+    The layers' switches (`finetune.freezing.apply`) must have been set, or are by the `stretches`, the first of which
+    begins with epoch 0: each has an optimizer and a schedule of its own, and its steps are traced anew. `rates`
+    multiplies the learning rate of each variable by its path. The batches, their order and their augmentation are
+    functions of (seed, epoch, batch), so a resumed run sees what an unbroken one would have.
     With `patience`, the weights of the best validation epoch are put back at the end.
     Raises FinetuneError when a loss is not finite, Interrupted when the observer asked to stop (state saved).
     """
     split, epochs = dataset.train, config.epochs or 0
     per_epoch = batches.steps_per_epoch(split, config)
-    variables = model.trainable_variables
     mixed = batches.mixes(config)
-    optimizer = optimizers.build(config, variables, steps=per_epoch * epochs, rates=rates)
-    step = train_step(model, optimizer, variables, label_smoothing=config.label_smoothing, mixed=mixed)
+    stretches = stretches or [Stretch(0, lambda: None)]
+    ends = [*(stretch.first_epoch for stretch in stretches[1:]), epochs]
+
+    def begin(number: int) -> tuple[Any, list[Any], Step]:
+        stretches[number].enter()
+        variables = model.trainable_variables
+        steps = per_epoch * (ends[number] - stretches[number].first_epoch)
+        optimizer = optimizers.build(config, variables, steps=steps, rates=rates)
+        step = train_step(model, optimizer, variables, label_smoothing=config.label_smoothing, mixed=mixed)
+        return optimizer, variables, step
+
     evaluator = Evaluator(KerasSubject(model))
     progress, best = _Progress(), {}
     if resume_from is not None:
         progress = _continued(resume_from)
         put_back(model.variables, resume_from.arrays, "model")
-        put_back(optimizer.variables, resume_from.arrays, "optimizer")
         best = {name: value for name, value in resume_from.arrays.items() if name.startswith("best/")}
+
+    number = sum(stretch.first_epoch <= progress.epoch for stretch in stretches) - 1
+    optimizer, variables, step = begin(number)
+    at_its_start = progress.batch == 0 and stretches[number].first_epoch == progress.epoch
+    if resume_from is not None and not at_its_start:
+        put_back(optimizer.variables, resume_from.arrays, "optimizer")
 
     def save() -> None:
         arrays = model_arrays(model) | optimizer_arrays(optimizer) | best
         observer.save(State(arrays, dataclasses.asdict(progress), config.to_json()))
 
     saved_at = time.monotonic()
-    while progress.epoch < epochs and not _out_of_patience(progress, config):
+    while progress.epoch < epochs and not _out_of_patience(progress, config, since=stretches[-1].first_epoch):
+        if progress.epoch == ends[number]:
+            number += 1
+            optimizer, variables, step = begin(number)
         tick = time.monotonic()
         for images, labels in batches.training(split, config, epoch=progress.epoch, start=progress.batch):
             loss_sum, correct = (float(value) for value in step(images, labels))
@@ -120,7 +149,7 @@ def train(
         validation = None
         if dataset.validation is not None:
             validation = evaluator.evaluate(batches.evaluation(dataset.validation, config))
-        _close_epoch(progress, optimizer, validation, mixed=mixed)
+        _close_epoch(progress, optimizer, validation, steps=per_epoch, mixed=mixed)
         if config.patience and progress.best_epoch == progress.epoch - 1:
             best = {f"best/{name.split('/')[1]}": value for name, value in model_arrays(model).items()}
         observer.on_epoch(progress.history)
@@ -141,13 +170,18 @@ def _continued(state: State) -> _Progress:
 
 
 def _close_epoch(
-    progress: _Progress, optimizer: keras.optimizers.Optimizer, validation: Evaluation | None, *, mixed: bool
+    progress: _Progress,
+    optimizer: keras.optimizers.Optimizer,
+    validation: Evaluation | None,
+    *,
+    steps: int,
+    mixed: bool,
 ) -> None:
     """Append the epoch's row and turn to the next epoch."""
     row: dict[str, Any] = {
         "kind": "epoch",
         "epoch": progress.epoch + 1,
-        "step": int(optimizer.iterations),
+        "step": (progress.epoch + 1) * steps,
         "train_loss": progress.loss_sum / progress.seen,
         "train_accuracy": progress.correct / progress.seen,
         "learning_rate": float(np.asarray(optimizer.learning_rate)),
@@ -166,5 +200,6 @@ def _close_epoch(
     progress.loss_sum = progress.seconds = 0.0
 
 
-def _out_of_patience(progress: _Progress, config: RunConfig) -> bool:
-    return config.patience is not None and progress.epoch - 1 - progress.best_epoch >= config.patience
+def _out_of_patience(progress: _Progress, config: RunConfig, *, since: int) -> bool:
+    """Patience is counted from the last stretch on, epoch `since`: those before it are on the way to it."""
+    return config.patience is not None and progress.epoch - 1 - max(progress.best_epoch, since - 1) >= config.patience

