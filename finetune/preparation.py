@@ -97,6 +97,11 @@ def prepare(
     dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
     if check_data is not None:
         check_data(dataset)
+    if config.patience is not None and dataset.validation is None:
+        raise WrongUse(
+            f"--patience {config.patience} waits for a better validation accuracy, and no validation images are held "
+            "out: leave --patience out, or give a --validation above 0"
+        )
     source_size = int(dataset.train.images.shape[1])
     image_size = config.image_size or defaults.image_size(spec, source_size)
     keras.utils.set_random_seed(config.seed)

@@ -55,7 +55,7 @@ class ConsoleDisplay:
         rows, extra = plan.stages(), {"learning_rate": "rate", "from_epoch": "from epoch"}
         extra = {key: words for key, words in extra.items() if any(row.get(key) is not None for row in rows)}
         for column in ("stage", *counts, "BN policy", "statistics", *extra.values()):
-            table.add_column(column, justify="right" if column in counts else "left")
+            table.add_column(column, justify="right" if column in counts else "left", no_wrap=column == "statistics")
         moves = "updating" if config.bn_updates == "on" else "NOT updating"
         for row in rows:
             bn = row["bn"]
@@ -172,9 +172,11 @@ def show_result(run: "RunDir", result: dict[str, Any]) -> None:
             f"BatchNorm      decay {bn['decay']:g}, {bn['updates']} updates: {bn['residual']:.2g} of the starting "
             f"statistics left{means}{', recalibrated at the end' if bn['recalibrated'] else ''}"
         )
+    each = [str(one["frozen_variables"]) for one in proof.get("phases", [])]
+    phases = f"; frozen in each of {len(each)} phases: {', '.join(each)}" if each else ""
     out.print(
         f"proof          {proof['frozen_variables']} frozen variables bit-identical, "
-        f"{proof['moving_variables'] - len(proof['unmoved'])} of {proof['moving_variables']} others moved"
+        f"{proof['moving_variables'] - len(proof['unmoved'])} of {proof['moving_variables']} others moved{phases}"
     )
     out.print(f"time           {result['train_seconds']:.0f} s training, peak {result['peak_memory_mib']:.0f} MiB")
     out.print(f"run            {run}", markup=False)

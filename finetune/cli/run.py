@@ -28,7 +28,20 @@ class _NumberOrAuto(click.ParamType[Any]):
             self.fail(f"{value!r} is neither a number {self._allowed} nor 'auto'", param, ctx)
 
 
-@click.command()
+_SECTIONS = {
+    "--backbone": "What to start from",
+    "--data": "Data",
+    "--image-size": "Images",
+    "--dropout": "Head",
+    "--preset": "What trains",
+    "--bn": "BatchNorm",
+    "--epochs": "Training",
+    "--ema": "At the end",
+    "--seed": "The run",
+}
+
+
+@click.command(cls=options.Sectioned, sections=_SECTIONS)
 @click.option(
     "--backbone",
     metavar="NAME|PATH",
@@ -108,6 +121,12 @@ class _NumberOrAuto(click.ParamType[Any]):
 )
 @click.option("--freeze-until", metavar="STAGE", help="Freeze every stage up to and including STAGE.")
 @click.option(
+    "--layer-decay",
+    type=float,
+    metavar="F",
+    help="Multiplies the learning rate once for every stage from the top: 0.8 gives 0.8, 0.64, ... below the head.",
+)
+@click.option(
     "--bn",
     multiple=True,
     metavar="[PATTERN=]POLICY",
@@ -147,12 +166,6 @@ class _NumberOrAuto(click.ParamType[Any]):
     type=_NumberOrAuto("above 0"),
     metavar="F|auto",
     help="Peak learning rate; auto: found by a range test.  [default: by optimizer and batch]",
-)
-@click.option(
-    "--layer-decay",
-    type=float,
-    metavar="F",
-    help="Multiplies the learning rate once for every stage from the top: 0.8 gives 0.8, 0.64, ... below the head.",
 )
 @click.option(
     "--weight-decay", type=float, metavar="F", help="Decoupled; not on BN and biases.  [default: by optimizer]"
