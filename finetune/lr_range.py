@@ -23,7 +23,7 @@ def settle(prepared: Prepared, display: Display) -> tuple[Prepared, RangeTest | 
     rates = freezing.rates_by_variable(model, prepared.plan)
     test = range_test(model, prepared.dataset.train, config, rates=rates)
     display.say(
-        f"learning rate {test.chosen:g}: a tenth of {test.lowest_at:.2g}, where the smoothed loss was lowest "
+        f"learning rate {test.chosen:g}: a third of {test.lowest_at:.2g}, where the smoothed loss was lowest "
         f"({len(test.rates)} steps{'' if test.diverged else '; it never diverged'})"
     )
     return replace(prepared, config=replace(config, learning_rate=test.chosen)), test
