@@ -28,8 +28,8 @@ _BELOW = 3.0
 
 A tenth is usual, for a rate that is kept. Here it is the peak of a schedule that warms up to it and falls to 0, and a
 tenth was too little: MobileNet 0.25 on 2,000 CIFAR-10 images at 64 px, 4 epochs, seed 0, had its lowest loss at 0.0040;
-61.1 % with a tenth of it, 68.7 % with a third, 67.2 % with the default 0.001. With SGD the lowest loss is at 0.028, where
-the default, which was tuned, is 0.01."""
+61.1 % with a tenth of it, 68.7 % with a third, 67.2 % with the default 0.001. With SGD the lowest loss is at 0.028,
+where the default, which was tuned, is 0.01."""
 _LEAST_FALL = 0.01
 """Share by which the loss must fall for its minimum to be one."""
 
