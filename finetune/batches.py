@@ -40,11 +40,17 @@ def steps_per_epoch(split: Split, config: RunConfig) -> int:
     return pipeline.steps_per_epoch(len(split), form(config)["batch_size"])
 
 
+def mixes(config: RunConfig) -> bool:
+    """Whether training labels are shares of classes, float32 `[batch, classes]`."""
+    return _augmentation(config).mixes
+
+
 def _augmentation(config: RunConfig) -> Augmentation:
+    strong: dict[str, Any] = {name: getattr(config, name) for name in ("rand_augment", "mixup", "cutmix")}
     if config.augment == "resized-crop-flip":
-        return Augmentation(crop_padding=0, flip=True, resized_crop=True)
+        return Augmentation(crop_padding=0, flip=True, resized_crop=True, **strong)
     padding = config.crop_padding or 0 if config.augment == "crop-flip" else 0
-    return Augmentation(crop_padding=padding, flip=config.augment in ("crop-flip", "flip"))
+    return Augmentation(crop_padding=padding, flip=config.augment in ("crop-flip", "flip"), **strong)
 
 
 def form(config: RunConfig) -> dict[str, Any]:

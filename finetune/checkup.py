@@ -43,15 +43,17 @@ class Checkup:
         images = max(IMAGES, len(dataset.class_names))
         self._train = Images(models.training_subset(dataset.train, config, images), **form)
         self._held_out = Images(dataset.validation, **form).some(IMAGES) if dataset.validation else self._train
-        self._config, self._plan = config, prepared.plan
+        self._config = config
 
     def due(self, epoch: int) -> bool:
         """Whether there is one after `epoch`, counted from 1."""
         return bool(self._every) and epoch % (self._every or 1) == 0 and bool(self._subject.layers)
 
-    def row(self, *, steps: int) -> dict[str, Any]:
-        """`bn` of an epoch's row: the cause and its figures, accuracies as fractions. The model is left as it was."""
-        batch = self._plan.uses_batch_statistics
+    def row(self, *, updates: int, batch: bool) -> dict[str, Any]:
+        """`bn` of an epoch's row: the cause and its figures, accuracies as fractions. The model is left as it was.
+
+        updates: of the moving statistics so far. batch: whether any layer normalises by the batch now.
+        """
         evidence = examine(
             self._subject,
             test=self._held_out,
@@ -59,7 +61,7 @@ class Checkup:
             source=self._source,
             facts=Facts(
                 decay=float(self._config.bn_decay),
-                updates=steps if batch and self._config.bn_updates == "on" else 0,
+                updates=updates,
                 updates_enabled=self._config.bn_updates == "on",
                 trained_with="batch" if batch else "moving",
                 weights_moved=True,

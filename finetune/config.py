@@ -9,8 +9,10 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from finetune.batchnorm.policy import check_decay
+from finetune.contradictions import refuse_contradictions
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import read_json
+from finetune.presets import PRESETS, refuse_change
 
 Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
 
@@ -32,6 +34,7 @@ class RunConfig:
     data_dir: str | None = None
     from_scratch: bool = False
     examples: int | None = None
+    few_shot: int | None = None
     test: float = 0.2
     validation: float = 0.05
     skip_bad_images: bool = False
@@ -39,11 +42,16 @@ class RunConfig:
     preprocess: str | None = None
     augment: Augment | None = None
     crop_padding: int | None = None
+    rand_augment: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
     dropout: float = 0.0
     hidden: int | None = None
+    preset: str | None = None
     freeze: tuple[str, ...] = ()
     freeze_until: str | None = None
     bn: tuple[str, ...] = ()
+    unfreeze_epochs: int | None = None
     head: Literal["swap", "keep"] = "swap"
     features: str | None = None
     bn_decay: float | Literal["auto"] = "auto"
@@ -58,13 +66,16 @@ class RunConfig:
     epochs: int | None = None
     batch_size: int | None = None
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: float | None = None
+    learning_rate: float | Literal["auto"] | None = None
+    layer_decay: float | None = None
     weight_decay: float | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.1
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     patience: int | None = None
+    ema: float | None = None
+    tta: Literal["flip"] | None = None
     distribute: Literal["none", "mirrored", "multi-worker"] = "none"
     seed: int = 0
     deterministic: bool = False
@@ -129,6 +140,7 @@ _TAKES: dict[str, _Takes] = {
     "data_dir": _path(),
     "from_scratch": _FLAG,
     "examples": _whole(1),
+    "few_shot": _whole(1),
     "test": _number(1e-6, 0.999),
     "validation": _fraction(),
     "skip_bad_images": _FLAG,
@@ -136,10 +148,15 @@ _TAKES: dict[str, _Takes] = {
     "preprocess": _text("the name of a preprocessing, such as inception"),
     "augment": _choice(*get_args(Augment)),
     "crop_padding": _whole(0),
+    "rand_augment": _number(0.01, 1),
+    "mixup": _number(0.01, 10),
+    "cutmix": _number(0.01, 10),
     "dropout": _fraction(),
     "hidden": _whole(1),
+    "preset": _choice(*PRESETS),
     "freeze": _texts("a list of PATTERN[=train]"),
     "freeze_until": _text("the name of a stage"),
+    "unfreeze_epochs": _whole(1),
     "head": _choice("swap", "keep"),
     "features": _text("the name of a layer"),
     "bn": _texts("a list of [PATTERN=]POLICY"),
@@ -155,13 +172,20 @@ _TAKES: dict[str, _Takes] = {
     "epochs": _whole(1),
     "batch_size": _whole(1),
     "optimizer": _choice("sgd", "adamw"),
-    "learning_rate": _number(1e-12, _LARGEST),
+    "learning_rate": _Takes(
+        f"a number from 1e-12 to {_LARGEST:g}, or 'auto'",
+        lambda value: value == "auto" or (_is_number(value) and 1e-12 <= value <= _LARGEST),
+        ("auto",),
+    ),
+    "layer_decay": _number(1e-3, 1),
     "weight_decay": _fraction(),
     "schedule": _choice("cosine", "constant"),
     "warmup": _fraction(),
     "label_smoothing": _fraction(),
     "clip_norm": _number(1e-12, _LARGEST),
     "patience": _whole(1),
+    "ema": _Takes("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1),
+    "tta": _choice("flip"),
     "distribute": _choice("none", "mirrored", "multi-worker"),
     "seed": _whole(0),
     "deterministic": _FLAG,
@@ -176,6 +200,12 @@ DEFAULTS: dict[str, Any] = {
     name: field.default for name, field in _FIELDS.items() if field.default is not dataclasses.MISSING
 }
 """What every setting is that nobody gives; those that have to be given are not in it."""
+
+
+def named(key: str) -> str:
+    """The setting a key of a file means: with dashes or underscores, or by its short name."""
+    name = key.replace("-", "_")
+    return {"lr": "learning_rate"}.get(name, name)
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -203,15 +233,16 @@ def from_mapping(
     """
     known: dict[str, Any] = {}
     for key, value in values.items():
-        name = key.replace("-", "_")
+        name = named(key)
         if name not in _FIELDS:
             near = difflib.get_close_matches(name, _FIELDS, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"expected some of {', '.join(_FIELDS)}"
             raise WrongUse(f"unknown key '{key}' in {where}: {hint}")
         if name in known:
-            raise WrongUse(f"'{name}' comes twice in {where}, with dash and underscore: leave one out")
+            raise WrongUse(f"'{name}' comes twice in {where}, spelt in two ways: leave one out")
         known[name] = value
     known = {name: tuple(value) if isinstance(value, list) else value for name, value in {**known, **options}.items()}
+    refuse_change(values, options, where=where)
     if "backbone" not in known:
         raise WrongUse(
             f"{where} names no backbone: give --backbone NAME, such as resnet_v1_50; 'finetune backbones list' lists "
@@ -234,16 +265,7 @@ def check(config: RunConfig, *, where: str | None = None, options: Collection[st
             raise _wrong(name, list(value) if isinstance(value, tuple) else value, takes, at)
     if config.bn_decay != "auto":
         check_decay(config.bn_decay)
-    if config.from_scratch and config.checkpoint is not None:
-        raise WrongUse("--from-scratch and --checkpoint contradict each other: give one of them")
-    for name, given in (
-        ("--from-scratch", config.from_scratch),
-        ("--hidden", config.hidden is not None),
-        ("--dropout", config.dropout > 0),
-        ("--features", config.features is not None),
-    ):
-        if config.head == "keep" and given:
-            raise WrongUse(f"--head keep and {name} contradict each other, the head is the file's: give one of them")
+    refuse_contradictions(config)
     return config
 
 

@@ -4,8 +4,8 @@ Freeze rules decide first, BN rules last; a BN layer that no BN rule names follo
 TensorFlow until `apply`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -55,12 +55,20 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class FreezePlan:
-    """The resolved rules, a line per layer that has variables, in the model's order."""
+    """The resolved rules, a line per layer that has variables, in the model's order.
+
+    rates: stage -> what multiplies its learning rate; empty where all stages have the same.
+    opens: stage -> the epoch, from 0, at which it begins to train; empty where all do at once.
+    """
 
     layers: tuple[LayerPlan, ...]
+    rates: Mapping[str, float] = field(default_factory=dict)
+    opens: Mapping[str, int] = field(default_factory=dict)
 
     def stages(self) -> list[dict[str, Any]]:
-        """One row per stage: how many layers train, how many BN layers there are and under which policies."""
+        """One row per stage: how many layers train, how many BN layers there are and under which policies; with
+        `rates` also what multiplies its learning rate, with `opens` the epoch, from 1, at which it begins to train:
+        None where nothing trains."""
         rows: dict[str, dict[str, Any]] = {}
         for plan in self.layers:
             row = rows.setdefault(plan.layer.stage, {"stage": plan.layer.stage, "layers": 0, "training": 0, "bn": {}})
@@ -69,7 +77,19 @@ class FreezePlan:
                 row["training"] += plan.trains
             else:
                 row["bn"][plan.bn.name] = row["bn"].get(plan.bn.name, 0) + 1
+        training = self.training_stages
+        for stage, row in rows.items():
+            if self.rates:
+                row["learning_rate"] = self.rates[stage] if stage in training else None
+            if self.opens:
+                row["from_epoch"] = self.opens.get(stage, 0) + 1 if stage in training else None
         return list(rows.values())
+
+    @property
+    def training_stages(self) -> list[str]:
+        """Those in which a weight trains or a statistic updates, from the input to the head."""
+        moving = (plan.layer.stage for plan in self.layers if plan.trains or (plan.bn is not None and plan.bn.updates))
+        return list(dict.fromkeys(moving))
 
     @property
     def uses_batch_statistics(self) -> bool:
@@ -83,8 +103,16 @@ def resolve(
     freeze: Sequence[Rule] = (),
     freeze_until: str | None = None,
     bn: Sequence[Rule] = (),
+    layer_decay: float | None = None,
+    locked: Collection[str] = (),
 ) -> FreezePlan:
-    """The plan for `layers`. Raises WrongUse for an unknown stage or a pattern that matches nothing."""
+    """The plan for `layers`. Raises WrongUse for an unknown stage or a pattern that matches nothing.
+
+    `layer_decay` multiplies the learning rate once for every stage from the top: the head's is kept, the top stage's
+    is multiplied by it, the next one's by its square (BEiT, Bao et al. 2022, appendix; the discriminative rates of
+    ULMFiT, Howard & Ruder 2018, section 3.2, there 1/2.6). The stages `locked` are frozen whatever the freeze rules
+    say; BN rules stand above that too.
+    """
     backbone = [layer for layer in layers if layer.stage != HEAD]
     stages = list(dict.fromkeys(layer.stage for layer in backbone))
     frozen_stages: set[str] = set()
@@ -99,12 +127,16 @@ def resolve(
     for layer in layers:
         decision = "train" if layer.stage == HEAD else _first_match(freeze, layer)
         trains = decision == "train" if decision else layer.stage not in frozen_stages
+        trains = trains and layer.stage not in locked
         policy = None
         if layer.is_bn:
             policy = POLICIES[_first_match(bn, layer) or ("train" if trains else "freeze")]
             trains = policy.affine
         plans.append(LayerPlan(layer, trains, policy))
-    return FreezePlan(tuple(plans))
+    rates = {}
+    if layer_decay is not None:
+        rates = {stage: layer_decay**above for above, stage in enumerate(reversed(stages), start=1)} | {HEAD: 1.0}
+    return FreezePlan(tuple(plans), rates)
 
 
 def parse_freeze_rule(text: str) -> Rule:
@@ -154,6 +186,21 @@ def apply(
                 layer.momentum = decay
             if isinstance(layer, BatchNorm):
                 layer.run_steps = steps
+
+
+def rates_by_variable(model: "keras.Model", plan: FreezePlan) -> dict[str, float]:
+    """Path of each variable -> what multiplies its learning rate; empty where all have the same."""
+    from finetune.batchnorm.surgery import parts
+
+    if not plan.rates:
+        return {}
+    stage_of = {layer_plan.layer.name: layer_plan.layer.stage for layer_plan in plan.layers}
+    return {
+        variable.path: plan.rates[stage_of[part.name]]
+        for part in parts(model)
+        if part.name in stage_of
+        for variable in part.weights
+    }
 
 
 def _first_match(rules: Sequence[Rule], layer: LayerInfo) -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import config as configs
+from finetune import freezing
 from finetune import run as runs
 from finetune.config import RunConfig
 from finetune.distribution import cluster as clusters
@@ -91,7 +92,10 @@ def _follow(config: RunConfig, on: Distribution, display: Display, *, load_weigh
     again = f"continue with, on every worker: {RunDir(Path(run)).resume_command}"
     try:
         with stop_signals() as requested, on.watching():
-            train(prepared.model, prepared.dataset, prepared.config, _Following(display, requested), distribution=on)
+            model = prepared.model
+            rates = freezing.rates_by_variable(model, prepared.plan)
+            following = _Following(display, requested)
+            train(model, prepared.dataset, prepared.config, following, rates=rates, distribution=on)
             on.meet()
     except (Interrupted, KeyboardInterrupt) as stopped:
         raise Interrupted(f"{who}: {str(stopped) or 'interrupted'}; {again}") from None
@@ -108,6 +112,9 @@ class _Following:
         self.on_step, self.stop_requested = display.step, requested
 
     def on_epoch(self, history: list[dict[str, Any]]) -> None:
+        pass
+
+    def on_averages(self, weights: Any) -> None:
         pass
 
     def save(self, state: State) -> None:

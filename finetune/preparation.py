@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -9,7 +10,7 @@ import keras
 from checkpoints import store
 from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
-from finetune import batches, freezing, rundata, tracking
+from finetune import batches, freezing, presets, rundata, tracking, unfreezing
 from finetune import config as configs
 from finetune.batchnorm.policy import Rule, parse_bn_rule
 from finetune.batchnorm.surgery import bn_layers
@@ -23,6 +24,7 @@ from finetune.distribution.strategy import ALONE, Distribution
 from finetune.errors import WrongUse
 from finetune.progress import Display
 from finetune.training import advice, defaults
+from finetune.unfreezing import Phase
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,12 @@ class Prepared:
     dataset: Dataset
     backbone: backbones.Backbone
     model: keras.Model
-    plan: freezing.FreezePlan
+    phases: tuple[Phase, ...]
+
+    @property
+    def plan(self) -> freezing.FreezePlan:
+        """Of the last phase: what moves at any time of the run moves there."""
+        return self.phases[-1].plan
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ def check_request(config: RunConfig) -> Request:
         if config.head == "keep":
             raise WrongUse(f"--head keep: no weights are published for {spec.id}: give a file with --checkpoint PATH")
         config = replace(config, from_scratch=True)
-    configs.check(config)
+    config = presets.expand(configs.check(config))
     tracking.check(config.tracker)
     freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
     bn = [parse_bn_rule(text) for text in config.bn]
@@ -103,6 +110,11 @@ def prepare(
     dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
     if check_data is not None:
         check_data(dataset)
+    if config.patience is not None and dataset.validation is None:
+        raise WrongUse(
+            f"--patience {config.patience} waits for a better validation accuracy, and no validation images are held "
+            "out: leave --patience out, or give a --validation above 0"
+        )
     source_size = int(dataset.train.images.shape[1])
     image_size = config.image_size or defaults.image_size(spec, source_size)
     keras.utils.set_random_seed(config.seed)
@@ -128,13 +140,15 @@ def prepare(
             model = attach_head(
                 model, len(dataset.class_names), dropout=config.dropout, hidden=config.hidden, seed=config.seed
             )
-    plan = freezing.resolve(
+    locking = partial(
+        freezing.resolve,
         freezing.layer_infos(model, backbone.stages, backbone.scope),
         freeze=request.freeze,
         freeze_until=config.freeze_until,
         bn=request.bn,
+        layer_decay=config.layer_decay,
     )
-    backbones.check_plan(model, plan)
+    plan = locking()
     config = defaults.complete(
         replace(config, image_size=image_size),
         spec,
@@ -145,11 +159,19 @@ def prepare(
     )
     distribution.check_batch(len(dataset.train), config.batch_size or 1)
     batches.check_augmentation(dataset.train, config)
+    phases: tuple[Phase, ...] = (Phase(0, plan),)
+    if config.unfreeze_epochs is not None:
+        phases = unfreezing.phases(plan, lambda stages: locking(locked=stages), over=config.unfreeze_epochs)
+        plan = phases[-1].plan
+    for phase in phases:
+        backbones.check_plan(model, phase.plan)
     per_epoch = batches.steps_per_epoch(dataset.train, config)
-    steps = per_epoch * (config.epochs or 0)
-    freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on", steps=steps)
+    steps = per_epoch * ((config.epochs or 0) - phases[-1].first_epoch)
     for layer in bn_layers(model):
         layer.across_replicas = config.bn_sync
+    apply_plan(model, plan, config, steps=steps)
+    if config.preset is not None:
+        display.say(presets.describe(config))
     display.say(f"data: {dataset.source}: {_counts(dataset)}, {len(dataset.class_names)} classes")
     for remark in dataset.remarks:
         display.say(f"data: {remark}")
@@ -167,7 +189,13 @@ def prepare(
         replicas=distribution.replicas,
     ):
         display.warn(concern)
-    return Prepared(config, dataset, backbone, model, plan)
+    return Prepared(config, dataset, backbone, model, phases)
+
+
+def apply_plan(model: keras.Model, plan: freezing.FreezePlan, config: RunConfig, *, steps: int) -> None:
+    """Set the layers' switches as `plan` and a completed config say; `steps` are those of the last phase, which every
+    layer that trains has at least."""
+    freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on", steps=steps)
 
 
 def _counts(dataset: Dataset) -> str:

@@ -1,32 +1,24 @@
 """A run from its config to its result: data, backbone, head, plan, training, proof, evaluation, files."""
 
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import keras
-
-from finetune import batches, card, environment, models, proof, rundata, tracking
 from finetune import config as configs
-from finetune.batchnorm import decay
-from finetune.batchnorm.statistics import KerasSubject, recalibrate
-from finetune.batchnorm.surgery import bn_layers
+from finetune import environment, freezing, lr_range, models, proof, rundata, tracking
+from finetune.batchnorm.statistics import KerasSubject
 from finetune.checkup import Checkup
 from finetune.config import FORMAT_VERSION, RunConfig
-from finetune.data.dataset import Dataset
 from finetune.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
-from finetune.evaluation import Evaluator
+from finetune.finish import Trained, finish
+from finetune.phases import Phases
 from finetune.preparation import Prepared, prepare
 from finetune.progress import Display, Silent, stop_signals
+from finetune.recorder import Recorder
 from finetune.rundir import RunDir, check_place
 from finetune.training.loop import train
 from finetune.training.state import State
-
-RECALIBRATION_IMAGES = 10_000
-"""Precise BN needs 1k to 10k images (Wu & Johnson 2021, section 3.2)."""
 
 
 def start(
@@ -50,7 +42,7 @@ def start(
             f"distribute is '{config.distribute}': call finetune.launch.start, which connects what it takes"
         )
     check_place(run_dir, runs_dir)
-    prepared = prepare(config, display, load_weights=True, distribution=on)
+    prepared, tested = lr_range.settle(prepare(config, display, load_weights=True, distribution=on), display)
     surroundings, digests = environment.describe() | {"distribution": on.describe()}, proof.digests(prepared.model)
     run = (
         RunDir.create(run_dir)
@@ -63,6 +55,8 @@ def start(
             run.write("load.json", prepared.backbone.report.to_json())
         run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests})
         run.write("data.json", rundata.describe_data(prepared.dataset))
+        if tested is not None:
+            lr_range.write(run, tested)
         models.save_snapshot(run, KerasSubject(prepared.model).snapshot())
         # Last: a directory without it is no run, and nothing would resume it half described.
         run.write("config.json", {"format_version": FORMAT_VERSION, **prepared.config.to_json()})
@@ -155,102 +149,18 @@ def _to_result(
     expected = proof.expected_to_move(model)
     with stop_signals() as requested:
         checkup = Checkup(prepared, models.load_snapshot(run)) if config.diagnose_every else None
-        recorder = _Recorder(run, model, display, trackers, requested, checkup)
-        history = train(model, dataset, config, recorder, resume_from=resume_from, distribution=on)
+        phases = Phases(run, prepared, display)
+        recorder = Recorder(run, model, display, trackers, requested, checkup, phases)
+        history = train(
+            model,
+            dataset,
+            config,
+            recorder,
+            stretches=phases.stretches(),
+            rates=freezing.rates_by_variable(model, prepared.plan),
+            resume_from=resume_from,
+            distribution=on,
+        )
         if requested():
             raise Interrupted("stopped after the last step")
-    updates = history[-1]["step"] if prepared.plan.uses_batch_statistics and config.bn_updates == "on" else 0
-    if config.recalibrate_at_end and bn_layers(model):
-        display.say("recalibrating the moving statistics on training images")
-        _recalibrate_updating(model, dataset, config)
-    proved = proof.prove(digests, proof.digests(model), expected)
-    display.say("evaluating on test images")
-    evaluator = Evaluator(KerasSubject(model), on_batch=display.batch)
-    passed = evaluator.examine(batches.evaluation(dataset.test, config), "moving")
-    test = {
-        "is_training_false": passed.evaluation,
-        "is_training_true": evaluator.evaluate(batches.evaluation(dataset.test, config), "batch"),
-    }
-    models.save(model, run.model_path)
-    passed.images.save(run.predictions_path)
-    rows = [*history, *({"kind": "test", "statistics": name, **value.to_json()} for name, value in test.items())]
-    run.write_metrics(rows)
-    bn_decay = float(config.bn_decay)
-    result = {
-        "test": {name: value.to_json() for name, value in test.items()},
-        "validation_accuracy": history[-1].get("validation_accuracy"),
-        "bn": {
-            "layers": len(bn_layers(model)),
-            "decay": bn_decay,
-            "updates": updates,
-            "renorm": config.bn_renorm,
-            "zero_debias": config.bn_zero_debias,
-            "residual": decay.residual(bn_decay, updates),
-            "residual_mean": decay.residual(bn_decay, updates, zero_debias=config.bn_zero_debias),
-            "recalibrated": bool(config.recalibrate_at_end),
-        },
-        "proof": proved.to_json(),
-        "class_names": list(dataset.class_names),
-        "data_fingerprint": dataset.fingerprint(),
-        "train_images": len(dataset.train),
-        "skipped_images": len(dataset.skipped),
-        "epochs": len(history),
-        "steps": history[-1]["step"],
-        "train_seconds": round(sum(row["seconds"] for row in history), 1),
-        "seconds": round(time.monotonic() - started, 1),
-        "peak_memory_mib": environment.peak_memory_mib(),
-    }
-    card.write(run, prepared, result, passed.images)
-    trackers.end(result)
-    run.write("result.json", result)
-    run.state_path.unlink(missing_ok=True)
-    if not proved.holds:
-        raise FinetuneError(
-            f"{run}: the freeze plan was not kept: {len(proved.moved_though_frozen)} frozen variables moved "
-            f"({', '.join(proved.moved_though_frozen[:3])}), {len(proved.unmoved)} of {proved.moving} that should move "
-            "did not; see result.json, and report this as a defect"
-        )
-
-
-def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfig) -> None:
-    """Recalibrate what the plan lets update; frozen statistics stay, to the bit."""
-    fixed = {layer.name for layer in bn_layers(model) if not (layer.statistics == "batch" and layer.updates)}
-    subject = KerasSubject(model)
-    before = subject.snapshot()
-    subset = models.training_subset(dataset.train, config, max(RECALIBRATION_IMAGES, len(dataset.class_names)))
-    recalibrate(subject, (images for images, _, _ in batches.evaluation(subset, config)))
-    after = subject.snapshot()
-    subject.restore({name: before[name] if name in fixed else after[name] for name in after})
-
-
-class _Recorder:
-    """The loop's observer: writes the run's files and passes on to the display."""
-
-    def __init__(
-        self,
-        run: RunDir,
-        model: keras.Model,
-        display: Display,
-        trackers: tracking.Trackers,
-        requested: Callable[[], bool],
-        checkup: Checkup | None,
-    ) -> None:
-        self._run, self._display, self.stop_requested, self._checkup = run, display, requested, checkup
-        self._trackers, self._statistics = trackers, KerasSubject(model).snapshot
-
-    def on_step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
-        self._display.step(epoch=epoch, step=step, steps=steps, images=images, loss=loss)
-        self._trackers.step(step, loss)
-
-    def on_epoch(self, history: list[dict[str, Any]]) -> None:
-        row = history[-1]
-        if self._checkup is not None and self._checkup.due(row["epoch"]):
-            row["bn"] = self._checkup.row(steps=row["step"])
-        self._run.write_metrics(history)
-        self._trackers.epoch(history, self._statistics)
-        self._display.epoch(row)
-
-    def save(self, state: State) -> None:
-        self._trackers.flush()
-        self._run.state_path.parent.mkdir(exist_ok=True)
-        state.save(self._run.state_path)
+    finish(run, prepared, display, trackers, Trained(history, recorder.averages, phases, digests, expected, started))

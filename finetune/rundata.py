@@ -20,6 +20,7 @@ def load_data(config: RunConfig, *, progress: Any = None, looking: Any = None) -
         config.data,
         data_dir=Path(config.data_dir) if config.data_dir else None,
         examples=config.examples,
+        shots=config.few_shot,
         validation=config.validation,
         seed=config.seed,
         test=config.test,

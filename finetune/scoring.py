@@ -11,6 +11,7 @@ from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.errors import FinetuneError
 from finetune.evaluation import Evaluation, Evaluator, Pass
+from finetune.mirroring import Mirrored
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ def evaluate_run(
     on_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Score a run's model on one of its splits, without augmentation. FinetuneError where there is no such split."""
-    return examine_run(target, data_dir=data_dir, split=split, statistics=statistics, on_batch=on_batch).evaluation
+    return examine_run(target, data_dir=data_dir, split=split, statistics=statistics, on_batch=on_batch)[0].evaluation
 
 
 def examine_run(
@@ -56,15 +57,20 @@ def examine_run(
     data_dir: Path | None = None,
     split: str = "test",
     statistics: Statistics = "moving",
+    flip: bool = False,
     on_batch: Callable[[], None] | None = None,
-) -> Pass:
-    """As `evaluate_run`, with what the model said of every image."""
+) -> list[Pass]:
+    """As `evaluate_run`, with what the model said of every image; with `flip` once more, with test-time flip
+    (`finetune.mirroring`): [plain, flipped]."""
     opened = open_run(target, data_dir=data_dir)
     images: Split | None = getattr(opened.dataset, split)
     if images is None:
         raise FinetuneError(f"{target} has no validation images: it ran with --validation 0; use --split test")
-    evaluator = Evaluator(KerasSubject(opened.trained.model), on_batch=on_batch)
-    return evaluator.examine(batches.evaluation(images, opened.config), statistics)
+    subject = KerasSubject(opened.trained.model)
+    ways = (subject, Mirrored(subject)) if flip else (subject,)
+    return [
+        Evaluator(way, on_batch=on_batch).examine(batches.evaluation(images, opened.config), statistics) for way in ways
+    ]
 
 
 def _check_classes(trained: models.Trained, dataset: Dataset) -> None:

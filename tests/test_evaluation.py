@@ -10,6 +10,7 @@ from finetune.data import pipeline
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find
 from finetune.evaluation import Evaluation, Evaluator, count, total
+from finetune.mirroring import Mirrored
 
 
 def test_count_equals_a_plain_count_in_float64():
@@ -86,3 +87,33 @@ def test_label_offset_shifts_the_classes(evaluator, split):
     labels = np.concatenate([np.asarray(labels) for _, labels, _ in batches])
     expected = int((logits[kept].argmax(1) == labels[kept] + 1).sum())
     assert Evaluator(evaluator._subject, label_offset=1).evaluate(batches).correct == expected
+
+
+@pytest.mark.parametrize("statistics", ["moving", "batch"])
+def test_flipped_is_the_mean_of_both_probabilities(evaluator, split, statistics):
+    """Against NumPy in float64, from the logits of the images and of their mirror images."""
+    subject = evaluator._subject
+    run, preprocessing = subject.forward(statistics), find("unit")
+    logits = [
+        np.asarray(run(np.asarray(preprocessing.apply(images)))[0], np.float64)
+        for images in (split.images, split.images[:, :, ::-1])
+    ]
+    odds = [np.exp(one - one.max(axis=1, keepdims=True)) for one in logits]
+    mean = sum(one / one.sum(axis=1, keepdims=True) for one in odds) / 2
+    expected = -np.log(mean[np.arange(len(split)), split.labels]).sum()
+
+    batches = pipeline.eval_batches(split, batch_size=len(split), image_size=4, preprocessing=preprocessing)
+    scored = Evaluator(Mirrored(subject)).evaluate(batches, statistics)
+    assert scored.examples == len(split)
+    assert scored.correct == int((mean.argmax(axis=1) == split.labels).sum())
+    assert scored.loss_sum == pytest.approx(expected, rel=1e-5)
+    assert scored.loss_sum != pytest.approx(evaluator.evaluate(batches, statistics).loss_sum, rel=1e-4)
+
+
+def test_flipping_certain_logits_does_not_overflow():
+    inputs = keras.Input((2, 2, 3))
+    model = keras.Model(inputs, keras.layers.Dense(2, kernel_initializer="ones")(keras.layers.Flatten()(inputs)))
+    model.layers[-1].kernel.assign(np.repeat([[1e4], [-1e4]], 6, axis=1).reshape(12, 1) * [[1.0, -1.0]])
+    split = Split(np.full((1, 2, 2, 3), 255, np.uint8), np.array([0]))
+    batches = pipeline.eval_batches(split, batch_size=1, image_size=2, preprocessing=find("unit"))
+    assert np.isfinite(Evaluator(Mirrored(KerasSubject(model))).evaluate(batches).loss_sum)

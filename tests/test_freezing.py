@@ -79,6 +79,13 @@ def test_stage_rows_count_layers_and_policies():
     assert plan.uses_batch_statistics
 
 
+def test_layer_decay_multiplies_once_for_every_stage_from_the_top():
+    plan = resolve(LAYERS, freeze_until="conv1", layer_decay=0.5)
+    assert plan.rates == {"head": 1.0, "block4": 0.5, "block1": 0.25, "conv1": 0.125}
+    # What is frozen has no rate to read.
+    assert [row["learning_rate"] for row in plan.stages()] == [None, 0.25, 0.5, 1.0]
+
+
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_decay_outside_the_open_interval(decay):
     with pytest.raises(WrongUse, match="outside"):

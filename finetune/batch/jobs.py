@@ -117,12 +117,12 @@ class _File:
         matrix: dict[str, list[Any]] = {}
         for key, values in table.items():
             if not isinstance(values, list) or not values:
-                if key.replace("-", "_") not in RunConfig.__dataclass_fields__:
+                if configs.named(key) not in RunConfig.__dataclass_fields__:
                     self._settings({key: values}, "[matrix]")  # says which key was meant
                 raise WrongUse(f"{key} in [matrix] of {self.path} is {values!r}: expected a list of values to cross")
-            name = key.replace("-", "_")
+            name = configs.named(key)
             if name in matrix:
-                raise WrongUse(f"'{name}' comes twice in [matrix] of {self.path}, with dash and underscore")
+                raise WrongUse(f"'{name}' comes twice in [matrix] of {self.path}, spelt in two ways: leave one out")
             if name in configs.LISTS and not all(isinstance(value, list) for value in values):
                 raise WrongUse(
                     f"{key} in [matrix] of {self.path} is {values!r}: each of its values is a list itself, such as "
@@ -168,8 +168,10 @@ class _File:
         where = f"{place} of {self.path}"
         placeholder = {} if "backbone" in table else {"backbone": ""}
         checked = checked_config({**placeholder, **table}, where)
-        named = {key.replace("-", "_"): key for key in table}
-        return {name: paths.absolute(name, getattr(checked, name), self.path.absolute().parent) for name in named}
+        return {
+            name: paths.absolute(name, getattr(checked, name), self.path.absolute().parent)
+            for name in map(configs.named, table)
+        }
 
 
 def checked_config(settings: Settings, where: str) -> RunConfig:
@@ -196,7 +198,7 @@ def _place_for(key: str) -> str:
     near = difflib.get_close_matches(key, ("defaults", "matrix", "job"), n=1)
     if near:
         return f"did you mean '{near[0]}'?"
-    if key.replace("-", "_") in configs.DEFAULTS or key in ("backbone", "seeds"):
+    if configs.named(key) in configs.DEFAULTS or key in ("backbone", "seeds"):
         return f"'{key}' is a setting: put it below [defaults]"
     return "expected [defaults], [matrix] and [[job]]"
 

@@ -199,7 +199,8 @@ class Scheduler:
         # What was trained with the old batch size cannot be gone on with under another.
         self._place.clear(job)
         self._place.write_record(job, dataclasses.replace(record, batch_size=size // 2))
-        rate = "kept" if job.config.learning_rate is not None else "scaled with it"
+        asked = job.config.learning_rate
+        rate = "scaled with it" if asked is None else "found anew" if asked == "auto" else "kept"
         self._watcher.say(f"{job.name}: out of memory; anew with batch size {size // 2} (learning rate {rate})")
         return True
 

@@ -52,7 +52,8 @@ class Standing:
         if self.reduced_from is None:
             return ""
         explicit = self.job.config.learning_rate
-        rate = f"learning rate kept at {explicit:g}" if explicit is not None else "learning rate scaled with it"
+        rate = "learning rate scaled with it" if explicit is None else f"learning rate kept at {explicit}"
+        rate = "learning rate found anew" if explicit == "auto" else rate
         return f"batch {self.reduced_from} -> {self.batch_size} (out of memory; {rate})"
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _STATISTICS = {"train": "batch, updating", "stats": "batch, updating", "freeze": "moving", "affine": "moving"}
 
+_MARKS = {"learning_rate": "x ", "from_epoch": ""}
+
 
 class ConsoleDisplay:
     """A run's display: one bar, a line per epoch. Without a terminal the bar is left out, the lines stay."""
@@ -50,10 +52,12 @@ class ConsoleDisplay:
         """What trains and which statistics each stage uses."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         counts = ("weight layers", "that train", "BN layers")
-        for column in ("stage", *counts, "BN policy", "statistics"):
-            table.add_column(column, justify="right" if column in counts else "left")
+        rows, extra = plan.stages(), {"learning_rate": "rate", "from_epoch": "from epoch"}
+        extra = {key: words for key, words in extra.items() if any(row.get(key) is not None for row in rows)}
+        for column in ("stage", *counts, "BN policy", "statistics", *extra.values()):
+            table.add_column(column, justify="right" if column in counts else "left", no_wrap=column == "statistics")
         moves = "updating" if config.bn_updates == "on" else "NOT updating"
-        for row in plan.stages():
+        for row in rows:
             bn = row["bn"]
             table.add_row(
                 row["stage"],
@@ -62,14 +66,16 @@ class ConsoleDisplay:
                 str(sum(bn.values())) if bn else "",
                 ", ".join(f"{name} {count}" if len(bn) > 1 else name for name, count in bn.items()),
                 ", ".join(dict.fromkeys(_STATISTICS[name].replace("updating", moves) for name in bn)),
+                *("" if row[key] is None else f"{_MARKS[key]}{row[key]:.3g}" for key in extra),
             )
         self._console.print(table)
         updates = "" if config.bn_updates == "on" else ", updates OFF (the forgotten UPDATE_OPS)"
         updates += ", batch renormalisation" if config.bn_renorm else ""
         updates += ", moving means debiased" if config.bn_zero_debias else ""
+        rate = config.learning_rate if config.learning_rate == "auto" else f"{config.learning_rate:g}"
         self.say(
             f"{config.image_size} px, batch {config.batch_size}, {config.epochs} epochs, {config.optimizer} "
-            f"{config.learning_rate:g}, BN decay {config.bn_decay}{updates}, preprocessing {config.preprocess}"
+            f"{rate}, BN decay {config.bn_decay}{updates}, preprocessing {config.preprocess}"
         )
 
     def step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
@@ -89,8 +95,9 @@ class ConsoleDisplay:
     def epoch(self, row: dict[str, Any]) -> None:
         """One line."""
         validation = f"  validation {row['validation_accuracy']:.1%}" if "validation_accuracy" in row else ""
+        mixed = " of mixed labels" if row.get("train_labels") == "mixed" else ""
         self.say(
-            f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.1%}"
+            f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.1%}{mixed}"
             f"{validation}  {row['images_per_second']:.0f} images/s"
         )
         if bn := row.get("bn"):
@@ -147,15 +154,29 @@ def show_result(run: "RunDir", result: dict[str, Any]) -> None:
         f"is_training=True {test['is_training_true']['accuracy']:.1%}   "
         f"({test['is_training_false']['examples']} images)"
     )
+    if (weights := result.get("weights", {})).get("kind") == "averaged":
+        last = weights["last_step"]
+        out.print(
+            f"weights        averaged (--ema {weights['ema']:g}), statistics {weights['statistics']}; the last step's, "
+            f"is_training=False {last['test']['is_training_false']['accuracy']:.1%}, are in {last['model']}"
+        )
+    if averaged := result.get("tta"):
+        scored = averaged["is_training_false"]
+        out.print(
+            f"test-time flip is_training=False {scored['accuracy']:.1%} (± {scored['standard_error']:.1%}), averaged "
+            "with the mirror images"
+        )
     if bn["layers"]:
         means = " (of the means nothing)" if bn["zero_debias"] and bn["updates"] else ""
         out.print(
             f"BatchNorm      decay {bn['decay']:g}, {bn['updates']} updates: {bn['residual']:.2g} of the starting "
             f"statistics left{means}{', recalibrated at the end' if bn['recalibrated'] else ''}"
         )
+    each = [str(one["frozen_variables"]) for one in proof.get("phases", [])]
+    phases = f"; frozen in each of {len(each)} phases: {', '.join(each)}" if each else ""
     out.print(
         f"proof          {proof['frozen_variables']} frozen variables bit-identical, "
-        f"{proof['moving_variables'] - len(proof['unmoved'])} of {proof['moving_variables']} others moved"
+        f"{proof['moving_variables'] - len(proof['unmoved'])} of {proof['moving_variables']} others moved{phases}"
     )
     out.print(f"time           {result['train_seconds']:.0f} s training, peak {result['peak_memory_mib']:.0f} MiB")
     out.print(f"run            {run}", markup=False)

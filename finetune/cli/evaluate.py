@@ -23,9 +23,16 @@ from finetune.cli.startup import load_tensorflow
     default="false",
     help="false: moving statistics; true: batch statistics. Dropout is off in both.  [default: false]",
 )
+@click.option(
+    "--tta",
+    type=click.Choice(["flip"]),
+    help="flip: also score the averaged probabilities of every image and its mirror image.",
+)
 @options.JSON
 @options.QUIET
-def evaluate(target: Path, data_dir: Path | None, split: str, is_training: str, as_json: bool, quiet: bool) -> None:
+def evaluate(
+    target: Path, data_dir: Path | None, split: str, is_training: str, tta: str | None, as_json: bool, quiet: bool
+) -> None:
     """Accuracy and loss of a run's model, every image counted once.
 
     RUN is a run directory, or a .keras file in one.
@@ -33,22 +40,25 @@ def evaluate(target: Path, data_dir: Path | None, split: str, is_training: str, 
     from finetune.cli.display import console_display
 
     load_tensorflow()
-    from finetune.scoring import evaluate_run
+    from finetune.scoring import examine_run
 
     with console_display(quiet=quiet or as_json) as display:
-        evaluation = evaluate_run(
+        passes = examine_run(
             target,
             data_dir=data_dir,
             split=split,
             statistics="batch" if is_training == "true" else "moving",
+            flip=tta == "flip",
             on_batch=display.batch,
         )
+    evaluation, *flipped = (one.evaluation for one in passes)
     if as_json:
-        options.emit(
-            {"target": str(target), "split": split, "is_training": is_training == "true", **evaluation.to_json()}
-        )
-    else:
+        averaged = {"tta": {"kind": tta, **flipped[0].to_json()}} if flipped else {}
+        about = {"target": str(target), "split": split, "is_training": is_training == "true"}
+        options.emit({**about, **evaluation.to_json(), **averaged})
+        return
+    for one, words in ((evaluation, ""), *((one, ", averaged with the mirror images") for one in flipped)):
         click.echo(
-            f"{split}: accuracy {evaluation.accuracy:.2%} (± {evaluation.standard_error:.2%}), loss "
-            f"{evaluation.loss:.4f}, {evaluation.examples} images, is_training={is_training.capitalize()}"
+            f"{split}: accuracy {one.accuracy:.2%} (± {one.standard_error:.2%}), loss {one.loss:.4f}, "
+            f"{one.examples} images, is_training={is_training.capitalize()}{words}"
         )

@@ -1,5 +1,6 @@
 """Options that several commands share, each worded once."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,34 @@ CHECKPOINT = click.option(
     help="Your own file of the backbone's weights: slim V1/V2 file, .ckpt prefix, training directory or .tar.gz; "
     "Keras .h5, .weights.h5 or .keras; SavedModel directory. Default: the published file, from the cache or fetched.",
 )
+
+
+class Sectioned(click.Command):
+    """A command of many options, listed under headings. `sections` maps the first option of each section, by its long
+    name, to the heading; those in front of the first are listed under click's own."""
+
+    def __init__(self, *args: Any, sections: Mapping[str, str], **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click's, section by section."""
+        heading, rows = "Options", list[tuple[str, str]]()
+        for parameter in self.get_params(ctx):
+            following = next((self._sections[one] for one in parameter.opts if one in self._sections), None)
+            if following is not None or "--help" in parameter.opts:
+                _write(formatter, heading, rows)
+                heading, rows = following or "Help", []
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                rows.append(record)
+        _write(formatter, heading, rows)
+
+
+def _write(formatter: click.HelpFormatter, heading: str, rows: list[tuple[str, str]]) -> None:
+    if rows:
+        with formatter.section(heading):
+            formatter.write_dl(rows)
 
 
 def emit(value: Any) -> None:

@@ -11,10 +11,13 @@ from finetune.cli import options
 from finetune.cli.startup import load_tensorflow
 
 
-class _Decay(click.ParamType[Any]):
-    """A number or `auto`; the library checks the range."""
+class _NumberOrAuto(click.ParamType[Any]):
+    """A number or `auto`; the library checks the range, which is only named here."""
 
     name = "F|auto"
+
+    def __init__(self, allowed: str) -> None:
+        self._allowed = allowed
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "auto":
@@ -22,10 +25,23 @@ class _Decay(click.ParamType[Any]):
         try:
             return float(value)
         except (TypeError, ValueError):
-            self.fail(f"{value!r} is neither a number in (0, 1) nor 'auto'", param, ctx)
+            self.fail(f"{value!r} is neither a number {self._allowed} nor 'auto'", param, ctx)
 
 
-@click.command()
+_SECTIONS = {
+    "--backbone": "What to start from",
+    "--data": "Data",
+    "--image-size": "Images",
+    "--dropout": "Head",
+    "--preset": "What trains",
+    "--bn": "BatchNorm",
+    "--epochs": "Training",
+    "--ema": "At the end",
+    "--seed": "The run",
+}
+
+
+@click.command(cls=options.Sectioned, sections=_SECTIONS)
 @click.option(
     "--backbone",
     metavar="NAME|PATH",
@@ -39,6 +55,7 @@ class _Decay(click.ParamType[Any]):
 @options.DATA
 @options.DATA_DIR
 @click.option("--examples", type=int, metavar="N", help="Train on N images, the same share of every class.")
+@click.option("--few-shot", type=int, metavar="K", help="Train on K images of every class, drawn by the seed.")
 @click.option(
     "--test", type=float, metavar="F", help="Share held out as test images where the data has none.  [default: 0.2]"
 )
@@ -62,6 +79,16 @@ class _Decay(click.ParamType[Any]):
     "linear probe]",
 )
 @click.option("--crop-padding", type=int, metavar="PX", help="Padding of the random crop.  [default: 1/8 of the side]")
+@click.option(
+    "--rand-augment",
+    type=float,
+    is_flag=False,
+    flag_value=0.5,
+    metavar="[MAGNITUDE]",
+    help="RandAugment, two random operations an image; magnitude up to 1, by itself 0.5.",
+)
+@click.option("--mixup", type=float, metavar="ALPHA", help="Mix images of a batch and their labels, such as 0.2.")
+@click.option("--cutmix", type=float, metavar="ALPHA", help="Paste a box of another image, and its label, such as 1.")
 @click.option("--dropout", type=float, metavar="F", help="Dropout in front of the logits.  [default: 0]")
 @click.option(
     "--head",
@@ -75,12 +102,30 @@ class _Decay(click.ParamType[Any]):
 )
 @click.option("--hidden", type=int, metavar="N", help="A hidden layer of N units in the head.")
 @click.option(
+    "--preset",
+    metavar="NAME",
+    help="linear-probe (the head alone), fine-tune (the defaults) or gradual (the head first, then stages from the "
+    "top, with lower rates below); options given beside it win.",
+)
+@click.option(
     "--freeze",
     multiple=True,
     metavar="PATTERN[=train]",
     help="Freeze matching layers; '=train' exempts them from later patterns. First match wins. Repeatable.",
 )
+@click.option(
+    "--unfreeze-epochs",
+    type=int,
+    metavar="N",
+    help="Train the head alone, then ever more stages from the top, and all after N epochs.",
+)
 @click.option("--freeze-until", metavar="STAGE", help="Freeze every stage up to and including STAGE.")
+@click.option(
+    "--layer-decay",
+    type=float,
+    metavar="F",
+    help="Multiplies the learning rate once for every stage from the top: 0.8 gives 0.8, 0.64, ... below the head.",
+)
 @click.option(
     "--bn",
     multiple=True,
@@ -88,7 +133,10 @@ class _Decay(click.ParamType[Any]):
     help="BN policy train, freeze, affine or stats, for matching layers. First match wins. Repeatable.",
 )
 @click.option(
-    "--bn-decay", type=_Decay(), metavar="F|auto", help="Share of the old moving value kept.  [default: auto]"
+    "--bn-decay",
+    type=_NumberOrAuto("in (0, 1)"),
+    metavar="F|auto",
+    help="Share of the old moving value kept.  [default: auto]",
 )
 @click.option("--bn-epsilon", type=float, metavar="F", help="Added to the variance.  [default: as published]")
 @click.option("--bn-updates", metavar="on|off", help="off: never update moving statistics, the forgotten UPDATE_OPS.")
@@ -124,7 +172,13 @@ class _Decay(click.ParamType[Any]):
 @click.option("--epochs", type=int, metavar="N", help="[default: by the number of images]")
 @click.option("--batch-size", type=int, metavar="N", help="[default: 64, less for few images]")
 @click.option("--optimizer", metavar="NAME", help="adamw or sgd (Nesterov momentum 0.9).  [default: adamw]")
-@click.option("--learning-rate", type=float, metavar="F", help="Peak learning rate.  [default: by optimizer and batch]")
+@click.option(
+    "--learning-rate",
+    "--lr",
+    type=_NumberOrAuto("above 0"),
+    metavar="F|auto",
+    help="Peak learning rate; auto: found by a range test.  [default: by optimizer and batch]",
+)
 @click.option(
     "--weight-decay", type=float, metavar="F", help="Decoupled; not on BN and biases.  [default: by optimizer]"
 )
@@ -138,6 +192,18 @@ class _Decay(click.ParamType[Any]):
     metavar="none|mirrored|multi-worker",
     help="mirrored: over the GPUs of this machine. multi-worker: over machines, each of which runs this command, as "
     "TF_CONFIG or Slurm says. --batch-size is that of all of them together.  [default: none]",
+)
+@click.option(
+    "--ema",
+    type=float,
+    metavar="F",
+    help="Average the weights, keeping the share F at every step, such as 0.999; BN statistics are recalibrated for "
+    "the average, which is what model.keras holds.",
+)
+@click.option(
+    "--tta",
+    metavar="flip",
+    help="Also score the averaged probabilities of every test image and its mirror image.",
 )
 @click.option("--seed", type=int, metavar="N", help="[default: 0]")
 @click.option("--deterministic", is_flag=True, default=None, help="Bit-identical repeats on one machine; slower.")

@@ -1,9 +1,14 @@
-"""Random crops and flips of whole batches, as a pure function of a seed."""
+"""Random crops, flips and more of whole batches, as a pure function of a seed."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
+from finetune.data.mixing import Mixing
+from finetune.data.rand_augment import RandAugment
 from finetune.data.share import WHOLE, Share
 
 
@@ -18,11 +23,36 @@ class Augmentation:
 
     Where `resized_crop`, parts of random area and shape are taken of the photos themselves instead, mirrored half of
     the time (`crops.draw`), before they become a batch: there is nothing left to do here.
+
+    What follows works on whatever the crop gave: RandAugment of magnitude `rand_augment` (`rand_augment.py`), then
+    `mixup` and `cutmix` with their alphas (`mixing.py`); None leaves one out.
     """
 
     crop_padding: int
     flip: bool
     resized_crop: bool = False
+    rand_augment: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether labels become shares of classes."""
+        return self.mixup is not None or self.cutmix is not None
+
+    def batch(
+        self, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *, classes: int, share: Share = WHOLE
+    ) -> Any:
+        """All of it: uint8 `[batch, height, width, 3]` and int64 `[batch]` to (images, labels).
+
+        The images are in [0, 255], uint8 or float32; the labels as they were, or where it `mixes` each class's share,
+        float32 `[batch, classes]`. `seed` int32 `[2]`: the same gives the same.
+        """
+        images = self.augment(images, seed, share)
+        if self.rand_augment is None and not self.mixes:
+            return images, labels
+        # Traced once a process and not once an epoch, which for RandAugment would take longer than many an epoch.
+        return _strong(self, tuple(images.shape), classes)(images, labels, seed)
 
     def augment(self, images: tf.Tensor, seed: tf.Tensor, share: Share = WHOLE) -> tf.Tensor:
         """uint8 `[batch, height, width, 3]` in and out; `seed` int32 `[2]`. The same seed gives the same images,
@@ -48,6 +78,28 @@ class Augmentation:
     def _offset(self, draw: tf.Tensor) -> tf.Tensor:
         """A draw from [0, 1) as a whole number from -crop_padding to crop_padding, each as likely."""
         return tf.cast(tf.floor(draw * (2 * self.crop_padding + 1)), tf.int32) - self.crop_padding
+
+
+@functools.lru_cache(maxsize=8)
+def _strong(augmentation: Augmentation, shape: tuple[int, ...], classes: int) -> Callable[..., Any]:
+    changing = RandAugment(augmentation.rand_augment) if augmentation.rand_augment is not None else None
+    mixing = Mixing(augmentation.mixup, augmentation.cutmix) if augmentation.mixes else None
+
+    def strong(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels = tf.cast(images, tf.float32)
+        if changing is not None:
+            pixels = changing.augment(pixels, tf.random.experimental.stateless_fold_in(seed, 1))
+        if mixing is None:
+            return pixels, labels
+        return mixing.mix(pixels, tf.one_hot(labels, classes), tf.random.experimental.stateless_fold_in(seed, 2))
+
+    signature = (
+        tf.TensorSpec(shape, tf.uint8),
+        tf.TensorSpec(shape[:1], tf.int64),
+        tf.TensorSpec([2], tf.int32),
+    )
+    with tf.init_scope():
+        return tf.function(strong, autograph=False).get_concrete_function(*signature)  # type: ignore[no-any-return]
 
 
 def _reflected(index: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

@@ -137,6 +137,26 @@ def stratified_subset(split: Split, examples: int, seed: int) -> Split:
     return split.take(np.sort(np.concatenate(chosen)))
 
 
+def few_shot(split: Split, shots: int, seed: int, class_names: Sequence[str]) -> tuple[Split, Split]:
+    """(`shots` images of every class, all others), both in the split's order.
+
+    Each class has a draw of its own by `seed`, in which fewer shots are the first of more: 5 shots are among the 10 of
+    the same seed. Raises WrongUse, naming the class, where one has fewer.
+    """
+    counts = np.bincount(split.labels, minlength=len(class_names))
+    if int(counts.min()) < shots:
+        least = int(np.argmin(counts))
+        raise WrongUse(
+            f"--few-shot {shots}: class {class_names[least]} has {counts[least]} training images: expected {shots} of "
+            f"every class; ask for {counts[least]} or fewer"
+        )
+    chosen = np.zeros(len(split), bool)
+    for label in range(len(class_names)):
+        members = np.flatnonzero(split.labels == label)
+        chosen[np.random.default_rng([seed, label]).permutation(members)[:shots]] = True
+    return split.take(np.flatnonzero(chosen)), split.take(np.flatnonzero(~chosen))
+
+
 def hold_out(
     split: Split, fraction: float, seed: int | Sequence[int], *, what: str = "validation"
 ) -> tuple[Split, Split]:

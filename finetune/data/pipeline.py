@@ -43,6 +43,8 @@ def train_batches(
 ) -> "Batches":
     """One epoch from batch number `start_batch` on: (float32 `[batch, image_size, image_size, 3]`, int64 `[batch]`).
 
+    Where the augmentation mixes images, the labels are each class's share, float32 `[batch, classes]`.
+
     Every epoch has its own order; its `len(split) % batch_size` last images are left out, so that all batches are of
     one size. A split smaller than that is one batch. Starting later gives exactly the batches that were left.
     Photos are decoded at `image_size`, other images keep their size until they are in the batch; random crops are
@@ -53,6 +55,7 @@ def train_batches(
     split = split.at(image_size)
     check_augmentation(split, augmentation)
     size = min(batch_size, len(split))
+    classes = int(split.labels.max()) + 1  # a data set has training images of every class
     order = np.random.default_rng([seed, epoch]).permutation(len(split))
 
     def pick(batch: int) -> tuple[np.ndarray, ...]:
@@ -65,7 +68,8 @@ def train_batches(
         return images, split.labels[chosen], draw
 
     def prepare(images: tf.Tensor, labels: tf.Tensor, draw: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return _prepared(augmentation.augment(images, draw, share), image_size, preprocessing), labels
+        images, labels = augmentation.batch(images, labels, draw, classes=classes, share=share)
+        return _prepared(images, image_size, preprocessing), labels
 
     numbers = range(start_batch, steps_per_epoch(len(split), batch_size))
     shape = (image_size, image_size, 3) if augmentation.resized_crop else split.images.shape[1:]

@@ -1,5 +1,7 @@
 """What a run should be warned of before it starts: settings under which BatchNorm is known to mislead."""
 
+import math
+
 from checkpoints.catalog import BackboneSpec
 from finetune.batchnorm.decay import auto_decay, residual
 from finetune.config import RunConfig
@@ -15,8 +17,8 @@ def warnings(
 ) -> list[str]:
     """One sentence a concern, for a completed config.
 
-    batch_statistics: whether any BN layer normalises by them in training. steps: of the whole run. replicas: over how
-    many the batch is divided.
+    batch_statistics: whether any BN layer normalises by them in training. steps: of the whole run, or of its last
+    phase where layers are unfrozen one after another. replicas: over how many the batch is divided.
     """
     found = []
     if batch_statistics and config.bn_updates == "off":
@@ -29,6 +31,12 @@ def warnings(
         found.append(
             f"--bn-decay {config.bn_decay:g} leaves {left:.0%} of the starting statistics after {steps} updates: "
             f"give --bn-decay {auto_decay(per_epoch, steps):g} (or auto), more --epochs, or --recalibrate-at-end"
+        )
+    begun = config.ema**steps if config.ema is not None else 0.0
+    if begun > FORGOTTEN:
+        found.append(
+            f"--ema {config.ema:g} over {steps} steps: {begun:.0%} of the average are the weights of the first step: "
+            f"give --ema {math.floor(100 * FORGOTTEN ** (1 / steps)) / 100:g} or less, or more --epochs"
         )
     normalised = (config.batch_size or 0) // (1 if config.bn_sync else replicas)
     if batch_statistics and normalised < LEAST_BATCH <= (config.batch_size or 0) and not config.bn_renorm:

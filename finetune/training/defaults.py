@@ -6,6 +6,7 @@ from checkpoints.catalog import BackboneSpec
 from finetune.batchnorm.decay import FEW_UPDATES, auto_decay
 from finetune.config import Augment, RunConfig
 from finetune.data.pipeline import steps_per_epoch
+from finetune.errors import WrongUse
 
 _LARGEST_ICON = 64
 """px. Images of no more than this a side, in a folder too, are augmented as CIFAR's are."""
@@ -31,11 +32,20 @@ def complete(
 ) -> RunConfig:
     """`config` with every None replaced. `examples` is the number of training images, `source_size` their side in px,
     `photos` whether they are decoded at the size the run takes, `everything` whether any layer of the backbone trains
-    (False: only the head does, a linear probe)."""
+    (False: only the head does, a linear probe).
+
+    Where layers are unfrozen one after another, BN decay and recalibration suit those that update least. Raises
+    WrongUse where that takes all epochs."""
     batch_size = config.batch_size or _batch_size(examples)
     epochs = config.epochs or _epochs(examples, from_scratch=config.from_scratch)
     per_epoch = steps_per_epoch(examples, batch_size)
-    steps = per_epoch * epochs
+    unfreeze = config.unfreeze_epochs or (max(epochs // 2, 1) if config.preset == "gradual" else None)
+    if unfreeze is not None and unfreeze >= epochs:
+        raise WrongUse(
+            f"unfreezing takes {unfreeze} of {epochs} epoch{'s' if epochs > 1 else ''} and leaves none for all layers "
+            "together: expected fewer than --epochs; lower --unfreeze-epochs, or raise --epochs"
+        )
+    steps = per_epoch * (epochs - (unfreeze or 0))  # of what opens last
     size = config.image_size or image_size(spec, source_size)
     cropped = size if photos else source_size
     return dataclasses.replace(
@@ -45,6 +55,7 @@ def complete(
         preprocess=config.preprocess or spec.preprocessing,
         augment=config.augment or _augment(photos=photos and source_size > _LARGEST_ICON, everything=everything),
         crop_padding=cropped // 8 if config.crop_padding is None else config.crop_padding,
+        unfreeze_epochs=unfreeze,
         bn_epsilon=config.bn_epsilon,
         bn_decay=auto_decay(per_epoch, steps) if config.bn_decay == "auto" else config.bn_decay,
         recalibrate_at_end=(

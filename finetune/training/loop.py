@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation import Evaluation, Evaluator
 from finetune.training import optimizer as optimizers
 from finetune.training.state import State, model_arrays, optimizer_arrays, put_back
-from finetune.training.step import train_step
+from finetune.training.step import Step, train_step
 
 
 class Observer(Protocol):
@@ -31,11 +32,25 @@ class Observer(Protocol):
     def on_epoch(self, history: list[dict[str, Any]]) -> None:
         """After every epoch, with the rows of all epochs so far."""
 
+    def on_averages(self, weights: dict[str, np.ndarray]) -> None:
+        """Once at the end of a run with `ema`: the averaged value of each variable that trained, by its path."""
+
     def save(self, state: State) -> None:
         """Keep `state`: the run may be resumed from it."""
 
     def stop_requested(self) -> bool:
         """True once the user wants the run to stop at the next step."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Epochs in which the same layers train: from `first_epoch`, counted from 0, until the next stretch.
+
+    `enter` sets the layers' switches; a resumed run enters a stretch anew.
+    """
+
+    first_epoch: int
+    enter: Callable[[], None]
 
 
 @dataclass
@@ -45,7 +60,7 @@ class _Progress:
     epoch: int = 0
     batch: int = 0
     loss_sum: float = 0.0
-    correct: int = 0
+    correct: float = 0
     seen: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -59,14 +74,18 @@ def train(
     config: RunConfig,
     observer: Observer,
     *,
+    stretches: Sequence[Stretch] = (),
+    rates: Mapping[str, float] | None = None,
     resume_from: State | None = None,
     distribution: Distribution = ALONE,
     save_seconds: float = 300.0,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on a completed `config`; returns one row per epoch.
 
-    The layers' switches (`finetune.freezing.apply`) must have been set. The batches, their order and their
-    augmentation are functions of (seed, epoch, batch), so a resumed run sees what an unbroken one would have.
+    The layers' switches (`finetune.freezing.apply`) must have been set, or are by the `stretches`, the first of which
+    begins with epoch 0: each has an optimizer and a schedule of its own, and its steps are traced anew. `rates`
+    multiplies the learning rate of each variable by its path. The batches, their order and their augmentation are
+    functions of (seed, epoch, batch), so a resumed run sees what an unbroken one would have.
     With a `distribution`, `model` was made in its scope, every process calls this, and the chief alone has a state to
     resume from and is asked to save one.
     With `patience`, the weights of the best validation epoch are put back at the end.
@@ -74,20 +93,39 @@ def train(
     """
     split, epochs = dataset.train, config.epochs or 0
     per_epoch = batches.steps_per_epoch(split, config)
-    variables = model.trainable_variables
     share = Share(distribution.rank, distribution.workers)
-    with distribution.scope():
-        optimizer = optimizers.build(config, variables, steps=per_epoch * epochs)
-    step = train_step(model, optimizer, variables, label_smoothing=config.label_smoothing, distribution=distribution)
+    mixed = batches.mixes(config)
+    stretches = stretches or [Stretch(0, lambda: None)]
+    ends = [*(stretch.first_epoch for stretch in stretches[1:]), epochs]
+
+    def begin(number: int) -> tuple[Any, list[Any], Step]:
+        stretches[number].enter()
+        variables = model.trainable_variables
+        steps = per_epoch * (ends[number] - stretches[number].first_epoch)
+        with distribution.scope():
+            optimizer = optimizers.build(config, variables, steps=steps, rates=rates)
+        smoothing = config.label_smoothing
+        step = train_step(
+            model, optimizer, variables, label_smoothing=smoothing, mixed=mixed, distribution=distribution
+        )
+        return optimizer, variables, step
+
     evaluator = Evaluator(KerasSubject(model))
     progress, best = _Progress(), {}
     if resume_from is not None:
         progress = _continued(resume_from)
         put_back(model.variables, resume_from.arrays, "model")
-        put_back(optimizer.variables, resume_from.arrays, "optimizer")
         best = {name: value for name, value in resume_from.arrays.items() if name.startswith("best/")}
-    if distribution.share(resume_from is not None):
+    goes_on = distribution.share(resume_from is not None)
+    if goes_on:
         progress = _Progress(**distribution.share(dataclasses.asdict(progress)))
+
+    number = sum(stretch.first_epoch <= progress.epoch for stretch in stretches) - 1
+    optimizer, variables, step = begin(number)
+    at_its_start = progress.batch == 0 and stretches[number].first_epoch == progress.epoch
+    if resume_from is not None and not at_its_start:
+        put_back(optimizer.variables, resume_from.arrays, "optimizer")
+    if goes_on:
         distribution.give_out([*model.variables, *optimizer.variables])
     distribution.part_seeds(model)
 
@@ -98,7 +136,10 @@ def train(
         observer.save(State(arrays, dataclasses.asdict(progress), config.to_json()))
 
     saved_at = time.monotonic()
-    while progress.epoch < epochs and not _out_of_patience(progress, config):
+    while progress.epoch < epochs and not _out_of_patience(progress, config, since=stretches[-1].first_epoch):
+        if progress.epoch == ends[number]:
+            number += 1
+            optimizer, variables, step = begin(number)
         tick = time.monotonic()
         for images, labels in batches.training(split, config, epoch=progress.epoch, start=progress.batch, share=share):
             loss_sum, correct = (float(value) for value in step(images, labels))
@@ -111,7 +152,7 @@ def train(
                 )
             progress.batch += 1
             progress.loss_sum += loss_sum
-            progress.correct += int(correct)
+            progress.correct += correct
             progress.seen += count
             progress.seconds, tick = progress.seconds + time.monotonic() - tick, time.monotonic()
             observer.on_step(
@@ -128,12 +169,14 @@ def train(
             validation = _evaluated(
                 evaluator, batches.evaluation(dataset.validation, config, share=share), distribution
             )
-        _close_epoch(progress, optimizer, validation)
+        _close_epoch(progress, optimizer, validation, steps=per_epoch, mixed=mixed)
         if config.patience and progress.best_epoch == progress.epoch - 1:
             best = {f"best/{name.split('/')[1]}": value for name, value in model_arrays(model).items()}
         observer.on_epoch(progress.history)
         save()
         saved_at = time.monotonic()
+    if config.ema is not None:
+        observer.on_averages(optimizers.averages(optimizer, variables))
     if best:
         put_back(model.variables, best, "best")
     if config.patience:
@@ -157,16 +200,25 @@ def _continued(state: State) -> _Progress:
         raise FinetuneError(f"state.npz is of another version ({error}): delete it to begin anew") from None
 
 
-def _close_epoch(progress: _Progress, optimizer: keras.optimizers.Optimizer, validation: Evaluation | None) -> None:
+def _close_epoch(
+    progress: _Progress,
+    optimizer: keras.optimizers.Optimizer,
+    validation: Evaluation | None,
+    *,
+    steps: int,
+    mixed: bool,
+) -> None:
     """Append the epoch's row and turn to the next epoch."""
     row: dict[str, Any] = {
         "kind": "epoch",
         "epoch": progress.epoch + 1,
-        "step": int(optimizer.iterations.numpy()),
+        "step": (progress.epoch + 1) * steps,
         "train_loss": progress.loss_sum / progress.seen,
         "train_accuracy": progress.correct / progress.seen,
         "learning_rate": float(np.asarray(optimizer.learning_rate)),
     }
+    if mixed:
+        row["train_labels"] = "mixed"  # loss and accuracy are of mixed images, and no match for validation's
     if validation:
         row["validation_loss"], row["validation_accuracy"] = validation.loss, validation.accuracy
         if validation.accuracy > progress.best:
@@ -179,5 +231,6 @@ def _close_epoch(progress: _Progress, optimizer: keras.optimizers.Optimizer, val
     progress.loss_sum = progress.seconds = 0.0
 
 
-def _out_of_patience(progress: _Progress, config: RunConfig) -> bool:
-    return config.patience is not None and progress.epoch - 1 - progress.best_epoch >= config.patience
+def _out_of_patience(progress: _Progress, config: RunConfig, *, since: int) -> bool:
+    """Patience is counted from the last stretch on, epoch `since`: those before it are on the way to it."""
+    return config.patience is not None and progress.epoch - 1 - max(progress.best_epoch, since - 1) >= config.patience

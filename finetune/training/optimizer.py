@@ -1,28 +1,87 @@
-"""Keras's optimizers and schedules, with weight decay kept off BatchNorm and biases."""
+"""Keras's optimizers and schedules, with weight decay kept off BatchNorm and biases, and rates by layer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from finetune.config import RunConfig
 
 
-def build(config: RunConfig, variables: list[Any], *, steps: int) -> keras.optimizers.Optimizer:
-    """The optimizer of a completed config, built for `variables` and a run of `steps` updates."""
-    common = {
-        "learning_rate": _schedule(config, steps),
-        "weight_decay": config.weight_decay or None,
-        "global_clipnorm": config.clip_norm,
-    }
-    if config.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(momentum=0.9, nesterov=True, **common)
+class _RatesByVariable:
+    """Multiplies the learning rate and the weight decay of each variable, which an optimizer of Keras has one of.
+
+    Weight decay is done here for that: it shrinks a variable by rate * decay of it, and so by its own rate.
+    """
+
+    def __init__(self, rates: Mapping[str, float], shrinking: float | None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._rates, self._shrinking = dict(rates), shrinking
+
+    def build(self, variables: list[Any]) -> None:
+        """As Keras's; keeps each variable's rate."""
+        self._own_rates = [self._rates[variable.path] for variable in variables]
+        super().build(variables)  # type: ignore[misc]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One variable's update, at its own rate."""
+        # A variable comes as TensorFlow's own, which has no path.
+        own = learning_rate * self._own_rates[self._get_variable_index(variable)]  # type: ignore[attr-defined]
+        if self._shrinking and _shrinks(variable):
+            variable.assign(variable - variable * self._shrinking * own)
+        super().update_step(gradient, variable, own)  # type: ignore[misc]
+
+
+class RatedSGD(_RatesByVariable, keras.optimizers.SGD):  # type: ignore[misc]
+    """SGD with rates by variable."""
+
+
+class RatedAdamW(_RatesByVariable, keras.optimizers.Adam):  # type: ignore[misc]
+    """AdamW with rates by variable: Adam, as AdamW is but for the weight decay."""
+
+
+def build(
+    config: RunConfig, variables: list[Any], *, steps: int, rates: Mapping[str, float] | None = None
+) -> keras.optimizers.Optimizer:
+    """The optimizer of a completed config, built for `variables` and a run of `steps` updates.
+
+    With `ema` it also keeps an average of every variable, begun at the first update; it is one of its variables.
+    `rates` multiplies the learning rate of each variable by its path; None or empty: all have the same.
+    """
+    common: dict[str, Any] = {"learning_rate": _schedule(config, steps), "global_clipnorm": config.clip_norm}
+    if config.ema is not None:
+        common |= {"use_ema": True, "ema_momentum": config.ema}
+    momentum = {"momentum": 0.9, "nesterov": True} if config.optimizer == "sgd" else {}
+    if rates:
+        kind = RatedSGD if config.optimizer == "sgd" else RatedAdamW
+        optimizer = kind(rates, config.weight_decay, **common, **momentum)
+    elif config.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(weight_decay=config.weight_decay or None, **common, **momentum)
+    elif config.weight_decay:
+        optimizer = keras.optimizers.AdamW(weight_decay=config.weight_decay, **common)
     else:
-        optimizer = keras.optimizers.AdamW(**common)
+        optimizer = keras.optimizers.Adam(**common)
     # Biases, gamma and beta are the variables of rank one: shrinking them towards zero is not a simpler model.
-    if config.weight_decay:
-        optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
+    if config.weight_decay and not rates:
+        optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not _shrinks(v)])
     optimizer.build(variables)
     return optimizer
+
+
+def averages(optimizer: keras.optimizers.Optimizer, variables: list[Any]) -> dict[str, np.ndarray]:
+    """The averaged value of each variable by its path, as an optimizer of `ema` keeps it; the variables stay."""
+    last = [np.array(variable) for variable in variables]
+    try:
+        optimizer.finalize_variable_values(variables)
+        return {variable.path: np.array(variable) for variable in variables}
+    finally:
+        for variable, value in zip(variables, last, strict=True):
+            variable.assign(value)
+
+
+def _shrinks(variable: Any) -> bool:
+    return len(variable.shape) >= 2
 
 
 def _schedule(config: RunConfig, steps: int) -> Any:

@@ -18,8 +18,12 @@ def train_step(
     *,
     label_smoothing: float,
     distribution: Distribution = ALONE,
+    mixed: bool = False,
 ) -> Step:
     """A function of images float32 `[batch, height, width, 3]` and labels int64 `[batch]`.
+
+    Where they are `mixed`, labels are each class's share, float32 `[batch, classes]`, and a prediction is correct by
+    the share of the class it names (as in the code of Zhang et al. 2018).
 
     It runs one update of `variables` and of the moving statistics that update, and returns the summed loss and the
     number of correct predictions of the batch as it was before the update, under batch statistics where they
@@ -31,7 +35,7 @@ def train_step(
     values = [variable.value for variable in variables]
     signature = [
         tf.TensorSpec([None, *model.input_shape[1:]], tf.float32),
-        tf.TensorSpec([None], tf.int64),
+        tf.TensorSpec([None, classes], tf.float32) if mixed else tf.TensorSpec([None], tf.int64),
     ]
 
     if distribution.replicas > 1:
@@ -39,7 +43,8 @@ def train_step(
         optimizer._all_reduce_sum_gradients = lambda pairs: pairs
 
     def replica(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        targets = tf.one_hot(labels, classes) * (1.0 - label_smoothing) + label_smoothing / classes
+        shares = labels if mixed else tf.one_hot(labels, classes)
+        targets = shares * (1.0 - label_smoothing) + label_smoothing / classes
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             logits = model(images, training=True)
@@ -47,7 +52,11 @@ def train_step(
             # The replicas hold equal parts: the sum of their gradients is that of the mean over the global batch.
             loss = tf.reduce_mean(losses) / distribution.replicas
         optimizer.apply(distribution.all_sum(tape.gradient(loss, values)), variables)
-        correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, axis=-1), labels), tf.int64))
+        named = tf.argmax(logits, axis=-1)
+        if mixed:
+            correct = tf.reduce_sum(tf.gather(labels, named, batch_dims=1))
+        else:
+            correct = tf.reduce_sum(tf.cast(tf.equal(named, labels), tf.int64))
         return distribution.all_sum(tf.reduce_sum(losses)), distribution.all_sum(correct)
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]

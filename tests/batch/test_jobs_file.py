@@ -69,6 +69,20 @@ def test_single_jobs_stand_beside_the_matrix_and_win_over_defaults(read):
     assert found[3].config.bn == ("block1/*=train", "freeze")
 
 
+def test_a_short_name_is_its_setting(read):
+    text = (
+        '[defaults]\nbackbone = "resnet_v1_50"\n[matrix]\nlr = ["auto", 0.01]\npreset = ["linear-probe", "fine-tune"]'
+    )
+    assert [(job.name, job.config.learning_rate, job.config.preset) for job in read(text)] == [
+        ("learning_rate_auto-preset_linear-probe", "auto", "linear-probe"),
+        ("learning_rate_auto-preset_fine-tune", "auto", "fine-tune"),
+        ("learning_rate_0.01-preset_linear-probe", 0.01, "linear-probe"),
+        ("learning_rate_0.01-preset_fine-tune", 0.01, "fine-tune"),
+    ]
+    with pytest.raises(WrongUse, match=r"'learning_rate' comes twice in .*, spelt in two ways"):
+        read('[[job]]\nbackbone = "resnet_v1_50"\nlr = 0.1\nlearning-rate = 0.1')
+
+
 def test_paths_are_relative_to_the_jobs_file(read, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     monkeypatch.chdir("/")

@@ -143,6 +143,19 @@ NAMES = [
     ("run SMALL more", 2, "more", "finetune run --help"),
     ("rum SMALL", 2, "rum", "'run'", "finetune --help"),
     ("backbones show resnet_v1_5", 2, "did you mean resnet_v1_50?"),
+    ("run SMALL --tta flop", 2, "--tta 'flop'", "did you mean flip?"),
+    ("run SMALL --rand-augment 2", 2, "--rand-augment 2", "0.01 to 1"),
+    ("run SMALL --mixup 0", 2, "--mixup 0", "0.01 to 10"),
+    ("run --backbone x --lr atuo", 2, "'atuo'", "nor 'auto'"),
+    ("run --backbone x --lr 0", 2, "--learning-rate 0.0", "or 'auto'"),
+    ("run SMALL --preset linear-probe --unfreeze-epochs 2", 2, "nothing but the head trains", "--unfreeze-epochs"),
+    ("run SMALL --preset gradual --epochs 1", 2, "1 of 1 epoch", "--epochs"),
+    ("run SMALL --ema 1", 2, "--ema 1", "between 0 and 1"),
+    ("run SMALL --patience 2 --validation 0", 2, "--patience 2", "no validation images", "--validation"),
+    ("run SMALL --preset finetune", 2, "--preset 'finetune'", "did you mean fine-tune?"),
+    ("evaluate run --tta flop", 2, "'flop'", "'flip'"),
+    ("run SMALL --few-shot 2", 2, "--examples and --few-shot", "give one of them"),
+    ("run --backbone resnet_v1_demo --data demo-target --few-shot 9999", 2, "--few-shot 9999", "200 training images"),
     ("evaluate run --split tset", 2, "'tset'", "'validation'"),
 ]
 
@@ -151,7 +164,7 @@ NOT_NUMBERS = [
     for option in (
         *("bn-decay", "bn-epsilon", "validation", "dropout", "learning-rate", "weight-decay", "warmup"),
         *("label-smoothing", "clip-norm", "examples", "image-size", "crop-padding", "hidden", "epochs"),
-        *("batch-size", "patience", "seed"),
+        *("batch-size", "patience", "seed", "few-shot", "mixup", "cutmix", "rand-augment", "layer-decay"),
     )
     for value in ("abc", "''", "0,5", "nan", "inf", "-1")
 ]
@@ -160,7 +173,16 @@ NUMBERS = [
     *((f"run SMALL --bn-decay {value}", 2, value, "outside (0, 1)", "auto") for value in ("0", "1", "1.5", "-0.5")),
     *(
         (f"run SMALL --{option} 0", 2, f"--{option} 0", "expected")
-        for option in ("examples", "image-size", "hidden", "epochs", "batch-size", "patience", "learning-rate")
+        for option in (
+            "examples",
+            "few-shot",
+            "image-size",
+            "hidden",
+            "epochs",
+            "batch-size",
+            "patience",
+            "learning-rate",
+        )
     ),
     *((f"run SMALL --{option} 1", 2, f"--{option} 1", "not including 1") for option in ("validation", "dropout")),
     ("run SMALL --seed 99999999999", 2, "99999999999", "2^31 - 1"),

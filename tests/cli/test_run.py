@@ -61,8 +61,19 @@ def test_the_run_directory(finished):
         *("bundled/resnet_v1_demo", "demo-target", 3, 16),
     )
     assert [key for key, value in config.items() if value is None] == [
-        *("checkpoint", "data_dir", "hidden", "freeze_until", "features", "bn_epsilon", "diagnose_every"),
-        *("clip_norm", "patience"),
+        *(
+            "checkpoint",
+            "data_dir",
+            "few_shot",
+            "rand_augment",
+            "mixup",
+            "cutmix",
+            "hidden",
+            "preset",
+            "freeze_until",
+            "unfreeze_epochs",
+        ),
+        *("features", "bn_epsilon", "diagnose_every", "layer_decay", "clip_norm", "patience", "ema", "tta"),
     ]
     assert len(load["assigned"]) == 110
     assert {"python", "platform", "packages", "cores", "devices"} <= read(run, "environment.json").keys()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.data.dataset import Dataset, Split, hold_out, stratified_subset
+from finetune.data.dataset import Dataset, Split, few_shot, hold_out, stratified_subset
 from finetune.errors import FinetuneError, WrongUse
 
 
@@ -89,6 +89,26 @@ def test_which_images_depends_on_the_seed_and_on_nothing_else():
 def test_impossible_subsets_are_wrong_use(examples, said):
     with pytest.raises(WrongUse, match=said):
         stratified_subset(split_of(10, 10, 10), examples, seed=0)
+
+
+def test_few_shots_are_so_many_of_every_class_and_fewer_are_among_more():
+    split, names = split_of(9, 30, 5), ("a", "b", "c")
+    taken = {}
+    for shots in (1, 2, 5):
+        chosen, others = few_shot(split, shots, 7, names)
+        assert counts(chosen, 3) == [shots] * 3
+        assert sorted([*numbers(chosen), *numbers(others)]) == list(range(44))
+        assert (np.diff(numbers(chosen)) > 0).all()
+        np.testing.assert_array_equal(chosen.labels, split.labels[numbers(chosen)])
+        taken[shots] = set(numbers(chosen))
+    assert taken[1] < taken[2] < taken[5]
+    np.testing.assert_array_equal(numbers(few_shot(split, 5, 7, names)[0]), sorted(taken[5]))
+    assert set(numbers(few_shot(split, 5, 8, names)[0])) != taken[5]
+
+
+def test_too_few_images_for_the_shots_name_the_class():
+    with pytest.raises(WrongUse, match="--few-shot 6: class c has 5 training images: expected 6 of every class"):
+        few_shot(split_of(9, 30, 5), 6, 0, ("a", "b", "c"))
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.05, 0.1, 0.25, 0.5])

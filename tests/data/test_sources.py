@@ -33,6 +33,20 @@ def test_examples_are_the_budget_and_validation_is_part_of_it(tmp_path):
     assert dataset.fingerprint() != load(tmp_path, examples=40, validation=0.25, seed=1).fingerprint()
 
 
+def test_all_few_shots_train_and_validation_images_are_others(tmp_path):
+    def shots(count, validation, seed=0):
+        return load_dataset("cifar10", data_dir=tmp_path, examples=None, shots=count, validation=validation, seed=seed)
+
+    dataset = shots(4, 0.25)
+    assert np.bincount(dataset.train.labels).tolist() == [4] * 10
+    assert (len(dataset.validation), len(dataset.test)) == (10, 20)
+    pixels = {image.tobytes() for image in dataset.train.images}
+    assert not pixels & {image.tobytes() for image in dataset.validation.images}
+    assert shots(10, 0.0).validation is None
+    with pytest.raises(WrongUse, match="--few-shot leaves 0 other images, of which 5 would be held out"):
+        shots(10, 0.05)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -15,6 +15,7 @@ from finetune.errors import FinetuneError, Interrupted
 from finetune.training import optimizer as optimizers
 from finetune.training.loop import train
 from finetune.training.state import State
+from finetune.training.step import train_step
 
 CONFIG = RunConfig(
     backbone="x",
@@ -116,6 +117,41 @@ def test_resumed_equals_unbroken_to_the_bit(unbroken, tmp_path, stops):
         np.testing.assert_array_equal(a, np.array(b))
 
 
+def test_mixed_labels_are_scored_by_their_shares_and_resume_to_the_bit(tmp_path):
+    config, path = dataclasses.replace(CONFIG, mixup=0.5, cutmix=1.0), tmp_path / "state.npz"
+    model, listener = classifier(), Listener()
+    history = train(model, dataset(), config, listener)
+    assert {row["train_labels"] for row in history} == {"mixed"}
+    # The first loss is log(classes) whatever the shares are, and the head that starts at zero names class 0.
+    assert listener.losses[0] == pytest.approx(np.log(3), abs=1e-6)
+    with pytest.raises(Interrupted):
+        train(classifier(), dataset(), config, Listener(stop_at=5, path=path))
+    again = classifier()
+    assert untimed(train(again, dataset(), config, Listener(), resume_from=State.load(path))) == untimed(history)
+    for a, b in zip(model.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(np.array(a), np.array(b))
+
+
+def test_a_step_on_shares_counts_them():
+    model = classifier(dataclasses.replace(CONFIG, dropout=0.0, hidden=None))
+    model.get_layer("head.logits").bias.assign([0.0, 5.0, 0.0])
+    optimizer = optimizers.build(CONFIG, model.trainable_variables, steps=10)
+    step = train_step(model, optimizer, model.trainable_variables, label_smoothing=0.1, mixed=True)
+    shares = np.array([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]], np.float32)
+    loss, correct = step(np.zeros((2, 8, 8, 3), np.float32), shares)
+    assert float(correct) == 0.75
+    log_p = np.array([0.0, 5.0, 0.0]) - np.log(np.exp([0.0, 5.0, 0.0]).sum())
+    assert float(loss) == pytest.approx(-((shares * 0.9 + 0.1 / 3) * log_p).sum(), rel=1e-5)
+
+
+def test_equal_rates_by_variable_change_no_bit(unbroken):
+    weights, history, _ = unbroken
+    model = classifier()
+    assert untimed(train(model, dataset(), CONFIG, Listener(), rates={v.path: 1.0 for v in model.variables})) == history
+    for a, b in zip(weights, model.variables, strict=True):
+        np.testing.assert_array_equal(a, np.array(b))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
     model = classifier()
     config = dataclasses.replace(CONFIG, learning_rate=1e30, warmup=0.0)
@@ -156,6 +192,31 @@ def test_weight_decay_is_kept_off_batchnorm_and_biases():
     for variable, old in zip(variables, before, strict=True):
         shrinks = len(variable.shape) > 1
         np.testing.assert_allclose(variable, old * (0.95 if shrinks else 1.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("optimizer", "weight_decay"), [("sgd", 0.1), ("adamw", 0.1), ("adamw", 0.0)])
+def test_rates_by_variable_multiply_rate_and_weight_decay(optimizer, weight_decay):
+    """With a rate of 1 to the bit Keras's own optimizer; with a half, Keras's own at half the learning rate."""
+    config = dataclasses.replace(
+        CONFIG, optimizer=optimizer, learning_rate=0.01, weight_decay=weight_decay, schedule="constant"
+    )
+    rng = np.random.default_rng(0)
+
+    def moved(rates, learning_rate=0.01):
+        variables = classifier().trainable_variables
+        settings = dataclasses.replace(config, learning_rate=learning_rate)
+        found = optimizers.build(settings, variables, steps=1, rates=rates and {v.path: rates(v) for v in variables})
+        for gradients in given:
+            found.apply(gradients, variables)
+        return {v.path: np.array(v) for v in variables}
+
+    shapes = [v.shape for v in classifier().trainable_variables]
+    given = [[rng.normal(size=shape).astype(np.float32) for shape in shapes] for _ in range(3)]
+    plain, halved = moved(None), moved(None, 0.005)
+    for path, value in moved(lambda v: 1.0).items():
+        np.testing.assert_array_equal(value, plain[path], err_msg=path)
+    for path, value in moved(lambda v: 0.5 if "conv" in v.path else 1.0).items():
+        np.testing.assert_allclose(value, (halved if "conv" in path else plain)[path], atol=1e-7, err_msg=path)
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("cosine", 0.0), ("constant", 0.01)])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.data.dataset import Dataset, hold_out, stratified_subset
+from finetune.data.dataset import Dataset, Split, few_shot, hold_out, stratified_subset
 from finetune.data.sources.arrays import read_arrays_file
 from finetune.data.sources.assembly import TEST_SHARE, Progress, Request
 from finetune.data.sources.cifar import read_cifar10, read_cifar100, read_cifar100_coarse
@@ -32,6 +32,7 @@ def load_dataset(
     examples: int | None,
     validation: float,
     seed: int,
+    shots: int | None = None,
     test: float = TEST_SHARE,
     skip_bad_images: bool = False,
     progress: Progress | None = None,
@@ -43,8 +44,9 @@ def load_dataset(
     Of a path, `data_dir` is where it lies now. `examples` is the whole budget of labels: the validation images, a
     fraction in [0, 1), are taken out of it, unless the data has its own, which are then used (but for 0). Both are
     drawn by `seed`, stratified; the test images never change, but where the data has none, and the fraction `test`
-    is drawn by the seed as well. `skip_bad_images` leaves damaged photos out. `progress` hears of downloads in
-    bytes, `looking` how many photos have been looked through.
+    is drawn by the seed as well. `shots` instead of `examples` are that many training images of every class, all of
+    which train: the validation images are a fraction of that number, but others. `skip_bad_images` leaves damaged
+    photos out. `progress` hears of downloads in bytes, `looking` how many photos have been looked through.
 
     Raises WrongUse for an unknown name (with the nearest), for a `data_dir` that would not be read, and for an
     impossible number; FinetuneError for files.
@@ -52,11 +54,27 @@ def load_dataset(
     request = Request(os.fspath(data_dir) if data_dir else None, test, seed, skip_bad_images, progress, looking)
     dataset = _read(name, data_dir, request)
     train, held_out = dataset.train, dataset.validation if validation else None
+    if shots is not None:
+        train, others = few_shot(train, shots, seed, dataset.class_names)
+        if validation and held_out is None:
+            held_out = _beside(others, round(validation * len(train)), seed)
+        return replace(dataset, train=train, validation=held_out)
     if examples is not None:
         train = stratified_subset(train, examples, seed)
     if validation and held_out is None:
         train, held_out = hold_out(train, validation, seed)
     return replace(dataset, train=train, validation=held_out)
+
+
+def _beside(others: Split, count: int, seed: int) -> Split:
+    """`count` validation images, at least one, of the images that few shots leave over."""
+    count = max(count, 1)
+    if len(others) <= count:
+        raise WrongUse(
+            f"--few-shot leaves {len(others)} other images, of which {count} would be held out for validation: lower "
+            "--few-shot, or give --validation 0"
+        )
+    return hold_out(others, count / len(others), seed)[1]
 
 
 def absolute(name: str, *, below: Path | None = None) -> str:
