@@ -11,7 +11,7 @@ from finetune.config import RunConfig
 from finetune.distribution import cluster as clusters
 from finetune.distribution.connection import mirrored, multi_worker
 from finetune.distribution.strategy import Distribution
-from finetune.errors import Interrupted, WorkerLost, WrongUse
+from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
 from finetune.preparation import prepare
 from finetune.progress import Display, Silent, stop_signals
 from finetune.rundir import RunDir, check_place
@@ -86,7 +86,13 @@ def resume(path: Path, *, distribute: str | None = None, display: Display | None
 def _follow(config: RunConfig, on: Distribution, display: Display, *, load_weights: bool) -> Worker:
     """What a worker does that is not the chief: the same steps on its own share, and no files."""
     prepared = prepare(config, Silent(), load_weights=load_weights, distribution=on)
-    run = str(on.share(None))
+    begun = on.share(None)
+    run = str(begun["run"])
+    if begun["data"] != prepared.dataset.fingerprint():
+        raise FinetuneError(
+            f"the images of worker {on.rank} ({prepared.dataset.source}) are not those of worker 0: copy them anew, or "
+            "give --data-dir where the same ones lie"
+        )
     who = f"worker {on.rank} of {on.workers}"
     display.say(f"{who}: training; {on.cluster.named(0) if on.cluster else 'worker 0'} writes {run}")
     again = f"continue with, on every worker: {RunDir(Path(run)).resume_command}"

@@ -120,7 +120,8 @@ def _train_and_finish(
                 prepared.config.tracker, run.path, settings=settings, source=source, warn=display.warn
             ) as trackers,
         ):
-            on.share(str(run))
+            if on.workers > 1:
+                on.share({"run": str(run), "data": prepared.dataset.fingerprint()})
             _to_result(run, prepared, display, trackers, digests, resume_from=resume_from, on=on)
             on.meet()
     except (Interrupted, KeyboardInterrupt) as stopped:

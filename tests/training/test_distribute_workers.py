@@ -200,14 +200,3 @@ def test_stopped_killed_and_resumed_ends_with_the_same_weights(place, unbroken):
     assert expected.keys() == resumed.keys()
     for path, value in expected.items():
         np.testing.assert_array_equal(resumed[path], value, err_msg=path)
-
-
-def test_a_worker_with_another_command_stops_both(place):
-    line = ["--config", str(place / "jobs.json"), "--run-dir", "unlike"]
-    chief, other = together(line, [*line, "--learning-rate", "0.1"], cwd=place)
-    for code, _, said, _ in (chief, other):
-        assert code == 1
-        assert said.splitlines()[-1].endswith(
-            "do not run the same: --learning-rate is 0.1 there and 0.003 here; give all workers the same command"
-        ), said
-    assert not (place / "unlike").exists()
