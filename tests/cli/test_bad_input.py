@@ -164,7 +164,7 @@ NOT_NUMBERS = [
     for option in (
         *("bn-decay", "bn-epsilon", "validation", "dropout", "learning-rate", "weight-decay", "warmup"),
         *("label-smoothing", "clip-norm", "examples", "image-size", "crop-padding", "hidden", "epochs"),
-        *("batch-size", "patience", "seed", "few-shot", "mixup", "cutmix", "rand-augment", "layer-decay"),
+        *("batch-size", "patience", "seed", "few-shot", "mixup", "cutmix", "layer-decay"),
     )
     for value in ("abc", "''", "0,5", "nan", "inf", "-1")
 ]
