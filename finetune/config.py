@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from finetune.batchnorm.policy import check_decay
 from finetune.errors import FinetuneError, WrongUse
-from finetune.files import read_json
+from finetune.files import read_json, size_in_bytes
 
 Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
 
@@ -66,6 +66,9 @@ class RunConfig:
     clip_norm: float | None = None
     patience: int | None = None
     distribute: Literal["none", "mirrored", "multi-worker"] = "none"
+    cache_features: Literal["auto", "on", "off"] = "auto"
+    cache_precision: Literal["float32", "float16"] = "float32"
+    cache_budget: str | None = None
     seed: int = 0
     deterministic: bool = False
 
@@ -163,6 +166,11 @@ _TAKES: dict[str, _Takes] = {
     "clip_norm": _number(1e-12, _LARGEST),
     "patience": _whole(1),
     "distribute": _choice("none", "mirrored", "multi-worker"),
+    "cache_features": _choice("auto", "on", "off"),
+    "cache_precision": _choice("float32", "float16"),
+    "cache_budget": _Takes(
+        "a size, such as 10GiB or 500MB", lambda value: isinstance(value, str) and size_in_bytes(value) is not None
+    ),
     "seed": _whole(0),
     "deterministic": _FLAG,
 }

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from finetune.config import FORMAT_VERSION, RunConfig
 from finetune.data.dataset import Dataset
 from finetune.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
-from finetune.evaluation import Evaluator
+from finetune.features.preparing import Telling, cached_feed
 from finetune.preparation import Prepared, prepare
 from finetune.progress import Display, Silent, stop_signals
 from finetune.rundir import RunDir, check_place
+from finetune.training.feed import ImageFeed
 from finetune.training.loop import train
-from finetune.training.state import State
+from finetune.training.state import State, put_back
 
 RECALIBRATION_IMAGES = 10_000
 """Precise BN needs 1k to 10k images (Wu & Johnson 2021, section 3.2)."""
@@ -125,9 +127,10 @@ def _train_and_finish(
             tracking.opened(
                 prepared.config.tracker, run.path, settings=settings, source=source, warn=display.warn
             ) as trackers,
+            ExitStack() as held,
         ):
             on.share(str(run))
-            _to_result(run, prepared, display, trackers, digests, resume_from=resume_from, on=on)
+            _to_result(run, prepared, display, trackers, digests, held, resume_from=resume_from, on=on)
             on.meet()
     except (Interrupted, KeyboardInterrupt) as stopped:
         words = str(stopped) or "interrupted"
@@ -146,6 +149,7 @@ def _to_result(
     display: Display,
     trackers: tracking.Trackers,
     digests: dict[str, str],
+    held: ExitStack,
     *,
     resume_from: State | None,
     on: Distribution,
@@ -156,21 +160,26 @@ def _to_result(
     with stop_signals() as requested:
         checkup = Checkup(prepared, models.load_snapshot(run)) if config.diagnose_every else None
         recorder = _Recorder(run, model, display, trackers, requested, checkup)
-        history = train(model, dataset, config, recorder, resume_from=resume_from, distribution=on)
+        if resume_from is not None:
+            put_back(model.variables, resume_from.arrays, "model")  # features are those of its weights
+        telling = Telling(display.say, display.features, requested)
+        cached = held.enter_context(cached_feed(model, dataset, config, telling, distributed=on.replicas > 1))
+        feed = cached and cached[0]
+        history = train(model, dataset, config, recorder, feed=feed, resume_from=resume_from, distribution=on)
         if requested():
             raise Interrupted("stopped after the last step")
     updates = history[-1]["step"] if prepared.plan.uses_batch_statistics and config.bn_updates == "on" else 0
-    if config.recalibrate_at_end and bn_layers(model):
+    recalibrates = bool(config.recalibrate_at_end) and any(map(_updates, bn_layers(model)))
+    if recalibrates:
         display.say("recalibrating the moving statistics on training images")
         _recalibrate_updating(model, dataset, config)
     proved = proof.prove(digests, proof.digests(model), expected)
     display.say("evaluating on test images")
-    evaluator = Evaluator(KerasSubject(model), on_batch=display.batch)
-    passed = evaluator.examine(batches.evaluation(dataset.test, config), "moving")
-    test = {
-        "is_training_false": passed.evaluation,
-        "is_training_true": evaluator.evaluate(batches.evaluation(dataset.test, config), "batch"),
-    }
+    whole = feed or ImageFeed(model, dataset, config)
+    evaluator, images = whole.scoring("test", "moving", on_batch=display.batch)
+    passed = evaluator.examine(images, "moving")
+    evaluator, images = whole.scoring("test", "batch", on_batch=display.batch)
+    test = {"is_training_false": passed.evaluation, "is_training_true": evaluator.evaluate(images, "batch")}
     models.save(model, run.model_path)
     passed.images.save(run.predictions_path)
     rows = [*history, *({"kind": "test", "statistics": name, **value.to_json()} for name, value in test.items())]
@@ -187,9 +196,10 @@ def _to_result(
             "zero_debias": config.bn_zero_debias,
             "residual": decay.residual(bn_decay, updates),
             "residual_mean": decay.residual(bn_decay, updates, zero_debias=config.bn_zero_debias),
-            "recalibrated": bool(config.recalibrate_at_end),
+            "recalibrated": recalibrates,
         },
         "proof": proved.to_json(),
+        "cached_features": cached and cached[1],
         "class_names": list(dataset.class_names),
         "data_fingerprint": dataset.fingerprint(),
         "train_images": len(dataset.train),
@@ -214,13 +224,17 @@ def _to_result(
 
 def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfig) -> None:
     """Recalibrate what the plan lets update; frozen statistics stay, to the bit."""
-    fixed = {layer.name for layer in bn_layers(model) if not (layer.statistics == "batch" and layer.updates)}
+    fixed = {layer.name for layer in bn_layers(model) if not _updates(layer)}
     subject = KerasSubject(model)
     before = subject.snapshot()
     subset = models.training_subset(dataset.train, config, max(RECALIBRATION_IMAGES, len(dataset.class_names)))
     recalibrate(subject, (images for images, _, _ in batches.evaluation(subset, config)))
     after = subject.snapshot()
     subject.restore({name: before[name] if name in fixed else after[name] for name in after})
+
+
+def _updates(layer: Any) -> bool:
+    return bool(layer.statistics == "batch" and layer.updates)
 
 
 class _Recorder:

@@ -139,6 +139,19 @@ class _Decay(click.ParamType[Any]):
     help="mirrored: over the GPUs of this machine. multi-worker: over machines, each of which runs this command, as "
     "TF_CONFIG or Slurm says. --batch-size is that of all of them together.  [default: none]",
 )
+@click.option(
+    "--cache-features",
+    metavar="auto|on|off",
+    help="Compute what is frozen once per image, and keep it for other runs: where that pays and fits, or fail, or "
+    "never.  [default: auto]",
+)
+@click.option("--cache-precision", metavar="NAME", help="float32, or float16 in half the space.  [default: float32]")
+@click.option(
+    "--cache-budget",
+    metavar="SIZE",
+    help="What all cached features may take, such as 10GiB; the least recently used go first.  [default: a quarter "
+    "of the free disk]",
+)
 @click.option("--seed", type=int, metavar="N", help="[default: 0]")
 @click.option("--deterministic", is_flag=True, default=None, help="Bit-identical repeats on one machine; slower.")
 @click.option("--run-dir", type=options.PATH, metavar="DIR", help="Directory of this run; must not exist.")

@@ -17,7 +17,8 @@ def build(config: RunConfig, variables: list[Any], *, steps: int) -> keras.optim
     if config.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(momentum=0.9, nesterov=True, **common)
     else:
-        optimizer = keras.optimizers.AdamW(**common)
+        # Unlike SGD it takes no None.
+        optimizer = keras.optimizers.AdamW(**{**common, "weight_decay": config.weight_decay or 0.0})
     # Biases, gamma and beta are the variables of rank one: shrinking them towards zero is not a simpler model.
     if config.weight_decay:
         optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])

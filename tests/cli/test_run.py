@@ -62,7 +62,7 @@ def test_the_run_directory(finished):
     )
     assert [key for key, value in config.items() if value is None] == [
         *("checkpoint", "data_dir", "hidden", "freeze_until", "features", "bn_epsilon", "diagnose_every"),
-        *("clip_norm", "patience"),
+        *("clip_norm", "patience", "cache_budget"),
     ]
     assert len(load["assigned"]) == 110
     assert {"python", "platform", "packages", "cores", "devices"} <= read(run, "environment.json").keys()
