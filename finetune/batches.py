@@ -15,7 +15,7 @@ def training(split: Split, config: RunConfig, *, epoch: int, start: int, share: 
     batch) and nothing else."""
     return pipeline.train_batches(
         split,
-        augmentation=_augmentation(config),
+        augmentation=augmentation(config),
         seed=config.seed,
         epoch=epoch,
         start_batch=start,
@@ -26,7 +26,7 @@ def training(split: Split, config: RunConfig, *, epoch: int, start: int, share: 
 
 def check_augmentation(split: Split, config: RunConfig) -> None:
     """Raise WrongUse where the images of `split` cannot be augmented as `config` says."""
-    pipeline.check_augmentation(split.at(form(config)["image_size"]), _augmentation(config))
+    pipeline.check_augmentation(split.at(form(config)["image_size"]), augmentation(config))
 
 
 def evaluation(split: Split, config: RunConfig, *, share: Share = WHOLE) -> Any:
@@ -42,10 +42,11 @@ def steps_per_epoch(split: Split, config: RunConfig) -> int:
 
 def mixes(config: RunConfig) -> bool:
     """Whether training labels are shares of classes, float32 `[batch, classes]`."""
-    return _augmentation(config).mixes
+    return augmentation(config).mixes
 
 
-def _augmentation(config: RunConfig) -> Augmentation:
+def augmentation(config: RunConfig) -> Augmentation:
+    """How a completed config augments its training images."""
     strong: dict[str, Any] = {name: getattr(config, name) for name in ("rand_augment", "mixup", "cutmix")}
     if config.augment == "resized-crop-flip":
         return Augmentation(crop_padding=0, flip=True, resized_crop=True, **strong)

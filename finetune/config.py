@@ -2,19 +2,18 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from finetune.batchnorm.policy import check_decay
 from finetune.contradictions import refuse_contradictions
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import read_json
-from finetune.presets import PRESETS, refuse_change
-
-Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
+from finetune.presets import refuse_change
+from finetune.settings import TAKES, Augment, Takes
 
 FORMAT_VERSION = 1
 """Written into `config.json`; a reader refuses what is newer than itself."""
@@ -77,6 +76,9 @@ class RunConfig:
     ema: float | None = None
     tta: Literal["flip"] | None = None
     distribute: Literal["none", "mirrored", "multi-worker"] = "none"
+    cache_features: Literal["auto", "on", "off"] = "auto"
+    cache_precision: Literal["float32", "float16"] = "float32"
+    cache_budget: str | None = None
     seed: int = 0
     deterministic: bool = False
 
@@ -85,114 +87,9 @@ class RunConfig:
         return dataclasses.asdict(self)
 
 
-@dataclass(frozen=True)
-class _Takes:
-    """What a setting takes: in words, and as a test. None is another matter: allowed where it is the default."""
-
-    expected: str
-    test: Callable[[Any], bool]
-    choices: tuple[str, ...] = ()
-    path: bool = False
-
-
-def _text(expected: str) -> _Takes:
-    return _Takes(expected, lambda value: isinstance(value, str))
-
-
-def _path() -> _Takes:
-    return _Takes("a path", lambda value: isinstance(value, str), path=True)
-
-
-def _texts(expected: str) -> _Takes:
-    return _Takes(expected, lambda value: isinstance(value, tuple) and all(isinstance(one, str) for one in value))
-
-
-def _choice(*allowed: str) -> _Takes:
-    return _Takes(f"one of {', '.join(allowed)}", lambda value: value in allowed, allowed)
-
-
-def _whole(least: int) -> _Takes:
-    return _Takes(
-        f"a whole number from {least} to 2^31 - 1", lambda value: type(value) is int and least <= value < 2**31
-    )
-
-
-def _number(least: float, most: float) -> _Takes:
-    return _Takes(f"a number from {least:g} to {most:g}", lambda value: _is_number(value) and least <= value <= most)
-
-
-def _fraction() -> _Takes:
-    return _Takes("a number from 0 up to but not including 1", lambda value: _is_number(value) and 0 <= value < 1)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-_FLAG = _Takes("true or false", lambda value: isinstance(value, bool))
-_LARGEST = 1e6
-"""Beyond what makes sense, and within float32: what overflows there would be NaN without a reason given."""
-
-_TAKES: dict[str, _Takes] = {
-    "backbone": _text("a name of 'finetune backbones list', hub:HANDLE, or the path of a model"),
-    "data": _text("the name of a data set, such as cifar10, or a path"),
-    "checkpoint": _path(),
-    "data_dir": _path(),
-    "from_scratch": _FLAG,
-    "examples": _whole(1),
-    "few_shot": _whole(1),
-    "test": _number(1e-6, 0.999),
-    "validation": _fraction(),
-    "skip_bad_images": _FLAG,
-    "image_size": _whole(1),
-    "preprocess": _text("the name of a preprocessing, such as inception"),
-    "augment": _choice(*get_args(Augment)),
-    "crop_padding": _whole(0),
-    "rand_augment": _number(0.01, 1),
-    "mixup": _number(0.01, 10),
-    "cutmix": _number(0.01, 10),
-    "dropout": _fraction(),
-    "hidden": _whole(1),
-    "preset": _choice(*PRESETS),
-    "freeze": _texts("a list of PATTERN[=train]"),
-    "freeze_until": _text("the name of a stage"),
-    "unfreeze_epochs": _whole(1),
-    "head": _choice("swap", "keep"),
-    "features": _text("the name of a layer"),
-    "bn": _texts("a list of [PATTERN=]POLICY"),
-    "bn_decay": _Takes("a number between 0 and 1, or 'auto'", lambda value: value == "auto" or _is_number(value)),
-    "bn_epsilon": _number(1e-12, 1),
-    "bn_updates": _choice("on", "off"),
-    "bn_renorm": _FLAG,
-    "bn_zero_debias": _FLAG,
-    "bn_sync": _FLAG,
-    "recalibrate_at_end": _FLAG,
-    "diagnose_every": _whole(1),
-    "tracker": _texts("a list of tensorboard[=DIR] and mlflow[=DIR|URI]"),
-    "epochs": _whole(1),
-    "batch_size": _whole(1),
-    "optimizer": _choice("sgd", "adamw"),
-    "learning_rate": _Takes(
-        f"a number from 1e-12 to {_LARGEST:g}, or 'auto'",
-        lambda value: value == "auto" or (_is_number(value) and 1e-12 <= value <= _LARGEST),
-        ("auto",),
-    ),
-    "layer_decay": _number(1e-3, 1),
-    "weight_decay": _fraction(),
-    "schedule": _choice("cosine", "constant"),
-    "warmup": _fraction(),
-    "label_smoothing": _fraction(),
-    "clip_norm": _number(1e-12, _LARGEST),
-    "patience": _whole(1),
-    "ema": _Takes("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1),
-    "tta": _choice("flip"),
-    "distribute": _choice("none", "mirrored", "multi-worker"),
-    "seed": _whole(0),
-    "deterministic": _FLAG,
-}
 _FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
 
-PATHS = tuple(name for name, takes in _TAKES.items() if takes.path)
+PATHS = tuple(name for name, takes in TAKES.items() if takes.path)
 """Settings that name a file or folder; a config holds them absolute."""
 LISTS = tuple(name for name, field in _FIELDS.items() if isinstance(field.default, tuple))
 """Settings that take a list of rules."""
@@ -256,7 +153,7 @@ def check(config: RunConfig, *, where: str | None = None, options: Collection[st
 
     `where` names the file it comes from, but for `options`, which come from the command line.
     """
-    for name, takes in _TAKES.items():
+    for name, takes in TAKES.items():
         value = getattr(config, name)
         if value is None and _FIELDS[name].default is None:
             continue
@@ -269,7 +166,7 @@ def check(config: RunConfig, *, where: str | None = None, options: Collection[st
     return config
 
 
-def _wrong(name: str, value: Any, takes: _Takes, at: str) -> WrongUse:
+def _wrong(name: str, value: Any, takes: Takes, at: str) -> WrongUse:
     near = difflib.get_close_matches(str(value), takes.choices, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return WrongUse(f"--{name.replace('_', '-')} {value!r}{at} will not do: {hint}expected {takes.expected}")

@@ -116,7 +116,7 @@ class Evaluator:
     def __init__(self, subject: Subject, *, label_offset: int = 0, on_batch: Callable[[], None] | None = None) -> None:
         self._subject = subject
         self._label_offset = label_offset
-        self._on_batch = on_batch
+        self.on_batch = on_batch
         self._forward: dict[Statistics, Forward] = {}
 
     def evaluate(self, batches: Batches, statistics: Statistics = "moving") -> Evaluation:
@@ -151,5 +151,5 @@ class Evaluator:
             chosen = np.asarray(counted)
             logits, own = np.asarray(raw)[chosen], np.asarray(labels)[chosen] + self._label_offset
             yield count(logits, own), predictions.of(logits, own), moments
-            if self._on_batch:
-                self._on_batch()
+            if self.on_batch:
+                self.on_batch()

@@ -22,6 +22,7 @@ from finetune.predictions import Predictions
 from finetune.preparation import Prepared
 from finetune.progress import Display
 from finetune.rundir import RunDir
+from finetune.training.feed import Feed, ImageFeed
 
 RECALIBRATION_IMAGES = 10_000
 """Precise BN needs 1k to 10k images (Wu & Johnson 2021, section 3.2)."""
@@ -30,7 +31,8 @@ RECALIBRATION_IMAGES = 10_000
 @dataclass(frozen=True)
 class Trained:
     """What training leaves behind: a row per epoch; with `ema` each variable's average; the digests of all variables
-    at its start and which of them were to move; when it started, by the monotonic clock."""
+    at its start and which of them were to move; when it started, by the monotonic clock; where features were cached,
+    their feed and what is said of them."""
 
     history: list[dict[str, Any]]
     averages: dict[str, np.ndarray] | None
@@ -38,6 +40,8 @@ class Trained:
     digests: dict[str, str]
     expected: dict[str, bool]
     started: float
+    feed: Feed | None
+    cached: dict[str, Any] | None
 
 
 def finish(run: RunDir, prepared: Prepared, display: Display, trackers: tracking.Trackers, trained: Trained) -> None:
@@ -45,13 +49,14 @@ def finish(run: RunDir, prepared: Prepared, display: Display, trackers: tracking
     config, model, dataset = prepared.config, prepared.model, prepared.dataset
     proofs, updates = trained.phases.close(), trained.phases.updates(len(trained.history))
     recalibrated = bool(config.recalibrate_at_end) and _recalibrate_updating(model, dataset, config, display)
-    evaluator = Evaluator(KerasSubject(model), on_batch=display.batch)
+    feed = trained.feed or ImageFeed(model, dataset, config)
 
     def score() -> tuple[dict[str, Any], Predictions]:
         display.say("evaluating on test images")
-        test = batches.evaluation(dataset.test, config)
-        passed = evaluator.examine(test, "moving")
-        both = {"is_training_false": passed.evaluation, "is_training_true": evaluator.evaluate(test, "batch")}
+        evaluator, images = feed.scoring("test", "moving", on_batch=display.batch)
+        passed = evaluator.examine(images, "moving")
+        evaluator, images = feed.scoring("test", "batch", on_batch=display.batch)
+        both = {"is_training_false": passed.evaluation, "is_training_true": evaluator.evaluate(images, "batch")}
         return {name: value.to_json() for name, value in both.items()}, passed.images
 
     weights: dict[str, Any] = {"kind": "best-epoch" if config.patience else "last-step"}
@@ -89,6 +94,7 @@ def finish(run: RunDir, prepared: Prepared, display: Display, trackers: tracking
             "recalibrated": recalibrated,
         },
         "proof": {**proved.to_json(), "holds": kept, **({"phases": proofs} if proofs else {})},
+        "cached_features": trained.cached,
         "class_names": list(dataset.class_names),
         "data_fingerprint": dataset.fingerprint(),
         "train_images": len(dataset.train),

@@ -36,6 +36,9 @@ class Display(Protocol):
     def looking(self, done: int, total: int | None) -> None:
         """While photos are looked through before a run: how many so far, and in all where known."""
 
+    def features(self, done: int, total: int) -> None:
+        """While features are computed: images so far, and in all."""
+
 
 class Silent:
     """A display that shows nothing."""
@@ -62,6 +65,9 @@ class Silent:
         """Nothing."""
 
     def looking(self, done: int, total: int | None) -> None:
+        """Nothing."""
+
+    def features(self, done: int, total: int) -> None:
         """Nothing."""
 
 

@@ -1,6 +1,7 @@
 """A run from its config to its result: data, backbone, head, plan, training, proof, evaluation, files."""
 
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from finetune.checkup import Checkup
 from finetune.config import FORMAT_VERSION, RunConfig
 from finetune.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
+from finetune.features.preparing import Telling, cached_feed
 from finetune.finish import Trained, finish
 from finetune.phases import Phases
 from finetune.preparation import Prepared, prepare
@@ -18,7 +20,7 @@ from finetune.progress import Display, Silent, stop_signals
 from finetune.recorder import Recorder
 from finetune.rundir import RunDir, check_place
 from finetune.training.loop import train
-from finetune.training.state import State
+from finetune.training.state import State, put_back
 
 
 def start(
@@ -119,10 +121,11 @@ def _train_and_finish(
             tracking.opened(
                 prepared.config.tracker, run.path, settings=settings, source=source, warn=display.warn
             ) as trackers,
+            ExitStack() as held,
         ):
             if on.workers > 1:
                 on.share({"run": str(run), "data": prepared.dataset.fingerprint()})
-            _to_result(run, prepared, display, trackers, digests, resume_from=resume_from, on=on)
+            _to_result(run, prepared, display, trackers, digests, held, resume_from=resume_from, on=on)
             on.meet()
     except (Interrupted, KeyboardInterrupt) as stopped:
         words = str(stopped) or "interrupted"
@@ -141,6 +144,7 @@ def _to_result(
     display: Display,
     trackers: tracking.Trackers,
     digests: dict[str, str],
+    held: ExitStack,
     *,
     resume_from: State | None,
     on: Distribution,
@@ -152,11 +156,19 @@ def _to_result(
         checkup = Checkup(prepared, models.load_snapshot(run)) if config.diagnose_every else None
         phases = Phases(run, prepared, display)
         recorder = Recorder(run, model, display, trackers, requested, checkup, phases)
+        if resume_from is not None:
+            put_back(model.variables, resume_from.arrays, "model")  # features are those of its weights
+        telling = Telling(display.say, display.features, requested)
+        not_for = "the run is distributed, and each worker sees images of its own" if on.replicas > 1 else None
+        if len(prepared.phases) > 1:
+            not_for = "layers are unfrozen one after another"
+        feed, cached = held.enter_context(cached_feed(model, dataset, config, telling, not_for=not_for)) or (None, None)
         history = train(
             model,
             dataset,
             config,
             recorder,
+            feed=feed,
             stretches=phases.stretches(),
             rates=freezing.rates_by_variable(model, prepared.plan),
             resume_from=resume_from,
@@ -164,4 +176,5 @@ def _to_result(
         )
         if requested():
             raise Interrupted("stopped after the last step")
-    finish(run, prepared, display, trackers, Trained(history, recorder.averages, phases, digests, expected, started))
+    trained = Trained(history, recorder.averages, phases, digests, expected, started, feed, cached)
+    finish(run, prepared, display, trackers, trained)

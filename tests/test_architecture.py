@@ -41,6 +41,7 @@ ROOMS = {
     "conversion": "run",
     "contradictions": "config",
     "presets": "config",
+    "settings": "config",
     "errors": None,
     "files": None,
     "_version": None,

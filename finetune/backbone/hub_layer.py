@@ -1,5 +1,6 @@
 """A TF2 SavedModel, of TensorFlow Hub or of one's own, as a Keras 3 layer."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -58,6 +59,14 @@ class HubModule(Module):
                 f"{handle} moves its BatchNorm statistics in a way that is no moving average of one decay, and takes "
                 "no batch_norm_momentum: finetune cannot control it; give a module with that argument"
             )
+
+    def graph_digest(self) -> str:
+        """Of the SavedModel's graph, wherever it lies; the variables are this layer's."""
+        digest = hashlib.sha256()
+        for path in saved_model.files(self.handle):
+            if path.name.startswith("saved_model."):
+                digest.update(path.read_bytes())
+        return digest.hexdigest()
 
     def get_config(self) -> dict[str, Any]:
         """Where the module is, and the size it is used at."""

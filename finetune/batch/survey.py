@@ -103,6 +103,6 @@ _NOT_DATA = (
     *("backbone", "checkpoint", "from_scratch", "image_size", "preprocess", "augment", "dropout", "hidden", "freeze"),
     *("freeze_until", "bn", "bn_decay", "bn_epsilon", "bn_updates", "recalibrate_at_end", "epochs", "batch_size"),
     *("optimizer", "learning_rate", "weight_decay", "schedule", "warmup", "label_smoothing", "clip_norm", "patience"),
-    *("seed", "deterministic", "tracker"),
+    *("cache_features", "cache_precision", "cache_budget", "seed", "deterministic", "tracker"),
 )
 """Settings that do not choose images; one that is missing here only costs time."""

@@ -86,6 +86,10 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
 
     channels: int
 
+    def graph_digest(self) -> str:
+        """Hex digest of what it computes, its variables aside."""
+        raise NotImplementedError
+
     def _uses_batch(self) -> bool:
         return self.bn[0].statistics == "batch" if self.bn else any(part.trainable for part in self.parts)
 

@@ -104,18 +104,18 @@ class KerasSubject:
 
 
 def forward(
-    model: keras.Model, statistics: Statistics
+    model: keras.Model, statistics: Statistics, *, moments: bool = True
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]]:
     """The model without dropout and without updates, normalising by `statistics`; traced at once.
 
     Takes preprocessed images `[batch, height, width, 3]`; returns logits and, with `batch`, each BN layer's
-    (mean, population variance, N), in the order of `bn_layers(model)`.
+    (mean, population variance, N), in the order of `bn_layers(model)`; with `moments=False` none, which is cheaper.
     """
     layers = bn_layers(model)
 
     def run(images: tf.Tensor) -> tuple[tf.Tensor, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
         logits = model(images, training=False)
-        return logits, [layer.moments for layer in layers if layer.moments is not None]
+        return logits, [layer.moments for layer in layers if layer.moments is not None] if moments else []
 
     traced = tf.function(run, input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)])
     with _evaluating(layers, statistics):

@@ -13,6 +13,7 @@ from finetune._version import __version__
 from finetune.cli import (
     backbones,
     batch,
+    cache,
     checkpoint,
     demo,
     diagnose,
@@ -77,6 +78,7 @@ for _command in (
     export.export,
     backbones.backbones,
     checkpoint.checkpoint,
+    cache.cache,
     demo.demo,
 ):
     main.add_command(_command)

@@ -38,6 +38,7 @@ class ConsoleDisplay:
         self._evaluation: TaskID | None = None
         self._download: TaskID | None = None
         self._looking: TaskID | None = None
+        self._features: TaskID | None = None
         self._rate: tuple[float, int] | None = None
 
     def say(self, text: str) -> None:
@@ -123,6 +124,15 @@ class ConsoleDisplay:
         if total is not None and done >= total:
             self._progress.remove_task(self._looking)
             self._looking = None
+
+    def features(self, done: int, total: int) -> None:
+        """Move the bar of the features."""
+        if self._features is None:
+            self._features = self._progress.add_task("computing features", total=total, rate="")
+        self._progress.update(self._features, completed=done, total=total, rate=f"{done} images")
+        if done >= total:
+            self._progress.remove_task(self._features)
+            self._features = None
 
     def batch(self) -> None:
         """One more batch of an evaluation."""

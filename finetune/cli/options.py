@@ -94,3 +94,21 @@ def emit(value: Any) -> None:
     from finetune.files import finite
 
     click.echo(json.dumps(finite(value), allow_nan=False))
+
+
+class NumberOrAuto(click.ParamType[Any]):
+    """A number or `auto`; the library checks the range, which is only named here."""
+
+    name = "F|auto"
+
+    def __init__(self, allowed: str) -> None:
+        self._allowed = allowed
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click's."""
+        if value == "auto":
+            return value
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is neither a number {self._allowed} nor 'auto'", param, ctx)

@@ -10,24 +10,6 @@ from click.core import ParameterSource
 from finetune.cli import options
 from finetune.cli.startup import load_tensorflow
 
-
-class _NumberOrAuto(click.ParamType[Any]):
-    """A number or `auto`; the library checks the range, which is only named here."""
-
-    name = "F|auto"
-
-    def __init__(self, allowed: str) -> None:
-        self._allowed = allowed
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "auto":
-            return value
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            self.fail(f"{value!r} is neither a number {self._allowed} nor 'auto'", param, ctx)
-
-
 _SECTIONS = {
     "--backbone": "What to start from",
     "--data": "Data",
@@ -134,7 +116,7 @@ _SECTIONS = {
 )
 @click.option(
     "--bn-decay",
-    type=_NumberOrAuto("in (0, 1)"),
+    type=options.NumberOrAuto("in (0, 1)"),
     metavar="F|auto",
     help="Share of the old moving value kept.  [default: auto]",
 )
@@ -175,7 +157,7 @@ _SECTIONS = {
 @click.option(
     "--learning-rate",
     "--lr",
-    type=_NumberOrAuto("above 0"),
+    type=options.NumberOrAuto("above 0"),
     metavar="F|auto",
     help="Peak learning rate; auto: found by a range test.  [default: by optimizer and batch]",
 )
@@ -204,6 +186,19 @@ _SECTIONS = {
     "--tta",
     metavar="flip",
     help="Also score the averaged probabilities of every test image and its mirror image.",
+)
+@click.option(
+    "--cache-features",
+    metavar="auto|on|off",
+    help="Compute what is frozen once per image, and keep it for other runs: where that pays and fits, or fail, or "
+    "never.  [default: auto]",
+)
+@click.option("--cache-precision", metavar="NAME", help="float32, or float16 in half the space.  [default: float32]")
+@click.option(
+    "--cache-budget",
+    metavar="SIZE",
+    help="What all cached features may take, such as 10GiB; the least recently used go first.  [default: a quarter "
+    "of the free disk]",
 )
 @click.option("--seed", type=int, metavar="N", help="[default: 0]")
 @click.option("--deterministic", is_flag=True, default=None, help="Bit-identical repeats on one machine; slower.")

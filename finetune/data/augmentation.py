@@ -63,17 +63,20 @@ class Augmentation:
         if self.resized_crop or (not self.crop_padding and not self.flip):
             return images
         batch, height, width = tf.unstack(tf.shape(images)[:3])
-        # One named algorithm, so that every device draws the same numbers.
-        draws = tf.random.stateless_uniform([3, batch * share.of, 1], seed, alg="philox")
+        draws = _draws(batch * share.of, seed)
         down, right, side = tf.unstack(draws[:, batch * share.index : batch * (share.index + 1)])
         rows = tf.range(height) + self._offset(down)
         columns = tf.range(width) + self._offset(right)
         if self.flip:
-            columns = tf.where(side < 0.5, columns[:, ::-1], columns)
+            columns = tf.where(_mirrored(side), columns[:, ::-1], columns)
         # Two gathers of indices reflected into the image: the padded batch itself is never made.
         moved = tf.gather(images, _reflected(rows, height), axis=1, batch_dims=1)
         moved = tf.gather(moved, _reflected(columns, width), axis=2, batch_dims=1)
         return tf.ensure_shape(moved, images.shape)
+
+    def mirrored(self, batch: int, seed: Any) -> tf.Tensor:
+        """bool `[batch]`: which images `augment` mirrors, as far as `flip` says."""
+        return tf.logical_and(self.flip, _mirrored(_draws(batch, seed)[2])[:, 0])
 
     def _offset(self, draw: tf.Tensor) -> tf.Tensor:
         """A draw from [0, 1) as a whole number from -crop_padding to crop_padding, each as likely."""
@@ -100,6 +103,16 @@ def _strong(augmentation: Augmentation, shape: tuple[int, ...], classes: int) ->
     )
     with tf.init_scope():
         return tf.function(strong, autograph=False).get_concrete_function(*signature)  # type: ignore[no-any-return]
+
+
+def _draws(batch: Any, seed: Any) -> tf.Tensor:
+    """Draws from [0, 1) for down, right and side, float32 `[3, batch, 1]`."""
+    # One named algorithm, so that every device draws the same numbers.
+    return tf.random.stateless_uniform([3, batch, 1], seed, alg="philox")
+
+
+def _mirrored(side: tf.Tensor) -> tf.Tensor:
+    return side < 0.5
 
 
 def _reflected(index: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

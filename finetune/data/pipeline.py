@@ -56,11 +56,11 @@ def train_batches(
     check_augmentation(split, augmentation)
     size = min(batch_size, len(split))
     classes = int(split.labels.max()) + 1  # a data set has training images of every class
-    order = np.random.default_rng([seed, epoch]).permutation(len(split))
+    order = epoch_order(len(split), seed=seed, epoch=epoch)
 
     def pick(batch: int) -> tuple[np.ndarray, ...]:
         chosen = share.rows(order[batch * size : (batch + 1) * size])
-        draw = np.random.SeedSequence([seed, epoch, batch]).generate_state(2).astype(np.int32)
+        draw = batch_draw(seed=seed, epoch=epoch, batch=batch)
         if augmentation.resized_crop:
             images = random_crops(split.images, chosen, image_size, (seed, epoch))
         else:
@@ -69,12 +69,22 @@ def train_batches(
 
     def prepare(images: tf.Tensor, labels: tf.Tensor, draw: tf.Tensor) -> tuple[tf.Tensor, ...]:
         images, labels = augmentation.batch(images, labels, draw, classes=classes, share=share)
-        return _prepared(images, image_size, preprocessing), labels
+        return prepared(images, image_size, preprocessing), labels
 
     numbers = range(start_batch, steps_per_epoch(len(split), batch_size))
     shape = (image_size, image_size, 3) if augmentation.resized_crop else split.images.shape[1:]
     signature = (*_signature(shape, size // share.of), tf.TensorSpec([2], tf.int32))
-    return _batches(numbers, pick, signature, prepare)
+    return mapped(numbers, pick, signature, prepare)
+
+
+def epoch_order(examples: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The numbers of all images, in the order of an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(examples)
+
+
+def batch_draw(*, seed: int, epoch: int, batch: int) -> np.ndarray:
+    """int32 `[2]`: what the augmentation of a batch is drawn from."""
+    return np.random.SeedSequence([seed, epoch, batch]).generate_state(2).astype(np.int32)
 
 
 def check_augmentation(split: Split, augmentation: Augmentation) -> None:
@@ -97,21 +107,26 @@ def eval_batches(
     Of photos, the centre square at `image_size` is taken. `share` are this worker's batches, each of them whole.
     """
     split = split.at(image_size)
-    size = min(batch_size, len(split))
+    size, starts = eval_starts(len(split), batch_size)
 
     def pick(batch: int) -> tuple[np.ndarray, ...]:
-        start = batch * size
-        begin = min(start, len(split) - size)
+        begin = int(starts[batch])
         images, labels = split.images[begin : begin + size], split.labels[begin : begin + size]
-        return images, labels, np.arange(begin, begin + size) >= start
+        return images, labels, np.arange(begin, begin + size) >= batch * size
 
     def prepare(images: tf.Tensor, labels: tf.Tensor, counted: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return _prepared(images, image_size, preprocessing), labels, counted
+        return prepared(images, image_size, preprocessing), labels, counted
 
-    numbers = share.numbers(range(-(-len(split) // size)))
+    numbers = share.numbers(range(len(starts)))
     if len(numbers) <= _AT_ONCE:
         return Batches(_AtOnce(numbers, lambda number: prepare(*map(tf.convert_to_tensor, pick(number)))), [])
-    return _batches(numbers, pick, (*_signature(split.images.shape[1:], size), tf.TensorSpec([size], tf.bool)), prepare)
+    return mapped(numbers, pick, (*_signature(split.images.shape[1:], size), tf.TensorSpec([size], tf.bool)), prepare)
+
+
+def eval_starts(examples: int, batch_size: int) -> tuple[int, np.ndarray]:
+    """(size of a batch of an evaluation, number of the first image of each)."""
+    size = min(batch_size, examples)
+    return size, np.minimum(np.arange(0, examples, size), examples - size)
 
 
 class _AtOnce:
@@ -156,7 +171,7 @@ class Batches:
             raise
 
 
-def _batches(
+def mapped(
     numbers: range,
     pick: Callable[[int], tuple[np.ndarray, ...]],
     signature: tuple[tf.TensorSpec, ...],
@@ -193,7 +208,7 @@ def _signature(shape: tuple[int, ...], size: int) -> tuple[tf.TensorSpec, tf.Ten
     return tf.TensorSpec([size, *shape], tf.uint8), tf.TensorSpec([size], tf.int64)
 
 
-def _prepared(images: tf.Tensor, image_size: int, preprocessing: AnyPreprocessing) -> tf.Tensor:
+def prepared(images: tf.Tensor, image_size: int, preprocessing: AnyPreprocessing) -> tf.Tensor:
     """uint8 `[batch, height, width, 3]` to the network's input, resized bilinearly where the size differs."""
     height, width = images.shape[1:3]
     if (height, width) == (image_size, image_size):

@@ -11,7 +11,6 @@ import keras
 import numpy as np
 
 from finetune import batches
-from finetune.batchnorm.statistics import KerasSubject
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.share import Share
@@ -19,8 +18,12 @@ from finetune.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation import Evaluation, Evaluator
 from finetune.training import optimizer as optimizers
+from finetune.training.feed import Feed, ImageFeed
 from finetune.training.state import State, model_arrays, optimizer_arrays, put_back
-from finetune.training.step import Step, train_step
+from finetune.training.step import Step, train_step, train_steps
+
+_SAVING_SHARE = 20
+"""Of the time between the states kept at the ends of epochs, one part in so many goes into writing them."""
 
 
 class Observer(Protocol):
@@ -76,6 +79,7 @@ def train(
     *,
     stretches: Sequence[Stretch] = (),
     rates: Mapping[str, float] | None = None,
+    feed: Feed | None = None,
     resume_from: State | None = None,
     distribution: Distribution = ALONE,
     save_seconds: float = 300.0,
@@ -86,6 +90,7 @@ def train(
     begins with epoch 0: each has an optimizer and a schedule of its own, and its steps are traced anew. `rates`
     multiplies the learning rate of each variable by its path. The batches, their order and their augmentation are
     functions of (seed, epoch, batch), so a resumed run sees what an unbroken one would have.
+    `feed` may train the upper part of `model` alone, on features of the rest; without, images go through all of it.
     With a `distribution`, `model` was made in its scope, every process calls this, and the chief alone has a state to
     resume from and is asked to save one.
     With `patience`, the weights of the best validation epoch are put back at the end.
@@ -93,10 +98,11 @@ def train(
     """
     split, epochs = dataset.train, config.epochs or 0
     per_epoch = batches.steps_per_epoch(split, config)
-    share = Share(distribution.rank, distribution.workers)
     mixed = batches.mixes(config)
     stretches = stretches or [Stretch(0, lambda: None)]
     ends = [*(stretch.first_epoch for stretch in stretches[1:]), epochs]
+    whole = ImageFeed(model, dataset, config, share=Share(distribution.rank, distribution.workers))
+    source: Feed = feed or whole
 
     def begin(number: int) -> tuple[Any, list[Any], Step]:
         stretches[number].enter()
@@ -105,12 +111,13 @@ def train(
         with distribution.scope():
             optimizer = optimizers.build(config, variables, steps=steps, rates=rates)
         smoothing = config.label_smoothing
+        if feed is not None:
+            return optimizer, variables, train_steps(feed.model, optimizer, variables, label_smoothing=smoothing)
         step = train_step(
             model, optimizer, variables, label_smoothing=smoothing, mixed=mixed, distribution=distribution
         )
         return optimizer, variables, step
 
-    evaluator = Evaluator(KerasSubject(model))
     progress, best = _Progress(), {}
     if resume_from is not None:
         progress = _continued(resume_from)
@@ -129,52 +136,56 @@ def train(
         distribution.give_out([*model.variables, *optimizer.variables])
     distribution.part_seeds(model)
 
+    saved_at, pause = time.monotonic(), 0.0
+
     def save() -> None:
+        nonlocal saved_at, pause
         if not distribution.is_chief:
             return
+        began = time.monotonic()
         arrays = model_arrays(model) | optimizer_arrays(optimizer) | best
         observer.save(State(arrays, dataclasses.asdict(progress), config.to_json()))
+        saved_at = time.monotonic()
+        pause = _SAVING_SHARE * (saved_at - began)
 
-    saved_at = time.monotonic()
     while progress.epoch < epochs and not _out_of_patience(progress, config, since=stretches[-1].first_epoch):
         if progress.epoch == ends[number]:
             number += 1
             optimizer, variables, step = begin(number)
         tick = time.monotonic()
-        for images, labels in batches.training(split, config, epoch=progress.epoch, start=progress.batch, share=share):
-            loss_sum, correct = (float(value) for value in step(images, labels))
-            count = int(labels.shape[0]) * distribution.workers
-            done = progress.epoch * per_epoch + progress.batch + 1
-            if not math.isfinite(loss_sum):
-                raise FinetuneError(
-                    f"the loss is {loss_sum} at step {done} (epoch {progress.epoch + 1}): the run has stopped. "
-                    f"Lower --learning-rate (it is {config.learning_rate:g}) or give --clip-norm 1"
-                )
-            progress.batch += 1
-            progress.loss_sum += loss_sum
-            progress.correct += correct
-            progress.seen += count
+        for inputs, labels in source.training(epoch=progress.epoch, start=progress.batch):
+            losses, corrects = (np.atleast_1d(value).tolist() for value in step(inputs, labels))
+            count = int(labels.shape[-1]) * distribution.workers
             progress.seconds, tick = progress.seconds + time.monotonic() - tick, time.monotonic()
-            observer.on_step(
-                epoch=progress.epoch + 1, step=done, steps=per_epoch * epochs, images=count, loss=loss_sum / count
-            )
+            for loss_sum, correct in zip(losses, corrects, strict=True):
+                done = progress.epoch * per_epoch + progress.batch + 1
+                if not math.isfinite(loss_sum):
+                    raise FinetuneError(
+                        f"the loss is {loss_sum} at step {done} (epoch {progress.epoch + 1}): the run has stopped. "
+                        f"Lower --learning-rate (it is {config.learning_rate:g}) or give --clip-norm 1"
+                    )
+                progress.batch += 1
+                progress.loss_sum += loss_sum
+                progress.correct += correct
+                progress.seen += count
+                observer.on_step(
+                    epoch=progress.epoch + 1, step=done, steps=per_epoch * epochs, images=count, loss=loss_sum / count
+                )
             if distribution.any(observer.stop_requested()):
                 save()
                 raise Interrupted(f"stopped at step {done} of {per_epoch * epochs}")
             if time.monotonic() - saved_at > save_seconds:
                 save()
-                saved_at = time.monotonic()
         validation = None
         if dataset.validation is not None:
-            validation = _evaluated(
-                evaluator, batches.evaluation(dataset.validation, config, share=share), distribution
-            )
+            validation = _evaluated(*source.scoring("validation"), distribution)
         _close_epoch(progress, optimizer, validation, steps=per_epoch, mixed=mixed)
         if config.patience and progress.best_epoch == progress.epoch - 1:
             best = {f"best/{name.split('/')[1]}": value for name, value in model_arrays(model).items()}
         observer.on_epoch(progress.history)
-        save()
-        saved_at = time.monotonic()
+        # Where an epoch takes less than writing its state, there is one every few epochs.
+        if time.monotonic() - saved_at > pause:
+            save()
     if config.ema is not None:
         observer.on_averages(optimizers.averages(optimizer, variables))
     if best:

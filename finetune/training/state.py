@@ -14,9 +14,9 @@ from finetune.files import read_arrays, write_arrays
 
 _NOTES = "notes"
 _ADVICE = "delete it, and the run can be resumed from its first epoch"
-_MAY_CHANGE = ("data_dir", "checkpoint", "distribute", "tracker")
-"""Settings a resumed run need not share with the one that was interrupted: where files lie now, on what it runs, and
-who else is told."""
+_MAY_CHANGE = ("data_dir", "checkpoint", "cache_features", "cache_budget", "distribute", "tracker")
+"""Settings a resumed run need not share with the one that was interrupted: where files lie now, whether features are
+kept on the disk, on what it runs, and who else is told."""
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,60 @@ def train_step(
     Where `distribution` has several replicas, the images are this process's share of the global batch, the gradient
     and what is returned are those of the whole, and the gradient is clipped as a whole.
     """
-    classes = model.output_shape[-1]
-    values = [variable.value for variable in variables]
+    replica = _replica(model, optimizer, variables, label_smoothing, distribution, mixed=mixed)
     signature = [
         tf.TensorSpec([None, *model.input_shape[1:]], tf.float32),
-        tf.TensorSpec([None, classes], tf.float32) if mixed else tf.TensorSpec([None], tf.int64),
+        tf.TensorSpec([None, model.output_shape[-1]], tf.float32) if mixed else tf.TensorSpec([None], tf.int64),
     ]
 
+    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+    def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return distribution.on_replicas(replica, images, labels)  # type: ignore[no-any-return]
+
+    return step  # type: ignore[no-any-return]
+
+
+def train_steps(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, variables: list[Any], *, label_smoothing: float
+) -> Step:
+    """Several of `train_step`, one after another, in one call: inputs `[steps, batch, ...]`, labels `[steps, batch]`.
+
+    The steps are the same to the bit; what is saved is the way from Python into the graph and back, which takes longer
+    than a step of a small head. Returns the summed loss and the number of correct predictions of each, `[steps]`.
+    """
+    one = _replica(model, optimizer, variables, label_smoothing, ALONE)
+
+    def several(inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        steps = tf.shape(labels)[0]
+
+        def body(index: tf.Tensor, losses: tf.TensorArray, corrects: tf.TensorArray) -> tuple[Any, ...]:
+            loss, correct = one(inputs[index], labels[index])
+            return index + 1, losses.write(index, loss), corrects.write(index, correct)
+
+        begin = (tf.constant(0), *(tf.TensorArray(dtype, size=steps) for dtype in (tf.float32, tf.int64)))
+        # One at a time: each takes the weights the one before it leaves.
+        _, losses, corrects = tf.while_loop(lambda index, *_: index < steps, body, begin, parallel_iterations=1)
+        return losses.stack(), corrects.stack()
+
+    signature = [
+        tf.TensorSpec([None, None, *model.input_shape[1:]], tf.float32),
+        tf.TensorSpec([None, None], tf.int64),
+    ]
+    return tf.function(several, input_signature=signature, autograph=False)  # type: ignore[no-any-return]
+
+
+def _replica(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    variables: list[Any],
+    label_smoothing: float,
+    distribution: Distribution,
+    *,
+    mixed: bool = False,
+) -> Step:
+    """What one replica does in a step, not yet traced."""
+    classes = model.output_shape[-1]
+    values = [variable.value for variable in variables]
     if distribution.replicas > 1:
         # Keras clips each replica's own gradient and sums what is left of them; here the sum is clipped.
         optimizer._all_reduce_sum_gradients = lambda pairs: pairs
@@ -59,8 +106,4 @@ def train_step(
             correct = tf.reduce_sum(tf.cast(tf.equal(named, labels), tf.int64))
         return distribution.all_sum(tf.reduce_sum(losses)), distribution.all_sum(correct)
 
-    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
-    def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return distribution.on_replicas(replica, images, labels)  # type: ignore[no-any-return]
-
-    return step  # type: ignore[no-any-return]
+    return replica

@@ -73,7 +73,17 @@ def test_the_run_directory(finished):
             "freeze_until",
             "unfreeze_epochs",
         ),
-        *("features", "bn_epsilon", "diagnose_every", "layer_decay", "clip_norm", "patience", "ema", "tta"),
+        *(
+            "features",
+            "bn_epsilon",
+            "diagnose_every",
+            "layer_decay",
+            "clip_norm",
+            "patience",
+            "ema",
+            "tta",
+            "cache_budget",
+        ),
     ]
     assert len(load["assigned"]) == 110
     assert {"python", "platform", "packages", "cores", "devices"} <= read(run, "environment.json").keys()

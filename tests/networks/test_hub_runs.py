@@ -157,3 +157,23 @@ def test_without_a_training_argument_a_head_can_be_trained(tmp_path):
     hub_modules.write(tmp_path / "m", training=False)
     result = typed(f"run --backbone hub:{tmp_path}/m {SMALL} --freeze '*' --run-dir {tmp_path}/run")
     assert result.exit_code == 0, result.output
+
+
+def test_a_frozen_modules_features_are_computed_once_and_change_no_figure(module, tmp_path, monkeypatch):
+    path, _ = module
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    results = []
+    for name, features in (("first", "on"), ("second", "on"), ("images", "off")):
+        line = f"run --backbone hub:{path} {SMALL} --freeze '*' --cache-features {features} --run-dir {tmp_path}/{name}"
+        assert (done := typed(line)).exit_code == 0, done.output
+        results.append(json.loads((tmp_path / name / "result.json").read_text()))
+    first, second, images = results
+    assert (first["cached_features"]["read"], second["cached_features"]["computed"], images["cached_features"]) == (
+        0,
+        0,
+        None,
+    )
+    for mode in ("is_training_false", "is_training_true"):
+        assert first["test"][mode] == second["test"][mode]
+        assert first["test"][mode]["correct"] == images["test"][mode]["correct"]
+        assert first["test"][mode]["loss"] == pytest.approx(images["test"][mode]["loss"], rel=1e-5)

@@ -1,0 +1,51 @@
+"""Where the loop's batches come from, and the model that takes them."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import keras
+
+from finetune import batches
+from finetune.batchnorm.statistics import KerasSubject
+from finetune.batchnorm.subject import Statistics
+from finetune.config import RunConfig
+from finetune.data.dataset import Dataset
+from finetune.data.share import WHOLE, Share
+from finetune.evaluation import Evaluator
+
+
+class Feed(Protocol):
+    """Batches of a run, for `model`: all of it, or that part of it which trains."""
+
+    model: keras.Model
+
+    def training(self, *, epoch: int, start: int) -> Any:
+        """(inputs, labels int64) from batch `start` of an epoch on, of one batch, or `[steps, batch, ...]` of several:
+        a function of the config, the epoch and the batch's number."""
+
+    def scoring(
+        self, split: str, statistics: Statistics = "moving", *, on_batch: Callable[[], None] | None = None
+    ) -> tuple[Evaluator, Any]:
+        """What scores the whole model on the `validation` or `test` images under `statistics`, and the batches to give
+        to it; `on_batch` is called after each."""
+
+
+class ImageFeed:
+    """Images, for the whole model. `share` is this worker's part of them, but for test images, which one scores."""
+
+    def __init__(self, model: keras.Model, dataset: Dataset, config: RunConfig, *, share: Share = WHOLE) -> None:
+        self.model = model
+        self._dataset, self._config, self._share = dataset, config, share
+        self._evaluator = Evaluator(KerasSubject(model))
+
+    def training(self, *, epoch: int, start: int) -> Any:
+        """One batch at a time, as `finetune.batches.training`."""
+        return batches.training(self._dataset.train, self._config, epoch=epoch, start=start, share=self._share)
+
+    def scoring(
+        self, split: str, statistics: Statistics = "moving", *, on_batch: Callable[[], None] | None = None
+    ) -> tuple[Evaluator, Any]:
+        """`split` is the name of one there is."""
+        self._evaluator.on_batch = on_batch
+        share = WHOLE if split == "test" else self._share
+        return self._evaluator, batches.evaluation(getattr(self._dataset, split), self._config, share=share)

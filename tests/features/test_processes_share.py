@@ -1,0 +1,82 @@
+"""Processes that want the same features at once share the work, and what one leaves when it is killed is sound."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from small_features import CONFIG, classifier, generated, trained
+
+from finetune.features import store
+
+IMAGES = 1550
+ROWS = IMAGES + 32  # and the test images in whole batches
+
+PROGRAM = """
+import json, sys, time
+sys.path.insert(0, sys.argv[1])
+from small_features import CONFIG, classifier, generated, cached_feed, Telling
+from finetune.features.extraction import Network
+own, patient = Network.__call__, float(sys.argv[2])
+
+def slow(self, images):
+    time.sleep(patient)
+    return own(self, images)
+
+Network.__call__ = slow
+print("ready", flush=True)
+sys.stdin.readline()
+done = lambda count, total: print(count, total, flush=True)
+with cached_feed(classifier(), generated(count=1550), CONFIG, Telling(print, done, lambda: False)) as (feed, about):
+    print(json.dumps(about), flush=True)
+"""
+
+
+def started(patient):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(patient)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    )
+
+
+def test_two_at_once_and_one_killed_in_the_midst(home):
+    first, second = started(0.05), started(0.15)
+    try:
+        for process in (first, second):
+            assert process.stdout.readline() == "ready\n"
+        for process in (first, second):
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for line in first.stdout:
+            if int(line.split()[0]) > 400:
+                break
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        said = second.stdout.read()
+        assert second.wait() == 0
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                stream.close()
+    about = json.loads(said.splitlines()[-1])
+    # Neither did all of it, and nothing is there twice but what a killed process had just written.
+    assert 100 < about["read"] < ROWS - 100
+    assert about["computed"] + about["read"] == ROWS
+    entries = {one.about["statistics"]: one for one in store.entries()}
+    assert (entries["moving"].images, entries["batch"].images) == (IMAGES, 32)
+    shared = trained(classifier(), generated(count=IMAGES), CONFIG)
+    assert shared.about["computed"] == 0
+    store.clear()
+    alone = trained(classifier(), generated(count=IMAGES), CONFIG)
+    assert alone.about["read"] == 0
+    assert shared.losses == alone.losses
+    for a, b in zip(shared.weights, alone.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
