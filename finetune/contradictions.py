@@ -32,6 +32,7 @@ def refuse_contradictions(config: "RunConfig") -> None:
                 ("--ema", config.ema is not None, "the average is kept on one device"),
                 ("--lr auto", config.learning_rate == "auto", "the range test runs on one device"),
                 ("--preset gradual", config.preset == "gradual", "layers are unfrozen on one device"),
+                ("--unfreeze-epochs", config.unfreeze_epochs is not None, "layers are unfrozen on one device"),
             )
         ),
     ):

@@ -152,6 +152,8 @@ NAMES = [
     ("run SMALL --preset gradual --epochs 1", 2, "1 of 1 epoch", "--epochs"),
     ("run SMALL --ema 1", 2, "--ema 1", "between 0 and 1"),
     ("run SMALL --patience 2 --validation 0", 2, "--patience 2", "no validation images", "--validation"),
+    ("run SMALL --distribute mirrored --ema 0.9", 2, "--distribute mirrored and --ema", "give one of them"),
+    ("run SMALL --distribute mirrored --unfreeze-epochs 1", 2, "--distribute mirrored and --unfreeze-epochs"),
     ("run SMALL --preset finetune", 2, "--preset 'finetune'", "did you mean fine-tune?"),
     ("evaluate run --tta flop", 2, "'flop'", "'flip'"),
     ("run SMALL --few-shot 2", 2, "--examples and --few-shot", "give one of them"),
