@@ -155,7 +155,7 @@ def train(
         tick = time.monotonic()
         for inputs, labels in source.training(epoch=progress.epoch, start=progress.batch):
             losses, corrects = (np.atleast_1d(value).tolist() for value in step(inputs, labels))
-            count = int(labels.shape[-1]) * distribution.workers
+            count = int(labels.shape[0 if feed is None else 1]) * distribution.workers
             progress.seconds, tick = progress.seconds + time.monotonic() - tick, time.monotonic()
             for loss_sum, correct in zip(losses, corrects, strict=True):
                 done = progress.epoch * per_epoch + progress.batch + 1
