@@ -14,6 +14,7 @@ import numpy as np
 from finetune import batches
 from finetune.batchnorm.subject import Statistics
 from finetune.batchnorm.surgery import bn_layers
+from finetune.batchnorm.surgery import parts as parts_of
 from finetune.config import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
@@ -48,6 +49,10 @@ class NotCached(Exception):
     """Why features are not cached, in words."""
 
 
+class NothingFrozen(NotCached):
+    """There is nothing that could be cached, so nothing need be said."""
+
+
 @contextmanager
 def cached_feed(
     model: keras.Model, dataset: Dataset, config: RunConfig, telling: Telling, *, not_for: str | None = None
@@ -62,13 +67,12 @@ def cached_feed(
         found = None
         if config.cache_features != "off":
             try:
-                if not_for:
-                    raise NotCached(not_for)
-                found = _Preparation(model, dataset, config, telling, held).feed()
+                found = _Preparation(model, dataset, config, telling, held).feed(not_for)
             except NotCached as reason:
                 if config.cache_features == "on":
                     raise WrongUse(f"--cache-features on: {reason}") from None
-                telling.say(f"features are not cached: {reason}")
+                if not isinstance(reason, NothingFrozen):
+                    telling.say(f"features are not cached: {reason}")
         yield found
 
 
@@ -85,19 +89,22 @@ class _Preparation:
         named = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
         self._splits = {name: split.at(self._form["image_size"]) for name, split in named.items() if split is not None}
 
-    def feed(self) -> tuple[CachedFeed, dict[str, Any]]:
+    def feed(self, not_for: str | None) -> tuple[CachedFeed, dict[str, Any]]:
         """Raises NotCached."""
         started = time.monotonic()
+        try:
+            candidates = cuts(self._model)
+        except FinetuneError as reason:
+            frozen = any(not part.trainable for part in parts_of(self._model) if part.weights)
+            raise (NotCached if frozen else NothingFrozen)(str(reason)) from None
+        if not_for:
+            raise NotCached(not_for)
         mirrored = _views(self._config)
         if isinstance(self._form["preprocessing"], CustomPreprocessing) and self._config.cache_features == "auto":
             raise NotCached(
                 f"--preprocess {self._config.preprocess} is code of yours, which may give an image other pixels each "
                 "time; give --cache-features on where it does not"
             )
-        try:
-            candidates = cuts(self._model)
-        except FinetuneError as reason:
-            raise NotCached(str(reason)) from None
         ids = {name: keys.of_images(split) for name, split in self._splits.items()}
         if mirrored:
             ids["mirrored"] = keys.of_mirrored(ids["train"])

@@ -30,7 +30,8 @@ def words(outcome):
     [
         ({"augment": "crop-flip"}, {}, "changed at random, --augment crop-flip"),
         ({"augment": "resized-crop-flip"}, {}, "changed at random, --augment resized-crop-flip"),
-        ({}, {"freeze": ()}, "conv1 trains"),
+        ({"mixup": 0.2}, {}, "changed at random, --mixup: without, they would be"),
+        ({}, {"freeze": ("conv1=train", "*")}, "conv1 trains"),
         ({}, {"freeze": ("*",), "bn": ("train",)}, "little work"),
         ({"cache_budget": "1 kB"}, {}, r"more than --cache-budget \(0.0 MiB\)"),
         ({"preprocess": "small_features:brightened"}, {}, "code of yours"),
@@ -44,6 +45,13 @@ def test_auto_goes_on_without_and_says_why(config, rules, reason, monkeypatch):
     if "little work" not in reason and "code" not in reason:
         with pytest.raises(WrongUse, match="--cache-features on: "):
             trained(classifier(**rules), generated(), dataclasses.replace(config, cache_features="on"))
+
+
+def test_where_nothing_is_frozen_nothing_is_said_unless_it_was_asked_for():
+    outcome = trained(classifier(freeze=()), generated(), changed(cache_features="auto", epochs=1))
+    assert (outcome.said, outcome.about) == ([], None)
+    with pytest.raises(WrongUse, match=r"--cache-features on: .* conv1 trains"):
+        trained(classifier(freeze=()), generated(), changed(epochs=1))
 
 
 def test_off_says_nothing_and_leaves_nothing(home):
