@@ -99,7 +99,7 @@ def test_repeated_without_a_switch(finished):
 def test_a_checkpoint_of_ones_own(finished, tmp_path):
     spec = find("cifar_resnet")
     model = keras.models.load_model(finished[0] / "model.keras")
-    exported = export.export(finished[0], tmp_path / "own.ckpt", form="slim")
+    (exported,) = export.export(finished[0], tmp_path / "own.ckpt", forms=["slim"]).exported
     assert "77 variables of scratch/cifar_resnet with 10 outputs" in exported.summary()
     loaded = backbone.load(spec, image_size=8, checkpoint=tmp_path / "own.ckpt")
     assert loaded.report is not None

@@ -88,7 +88,7 @@ def slim_checkpoint(finished, tmp_path_factory):
     """A slim training directory: a run's model, its statistics back at 0 and 1, an optimizer's slots, averages."""
     folder = tmp_path_factory.mktemp("slim")
     exported = folder / "clean"
-    export(finished[0], exported, form="slim")
+    export(finished[0], exported, forms=["slim"])
     arrays = everything(open_checkpoint(exported))
     arrays.pop("global_step", None)
     for name, value in list(arrays.items()):
