@@ -85,12 +85,13 @@ def change(before: Pass, after: Pass) -> Change:
     )
 
 
-def preprocessing(room: Room, test: Pass, train: Pass) -> PreprocessingCheck:
+def preprocessing(room: Room, test: Pass, train: Pass, *, reach: float) -> PreprocessingCheck:
     """Try every known way to feed pixels; the best other one again on all images, if it looks better at all.
 
     Another scale or offset shows in statistics that disagree. Where they agree, only swapped colours are tried.
     All are tried on few images, the best of them again on more. `test` and `train` are the passes over all images with
-    `is_training=False` as they are fed now.
+    `is_training=False` as they are fed now; `reach` is the accuracy that other statistics win on training images: what
+    wins far less is no explanation, and not worth two passes.
     """
     own = room.train.preprocessing
     others: tuple[Any, ...] = suspects() if room.generous else swapped(own)
@@ -124,6 +125,9 @@ def preprocessing(room: Room, test: Pass, train: Pass) -> PreprocessingCheck:
     ]
     check = PreprocessingCheck(own.name, max(one.examples for one in trials), tuple(trials))
     if best is None or most < _PROMISING:
+        return check
+    won = tried[best.name].evaluation.accuracy - tried[own.name].evaluation.accuracy
+    if won < thresholds.REPAIRED * reach / 2 and not room.thorough:
         return check
     tested = room.evaluator.examine(room.test.through(best).batches(), "moving")
     trained = room.evaluator.examine(room.train.through(best).batches(), "moving")

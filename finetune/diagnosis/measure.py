@@ -87,7 +87,11 @@ def examine(
             thorough=extent == "all",
         )
         if "preprocessing" in called:
-            evidence = replace(evidence, preprocessing=checks.preprocessing(room, test_false, train_false))
+            ways = evidence.train
+            best = max(ways.is_training_true.accuracy, ways.recalibrated.accuracy)
+            reach = best - ways.is_training_false.accuracy
+            check = checks.preprocessing(room, test_false, train_false, reach=reach)
+            evidence = replace(evidence, preprocessing=check)
         if "partial" in called:
             initial_only = {layer.name for layer, seen in zip(layers, evidence.layers, strict=True) if seen.at_initial}
             evidence = replace(evidence, partly_repaired=checks.partly(room, moving, recalibrated, initial_only))
