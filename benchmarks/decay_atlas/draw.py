@@ -106,6 +106,21 @@ def draw_share(columns):
     save(figure, "share_left.svg")
 
 
+def draw_powers():
+    """decay^n, which needs no measurement: what is left of the start after n updates."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    plot = figure.subplots()
+    updates = np.logspace(0, np.log10(30_000), 300)
+    for decay in (0.9, 0.95, 0.99, 0.997, 0.999, 0.9997):
+        plot.plot(updates, 100 * decay**updates, label=f"{decay:g}")
+    plot.axhline(1, color="grey", lw=0.8, ls="--")
+    plot.set_xscale("log")
+    plot.set_xlabel("updates")
+    plot.set_ylabel("source statistics left, %")
+    plot.legend(fontsize=8, title="decay")
+    save(figure, "decay_powers.svg")
+
+
 def save(figure, name):
     (DOCS / "images").mkdir(exist_ok=True)
     figure.savefig(DOCS / "images" / name, metadata={"Date": None})
@@ -123,6 +138,7 @@ def main():
     columns = read()
     draw_atlas(columns)
     draw_share(columns)
+    draw_powers()
     text = PAGE.read_text()
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)

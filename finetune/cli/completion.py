@@ -1,0 +1,37 @@
+"""`finetune completion`, and what completes a backbone's name."""
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print what makes a shell complete commands, options and backbones.
+
+    \b
+    bash: echo 'eval "$(finetune completion bash)"' >> ~/.bashrc
+    zsh:  echo 'eval "$(finetune completion zsh)"' >> ~/.zshrc
+    fish: finetune completion fish > ~/.config/fish/completions/finetune.fish
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None, shell
+    script = kind(ctx.find_root().command, {}, "finetune", "_FINETUNE_COMPLETE")
+    if shell == "bash":
+        # click asks the bash it runs under for its version, which need not be the one that will read this.
+        click.echo(script.source_template % script.source_vars())
+    else:
+        click.echo(script.source())
+
+
+def backbones(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of the catalogue that begin so; files otherwise."""
+    from checkpoints import catalog
+
+    ids = [spec.id for spec in catalog.CATALOG]
+    names = sorted({*ids, *(one.partition("/")[2] for one in ids)})
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
