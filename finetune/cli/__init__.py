@@ -15,6 +15,7 @@ from finetune.cli import (
     batch,
     cache,
     checkpoint,
+    completion,
     demo,
     diagnose,
     evaluate,
@@ -78,6 +79,7 @@ for _command in (
     export.export,
     backbones.backbones,
     checkpoint.checkpoint,
+    completion.completion,
     cache.cache,
     demo.demo,
 ):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetune.cli import options
+from finetune.cli import completion, options
 
 if TYPE_CHECKING:
     from finetune.targets.target import Target
@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 _LAYOUTS = ("nhwc", "nchw", "flat-nhwc", "flat-nchw")
 _OPTIONS = (
     click.argument("target", type=options.PATH, metavar="[RUN|MODEL]", required=False),
-    click.option("--backbone", metavar="NAME", help="A network of the catalogue; needs --checkpoint."),
+    click.option(
+        "--backbone",
+        metavar="NAME",
+        shell_complete=completion.backbones,
+        help="A network of the catalogue; needs --checkpoint.",
+    ),
     click.option(
         "--checkpoint",
         type=options.PATH,

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from finetune.cli import options
+from finetune.cli import completion, options
 from finetune.cli.startup import load_tensorflow
 
 _SECTIONS = {
@@ -27,6 +27,7 @@ _SECTIONS = {
 @click.option(
     "--backbone",
     metavar="NAME|PATH",
+    shell_complete=completion.backbones,
     help="A name of 'finetune backbones list', such as resnet_v1_101; a Keras model of your own (.keras, .h5, a run); "
     "hub:HANDLE or a SavedModel directory.",
 )
