@@ -40,6 +40,11 @@ def steps_per_epoch(split: Split, config: RunConfig) -> int:
     return pipeline.steps_per_epoch(len(split), form(config)["batch_size"])
 
 
+def parts_per_step(split: Split, config: RunConfig) -> int:
+    """In how many parts a training batch goes through the network, each of which moves the moving statistics."""
+    return pipeline.parts_per_step(len(split), form(config)["batch_size"], config.microbatch)
+
+
 def mixes(config: RunConfig) -> bool:
     """Whether training labels are shares of classes, float32 `[batch, classes]`."""
     return augmentation(config).mixes

@@ -64,6 +64,8 @@ class RunConfig:
     tracker: tuple[str, ...] = ()
     epochs: int | None = None
     batch_size: int | None = None
+    microbatch: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: float | Literal["auto"] | None = None
     layer_decay: float | None = None

@@ -33,6 +33,7 @@ def refuse_contradictions(config: "RunConfig") -> None:
                 ("--lr auto", config.learning_rate == "auto", "the range test runs on one device"),
                 ("--preset gradual", config.preset == "gradual", "layers are unfrozen on one device"),
                 ("--unfreeze-epochs", config.unfreeze_epochs is not None, "layers are unfrozen on one device"),
+                ("--microbatch", config.microbatch is not None, "each replica has a part of the batch already"),
             )
         ),
     ):

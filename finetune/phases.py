@@ -20,7 +20,8 @@ class Phases:
 
     def __init__(self, run: RunDir, prepared: Prepared, display: Display) -> None:
         self._run, self._prepared, self._display = run, prepared, display
-        self._per_epoch = batches.steps_per_epoch(prepared.dataset.train, prepared.config)
+        split, config = prepared.dataset.train, prepared.config
+        self._per_epoch = batches.steps_per_epoch(split, config) * batches.parts_per_step(split, config)
 
     def stretches(self) -> list[Stretch]:
         """For the loop."""
@@ -81,8 +82,8 @@ class Phases:
 
     def _apply(self, number: int) -> None:
         config, phases = self._prepared.config, self._prepared.phases
-        steps = self._per_epoch * ((config.epochs or 0) - phases[-1].first_epoch)
-        apply_plan(self._prepared.model, phases[number].plan, config, steps=steps)
+        updates = self._per_epoch * ((config.epochs or 0) - phases[-1].first_epoch)
+        apply_plan(self._prepared.model, phases[number].plan, config, updates=updates)
 
     def _close(self, kept: list[dict[str, Any]]) -> None:
         """Prove the last phase of `kept`."""

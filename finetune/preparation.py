@@ -71,6 +71,11 @@ def check_request(config: RunConfig) -> Request:
         raise WrongUse(
             f"--from-scratch: {spec.id} holds its weights, and not how they were drawn: give the name of its network"
         )
+    if spec.source == "hub" and config.precision != "float32":
+        raise WrongUse(
+            f"--precision {config.precision}: {spec.id} is a graph, which computes in what it was written in: give the "
+            "name of its network and its weights with --checkpoint, or leave --precision out"
+        )
     if spec.source == "hub" and config.distribute != "none":
         raise WrongUse(
             f"--distribute {config.distribute}: {spec.id} is a graph whose variables cannot be copied to several "
@@ -166,10 +171,11 @@ def prepare(
     for phase in phases:
         backbones.check_plan(model, phase.plan)
     per_epoch = batches.steps_per_epoch(dataset.train, config)
+    parts = batches.parts_per_step(dataset.train, config)
     steps = per_epoch * ((config.epochs or 0) - phases[-1].first_epoch)
     for layer in bn_layers(model):
         layer.across_replicas = config.bn_sync
-    apply_plan(model, plan, config, steps=steps)
+    apply_plan(model, plan, config, updates=steps * parts)
     if config.preset is not None:
         display.say(presets.describe(config))
     display.say(f"data: {dataset.source}: {_counts(dataset)}, {len(dataset.class_names)} classes")
@@ -186,16 +192,17 @@ def prepare(
         batch_statistics=plan.uses_batch_statistics,
         steps=steps,
         per_epoch=per_epoch,
+        parts=parts,
         replicas=distribution.replicas,
     ):
         display.warn(concern)
     return Prepared(config, dataset, backbone, model, phases)
 
 
-def apply_plan(model: keras.Model, plan: freezing.FreezePlan, config: RunConfig, *, steps: int) -> None:
-    """Set the layers' switches as `plan` and a completed config say; `steps` are those of the last phase, which every
-    layer that trains has at least."""
-    freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on", steps=steps)
+def apply_plan(model: keras.Model, plan: freezing.FreezePlan, config: RunConfig, *, updates: int) -> None:
+    """Set the layers' switches as `plan` and a completed config say; `updates` of moving statistics are those of the
+    last phase, which every layer that trains has at least."""
+    freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on", steps=updates)
 
 
 def _counts(dataset: Dataset) -> str:

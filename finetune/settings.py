@@ -96,6 +96,8 @@ TAKES: dict[str, Takes] = {
     "tracker": _texts("a list of tensorboard[=DIR] and mlflow[=DIR|URI]"),
     "epochs": _whole(1),
     "batch_size": _whole(1),
+    "microbatch": _whole(1),
+    "precision": _choice("float32", "bfloat16"),
     "optimizer": _choice("sgd", "adamw"),
     "learning_rate": Takes(
         f"a number from 1e-12 to {_LARGEST:g}, or 'auto'",

@@ -154,6 +154,19 @@ _SECTIONS = {
 )
 @click.option("--epochs", type=int, metavar="N", help="[default: by the number of images]")
 @click.option("--batch-size", type=int, metavar="N", help="[default: 64, less for few images]")
+@click.option(
+    "--microbatch",
+    type=int,
+    metavar="N",
+    help="At most N images of a batch at a time, their gradients added up: less memory. BatchNorm normalises by "
+    "each N, and is updated by each.  [default: the whole batch]",
+)
+@click.option(
+    "--precision",
+    metavar="NAME",
+    help="What training steps compute in: float32, or bfloat16, which is faster where the processor has it; weights, "
+    "statistics and every evaluation stay float32.  [default: float32]",
+)
 @click.option("--optimizer", metavar="NAME", help="adamw or sgd (Nesterov momentum 0.9).  [default: adamw]")
 @click.option(
     "--learning-rate",

@@ -29,6 +29,11 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return max(examples // batch_size, 1)
 
 
+def parts_per_step(examples: int, batch_size: int, microbatch: int | None) -> int:
+    """Into how many parts a training batch goes through the network."""
+    return -(-min(examples, batch_size) // microbatch) if microbatch else 1
+
+
 def train_batches(
     split: Split,
     *,

@@ -5,6 +5,7 @@ import math
 from checkpoints.catalog import BackboneSpec
 from finetune.batchnorm.decay import auto_decay, residual
 from finetune.config import RunConfig
+from finetune.training.kernels import bfloat16_pays
 
 FORGOTTEN = 0.01
 """Share of the starting statistics that may be left at the end of a run."""
@@ -13,24 +14,33 @@ LEAST_BATCH = 16
 
 
 def warnings(
-    config: RunConfig, spec: BackboneSpec, *, batch_statistics: bool, steps: int, per_epoch: int, replicas: int = 1
+    config: RunConfig,
+    spec: BackboneSpec,
+    *,
+    batch_statistics: bool,
+    steps: int,
+    per_epoch: int,
+    parts: int = 1,
+    replicas: int = 1,
 ) -> list[str]:
     """One sentence a concern, for a completed config.
 
     batch_statistics: whether any BN layer normalises by them in training. steps: of the whole run, or of its last
-    phase where layers are unfrozen one after another. replicas: over how many the batch is divided.
+    phase where layers are unfrozen one after another. parts: in how many microbatches a batch goes through the network.
+    replicas: over how many the batch is divided.
     """
-    found = []
+    found, updates = [], steps * parts
     if batch_statistics and config.bn_updates == "off":
         found.append(
             "--bn-updates off: the moving statistics stay what they are while the weights move; test accuracy with "
             "is_training=False will suffer, as where UPDATE_OPS are forgotten"
         )
-    left = residual(float(config.bn_decay), steps)
+    left = residual(float(config.bn_decay), updates)
     if batch_statistics and config.bn_updates == "on" and left > FORGOTTEN and not config.recalibrate_at_end:
         found.append(
-            f"--bn-decay {config.bn_decay:g} leaves {left:.0%} of the starting statistics after {steps} updates: "
-            f"give --bn-decay {auto_decay(per_epoch, steps):g} (or auto), more --epochs, or --recalibrate-at-end"
+            f"--bn-decay {config.bn_decay:g} leaves {left:.0%} of the starting statistics after {updates} updates: "
+            f"give --bn-decay {auto_decay(per_epoch * parts, updates):g} (or auto), more --epochs, or "
+            "--recalibrate-at-end"
         )
     begun = config.ema**steps if config.ema is not None else 0.0
     if begun > FORGOTTEN:
@@ -44,10 +54,19 @@ def warnings(
             f"--batch-size {config.batch_size} over {replicas} replicas: each normalises by {normalised} images, too "
             "few for batch statistics: give --bn-sync, a larger --batch-size, --bn-renorm, or --bn freeze"
         )
+    elif batch_statistics and parts > 1 and normalised // parts < LEAST_BATCH and not config.bn_renorm:
+        found.append(
+            f"--microbatch {config.microbatch}: BatchNorm normalises by {normalised // parts} images at a time, too "
+            f"few: give {LEAST_BATCH} or more, --bn-renorm, or --bn freeze"
+        )
     elif batch_statistics and normalised < LEAST_BATCH and not config.bn_renorm:
         found.append(
             f"--batch-size {config.batch_size} is too small for batch statistics: give {LEAST_BATCH} or more, "
             "--bn-renorm, or --bn freeze"
+        )
+    if config.precision == "bfloat16" and not bfloat16_pays():
+        found.append(
+            "--precision bfloat16: this processor has no instructions for it, and will be slower: leave it out"
         )
     if (
         not config.from_scratch

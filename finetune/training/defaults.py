@@ -5,7 +5,7 @@ import dataclasses
 from checkpoints.catalog import BackboneSpec
 from finetune.batchnorm.decay import FEW_UPDATES, auto_decay
 from finetune.config import RunConfig
-from finetune.data.pipeline import steps_per_epoch
+from finetune.data.pipeline import parts_per_step, steps_per_epoch
 from finetune.errors import WrongUse
 from finetune.settings import Augment
 
@@ -46,7 +46,8 @@ def complete(
             f"unfreezing takes {unfreeze} of {epochs} epoch{'s' if epochs > 1 else ''} and leaves none for all layers "
             "together: expected fewer than --epochs; lower --unfreeze-epochs, or raise --epochs"
         )
-    steps = per_epoch * (epochs - (unfreeze or 0))  # of what opens last
+    per_epoch *= parts_per_step(examples, batch_size, config.microbatch)
+    updates = per_epoch * (epochs - (unfreeze or 0))  # of what opens last
     size = config.image_size or image_size(spec, source_size)
     cropped = size if photos else source_size
     return dataclasses.replace(
@@ -58,10 +59,10 @@ def complete(
         crop_padding=cropped // 8 if config.crop_padding is None else config.crop_padding,
         unfreeze_epochs=unfreeze,
         bn_epsilon=config.bn_epsilon,
-        bn_decay=auto_decay(per_epoch, steps) if config.bn_decay == "auto" else config.bn_decay,
+        bn_decay=auto_decay(per_epoch, updates) if config.bn_decay == "auto" else config.bn_decay,
         recalibrate_at_end=(
             # Whoever gives a decay wants what it leads to.
-            config.bn_decay == "auto" and config.bn_updates == "on" and steps < FEW_UPDATES
+            config.bn_decay == "auto" and config.bn_updates == "on" and updates < FEW_UPDATES
             if config.recalibrate_at_end is None
             else config.recalibrate_at_end
         ),

@@ -110,13 +110,18 @@ def train(
         steps = per_epoch * (ends[number] - stretches[number].first_epoch)
         with distribution.scope():
             optimizer = optimizers.build(config, variables, steps=steps, rates=rates)
-        smoothing = config.label_smoothing
+        how: dict[str, Any] = {
+            "label_smoothing": config.label_smoothing,
+            "precision": config.precision,
+            "microbatch": config.microbatch,
+        }
         if feed is not None:
-            return optimizer, variables, train_steps(feed.model, optimizer, variables, label_smoothing=smoothing)
-        step = train_step(
-            model, optimizer, variables, label_smoothing=smoothing, mixed=mixed, distribution=distribution
+            return optimizer, variables, train_steps(feed.model, optimizer, variables, **how)
+        return (
+            optimizer,
+            variables,
+            train_step(model, optimizer, variables, mixed=mixed, distribution=distribution, **how),
         )
-        return optimizer, variables, step
 
     progress, best = _Progress(), {}
     if resume_from is not None:

@@ -1,12 +1,55 @@
-"""Keras's optimizers and schedules, with weight decay kept off BatchNorm and biases, and rates by layer."""
+"""Keras's optimizers and schedules, with weight decay kept off BatchNorm and biases, and rates by layer.
+
+An update is one pass over each variable by TensorFlow's own op; Keras's are several, each of which reads and writes
+all of it.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from finetune.config import RunConfig
+
+
+class OnePassSGD(keras.optimizers.SGD):  # type: ignore[misc]
+    """Keras's SGD with momentum, to the bit."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One variable's update."""
+        momentum = self.momentums[self._get_variable_index(variable)].value
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=momentum.handle,
+            lr=tf.cast(learning_rate, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+            momentum=tf.constant(self.momentum, variable.dtype),
+            use_nesterov=self.nesterov,
+        )
+
+
+class OnePassAdam(keras.optimizers.Adam):  # type: ignore[misc]
+    """Keras's Adam, to rounding."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One variable's update."""
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations.value + 1, variable.dtype)
+        first, second = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(first, step),
+            beta2_power=tf.pow(second, step),
+            lr=tf.cast(learning_rate, variable.dtype),
+            beta1=first,
+            beta2=second,
+            epsilon=tf.constant(self.epsilon, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+        )
 
 
 class _RatesByVariable:
@@ -33,11 +76,11 @@ class _RatesByVariable:
         super().update_step(gradient, variable, own)  # type: ignore[misc]
 
 
-class RatedSGD(_RatesByVariable, keras.optimizers.SGD):  # type: ignore[misc]
+class RatedSGD(_RatesByVariable, OnePassSGD):
     """SGD with rates by variable."""
 
 
-class RatedAdamW(_RatesByVariable, keras.optimizers.Adam):  # type: ignore[misc]
+class RatedAdamW(_RatesByVariable, OnePassAdam):
     """AdamW with rates by variable: Adam, as AdamW is but for the weight decay."""
 
 
@@ -57,11 +100,9 @@ def build(
         kind = RatedSGD if config.optimizer == "sgd" else RatedAdamW
         optimizer = kind(rates, config.weight_decay, **common, **momentum)
     elif config.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(weight_decay=config.weight_decay or None, **common, **momentum)
-    elif config.weight_decay:
-        optimizer = keras.optimizers.AdamW(weight_decay=config.weight_decay, **common)
+        optimizer = OnePassSGD(weight_decay=config.weight_decay or None, **common, **momentum)
     else:
-        optimizer = keras.optimizers.Adam(**common)
+        optimizer = OnePassAdam(weight_decay=config.weight_decay or None, **common)
     # Biases, gamma and beta are the variables of rank one: shrinking them towards zero is not a simpler model.
     if config.weight_decay and not rates:
         optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not _shrinks(v)])

@@ -80,7 +80,15 @@ def _measure(
     variables = model.trainable_variables
     config = dataclasses.replace(config, learning_rate=LOWEST, schedule="constant")
     optimizer = optimizers.build(config, variables, steps=STEPS, rates=rates)
-    step = train_step(model, optimizer, variables, label_smoothing=config.label_smoothing, mixed=batches.mixes(config))
+    step = train_step(
+        model,
+        optimizer,
+        variables,
+        label_smoothing=config.label_smoothing,
+        mixed=batches.mixes(config),
+        precision=config.precision,
+        microbatch=config.microbatch,
+    )
     lowest = math.inf
     for rate, (images, labels) in zip(np.geomspace(LOWEST, HIGHEST, STEPS), _endless(split, config), strict=False):
         optimizer.learning_rate = float(rate)

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from finetune.distribution.strategy import ALONE, Distribution
+from finetune.training import kernels
 
 Step = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -19,6 +20,8 @@ def train_step(
     label_smoothing: float,
     distribution: Distribution = ALONE,
     mixed: bool = False,
+    precision: str = "float32",
+    microbatch: int | None = None,
 ) -> Step:
     """A function of images float32 `[batch, height, width, 3]` and labels int64 `[batch]`.
 
@@ -30,8 +33,11 @@ def train_step(
     normalise. Only `variables` are watched: nothing below the first of them is kept for a gradient.
     Where `distribution` has several replicas, the images are this process's share of the global batch, the gradient
     and what is returned are those of the whole, and the gradient is clipped as a whole.
+    `precision` is what the layers compute in, float32 or bfloat16 (`finetune.training.kernels`).
+    With a `microbatch`, at most so many images go through the network at a time, and their gradients are added up to
+    one update. BatchNorm sees the parts: each is normalised by its own statistics, and each moves the moving ones.
     """
-    replica = _replica(model, optimizer, variables, label_smoothing, distribution, mixed=mixed)
+    replica = _replica(model, optimizer, variables, label_smoothing, distribution, mixed=mixed, microbatch=microbatch)
     signature = [
         tf.TensorSpec([None, *model.input_shape[1:]], tf.float32),
         tf.TensorSpec([None, model.output_shape[-1]], tf.float32) if mixed else tf.TensorSpec([None], tf.int64),
@@ -39,20 +45,27 @@ def train_step(
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return distribution.on_replicas(replica, images, labels)  # type: ignore[no-any-return]
+        with kernels.chosen(model, precision):
+            return distribution.on_replicas(replica, images, labels)  # type: ignore[no-any-return]
 
     return step  # type: ignore[no-any-return]
 
 
 def train_steps(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, variables: list[Any], *, label_smoothing: float
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    variables: list[Any],
+    *,
+    label_smoothing: float,
+    precision: str = "float32",
+    microbatch: int | None = None,
 ) -> Step:
     """Several of `train_step`, one after another, in one call: inputs `[steps, batch, ...]`, labels `[steps, batch]`.
 
     The steps are the same to the bit; what is saved is the way from Python into the graph and back, which takes longer
     than a step of a small head. Returns the summed loss and the number of correct predictions of each, `[steps]`.
     """
-    one = _replica(model, optimizer, variables, label_smoothing, ALONE)
+    one = _replica(model, optimizer, variables, label_smoothing, ALONE, microbatch=microbatch)
 
     def several(inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         steps = tf.shape(labels)[0]
@@ -63,7 +76,8 @@ def train_steps(
 
         begin = (tf.constant(0), *(tf.TensorArray(dtype, size=steps) for dtype in (tf.float32, tf.int64)))
         # One at a time: each takes the weights the one before it leaves.
-        _, losses, corrects = tf.while_loop(lambda index, *_: index < steps, body, begin, parallel_iterations=1)
+        with kernels.chosen(model, precision):
+            _, losses, corrects = tf.while_loop(lambda index, *_: index < steps, body, begin, parallel_iterations=1)
         return losses.stack(), corrects.stack()
 
     signature = [
@@ -81,6 +95,7 @@ def _replica(
     distribution: Distribution,
     *,
     mixed: bool = False,
+    microbatch: int | None = None,
 ) -> Step:
     """What one replica does in a step, not yet traced."""
     classes = model.output_shape[-1]
@@ -89,7 +104,8 @@ def _replica(
         # Keras clips each replica's own gradient and sums what is left of them; here the sum is clipped.
         optimizer._all_reduce_sum_gradients = lambda pairs: pairs
 
-    def replica(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def gradient(images: tf.Tensor, labels: tf.Tensor, examples: tf.Tensor) -> tuple[list[tf.Tensor], Any, Any]:
+        """Of the summed loss over `examples` in all; with the summed loss, and what was correct."""
         shares = labels if mixed else tf.one_hot(labels, classes)
         targets = shares * (1.0 - label_smoothing) + label_smoothing / classes
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -97,13 +113,40 @@ def _replica(
             logits = model(images, training=True)
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             # The replicas hold equal parts: the sum of their gradients is that of the mean over the global batch.
-            loss = tf.reduce_mean(losses) / distribution.replicas
-        optimizer.apply(distribution.all_sum(tape.gradient(loss, values)), variables)
+            loss = tf.reduce_sum(losses) / tf.cast(examples * distribution.replicas, tf.float32)
         named = tf.argmax(logits, axis=-1)
         if mixed:
             correct = tf.reduce_sum(tf.gather(labels, named, batch_dims=1))
         else:
             correct = tf.reduce_sum(tf.cast(tf.equal(named, labels), tf.int64))
-        return distribution.all_sum(tf.reduce_sum(losses)), distribution.all_sum(correct)
+        return tape.gradient(loss, values), tf.reduce_sum(losses), correct
+
+    def replica(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        examples = tf.shape(images)[0]
+        if microbatch is None:
+            gradients, loss, correct = gradient(images, labels, examples)
+        else:
+            gradients, loss, correct = _in_parts(gradient, images, labels, microbatch)
+        optimizer.apply(distribution.all_sum(gradients), variables)
+        return distribution.all_sum(loss), distribution.all_sum(correct)
 
     return replica
+
+
+def _in_parts(gradient: Any, images: tf.Tensor, labels: tf.Tensor, microbatch: int) -> Any:
+    """The sum of what `gradient` gives for parts of at most `microbatch` images, as equal as can be: a last part of
+    one image would have the statistics of one image."""
+    examples = tf.shape(images)[0]
+    parts = (examples + microbatch - 1) // microbatch
+
+    def of_part(index: tf.Tensor) -> Any:
+        begin, end = index * examples // parts, (index + 1) * examples // parts
+        return gradient(images[begin:end], labels[begin:end], examples)
+
+    def body(index: tf.Tensor, so_far: Any) -> tuple[tf.Tensor, Any]:
+        return index + 1, tf.nest.map_structure(tf.add, so_far, of_part(index))
+
+    _, total = tf.while_loop(
+        lambda index, _: index < parts, body, (tf.constant(1), of_part(tf.constant(0))), parallel_iterations=1
+    )
+    return total
