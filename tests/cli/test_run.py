@@ -77,6 +77,7 @@ def test_the_run_directory(finished):
             "features",
             "bn_epsilon",
             "diagnose_every",
+            "microbatch",
             "layer_decay",
             "clip_norm",
             "patience",

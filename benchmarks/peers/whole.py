@@ -1,0 +1,165 @@
+"""Rows about whole commands: seconds, memory, and how cost grows."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.peers.conductor import ROOT, Contender, Failed, Worker
+from benchmarks.peers.rows import initial_weights
+
+PLANS = {
+    # row: (epochs, our options, the peers' mode, goal: ours over Keras's, ours over the best of PyTorch)
+    "head": (20, ("--preset", "linear-probe"), "head", (1 / 20, 1 / 10)),
+    "stage": (10, ("--freeze-until", "conv4", "--bn", "freeze", "--augment", "none"), "stage", (1 / 3, 1 / 3)),
+}
+ROWS = (*PLANS, "second", "memory", "growth")
+
+
+def row(name, images, work, options):
+    """One row for results.json."""
+    side = options.size or 64
+    if name in PLANS:
+        return _plan(name, images, work, options, side)
+    if name == "second":
+        return _second(images, work, side)
+    if name == "memory":
+        return _memory(work, options)
+    return _growth(work, options)
+
+
+def _plan(name, images, work, options, side):
+    epochs, plan, mode, goals = PLANS[name]
+    weights = initial_weights("resnet50", side, work)
+    seconds, accuracy = _run(images, weights, side, plan, epochs, work / f"home-{name}", work / f"run-{name}")
+    contenders = {"finetune, whole command": {"seconds": seconds, "test_accuracy": accuracy}}
+    peers = [Contender("Keras, as it comes", ("keras_recipe.py", "resnet50", str(images), str(side), mode, str(weights)),
+                       {"TF_ENABLE_ONEDNN_OPTS": None})]  # fmt: skip
+    if options.torch_python:
+        start = str(weights).replace(".weights.h5", ".npz")
+        peers += [
+            Contender(f"PyTorch, {how}", ("torch_resnet.py", "50", str(images), str(side), how, mode, start),
+                      python=options.torch_python)
+            for how in ("eager", "channels-last", "compile")
+        ]  # fmt: skip
+    steps = epochs * (options.examples // 32)
+    for peer in peers:
+        try:
+            began = time.perf_counter()
+            worker = Worker(peer)
+            first, _ = worker.train(5)
+            started = time.perf_counter() - began
+            rates = [worker.train(options.steps)[0] / options.steps for _ in range(options.rounds)]
+            worker.end()
+        except Failed as error:
+            contenders[peer.name] = {"failed": str(error)}
+            continue
+        total = started + statistics.median(rates) * (steps - 5)
+        contenders[peer.name] = {"seconds": total, "ours_over_it": seconds / total, "first_steps_seconds": first}
+    return {
+        "what": f"{name} alone trains, {epochs} epochs of {options.examples} images, ResNet-50, {side} px",
+        "unit": "seconds",
+        "goals": goals,
+        "note": f"ours is the whole command, features and test included; the peers' are their start and the median of "
+        f"{options.rounds} x {options.steps} steps times {steps}, without a test",
+        "contenders": contenders,
+    }
+
+
+def _run(images, weights, side, plan, epochs, home, run):
+    """(seconds, test accuracy) of a whole `finetune run`."""
+    command = [
+        *(sys.executable, "-m", "finetune", "run", "--backbone", "keras/resnet50", "--checkpoint", str(weights)),
+        *("--data", str(images), "--image-size", str(side), "--batch-size", "32", "--epochs", str(epochs)),
+        *("--validation", "0", "--quiet", "--run-dir", str(run), *plan),
+    ]
+    began = time.perf_counter()
+    done = subprocess.run(
+        command,
+        env={**os.environ, "FINETUNE_HOME": str(home), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    seconds = time.perf_counter() - began
+    result = json.loads((run / "result.json").read_text())
+    return seconds, result["test"]["is_training_false"]["accuracy"]
+
+
+def _second(images, work, side):
+    weights = initial_weights("resnet50", side, work)
+    plan, home = ("--preset", "linear-probe"), work / "home-second"
+    first, _ = _run(images, weights, side, plan, 20, home, work / "first")
+    second, _ = _run(images, weights, side, (*plan, "--lr", "0.001"), 20, home, work / "another")
+    return {
+        "what": f"a second job on the same frozen backbone, ResNet-50, {side} px, 20 epochs",
+        "unit": "seconds",
+        "goal": 0.05,
+        "contenders": {"first": {"seconds": first}, "second": {"seconds": second, "share": second / first}},
+    }
+
+
+def _settings(backbone, images, side, **others):
+    return {
+        "backbone": backbone, "data": str(images), "image-size": side, "batch-size": 32, "epochs": 1000,
+        "validation": 0.0, "augment": "none", "from-scratch": True, "cache-features": "off", **others,
+    }  # fmt: skip
+
+
+def _icons(path, count):
+    """Generated images of 32 px in an `.npz`."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    np.savez(path, x_train=x, y_train=np.arange(count) % 10, x_test=x[:32] ^ 1, y_test=np.arange(32) % 10)
+    return path
+
+
+def _memory(work, options):
+    side = options.size or 224
+    images = _icons(work / "icons.npz", 50_000)
+    settings = _settings("keras/resnet50", images, side, preset="linear-probe")
+    worker = Worker(Contender("finetune", ("ours.py", json.dumps(settings))))
+    worker.train(10)
+    status = Path(f"/proc/{worker._process.pid}/status").read_text()
+    worker.end()
+    held = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 2**20
+    return {
+        "what": f"peak memory, 50,000 images of 32 px trained on at {side} px, frozen ResNet-50, after 10 steps",
+        "unit": "GiB",
+        "goal": 3.0,
+        "contenders": {"finetune": {"gib": held}},
+    }
+
+
+def _growth(work, options):
+    found = {}
+    for count in (5_000, 10_000, 20_000, 40_000):
+        images = _icons(work / f"icons-{count}.npz", count)
+        worker = Worker(Contender("finetune", ("ours.py", json.dumps(_settings("keras/mobilenet_0.25", images, 32)))))
+        worker.train(20)
+        # An epoch's share, so that whatever is done once an epoch counts.
+        steps = count // 32
+        found[f"{count} images"] = {"ms_an_image": 1000 * worker.train(steps)[0] / (32 * steps)}
+        worker.end()
+    images = _icons(work / "icons-few.npz", 640)
+    for side in (32, 64, 128, 224):
+        worker = Worker(Contender("finetune", ("ours.py", json.dumps(_settings("keras/resnet50", images, side)))))
+        worker.train(3)
+        found[f"{side} px"] = {"ms_an_image": 1000 * worker.train(options.steps)[0] / (32 * options.steps)}
+        worker.end()
+    times = [found[f"{side} px"]["ms_an_image"] for side in (32, 64, 128, 224)]
+    exponent = float(np.polyfit(np.log(np.array([32, 64, 128, 224]) ** 2.0), np.log(times), 1)[0])
+    return {
+        "what": "time per image: MobileNet 0.25 at 32 px by number of images; ResNet-50 by side, batch 32",
+        "unit": "ms an image",
+        "goal": 1.1,
+        "exponent_in_pixels": exponent,
+        "contenders": found,
+    }
