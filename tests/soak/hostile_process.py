@@ -77,8 +77,8 @@ class Reading:
         found += [str(path.relative_to(cache)) for path in cache.rglob("*") if path.name.startswith((".unp", ".tmp"))]
         found += [path.name for path in cache.iterdir() if path.name not in ("unpacked", "mpl", "keras")]
         for name in ("home", "cwd", "tmp", "cache"):
-            shutil.rmtree(self.sandbox / name)
-            (self.sandbox / name).mkdir()
+            for path in (self.sandbox / name).iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         return found
 
     def close(self) -> None:

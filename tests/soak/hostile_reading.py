@@ -64,12 +64,14 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         _done.append(f"{event}{arguments!r}"[:200])
     elif event in _CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES):
         for path in arguments[: 2 if event in ("os.rename", "os.symlink", "os.link") else 1]:
-            if isinstance(path, str | bytes) and not _inside(os.fsdecode(path)):
+            if isinstance(path, str | bytes) and not _inside(os.fsdecode(path), arguments[-1]):
                 _done.append(f"{event}{arguments!r}"[:200])
 
 
-def _inside(path: str) -> bool:
-    real = os.path.realpath(path)
+def _inside(path: str, folder: Any) -> bool:
+    """folder: the descriptor a relative path starts at, as the last argument of these events is."""
+    start = f"/proc/self/fd/{folder}" if isinstance(folder, int) and os.path.lexists(f"/proc/self/fd/{folder}") else ""
+    real = os.path.realpath(os.path.join(start, path))
     return real == "/dev/null" or any(real.startswith(f"{SANDBOX / one}/") for one in ("cache", "tmp", "case"))
 
 
