@@ -77,8 +77,8 @@ def _try(path: Path, offset: int, size: int, _changed: int, whole: int) -> None:
     if done.returncode:
         how = f"signal {-done.returncode}" if done.returncode < 0 else "out of memory"
         raise CheckpointError(
-            f"{path} is damaged or hostile: the HDF5 library hangs or crashes over it ({how}, tried in a process of its "
-            "own); copy or fetch it again"
+            f"{path} is damaged or hostile: the HDF5 library hangs or crashes over it ({how}, tried in a process of "
+            "its own); copy or fetch it again"
         )
 
 

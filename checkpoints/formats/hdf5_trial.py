@@ -4,8 +4,8 @@
 
 The HDF5 library trusts a file's structure: a damaged heap makes it read an attribute for ever, others end the process.
 Every reader of HDF5 here walks the file in a process of its own first, which is limited in time and memory. It exits
-with 0 also where h5py raises, which the reader will meet and tell. SIZE is 0 for the whole file. Imports nothing of this
-package: it runs as a script.
+with 0 also where h5py raises, which the reader will meet and tell. SIZE is 0 for the whole file. Imports nothing of
+this package: it runs as a script.
 """
 
 import io
@@ -21,7 +21,7 @@ _ATTRIBUTE_BYTES = 64 << 20
 
 def walk(file: Any) -> None:
     """Look at every attribute and every array's properties; read the arrays that are kept in chunks."""
-    seen = set()
+    seen = set[Any]()
     for place in _places(file):
         address = h5py.h5o.get_info(place.id).addr
         if address in seen or len(seen) > _MOST_OBJECTS:
@@ -41,7 +41,7 @@ def walk(file: Any) -> None:
 
 def _places(file: Any) -> Iterator[Any]:
     yield file
-    waiting, seen = [file], set()
+    waiting, seen = [file], set[Any]()
     while waiting:
         group = waiting.pop()
         for name in group:

@@ -18,7 +18,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from click.testing import CliRunner
-from PIL import Image
 
 for _folder in ("data", "diagnosis", "networks"):
     _place = str(Path(__file__).parents[1] / _folder)

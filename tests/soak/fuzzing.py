@@ -34,14 +34,22 @@ class Tally:
 
 
 def fuzz(
-    reading: Reading, trees: dict[str, Path], *, each: int, seed: int, names: tuple[str, ...] = (), keep: Path | None = None
+    reading: Reading,
+    trees: dict[str, Path],
+    *,
+    each: int,
+    seed: int,
+    names: tuple[str, ...] = (),
+    keep: Path | None = None,
 ) -> Tally:
     """Read `each` mutations of every seed (times its weight), and first the whole file, which must be read.
 
     keep: where files that break a reader are put, to look at them. The same `seed` gives the same files.
     """
     tally = Tally()
-    contents = [path.read_bytes()[:100_000] for tree in trees.values() for path in sorted(tree.rglob("*")) if path.is_file()]
+    contents = [
+        path.read_bytes()[:100_000] for tree in trees.values() for path in sorted(tree.rglob("*")) if path.is_file()
+    ]
     for one in corpus.SEEDS:
         if names and one.name not in names:
             continue

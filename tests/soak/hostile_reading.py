@@ -41,9 +41,8 @@ from checkpoints.errors import CheckpointError  # noqa: E402
 from finetune import config as configs  # noqa: E402
 from finetune import models  # noqa: E402
 from finetune.backbone import open_model  # noqa: E402
-from finetune.backbone import saved_model as modules  # noqa: E402
-from finetune.data.sources import load_dataset  # noqa: E402
 from finetune.data.image_files import read_images  # noqa: E402
+from finetune.data.sources import load_dataset  # noqa: E402
 from finetune.diagnosis.graph import open_exported, open_graph  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
 from finetune.features import store  # noqa: E402

@@ -9,10 +9,6 @@ import tensorflow as tf
 
 from finetune.errors import FinetuneError
 
-VARIABLES = frozenset({"Variable", "VariableV2", "VarHandleOp"})
-ASSIGNMENTS = frozenset(
-    {"Assign", "AssignAdd", "AssignSub", "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"}
-)
 PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
 IMAGES, LOGITS = "finetune_images", "finetune_logits"
 """Nodes of ours in every graph that is folded: what is fed, what is fetched."""
