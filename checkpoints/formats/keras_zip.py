@@ -1,5 +1,6 @@
 """Weights out of a `.keras` file: the zip archive that `model.save` writes. No model is built, no code is run."""
 
+import errno
 import json
 import os
 import re
@@ -63,7 +64,10 @@ def _opened(path: Path) -> tuple[Any, Hdf5]:
         with zipfile.ZipFile(path) as zipped:
             members = _members(zipped, path)
             return _read_config(zipped, members[_CONFIG], path), _weights(zipped, members[_WEIGHTS], path)
-    except _ZIP_ERRORS as error:
+    # A zip that is cut out in its middle makes zipfile seek in front of its beginning (EINVAL).
+    except (*_ZIP_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise CheckpointError(
             f"{path} is a damaged zip archive ({error}): expected a .keras file; copy it again"
         ) from error

@@ -1,4 +1,4 @@
-"""A TF2 SavedModel read as data before TensorFlow loads it: its functions are run as they are, so they may only compute.
+"""A TF2 SavedModel read as data before TensorFlow loads it: its functions are run as they are and may only compute.
 
 `tf.saved_model.load` runs functions of the file while it loads already (those that make and fill tables), and whatever
 is called later. What a diagnosis does (cut the part that is run out of the graph) would lose the training behaviour.

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from finetune.batch.call import Display, Progress
 from finetune.batch.summary import summarise
-from finetune.cli.terminal import Console
+from finetune.cli.console import Console
 from finetune.comparison import ranking_words
 
 if TYPE_CHECKING:

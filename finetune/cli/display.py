@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from finetune.cli.terminal import Console
+from finetune.cli.console import Console
 from finetune.config import RunConfig
 from finetune.freezing import FreezePlan
 

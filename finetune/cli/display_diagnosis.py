@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from finetune.cli.terminal import Console
+from finetune.cli.console import Console
 
 if TYPE_CHECKING:
     from finetune.diagnosis.report import Diagnosis

@@ -6,8 +6,8 @@ from typing import Any
 from rich.measure import Measurement
 from rich.text import Text
 
+from finetune.cli.console import Console
 from finetune.cli.display_runs import percent, show_remarks, show_side_by_side, table_of, with_error
-from finetune.cli.terminal import Console
 from finetune.reporting.words import all_printable, seconds, setting
 
 LISTED = 25

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from finetune.cli.terminal import Console
+from finetune.cli.console import Console
 from finetune.reporting.words import seconds, setting
 
 CLASSES, RUNS = 25, 12

@@ -15,7 +15,7 @@ from rich.progress import (
 
 from checkpoints.spec import BackboneSpec
 from checkpoints.transport import Progress as Report
-from finetune.cli.terminal import Console
+from finetune.cli.console import Console
 
 
 @contextmanager

@@ -5,9 +5,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
-import rich.console
-from rich.segment import Segment
-
 from finetune.reporting.words import printable
 
 _KEPT = "\n\t"
@@ -21,7 +18,7 @@ def neutral(text: str) -> str:
 
 
 class Neutral:
-    """A text stream that writes `neutral` text; rich writes to the stream itself, by a `Console` of this module."""
+    """A text stream that writes `neutral` text. rich writes past it, by the `Console` of `finetune.cli.console`."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -47,12 +44,3 @@ def neutral_streams() -> Iterator[None]:
     """Inside, nothing that is printed steers the terminal."""
     with contextlib.redirect_stdout(Neutral(sys.stdout)), contextlib.redirect_stderr(Neutral(sys.stderr)):
         yield
-
-
-class Console(rich.console.Console):
-    """rich's, whose own control codes pass, and those in the texts it is given do not."""
-
-    def _render_buffer(self, buffer: Iterable[Segment]) -> str:
-        return super()._render_buffer(
-            one if one.control else Segment(neutral(one.text), one.style, one.control) for one in buffer
-        )

@@ -1,5 +1,6 @@
 """A process that reads hostile files, watched: ended when it takes too long or too much, started again when it dies."""
 
+import contextlib
 import json
 import os
 import select
@@ -55,7 +56,8 @@ class Reading:
     def ask(self, reader: str, path: Path) -> Answer:
         """How `hostile_reading` reads `path`."""
         process = self._running()
-        assert process.stdin and process.stdout
+        assert process.stdin
+        assert process.stdout
         before, begun = _processor_seconds(process.pid), time.monotonic()
         process.stdin.write(json.dumps({"reader": reader, "path": str(path)}) + "\n")
         process.stdin.flush()
@@ -108,10 +110,8 @@ class Reading:
         assert self._process is not None
         if outcome != "died":
             self._process.send_signal(signal.SIGABRT)  # faulthandler then writes where it was
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            pass
         code = self._process.poll()
         self.close()
         told = (self.sandbox / "errors.txt").read_text(errors="replace").partition("Extension modules")[0][-2500:]

@@ -89,6 +89,8 @@ class Graph:
             name = waiting.pop()
             if name not in found:
                 found.add(name)
+                if name not in self.nodes:  # those of functions are looked at here for the first time
+                    raise FinetuneError(f"the graph is damaged: it reads '{name}', which is not there; write it again")
                 node = self.nodes[name]
                 waiting += [ref.node for ref in node.inputs]
                 if control:
