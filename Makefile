@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-all check docs structures constraints clean
+.PHONY: help demo test test-all soak check docs structures constraints clean
 
 help:  ## Show the goals.
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,16 +23,19 @@ demo: $(INSTALLED)  ## Transfer, diagnose and repair on generated images, offlin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: $(INSTALLED)  ## The tests, on two cores.
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not soak"
 
 test-all: $(INSTALLED)  ## Full-size networks as well.
 	$(PYTEST)
+
+soak: $(INSTALLED)  ## Thousands of hostile files and hundreds of killed runs: docs/reliability.md.
+	$(BIN)/python -m pytest -m soak tests/soak
 
 check: $(INSTALLED)  ## Format, lint, type-check and test: the one command before a commit.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not soak"
 
 docs: $(INSTALLED)  ## Write docs/backbones.md from the catalogue.
 	$(BIN)/finetune backbones list --markdown > docs/backbones.md.tmp

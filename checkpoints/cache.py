@@ -52,7 +52,7 @@ def read_record(path: Path) -> Record | None:
     """The record of a fetched file, or None where there is none that can be read."""
     try:
         return Record(**json.loads(record_path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

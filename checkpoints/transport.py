@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +21,8 @@ Progress = Callable[[int, int | None], None]
 _CONNECT_SECONDS, _SILENCE_SECONDS = 10, 60
 _LONGEST_WAIT_SECONDS = 60.0
 _BLOCK_BYTES = 1 << 18
+_DRIP_SECONDS, _DRIP_BYTES = 60.0, 6_000
+"""A server that sends fewer bytes in that time is given up: each of them starts the wait for silence anew."""
 _MOST_REDIRECTS = 10
 
 
@@ -82,6 +86,11 @@ def receive(client: requests.Session, url: str, part: Path, *, hash_known: bool,
         if response.status_code != 206:
             start = 0
         total = _total(response, start, part, notes)
+        if total is None and not hash_known and not response.raw.chunked:
+            discard(part)
+            raise Refused(
+                "the server does not say how long it is, and no hash of it is published: a cut would not show"
+            )
         blocks = _blocks(response)
         first = next(blocks, b"")
         _refuse_web_page(response, first if start == 0 else b"", part)
@@ -157,8 +166,16 @@ def _refuse_web_page(response: requests.Response, beginning: bytes, part: Path) 
 
 
 def _blocks(response: requests.Response) -> Iterator[bytes]:
+    begun, since = time.monotonic(), 0
     try:
-        yield from response.raw.stream(_BLOCK_BYTES, decode_content=False)
+        # read1 gives what has come; read would wait for a whole block, however slowly that comes.
+        while block := response.raw.read1(_BLOCK_BYTES, decode_content=False):
+            yield block
+            since += len(block)
+            if (passed := time.monotonic() - begun) > _DRIP_SECONDS:
+                if since < _DRIP_BYTES:
+                    raise Interrupted(f"the server sent {since} bytes in {passed:.0f} s")
+                begun, since = time.monotonic(), 0
     except (urllib3.exceptions.HTTPError, OSError) as error:
         if "Content-Length" in response.headers and not isinstance(error, urllib3.exceptions.TimeoutError):
             return  # `receive` counts what came and says how much is missing.
@@ -170,7 +187,9 @@ def _kept(part: Path, url: str, *, hash_known: bool) -> tuple[int, _Notes | None
     try:
         notes = _Notes(**json.loads(_notes_path(part).read_text(encoding="utf-8")))
         size = part.stat().st_size
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
+        return 0, None
+    if not isinstance(notes.validator, str | None) or not isinstance(notes.total, int | None):
         return 0, None
     if notes.url != url or not size or not (notes.validator or hash_known):
         return 0, None
@@ -188,8 +207,12 @@ def _notes_path(part: Path) -> Path:
 
 
 def _asked_wait(response: requests.Response) -> float:
-    seconds = response.headers.get("Retry-After", "")
-    return min(float(seconds), _LONGEST_WAIT_SECONDS) if seconds.isdecimal() else 0.0
+    asked = response.headers.get("Retry-After", "")
+    try:
+        seconds = float(asked) if asked.isdecimal() else parsedate_to_datetime(asked).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        seconds = 0.0
+    return min(max(seconds, 0.0), _LONGEST_WAIT_SECONDS)
 
 
 def _reason(error: Exception, url: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -84,10 +85,16 @@ def read_arrays(path: Path, *, advice: str) -> dict[str, np.ndarray]:
         if not zipfile.is_zipfile(path) and path.is_file():
             raise ValueError("it is cut off, or no .npz at all")
         with np.load(path, allow_pickle=False) as file:
+            for one in file.zip.infolist():
+                if one.compress_type != zipfile.ZIP_STORED:  # as np.savez writes it: nothing unpacks to more than it is
+                    raise ValueError(f"it holds {one.filename!r} compressed")
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (
+        *(OSError, ValueError, KeyError, EOFError, RuntimeError, tokenize.TokenError),
+        *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+    ) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         raise FinetuneError(f"{path} is damaged ({reason}): {advice}") from None
 

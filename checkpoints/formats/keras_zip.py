@@ -1,5 +1,6 @@
 """Weights out of a `.keras` file: the zip archive that `model.save` writes. No model is built, no code is run."""
 
+import errno
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from checkpoints.formats.keras_weights import SHARDED, read_shapes
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MOST_MEMBERS, _MOST_CONFIG_BYTES, _DEEPEST = 10_000, 64 << 20, 20
+_BOMB_BYTES, _MOST_EXPANSION = 64 << 20, 100
 _LOCAL_HEADER_BYTES = 30
 _ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
@@ -37,15 +39,7 @@ def open_keras_zip(path: Path) -> Checkpoint:
     among Keras's common ones are counted (`scale/0`); what belongs to no layer keeps its key in the file
     (`optimizer/vars/3`). Raises CheckpointError for a zip that is no .keras, or is not to be trusted.
     """
-    try:
-        with zipfile.ZipFile(path) as zipped:
-            members = _members(zipped, path)
-            config = _read_config(zipped, members[_CONFIG], path)
-            source = _weights(zipped, members[_WEIGHTS], path)
-    except _ZIP_ERRORS as error:
-        raise CheckpointError(
-            f"{path} is a damaged zip archive ({error}): expected a .keras file; copy it again"
-        ) from error
+    config, source = _opened(path)
     shapes, _ = read_shapes(source)
     keys = {name: key for name, key in _named(config, "", "", 0) if key in shapes}
     known = set(keys.values())
@@ -56,6 +50,27 @@ def open_keras_zip(path: Path) -> Checkpoint:
             return np.asarray(numeric(file, keys[name], path)[()])
 
     return Checkpoint(path, "keras-zip", {name: shapes[key] for name, key in keys.items()}, read, sha256_of(path))
+
+
+def require_harmless(path: Path) -> None:
+    """CheckpointError for a `.keras` file that is not to be given to Keras: members outside of it or twice, more than
+    it may unpack to, a checksum that is wrong, HDF5 that hangs or crashes."""
+    _opened(path)[1].require_harmless()
+
+
+def _opened(path: Path) -> tuple[Any, Hdf5]:
+    """(the model's config, its weights)."""
+    try:
+        with zipfile.ZipFile(path) as zipped:
+            members = _members(zipped, path)
+            return _read_config(zipped, members[_CONFIG], path), _weights(zipped, members[_WEIGHTS], path)
+    # A zip that is cut out in its middle makes zipfile seek in front of its beginning (EINVAL).
+    except (*_ZIP_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise CheckpointError(
+            f"{path} is a damaged zip archive ({error}): expected a .keras file; copy it again"
+        ) from error
 
 
 def _members(zipped: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
@@ -71,7 +86,13 @@ def _members(zipped: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
             raise CheckpointError(f"{path} holds {name!r}, a path outside of it: it is not read")
         if name in members:
             raise CheckpointError(f"{path} holds {name!r} twice: it is not read")
+        if info.file_size > max(_BOMB_BYTES, _MOST_EXPANSION * info.compress_size):
+            raise CheckpointError(
+                f"{path} holds {name!r}, {info.compress_size} bytes that unpack to {info.file_size}: it is not read"
+            )
         members[name] = info
+    if sum(info.file_size for info in infos) > archive.MOST_BYTES:
+        raise CheckpointError(f"{path} unpacks to more than {archive.MOST_BYTES} bytes: it is not read")
     if "model.weights.json" in members:
         raise CheckpointError(f"{path} {SHARDED}")
     for wanted in (_CONFIG, _WEIGHTS):
@@ -96,8 +117,6 @@ def _read_config(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> 
 
 def _weights(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Hdf5:
     """Where the weights lie: in the zip itself, as Keras stores them, or unpacked in the cache where compressed."""
-    if info.file_size > archive.MOST_BYTES:
-        raise CheckpointError(f"{path} unpacks to more than {archive.MOST_BYTES} bytes: it is not read")
     if info.compress_type == zipfile.ZIP_STORED:
         with zipped.open(info) as member:
             while member.read(1 << 20):  # to its end, where zipfile compares the checksum

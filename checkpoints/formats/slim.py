@@ -11,6 +11,7 @@ from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.location import find_slim
 from checkpoints.formats.object_graph import OBJECT_GRAPH, variable_names
+from checkpoints.formats.table import check_index
 
 
 def open_slim(path: Path) -> Checkpoint:
@@ -38,6 +39,8 @@ def open_variables(prefix: Path, path: Path, kind: str, *, own_names: bool = Tru
     with _errors(prefix):
         import tensorflow as tf
 
+        if len(found.files) > 1:
+            check_index(found.files[0], found.files[1:])
         reader = tf.train.load_checkpoint(str(prefix))
         dtypes = reader.get_variable_to_dtype_map()
         shapes = {

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import keras
 
+from checkpoints.formats import keras_zip
+from checkpoints.formats.hdf5 import Hdf5
 from checkpoints.formats.location import HDF5_MAGIC, starts_with
 from finetune.backbone.hub_layer import trusting
 from finetune.errors import FinetuneError
@@ -17,7 +19,8 @@ def open_model(path: Path, *, module: str | None = None) -> keras.Model:
     """A whole model from a `.keras` file or an `.h5` one, in safe mode: no code in it is run.
 
     `module` is the Hub handle that may be in it, because the user named it; any other is refused.
-    Raises FinetuneError where it is missing, damaged, weights only, or holds Python code or somebody's own classes.
+    Raises FinetuneError where it is missing, damaged, weights only, or holds Python code or somebody's own classes;
+    CheckpointError where it is a bomb, or the libraries that read it hang or crash over it.
     """
     if not path.is_file():
         raise FinetuneError(f"there is no file {path}: expected a Keras model, .keras or .h5; check the name")
@@ -32,6 +35,10 @@ def open_model(path: Path, *, module: str | None = None) -> keras.Model:
             f"{path} is {'a .keras archive' if zipped else 'an HDF5 file'} by its content: rename it to end in "
             f"{'.keras' if zipped else '.h5'}"
         )
+    if zipped:
+        keras_zip.require_harmless(path)
+    else:
+        Hdf5(path).require_harmless()
     try:
         with trusting(module) as failures:
             return keras.models.load_model(path, compile=False, safe_mode=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from finetune.backbone import module_safety
 from finetune.errors import FinetuneError
 
 _EXPECTED = (
@@ -44,14 +45,16 @@ def load(handle: str) -> Loaded:
     """Load a Hub handle or a SavedModel directory; what is fetched stays in TensorFlow Hub's cache.
 
     The handle is one of `tensorflow_hub.resolve`: a page of tfhub.dev or Kaggle, the address of a .tar.gz, a path.
-    Raises FinetuneError where it cannot be reached, is no TF2 SavedModel, or cannot be called with images alone.
+    Raises FinetuneError where it cannot be reached, is no TF2 SavedModel, does more than compute, or cannot be called
+    with images alone; CheckpointError where its variables are damaged.
     """
     path = _resolved(handle)
-    if (path / "tfhub_module.pb").is_file() or not _has_objects(path):
+    if (path / "tfhub_module.pb").is_file() or not module_safety.of_objects(path):
         raise FinetuneError(
             f"{handle} is a TF1 Hub module or another SavedModel of TF1: its training graph cannot be used from TF2; "
             f"expected {_EXPECTED} (of the ImageNet modules, versions 4 and 5)"
         )
+    module_safety.require_harmless(path, handle)
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:  # the loader raises whatever its parts raise: protobuf, file system, graph
@@ -111,21 +114,6 @@ def _resolved(handle: str) -> Path:
     if not is_saved_model(path):
         raise FinetuneError(f"{handle} holds no saved_model.pb: expected {_EXPECTED}")
     return path
-
-
-def _has_objects(path: Path) -> bool:
-    """Whether the SavedModel is of TF2: one of TF1 has graphs, and no objects."""
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    if not (path / "saved_model.pb").is_file():
-        return True  # a text one: the loader says what it is
-    message = saved_model_pb2.SavedModel()
-    try:
-        message.ParseFromString((path / "saved_model.pb").read_bytes())
-    except DecodeError:
-        raise FinetuneError(f"{path / 'saved_model.pb'} is damaged or cut off: copy or fetch it again") from None
-    return any(graph.HasField("object_graph_def") for graph in message.meta_graphs)
 
 
 def _function(loaded: Any, handle: str) -> tuple[Callable[..., Any], set[str], int | None]:

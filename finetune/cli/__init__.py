@@ -26,6 +26,7 @@ from finetune.cli import (
     report,
     run,
 )
+from finetune.cli.terminal import neutral_streams
 from finetune.errors import FinetuneError
 
 
@@ -37,6 +38,10 @@ class _Translating(click.Group):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a character the terminal has not must not end a run
+        with neutral_streams():
+            return self._run(*args, **options)
+
+    def _run(self, *args: Any, **options: Any) -> Any:
         try:
             return super().main(*args, **{**options, "standalone_mode": False})
         except click.exceptions.NoArgsIsHelpError as error:

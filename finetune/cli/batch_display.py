@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from finetune.batch.call import Display, Progress
 from finetune.batch.summary import summarise
+from finetune.cli.console import Console
 from finetune.comparison import ranking_words
 
 if TYPE_CHECKING:

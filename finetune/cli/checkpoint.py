@@ -9,6 +9,7 @@ import click
 from finetune.cli import options
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.tables import print_table
+from finetune.reporting.words import printable
 
 if TYPE_CHECKING:
     from checkpoints.inspection import Inspection, Statistics
@@ -85,7 +86,7 @@ def _show(inspection: "Inspection", *, everything: bool) -> None:
         rows.append(("NOT FINITE", f"NaN or infinity in {len(inspection.non_finite)} variables ({some})"))
     rows.append(("BatchNorm", _batchnorm(inspection)))
     for label, text in rows:
-        click.echo(f"{label:10}  {text}")
+        click.echo(f"{label:10}  {printable(text)}")
     _tables(inspection, everything=everything)
 
 

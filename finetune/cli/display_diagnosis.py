@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+
+from finetune.cli.console import Console
 
 if TYPE_CHECKING:
     from finetune.diagnosis.report import Diagnosis

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.measure import Measurement
 from rich.text import Text
 
+from finetune.cli.console import Console
 from finetune.cli.display_runs import percent, show_remarks, show_side_by_side, table_of, with_error
 from finetune.reporting.words import all_printable, seconds, setting
 

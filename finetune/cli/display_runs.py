@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from finetune.cli.console import Console
 from finetune.reporting.words import seconds, setting
 
 CLASSES, RUNS = 25, 12

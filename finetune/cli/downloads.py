@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -16,6 +15,7 @@ from rich.progress import (
 
 from checkpoints.spec import BackboneSpec
 from checkpoints.transport import Progress as Report
+from finetune.cli.console import Console
 
 
 @contextmanager

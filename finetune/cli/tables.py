@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 import click
 
+from finetune.reporting.words import printable
+
 
 def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, numbers: Sequence[str] = ()) -> None:
     """Columns as wide as they need; those titled in `numbers` to the right."""
+    rows = [tuple(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in (header, *rows):
         cells = (

@@ -15,10 +15,14 @@ from finetune.errors import FinetuneError, WrongUse
 @dataclass(frozen=True)
 class CustomPreprocessing:
     """`function` takes RGB float32 `[batch, height, width, 3]` in [0, 255] at the network's size and gives float32 of
-    the same shape: NumPy or TensorFlow, per image or not. It is run after resizing, for it may be anything."""
+    the same shape: NumPy or TensorFlow, per image or not. It is run after resizing, for it may be anything.
+
+    failures: what it raised inside a graph, where TensorFlow makes text of an exception; for whoever runs the graph.
+    """
 
     name: str
     function: Callable[[Any], Any] = field(repr=False, compare=False)
+    failures: list[FinetuneError] = field(default_factory=list, repr=False, compare=False)
     affine = False
 
     def apply(self, images: Any) -> Any:
@@ -29,6 +33,13 @@ class CustomPreprocessing:
         return tf.ensure_shape(result, images.shape)
 
     def _called(self, pixels: np.ndarray) -> np.ndarray:
+        try:
+            return self._checked(pixels)
+        except FinetuneError as error:
+            self.failures.append(error)
+            raise
+
+    def _checked(self, pixels: np.ndarray) -> np.ndarray:
         shape = pixels.shape
         try:
             result = np.asarray(self.function(pixels.copy()), np.float32)  # some functions change what they are given

@@ -5,6 +5,7 @@ pure function of the split and (seed, epoch, batch number), whatever the number 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def train_batches(
     numbers = range(start_batch, steps_per_epoch(len(split), batch_size))
     shape = (image_size, image_size, 3) if augmentation.resized_crop else split.images.shape[1:]
     signature = (*_signature(shape, size // share.of), tf.TensorSpec([2], tf.int32))
-    return mapped(numbers, pick, signature, prepare)
+    return mapped(numbers, pick, signature, prepare, _failures(preprocessing))
 
 
 def epoch_order(examples: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -124,8 +125,10 @@ def eval_batches(
 
     numbers = share.numbers(range(len(starts)))
     if len(numbers) <= _AT_ONCE:
-        return Batches(_AtOnce(numbers, lambda number: prepare(*map(tf.convert_to_tensor, pick(number)))), [])
-    return mapped(numbers, pick, (*_signature(split.images.shape[1:], size), tf.TensorSpec([size], tf.bool)), prepare)
+        at_once = _AtOnce(numbers, lambda number: prepare(*map(tf.convert_to_tensor, pick(number))))
+        return Batches(at_once, _failures(preprocessing))
+    signature = (*_signature(split.images.shape[1:], size), tf.TensorSpec([size], tf.bool))
+    return mapped(numbers, pick, signature, prepare, _failures(preprocessing))
 
 
 def eval_starts(examples: int, batch_size: int) -> tuple[int, np.ndarray]:
@@ -152,7 +155,8 @@ class _AtOnce:
 
 
 class Batches:
-    """Batches in their order, each time one iterates; an image that turns out to be damaged is a FinetuneError."""
+    """Batches in their order, each time one iterates; a damaged image, or a user's own preprocessing that fails, is a
+    FinetuneError."""
 
     def __init__(self, ready: tf.data.Dataset | _AtOnce, failures: list[FinetuneError]) -> None:
         self._ready, self._failures = ready, failures
@@ -160,15 +164,21 @@ class Batches:
     @property
     def element_spec(self) -> Any:
         """Shapes and dtypes of a batch."""
-        return self._ready.element_spec
+        with self._own_errors():
+            return self._ready.element_spec
 
     def __len__(self) -> int:
         return len(self._ready)
 
     def __iter__(self) -> Iterator[Any]:
+        with self._own_errors():
+            yield from self._ready
+
+    @contextmanager
+    def _own_errors(self) -> Iterator[None]:
         self._failures.clear()
         try:
-            yield from self._ready
+            yield
         except tf.errors.OpError:
             # TensorFlow has made text of the exception on its way through the graph.
             if self._failures:
@@ -181,12 +191,14 @@ def mapped(
     pick: Callable[[int], tuple[np.ndarray, ...]],
     signature: tuple[tf.TensorSpec, ...],
     prepare: Callable[..., tuple[tf.Tensor, ...]],
+    failures: list[FinetuneError] | None = None,
 ) -> Batches:
     """`prepare(*pick(number))` for each of `numbers`, in their order, on a few threads, ahead of whoever asks.
 
     `pick` runs in NumPy, so that the split is never copied into a graph; what it returns is as `signature` says.
+    failures: where `prepare` puts what it raises.
     """
-    failures: list[FinetuneError] = []
+    failures = [] if failures is None else failures
 
     def picked(number: np.ndarray) -> tuple[np.ndarray, ...]:
         try:
@@ -207,6 +219,10 @@ def mapped(
     as_written = tf.autograph.experimental.do_not_convert(batch)
     ready = source.map(as_written, num_parallel_calls=min(4, workers()), deterministic=True)
     return Batches(ready.prefetch(_AHEAD).with_options(options), failures)
+
+
+def _failures(preprocessing: AnyPreprocessing) -> list[FinetuneError]:
+    return preprocessing.failures if isinstance(preprocessing, CustomPreprocessing) else []
 
 
 def _signature(shape: tuple[int, ...], size: int) -> tuple[tf.TensorSpec, tf.TensorSpec]:

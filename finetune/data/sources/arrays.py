@@ -1,6 +1,7 @@
 """Images in a NumPy `.npz`: `x_train`, `y_train`, `x_test`, `y_test`, as Keras publishes its small data sets."""
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,6 +18,7 @@ _NAMES = "class_names"
 _EXPECTED = "x_train, y_train, and where there are any x_test, y_test, x_val, y_val and class_names"
 _LOCAL_HEADER = 30
 _AT_ONCE = 1024
+_BOMB_BYTES, _MOST_EXPANSION = 256 << 20, 100
 
 
 def read_arrays_file(path: Path, request: Request) -> Dataset:
@@ -32,7 +34,15 @@ def read_arrays_file(path: Path, request: Request) -> Dataset:
             arrays = {name: _read(path, archive, name) for name in names if name in _known()}
     except FileNotFoundError:
         raise FinetuneError(f"{path} is missing: check the path") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error) as error:
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        struct.error,
+    ) as error:
         raise FinetuneError(f"{path} is no .npz, or damaged ({error}): write it anew with np.savez") from None
     if not {"x_train", "y_train"} <= arrays.keys():
         there = ", ".join(printable(name) for name in names[:8]) or "nothing"
@@ -89,6 +99,8 @@ def _read(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
                 f"{' or of fixed-length text' if name == _NAMES else ''}"
             )
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if info.file_size > _BOMB_BYTES and info.file_size > _MOST_EXPANSION * info.compress_size:
+            raise ValueError(f"{info.compress_size} bytes that claim to unpack to {info.file_size}")
         if info.file_size != start + size:
             raise ValueError(f"it has {info.file_size - start} bytes of {size}")
         if info.compress_type == zipfile.ZIP_STORED and size:
@@ -100,7 +112,7 @@ def _read(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
         with archive.open(info) as member:
             array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
             return array
-    except ValueError as error:
+    except (ValueError, tokenize.TokenError) as error:  # the latter for a header that ends in the midst
         raise FinetuneError(f"{path}: {name} is damaged ({error}): write it anew with np.savez") from None
 
 

@@ -29,10 +29,13 @@ class Layout:
 def _pickled(labels_key: str) -> Callable[[Path], tuple[np.ndarray, np.ndarray]]:
     def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         batch = read_pickle(read_bytes(path), str(path))
-        pixels, labels = batch.get("data"), np.array(batch.get(labels_key, []))
+        # A list of lists can hold itself many times over: what it is as an array no memory holds.
+        pixels, labels = batch.get("data"), batch.get(labels_key, [])
+        if isinstance(labels, list) and all(isinstance(label, int | float) for label in labels):
+            labels = np.array(labels)
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (_PIXELS,):
             raise _damaged(path, f"its 'data' is {_described(pixels)}", f"uint8 [n, {_PIXELS}]")
-        if labels.dtype.kind not in "iu" or labels.shape != pixels.shape[:1]:
+        if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu" or labels.shape != pixels.shape[:1]:
             raise _damaged(path, f"its '{labels_key}' are {_described(labels)}", f"{len(pixels)} whole numbers")
         return pixels, labels.astype(np.int64)
 

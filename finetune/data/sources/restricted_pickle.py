@@ -7,6 +7,7 @@ arrays from bytes; any other name is refused. NumPy's own functions are not call
 import io
 import math
 import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def read_pickle(content: bytes, name: str) -> dict[str, Any]:
     the pickle asks for anything else, or is damaged.
     """
     try:
+        _check_program(content)
         values = _Restricted(io.BytesIO(content), name).load()
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__}, not a dict")
@@ -39,6 +41,19 @@ def read_pickle(content: bytes, name: str) -> dict[str, Any]:
             f"{name} is damaged: it cannot be unpickled ({type(error).__name__}: {error}); "
             "delete it and fetch or unpack it anew"
         ) from None
+
+
+def _check_program(content: bytes) -> None:
+    """ValueError where the pickle would make the unpickler take memory that nothing in it stands for.
+
+    It makes room for whatever number a value is to be remembered by (8 bytes each, up to 2**32 in one step), and for a
+    text's bytes before it has read them.
+    """
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > len(content):
+            raise ValueError(f"it would remember a value by the number {argument}")
+        if opcode.name == "STOP":
+            return
 
 
 def read_bytes(path: Path) -> bytes:

@@ -3,16 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from checkpoints.formats.operations import RANDOM
 from finetune.diagnosis.graph.nodes import IMAGES, PLACEHOLDERS, Graph, Node, Ref, declared_shape
 from finetune.diagnosis.graph.values import constant_value
 
-RANDOM = frozenset(
-    {
-        "RandomUniform", "RandomStandardNormal", "TruncatedNormal", "RandomUniformInt", "StatelessRandomUniform",
-        "StatelessRandomUniformV2", "StatelessRandomNormal", "StatelessRandomNormalV2", "StatelessTruncatedNormal",
-        "StatelessTruncatedNormalV2",
-    }
-)  # fmt: skip
 _THRESHOLDS = frozenset({"Floor", "GreaterEqual", "Greater", "Less", "LessEqual"})
 _ELEMENTWISE = frozenset({"Mul", "Add", "AddV2", "Sub", "Identity", "Cast", "LogicalNot", "StopGradient"})
 _SCALINGS = frozenset({"Mul", "RealDiv", "Div"})

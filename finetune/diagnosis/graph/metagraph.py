@@ -11,7 +11,8 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.framework import variable_pb2
 
 from checkpoints.formats.location import newest_checkpoint
-from finetune.diagnosis.graph.nodes import VARIABLES, Graph, Node, Ref
+from checkpoints.formats.operations import VARIABLES
+from finetune.diagnosis.graph.nodes import Graph, Node, Ref
 from finetune.diagnosis.graph.reading import read_nodes
 from finetune.diagnosis.graph.values import constant_value
 from finetune.errors import FinetuneError

@@ -9,10 +9,6 @@ import tensorflow as tf
 
 from finetune.errors import FinetuneError
 
-VARIABLES = frozenset({"Variable", "VariableV2", "VarHandleOp"})
-ASSIGNMENTS = frozenset(
-    {"Assign", "AssignAdd", "AssignSub", "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"}
-)
 PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
 IMAGES, LOGITS = "finetune_images", "finetune_logits"
 """Nodes of ours in every graph that is folded: what is fed, what is fetched."""
@@ -93,6 +89,8 @@ class Graph:
             name = waiting.pop()
             if name not in found:
                 found.add(name)
+                if name not in self.nodes:  # those of functions are looked at here for the first time
+                    raise FinetuneError(f"the graph is damaged: it reads '{name}', which is not there; write it again")
                 node = self.nodes[name]
                 waiting += [ref.node for ref in node.inputs]
                 if control:

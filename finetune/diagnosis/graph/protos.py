@@ -5,7 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from finetune.diagnosis.graph.nodes import VARIABLES, Graph
+from checkpoints.formats.operations import VARIABLES
+from finetune.diagnosis.graph.nodes import Graph
 
 
 def to_graph_def(graph: Graph, versions: Any) -> Any:

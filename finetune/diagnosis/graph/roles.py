@@ -7,9 +7,9 @@ from typing import Literal
 
 import tensorflow as tf
 
+from checkpoints.formats.operations import VARIABLES
 from finetune.diagnosis.graph.nodes import (
     PLACEHOLDERS,
-    VARIABLES,
     Graph,
     Node,
     Ref,

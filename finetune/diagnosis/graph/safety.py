@@ -8,59 +8,13 @@ own save and restore operations.
 from collections.abc import Iterator
 from typing import Any
 
-import tensorflow as tf
-
-from finetune.diagnosis.graph.dropout import RANDOM
-from finetune.diagnosis.graph.nodes import ASSIGNMENTS, VARIABLES, Graph
+from checkpoints.formats.operations import ASSIGNMENTS, COMPUTING, FUSED, RANDOM, VARIABLES, reason
+from finetune.diagnosis.graph.nodes import Graph
 from finetune.diagnosis.graph.protos import called
 from finetune.diagnosis.graph.reading import require_attributes
-from finetune.diagnosis.graph.sites import FUSED
 from finetune.errors import FinetuneError
 
-_COMPUTING = frozenset(
-    {
-        "Abs", "AccumulateNV2", "Acos", "Acosh", "Add", "AddN", "AddV2", "AdjustContrast", "AdjustContrastv2",
-        "AdjustHue", "AdjustSaturation", "All", "Any", "ApproximateEqual", "ArgMax", "ArgMin", "Asin", "Asinh",
-        "Atan", "Atan2", "Atanh", "AvgPool", "AvgPool3D", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3",
-        "BatchToSpace", "BatchToSpaceND", "BiasAdd", "BiasAddV1", "BroadcastArgs", "BroadcastGradientArgs",
-        "BroadcastTo", "Cast", "Ceil", "CheckNumerics", "ClipByValue", "Concat", "ConcatOffset", "ConcatV2",
-        "Const", "ControlTrigger", "Conv2D", "Conv2DBackpropInput", "Conv3D", "Cos", "Cosh", "CropAndResize",
-        "Cumprod", "Cumsum", "DataFormatDimMap", "DataFormatVecPermute", "DepthToSpace", "DepthwiseConv2dNative",
-        "Diag", "DiagPart", "Dilation2D", "Div", "DivNoNan", "DynamicPartition", "DynamicStitch", "Einsum", "Elu",
-        "EnsureShape", "Enter", "Equal", "Erf", "Erfc", "EuclideanNorm", "Exit", "Exp", "ExpandDims", "Expm1",
-        "ExtractImagePatches", "FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars",
-        "FakeQuantWithMinMaxVarsPerChannel", "Fill", "Floor", "FloorDiv", "FloorMod", "FusedPadConv2D", "Gather",
-        "GatherNd", "GatherV2", "Greater", "GreaterEqual", "GuaranteeConst", "HSVToRGB", "Identity", "IdentityN",
-        "If", "Inv", "InvertPermutation", "IsFinite", "IsInf", "IsNan", "L2Loss", "LRN", "LeakyRelu", "Less",
-        "LessEqual", "LinSpace", "Log", "Log1p", "LogSoftmax", "LogicalAnd", "LogicalNot", "LogicalOr", "LoopCond",
-        "MatMul", "MatrixBandPart", "MatrixDiag", "MatrixDiagV2", "MatrixDiagV3", "Max", "MaxPool", "MaxPool3D",
-        "MaxPoolV2", "MaxPoolWithArgmax", "Maximum", "Mean", "Merge", "Min", "Minimum", "MirrorPad", "Mod", "Mul",
-        "MulNoNan", "Neg", "NextIteration", "NoOp", "NotEqual", "OneHot", "OnesLike", "Pack", "Pad", "PadV2",
-        "PartitionedCall", "Placeholder", "PlaceholderV2", "PlaceholderWithDefault", "Pow", "PreventGradient",
-        "Prod", "RGBToHSV", "Range", "Rank", "ReadVariableOp", "RealDiv", "Reciprocal", "RefEnter", "RefExit",
-        "RefIdentity", "RefMerge", "RefNextIteration", "RefSwitch", "Relu", "Relu6", "Reshape", "ResizeArea",
-        "ResizeBicubic", "ResizeBilinear", "ResizeNearestNeighbor", "ResourceGather", "Reverse", "ReverseV2",
-        "Rint", "Roll", "Round", "Rsqrt", "ScatterNd", "Select", "SelectV2", "Selu", "Shape", "ShapeN", "Sigmoid",
-        "Sign", "Sin", "Sinh", "Size", "Slice", "Snapshot", "Softmax", "Softplus", "Softsign", "SpaceToBatch",
-        "SpaceToBatchND", "SpaceToDepth", "Split", "SplitV", "Sqrt", "Square", "SquaredDifference", "Squeeze",
-        "StatefulPartitionedCall", "StatelessIf", "StatelessRandomGetAlg", "StatelessRandomGetKeyCounter",
-        "StatelessRandomGetKeyCounterAlg", "StatelessWhile", "StopGradient", "StridedSlice", "Sub", "Sum", "Switch",
-        "Tan", "Tanh", "TensorArrayGatherV3", "TensorArrayReadV3", "TensorArrayScatterV3", "TensorArraySizeV3",
-        "TensorArrayV3", "TensorArrayWriteV3", "TensorListFromTensor", "TensorListGetItem", "TensorListLength",
-        "TensorListReserve", "TensorListSetItem", "TensorListStack", "TensorScatterUpdate", "Tile", "TopK",
-        "TopKV2", "Transpose", "TruncateDiv", "TruncateMod", "Unpack", "UnravelIndex", "VariableShape", "Where",
-        "While", "Xdivy", "Xlogy", "ZerosLike",
-    }
-)  # fmt: skip
-_ALLOWED = _COMPUTING | RANDOM | FUSED | VARIABLES
-_REASONS = {
-    "ReadFile": "reads a file",
-    "WriteFile": "writes a file",
-    "MatchingFiles": "lists files",
-    "PyFunc": "runs Python code",
-    "PyFuncStateless": "runs Python code",
-    "EagerPyFunc": "runs Python code",
-}
+_ALLOWED = COMPUTING | RANDOM | FUSED | VARIABLES
 
 
 def allowed(op: str) -> bool:
@@ -82,19 +36,10 @@ def refuse(graph: Graph, path: object, *, updating: bool = False) -> None:
                 "change what it measures; give logits that do not depend on it with --logits"
             )
         raise FinetuneError(
-            f"{path} has the operation {op} in its node '{name}' on the way to the logits, which {_reason(op)}: "
+            f"{path} has the operation {op} in its node '{name}' on the way to the logits, which {reason(op)}: "
             "operations of a file are only run if they compute and do nothing else; cut the graph behind it with "
             "--input or --logits, or write it without"
         )
-
-
-def _reason(op: str) -> str:
-    known = _REASONS.get(op)
-    if known:
-        return known
-    if not hasattr(tf.raw_ops, op):
-        return "TensorFlow does not have (it is somebody's own, or of another version)"
-    return "is not one of those known to compute only"
 
 
 def _operations(graph: Graph) -> Iterator[tuple[str, str]]:

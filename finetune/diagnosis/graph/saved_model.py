@@ -10,9 +10,10 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
+from checkpoints.formats.operations import ASSIGNMENTS, VARIABLES
 from finetune.diagnosis.graph.fold import fold
 from finetune.diagnosis.graph.metagraph import MetaGraph, places_saved
-from finetune.diagnosis.graph.nodes import ASSIGNMENTS, VARIABLES, Graph, Node, Ref
+from finetune.diagnosis.graph.nodes import Graph, Node, Ref
 from finetune.diagnosis.graph.reading import parse_ref, read_nodes
 from finetune.errors import FinetuneError
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from finetune.diagnosis.graph.nodes import VARIABLES, Graph, Node, Ref
+from checkpoints.formats.operations import FUSED, VARIABLES
+from finetune.diagnosis.graph.nodes import Graph, Node, Ref
 from finetune.diagnosis.graph.values import Values
-
-FUSED = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from checkpoints.formats import Checkpoint
+from checkpoints.formats.operations import VARIABLES
 from finetune.diagnosis.graph.metagraph import MetaGraph, Saved
-from finetune.diagnosis.graph.nodes import VARIABLES, Graph, declared_shape
+from finetune.diagnosis.graph.nodes import Graph, declared_shape
 from finetune.errors import FinetuneError
 
 _AVERAGE = "/ExponentialMovingAverage"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 
+from checkpoints.formats.operations import FUSED
 from finetune.diagnosis.graph.dropout import Undropped, without_dropout
 from finetune.diagnosis.graph.fold import fold
 from finetune.diagnosis.graph.nodes import (
@@ -23,7 +24,7 @@ from finetune.diagnosis.graph.nodes import (
 from finetune.diagnosis.graph.pairing import Paired, pair
 from finetune.diagnosis.graph.roles import Input, describe, listed
 from finetune.diagnosis.graph.safety import allowed
-from finetune.diagnosis.graph.sites import FUSED, find_sites
+from finetune.diagnosis.graph.sites import find_sites
 from finetune.errors import FinetuneError, WrongUse
 
 _KEEP = re.compile(r"keep", re.IGNORECASE)

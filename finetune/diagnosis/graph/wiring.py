@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from finetune.diagnosis.graph.nodes import ASSIGNMENTS, IMAGES, Graph, Ref
+from checkpoints.formats.operations import ASSIGNMENTS
+from finetune.diagnosis.graph.nodes import IMAGES, Graph, Ref
 from finetune.diagnosis.graph.reading import parse_ref
 
 UPDATE_OPS, TRAIN_OP = "update_ops", "train_op"
