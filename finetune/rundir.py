@@ -45,10 +45,20 @@ class RunDir:
     def create(cls, path: Path) -> "RunDir":
         """A new directory. WrongUse where something is there already."""
         made = tuple(parent for parent in path.parents if not parent.exists())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() or path.is_symlink():
+            raise _already_there(path)
+        # It appears with its lock file in it, by which `_killed_at_its_start` knows it.
+        begun = path.with_name(TEMPORARY + path.name)
         try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise _already_there(path) from None
+            begun.mkdir(exist_ok=True)
+            (begun / ".lock").touch()
+            os.rename(begun, path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):  # another process was first
+                raise _already_there(path) from None
+            error.filename, error.filename2 = str(path), None
+            raise
         return cls(path, made)
 
     @classmethod
@@ -225,8 +235,6 @@ def _killed_at_its_start(path: Path) -> bool:
     if path.is_symlink() or not path.is_dir():
         return False
     names = {entry.name for entry in path.iterdir()}
-    if not names:
-        return True
     known = {*_BEFORE_CONFIG, *(TEMPORARY + name for name in (*_BEFORE_CONFIG, "config.json"))}
     if ".lock" not in names or not names <= known:
         return False
