@@ -16,6 +16,10 @@ import numpy as np
 from finetune.errors import FinetuneError
 
 
+TEMPORARY = ".tmp."
+"""What the name of a file begins with that is being written."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` with the same ending; renamed onto it when the block ends well.
@@ -24,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     unless the process is killed; the next writer of the same file then replaces it. An OSError from inside names
     `path`, whether writing, closing or renaming has failed.
     """
-    temporary = path.with_name(f".tmp.{path.name}")
+    temporary = path.with_name(TEMPORARY + path.name)
     try:
         yield temporary
         with open(temporary, "rb") as written:

@@ -109,13 +109,26 @@ def finish(run: RunDir, prepared: Prepared, display: Display, trackers: tracking
     trackers.end(result)
     run.write("result.json", result)
     run.state_path.unlink(missing_ok=True)
-    if not kept:
-        moved = [*proved.moved_though_frozen, *(path for one in proofs for path in one["moved_though_frozen"])]
-        raise FinetuneError(
-            f"{run}: the freeze plan was not kept: {len(set(moved))} frozen variables moved "
-            f"({', '.join(moved[:3])}), {len(proved.unmoved)} of {proved.moving} that should move "
-            "did not; see result.json, and report this as a defect"
-        )
+    refuse_broken_plan(run)
+
+
+def refuse_broken_plan(run: RunDir) -> None:
+    """Raise FinetuneError, naming what moved, where the proof in a run's `result.json` does not hold."""
+    proved = run.read("result.json", "proof")["proof"]
+    if proved["holds"]:
+        return
+    parts = (proved, *proved.get("phases", []))
+    moved = list(dict.fromkeys(path for part in parts for path in part["moved_though_frozen"]))
+    what = (
+        f"{len(moved)} frozen variable{'s' if len(moved) > 1 else ''} moved ({', '.join(moved[:3])}"
+        f"{', ...' if len(moved) > 3 else ''})"
+        if moved
+        else f"none of the {proved['moving_variables']} variables that should move did"
+    )
+    raise FinetuneError(
+        f"{run}: the freeze plan was not kept: {what}; do not use its model: see 'proof' in {run.path / 'result.json'}, "
+        "and report this as a defect"
+    )
 
 
 def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfig, display: Display) -> bool:

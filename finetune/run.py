@@ -1,7 +1,7 @@
 """A run from its config to its result: data, backbone, head, plan, training, proof, evaluation, files."""
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from finetune.config import FORMAT_VERSION, RunConfig
 from finetune.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
 from finetune.features.preparing import Telling, cached_feed
-from finetune.finish import Trained, finish
+from finetune.finish import Trained, finish, refuse_broken_plan
 from finetune.phases import Phases
 from finetune.preparation import Prepared, prepare
 from finetune.progress import Display, Silent, stop_signals
@@ -47,11 +47,13 @@ def start(
     prepared, tested = lr_range.settle(prepare(config, display, load_weights=True, distribution=on), display)
     surroundings, digests = environment.describe() | {"distribution": on.describe()}, proof.digests(prepared.model)
     run = (
-        RunDir.create(run_dir)
+        RunDir.create_or_take_over(run_dir)
         if run_dir is not None
         else RunDir.create_numbered(runs_dir, f"{prepared.backbone.spec.label}-{prepared.dataset.name}")
     )
-    with run.removed_unless_begun(), run.locked():
+    # The lock first: who does not get it must not remove what its holder writes.
+    with run.locked(), run.removed_unless_begun():
+        run.remove_leftovers()
         run.write("environment.json", surroundings)
         if prepared.backbone.report is not None:
             run.write("load.json", prepared.backbone.report.to_json())
@@ -72,10 +74,13 @@ def resume(path: Path, *, display: Display | None = None, distribution: Distribu
     display, on = display or Silent(), distribution or ALONE
     run = RunDir.open(path)
     if run.status == "done":
-        on.share(None)
-        display.say(f"{run} is finished: nothing to do")
-        return run
+        with suppress(OSError, FinetuneError), run.locked():  # it may lie where nobody may write
+            run.remove_leftovers()
+        return _finished(run, display, on)
     with run.locked():
+        run.remove_leftovers()
+        if run.status == "done":  # by who held it until now
+            return _finished(run, display, on)
         where = run.path / "config.json"
         config = configs.from_mapping(configs.read_file(where), where=str(where))
         state = State.load(run.state_path) if run.status == "interrupted" else None
@@ -100,6 +105,13 @@ def resume(path: Path, *, display: Display | None = None, distribution: Distribu
         elif digests.keys() != proof.expected_to_move(prepared.model).keys():
             raise FinetuneError(f"{run.path / 'freeze.json'} is of another model: the run directory is damaged")
         _train_and_finish(run, prepared, display, digests, resume_from=state, on=on)
+    return run
+
+
+def _finished(run: RunDir, display: Display, on: Distribution) -> RunDir:
+    on.share(None)
+    refuse_broken_plan(run)
+    display.say(f"{run} is finished: nothing to do")
     return run
 
 

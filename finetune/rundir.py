@@ -15,7 +15,13 @@ from typing import Any, Literal
 
 from finetune import config as configs
 from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
-from finetune.files import finite, read_json, to_json, write_text
+from finetune.files import TEMPORARY, finite, read_json, to_json, write_text
+
+_BEFORE_CONFIG = (
+    *(".lock", "environment.json", "load.json", "freeze.json", "data.json"),
+    *("lr_range.json", "lr_range.svg", "bn_source.npz"),
+)
+"""What a new run writes before `config.json` makes it one."""
 
 Status = Literal["done", "interrupted", "started"]
 
@@ -39,11 +45,29 @@ class RunDir:
     def create(cls, path: Path) -> "RunDir":
         """A new directory. WrongUse where something is there already."""
         made = tuple(parent for parent in path.parents if not parent.exists())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() or path.is_symlink():
+            raise _already_there(path)
+        # It appears with its lock file in it, by which `_killed_at_its_start` knows it.
+        begun = path.with_name(TEMPORARY + path.name)
         try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise _already_there(path) from None
+            begun.mkdir(exist_ok=True)
+            (begun / ".lock").touch()
+            os.rename(begun, path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):  # another process was first
+                raise _already_there(path) from None
+            error.filename, error.filename2 = str(path), None
+            raise
         return cls(path, made)
+
+    @classmethod
+    def create_or_take_over(cls, path: Path) -> "RunDir":
+        """As `create`, or a directory that a killed process had begun and nobody holds.
+
+        Only where the user names it: of two that look for the next free number, one would take the other's.
+        """
+        return cls(path) if _killed_at_its_start(path) else cls.create(path)
 
     @classmethod
     def create_numbered(cls, parent: Path, stem: str) -> "RunDir":
@@ -141,6 +165,15 @@ class RunDir:
                 raise FinetuneError(f"{self.path} is in use by another process: wait for it, or stop it") from None
             yield
 
+    def remove_leftovers(self) -> None:
+        """What a killed process was writing, and the state of a run that has its result. To be called by who holds
+        the lock: files of these names are then nobody's."""
+        for folder in (self.path, self.state_path.parent):
+            for path in folder.glob(TEMPORARY + "*"):
+                path.unlink(missing_ok=True)
+        if self.status == "done":
+            self.state_path.unlink(missing_ok=True)
+
     @contextmanager
     def removed_unless_begun(self) -> Iterator[None]:
         """What fails inside before the first epoch or state was written leaves no directory behind."""
@@ -183,7 +216,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 def check_place(run_dir: Path | None, runs_dir: Path) -> None:
     """Before any work: WrongUse or FinetuneError where no run directory could be made there."""
-    if run_dir is not None and (run_dir.exists() or run_dir.is_symlink()):
+    if run_dir is not None and (run_dir.exists() or run_dir.is_symlink()) and not _killed_at_its_start(run_dir):
         raise _already_there(run_dir)
     option, path = ("--runs-dir", runs_dir) if run_dir is None else ("--run-dir", run_dir)
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
@@ -194,6 +227,23 @@ def check_place(run_dir: Path | None, runs_dir: Path) -> None:
             f"cannot make {option} {path}: no permission to write in {there}; give another {option}, or change the "
             "owner or mode"
         )
+
+
+def _killed_at_its_start(path: Path) -> bool:
+    """Whether all that is in the directory `path` are the first files of a run that got no further, and no process
+    holds it. The lock file is the first of them: a folder of somebody else's has none."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    known = {*_BEFORE_CONFIG, *(TEMPORARY + name for name in (*_BEFORE_CONFIG, "config.json"))}
+    if ".lock" not in names or not names <= known:
+        return False
+    with open(path / ".lock", "a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
 
 
 def _already_there(path: Path) -> WrongUse:

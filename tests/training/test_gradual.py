@@ -196,3 +196,25 @@ def test_updates_are_those_of_what_opened_last(tmp_path):
     # 3 steps an epoch; BN begins with epoch 2, that of the lowest stage with epoch 3.
     assert [stages.updates(epochs) for epochs in range(5)] == [0, 0, 3, 3, 6]
     assert [stages.batch_statistics(epoch) for epoch in (1, 2, 3, 4)] == [False, True, True, True]
+
+
+def test_phases_noted_after_the_state_that_a_killed_run_goes_on_from_are_noted_anew(tmp_path):
+    stages, ready = started(tmp_path)
+    first, second, third = stages.stretches()
+    first.enter()
+    state = [np.array(variable) for variable in ready.model.variables]
+    second.enter()
+    third.enter()
+    # Killed here, and resumed from a state of the first phase; the same steps end in other bits.
+    stages, ready = started(tmp_path)
+    for variable, value in zip(ready.model.variables, state, strict=True):
+        variable.assign(value)
+    first, second, third = stages.stretches()
+    first.enter()
+    head = ready.model.get_layer("head.logits").kernel
+    head.assign_add(np.full(head.shape, 1e-6, np.float32))
+    second.enter()
+    kernel = ready.model.get_layer("conv3").kernel
+    kernel.assign_add(np.full(kernel.shape, 1e-6, np.float32))
+    third.enter()
+    assert [(one["first_epoch"], one["moved_though_frozen"]) for one in stages.close()] == [(1, []), (2, []), (3, [])]
