@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_PROGRAM = '''
+_PROGRAM = """
 import json, os, signal, sys, threading, time
 from finetune.cli import main
 from finetune.cli.startup import load_tensorflow
@@ -90,7 +90,7 @@ for line in sys.stdin:
         events = words.read().splitlines()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     print(json.dumps({"code": code, "events": events}), file=answers, flush=True)
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,12 @@ class Killable:
         assert self._answer() == "ready"
 
     def __call__(
-        self, line: str = "", *, fetch: str | None = None, kill: tuple[int, float] | None = None, cwd: Path | None = None
+        self,
+        line: str = "",
+        *,
+        fetch: str | None = None,
+        kill: tuple[int, float] | None = None,
+        cwd: Path | None = None,
     ) -> Ended:
         """`finetune LINE` in `cwd`; `kill` is (which event, ms after it)."""
         asked: dict[str, Any] = {

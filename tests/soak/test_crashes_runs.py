@@ -77,7 +77,9 @@ def content(run: Path) -> dict[str, Any]:
     said["files"] = [name for name in said["files"] if "events.out" not in name]
     for name in ("result.json", "freeze.json", "data.json", "config.json", "load.json"):
         said[name] = without_times(json.loads((run / name).read_text()))
-    said["metrics.jsonl"] = [without_times(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    said["metrics.jsonl"] = [
+        without_times(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
     rows = list(csv.DictReader(io.StringIO((run / "metrics.csv").read_text())))
     said["metrics.csv"] = [{name: value for name, value in row.items() if name not in UNEQUAL} for row in rows]
     with np.load(run / "predictions.npz") as file:
