@@ -1,6 +1,6 @@
 """Options that several commands share, each worded once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,25 +60,38 @@ CHECKPOINT = click.option(
 
 
 class Sectioned(click.Command):
-    """A command of many options, listed under headings. `sections` maps the first option of each section, by its long
-    name, to the heading; those in front of the first are listed under click's own."""
+    """A command of many options, listed under headings: `sections` are the options by heading, each as `click.option`
+    makes it. Options the command has besides are listed with the last."""
 
-    def __init__(self, *args: Any, sections: Mapping[str, str], **settings: Any) -> None:
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[Callable[..., Any]]], **settings: Any) -> None:
+        self._headings = dict[str, str]()
+        parameters = list[click.Parameter]()
+        for heading, made in sections.items():
+            holder = click.command()(_nothing)
+            for option in reversed(made):
+                option(holder)
+            listed = list(reversed(holder.params))
+            self._headings[str(listed[0].name)] = heading
+            parameters += listed
+        settings["params"] = [*parameters, *settings.get("params", ())]
         super().__init__(*args, **settings)
-        self._sections = sections
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click's, section by section."""
         heading, rows = "Options", list[tuple[str, str]]()
         for parameter in self.get_params(ctx):
-            following = next((self._sections[one] for one in parameter.opts if one in self._sections), None)
-            if following is not None or "--help" in parameter.opts:
+            following = "Help" if "--help" in parameter.opts else self._headings.get(str(parameter.name))
+            if following is not None:
                 _write(formatter, heading, rows)
-                heading, rows = following or "Help", []
+                heading, rows = following, []
             record = parameter.get_help_record(ctx)
             if record is not None:
                 rows.append(record)
         _write(formatter, heading, rows)
+
+
+def _nothing() -> None:
+    """Holds options until a command has them."""
 
 
 def _write(formatter: click.HelpFormatter, heading: str, rows: list[tuple[str, str]]) -> None:
