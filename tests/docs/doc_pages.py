@@ -8,9 +8,11 @@ Conventions of a page, which `test_commands_in_docs.py` holds:
 - `<!-- file: NAME -->` on the line above a block: the block is the content of the file NAME, which later blocks use.
 - `<!-- not run: REASON -->` on the line above a block: nobody can run it here (a cluster, hours). Its commands are
   checked all the same, but not run. There are few of them, `test_docs_run.py` counts them.
+- `<!-- slow: REASON -->` on the line above a block: only the slow tests run it.
+- `# exit code 3: WORDS` behind a command: how it ends, and what it prints among other things. Without it, a command ends
+  with 0, and `finetune diagnose-bn` with 0 or 3.
 - Words in capitals stand for what the reader has: RUN (a finished run), DIR, JOBS.toml. `B` is a backbone and its data.
-- A page that starts where another ended, such as in a directory with a run of that name: `stand_ins.py` has the list of what
-  lies in the directory in which a page is run.
+- What a reader has, such as `photos/` or `runs/my-run`, lies in the directory in which a page is run: `stand_ins.py`.
 
 The blocks of a page run in their order, in one directory, so a page can use what it has made.
 """
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md")
 
 _BLOCK = re.compile(r"((?:^[ ]*<!--[^\n]*-->\n)*)^[ ]*```([^\n`]*)\n(.*?)^[ ]*```$", re.MULTILINE | re.DOTALL)
 
@@ -37,6 +39,7 @@ class Block:
     text: str
     not_run: str | None
     file: str | None
+    slow: str | None
 
     @property
     def where(self) -> str:
@@ -67,9 +70,10 @@ def blocks(page: Path) -> list[Block]:
     found = []
     for match in _BLOCK.finditer(text):
         comments, language, content = match.groups()
-        said = dict(re.findall(r"<!--\s*(not run|file):\s*(.*?)\s*-->", comments))
+        said = dict(re.findall(r"<!--\s*(not run|file|slow):\s*(.*?)\s*-->", comments))
         line = text.count("\n", 0, match.start(2)) + 1
-        found.append(Block(page, line, language.strip(), content, said.get("not run"), said.get("file")))
+        marks = (said.get("not run"), said.get("file"), said.get("slow"))
+        found.append(Block(page, line, language.strip(), content, *marks))
     return found
 
 

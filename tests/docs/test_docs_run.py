@@ -1,0 +1,165 @@
+"""What README.md and the pages ask a reader to type is typed: every block but those marked `not run`, in its order.
+
+`doc_pages.py` says what a block is, `stand_ins.py` makes what the reader has, `warm_shell.py` is the shell. Options that
+make a command small are put behind its own (`SMALL`); what is dear is marked `<!-- slow: REASON -->` and left to the
+slow tests, which type the whole of such a page.
+"""
+
+import contextlib
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import stand_ins
+from doc_pages import PAGES, Block, blocks, commands
+from warm_shell import Ran, WarmShell
+
+SMALL = {"run": "--epochs 1 --image-size 32 --batch-size 20", "export": "--images 40"}
+"""Command -> what makes it small; `--examples 60` besides where a run does not say `--few-shot`."""
+
+OF_PAGES = {"quickstart.md": {"run": "--examples 300"}, "freezing.md": {"run": "--epochs 2 --image-size 32"}}
+"""Where other options make it small: the quickstart's network has to learn enough to be ill."""
+
+B = "--backbone resnet_v1_50 --data flowers/"
+
+
+class Shortening:
+    """`finetune` words of a page -> those that are run, and what was added."""
+
+    def __init__(self, page: Path) -> None:
+        self.small = {**SMALL, **OF_PAGES.get(page.name, {})}
+
+    def __call__(self, words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+        real = [part for word in words for part in (B.split() if word == "B" else [word])]
+        added: list[str] = []
+        if real[:1] == ["run"] and "--resume" not in real:
+            added = self.small["run"].split()
+            if not {"--few-shot", "--examples"} & {*real, *added}:
+                added += ["--examples", "60"]
+            elif "--examples" in real:
+                added += ["--examples", "60"]
+        elif real and real[0] == "export":
+            added = self.small["export"].split()
+            if "--assert-accuracy" in real:
+                added += ["--assert-accuracy", "0"]
+        return [*real, *added], added
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    """The stand-ins, and an environment in which `finetune` sees no other ones."""
+    folder = tmp_path_factory.mktemp("docs")
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("FINETUNE_HOME", str(folder / "home"))
+        stack.enter_context(stand_ins.thin_rows())
+        patch.setenv("FINETUNE_MIRROR", stack.enter_context(stand_ins.mirror(folder / "served")))
+        stand_ins.make_home(folder / "home")
+        (folder / "shelf").mkdir()
+        stand_ins.make_shelf(folder / "shelf")
+        yield folder / "shelf"
+
+
+def exit_codes(block: Block) -> dict[tuple[str, ...], tuple[int, str]]:
+    """The commands of which the page says how they end: `# exit code 3: WORDS`, WORDS being in what they print."""
+    found = {}
+    for line in block.typed.replace("\\\n", " ").splitlines():
+        said = re.search(r"^finetune (.*?)\s+# exit code (\d+): (\S+)", line)
+        if said:
+            found[tuple(shlex.split(said[1]))] = (int(said[2]), said[3])
+    return found
+
+
+def wrong(ran: Ran, expected: dict[tuple[str, ...], tuple[int, str]]) -> str | None:
+    """Why a command did not do what its page says; None where it did."""
+    code, words = expected.get(ran.words, (None, ""))
+    line = f"{ran.program} {shlex.join([*ran.words, *ran.added])}"
+    if code is None:
+        fine = (0, 3) if ran.words[:1] == ("diagnose-bn",) else (0,)
+        return None if ran.code in fine else f"{line}: exit code {ran.code}: {(ran.stderr or ran.stdout)[-3000:]}"
+    if ran.code != code:
+        return f"{line}: exit code {ran.code}, the page says {code}: {(ran.stderr or ran.stdout)[-3000:]}"
+    return None if words in ran.stdout + ran.stderr else f"{line}: the page says it prints {words!r}, and it does not"
+
+
+def run_page(page: Path, shelf: Path, folder: Path, *, slow: bool) -> list[Ran]:
+    """Run a page's blocks; with `slow` those too that are marked so."""
+    place = folder / "page"
+    place.mkdir()
+    stand_ins.lay_out(shelf, place)
+    shell = WarmShell(folder / "tools", Shortening(page))
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if not block.runs or (block.slow and not slow):
+            continue
+        if block.file is not None:
+            (place / block.file).write_text(block.text)
+        elif block.language == "python":
+            with contextlib.chdir(place):
+                exec(compile("\n" * block.line + block.text, str(page), "exec"), names)
+        else:
+            before = len(shell.ran)
+            failed = shell.run(block.typed, place)
+            expected = exit_codes(block)
+            problems = [problem for ran in shell.ran[before:] if (problem := wrong(ran, expected))]
+            # Ours have been judged above, by their words.
+            others = [line for line in failed if not re.search(r": (\w+=\S+ )*(finetune|python) ", line)]
+            assert not problems + others, f"{block.where}:\n" + "\n".join(problems + others)
+    return shell.ran
+
+
+def typed(page: Path, *, slow: bool) -> list[list[str]]:
+    """The words after `finetune` of the commands that `run_page` must have run."""
+    left_out = {block.where for block in blocks(page) if block.not_run or (block.slow and not slow)}
+    return [words for where, words in commands(page) if where.rpartition("+")[0] not in left_out]
+
+
+def check_page(page: Path, shelf: Path, folder: Path, *, slow: bool) -> None:
+    ran = [list(one.words) for one in run_page(page, shelf, folder, slow=slow) if one.program == "finetune"]
+    assert ran == typed(page, slow=slow)
+
+
+WITH_BLOCKS = [page for page in PAGES if any(block.runs and not block.slow for block in blocks(page))]
+DEAR = [page for page in PAGES if any(block.runs and block.slow for block in blocks(page))]
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
+def test_the_page_does_what_it_says(page, shelf, tmp_path):
+    check_page(page, shelf, tmp_path, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", DEAR, ids=lambda page: page.name)
+def test_the_dear_page_does_what_it_says(page, shelf, tmp_path):
+    check_page(page, shelf, tmp_path, slow=True)
+
+
+def test_little_is_left_out():
+    every = [command for page in PAGES for command in commands(page)]
+    slow = [words for page in PAGES for words in typed(page, slow=True)]
+    fast = [words for page in PAGES for words in typed(page, slow=False)]
+    print(f"{len(fast)} of {len(every)} commands run by the fast tests, {len(slow)} by the slow ones")
+    assert len(slow) >= 0.9 * len(every)
+    assert len(fast) >= 0.8 * len(every)
+
+
+def test_a_page_that_is_wrong_would_be_found(shelf, tmp_path, monkeypatch):
+    import doc_pages
+
+    monkeypatch.setattr(doc_pages, "ROOT", tmp_path)
+    for number, (text, said) in enumerate(
+        (
+            ("```sh\nfinetune backbones show nosuch\n```\n", "unknown backbone"),
+            ("```sh\nfinetune backbones list # exit code 3: nothing\n```\n", "the page says 3"),
+            ("```sh\nfinetune backbones show nosuch > out.txt || true\n```\n", "unknown backbone"),
+            ("```sh\nls nowhere | cat\n```\n", "exit code 2"),
+            ("```python\nassert 1 == 2\n```\n", ""),
+        )
+    ):
+        page = tmp_path / f"{number}.md"
+        page.write_text(text)
+        (tmp_path / str(number)).mkdir()
+        with pytest.raises(AssertionError, match=said):
+            run_page(page, shelf, tmp_path / str(number), slow=False)
