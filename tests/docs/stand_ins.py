@@ -48,6 +48,9 @@ batch-size = 20
 learning-rate = [0.003, 0.001]
 """
 
+MY_BATCH = "".join(f'[[job]]\nname = "{name}"\nbackbone = "resnet_v1_50"\nseed = {name}\n' for name in (1, 2))
+"""Of a batch whose runs are there."""
+
 
 @contextlib.contextmanager
 def thin_rows() -> Iterator[None]:
@@ -143,6 +146,8 @@ def make_shelf(shelf: Path) -> None:
         _typed(*made, "--run-dir", shelf / "runs" / "big", code=130)
     for name in ("runs/flowers", "runs/my-run", "runs/a", "runs/b", "runs/c", "runs/photos", "my-batch/1", "my-batch/2"):
         shutil.copytree(shelf / "RUN", shelf / name)
+    (shelf / "my-batch.toml").write_text(MY_BATCH)
+    _typed("batch", shelf / "my-batch.toml", "--summary-only", "--json")
 
     shutil.copytree(Path(os.environ["FINETUNE_HOME"]) / "data", shelf / "DIR")
     _keras_model(shelf / "model.keras", task.train)

@@ -11,10 +11,12 @@ import click
 import pytest
 from doc_pages import PAGES, blocks, commands, prose
 
+from finetune.batchnorm.policy import parse_bn_rule
 from finetune.cli import main
 from finetune.cli.run import run as run_command
 from finetune.config import from_mapping
 from finetune.errors import FinetuneError
+from finetune.freezing import parse_freeze_rule
 
 OF_OTHERS = {"--signal", "--logdir", "--backend-store-uri"}
 """Options in the pages that belong to other programs (sbatch, tensorboard, mlflow)."""
@@ -48,7 +50,11 @@ def parsed(words):
             for name, value in given.items()
             if name not in not_settings and value is not None and value != ()
         }
-        from_mapping({}, where="the options", options=settings)
+        chosen = from_mapping({}, where="the options", options=settings)
+        for text in chosen.bn:
+            parse_bn_rule(text)
+        for text in chosen.freeze:
+            parse_freeze_rule(text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -19,8 +19,10 @@ from warm_shell import Ran, WarmShell
 SMALL = {"run": "--epochs 1 --image-size 32 --batch-size 20", "export": "--images 40"}
 """Command -> what makes it small; `--examples 60` besides where a run does not say `--few-shot`."""
 
-OF_PAGES = {"quickstart.md": {"run": "--examples 300"}, "freezing.md": {"run": "--epochs 2 --image-size 32"}}
-"""Where other options make it small: the quickstart's network has to learn enough to be ill."""
+_TWO_EPOCHS = {"run": "--epochs 2 --image-size 32 --batch-size 20"}
+OF_PAGES = {"quickstart.md": {"run": "--examples 300"}, "freezing.md": _TWO_EPOCHS, "settings.md": _TWO_EPOCHS}
+"""Where other options make it small: the quickstart's network has to learn enough to be ill, gradual unfreezing takes
+an epoch more."""
 
 B = "--backbone resnet_v1_50 --data flowers/"
 
@@ -155,7 +157,7 @@ def test_a_page_that_is_wrong_would_be_found(shelf, tmp_path, monkeypatch):
             ("```sh\nfinetune backbones list # exit code 3: nothing\n```\n", "the page says 3"),
             ("```sh\nfinetune backbones show nosuch > out.txt || true\n```\n", "unknown backbone"),
             ("```sh\nls nowhere | cat\n```\n", "exit code 2"),
-            ("```python\nassert 1 == 2\n```\n", ""),
+            ("```python\nassert 1 == 2, 'arithmetic'\n```\n", "arithmetic"),
         )
     ):
         page = tmp_path / f"{number}.md"
