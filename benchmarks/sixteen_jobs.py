@@ -82,7 +82,16 @@ def _batch(home, options, data, rates, decays, seeds, features="on"):
     (home / "jobs.toml").write_text("\n".join(lines) + "\n")
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, "-m", "finetune", "batch", str(home / "jobs.toml"), "--workers", str(options.workers), "--json"],
+        [
+            sys.executable,
+            "-m",
+            "finetune",
+            "batch",
+            str(home / "jobs.toml"),
+            "--workers",
+            str(options.workers),
+            "--json",
+        ],
         env={**os.environ, "FINETUNE_HOME": str(home / "cache")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -109,9 +118,7 @@ def _print(what, result):
 def _check(work, options):
     """Speed without the result does not count."""
     some = (_RATES[: max(options.check // 2, 1)], _DECAYS, _SEEDS[:1])
-    found = {
-        how: _batch(work / f"check-{how}", options, "few", *some, features=how)["jobs"] for how in ("on", "off")
-    }
+    found = {how: _batch(work / f"check-{how}", options, "few", *some, features=how)["jobs"] for how in ("on", "off")}
     for name, job in found["on"].items():
         other = found["off"][name]
         for figure in ("test_accuracy", "test_accuracy_batch_statistics"):

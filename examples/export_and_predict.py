@@ -13,7 +13,9 @@ parser.add_argument("--out", type=Path, default=Path("export"))
 parser.add_argument("--test-images", type=int, help="how many test images each file is scored on; default: all")
 options = parser.parse_args()
 
-written = export(options.run, options.out, forms=["keras", "tflite"], with_preprocessing=True, images=options.test_images)
+written = export(
+    options.run, options.out, forms=["keras", "tflite"], with_preprocessing=True, images=options.test_images
+)
 for file in written.to_json()["exports"]:
     print(file)
 for photo in predict(options.run, options.images, top=3).images:

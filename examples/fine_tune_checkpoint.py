@@ -9,7 +9,9 @@ from finetune.launch import start
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("photos", help="folder with a folder per class")
 parser.add_argument("--backbone", default="resnet_v1_50")
-parser.add_argument("--checkpoint", help="slim V1 or V2 file, training directory or .tar.gz; default: the published one")
+parser.add_argument(
+    "--checkpoint", help="slim V1 or V2 file, training directory or .tar.gz; default: the published one"
+)
 parser.add_argument("--epochs", type=int)
 parser.add_argument("--image-size", type=int)
 parser.add_argument("--run-dir", type=Path, default=Path("runs/photos-top"))

@@ -144,7 +144,16 @@ def make_shelf(shelf: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConsoleDisplay, "step", lambda self, **values: os.kill(os.getpid(), signal.SIGINT))
         _typed(*made, "--run-dir", shelf / "runs" / "big", code=130)
-    for name in ("runs/flowers", "runs/my-run", "runs/a", "runs/b", "runs/c", "runs/photos", "my-batch/1", "my-batch/2"):
+    for name in (
+        "runs/flowers",
+        "runs/my-run",
+        "runs/a",
+        "runs/b",
+        "runs/c",
+        "runs/photos",
+        "my-batch/1",
+        "my-batch/2",
+    ):
         shutil.copytree(shelf / "RUN", shelf / name)
     (shelf / "my-batch.toml").write_text(MY_BATCH)
     _typed("batch", shelf / "my-batch.toml", "--summary-only", "--json")

@@ -6,6 +6,7 @@ slow tests, which type the whole of such a page.
 """
 
 import contextlib
+import dataclasses
 import re
 import shlex
 from collections.abc import Sequence
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import pytest
 import stand_ins
-from doc_pages import PAGES, Block, blocks, commands
+from doc_pages import PAGES, ROOT, Block, blocks, commands
 from warm_shell import Ran, WarmShell
+
+from finetune.batch.jobs import read
+from finetune.launch import start
 
 SMALL = {"run": "--epochs 1 --image-size 32 --batch-size 20", "export": "--images 40"}
 """Command -> what makes it small; `--examples 60` besides where a run does not say `--few-shot`."""
@@ -136,6 +140,52 @@ def test_the_page_does_what_it_says(page, shelf, tmp_path):
 @pytest.mark.parametrize("page", DEAR, ids=lambda page: page.name)
 def test_the_dear_page_does_what_it_says(page, shelf, tmp_path):
     check_page(page, shelf, tmp_path, slow=True)
+
+
+JOB_FILES = sorted((ROOT / "examples").glob("*.toml"))
+
+
+@pytest.mark.parametrize("file", JOB_FILES, ids=lambda file: file.name)
+def test_the_jobs_of_an_example_run(file, shelf, tmp_path, monkeypatch):
+    """The first and the last job of each file, as its process would run it, made small."""
+    monkeypatch.chdir(shelf)
+    jobs = read(file)
+    for job in (jobs[0], jobs[-1]):
+        small = {"epochs": 1, "image_size": 32, "batch_size": 20}
+        small |= {"few_shot": min(job.config.few_shot, 4)} if job.config.few_shot else {"examples": 60}
+        run = start(dataclasses.replace(job.config, **small), run_dir=tmp_path / job.name)
+        assert run.status == "done"
+        frozen = any(stage["training"] == 0 for stage in run.read("freeze.json")["stages"])
+        assert frozen == bool(job.config.preset == "linear-probe" or job.config.freeze_until)
+
+
+def test_every_example_is_in_its_page():
+    text = (ROOT / "examples" / "README.md").read_text()
+    typed_there = "".join(block.typed for block in blocks(ROOT / "examples" / "README.md"))
+    for file in (ROOT / "examples").iterdir():
+        if file.suffix in (".py", ".toml"):
+            assert f"[{file.name}]({file.name})" in text
+            assert f"examples/{file.name}" in typed_there
+
+
+NOT_RUN = {
+    "README.md": ["make "],
+    "choosing-a-decay.md": ["half an hour"],
+    "cluster.md": ["Ray", "Slurm"],
+    "distributed.md": ["two machines", "Slurm"],
+    "reliability.md": ["six minutes"],
+}
+"""All that no test types, by a word of the reason the page gives."""
+
+
+def test_what_is_not_run_is_a_short_list():
+    found = {page.name: [block.not_run for block in blocks(page) if block.not_run is not None] for page in PAGES}
+    found = {name: reasons for name, reasons in found.items() if reasons}
+    assert found.keys() == NOT_RUN.keys()
+    for name, words in NOT_RUN.items():
+        assert len(found[name]) == len(words), found[name]
+        for reason, word in zip(found[name], words, strict=True):
+            assert word in reason
 
 
 def test_little_is_left_out():
