@@ -1,4 +1,4 @@
-"""Sixteen head-only jobs on one frozen backbone against one of them: whole `finetune batch` calls, each on an empty cache.
+"""Sixteen head-only jobs on one frozen backbone against one: whole `finetune batch` calls, each on an empty cache.
 
 The jobs differ in learning rate, weight decay and seed. Wall and CPU seconds are those of the command and of all its
 processes. Then `--check` of the jobs run with and without cached features on fewer images: they must answer the same.
@@ -93,8 +93,7 @@ def _batch(home, options, data, rates, decays, seeds, features="on"):
             "--json",
         ],
         env={**os.environ, "FINETUNE_HOME": str(home / "cache")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )

@@ -9,8 +9,8 @@ Conventions of a page, which `test_commands_in_docs.py` holds:
 - `<!-- not run: REASON -->` on the line above a block: nobody can run it here (a cluster, hours). Its commands are
   checked all the same, but not run. There are few of them, `test_docs_run.py` counts them.
 - `<!-- slow: REASON -->` on the line above a block: only the slow tests run it.
-- `# exit code 3: WORDS` behind a command: how it ends, and what it prints among other things. Without it, a command ends
-  with 0, and `finetune diagnose-bn` with 0 or 3.
+- `# exit code 3: WORD` behind a command: how it ends, and what it prints among other things. Without it, a command
+  ends with 0, and `finetune diagnose-bn` with 0 or 3.
 - Words in capitals stand for what the reader has: RUN (a finished run), DIR, JOBS.toml. `B` is a backbone and its data.
 - What a reader has, such as `photos/` or `runs/my-run`, lies in the directory in which a page is run: `stand_ins.py`.
 
@@ -47,7 +47,7 @@ class Block:
 
     @property
     def typed(self) -> str:
-        """What of it goes to a shell: all of `sh`, what follows `$ ` in others (and lines that a backslash continues)."""
+        """What of it goes to a shell: all of `sh`, in others what follows `$ ` (and lines a backslash continues)."""
         if self.file is not None or self.language not in ("sh", "console", ""):
             return ""
         if self.language == "sh":
@@ -78,7 +78,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """(where, words after `finetune`) of every command of a page: without comments, redirections, what it is piped to."""
+    """(where, words after `finetune`) of every command of a page, without comments, redirections and pipes."""
     for block in blocks(page):
         for offset, line in enumerate(_joined(block.typed)):
             for part in re.split(r"(?:^|\s)(?:srun|&&|\|\||\||;)\s", line):

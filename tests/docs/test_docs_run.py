@@ -1,7 +1,7 @@
 """What README.md and the pages ask a reader to type is typed: every block but those marked `not run`, in its order.
 
-`doc_pages.py` says what a block is, `stand_ins.py` makes what the reader has, `warm_shell.py` is the shell. Options that
-make a command small are put behind its own (`SMALL`); what is dear is marked `<!-- slow: REASON -->` and left to the
+`doc_pages.py` says what a block is, `stand_ins.py` makes what the reader has, `warm_shell.py` is the shell. Options
+that make a command small are put behind its own (`SMALL`); what is dear is marked `<!-- slow: REASON -->` and left to the
 slow tests, which type the whole of such a page.
 """
 
@@ -42,9 +42,7 @@ class Shortening:
         added: list[str] = []
         if real[:1] == ["run"] and "--resume" not in real:
             added = self.small["run"].split()
-            if not {"--few-shot", "--examples"} & {*real, *added}:
-                added += ["--examples", "60"]
-            elif "--examples" in real:
+            if "--examples" in real or not {"--few-shot", "--examples"} & {*real, *added}:
                 added += ["--examples", "60"]
         elif real and real[0] == "export":
             added = self.small["export"].split()
