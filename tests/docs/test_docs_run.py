@@ -1,8 +1,8 @@
 """What README.md and the pages ask a reader to type is typed: every block but those marked `not run`, in its order.
 
 `doc_pages.py` says what a block is, `stand_ins.py` makes what the reader has, `warm_shell.py` is the shell. Options
-that make a command small are put behind its own (`SMALL`); what is dear is marked `<!-- slow: REASON -->` and left to the
-slow tests, which type the whole of such a page.
+that make a command small are put behind its own (`SMALL`); what is dear is marked `<!-- slow: REASON -->`
+and left to the slow tests, which type the whole of such a page.
 """
 
 import contextlib
@@ -44,6 +44,8 @@ class Shortening:
             added = self.small["run"].split()
             if "--examples" in real or not {"--few-shot", "--examples"} & {*real, *added}:
                 added += ["--examples", "60"]
+            else:
+                added += ["--validation", "0"]
         elif real and real[0] == "export":
             added = self.small["export"].split()
             if "--assert-accuracy" in real:
@@ -129,13 +131,13 @@ WITH_BLOCKS = [page for page in PAGES if any(block.runs and not block.slow for b
 DEAR = [page for page in PAGES if any(block.runs and block.slow for block in blocks(page))]
 
 
-@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_page_does_what_it_says(page, shelf, tmp_path):
     check_page(page, shelf, tmp_path, slow=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", DEAR, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", DEAR, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_dear_page_does_what_it_says(page, shelf, tmp_path):
     check_page(page, shelf, tmp_path, slow=True)
 
@@ -171,7 +173,7 @@ NOT_RUN = {
     "choosing-a-decay.md": ["half an hour"],
     "cluster.md": ["Ray", "Slurm"],
     "distributed.md": ["two machines", "Slurm"],
-    "reliability.md": ["six minutes"],
+    "reliability.md": ["tests themselves", "tests themselves"],
 }
 """All that no test types, by a word of the reason the page gives."""
 
