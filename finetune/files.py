@@ -15,7 +15,6 @@ import numpy as np
 
 from finetune.errors import FinetuneError
 
-
 TEMPORARY = ".tmp."
 """What the name of a file begins with that is being written."""
 

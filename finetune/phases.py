@@ -67,8 +67,8 @@ class Phases:
         model, phases = self._prepared.model, self._prepared.phases
         kept = self._kept() if len(phases) > 1 else []
         if len(kept) > number:
-            # A killed run goes on from a state before what it had noted last: steps done again, without --deterministic,
-            # end in other bits, and phases entered again begin with those.
+            # A killed run goes on from a state before what it had noted last: steps done again, without
+            # --deterministic, end in other bits, and phases entered again begin with those.
             kept = kept[: number + 1]
             kept[number].pop("proof", None)
             self._keep(kept)

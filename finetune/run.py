@@ -79,7 +79,7 @@ def resume(path: Path, *, display: Display | None = None, distribution: Distribu
         return _finished(run, display, on)
     with run.locked():
         run.remove_leftovers()
-        if run.status == "done":  # by who held it until now
+        if RunDir.open(path).status == "done":  # by who held it until now
             return _finished(run, display, on)
         where = run.path / "config.json"
         config = configs.from_mapping(configs.read_file(where), where=str(where))

@@ -5,7 +5,6 @@ with torch 2.13.0 and numpy, and give its interpreter.
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 

@@ -38,9 +38,11 @@ def main(name, images, size, mode, weights=None):
             layer.trainable = layer.name.startswith("conv5")
     inputs = keras.Input((size, size, 3))
     features = base(preprocess(inputs), training=False) if mode != "all" else base(preprocess(inputs))
-    model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(features)))
+    # Every contender's head starts from zeros, as ours does: then their losses can be compared.
+    head = keras.layers.Dense(10, kernel_initializer="zeros")
+    model = keras.Model(inputs, head(keras.layers.GlobalAveragePooling2D()(features)))
     model.compile(
-        keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True),
+        keras.optimizers.SGD(1e-2, momentum=0.9, nesterov=True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

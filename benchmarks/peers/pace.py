@@ -1,6 +1,7 @@
 """How a contender is told to train and says how long it took: JSON lines over standard input and output.
 
-`{"steps": N}` trains N steps and is answered by `{"seconds": S, "losses": [...]}`; the end of the input ends the process.
+`{"steps": N}` trains N steps and is answered by `{"seconds": S, "losses": [...]}`; the end of the input ends the
+process.
 Only the standard library is imported: every contender has an environment of its own.
 """
 

@@ -55,7 +55,8 @@ def judged(row):
         reached = row["peak_gflops"] and its["finetune"]["median"] * row["gflop_an_image"] / row["peak_gflops"]
         return (
             f"best peer: {best}; ours is {peers[best]:.2f} x it, goal {row['goal']:g}; "
-            f"{row['gflop_an_image']:g} GFLOP an image, {reached:.0%} of the matrix product's {row['peak_gflops']:g} GFLOP/s"
+            f"{row['gflop_an_image']:g} GFLOP an image, {reached:.0%} of the matrix product's {row['peak_gflops']:g} "
+            "GFLOP/s"
         )
     if "goals" in row:
         keras = its.get("Keras, as it comes", {}).get("ours_over_it")
@@ -76,8 +77,8 @@ def markdown(found):
     lines = [
         "# Results",
         "",
-        "Written by `python -m benchmarks.peers`; `results.json` has every round. All contenders of a row run in turn on",
-        "the same images; a ratio is the median over the rounds. Read ratios: such machines are noisy.",
+        "Written by `python -m benchmarks.peers`; `results.json` has every round. All contenders of a row run in turn",
+        "on the same images; a ratio is the median over the rounds. Read ratios: such machines are noisy.",
         "",
         f"{machine.get('date')}, {machine.get('processor')}, {machine.get('cores')} cores "
         f"({', '.join(machine.get('instructions', []))}), {versions}.",

@@ -26,7 +26,7 @@ def full(row, work, torch_python, *, size=None):
     band = 0.05 if shared else 0.25
     settings = {
         "backbone": backbone, "data": images, "image-size": int(side), "batch-size": 32, "epochs": 100000,
-        "validation": 0.0, "augment": "none", "optimizer": "sgd", "learning-rate": 1e-3, "schedule": "constant",
+        "validation": 0.0, "augment": "none", "optimizer": "sgd", "learning-rate": 1e-2, "schedule": "constant",
         "weight-decay": 0.0, "bn-decay": 0.99, "recalibrate-at-end": False,
         **({"checkpoint": weights[0]} if shared else {"from-scratch": True}),
     }  # fmt: skip

@@ -38,7 +38,9 @@ def main(name, images, size):
     with np.load(images) as file:
         x, y = file["x_train"], file["y_train"]
     data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=0).repeat().batch(32)
-    data = data.map(lambda image, label: (tf.image.resize(image, (size, size)) / 127.5 - 1, label)).prefetch(2)
+    data = data.map(
+        lambda image, label: (tf.image.resize(tf.cast(image, tf.float32), (size, size)) / 127.5 - 1, label)
+    ).prefetch(2)
     image, label = tf.data.make_one_shot_iterator(data).get_next()
     image.set_shape([32, size, size, 3])
     options = {"create_aux_logits": False} if name == "inception_v3" else {}
@@ -48,7 +50,7 @@ def main(name, images, size):
         logits, _ = network(image, num_classes=10, is_training=True, **options)
     logits = tf.reshape(logits, [-1, 10])
     loss = tf.losses.sparse_softmax_cross_entropy(label, logits)
-    optimizer = tf.train.MomentumOptimizer(1e-3, 0.9, use_nesterov=True)
+    optimizer = tf.train.MomentumOptimizer(1e-2, 0.9, use_nesterov=True)
     train = slim.learning.create_train_op(loss, optimizer)
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())

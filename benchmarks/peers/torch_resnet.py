@@ -1,4 +1,4 @@
-"""A plain ResNet in PyTorch, with the topology of keras.applications: strides in the first 1x1, biases, epsilon 1.001e-5.
+"""A plain ResNet in PyTorch, as keras.applications has it: strides in the first 1x1, biases, epsilon 1.001e-5.
 
 `python torch_resnet.py DEPTH IMAGES.npz SIZE HOW MODE [WEIGHTS.npz]`: HOW is `eager`, `channels-last` or `compile`
 (channels-last too); MODE is `all`, `head` or `stage`. WEIGHTS are those of Keras by layer and variable.
@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  its usual name
 from pace import Pace
 from torch import nn
 
@@ -46,6 +46,8 @@ class ResNet(nn.Module):
                 channels = 4 * width
             self.stages.append(nn.Sequential(*blocks))
         self.head = nn.Linear(channels, 10)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
     def below(self, x, stages=4):
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
@@ -107,7 +109,7 @@ def main(depth, images, size, how, mode, weights=None):
     if how == "compile":
         forward = torch.compile(forward)
     rates = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(rates, lr=1e-3, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(rates, lr=1e-2, momentum=0.9, nesterov=True)
     mean = torch.tensor([123.68, 116.779, 103.939]).view(1, 3, 1, 1)
     pace.ready()
     generator = np.random.default_rng(0)
