@@ -37,6 +37,7 @@ class RunConfig:
     test: float = 0.2
     validation: float = 0.05
     skip_bad_images: bool = False
+    allow_overlap: bool = False
     image_size: int | None = None
     preprocess: str | None = None
     augment: Augment | None = None

@@ -1,5 +1,6 @@
 """Everything a run needs in memory before its first step, checked as early as it can be."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,12 +17,12 @@ from finetune.batchnorm.policy import Rule, parse_bn_rule
 from finetune.batchnorm.surgery import bn_layers
 from finetune.classifier import attach_head
 from finetune.config import RunConfig
-from finetune.data import sources
+from finetune.data import overlap, sources
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.distribution.strategy import ALONE, Distribution
-from finetune.errors import WrongUse
+from finetune.errors import FinetuneError, WrongUse
 from finetune.progress import Display
 from finetune.training import advice, defaults
 from finetune.unfreezing import Phase
@@ -115,6 +116,7 @@ def prepare(
     dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
     if check_data is not None:
         check_data(dataset)
+    dataset = _without_overlap(dataset, config)
     if config.patience is not None and dataset.validation is None:
         raise WrongUse(
             f"--patience {config.patience} waits for a better validation accuracy, and no validation images are held "
@@ -197,6 +199,20 @@ def prepare(
     ):
         display.warn(concern)
     return Prepared(config, dataset, backbone, model, phases)
+
+
+def _without_overlap(dataset: Dataset, config: RunConfig) -> Dataset:
+    """`dataset` itself where no test image is a training image, with a remark where the user says that it may be, or a
+    published data set has it so, whose figures are compared with others'. FinetuneError otherwise."""
+    found = overlap.find(dataset)
+    if found is None:
+        return dataset
+    if config.allow_overlap or not os.path.isabs(config.data):
+        return replace(dataset, remarks=(*dataset.remarks, f"{found}; the test accuracy counts them"))
+    raise FinetuneError(
+        f"{found}: an accuracy on images that were trained on says nothing; take them out of one of the two, or give "
+        "--allow-overlap to run all the same"
+    )
 
 
 def apply_plan(model: keras.Model, plan: freezing.FreezePlan, config: RunConfig, *, updates: int) -> None:

@@ -69,6 +69,7 @@ TAKES: dict[str, Takes] = {
     "test": _number(1e-6, 0.999),
     "validation": _fraction(),
     "skip_bad_images": _FLAG,
+    "allow_overlap": _FLAG,
     "image_size": _whole(1),
     "preprocess": _text("the name of a preprocessing, such as inception"),
     "augment": _choice(*get_args(Augment)),

@@ -38,6 +38,9 @@ SECTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
             "--validation", type=float, metavar="F", help="Share of training images held out.  [default: 0.05]"
         ),
         click.option("--skip-bad-images", is_flag=True, default=None, help="Leave damaged images out, and say which."),
+        click.option(
+            "--allow-overlap", is_flag=True, default=None, help="Run although test images are training images as well."
+        ),
     ),
     "Images": (
         click.option(

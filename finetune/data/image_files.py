@@ -68,6 +68,14 @@ class ImageFiles:
         """The file's size."""
         return self.paths[number].stat().st_size
 
+    def picture(self, number: int) -> bytes:
+        """The file's bytes."""
+        return self.content(number)
+
+    def picture_size(self, number: int) -> int | None:
+        """The file's size."""
+        return self.bytes_of(number)
+
 
 @dataclass(frozen=True, eq=False)
 class Named:

@@ -38,6 +38,12 @@ class Photos(Protocol):
     def bytes_of(self, number: int) -> int:
         """How many these are, without reading them."""
 
+    def picture(self, number: int) -> bytes:
+        """The encoded image alone, without what is stored with it."""
+
+    def picture_size(self, number: int) -> int | None:
+        """How many bytes that is; None where only reading tells."""
+
 
 @dataclass(frozen=True, eq=False)
 class LazyImages:

@@ -8,13 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.config import RunConfig
+from finetune.config import DEFAULTS, RunConfig
 from finetune.errors import FinetuneError
 from finetune.files import read_arrays, write_arrays
 
 _NOTES = "notes"
 _ADVICE = "delete it, and the run can be resumed from its first epoch"
-_MAY_CHANGE = ("data_dir", "checkpoint", "cache_features", "cache_budget", "distribute", "tracker")
+_MAY_CHANGE = ("data_dir", "allow_overlap", "checkpoint", "cache_features", "cache_budget", "distribute", "tracker")
 """Settings a resumed run need not share with the one that was interrupted: where files lie now, whether features are
 kept on the disk, on what it runs, and who else is told."""
 
@@ -45,10 +45,12 @@ class State:
     def check_settings(self, config: RunConfig) -> None:
         """FinetuneError where `config` is not the one the interrupted run had: resuming would be neither run."""
         for name, value in json.loads(json.dumps(config.to_json())).items():
-            if name not in _MAY_CHANGE and value != self.settings.get(name):
+            # A setting younger than the state had its default, whatever the file says.
+            then = self.settings.get(name, json.loads(json.dumps(DEFAULTS.get(name))))
+            if name not in _MAY_CHANGE and value != then:
                 raise FinetuneError(
-                    f"'{name}' is {value!r} in config.json, but the run was interrupted with "
-                    f"{self.settings.get(name)!r}: put it back, or start a new run with 'finetune run --config'"
+                    f"'{name}' is {value!r} in config.json, but the run was interrupted with {then!r}: put it back, or "
+                    "start a new run with 'finetune run --config'"
                 )
 
 

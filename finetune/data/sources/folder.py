@@ -101,6 +101,14 @@ class _Paths:
         """The file's size."""
         return os.stat(self._path(number)).st_size
 
+    def picture(self, number: int) -> bytes:
+        """The file's bytes."""
+        return self.content(number)
+
+    def picture_size(self, number: int) -> int | None:
+        """The file's size."""
+        return self.bytes_of(number)
+
     def _relative(self, number: int) -> str:
         return os.fsdecode(bytes(self._text[self._ends[number] : self._ends[number + 1]]))
 

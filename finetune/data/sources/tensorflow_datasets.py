@@ -146,6 +146,14 @@ class _Sources:
         """Its length."""
         return len(self.content(number))
 
+    def picture(self, number: int) -> bytes:
+        """The same as `content`."""
+        return self.content(number)
+
+    def picture_size(self, number: int) -> int | None:
+        """None: it takes reading."""
+        return None
+
 
 def _sourced(
     builder: Any, splits: list[str], image: str, label: str

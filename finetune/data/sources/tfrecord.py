@@ -137,6 +137,18 @@ class Records:
         """The record's length."""
         return int(self._end[number] - self._begin[number])
 
+    def picture(self, number: int) -> bytes:
+        """The image in the record, whatever its label, file name and other features."""
+        record, place = self.content(number), self.place(number)
+        with decoding.naming(place):
+            found = wire.features(record, (0, len(record)))
+            begin, end = wire.first_bytes(record, found[self._keys.image]) or (0, 0)
+            return record[begin:end]
+
+    def picture_size(self, number: int) -> int | None:
+        """None: the index knows the record's length only."""
+        return None
+
 
 def index(
     files: Mapping[str, list[Path]], keys: Keys, progress: Progress | None
