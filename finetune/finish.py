@@ -126,8 +126,8 @@ def refuse_broken_plan(run: RunDir) -> None:
         else f"none of the {proved['moving_variables']} variables that should move did"
     )
     raise FinetuneError(
-        f"{run}: the freeze plan was not kept: {what}; do not use its model: see 'proof' in {run.path / 'result.json'}, and "
-        "report this as a defect"
+        f"{run}: the freeze plan was not kept: {what}; do not use its model: see 'proof' in "
+        f"{run.path / 'result.json'}, and report this as a defect"
     )
 
 

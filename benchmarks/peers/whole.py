@@ -38,8 +38,8 @@ def _plan(name, images, work, options, side):
     weights = initial_weights("resnet50", side, work)
     seconds, accuracy = _run(images, weights, side, plan, epochs, work / f"home-{name}", work / f"run-{name}")
     contenders = {"finetune, whole command": {"seconds": seconds, "test_accuracy": accuracy}}
-    peers = [Contender("Keras, as it comes", ("keras_recipe.py", "resnet50", str(images), str(side), mode, str(weights)),
-                       {"TF_ENABLE_ONEDNN_OPTS": None})]  # fmt: skip
+    recipe = ("keras_recipe.py", "resnet50", str(images), str(side), mode, str(weights))
+    peers = [Contender("Keras, as it comes", recipe, {"TF_ENABLE_ONEDNN_OPTS": None})]
     if options.torch_python:
         start = str(weights).replace(".weights.h5", ".npz")
         peers += [

@@ -1,7 +1,7 @@
 """Commands of `finetune` in processes that are killed (SIGKILL) at a chosen moment.
 
-One process imports everything once and forks a child for each command, which takes 10 ms in place of 6 s. A moment is the
-n-th time the child is about to open a file for writing, rename, remove or make one below the watched folders
+One process imports everything once and forks a child for each command, which takes 10 ms in place of 6 s. A moment is
+the n-th time the child is about to open a file for writing, rename, remove or make one below the watched folders
 (`sys.addaudithook`), and so many milliseconds after it: that reaches each single file, before it is there, in the
 midst of it, and before it gets its name.
 """
