@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-all soak check docs structures constraints clean
+.PHONY: help demo test test-all soak bench check docs structures constraints clean
 
 help:  ## Show the goals.
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,6 +31,16 @@ test-all: $(INSTALLED)  ## Full-size networks as well.
 soak: $(INSTALLED)  ## Thousands of hostile files and hundreds of killed runs: docs/reliability.md.
 	$(BIN)/python -m pytest -m soak tests/soak
 
+# PyTorch is a contender, not a dependency: it has an environment of its own, 1 GB of it.
+TORCH := .venv-torch
+$(TORCH)/.installed:
+	test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
+	touch $@
+
+bench: $(INSTALLED) $(TORCH)/.installed  ## Us, Keras's recipe, tf_slim and PyTorch in turn: benchmarks/RESULTS.md.
+	$(BIN)/python -m benchmarks.peers --torch-python $(TORCH)/bin/python $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(BENCH)
+
 check: $(INSTALLED)  ## Format, lint, type-check and test: the one command before a commit.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -50,4 +60,4 @@ constraints: $(INSTALLED)  ## Write constraints.txt from what is installed.
 	mv constraints.txt.tmp constraints.txt
 
 clean:  ## Remove the environment and what was generated.
-	rm -rf $(VENV) build dist *.egg-info demo-runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(TORCH) build dist *.egg-info demo-runs .pytest_cache .mypy_cache .ruff_cache

@@ -61,21 +61,22 @@ class Worker:
         return answer["seconds"], answer["losses"]
 
     def end(self):
-        self._process.stdin.close()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with self._process, self._words:
+            self._process.stdin.close()
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
 
     def _answer(self):
         line = self._process.stdout.readline()
-        if not line:
+        if line:
+            return json.loads(line)
+        with self._process, self._words:
             self._process.wait()
             self._words.seek(0)
             said = self._words.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise Failed(said[-1][:300])
-        return json.loads(line)
+        raise Failed(said[-1][:300])
 
 
 def race(contenders, *, rounds, steps, batch, warm=20):
