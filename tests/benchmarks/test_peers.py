@@ -1,8 +1,9 @@
-"""The race of `make bench`: who may run, what is counted, what is printed. The contenders here only pretend to train."""
+"""The race of `make bench`: who may run, what is counted and printed. The contenders here only pretend to train."""
 
 import sys
 
 import pytest
+
 from benchmarks.peers import results
 from benchmarks.peers.conductor import Contender, race
 
@@ -48,7 +49,8 @@ def test_ratios_are_taken_round_by_round_and_another_loss_does_not_count(contend
     )
     assert len(found["slow"]["images_per_second"]) == 3
     assert 1.5 < found["slow"]["ours_over_it"] < 6
-    assert "loss" in found["untrained"]["failed"] and "images_per_second" not in found["untrained"]
+    assert "loss" in found["untrained"]["failed"]
+    assert "images_per_second" not in found["untrained"]
     assert "could not convert string to float" in found["broken"]["failed"]
 
 
@@ -70,7 +72,8 @@ def test_the_page_says_what_failed_and_how_far_the_machine_is(tmp_path):
     found = {"machine": {"date": "2026-11-23"}, "rows": {"resnet50": row}}
     results.write(found, tmp_path / "results.json", tmp_path / "RESULTS.md")
     page = (tmp_path / "RESULTS.md").read_text()
-    assert "| PyTorch | failed: no module named torch |" in page and "| Keras | 40.00 | 1.500 | 2.000 |" in page
+    assert "| PyTorch | failed: no module named torch |" in page
+    assert "| Keras | 40.00 | 1.500 | 2.000 |" in page
     assert results.read(tmp_path / "results.json") == found
     faster = {**found, "rows": {"resnet50": {**row, "contenders": {"finetune": {"median": 90.0}}}}}
     assert "resnet50, finetune: 1.50 x" in results.comparison(found, faster)
