@@ -27,10 +27,10 @@ class Overlap:
 
     def __str__(self) -> str:
         one, twin = self.example
-        are = "image is" if self.found == 1 else "images are"
+        are = "is" if self.found == 1 else "are"
         return (
-            f"{self.found:,} of {self.looked_up:,} test {are} among the training images too, such as {one}, which is "
-            f"{twin}"
+            f"{self.found:,} of {self.looked_up:,} test images {are} among the training images too, such as {one}, "
+            f"which is {twin}"
         )
 
 

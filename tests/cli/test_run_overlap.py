@@ -24,7 +24,7 @@ def test_refused_before_anything_is_written(data, tmp_path):
     assert result.exit_code == 1
     text = " ".join(result.output.split())
     assert (
-        "1 of 10 test image is among the training images too, such as test image 3, which is training image 8" in text
+        "1 of 10 test images is among the training images too, such as test image 3, which is training image 8" in text
     )
     assert "--allow-overlap" in text
     assert "Traceback" not in text
