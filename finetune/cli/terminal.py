@@ -24,8 +24,13 @@ class Neutral:
         self._stream = stream
         self.rich_proxied_file = stream
 
-    def write(self, text: str) -> int:
-        """As a stream's."""
+    def write(self, text: str | bytes) -> int:
+        """As a stream's. click writes a completion as bytes; none at all is its question whether this is a binary
+        stream, which it is not."""
+        if isinstance(text, bytes):
+            if not text:
+                raise TypeError("write() argument must be str, not bytes")
+            text = text.decode(errors="replace")
         return self._stream.write(neutral(text))
 
     def writelines(self, lines: Iterable[str]) -> None:

@@ -124,7 +124,10 @@ def preprocessing(room: Room, test: Pass, train: Pass, *, reach: float) -> Prepr
         for one in trials
     ]
     check = PreprocessingCheck(own.name, max(one.examples for one in trials), tuple(trials))
-    if best is None or most < _PROMISING:
+    fits = {one.name: max(one.mean_shift, one.log_variance_ratio / 2) for one in trials}
+    # A weak model's accuracy on few images tells little; pixels on another scale show in the first layer all the same.
+    shown = best is not None and fits[own.name] > thresholds.MISFED and fits[best.name] < thresholds.FED
+    if best is None or not (most >= _PROMISING or shown):
         return check
     won = tried[best.name].evaluation.accuracy - tried[own.name].evaluation.accuracy
     if won < thresholds.REPAIRED * reach / 2 and not room.thorough:

@@ -97,7 +97,7 @@ def test_a_saved_model_without_its_data_or_with_a_damaged_one(tmp_path: Path) ->
     data = tmp_path / "m/variables/variables.data-00000-of-00001"
     content = data.read_bytes()
     data.write_bytes(content[:10])
-    with pytest.raises(CheckpointError, match="damaged or was cut off"):
+    with pytest.raises(CheckpointError, match="a tensor lies beyond the end of its shard: that is cut off"):
         open_checkpoint(tmp_path / "m")
     data.unlink()
     with pytest.raises(CheckpointError, match=r"data-00000-of-00001 missing beside variables\.index"):
