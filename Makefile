@@ -5,15 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-all soak bench check docs structures constraints clean
+.PHONY: help demo test test-all soak bench lint check docs structures constraints clean
 
 help:  ## Show the goals.
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-$(INSTALLED): pyproject.toml constraints.txt
+# Nothing unhashed comes in, not even what builds: requirements.txt is wheels alone and brings the pinned setuptools,
+# with which the one source distribution of constraints.txt is built.
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
+
+$(INSTALLED): pyproject.toml requirements.txt constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 found: install one, or give PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(PIP) install --require-hashes --only-binary :all: --requirement requirements.txt
+	$(PIP) install --require-hashes --no-build-isolation --requirement constraints.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: $(INSTALLED)  ## Transfer, diagnose and repair on generated images, offline, about two minutes.
@@ -41,6 +47,11 @@ $(TORCH)/.installed:
 bench: $(INSTALLED) $(TORCH)/.installed  ## Us, Keras's recipe, tf_slim and PyTorch in turn: benchmarks/RESULTS.md.
 	$(BIN)/python -m benchmarks.peers --torch-python $(TORCH)/bin/python $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(BENCH)
 
+lint: $(INSTALLED)  ## What CI asks of every line: format, lint, strict types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
 check: $(INSTALLED)  ## Format, lint, type-check and test: the one command before a commit.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -54,10 +65,13 @@ docs: $(INSTALLED)  ## Write docs/backbones.md from the catalogue.
 structures: $(INSTALLED)  ## Write checkpoints/structures.json.gz from the networks of the catalogue, five minutes.
 	$(BIN)/python -m finetune.backbone.structures
 
-constraints: $(INSTALLED)  ## Write constraints.txt from what is installed.
-	{ echo "# Exact versions for Python 3.11, 3.12 and 3.13. 'make constraints' writes this file anew."; \
-	$(BIN)/pip freeze --all --exclude-editable --exclude pip | sort -f; } > constraints.txt.tmp
-	mv constraints.txt.tmp constraints.txt
+# For every Python and system that pyproject.toml allows, with the hashes of all files of a version. What is pinned stays
+# pinned; UPGRADE=--upgrade takes the newest of all, UPGRADE='--upgrade-package keras' of one.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make constraints'
+
+constraints: $(INSTALLED)  ## Write constraints.txt and requirements.txt from pyproject.toml.
+	$(LOCK) pyproject.toml --all-extras $(UPGRADE) --output-file constraints.txt
+	$(LOCK) pyproject.toml --constraint constraints.txt --upgrade --output-file requirements.txt
 
 clean:  ## Remove the environment and what was generated.
 	rm -rf $(VENV) $(TORCH) build dist *.egg-info demo-runs .pytest_cache .mypy_cache .ruff_cache
