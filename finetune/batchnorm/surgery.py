@@ -1,5 +1,6 @@
 """Put our BatchNorm into any functional Keras model, and take it out again."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -37,7 +38,7 @@ def adopt(
             {**config, "unbiased": unbiased, "renormalise": renorm, "zero_debias": zero_debias}
         )
 
-    return copy_weights(model, keras.models.clone_model(model, clone_function=swap))
+    return _copy(model, swap)
 
 
 def to_stock(model: keras.Model) -> keras.Model:
@@ -56,7 +57,29 @@ def to_stock(model: keras.Model) -> keras.Model:
             return layer.__class__.from_config(config)
         return keras.layers.BatchNormalization.from_config({k: v for k, v in config.items() if k not in _OURS})
 
-    return copy_weights(model, keras.models.clone_model(model, clone_function=swap))
+    return _copy(model, swap)
+
+
+def _copy(model: keras.Model, swap: Callable[[keras.layers.Layer], keras.layers.Layer]) -> keras.Model:
+    """`model` with every layer put through `swap`, and its weights.
+
+    Drawing millions of random first values, to overwrite them, would take most of the time: layers begin with zeros.
+    """
+    drawn: list[tuple[Any, str, Any]] = []
+
+    def blank(layer: keras.layers.Layer) -> keras.layers.Layer:
+        made = swap(layer)
+        if made is not layer and not isinstance(made, keras.layers.BatchNormalization):
+            for name, value in list(vars(made).items()):
+                if isinstance(value, keras.initializers.Initializer):
+                    drawn.append((made, name, value))
+                    setattr(made, name, keras.initializers.Zeros())
+        return made
+
+    copy = copy_weights(model, keras.models.clone_model(model, clone_function=blank))
+    for layer, name, value in drawn:
+        setattr(layer, name, value)
+    return copy
 
 
 def parts(model: keras.Model) -> list[Any]:
