@@ -11,8 +11,16 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-# How many threads a process may use where several share a machine. TensorFlow would take every core for each of them;
-# OpenMP and OpenBLAS, which NumPy uses, likewise. What is already set wins.
-if os.environ.get("FINETUNE_THREADS", "").isdigit():
-    for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(_name, os.environ["FINETUNE_THREADS"])
+
+def limit_threads() -> None:
+    """Have libraries, those not loaded yet, use FINETUNE_THREADS threads, where several processes share a machine.
+
+    TensorFlow would take every core for each of them; OpenMP and OpenBLAS, which NumPy uses, likewise. What is already
+    set wins.
+    """
+    if os.environ.get("FINETUNE_THREADS", "").isdigit():
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ.setdefault(name, os.environ["FINETUNE_THREADS"])
+
+
+limit_threads()

@@ -1,15 +1,10 @@
 """A job's process: `python -m finetune ...`, its output in a log, its life tied to whoever started it."""
 
-import multiprocessing
 import os
-import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,11 +16,15 @@ LIFELINE = "FINETUNE_LIFELINE"
 
 @dataclass(frozen=True)
 class Launch:
-    """A process to start: the arguments of `finetune`, the log its output is added to, variables on top of ours."""
+    """A process to start: the arguments of `finetune`, the log its output is added to, variables on top of ours.
+
+    alone: nothing else will run on this machine beside it.
+    """
 
     arguments: tuple[str, ...]
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
+    alone: bool = False
 
     @property
     def command(self) -> list[str]:
@@ -148,101 +147,3 @@ class Process:
     def _how(self, code: int | None) -> Ended:
         before, now = self._oom_kills, memory.oom_kill_count()
         return Ended(code, oom_kills=None if before is None or now is None else now - before)
-
-
-class Forked(Process):
-    """The same, forked by `multiprocessing` from a process that has imported TensorFlow already (`warm`): seconds less
-    for each job."""
-
-    _LOST = 255
-    """What `multiprocessing` says where the process that forks has died; `finetune` never ends with it."""
-
-    def _started(self, launch: Launch, lifeline: int) -> Any:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["finetune.batch.warm"])
-        environment = {**os.environ, **launch.environment}
-        # daemon: if this process ends in disorder, the child is told to stop, and not waited for.
-        child = context.Process(target=_job, args=(launch, environment, DupFd(lifeline)), daemon=True)
-        # Libraries read how many threads they may have when they are loaded, which is before the fork.
-        with _environment(environment):
-            child.start()
-        return child
-
-    def wait(self) -> Ended:
-        """Wait for its end."""
-        self._child.join()
-        return self._ended()
-
-    def _poll(self) -> int | None:
-        code: int | None = self._child.exitcode
-        return code
-
-    def _how(self, code: int | None) -> Ended:
-        if code != self._LOST:
-            return super()._how(code)
-        try:  # it may live on, and hold its run directory
-            os.kill(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        return Ended(None, lost="the process that jobs are forked from has died")
-
-
-def _job(launch: Launch, environment: dict[str, str], lifeline: Any) -> None:
-    """In the child: become `python -m finetune ...`."""
-    os.setsid()
-    nowhere, log = os.open(os.devnull, os.O_RDONLY), os.open(launch.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    for source, target in ((nowhere, 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
-    os.close(nowhere)
-    os.close(log)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
-    os.environ.clear()
-    os.environ.update(environment, **{LIFELINE: str(lifeline.detach())})
-    sys.argv = ["finetune", *launch.arguments]
-    runpy.run_module("finetune", run_name="__main__", alter_sys=True)
-
-
-@contextmanager
-def _environment(wanted: dict[str, str]) -> Iterator[None]:
-    kept = dict(os.environ)
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(kept)
-
-
-class Local:
-    """At most `workers` processes on this machine, the cores this process may use divided among them."""
-
-    def __init__(self, workers: int, cores: int) -> None:
-        self._workers, self._cores = workers, cores
-        self.threads = max(1, cores // workers)
-
-    def slots(self) -> int:
-        """The workers."""
-        return self._workers
-
-    def describe(self) -> str:
-        """In words."""
-        each = (
-            f"{self.threads} of {self._cores} cores each"
-            if self._workers > 1
-            else f"on {self._cores} core{'s' if self._cores > 1 else ''}"
-        )
-        more = ", which is more than there are cores" if self._workers > self._cores else ""
-        return f"{self._workers} at once{more}, {each}"
-
-    def start(self, launch: Launch) -> Handle:
-        """Start a child."""
-        environment = {"FINETUNE_THREADS": str(self.threads), **launch.environment}
-        if self._workers > 1:
-            # Else the first process to see a GPU takes all of its memory.
-            environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-        # Elsewhere system libraries that TensorFlow loads do not survive a fork.
-        kind = Forked if sys.platform == "linux" else Process
-        return kind(Launch(launch.arguments, launch.log, environment))
-
-    def close(self) -> None:
-        """Nothing is held."""

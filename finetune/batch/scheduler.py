@@ -11,6 +11,7 @@ from finetune.batch import outcome as outcomes
 from finetune.batch.jobs import Job
 from finetune.batch.place import Attempt, Place, Record
 from finetune.batch.process import Executor, Handle, Launch
+from finetune.batch.sharing import features_of
 from finetune.batch.standing import Standing, look
 from finetune.errors import FinetuneError
 
@@ -66,6 +67,7 @@ class Scheduler:
         self._waiting_since: dict[int, float] = {}
         self._stopping = False
         self._standings = {job.index: look(place, job) for job in jobs}
+        self._features = {job.index: features_of(job) for job in jobs}
         self._looked = 0.0
         self._queue = [job for job in jobs if self._standings[job.index].state != "done"]
 
@@ -108,6 +110,8 @@ class Scheduler:
         for job in list(self._queue):
             if self._stopping or len(self._active) >= self._executor.slots():
                 return
+            if any(one.index in self._active for one in self._sharing(job)):
+                continue  # what computes the features for it is under way
             if self._place.held(job):
                 self._wait_for_holder(job)
                 continue
@@ -121,6 +125,12 @@ class Scheduler:
                 continue
             self._standings[job.index] = look(self._place, job, running=True)
 
+    def _sharing(self, job: Job) -> list[Job]:
+        """The jobs that will want the features `job` will want; none where it wants none, or they are there."""
+        wanted = self._features[job.index]
+        found = [one for one in self._jobs if wanted is not None and self._features[one.index] == wanted]
+        return [] if any(self._standings[one.index].state == "done" for one in found) else found
+
     def _wait_for_holder(self, job: Job) -> None:
         """A process that outlived an earlier call saves its state and goes; another one may be somebody's."""
         if job.index not in self._waiting_since:
@@ -133,6 +143,8 @@ class Scheduler:
             self._settle(job)
 
     def _begin(self, job: Job) -> _Active:
+        # Told by the file and not by what happens to run: with another number of threads, other bits may come out.
+        alone = len(self._sharing(job)) == len(self._jobs)
         record, run = self._place.record(job), self._place.run(job)
         if record.attempts:
             self._place.clear(job, unbegun=True)
@@ -151,7 +163,7 @@ class Scheduler:
         self._place.write_record(
             job, dataclasses.replace(record, attempts=(*record.attempts, Attempt(_now(), batch_size=size)))
         )
-        return _Active(job, self._executor.start(Launch(arguments, log)), log_start, time.monotonic())
+        return _Active(job, self._executor.start(Launch(arguments, log, alone=alone)), log_start, time.monotonic())
 
     def _reap(self) -> None:
         for active in list(self._active.values()):

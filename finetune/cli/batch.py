@@ -104,7 +104,7 @@ def batch(
         _finish(call, call.summary_only(), as_json=as_json)
         return
     with display.running():
-        summary = call.run(lambda: _executor(how), fail_fast=how["fail_fast"])
+        summary = call.run(lambda: _executor(how, len(call.every)), fail_fast=how["fail_fast"])
     _finish(call, summary, as_json=as_json)
 
 
@@ -132,8 +132,8 @@ def _check_use(how: dict[str, Any], *, dry_run: bool, summary_only: bool, print_
             )
 
 
-def _executor(how: dict[str, Any]) -> "Executor":
-    from finetune.batch.process import Local
+def _executor(how: dict[str, Any], jobs: int) -> "Executor":
+    from finetune.batch.local import Local
     from finetune.environment import cores
 
     if how["on"] == "ray":
@@ -145,7 +145,7 @@ def _executor(how: dict[str, Any]) -> "Executor":
             gpus=how["gpus_per_job"] or 0.0,
             workers=how["workers"],
         )
-    return Local(how["workers"] or 1, cores())
+    return Local(min(how["workers"] or 1, jobs), cores())
 
 
 def _plan(call: "Call", workers: int, *, as_json: bool) -> None:

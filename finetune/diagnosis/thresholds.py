@@ -36,7 +36,8 @@ SMALL_BATCHES = 48
 """Batches of one or two images are so many at most: a call costs about as much as a dozen images."""
 MISFED, FED = 0.5, 0.25
 """A first layer whose statistics are further than this (in sigmas, or half a log variance) from what it is fed, and
-nearer than that to what it would be fed in another way: that way is tried on all images, however little it wins on few."""
+nearer than that to what it would be fed in another way: that way is tried on all images, however little it wins on
+few."""
 REPAIRED = 0.8
 """A cure that wins back this share of what the best statistics win names the cause."""
 RENUMBERED = 0.1

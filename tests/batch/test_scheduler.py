@@ -14,8 +14,9 @@ from stub_run import StubLaunch
 
 from finetune.batch import jobs, memory
 from finetune.batch.call import Call, Display
+from finetune.batch.local import Local
 from finetune.batch.place import Place
-from finetune.batch.process import Local, Process
+from finetune.batch.process import Process
 from finetune.batch.scheduler import Scheduler
 from finetune.errors import FinetuneError, WrongUse
 
@@ -123,6 +124,21 @@ def test_out_of_memory_halves_the_batch_and_says_so(batch, tmp_path):
     assert "16 (out of memory" in (tmp_path / "night" / "summary.csv").read_text()
     # The smaller batch is no change of the jobs file.
     call.check()
+
+
+def test_one_job_computes_the_features_that_the_others_want(batch):
+    beside, alone = [], []
+
+    class Watched(Stubbed):
+        def start(self, launch):
+            beside.append(sum(handle.poll() is None for handle in self.handles))
+            alone.append(launch.alone)
+            return super().start(launch)
+
+    call = batch('preset = "linear-probe"', a="fail", b="ok", c="hang:1", d="hang:1")
+    assert not call.run(Watched, fail_fast=False).complete
+    assert beside == [0, 0, 0, 1]  # the first two alone, because the first left nothing
+    assert alone == [True, True, False, False]
 
 
 def test_out_of_memory_keeps_a_learning_rate_that_was_given(batch):

@@ -257,7 +257,7 @@ def _holder(run):
         if folder.isdigit() and int(folder) != os.getpid():
             try:
                 with open(f"/proc/{folder}/cmdline", "rb") as file:
-                    words = file.read().decode().split("\0")
+                    words = file.read().decode().replace("\0", " ").split()
             except OSError:
                 continue
             if "run" in words and any(os.path.basename(word) == run.name for word in words):

@@ -1,8 +1,8 @@
 """Single changes of a module's source: mutmut's operators on every expression, and two of our own on statements.
 
-What mutmut's own runner leaves out is changed as well: properties and other decorated functions, methods of dataclasses,
-and the constants of a module. Left out are annotations, decorators, imports, docstrings, `len` and `isinstance` without
-an argument, and the lower- and upper-case forms of a text that is changed in another way already.
+What mutmut's own runner leaves out is changed as well: properties and other decorated functions, methods of
+dataclasses, and the constants of a module. Left out are annotations, decorators, imports, docstrings, `len` and
+`isinstance` without an argument, and the lower- and upper-case forms of a text that is changed in another way already.
 """
 
 from collections.abc import Iterator
@@ -67,7 +67,11 @@ class _Visitor(cst.CSTVisitor):
             return False
         if isinstance(node, cst.Expr) and isinstance(node.value, cst.SimpleString | cst.ConcatenatedString):
             return False
-        if isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value in _NEVER_WITHOUT_ARGUMENT:
+        if (
+            isinstance(node, cst.Call)
+            and isinstance(node.func, cst.Name)
+            and node.func.value in _NEVER_WITHOUT_ARGUMENT
+        ):
             return True
         self.changes += [(node, changed) for changed in _changed(node)]
         return True

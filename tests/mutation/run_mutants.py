@@ -2,8 +2,8 @@
 
 One process imports TensorFlow and everything else that is not ours once, and forks a child for each mutant, which
 imports our packages with the changed module in place of the one on disk and runs the tests of its group. Nothing is
-written into the source tree. A mutant is killed when a test fails, when it cannot be imported, or when it needs far more
-processor time than the tests do. What survives is printed; a group below 85 % fails.
+written into the source tree. A mutant is killed when a test fails, when it cannot be imported, or when it needs far
+more processor time than the tests do. What survives is printed; a group below 85 % fails.
 """
 
 import argparse

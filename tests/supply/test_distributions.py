@@ -1,4 +1,4 @@
-"""What is shipped: the wheel and the source distribution, file by file, and that the wheel runs where nothing else is."""
+"""What is shipped: wheel and source distribution, file by file, and that the wheel runs where nothing else is."""
 
 import os
 import shutil
