@@ -11,6 +11,8 @@ from finetune.errors import FinetuneError
 from finetune.rundir import RunDir
 
 _DATA = "data.json"
+_SHOWN, _SHOWN_NAMES = 3, 10
+"""Classes that are told of in an error: which sit elsewhere, and which there are."""
 
 
 def load_data(config: RunConfig, *, progress: Any = None, looking: Any = None) -> Dataset:
@@ -43,22 +45,53 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def check_classes(run: RunDir, dataset: Dataset, *, advice: str = "give the data of the run") -> None:
+    """FinetuneError, saying which class sits where, unless label i means the same in the data as in the run.
+
+    The run's classes are those of its result, before it has one those it read. `advice` is for data of other classes.
+    """
+    name = "result.json" if run.status == "done" else _DATA
+    if not (run.path / name).is_file():
+        return
+    trained, found = run.read(name, "class_names")["class_names"], list(dataset.class_names)
+    if not isinstance(trained, list) or not all(isinstance(one, str) for one in trained):
+        raise FinetuneError(f"{run.path / name} has no list of names in class_names: restore it from a copy")
+    if trained == found:
+        return
+    where = [place for place, pair in enumerate(zip(trained, found, strict=False)) if pair[0] != pair[1]]
+    seats = [f"class {place} is '{trained[place]}' in the run and '{found[place]}' in the data" for place in where]
+    told = ", ".join(seats[:_SHOWN]) + (f" and {len(seats) - _SHOWN} more" if len(seats) > _SHOWN else "")
+    if sorted(trained) == sorted(found):
+        raise FinetuneError(
+            f"{dataset.source} has the classes of {run} in another order: {told}; every such image would count as "
+            f"wrong. Number the data's classes as the run does ({_some(trained, numbered=True)}), its labels with them"
+        )
+    more, less = (sorted(set(one) - set(other)) for one, other in ((found, trained), (trained, found)))
+    parts = [f"it has {_some(more)}, which the run has not"] if more else []
+    parts += [f"it lacks {_some(less)} of the run"] if less else []
+    raise FinetuneError(
+        f"{dataset.source} has not the classes of {run}, which has {len(trained)}: "
+        f"{'; '.join([*parts, *([told] if told else [])])}: {advice}"
+    )
+
+
 def check_unchanged(run: RunDir, dataset: Dataset, *, advice: str) -> None:
     """FinetuneError, ending in `advice`, where the data has other classes or numbers of images than the run read."""
+    check_classes(run, dataset, advice=advice)
     if not (run.path / _DATA).is_file():
         return
-    then = run.read(_DATA, "class_names", "images")
-    if then["class_names"] != list(dataset.class_names):
-        was, now = (", ".join(names[:5]) for names in (then["class_names"], dataset.class_names))
-        raise FinetuneError(
-            f"the data has changed since the run was started: its classes were {was}, now {now}: {advice}"
-        )
+    then = run.read(_DATA, "images")
     for split, count in _counts(dataset).items():
         if then["images"].get(split) != count:
             raise FinetuneError(
                 f"the data has changed since the run was started: {then['images'].get(split)} {split} images then, "
                 f"{count} now ({dataset.source}): {advice}"
             )
+
+
+def _some(names: list[str], *, numbered: bool = False) -> str:
+    shown = [f"{place} '{name}'" if numbered else f"'{name}'" for place, name in enumerate(names[:_SHOWN_NAMES])]
+    return ", ".join(shown) + (f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else "")
 
 
 def image_shape(run: RunDir, config: RunConfig) -> tuple[int, int] | None:

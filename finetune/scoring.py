@@ -74,16 +74,10 @@ def examine_run(
 
 
 def _check_classes(trained: models.Trained, dataset: Dataset) -> None:
-    outputs, names = trained.model.output_shape[-1], list(dataset.class_names)
-    if outputs != len(names):
+    rundata.check_classes(trained.run, dataset)
+    outputs, classes = trained.model.output_shape[-1], len(dataset.class_names)
+    if outputs != classes:
         raise FinetuneError(
-            f"{trained.path} has {outputs} outputs, but the data has {len(names)} classes: give the data of the run, "
+            f"{trained.path} has {outputs} outputs, but the data has {classes} classes: give the data of the run, "
             "or put the model beside its own config.json"
         )
-    if trained.run.status == "done":
-        expected = trained.run.read("result.json", "class_names")["class_names"]
-        if names != expected:
-            raise FinetuneError(
-                f"the data has classes {', '.join(names[:5])}..., but {trained.path} was trained for "
-                f"{', '.join(expected[:5])}...: give the data of the run"
-            )
