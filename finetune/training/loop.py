@@ -94,7 +94,7 @@ def train(
     With a `distribution`, `model` was made in its scope, every process calls this, and the chief alone has a state to
     resume from and is asked to save one.
     With `patience`, the weights of the best validation epoch are put back at the end.
-    Raises FinetuneError when a loss is not finite, Interrupted when the observer asked to stop (state saved).
+    Raises FinetuneError when a loss is not finite, or a variable where it would be kept; Interrupted when the observer asked to stop (state saved).
     """
     split, epochs = dataset.train, config.epochs or 0
     per_epoch = batches.steps_per_epoch(split, config)
@@ -148,6 +148,7 @@ def train(
         if not distribution.is_chief:
             return
         began = time.monotonic()
+        _check_finite(model, config)  # before it replaces a state that was
         arrays = model_arrays(model) | optimizer_arrays(optimizer) | best
         observer.save(State(arrays, dataclasses.asdict(progress), config.to_json()))
         saved_at = time.monotonic()
@@ -165,10 +166,7 @@ def train(
             for loss_sum, correct in zip(losses, corrects, strict=True):
                 done = progress.epoch * per_epoch + progress.batch + 1
                 if not math.isfinite(loss_sum):
-                    raise FinetuneError(
-                        f"the loss is {loss_sum} at step {done} (epoch {progress.epoch + 1}): the run has stopped. "
-                        f"Lower --learning-rate (it is {config.learning_rate:g}) or give --clip-norm 1"
-                    )
+                    raise _diverged(f"the loss is {loss_sum} at step {done} (epoch {progress.epoch + 1})", config)
                 progress.batch += 1
                 progress.loss_sum += loss_sum
                 progress.correct += correct
@@ -191,6 +189,7 @@ def train(
         # Where an epoch takes less than writing its state, there is one every few epochs.
         if time.monotonic() - saved_at > pause:
             save()
+    _check_finite(model, config)
     if config.ema is not None:
         observer.on_averages(optimizers.averages(optimizer, variables))
     if best:
@@ -207,6 +206,24 @@ def _evaluated(evaluator: Evaluator, part: Any, distribution: Distribution) -> E
         return own
     examples, correct, top5, loss = distribution.sum_over_workers(list(dataclasses.astuple(own)))
     return Evaluation(int(examples), int(correct), int(top5), loss)
+
+
+def _check_finite(model: keras.Model, config: RunConfig) -> None:
+    """FinetuneError where a weight or statistic is not finite: a loss tells of the steps before it, not of the last."""
+    bad = [
+        variable.path
+        for variable in model.variables
+        if "float" in str(variable.dtype) and not np.isfinite(np.asarray(variable)).all()
+    ]
+    if bad:
+        more = f" and {len(bad) - 1} more variables hold" if len(bad) > 1 else " holds"
+        raise _diverged(f"{bad[0]}{more} values that are not finite", config)
+
+
+def _diverged(what: str, config: RunConfig) -> FinetuneError:
+    return FinetuneError(
+        f"{what}: the run has stopped. Lower --learning-rate (it is {config.learning_rate:g}) or give --clip-norm 1"
+    )
 
 
 def _continued(state: State) -> _Progress:

@@ -5,6 +5,8 @@ import pytest
 
 from checkpoints.catalog import CATALOG, BackboneSpec, find
 from checkpoints.errors import CheckpointError, UnknownBackbone
+from checkpoints.pairing import of_head
+from checkpoints.structures import structures
 
 OWN_WEIGHTS_ONLY = {
     *("slim/resnet_v1_200", "slim/resnet_v2_200"),
@@ -49,6 +51,17 @@ def test_every_row_is_consistent() -> None:
         problems += [f"{what} {value} comes twice" for value in sorted({v for v in values if values.count(v) > 1})]
     problems += [f"find({spec.id!r}) is another row" for spec in CATALOG if find(spec.id) is not spec]
     assert not problems, "\n".join(problems)
+
+
+def test_published_heads_have_the_outputs_of_their_row() -> None:
+    """A thousand classes and, where label 0 is the background, one more: in every variable of the logits."""
+    rows = [spec for spec in CATALOG if spec.outputs >= 1000]
+    for spec in rows:
+        logits = {variable.shape[-1] for variable in structures()[spec.id] if of_head(spec, variable.name)}
+        assert spec.outputs in logits, spec.id
+        assert not logits & {1000 + 1 - spec.label_offset}, spec.id
+        assert spec.outputs - spec.label_offset == 1000, spec.id
+    assert {spec.source for spec in rows} == {"slim", "keras"}
 
 
 def test_published_facts_of_one_row_of_each_family() -> None:

@@ -159,6 +159,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
         train(model, dataset(), config, Listener())
 
 
+def test_weights_that_are_not_finite_after_the_last_step_stop_the_run_too():
+    """The loss of a step is of the weights before it: those that the last one leaves are looked at themselves."""
+    model = classifier()
+    listener = Listener()
+    bad = model.trainable_variables[0]
+
+    def ruin(*, step, steps, **_):
+        if step == steps:
+            bad.assign(np.full(bad.shape, np.inf, np.float32))
+
+    listener.on_step = ruin
+    with pytest.raises(FinetuneError, match=rf"{bad.path} holds values that are not finite: the run has stopped"):
+        train(model, dataset(), dataclasses.replace(CONFIG, epochs=1), listener)
+    assert listener.saved == 0  # what cannot be gone on from is not kept
+
+
 def test_patience_stops_early_and_puts_the_best_weights_back():
     # Labels of the validation images are noise: accuracy does not keep rising.
     data = dataset()
