@@ -94,7 +94,8 @@ def train(
     With a `distribution`, `model` was made in its scope, every process calls this, and the chief alone has a state to
     resume from and is asked to save one.
     With `patience`, the weights of the best validation epoch are put back at the end.
-    Raises FinetuneError when a loss is not finite, or a variable where it would be kept; Interrupted when the observer asked to stop (state saved).
+    Raises FinetuneError when a loss is not finite, or a variable that would be kept; Interrupted when the observer
+    asked to stop (state saved).
     """
     split, epochs = dataset.train, config.epochs or 0
     per_epoch = batches.steps_per_epoch(split, config)
