@@ -96,7 +96,8 @@ class Phases:
         if "proof" not in kept[-1]:
             model = self._prepared.model
             self._apply(len(kept) - 1)  # a run resumed between two phases has not set its switches
-            proved = proof.prove(kept[-1]["digests"], proof.digests(model), proof.expected_to_move(model))
+            expected = proof.expected_to_move(model, self._prepared.phases[len(kept) - 1].plan)
+            proved = proof.prove(kept[-1]["digests"], proof.digests(model), expected)
             # What trains need not move within one phase: where it was the last one before the best epoch, say.
             kept[-1]["proof"] = {
                 "holds": not proved.moved_though_frozen,

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from finetune.batchnorm.surgery import is_bn, parts
+from finetune.freezing import FreezePlan
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,23 @@ class Proof:
         }
 
 
-def expected_to_move(model: keras.Model) -> dict[str, bool]:
-    """Variable path -> whether training steps may change it, from the layers' switches.
+def expected_to_move(model: keras.Model, plan: FreezePlan | None = None) -> dict[str, bool]:
+    """Variable path -> whether training steps may change it: by `plan`, what the user was told, and by the layers'
+    switches as well. Without a plan, by the switches alone.
 
     A convolution's bias in front of a BatchNorm that normalises by batch statistics has no gradient, and dropout's
     seed moves without being a weight; both are left to `unmoved` or out of the account.
     """
+    told = {one.layer.name: one for one in plan.layers} if plan is not None else {}
     expected = {}
     for layer in parts(model):
+        said = told.get(layer.name)
         for variable in layer.weights:
-            statistic = is_bn(layer) and (variable is layer.moving_mean or variable is layer.moving_variance)
-            expected[variable.path] = (
-                layer.statistics == "batch" and layer.updates if statistic else bool(variable.trainable)
-            )
+            if is_bn(layer) and (variable is layer.moving_mean or variable is layer.moving_variance):
+                may = said is None or (said.bn is not None and said.bn.statistics == "batch" and said.bn.updates)
+                expected[variable.path] = may and layer.statistics == "batch" and layer.updates
+            else:
+                expected[variable.path] = bool(variable.trainable) and (said is None or said.trains)
     return expected
 
 

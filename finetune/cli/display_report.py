@@ -191,8 +191,9 @@ def _frozen(out: Console, run: Mapping[str, Any]) -> None:
         table.add_row(Text(row["stage"]), *(str(cell) for cell in cells), policies)
     out.print(table)
     if proof := run["proof"]:
+        frozen, kept = proof["frozen_variables"], proof["frozen_variables"] - len(proof.get("moved_though_frozen", []))
         out.print(
-            f"{proof['frozen_variables']} frozen variables bit-identical, "
+            f"{kept} of {frozen} frozen variables bit-identical, "
             f"{proof['moving_variables'] - len(proof['unmoved'])} of {proof['moving_variables']} others moved"
         )
     out.print()
