@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from finetune._version import __version__
 from finetune.batchnorm.policy import check_decay
 from finetune.contradictions import refuse_contradictions
 from finetune.errors import FinetuneError, WrongUse
@@ -17,6 +18,9 @@ from finetune.settings import TAKES, Augment, Takes
 
 FORMAT_VERSION = 1
 """Written into `config.json`; a reader refuses what is newer than itself."""
+
+PACKAGE = "finetune-backbones"
+"""What this program is called where it is installed from."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +119,27 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     values = read_json(path)
     version = values.pop("format_version", FORMAT_VERSION)
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+    if type(version) is not int or version < 1:
         raise FinetuneError(
-            f"{path} has format_version {version!r}, but this version of finetune reads up to {FORMAT_VERSION}: "
-            "upgrade finetune, or restore the file from a copy"
+            f"{path} has format_version {version!r}, expected a number from 1 to {FORMAT_VERSION}: it is damaged; "
+            "restore it from a copy"
+        )
+    if version > FORMAT_VERSION:
+        raise FinetuneError(
+            f"{path} has format_version {version}, written by {_writer(path)}, but this is finetune {__version__}, "
+            f"which reads up to {FORMAT_VERSION}: upgrade it with: pip install --upgrade {PACKAGE}"
         )
     return values
+
+
+def _writer(path: Path) -> str:
+    """Which finetune wrote the run a `config.json` is of, as far as its `environment.json` tells."""
+    try:
+        packages = read_json(path.with_name("environment.json")).get("packages")
+    except (FinetuneError, OSError):
+        packages = None
+    version = packages.get(PACKAGE) if isinstance(packages, dict) else None
+    return f"finetune {version[:40]}" if isinstance(version, str) else "a newer finetune"
 
 
 def from_mapping(
