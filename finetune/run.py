@@ -163,14 +163,14 @@ def _to_result(
 ) -> None:
     config, model, dataset = prepared.config, prepared.model, prepared.dataset
     started = time.monotonic()
-    expected = proof.expected_to_move(model)
+    expected = proof.expected_to_move(model, prepared.plan)
     with stop_signals() as requested:
         checkup = Checkup(prepared, models.load_snapshot(run)) if config.diagnose_every else None
         phases = Phases(run, prepared, display)
         recorder = Recorder(run, model, display, trackers, requested, checkup, phases)
         if resume_from is not None:
             put_back(model.variables, resume_from.arrays, "model")  # features are those of its weights
-        telling = Telling(display.say, display.features, requested)
+        telling = Telling(display.say, display.features, requested, display.warn)
         not_for = "the run is distributed, and each worker sees images of its own" if on.replicas > 1 else None
         if len(prepared.phases) > 1:
             not_for = "layers are unfrozen one after another"

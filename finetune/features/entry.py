@@ -1,9 +1,10 @@
 """One set of features on disk: a row per image, found by what the image is, written by any number of processes.
 
 `rows.bin` holds rows of one size and nothing else (`np.memmap` opens it); `index.bin` names the image of each row by 16
-bytes. A row is written, then flushed to the disk, then named: a row without a name is none, whoever was killed when.
-So there is nothing that is "complete", and nothing to rename: what is named is right, and the next run computes the
-rest.
+bytes, with a checksum over name and row. A row is written, then flushed to the disk, then named: a row without a name
+is none, whoever was killed when. So there is nothing that is "complete", and nothing to rename: what is named and has
+its checksum is right, and the next run computes the rest. A row that has changed since is disowned: its name is
+overwritten, and the image gets a new row.
 
 Processes that want the same rows share the work: each takes the images it is about to compute under a lock on one
 byte of `claims`, which the system lets go of when its process ends, however it ends.
@@ -11,7 +12,9 @@ byte of `claims`, which the system lets go of when its process ends, however it 
 
 import fcntl
 import os
-from contextlib import suppress
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,14 @@ from finetune.errors import FinetuneError
 
 ID = np.dtype("S16")
 """What names an image: 16 bytes of a digest of its content."""
+
+RECORD = np.dtype([("id", ID), ("sum", "<u4")])
+"""Of `index.bin`: the name of a row, and the CRC-32 of the name and the row's bytes after it."""
+DISOWNED = b"\xff" * ID.itemsize
+"""The name of rows that were found damaged: no image has it."""
+
+_AT_ONCE = 2**22
+"""Bytes checked with one read."""
 
 _APPENDING = 2**62
 """The byte of `claims` that is locked while rows are added; images' bytes lie below it."""
@@ -42,6 +53,7 @@ class Entry:
                 os.close(descriptor)
             raise
         self._rows, self._index, self._claims = self._descriptors = tuple(opened)
+        self._known = np.empty(0, RECORD)  # as they were when rows were last looked for
 
     def close(self) -> None:
         """Let go of the files; rows can no longer be read."""
@@ -51,16 +63,16 @@ class Entry:
 
     def __len__(self) -> int:
         """How many rows there are now, those of other processes included."""
-        return min(os.fstat(self._index).st_size // ID.itemsize, os.fstat(self._rows).st_size // self.row_bytes)
+        return min(os.fstat(self._index).st_size // RECORD.itemsize, os.fstat(self._rows).st_size // self.row_bytes)
 
     def ids(self, start: int = 0) -> np.ndarray:
         """The names of the rows from number `start` on, in their order."""
-        count = len(self) - start
-        return np.frombuffer(_read(self._index, count * ID.itemsize, start * ID.itemsize, self.path), ID)
+        return np.ascontiguousarray(self._records(start)["id"])
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """The row of each of `ids`, int64, -1 where there is none."""
-        known = self.ids()
+        self._known = self._records()
+        known = np.ascontiguousarray(self._known["id"])
         if not len(known):
             return np.full(len(ids), -1, np.int64)
         order = np.argsort(known, kind="stable")
@@ -68,12 +80,48 @@ class Entry:
         rows = order[places]
         return np.where(known[rows] == ids, rows, -1)
 
+    def damaged(self, ids: np.ndarray) -> np.ndarray:
+        """int64: those rows of `ids` whose bytes, name or checksum are no longer what was written. Every one is read;
+        its checksum takes less time than that."""
+        rows = np.unique(self.find(ids))
+        rows = rows[rows >= 0]
+        parts = np.array_split(rows, -(-len(rows) * self.row_bytes // _AT_ONCE) or 1)
+        return np.concatenate([part[self._wrong(part, self._values(part))] for part in parts])
+
+    def disown(self, rows: np.ndarray) -> None:
+        """Take their names from damaged `rows`: they are none from now on, for every process."""
+        with self._appending():
+            now = self._records()
+            for row in rows.tolist():
+                if row < len(now) and now[row] == self._known[row]:  # else somebody has done it, or put another there
+                    _write(self._index, memoryview(DISOWNED), row * RECORD.itemsize)
+            _flush(self._index)
+
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The values at int `rows`, `[n, *shape]`. Neighbouring rows are read at once.
 
         Read, not mapped: pages of a mapped file count as this process's memory, and one that somebody cuts short ends
-        the process. FinetuneError where the file has become shorter.
+        the process. FinetuneError where the file has become shorter, or a row is not what was written under the name
+        it was found by.
         """
+        out = self._values(rows)
+        if self._wrong(rows, out).any():
+            raise FinetuneError(
+                f"{self.path} has changed while it was used: rows in it are not what was written; continue the run, or "
+                "repeat it: they are then thrown away and computed anew"
+            )
+        return out
+
+    def _wrong(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """bool per row whether its `values`, just read, have another checksum than they had."""
+        if len(rows) and rows.max() >= len(self._known):
+            self._known = self._records()
+            if rows.max() >= len(self._known):
+                raise _shorter(self.path)
+        known = self._known[rows]
+        return np.asarray(_sums(known["id"], values, self.row_bytes) != known["sum"])
+
+    def _values(self, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), *self.shape), self.dtype)
         order = np.argsort(rows, kind="stable")
         in_place = bool(np.all(order[1:] > order[:-1]))
@@ -99,17 +147,28 @@ class Entry:
 
     def append(self, ids: np.ndarray, values: np.ndarray) -> None:
         """Add a row for each of `ids` that has none yet. OSError where the disk is full: what was there stays."""
-        # Short: nobody computes in here.
-        fcntl.lockf(self._claims, fcntl.LOCK_EX, 1, _APPENDING)
-        try:
+        data = np.ascontiguousarray(values, self.dtype)
+        records = np.empty(len(ids), RECORD)
+        records["id"], records["sum"] = ids, _sums(ids, data, self.row_bytes)
+        with self._appending():
             count = len(self)
-            data = np.ascontiguousarray(values, self.dtype)
             # After a kill there may be rows without a name, or half a name: they are written over.
             os.ftruncate(self._rows, count * self.row_bytes)
-            os.ftruncate(self._index, count * ID.itemsize)
+            os.ftruncate(self._index, count * RECORD.itemsize)
             _write(self._rows, _bytes(data), count * self.row_bytes)
-            os.fdatasync(self._rows) if hasattr(os, "fdatasync") else os.fsync(self._rows)
-            _write(self._index, memoryview(ids.tobytes()), count * ID.itemsize)
+            _flush(self._rows)
+            _write(self._index, memoryview(records.tobytes()), count * RECORD.itemsize)
+
+    def _records(self, start: int = 0) -> np.ndarray:
+        count = max(0, len(self) - start)
+        return np.frombuffer(_read(self._index, count * RECORD.itemsize, start * RECORD.itemsize, self.path), RECORD)
+
+    @contextmanager
+    def _appending(self) -> Iterator[None]:
+        """One process at a time changes the files. Short: nobody computes in here."""
+        fcntl.lockf(self._claims, fcntl.LOCK_EX, 1, _APPENDING)
+        try:
+            yield
         finally:
             fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, _APPENDING)
 
@@ -119,6 +178,22 @@ class Entry:
         except (BlockingIOError, PermissionError):
             return False
         return True
+
+
+def _sums(ids: np.ndarray, values: np.ndarray, row_bytes: int) -> np.ndarray:
+    """CRC-32 of each name and its row, uint32 `[rows]`: a row in another one's place has a wrong one, too."""
+    content, names, size = _bytes(values), np.ascontiguousarray(ids).tobytes(), ID.itemsize
+    return np.array(
+        [
+            zlib.crc32(content[at * row_bytes : (at + 1) * row_bytes], zlib.crc32(names[at * size : (at + 1) * size]))
+            for at in range(len(ids))
+        ],
+        np.uint32,
+    )
+
+
+def _flush(descriptor: int) -> None:
+    os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
 
 
 def _bytes_of(ids: np.ndarray) -> list[int]:
@@ -137,11 +212,15 @@ def _read_into(descriptor: int, buffer: memoryview, offset: int, path: Path) -> 
     while done < len(buffer):
         read = os.preadv(descriptor, [buffer[done:]], offset + done)
         if not read:
-            raise FinetuneError(
-                f"{path} has become shorter while it was read: somebody has changed it; remove it with 'finetune cache "
-                "clear', and continue the run"
-            )
+            raise _shorter(path)
         done += read
+
+
+def _shorter(path: Path) -> FinetuneError:
+    return FinetuneError(
+        f"{path} has become shorter while it was read: somebody has changed it; remove it with 'finetune cache clear', "
+        "and continue the run"
+    )
 
 
 def _bytes(array: np.ndarray) -> memoryview:

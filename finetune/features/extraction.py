@@ -14,13 +14,19 @@ from finetune.batchnorm.subject import Statistics
 from finetune.data import pipeline
 from finetune.data.dataset import Images
 from finetune.data.preprocessing import AnyPreprocessing
-from finetune.errors import Interrupted, WrongUse
+from finetune.errors import FinetuneError, Interrupted, WrongUse
 from finetune.features.entry import Entry
 
 BATCH = 32
 """Images computed at once. Always so many, or an image's last bits would depend on how many there were with it."""
 _LOOK = 0.1
 """Seconds between looks at what other processes have computed."""
+_ATTEMPTS = 2
+"""How often damaged rows are computed anew before a place is given up."""
+
+
+class DoesNotKeep(FinetuneError):
+    """What was just written to an entry is not what is read from it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +46,13 @@ class Part:
 
 @dataclass
 class Watch:
-    """What an extraction tells, and asks, while it works: images done of all, whether to stop, what it waits for."""
+    """What an extraction tells, and asks, while it works: images done of all, whether to stop, what it waits for, what
+    should not be."""
 
     progress: Callable[[int, int], None]
     stop: Callable[[], bool]
     waiting: Callable[[int], None]
+    warn: Callable[[str], None]
 
 
 class Network:
@@ -67,11 +75,32 @@ class Network:
 
 
 def fill(entry: Entry, network: Network, parts: list[Part], watch: Watch) -> int:
-    """Make `entry` hold a row for every image of `parts`; returns how many rows this process computed.
+    """Make `entry` hold a row for every image of `parts`, each as it was written; returns how many rows this process
+    computed. Damaged ones are told of once, thrown away and computed anew.
 
     Raises Interrupted where `watch` says to stop: what is there already stays, and is not computed again. WrongUse
-    where a value does not fit float16; OSError where the disk is full.
+    where a value does not fit float16; OSError where the disk is full; DoesNotKeep.
     """
+    ids = np.concatenate([part.ids for part in parts])
+    computed = _fill(entry, network, parts, watch)
+    for attempt in range(_ATTEMPTS):
+        damaged = entry.damaged(ids)
+        if not len(damaged):
+            return computed
+        entry.disown(damaged)
+        if not attempt:
+            watch.warn(
+                f"features: {len(damaged):,} of {len(np.unique(ids)):,} rows of {entry.path} have changed since they "
+                "were written: they are thrown away and computed anew. If it comes again, check the disk"
+            )
+        computed += _fill(entry, network, parts, watch)
+    if len(entry.damaged(ids)):
+        raise DoesNotKeep(f"{entry.path} does not keep what is written to it: check the disk")
+    return computed
+
+
+def _fill(entry: Entry, network: Network, parts: list[Part], watch: Watch) -> int:
+    """A row for every image that has none, sound or not."""
     todo = [_Todo(part, entry.find(part.ids) >= 0) for part in parts]
     total, computed = sum(len(one.done) for one in todo), 0
     seen = len(entry)

@@ -21,8 +21,9 @@ from finetune.data.preprocessing import AnyPreprocessing
 from finetune.features.cut import nodes
 from finetune.features.entry import ID
 
-VERSION = 1
-"""Of what a key is made of, and of how photos are decoded. What is written under another one is never read."""
+VERSION = 2
+"""Of what a key is made of, of how photos are decoded, and of an entry's files (2: with checksums). What is written
+under another one is never read."""
 
 _UNSEEN = (
     *("name", "trainable", "momentum", "statistics", "updates", "unbiased", "renormalise", "zero_debias", "run_steps"),

@@ -25,7 +25,7 @@ from finetune.features import keys, store
 from finetune.features.cached import CachedFeed, Table
 from finetune.features.cut import Cut, cuts
 from finetune.features.entry import Entry
-from finetune.features.extraction import Network, Part, Watch, fill
+from finetune.features.extraction import DoesNotKeep, Network, Part, Watch, fill
 from finetune.files import size_in_bytes, size_in_words
 
 _LEAST = 50
@@ -38,11 +38,12 @@ the disk, through the system's own cache, when a batch wants it."""
 
 @dataclass(frozen=True)
 class Telling:
-    """How the work is told: sentences, images done of all; and whether to stop."""
+    """How the work is told: sentences, images done of all; and whether to stop. `warn` is for what should not be."""
 
     say: Callable[[str], None]
     progress: Callable[[int, int], None]
     stop: Callable[[], bool]
+    warn: Callable[[str], None] | None = None
 
 
 class NotCached(Exception):
@@ -219,10 +220,12 @@ class _Preparation:
         ids = np.concatenate([part.ids for part in parts])
         try:
             entry = self._held.enter_context(store.opened(key, about, ids, budget=self._budget))
-            watch = Watch(self._telling.progress, self._telling.stop, self._wait)
+            watch = Watch(
+                self._telling.progress, self._telling.stop, self._wait, self._telling.warn or self._telling.say
+            )
             run = Network(below, statistics=statistics, image_size=image_size, preprocessing=preprocessing)
             return entry, fill(entry, run, parts, watch)
-        except store.NoRoom as reason:
+        except (store.NoRoom, DoesNotKeep) as reason:
             raise NotCached(str(reason)) from None
         except OSError as error:
             if self._config.cache_features == "on":

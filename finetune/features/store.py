@@ -16,7 +16,7 @@ import numpy as np
 
 from checkpoints.store import cache_dir
 from finetune.errors import FinetuneError, WrongUse
-from finetune.features.entry import ID, Entry
+from finetune.features.entry import DISOWNED, ID, RECORD, Entry
 from finetune.files import size_in_words, to_json, write_text
 
 _ABOUT = "about.json"
@@ -45,9 +45,16 @@ class Listed:
 
     @property
     def images(self) -> int:
-        """How many rows it has."""
+        """How many rows it has, without those that were found damaged."""
         row: int = int(np.prod(self.about["shape"])) * np.dtype(self.about["dtype"]).itemsize
-        return min(_size(self.path / "index.bin") // ID.itemsize, _size(self.path / "rows.bin") // row)
+        record = int(self.about.get("record", ID.itemsize))  # entries of earlier versions had no checksums
+        count = min(_size(self.path / "index.bin") // record, _size(self.path / "rows.bin") // row)
+        if record != RECORD.itemsize:
+            return count
+        try:
+            return int(np.count_nonzero(np.fromfile(self.path / "index.bin", RECORD, count)["id"] != DISOWNED))
+        except OSError:
+            return 0  # being removed
 
     @property
     def held(self) -> int:
@@ -95,9 +102,11 @@ def opened(key: str, about: dict[str, Any], ids: np.ndarray, *, budget: int | No
                 entry = Entry(path, tuple(about["shape"]), np.dtype(about["dtype"]))
                 held.callback(entry.close)
                 rows = len(entry) + len(np.unique(ids[entry.find(ids) < 0]))
-                needed = rows * (entry.row_bytes + ID.itemsize)
+                needed = rows * (entry.row_bytes + RECORD.itemsize)
                 _make_room(path, needed, default_budget() if budget is None else budget, chosen=budget is not None)
-                write_text(path / _ABOUT, to_json({**about, "planned": needed}, indent=1) + "\n")
+                write_text(
+                    path / _ABOUT, to_json({**about, "planned": needed, "record": RECORD.itemsize}, indent=1) + "\n"
+                )
             except BaseException:
                 if not known:
                     shutil.rmtree(path, ignore_errors=True)
@@ -165,6 +174,8 @@ def _listed(path: Path) -> Listed | None:
     try:
         value = json.loads(about.read_text(encoding="utf-8"))
         value["planned"], value["shape"], np.dtype(value["dtype"])
+        if int(value.get("record", ID.itemsize)) < 1:
+            return None
         used = about.stat().st_mtime
     except (OSError, ValueError, TypeError, KeyError):
         return None  # being made, or being removed

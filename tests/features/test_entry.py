@@ -58,7 +58,7 @@ def test_names_with_zeros_at_the_end_are_names_like_others(entry):
 
 # As a kill leaves them: rows without their names, half a name, a file cut off by a full disk.
 @pytest.mark.parametrize(
-    ("rows", "index", "whole"), [(10 * 24, 4 * 16, 4), (10 * 24, 4 * 16 + 7, 4), (5 * 24 + 3, 10 * 16, 5), (0, 160, 0)]
+    ("rows", "index", "whole"), [(10 * 24, 4 * 20, 4), (10 * 24, 4 * 20 + 7, 4), (5 * 24 + 3, 10 * 20, 5), (0, 200, 0)]
 )
 def test_what_is_half_written_is_not_there_and_is_written_over(entry, rows, index, whole):
     ids = of_places(12)
@@ -79,6 +79,56 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error_not_a_crash(en
     os.truncate(entry.path / "rows.bin", 30)
     with pytest.raises(FinetuneError, match="finetune cache clear"):
         entry.read(rows)
+
+
+def flipped(path, bit):
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    with path.open("r+b") as file:  # the file the processes hold, not another of its name
+        file.write(content)
+
+
+def test_any_flipped_bit_of_rows_or_index_leaves_no_wrong_row(entry):
+    """Every bit of the index, and of the rows a hundred: a row is damaged, or nobody finds it, or it is right."""
+    ids, right = of_places(6), values(range(6))
+    entry.append(ids, right)
+    rows, index = entry.path / "rows.bin", entry.path / "index.bin"
+    rng = np.random.default_rng(3)
+    for path, bits in ((index, range(6 * 20 * 8)), (rows, rng.choice(6 * 24 * 8, 100, replace=False).tolist())):
+        for bit in bits:
+            flipped(path, bit)
+            again = Entry(entry.path, SHAPE, np.dtype("float32"))  # another process: it has checked nothing yet
+            bad = again.damaged(ids)
+            found = again.find(ids)
+            sound = (found >= 0) & ~np.isin(found, bad)
+            assert sound.sum() == 5, (path.name, bit)
+            np.testing.assert_array_equal(again.read(found[sound]), right[sound])
+            again.close()
+            flipped(path, bit)
+    assert not len(entry.damaged(ids))
+
+
+def test_a_row_under_another_rows_name_is_damaged(entry):
+    ids = of_places(2)
+    entry.append(ids, values(range(2)))
+    content = (entry.path / "rows.bin").read_bytes()
+    (entry.path / "rows.bin").write_bytes(content[24:] + content[:24])
+    assert entry.damaged(ids).tolist() == [0, 1]
+
+
+def test_disowned_rows_are_none_for_every_process_and_get_new_ones(entry):
+    ids = of_places(4)
+    entry.append(ids, values(range(4)))
+    other = Entry(entry.path, SHAPE, np.dtype("float32"))
+    flipped(entry.path / "rows.bin", 24 * 8 * 2 + 5)
+    bad = entry.damaged(ids)
+    assert bad.tolist() == [2]
+    entry.disown(bad)
+    assert other.find(ids).tolist() == [0, 1, -1, 3]
+    other.append(ids[2:3], values([2]))
+    assert not len(entry.damaged(ids))
+    np.testing.assert_array_equal(entry.read(entry.find(ids)), values(range(4)))
+    other.close()
 
 
 HOLDER = """
@@ -147,7 +197,37 @@ def test_writers_killed_at_any_moment_leave_only_right_rows(entry):
         found = entry.find(ids)
         there = np.flatnonzero(found >= 0)
         np.testing.assert_array_equal(entry.read(found[there]), values(there))
+        assert not len(entry.damaged(ids))
     last = subprocess.run([sys.executable, "-c", WRITER, str(entry.path), "9"], capture_output=True, timeout=60)
     assert last.stdout.endswith(b"done\n"), last.stderr
     np.testing.assert_array_equal(entry.read(entry.find(ids)), values(range(4000)))
     assert len(entry) == 4000  # nobody computed what another had
+
+
+@pytest.mark.parametrize("how", ["a bit", "another row", "cut and written over"])
+def test_a_row_that_changes_while_it_is_used_is_an_error_not_a_value(entry, how):
+    """Whoever found the row before keeps its number, and gets what was written under the name, or nothing."""
+    ids = of_places(8)
+    entry.append(ids[:4], values(range(4)))
+    rows = entry.find(ids[:4])
+    path = entry.path / "rows.bin"
+    content = bytearray(path.read_bytes())
+    if how == "a bit":
+        content[3 * 24 + 7] ^= 1
+        path.write_bytes(content)
+    elif how == "another row":
+        path.write_bytes(content[24:48] + content[:24] + content[48:])
+    else:
+        other = Entry(entry.path, SHAPE, np.dtype("float32"))
+        os.truncate(path, 2 * 24)
+        other.append(ids[4:], values(range(4, 8)))
+        other.close()
+    with pytest.raises(FinetuneError, match="rows in it are not what was written"):
+        entry.read(rows)
+    bad = entry.damaged(ids)
+    entry.disown(bad)
+    assert len(entry.damaged(ids)) == 0
+    found = entry.find(ids)
+    assert np.sum(found >= 0) == {"a bit": 3, "another row": 2, "cut and written over": 6}[how]
+    whole = np.flatnonzero(found >= 0)
+    np.testing.assert_array_equal(entry.read(found[whole]), values(whole))

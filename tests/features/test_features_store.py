@@ -11,7 +11,7 @@ from finetune.errors import WrongUse
 from finetune.features import store
 from finetune.features.keys import of_places
 
-ROW = 1000 * 4 + 16
+ROW = 1000 * 4 + 20
 ABOUT = {"shape": [1000], "dtype": "float32", "cut": "pool"}
 
 
