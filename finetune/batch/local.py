@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.reduction import DupFd
+from types import ModuleType
 from typing import Any
 
 from setproctitle import setproctitle
@@ -30,8 +31,7 @@ class Forked(Process):
         environment = {**os.environ, **launch.environment}
         # daemon: if this process ends in disorder, the child is told to stop, and not waited for.
         child = context.Process(target=_job, args=(launch, environment, DupFd(lifeline)), daemon=True)
-        # OpenBLAS reads how many threads it may have when it is loaded, which is before the fork.
-        with _environment(environment):
+        with _starting(environment):
             child.start()
         return child
 
@@ -73,12 +73,16 @@ def _job(launch: Launch, environment: dict[str, str], lifeline: Any) -> None:
 
 
 @contextmanager
-def _environment(wanted: dict[str, str]) -> Iterator[None]:
-    kept = dict(os.environ)
-    os.environ.update(wanted)
+def _starting(environment: dict[str, str]) -> Iterator[None]:
+    """Inside, the fork server starts with `environment` (OpenBLAS reads how many threads it may have when it is loaded,
+    before the fork), and no child runs the user's script again, as `multiprocessing` otherwise has each of them do."""
+    kept, script = dict(os.environ), sys.modules["__main__"]
+    os.environ.update(environment)
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
+        sys.modules["__main__"] = script
         os.environ.clear()
         os.environ.update(kept)
 

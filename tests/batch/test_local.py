@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from multiprocessing import forkserver
@@ -90,6 +91,16 @@ def test_it_hears_that_the_batch_has_died(tmp_path):
     assert "finetune run --resume" in log(tmp_path)
     job._hold = os.open(os.devnull, os.O_RDONLY)
     assert job.wait().exit_code == 130
+
+
+def test_a_script_without_a_guard_is_run_once(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from pathlib import Path\nfrom finetune.batch.local import Forked\nfrom finetune.batch.process import Launch\n"
+        "print('begun', flush=True)\n"
+        f"print(Forked(Launch(('--version',), Path({str(tmp_path / 'log')!r}))).wait().exit_code)\n"
+    )
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("begun\n0\n", "")
 
 
 def test_a_kill_is_told(tmp_path):
