@@ -1,10 +1,24 @@
 """One watched process and one corpus for all fuzzers of this folder."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hostile_process import Reading
+
+_BACKBONE = """
+import sys, keras
+keras.utils.set_random_seed(0)
+layers = keras.layers
+x = start = keras.Input((12, 12, 3))
+x = layers.Rescaling(1 / 127.5, -1)(x)
+for number, filters in ((1, 6), (2, 8)):
+    x = layers.Conv2D(filters, 3, strides=2, use_bias=False, name=f"conv{number}")(x)
+    x = layers.ReLU()(layers.BatchNormalization(name=f"bn{number}")(x))
+keras.Model(start, layers.GlobalAveragePooling2D()(x)).save(sys.argv[1])
+"""
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +33,10 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import corpus
 
     return corpus.make_trees(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
+    subprocess.run([sys.executable, "-c", _BACKBONE, path], check=True, capture_output=True)
+    return path
