@@ -5,7 +5,6 @@ import gzip
 import os
 import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,6 +12,7 @@ from typing import BinaryIO, cast
 
 from checkpoints.cache import cache_dir, read_record, sha256_of
 from checkpoints.errors import CheckpointError
+from checkpoints.working import working_folder
 
 MOST_BYTES = 4 << 30
 """More than this unpacked is taken for a decompression bomb: the largest published archive holds 0.6 GB."""
@@ -49,8 +49,8 @@ def extract(archive: Path, into: Path, *, most_bytes: int = MOST_BYTES) -> Path:
         return into
     with _errors(archive, into):
         into.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=into.parent) as temporary:
-            content = Path(temporary) / "content"
+        with working_folder(into.parent, ".unpacking-") as temporary:
+            content = temporary / "content"
             content.mkdir()
             with gzip.open(archive, "rb") as file:
                 _write_members(_Capped(cast(BinaryIO, file), most_bytes), content, archive)

@@ -1,6 +1,7 @@
 """Where fetched files lie, what was recorded about them, and the lock two processes share."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -65,10 +66,19 @@ def write_record(path: Path, url: str, sha256: str, md5: str) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old text or the new, never a part."""
+    """Write a small file so that a reader sees the old text or the new, never a part.
+
+    What killed processes left of theirs goes. So would what another process is writing at this moment, which then gets
+    a FileNotFoundError: files that two may write at once can be done without (`write_record`), or are locked.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
+            with contextlib.suppress(OSError):
+                left.unlink()
 
 
 def digests(path: Path) -> tuple[str, str]:
@@ -121,6 +131,23 @@ def locked(path: Path) -> Iterator[None]:
     finally:
         name.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def remove_abandoned_lock(path: Path) -> bool:
+    """Remove the lock file of `path` that a killed process has left; True where there was one. Never waits."""
+    name = path.with_name(f".{path.name}.lock")
+    if sys.platform == "win32" or not name.exists():
+        return False
+    with contextlib.suppress(OSError):
+        descriptor = os.open(name, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is(descriptor, name):
+                name.unlink()
+                return True
+        finally:
+            os.close(descriptor)
+    return False
 
 
 def _is(descriptor: int, name: Path) -> bool:

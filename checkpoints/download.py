@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 import tenacity
 
 from checkpoints import transport
-from checkpoints.cache import cache_dir, digests, locked, read_record, record_path, write_record
+from checkpoints.cache import cache_dir, digests, locked, read_record, record_path, remove_abandoned_lock, write_record
 from checkpoints.errors import CheckpointError
 from checkpoints.transport import Interrupted, Progress, Refused
 
@@ -44,6 +44,9 @@ def fetch(
     with _disk_errors(path):
         # A cache filled by someone else may be read-only: no lock where nothing is to be written.
         if path.is_file():
+            if remove_abandoned_lock(path):  # killed after the file got its name
+                with contextlib.suppress(OSError):
+                    transport.discard(path.with_name(path.name + ".part"))
             return _verified(path, url, md5, sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path):

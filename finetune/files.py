@@ -1,8 +1,11 @@
 """Files that are there whole or not at all, and read with a message a person can act on."""
 
+import errno
+import fcntl
 import json
 import os
 import re
+import socket
 import tokenize
 import zipfile
 import zlib
@@ -39,6 +42,50 @@ def replacing(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename in (None, str(temporary), temporary):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+@contextmanager
+def naming(path: Path, *, instead_of: Path) -> Iterator[None]:
+    """An OSError from inside that names nothing, or something in the temporary folder `instead_of`, names `path`."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename
+        if named is None or instead_of in (Path(os.fsdecode(named)), *Path(os.fsdecode(named)).parents):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+class Held(FinetuneError):
+    """Another process holds a lock. `holder` says which, for a sentence: `process 4711 on host`."""
+
+    def __init__(self, holder: str, words: str = "") -> None:
+        super().__init__(words or f"held by {holder}")
+        self.holder = holder
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file `path`, made where there is none, alone or `shared`; Held at once where another process does.
+
+    The lock is the system's and goes with its process, however that ends; the number in the file only tells people who
+    it was. FileNotFoundError where there is no such folder.
+    """
+    with open(path, "a+", encoding="utf-8", errors="replace") as handle:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            handle.seek(0)
+            found = re.fullmatch(r"(\d{1,10}) (\S{1,255})\n", handle.read(300))
+            raise Held(f"process {found[1]} on {found[2]}" if found else "another process") from None
+        if not shared:
+            with suppress(OSError):  # on a full disk it stays empty
+                handle.truncate(0)
+                handle.write(f"{os.getpid()} {socket.gethostname() or 'localhost'}\n")
+                handle.flush()
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,20 +2,19 @@
 
 import csv
 import errno
-import fcntl
 import io
 import json
 import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from finetune import config as configs
 from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
-from finetune.files import TEMPORARY, finite, read_json, to_json, write_text
+from finetune.files import TEMPORARY, Held, finite, locked, read_json, to_json, write_text
 
 _BEFORE_CONFIG = (
     *(".lock", "environment.json", "load.json", "freeze.json", "data.json"),
@@ -156,13 +155,11 @@ class RunDir:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process; FinetuneError where another process holds it."""
-        with open(self.path / ".lock", "a+") as handle:
+        with ExitStack() as held:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise
-                raise FinetuneError(f"{self.path} is in use by another process: wait for it, or stop it") from None
+                held.enter_context(locked(self.path / ".lock"))
+            except Held as found:
+                raise Held(found.holder, f"{self.path} is in use by {found.holder}: wait for it, or stop it") from None
             yield
 
     def remove_leftovers(self) -> None:
@@ -238,12 +235,11 @@ def _killed_at_its_start(path: Path) -> bool:
     known = {*_BEFORE_CONFIG, *(TEMPORARY + name for name in (*_BEFORE_CONFIG, "config.json"))}
     if ".lock" not in names or not names <= known:
         return False
-    with open(path / ".lock", "a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
+    try:
+        with locked(path / ".lock"):
+            return True
+    except (OSError, Held):
+        return False
 
 
 def _already_there(path: Path) -> WrongUse:

@@ -20,6 +20,7 @@ from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.hdf5 import Hdf5, numeric
 from checkpoints.formats.keras_weights import SHARDED, read_shapes
+from checkpoints.working import working_folder
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MOST_MEMBERS, _MOST_CONFIG_BYTES, _DEEPEST = 10_000, 64 << 20, 20
@@ -125,13 +126,10 @@ def _weights(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Hdf5
     unpacked = cache_dir() / "unpacked" / f"{sha256_of(path)[:16]}-{_WEIGHTS}"
     if not unpacked.is_file():
         unpacked.parent.mkdir(parents=True, exist_ok=True)
-        temporary = unpacked.with_name(f".{unpacked.name}.{os.getpid()}")
-        try:
-            with zipped.open(info) as member, temporary.open("wb") as out:
+        with working_folder(unpacked.parent, f".{unpacked.name}.") as temporary:
+            with zipped.open(info) as member, (temporary / _WEIGHTS).open("wb") as out:
                 shutil.copyfileobj(member, out, 1 << 20)  # zipfile ends a member at the size it claims
-            os.replace(temporary, unpacked)
-        finally:
-            temporary.unlink(missing_ok=True)
+            os.replace(temporary / _WEIGHTS, unpacked)
     return Hdf5(unpacked)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 from finetune import config as configs
 from finetune.batch.jobs import Job
 from finetune.errors import FinetuneError, WrongUse
-from finetune.files import read_json, to_json, write_text
+from finetune.files import Held, locked, read_json, to_json, write_text
 from finetune.rundir import RunDir
 
 
@@ -118,28 +117,28 @@ class Place:
         if not (unbegun and (run.path / "config.json").exists()):
             shutil.rmtree(run.path)
 
-    def held(self, job: Job) -> bool:
-        """Whether another process works in the job's run directory now."""
+    def held(self, job: Job) -> str | None:
+        """Which other process works in the job's run directory now, in words; None where none does."""
         try:
             with self.run(job).locked():
-                return False
+                return None
         except FileNotFoundError:
-            return False
-        except FinetuneError:
-            return True
+            return None
+        except Held as found:
+            return found.holder
 
     @contextlib.contextmanager
     def locked(self, *, shared: bool) -> Iterator[None]:
         """Hold the batch for this process: alone, or beside others that run single jobs of it (`shared`)."""
         folder = self.path / ".batch"
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "a+") as handle:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError:
+                held.enter_context(locked(folder / ".lock", shared=shared))
+            except Held as found:
                 raise FinetuneError(
-                    f"{self.path} is in use by another 'finetune batch': wait for it or stop it; --summary-only shows "
-                    "how far it is"
+                    f"{self.path} is in use by another 'finetune batch' ({found.holder}): wait for it or stop it; "
+                    "--summary-only shows how far it is"
                 ) from None
             yield
 

@@ -112,8 +112,8 @@ class Scheduler:
                 return
             if any(one.index in self._active for one in self._sharing(job)):
                 continue  # what computes the features for it is under way
-            if self._place.held(job):
-                self._wait_for_holder(job)
+            if holder := self._place.held(job):
+                self._wait_for_holder(job, holder)
                 continue
             self._queue.remove(job)
             self._waiting_since.pop(job.index, None)
@@ -131,14 +131,14 @@ class Scheduler:
         found = [one for one in self._jobs if wanted is not None and self._features[one.index] == wanted]
         return [] if any(self._standings[one.index].state == "done" for one in found) else found
 
-    def _wait_for_holder(self, job: Job) -> None:
+    def _wait_for_holder(self, job: Job, holder: str) -> None:
         """A process that outlived an earlier call saves its state and goes; another one may be somebody's."""
         if job.index not in self._waiting_since:
             self._waiting_since[job.index] = time.monotonic()
-            self._watcher.say(f"{job.name}: waiting for another process that holds its run directory")
+            self._watcher.say(f"{job.name}: waiting for {holder}, which holds its run directory")
         if time.monotonic() - self._waiting_since[job.index] > _PATIENCE:
             self._queue.remove(job)
-            error = f"{self._place.run(job)} is in use by another process: wait for it, or stop it"
+            error = f"{self._place.run(job)} is in use by {holder}: wait for it, or stop it"
             self._write_attempt(job, self._place.record(job), Attempt(_now(), "failed", error=error))
             self._settle(job)
 

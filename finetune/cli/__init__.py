@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
+from checkpoints.disk import refusal
 from checkpoints.errors import CheckpointError
 from finetune._version import __version__
 from finetune.cli import (
@@ -112,7 +113,7 @@ def _os_error(error: OSError) -> str:
 
 def _unexpected(error: Exception) -> str:
     if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which is not imported here
-        return _NO_MEMORY
+        return _os_error(OSError(full, "")) if (full := refusal(str(error))) else _NO_MEMORY
     if os.environ.get("FINETUNE_TRACEBACK"):
         raise error
     reason = str(error).strip().partition("\n")[0][:300]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import FinetuneError, WrongUse
+from finetune.files import naming
 
 if TYPE_CHECKING:
     from finetune.export.trial import Trial
@@ -98,7 +99,8 @@ def export(
         for form, module in modules.items():
             place = stage / names[form]
             place.parent.mkdir(exist_ok=True)
-            exported = module.write(source, place)
+            with naming(folder / names[form], instead_of=stage):
+                exported = module.write(source, place)
             if reference is not None:
                 tried = reference.try_out(module.open_runtime(source, place), size=exported.size)
                 exported = replace(exported, trial=tried)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from checkpoints.disk import written_by_tensorflow
 from finetune.export import inference
 from finetune.export.inference import INPUT, LOGITS, PROBABILITIES
 from finetune.export.source import Source
@@ -39,7 +40,8 @@ def write(source: Source, out: Path) -> Exported:
             (Path(folder) / name).write_text(text, encoding="utf-8")
         module.assets = [tf.saved_model.Asset(str(Path(folder) / name)) for name in assets]
         signatures = {"serving_default": module.serve, "class_names": module.class_names}
-        tf.saved_model.save(module, str(out), signatures=signatures)
+        with written_by_tensorflow(out):
+            tf.saved_model.save(module, str(out), signatures=signatures)
     files = tuple(sorted(path for path in out.rglob("*") if path.is_file()))
     what = f"TF2 SavedModel, {INPUT} -> {LOGITS}, {PROBABILITIES}; {frozen.folded}"
     notes = (*source.notes(), f"class names: signature class_names, and assets/{LABELS}")

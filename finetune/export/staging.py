@@ -1,17 +1,23 @@
 """Several files and folders that appear together, whole, or not at all."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from checkpoints.working import move_all, remove_abandoned, working_folder
 from finetune.errors import WrongUse
+
+_PREFIX = ".tmp.export-"
 
 
 def check_free(places: Iterable[Path]) -> None:
-    """Raise WrongUse where something is at one of `places` already, or a directory could not be made for it."""
+    """Raise WrongUse where something is at one of `places` already, or a directory could not be made for it.
+
+    What a killed export has left beside them is removed before.
+    """
+    places = list(places)
+    for folder in {place.absolute().parent for place in places}:
+        remove_abandoned(folder, _PREFIX)
     for place in places:
         if place.exists() or place.is_symlink():
             raise WrongUse(f"{place} is already there and is not overwritten: give an --out in a directory of its own")
@@ -30,31 +36,13 @@ def staged(folder: Path) -> Iterator[Path]:
     folder = folder.absolute()
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    moved: list[Path] = []
-    stage = None
     try:
-        stage = Path(tempfile.mkdtemp(prefix=".tmp.export-", dir=folder))
-        yield stage
-        entries = sorted(stage.iterdir())
-        check_free(folder / entry.name for entry in entries)
-        for entry in entries:
-            os.rename(entry, folder / entry.name)
-            moved.append(folder / entry.name)
+        with working_folder(folder, _PREFIX) as stage:
+            yield stage
+            check_free(folder / entry.name for entry in stage.iterdir())
+            move_all(stage, folder)
     except BaseException:
-        for place in moved:
-            _remove(place)
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
         with suppress(OSError):  # where somebody else has put something in it meanwhile
             for parent in made:
                 parent.rmdir()
         raise
-    stage.rmdir()
-
-
-def _remove(place: Path) -> None:
-    with suppress(OSError):
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        else:
-            place.unlink()

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -101,9 +102,17 @@ def opened(key: str, about: dict[str, Any], ids: np.ndarray, *, budget: int | No
                 if not known:
                     shutil.rmtree(path, ignore_errors=True)
                 raise
+        _used_now(path)
         yield entry
-        with suppress(OSError):
-            os.utime(path / _ABOUT)
+        _used_now(path)
+
+
+def _used_now(path: Path) -> None:
+    """Later than every other entry, even where the clock has gone back since they were used."""
+    with suppress(OSError):
+        latest = max((one.used for one in entries() if one.path != path), default=0.0)
+        now = max(time.time(), latest + 1e-3)
+        os.utime(path / _ABOUT, (now, now))
 
 
 def clear(names: tuple[str, ...] = ()) -> tuple[list[Listed], list[Listed]]:

@@ -1,7 +1,6 @@
 """A checkpoint or SavedModel written anew with other moving statistics and nothing else changed."""
 
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ import tensorflow as tf
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
+from checkpoints.working import working_folder
 from finetune.diagnosis.graph.metagraph import Saved
 from finetune.diagnosis.graph.variables import cuts
 from finetune.errors import FinetuneError
-from finetune.files import replacing
+from finetune.files import naming, replacing
 
 
 @dataclass(frozen=True)
@@ -79,18 +79,17 @@ def write_saved_model(
         same = [place for place in twins.get(name, ()) if np.array_equal(arrays[place.key], before, equal_nan=True)]
         for place in (origin.places[name], *same):
             _put(arrays, place, value)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
     try:
-        left = shutil.ignore_patterns("fingerprint.pb", "variables.index", "variables.data-*")
-        shutil.copytree(directory, temporary / "copy", ignore=left, symlinks=False)
-        write_slim(temporary / "copy" / "variables" / "variables", arrays)
-        (temporary / "copy").rename(out)
+        parent = out.absolute().parent
+        with naming(out, instead_of=parent), working_folder(parent, f".{out.name}.") as temporary:
+            left = shutil.ignore_patterns("fingerprint.pb", "variables.index", "variables.data-*")
+            shutil.copytree(directory, temporary / "copy", ignore=left, symlinks=False)
+            write_slim(temporary / "copy" / "variables" / "variables", arrays)
+            (temporary / "copy").rename(out)
     except tf.errors.OpError as error:
         raise FinetuneError(f"cannot write {out}: {str(error.message).partition(chr(10))[0][:200]}") from None
     except shutil.Error as error:
         raise FinetuneError(f"cannot copy {directory} to {out}: {error.args[0][0][2]}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _put(arrays: dict[str, np.ndarray], place: Saved, value: np.ndarray) -> None:

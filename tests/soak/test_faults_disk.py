@@ -1,0 +1,229 @@
+"""A disk that is full, read-only or refuses a file, at any moment: one error or a warning, nothing lost, nothing left."""
+
+import errno
+import random
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killed_process import CHANGES, WRITES, Ended, Killable, namespace
+from run_content import SETTINGS, content, goes_on, leftovers
+
+OPTIONS = "--ema 0.9 --diagnose-every 2 --tracker tensorboard"
+SAID = {
+    errno.ENOSPC: "the disk is full while writing {}: free some space, then ",
+    errno.EROFS: "no permission for {}: choose another place, or change its owner or mode",
+    errno.EACCES: "no permission for {}: choose another place, or change its owner or mode",
+    errno.EIO: "Input/output error: {}",
+}
+COMMANDS = {
+    "report": "report {disk}/done --html {out}/page.html",
+    "diagnosis": "diagnose-bn {disk}/done --images 50 --html {out}/page.html",
+    "keras": "export {disk}/done --format keras --no-evaluation --out {out}/new/m.keras",
+    "savedmodel": "export {disk}/done --format savedmodel --no-evaluation --out {out}/new/saved",
+    "tflite": "export {disk}/done --format tflite --no-evaluation --out {out}/new/m.tflite",
+    "onnx": "export {disk}/done --format onnx --no-evaluation --out {out}/new/m.onnx",
+    "slim": "export {disk}/slim --format slim --no-evaluation --out {out}/new/model.ckpt",
+    "all": "export {disk}/slim --format keras --format slim --format savedmodel --no-evaluation --out {out}/new/all",
+    "features": "features {disk}/done --layer conv2 --out {out}/f.npz",
+    "recalibration": "recalibrate-bn {disk}/done --images 50 --out {out}/re.keras",
+    "conversion": "checkpoint convert {disk}/slim/model.keras {out}/new/c.ckpt",
+    "conversion to Keras": "checkpoint convert {disk}/slim/model.keras {out}/new/c.weights.h5",
+}
+
+
+@pytest.fixture(scope="module")
+def finetune(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
+    own = namespace()
+    if own is None:
+        pytest.skip("nothing can be mounted here: neither as root nor in a user namespace")
+    process = Killable(tmp_path_factory.mktemp("disk"), own_disk=own)
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def line(finetune: Killable, backbone: Path) -> str:
+    """Of a run; `done` is one as it should be, `slim` one that takes every format, `out` an empty folder."""
+    line = f"run --backbone {backbone} {SETTINGS} {OPTIONS} --run-dir "
+    slim = f"run --backbone resnet_v1_demo {SETTINGS} --image-size 32 --epochs 1 --run-dir "
+    for name, one in (("done", line), ("slim", slim)):
+        ended = finetune(f"{one}{finetune.folder / name}")
+        assert ended.code == 0, ended.output
+    finetune.seen(finetune.folder / "out").mkdir()
+    return line
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every file with its content, every folder."""
+    return {str(one.relative_to(folder)): one.read_bytes() if one.is_file() else None for one in folder.rglob("*")}
+
+
+def used(finetune: Killable) -> int:
+    """KiB of the disk, as tmpfs counts them."""
+    found = tree(finetune.seen(finetune.folder)).values()
+    return sum(-(-len(one) // 4096) * 4 for one in found if one is not None)
+
+
+def error_of(ended: Ended) -> str:
+    """What it said, once it is known to be one error."""
+    found = re.findall(r"^Error: .*$", ended.output, re.MULTILINE)
+    assert ended.code == 1 and len(found) == 1, (ended.code, ended.output)
+    for never in ("Traceback", "defect of finetune", "out of memory", ".tmp."):
+        assert never not in found[0], found
+    return str(found[0])
+
+
+def check_goes_on(finetune: Killable, line: str, run: Path, *, what: Any) -> None:
+    """The same command, or the one that the error names, ends in what the undisturbed run has."""
+    there = finetune.seen(run)
+    assert leftovers(there) == [], what
+    again = finetune(goes_on(line + str(run), run) if not (there / "config.json").exists() else f"run --resume {run}")
+    assert again.code == 0, (what, again.output)
+    found, expected = content(there), content(finetune.seen(finetune.folder / "done"))
+    for name, value in expected.items():
+        assert found[name] == value, (name, what)
+    assert leftovers(there) == [], what
+
+
+def check_full_disk(finetune: Killable, line: str, shares: list[float]) -> list[str]:
+    """A run on a disk that has this share of the room the run takes."""
+    run, found = finetune.folder / "run", []
+    before = used(finetune)
+    room = used_by(tree(finetune.seen(finetune.folder / "done")))
+    for share in shares:
+        finetune.disk(f"size={before + 4 + int(share * room)}k")
+        ended = finetune(line + str(run))
+        finetune.disk("size=64m")
+        said = error_of(ended)
+        assert f"the disk is full while writing {run}/" in said
+        begun = (finetune.seen(run) / "config.json").exists()
+        assert said.endswith(f"continue with: finetune run --resume {run}" if begun else "then repeat the command")
+        assert begun or not finetune.seen(run).exists()
+        found.append(said.split(f"{run}/")[1].partition(":")[0])
+        check_goes_on(finetune, line, run, what=(share, said))
+        shutil.rmtree(finetune.seen(run))
+    return found
+
+
+def used_by(files: dict[str, bytes | None]) -> int:
+    return sum(-(-len(one) // 4096) * 4 for one in files.values() if one is not None)
+
+
+def test_a_run_on_a_full_disk(finetune: Killable, line: str) -> None:
+    assert len(set(check_full_disk(finetune, line, [0.02, 0.5]))) == 2
+
+
+@pytest.mark.soak
+def test_a_run_on_a_disk_that_is_full_at_any_moment(finetune: Killable, line: str) -> None:
+    names = check_full_disk(finetune, line, [number / 24 for number in range(24)])
+    print({name: names.count(name) for name in sorted(set(names))})
+    assert {"checkpoints/state.npz", "model-last-step.keras"} <= set(names)
+
+
+def check_full_out(finetune: Killable, name: str, shares: list[float]) -> int:
+    """A command that writes something, on a disk with room for a share of it. How often that was not enough."""
+    out = finetune.folder / "out"
+    words = COMMANDS[name].format(disk=finetune.folder, out=out)
+    written = finetune.seen(out)
+
+    def emptied() -> None:
+        shutil.rmtree(written)
+        written.mkdir()
+
+    ended = finetune(words)
+    assert ended.code == 0, ended.output
+    assert leftovers(written) == []
+    names, room = set(tree(written)), used_by(tree(written))
+    emptied()
+    before, failed = tree(finetune.seen(finetune.folder)), 0
+    for share in shares:
+        finetune.disk(f"size={used(finetune) + 4 + int(share * room)}k")
+        ended = finetune(words)
+        finetune.disk("size=64m")
+        if ended.code:
+            failed += 1
+            said = error_of(ended)
+            assert f"the disk is full while writing {finetune.folder}" in said, said
+            assert tree(finetune.seen(finetune.folder)) == before, share
+            ended = finetune(words)
+        assert ended.code == 0, ended.output
+        assert set(tree(written)) == names
+        emptied()
+    return failed
+
+
+@pytest.mark.parametrize("name", ["savedmodel", "slim", "features"])
+def test_no_room_for_what_is_written(finetune: Killable, line: str, name: str) -> None:
+    assert check_full_out(finetune, name, [0.3])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_room_for_what_is_written_at_any_moment(finetune: Killable, line: str, name: str) -> None:
+    assert check_full_out(finetune, name, [0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0])
+
+
+def check_refused(finetune: Killable, line: str, moments: list[tuple[int, int]]) -> list[str]:
+    """From the n-th event on the system refuses what changes the disk with that errno; how it ended."""
+    run, found = finetune.folder / "run", []
+    for number, refusal in moments:
+        events = WRITES if refusal == errno.ENOSPC else CHANGES
+        ended = finetune(line + str(run), fail=(number, refusal, events))
+        if ended.code:
+            said = error_of(ended)
+            # Behind a tracker's error comes the run's own.
+            assert re.search(SAID[refusal].format(f"{re.escape(str(run))}\\S*"), said) or "--tracker" in said, said
+        else:
+            assert not ended.events or "warning" in ended.output.lower(), (number, ended.output, ended.events)
+        found.append(ended.events[0] if ended.events else "none")
+        if refusal != errno.ENOSPC:  # nothing could be removed: the next call does it
+            for one in leftovers(finetune.seen(run)) if finetune.seen(run).exists() else []:
+                Path(one).unlink()
+        check_goes_on(finetune, line, run, what=(number, refusal, ended.output, ended.events[:2]))
+        shutil.rmtree(finetune.seen(run))
+    return found
+
+
+def test_files_that_the_system_refuses(finetune: Killable, line: str) -> None:
+    check_refused(finetune, line, [(20, errno.EROFS), (60, errno.ENOSPC)])
+
+
+@pytest.mark.soak
+def test_every_single_file_refused(finetune: Killable, line: str) -> None:
+    events = finetune(line + str(finetune.folder / "run")).events
+    shutil.rmtree(finetune.seen(finetune.folder / "run"))
+    rng = random.Random(5)
+    kinds = {event: number for number, event in enumerate(events, 1)}  # the last of each
+    kinds |= {f"first {event}": number for number, event in reversed(list(enumerate(events, 1)))}
+    moments = [(number, rng.choice(list(SAID))) for number in sorted(set(kinds.values()))]
+    found = check_refused(finetune, line, moments)
+    print(len(found), "moments")
+    assert len(found) > 40
+
+
+def limited(size: int) -> str:
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))"
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("slim", [10_000, 100_000]),
+        pytest.param("all", [1_000, 10_000, 100_000, 300_000], marks=pytest.mark.soak),
+        *(pytest.param(name, [0, 500, 5_000], marks=pytest.mark.soak) for name in COMMANDS if name != "all"),
+    ],
+)
+def test_a_limit_to_the_size_of_files(finetune: Killable, line: str, name: str, sizes: list[int]) -> None:
+    out = finetune.folder / "out"
+    before = tree(finetune.seen(finetune.folder))
+    for size in sizes:
+        ended = finetune(COMMANDS[name].format(disk=finetune.folder, out=out), first=limited(size))
+        # Its own output is a file as well, in these tests alone.
+        assert ended.code == 1 and "Traceback" not in ended.output, ended.output
+        if size > 1_000:
+            assert "would be larger than is allowed: raise the limit ('ulimit -f'), then repeat" in error_of(ended)
+        assert tree(finetune.seen(finetune.folder)) == before
