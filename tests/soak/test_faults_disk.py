@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or refuses a file, at any moment: one error or a warning, nothing lost, nothing left."""
+"""A disk that is full, read-only or refuses a file, at any moment: one error, or a warning; nothing is lost."""
 
 import errno
 import random
@@ -71,7 +71,7 @@ def used(finetune: Killable) -> int:
 def error_of(ended: Ended) -> str:
     """What it said, once it is known to be one error."""
     found = re.findall(r"^Error: .*$", ended.output, re.MULTILINE)
-    assert ended.code == 1 and len(found) == 1, (ended.code, ended.output)
+    assert (ended.code, len(found)) == (1, 1), ended.output
     for never in ("Traceback", "defect of finetune", "out of memory", ".tmp."):
         assert never not in found[0], found
     return str(found[0])
@@ -223,7 +223,7 @@ def test_a_limit_to_the_size_of_files(finetune: Killable, line: str, name: str, 
     for size in sizes:
         ended = finetune(COMMANDS[name].format(disk=finetune.folder, out=out), first=limited(size))
         # Its own output is a file as well, in these tests alone.
-        assert ended.code == 1 and "Traceback" not in ended.output, ended.output
+        assert (ended.code, "Traceback" in ended.output) == (1, False), ended.output
         if size > 1_000:
             assert "would be larger than is allowed: raise the limit ('ulimit -f'), then repeat" in error_of(ended)
         assert tree(finetune.seen(finetune.folder)) == before
