@@ -116,7 +116,8 @@ def test_who_holds_a_run_or_a_batch_is_named(finetune: Killable, line: str) -> N
         assert (ended.code, ended.output) == (1, f"Error: {run} is in use by {holder}: wait for it, or stop it\n")
         assert {one: one.read_bytes() for one in run.rglob("*") if one.is_file()} == before
     place = Place(finetune.folder / "place")
-    with place.locked(shared=False), pytest.raises(FinetuneError, match=re.escape(f"'finetune batch' ({holder})")), place.locked(shared=False):  # fmt: skip
+    words = re.escape(f"'finetune batch' ({holder})")
+    with place.locked(shared=False), pytest.raises(FinetuneError, match=words), place.locked(shared=False):
         pass
 
 
