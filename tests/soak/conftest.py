@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hostile_process import Reading
+from small_server import serving
 
 _BACKBONE = """
 import sys, keras
@@ -40,3 +41,9 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
     subprocess.run([sys.executable, "-c", _BACKBONE, path], check=True, capture_output=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    with serving() as found:
+        yield found

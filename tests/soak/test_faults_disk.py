@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from killed_process import CHANGES, WRITES, Ended, Killable, namespace
 from run_content import SETTINGS, content, goes_on, leftovers
+from small_server import BODY
 
 OPTIONS = "--ema 0.9 --diagnose-every 2 --tracker tensorboard"
 SAID = {
@@ -227,3 +228,67 @@ def test_a_limit_to_the_size_of_files(finetune: Killable, line: str, name: str, 
         if size > 1_000:
             assert "would be larger than is allowed: raise the limit ('ulimit -f'), then repeat" in error_of(ended)
         assert tree(finetune.seen(finetune.folder)) == before
+
+
+ALWAYS_WORTH_IT = """
+import finetune.features.preparing, finetune.features.store
+finetune.features.preparing._LEAST = 0
+finetune.features.store._SPARE = 0
+"""
+
+
+def check_cache(finetune: Killable, backbone: Path, place: Path, ways: list[str]) -> None:
+    """A run beside a cache that cannot be written goes on without; where it is told to cache, it says why not."""
+    settings = SETTINGS.replace("--quiet", "")
+    start = f"run --backbone {backbone} {settings} --preset linear-probe --cache-budget 1GiB --run-dir "
+    shutil.rmtree(finetune.seen(finetune.home), ignore_errors=True)
+    whole = finetune(start + str(place / "whole"), first=ALWAYS_WORTH_IT)
+    assert (whole.code, "images computed" in whole.output) == (0, True), whole.output
+    for way in ways:
+        if way.endswith("k"):
+            shutil.rmtree(finetune.seen(finetune.home), ignore_errors=True)
+            way = f"size={used(finetune) + int(way[:-1])}k"
+        finetune.disk(way)
+        run = place / f"run-{way.replace('=', '-')}"
+        ended = finetune(start + str(run), first=ALWAYS_WORTH_IT)
+        refused = finetune(start + f"{run}-on --cache-features on", first=ALWAYS_WORTH_IT)
+        finetune.disk("rw,size=64m")
+        assert (ended.code, "features are not cached: " in ended.output) == (0, True), ended.output
+        assert content(run)["metrics.jsonl"] == content(place / "whole")["metrics.jsonl"], way
+        words = error_of(refused) if refused.code == 1 else refused.output
+        assert re.search(r"no permission for|the disk is full while writing|they would take .* free$", words, re.M), (
+            words
+        )
+        assert str(finetune.home) in words
+        assert not Path(f"{run}-on").exists()
+        again = finetune(start + f"{run}-again --cache-features on", first=ALWAYS_WORTH_IT)
+        assert again.code == 0, again.output
+        assert content(Path(f"{run}-again"))["metrics.jsonl"] == content(place / "whole")["metrics.jsonl"]
+
+
+def test_a_cache_that_cannot_be_written(finetune: Killable, backbone: Path, tmp_path: Path) -> None:
+    check_cache(finetune, backbone, tmp_path, ["ro"])
+
+
+@pytest.mark.soak
+def test_a_cache_without_room(finetune: Killable, backbone: Path, tmp_path: Path) -> None:
+    check_cache(finetune, backbone, tmp_path, ["4k", "8k", "12k", "16k", "24k", "32k", "ro"])
+
+
+def test_downloads_without_room_or_rights(finetune: Killable, line: str, address: str) -> None:
+    files = finetune.seen(finetune.home / "files")
+    for way in ("ro", "4k", "12k", "500k", "2000k", "2900k"):
+        shutil.rmtree(files, ignore_errors=True)
+        finetune.disk(way if way == "ro" else f"size={used(finetune) + int(way[:-1])}k")
+        ended = finetune(fetch=f"{address}/weights.bin")
+        finetune.disk("rw,size=64m")
+        assert ended.code == 1
+        said = ended.output.strip().splitlines()[-1]
+        assert said.startswith(f"checkpoints.errors.CheckpointError: cannot keep {finetune.home}"), said
+        assert said.endswith("or set FINETUNE_HOME to a directory that can be written."), said
+        kept = {one.name for one in files.iterdir()} if files.exists() else set()
+        assert kept <= {"weights.bin.part", "weights.bin.part.json"}, kept
+        again = finetune(fetch=f"{address}/weights.bin")
+        assert again.code == 0, again.output
+        assert (files / "weights.bin").read_bytes() == BODY
+        assert sorted(one.name for one in files.iterdir()) == ["weights.bin", "weights.bin.json"]
