@@ -12,11 +12,12 @@ from typing import BinaryIO, cast
 
 from checkpoints.cache import cache_dir, read_record, sha256_of
 from checkpoints.errors import CheckpointError
-from checkpoints.working import working_folder
+from checkpoints.working import remove_abandoned, working_folder
 
 MOST_BYTES = 4 << 30
 """More than this unpacked is taken for a decompression bomb: the largest published archive holds 0.6 GB."""
 
+_WORKING = ".unpacking-"
 _MOST_MEMBERS = 100_000
 _HEADER_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 20
@@ -46,10 +47,11 @@ def extract(archive: Path, into: Path, *, most_bytes: int = MOST_BYTES) -> Path:
     CheckpointError, as does an archive that is cut off, damaged or no .tar.gz.
     """
     if into.is_dir():
+        remove_abandoned(into.parent, _WORKING)  # by who was killed after the folder got its name
         return into
     with _errors(archive, into):
         into.parent.mkdir(parents=True, exist_ok=True)
-        with working_folder(into.parent, ".unpacking-") as temporary:
+        with working_folder(into.parent, _WORKING) as temporary:
             content = temporary / "content"
             content.mkdir()
             with gzip.open(archive, "rb") as file:

@@ -20,7 +20,7 @@ from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.hdf5 import Hdf5, numeric
 from checkpoints.formats.keras_weights import SHARDED, read_shapes
-from checkpoints.working import working_folder
+from checkpoints.working import remove_abandoned, working_folder
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MOST_MEMBERS, _MOST_CONFIG_BYTES, _DEEPEST = 10_000, 64 << 20, 20
@@ -124,7 +124,9 @@ def _weights(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Hdf5
                 pass
         return Hdf5(path, _start(info, path), info.file_size)
     unpacked = cache_dir() / "unpacked" / f"{sha256_of(path)[:16]}-{_WEIGHTS}"
-    if not unpacked.is_file():
+    if unpacked.is_file():
+        remove_abandoned(unpacked.parent, f".{unpacked.name}.")
+    else:
         unpacked.parent.mkdir(parents=True, exist_ok=True)
         with working_folder(unpacked.parent, f".{unpacked.name}.") as temporary:
             with zipped.open(info) as member, (temporary / _WEIGHTS).open("wb") as out:

@@ -63,7 +63,7 @@ def killed(finetune: Killable, call: Callable[..., Ended], right: Callable[[Ende
         try:
             right(call())
             assert leftovers(folder) == []
-        except AssertionError as error:
+        except Exception as error:
             error.add_note(f"killed at {whole.events[event - 1]}")
             raise
     return done

@@ -12,7 +12,7 @@ import tensorflow as tf
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
-from checkpoints.working import working_folder
+from checkpoints.working import remove_abandoned, working_folder
 from finetune.diagnosis.graph.metagraph import Saved
 from finetune.diagnosis.graph.variables import cuts
 from finetune.errors import FinetuneError
@@ -69,6 +69,7 @@ def write_saved_model(
     out: it is of the old variables, and loading does not need it. CheckpointError where `out` is there already,
     FinetuneError where it cannot be written; nothing is left behind then.
     """
+    remove_abandoned(out.absolute().parent, f".{out.name}.")
     if out.exists():
         raise CheckpointError(f"{out} is already there and is not overwritten: give another name")
     if not out.absolute().parent.is_dir():
