@@ -34,7 +34,7 @@ test: $(INSTALLED)  ## The tests, on two cores.
 test-all: $(INSTALLED)  ## Full-size networks as well.
 	$(PYTEST)
 
-soak: $(INSTALLED)  ## Thousands of hostile files and hundreds of killed runs: docs/reliability.md.
+soak: $(INSTALLED)  ## Thousands of hostile files, hundreds of kills, full disks: docs/reliability.md.
 	$(BIN)/python -m pytest -m soak tests/soak
 
 # PyTorch is a contender, not a dependency: it has an environment of its own, 1 GB of it.

@@ -26,9 +26,12 @@ def typed(line: str) -> Result:
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file and directory below `folder`, with size and time of modification of the files."""
+    """Every file and directory below `folder`, with size and time of modification of the files, except of locks: they
+    note who held them last."""
     return {
-        str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
+        str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
+        if path.is_file() and path.name != ".lock"
+        else (0, 0)
         for path in folder.rglob("*")
     }
 
