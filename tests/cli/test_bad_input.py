@@ -360,7 +360,7 @@ def test_a_run_that_another_process_holds(place, interrupted, refused):
     from finetune.rundir import RunDir
 
     with RunDir(place / "stopped run").locked():
-        refused("run --resume 'stopped run'", 1, "stopped run is in use by another process")
+        refused("run --resume 'stopped run'", 1, f"stopped run is in use by process {os.getpid()} on ")
 
 
 def test_nobody_may_write_there(place, refused, monkeypatch):
