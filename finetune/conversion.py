@@ -26,6 +26,7 @@ from checkpoints.structures import structures
 from finetune import models, networks
 from finetune.backbone.structures import entries
 from finetune.errors import FinetuneError, WrongUse
+from finetune.files import room_for
 from finetune.networks.names import keras_variables, slim_variables
 
 Format = Literal["slim-v2", "keras-weights-h5", "keras-zip"]
@@ -81,8 +82,8 @@ def convert(path: Path, out: Path, *, backbone: str | None = None) -> Conversion
     opened = open_checkpoint(path)
     if target == "slim-v2" and opened.kind.startswith("slim") and backbone is None and _named(opened):
         arrays = everything(opened)
-        _make_room(out)
-        write_slim(out, arrays)
+        with room_for(out):
+            write_slim(out, arrays)
         return Conversion(str(opened.path), opened.kind, str(out), target, None, len(arrays), None, {})
     return transcribe(opened, _fit(opened, backbone), out)
 
@@ -96,11 +97,11 @@ def transcribe(opened: Checkpoint, found: Fit, out: Path) -> Conversion:
             "checkpoints; give an OUT that ends in .weights.h5 or .keras"
         )
     model, report = load_stock(opened, found, image_size=_image_size(found.spec, target))
-    _make_room(out)
-    if target == "slim-v2":
-        write_slim(out, {name: np.asarray(variable) for name, variable in slim_variables(model).items()})
-    else:
-        models.write(model, out)
+    with room_for(out):
+        if target == "slim-v2":
+            write_slim(out, {name: np.asarray(variable) for name, variable in slim_variables(model).items()})
+        else:
+            models.write(model, out)
     return Conversion(
         str(opened.path),
         opened.kind,
@@ -216,7 +217,3 @@ def _named(opened: Checkpoint) -> bool:
 def _image_size(spec: BackboneSpec, target: Format) -> int:
     """A `.keras` file takes images of the published size; weights alone are the same at every size."""
     return spec.image_size if target == "keras-zip" else spec.least_size
-
-
-def _make_room(out: Path) -> None:
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)

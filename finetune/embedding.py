@@ -19,7 +19,7 @@ from finetune.data.lazy import LazyImages
 from finetune.data.sources import absolute
 from finetune.data.sources.assembly import Progress, printable
 from finetune.errors import FinetuneError, WrongUse
-from finetune.files import replacing
+from finetune.files import replacing, room_for
 
 Pooling = Literal["mean", "max", "none"]
 UNKNOWN = -1
@@ -104,8 +104,11 @@ def write_features(
     split, paths, class_names, skipped, remarks = _images(request, network, looking)
     labels = np.full(len(split), UNKNOWN, np.int64) if request.images else split.labels
     shape = (len(split), *(int(side) for side in forward.structured_outputs.shape[1:]))
-    request.out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with replacing(request.out) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+    with (
+        room_for(request.out),
+        replacing(request.out) as temporary,
+        zipfile.ZipFile(temporary, "w", allowZip64=True) as archive,
+    ):
         with archive.open("features.npy", "w", force_zip64=True) as file:
             _header(file, shape)
             for images, _, counted in batches.evaluation(split, network.config):

@@ -56,6 +56,20 @@ def naming(path: Path, *, instead_of: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Make the directories that `path` is to lie in; what was made goes again where the block fails."""
+    made = [parent for parent in path.absolute().parents if not parent.exists()]
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # where somebody else has put something in it meanwhile
+            for parent in made:
+                parent.rmdir()
+        raise
+
+
 class Held(FinetuneError):
     """Another process holds a lock. `holder` says which, for a sentence: `process 4711 on host`."""
 

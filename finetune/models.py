@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,12 @@ def save(model: keras.Model, path: Path) -> None:
 def write(stock: keras.Model, path: Path) -> None:
     """Write a model of stock layers atomically: its weights to `.weights.h5`, all of it to `.keras`. OSError."""
     size = sum(int(np.prod(variable.shape)) * 4 for variable in stock.variables)
-    # Where memory is short, Keras lets HDF5 write to the disk; and HDF5 crashes the process when that is full.
+    # HDF5 writes `.weights.h5`, and where memory is short `.keras`; refused by the system, it crashes the process.
     if shutil.disk_usage(path.absolute().parent).free < size + 2**20:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and limit < size + 2**20:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     with replacing(path) as temporary:
         stock.save_weights(temporary) if path.name.endswith(".weights.h5") else stock.save(temporary)
 

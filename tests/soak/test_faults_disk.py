@@ -48,12 +48,13 @@ def finetune(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
 
 @pytest.fixture(scope="module")
 def line(finetune: Killable, backbone: Path) -> str:
-    """Of a run; `done` is one as it should be, `slim` one that takes every format, `out` an empty folder."""
+    """Of a run; `done` and `whole` are one as it should be, of which commands use the former; `slim` takes every format, `out` an empty folder."""
     line = f"run --backbone {backbone} {SETTINGS} {OPTIONS} --run-dir "
     slim = f"run --backbone resnet_v1_demo {SETTINGS} --image-size 32 --epochs 1 --run-dir "
     for name, one in (("done", line), ("slim", slim)):
         ended = finetune(f"{one}{finetune.folder / name}")
         assert ended.code == 0, ended.output
+    shutil.copytree(finetune.seen(finetune.folder / "done"), finetune.seen(finetune.folder / "whole"))
     finetune.seen(finetune.folder / "out").mkdir()
     return line
 
@@ -84,7 +85,7 @@ def check_goes_on(finetune: Killable, line: str, run: Path, *, what: Any) -> Non
     assert leftovers(there) == [], what
     again = finetune(goes_on(line + str(run), run) if not (there / "config.json").exists() else f"run --resume {run}")
     assert again.code == 0, (what, again.output)
-    found, expected = content(there), content(finetune.seen(finetune.folder / "done"))
+    found, expected = content(there), content(finetune.seen(finetune.folder / "whole"))
     for name, value in expected.items():
         assert found[name] == value, (name, what)
     assert leftovers(there) == [], what
