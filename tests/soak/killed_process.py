@@ -45,6 +45,8 @@ def watch(folders, kill, fail, told):
         name = arguments[0]
         if isinstance(name, bytes):
             name = os.fsdecode(name)
+        if event not in ("open", "os.truncate") and arguments[-1] >= 0:  # relative to an open folder, as of rmtree
+            name = os.path.join(os.readlink(f"/proc/self/fd/{arguments[-1]}"), name)
         if not isinstance(name, (str, os.PathLike)) or not os.path.abspath(name).startswith(tuple(folders)):
             return
         seen += 1

@@ -48,7 +48,8 @@ def finetune(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
 
 @pytest.fixture(scope="module")
 def line(finetune: Killable, backbone: Path) -> str:
-    """Of a run; `done` and `whole` are one as it should be, of which commands use the former; `slim` takes every format, `out` an empty folder."""
+    """Of a run; `done`, which commands use, and `whole` are one as it should be, `slim` takes every format, `out` is
+    an empty folder."""
     line = f"run --backbone {backbone} {SETTINGS} {OPTIONS} --run-dir "
     slim = f"run --backbone resnet_v1_demo {SETTINGS} --image-size 32 --epochs 1 --run-dir "
     for name, one in (("done", line), ("slim", slim)):
