@@ -100,7 +100,7 @@ def test_what_was_used_last_stays_in_the_cache_though_the_clock_went_back(
         with store.opened(key, about, ids, budget=10**9) as entry:
             entry.append(ids, np.zeros((10, 1000), np.float32))
     assert [one.key for one in store.entries()] == ["a", "b", "c"]
-    with store.opened("d", about, ids, budget=2 * 10 * 4016):
+    with store.opened("d", about, ids, budget=2 * store.entries()[0].size):
         assert sorted(one.key for one in store.entries()) == ["c", "d"]
 
 
