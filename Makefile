@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-all soak bench lint check docs structures constraints clean
+.PHONY: help demo test test-all coverage mutation soak bench lint check docs structures constraints clean
 
 help:  ## Show the goals.
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,6 +33,17 @@ test: $(INSTALLED)  ## The tests, on two cores.
 
 test-all: $(INSTALLED)  ## Full-size networks as well.
 	$(PYTEST)
+
+# Subprocesses, pytest's and the tests' own, are measured too: pyproject.toml, tool.coverage.
+COVERAGE := $(BIN)/python -m coverage
+coverage: $(INSTALLED)  ## Lines and branches the tests reach, and those they do not; fails below 90 %.
+	$(COVERAGE) erase
+	$(COVERAGE) run -m pytest -n 2 --dist loadfile -m "not slow and not soak"
+	$(COVERAGE) combine --quiet
+	$(COVERAGE) report
+
+mutation: $(INSTALLED)  ## Changes to verdict, strict loading and evaluation that no test notices; fails below 85 %.
+	$(BIN)/python tests/mutation/run_mutants.py
 
 soak: $(INSTALLED)  ## Thousands of hostile files, hundreds of kills, full disks: docs/reliability.md.
 	$(BIN)/python -m pytest -m soak tests/soak

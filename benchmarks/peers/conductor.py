@@ -84,6 +84,7 @@ def race(contenders, *, rounds, steps, batch, warm=20):
     mean losses of the warm-up's last half, or why it does not count."""
     workers, found = {}, {one.name: {} for one in contenders}
     for one in contenders:
+        print(f"{one.name}: {warm} steps to warm up", file=sys.stderr, flush=True)
         try:
             workers[one.name] = Worker(one)
             _, losses = workers[one.name].train(warm)
@@ -99,7 +100,8 @@ def race(contenders, *, rounds, steps, batch, warm=20):
             workers.pop(one.name).end()
     for name in workers:
         found[name]["images_per_second"] = []
-    for _ in range(rounds):
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}: {', '.join(workers)}", file=sys.stderr, flush=True)
         for name, worker in workers.items():
             seconds, _ = worker.train(steps)
             found[name]["images_per_second"].append(batch * steps / seconds)

@@ -22,7 +22,7 @@ def full(row, work, torch_python, *, size=None):
     keras_name, slim_name, depth, backbone, side, _ = FULL[row]
     images, side = str(work / "images.npz"), str(size or side)
     shared = backbone.startswith("keras/")
-    weights = [str(initial_weights(keras_name, int(side), work))] if shared else []
+    weights = [str(initial_weights(keras_name, int(side), work, work / "images.npz"))] if shared else []
     band = 0.05 if shared else 0.25
     settings = {
         "backbone": backbone, "data": images, "image-size": int(side), "batch-size": 32, "epochs": 100000,
@@ -49,8 +49,11 @@ def full(row, work, torch_python, *, size=None):
     return found
 
 
-def initial_weights(name, side, work):
-    """Random weights of a network of Keras that all contenders start from: `.weights.h5`, and beside it `.npz`."""
+def initial_weights(name, side, work, images):
+    """Random weights of a network of Keras that all contenders start from: `.weights.h5`, and beside it `.npz`.
+
+    BatchNorm's statistics are those of the first of `images`: with others what is frozen would explode.
+    """
     path = Path(work) / f"{name}-{side}.weights.h5"
     if not path.exists():
         import keras
@@ -60,8 +63,14 @@ def initial_weights(name, side, work):
         from keras_recipe import MODELS
 
         keras.utils.set_random_seed(0)
-        build, _, extra = MODELS[name]
+        build, preprocess, extra = MODELS[name]
         model = build(weights=None, include_top=False, input_shape=(side, side, 3), **extra)
+        with np.load(images) as file:
+            pixels = keras.ops.image.resize(file["x_train"][:256].astype("float32"), (side, side))
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.momentum = 0.0
+        model(preprocess(np.array(pixels)), training=True)
         model.save_weights(path)
         values = {f"{layer.name}/{one.name}": np.array(one) for layer in model.layers for one in layer.weights}
         np.savez(str(path).replace(".weights.h5", ".npz"), **values)

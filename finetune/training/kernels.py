@@ -1,8 +1,9 @@
 """How a training step computes what the convolutions say: the same function of the same weights, by a faster way.
 
 Only what is traced inside `chosen` is computed so; evaluation and export are Keras's own, to the bit. oneDNN lays a
-convolution's kernel out anew at every call, goes back into strides slowly and multiplies the zeros around a small map;
-its matrix product does none of that. `benchmarks/step.py` measures it.
+convolution's kernel out anew at every call, goes back into strides slowly and multiplies the zeros around a small map,
+which on 2 x 2 pixels are more than half of what it reads; its matrix product does none of that. `benchmarks/step.py`
+measures it.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,6 +16,10 @@ import tensorflow as tf
 
 from finetune.batchnorm.surgery import parts
 
+_MOST = 0.65
+"""A convolution becomes products where no more than this share of what it multiplies lies on the map: with more, adding
+the products up costs what leaving the zeros out saves (measured at 3 x 3 and 4 x 4 pixels)."""
+
 
 @contextmanager
 def chosen(model: keras.Model, precision: str = "float32") -> Iterator[None]:
@@ -23,9 +28,9 @@ def chosen(model: keras.Model, precision: str = "float32") -> Iterator[None]:
     In `bfloat16` every layer but the last casts what it is given, and its weights, to bfloat16; the weights themselves,
     their gradients, BatchNorm's statistics and the loss stay float32 (Micikevicius et al. 2018, arXiv 1710.03740;
     bfloat16 has float32's range, so nothing has to be scaled).
-    Convolutions that train become matrix products where each pixel is computed from one: 1x1 convolutions, and larger
-    ones on maps of one pixel, which see zeros but for the middle. What is frozen stays as it is: its output is that of
-    `finetune.features`, to the bit.
+    Convolutions that train become matrix products: 1x1 convolutions one, and larger ones on maps so small that they see
+    mostly zeros one for each element of the kernel that sees something else. What is frozen stays as it is: its output
+    is that of `finetune.features`, to the bit.
     """
     with ExitStack() as undo:
         for layer in parts(model):
@@ -39,22 +44,54 @@ def chosen(model: keras.Model, precision: str = "float32") -> Iterator[None]:
 
 
 def _faster(layer: Any) -> Callable[[Any], Any]:
-    """What calls a `keras.layers.Conv2D`: a product where that is the same, else as it is."""
+    """What calls a `keras.layers.Conv2D`: products where they are the same and less work, else as it is."""
     as_it_is, stride, sides = layer.call, layer.strides[0], layer.kernel_size
     plain = layer.groups == 1 and layer.data_format == "channels_last" and len(set(layer.strides)) == 1
+    centred = layer.padding == "same" and all(side % 2 for side in sides) and set(layer.dilation_rate) == {1}
 
     def call(images: Any) -> Any:
         size = tuple(images.shape[1:3])
-        alone = size == (1, 1) and layer.padding == "same" and all(side % 2 for side in sides)
-        if not plain or None in size or not (sides == (1, 1) or alone):
+        if not plain or None in size:
             return as_it_is(images)
-        middle = layer.kernel[sides[0] // 2, sides[1] // 2]
-        outputs = _product(_every(images, stride), middle)
+        if sides == (1, 1):
+            outputs = _product(_every(images, stride), layer.kernel[0, 0])
+        elif centred and (stride == 1 or size == (1, 1)) and _share_on_map(size, sides) <= _MOST:
+            outputs = _products(images, layer.kernel)
+        else:
+            return as_it_is(images)
         if layer.use_bias:
             outputs = tf.nn.bias_add(outputs, tf.convert_to_tensor(layer.bias))
         return layer.activation(outputs)
 
     return call
+
+
+def _share_on_map(size: tuple[int, ...], sides: tuple[int, ...]) -> float:
+    """Of the pixels that a centred kernel of `sides` sees from all pixels of a map of `size`, those that are on it."""
+    share = 1.0
+    for length, side in zip(size, sides, strict=True):
+        offsets = range(-(side // 2), side // 2 + 1)
+        share *= sum(max(length - abs(offset), 0) for offset in offsets) / (length * side)
+    return share
+
+
+def _products(images: Any, kernel: Any) -> Any:
+    """A convolution of stride 1 and as much output as input: for each element of the kernel, what it sees of the map
+    times it, moved to where it is seen from. What it sees around the map is not computed."""
+    (height, width), (tall, wide, channels, filters) = images.shape[1:3], kernel.shape
+    # Unstacked: the gradient is stacked once. That of a slice is as large as the whole kernel, for each of them.
+    elements = tf.unstack(tf.reshape(kernel, [tall * wide, channels, filters]))
+    total = None
+    for number, element in enumerate(elements):
+        down, right = number // wide - tall // 2, number % wide - wide // 2
+        if abs(down) >= height or abs(right) >= width:
+            continue
+        seen = images[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
+        around = [[0, 0], [max(-down, 0), max(down, 0)], [max(-right, 0), max(right, 0)], [0, 0]]
+        part = _product(seen, element)
+        part = tf.pad(part, around) if down or right else part
+        total = part if total is None else total + part
+    return total
 
 
 def _every(images: Any, stride: int) -> Any:

@@ -23,12 +23,21 @@ LAYERS = {
     "3x3 on one pixel": (keras.layers.Conv2D(5, 3, padding="same", name="c"), 1),
     "3x3 strided on one pixel": (keras.layers.Conv2D(5, 3, strides=2, padding="same", name="c"), 1),
     "1x7 on one pixel": (keras.layers.Conv2D(5, (1, 7), padding="same", name="c"), 1),
-    "3x3": (keras.layers.Conv2D(5, 3, padding="same", name="c"), 6),
+    "3x3 on few pixels": (keras.layers.Conv2D(5, 3, padding="same", name="c"), 2),
+    "3x3 on nine pixels": (keras.layers.Conv2D(5, 3, padding="same", use_bias=False, name="c"), 3),
+    "5x5 on few pixels": (keras.layers.Conv2D(5, 5, padding="same", activation="relu", name="c"), 3),
+    "1x7 on few pixels": (keras.layers.Conv2D(5, (1, 7), padding="same", name="c"), 4),
+    "7x1 on few pixels": (keras.layers.Conv2D(5, (7, 1), padding="same", name="c"), 2),
+    "3x3 dilated on few pixels": (keras.layers.Conv2D(5, 3, padding="same", dilation_rate=2, name="c"), 2),
+    "3x3 strided on few pixels": (keras.layers.Conv2D(5, 3, strides=2, padding="same", name="c"), 2),
+    "3x3 within few pixels": (keras.layers.Conv2D(5, 3, name="c"), 3),
+    "3x3": (keras.layers.Conv2D(5, 3, padding="same", name="c"), 4),
     "2x2 on one pixel": (keras.layers.Conv2D(5, 2, padding="same", name="c"), 1),
     "1x1 in groups": (keras.layers.Conv2D(6, 1, groups=3, name="c"), 5),
 }
 PRODUCTS = {"1x1", "1x1 activation", "1x1 strided, even", "1x1 strided, odd", "1x1 strided by 3", "3x3 on one pixel",
-            "3x3 strided on one pixel", "1x7 on one pixel"}  # fmt: skip
+            "3x3 strided on one pixel", "1x7 on one pixel", "3x3 on few pixels", "5x5 on few pixels", "1x7 on few pixels",
+            "7x1 on few pixels", "3x3 on nine pixels"}  # fmt: skip
 
 
 def outcome(model, images, how=None):
