@@ -42,7 +42,7 @@ def main(name, images, size, mode, weights=None):
     head = keras.layers.Dense(10, kernel_initializer="zeros")
     model = keras.Model(inputs, head(keras.layers.GlobalAveragePooling2D()(features)))
     model.compile(
-        keras.optimizers.SGD(1e-2, momentum=0.9, nesterov=True),
+        keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

@@ -30,7 +30,7 @@ def main(name, images, size):
     from tf_slim.nets import inception, resnet_v1
 
     networks = {
-        "resnet50": (resnet_v1.resnet_v1_50, resnet_v1.resnet_arg_scope),
+        "resnet_v1_50": (resnet_v1.resnet_v1_50, resnet_v1.resnet_arg_scope),
         "resnet_v1_101": (resnet_v1.resnet_v1_101, resnet_v1.resnet_arg_scope),
         "inception_v3": (inception.inception_v3, inception.inception_v3_arg_scope),
     }
@@ -50,7 +50,7 @@ def main(name, images, size):
         logits, _ = network(image, num_classes=10, is_training=True, **options)
     logits = tf.reshape(logits, [-1, 10])
     loss = tf.losses.sparse_softmax_cross_entropy(label, logits)
-    optimizer = tf.train.MomentumOptimizer(1e-2, 0.9, use_nesterov=True)
+    optimizer = tf.train.MomentumOptimizer(1e-3, 0.9, use_nesterov=True)
     train = slim.learning.create_train_op(loss, optimizer)
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())

@@ -20,7 +20,7 @@ PLANS = {
 }
 WHAT = {"head": "the head alone trains", "stage": "the last stage and the head train"}
 AS_THE_PEERS = (
-    *("--augment", "none", "--optimizer", "sgd", "--learning-rate", "0.01", "--schedule", "constant"),
+    *("--augment", "none", "--optimizer", "sgd", "--learning-rate", "0.001", "--schedule", "constant"),
     *("--weight-decay", "0"),
 )
 ROWS = (*PLANS, "second", "memory", "growth")

@@ -54,14 +54,16 @@ def _faster(layer: Any) -> Callable[[Any], Any]:
         if not plain or None in size:
             return as_it_is(images)
         if sides == (1, 1):
-            outputs = _product(_every(images, stride), layer.kernel[0, 0])
-        elif centred and (stride == 1 or size == (1, 1)) and _share_on_map(size, sides) <= _MOST:
+            # Reshaped, not indexed: the gradient of an index is written into zeros, on one core.
+            kernel = tf.reshape(layer.kernel, layer.kernel.shape[2:])
+            bias = tf.convert_to_tensor(layer.bias) if layer.use_bias else None
+            return layer.activation(_product(_every(images, stride), kernel, bias))
+        if centred and (stride == 1 or size == (1, 1)) and _share_on_map(size, sides) <= _MOST:
             outputs = _products(images, layer.kernel)
-        else:
-            return as_it_is(images)
-        if layer.use_bias:
-            outputs = tf.nn.bias_add(outputs, tf.convert_to_tensor(layer.bias))
-        return layer.activation(outputs)
+            if layer.use_bias:
+                outputs = tf.nn.bias_add(outputs, tf.convert_to_tensor(layer.bias))
+            return layer.activation(outputs)
+        return as_it_is(images)
 
     return call
 
@@ -86,7 +88,9 @@ def _products(images: Any, kernel: Any) -> Any:
         down, right = number // wide - tall // 2, number % wide - wide // 2
         if abs(down) >= height or abs(right) >= width:
             continue
-        seen = images[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
+        # The gradient of `tf.slice` is a padding, on all cores; that of an index is written into zeros, on one.
+        begin, size = [0, max(down, 0), max(right, 0), 0], [-1, height - abs(down), width - abs(right), -1]
+        seen = tf.slice(images, begin, size)
         around = [[0, 0], [max(-down, 0), max(down, 0)], [max(-right, 0), max(right, 0)], [0, 0]]
         part = _product(seen, element)
         part = tf.pad(part, around) if down or right else part
@@ -106,13 +110,16 @@ def _every(images: Any, stride: int) -> Any:
     if height % stride or width % stride:
         return images[:, ::stride, ::stride]
     parted = tf.reshape(images, [-1, height // stride, stride, width // stride, stride * channels])
-    return parted[:, :, 0, :, :channels]
+    first = tf.slice(parted, [0] * 5, [-1, -1, 1, -1, channels])
+    return tf.reshape(first, [-1, height // stride, width // stride, channels])
 
 
-def _product(images: Any, kernel: Any) -> Any:
-    """`images [batch, height, width, channels]` times `kernel [channels, outputs]`, for every pixel."""
+def _product(images: Any, kernel: Any, bias: Any = None) -> Any:
+    """`images [batch, height, width, channels]` times `kernel [channels, outputs]`, for every pixel, plus `bias`."""
     height, width, channels = images.shape[1:]
     outputs = tf.matmul(tf.reshape(images, [-1, channels]), kernel)
+    if bias is not None:
+        outputs = tf.nn.bias_add(outputs, bias)  # before the reshape: TensorFlow makes one op of product and bias
     return tf.reshape(outputs, [-1, height, width, kernel.shape[-1]])
 
 
