@@ -1,6 +1,6 @@
 """A plain ResNet in PyTorch, as keras.applications has it: strides in the first 1x1, biases, epsilon 1.001e-5.
 
-Or as slim has it (DEPTH `50-slim`): strides in the 3x3 of a stage's last unit, no biases; a third less to compute.
+Or as slim has it (DEPTH `50-slim`): strides in the 3x3 of a stage's last unit, no biases; a tenth less to compute.
 `python torch_resnet.py DEPTH IMAGES.npz SIZE HOW MODE [WEIGHTS.npz]`: HOW is `eager`, `channels-last` or `compile`
 (channels-last too); MODE is `all`, `head` or `stage`. WEIGHTS are those of Keras by layer and variable.
 """
