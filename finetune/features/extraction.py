@@ -11,14 +11,17 @@ import tensorflow as tf
 
 from finetune.batchnorm.statistics import forward
 from finetune.batchnorm.subject import Statistics
+from finetune.batchnorm.surgery import parts
 from finetune.data import pipeline
 from finetune.data.dataset import Images
 from finetune.data.preprocessing import AnyPreprocessing
 from finetune.errors import FinetuneError, Interrupted, WrongUse
 from finetune.features.entry import Entry
+from finetune.training import kernels
 
-BATCH = 32
-"""Images computed at once. Always so many, or an image's last bits would depend on how many there were with it."""
+_BATCH, _PIXELS = 32, 32 * 128 * 128
+"""Images computed at once at least, and how many pixels they have where there are more, up to four times as many: a
+product of many rows is faster, and maps of large images have enough of them."""
 _LOOK = 0.1
 """Seconds between looks at what other processes have computed."""
 _ATTEMPTS = 2
@@ -27,6 +30,11 @@ _ATTEMPTS = 2
 
 class DoesNotKeep(FinetuneError):
     """What was just written to an entry is not what is read from it."""
+
+
+def batch_size(image_size: int) -> int:
+    """Images computed at once. Always so many, or an image's last bits would depend on how many there were with it."""
+    return max(_BATCH, min(4 * _BATCH, _PIXELS // image_size**2 // _BATCH * _BATCH))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,25 +72,27 @@ class Network:
         self._below, self._statistics = below, statistics
         self._image_size, self._preprocessing = image_size, preprocessing
         self._run: Callable[[tf.Tensor], tf.Tensor] | None = None
+        self.batch_size = batch_size(image_size)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Rows, computed by a graph that is traced at the first call: where nothing is missing, it never is."""
         if self._run is None:
-            run = forward(self._below, self._statistics, moments=False)
+            with kernels.products(parts(self._below)):
+                run = forward(self._below, self._statistics, moments=False)
             prepare = tf.function(lambda pixels: pipeline.prepared(pixels, self._image_size, self._preprocessing))
             self._run = lambda pixels: run(prepare(pixels))[0]
         return np.asarray(self._run(tf.constant(images)))
 
 
-def fill(entry: Entry, network: Network, parts: list[Part], watch: Watch) -> int:
-    """Make `entry` hold a row for every image of `parts`, each as it was written; returns how many rows this process
+def fill(entry: Entry, network: Network, wanted: list[Part], watch: Watch) -> int:
+    """Make `entry` hold a row for every image of `wanted`, each as it was written; returns how many rows this process
     computed. Damaged ones are told of once, thrown away and computed anew.
 
     Raises Interrupted where `watch` says to stop: what is there already stays, and is not computed again. WrongUse
     where a value does not fit float16; OSError where the disk is full; DoesNotKeep.
     """
-    ids = np.concatenate([part.ids for part in parts])
-    computed = _fill(entry, network, parts, watch)
+    ids = np.concatenate([part.ids for part in wanted])
+    computed = _fill(entry, network, wanted, watch)
     for attempt in range(_ATTEMPTS):
         damaged = entry.damaged(ids)
         if not len(damaged):
@@ -93,15 +103,15 @@ def fill(entry: Entry, network: Network, parts: list[Part], watch: Watch) -> int
                 f"features: {len(damaged):,} of {len(np.unique(ids)):,} rows of {entry.path} have changed since they "
                 "were written: they are thrown away and computed anew. If it comes again, check the disk"
             )
-        computed += _fill(entry, network, parts, watch)
+        computed += _fill(entry, network, wanted, watch)
     if len(entry.damaged(ids)):
         raise DoesNotKeep(f"{entry.path} does not keep what is written to it: check the disk")
     return computed
 
 
-def _fill(entry: Entry, network: Network, parts: list[Part], watch: Watch) -> int:
+def _fill(entry: Entry, network: Network, wanted: list[Part], watch: Watch) -> int:
     """A row for every image that has none, sound or not."""
-    todo = [_Todo(part, entry.find(part.ids) >= 0) for part in parts]
+    todo = [_Todo(part, entry.find(part.ids) >= 0, part.together or network.batch_size) for part in wanted]
     total, computed = sum(len(one.done) for one in todo), 0
     seen = len(entry)
     told = False
@@ -142,8 +152,8 @@ def _fill(entry: Entry, network: Network, parts: list[Part], watch: Watch) -> in
 class _Todo:
     """Which images of a part have their row."""
 
-    def __init__(self, part: Part, done: np.ndarray) -> None:
-        self.part, self.done = part, done
+    def __init__(self, part: Part, done: np.ndarray, batch_size: int) -> None:
+        self.part, self.done, self.batch_size = part, done, batch_size
         self._order = np.argsort(part.ids, kind="stable")
         self._sorted = part.ids[self._order]
         self.first = np.zeros(len(done), bool)  # the same image twice is computed once
@@ -164,7 +174,7 @@ def _ahead(
     try:
         for one in todo:
             for places in _claimed(entry, one, look):
-                waiting.append((one, places, reader.submit(_pixels, one.part, places)))
+                waiting.append((one, places, reader.submit(_pixels, one.part, places, one.batch_size)))
                 if len(waiting) > 1:
                     yield waiting.pop(0)
         while waiting:
@@ -176,7 +186,7 @@ def _ahead(
 
 def _claimed(entry: Entry, one: _Todo, look: Callable[[], None]) -> Iterator[np.ndarray]:
     """Places in the part whose images are now this process's to compute, a batch at a time."""
-    size = one.part.together or BATCH
+    size = one.batch_size
     if one.part.together:
         for start in range(0, len(one.done), size):
             places = np.arange(start, start + size)
@@ -204,12 +214,12 @@ def _claimed(entry: Entry, one: _Todo, look: Callable[[], None]) -> Iterator[np.
         yield np.array(batch)
 
 
-def _pixels(part: Part, places: np.ndarray) -> np.ndarray:
+def _pixels(part: Part, places: np.ndarray, batch_size: int) -> np.ndarray:
     """uint8 images of `places`, filled up to a whole batch with the last of them."""
     images = part.images[part.numbers[places]]
     if part.mirrored:
         images = images[:, :, ::-1]
-    short = (part.together or BATCH) - len(places)
+    short = batch_size - len(places)
     return np.concatenate([images, np.repeat(images[-1:], short, axis=0)]) if short else np.ascontiguousarray(images)
 
 

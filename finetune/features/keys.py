@@ -21,9 +21,9 @@ from finetune.data.preprocessing import AnyPreprocessing
 from finetune.features.cut import nodes
 from finetune.features.entry import ID
 
-VERSION = 2
-"""Of what a key is made of, of how photos are decoded, and of an entry's files (2: with checksums). What is written
-under another one is never read."""
+VERSION = 3
+"""Of what a key is made of, of how photos are decoded and features computed (3: by products, in larger batches), and of
+an entry's files (2: with checksums). What is written under another one is never read."""
 
 _UNSEEN = (
     *("name", "trainable", "momentum", "statistics", "updates", "unbiased", "renormalise", "zero_debias", "run_steps"),

@@ -1,12 +1,13 @@
 """How a training step computes what the convolutions say: the same function of the same weights, by a faster way.
 
-Only what is traced inside `chosen` is computed so; evaluation and export are Keras's own, to the bit. oneDNN lays a
+Only what is traced inside `chosen` or `products` is computed so, which are training steps and features; evaluation and
+export are Keras's own, to the bit. oneDNN lays a
 convolution's kernel out anew at every call, goes back into strides slowly and multiplies the zeros around a small map,
 which on 2 x 2 pixels are more than half of what it reads; its matrix product does none of that. `benchmarks/step.py`
 measures it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,18 +29,25 @@ def chosen(model: keras.Model, precision: str = "float32") -> Iterator[None]:
     In `bfloat16` every layer but the last casts what it is given, and its weights, to bfloat16; the weights themselves,
     their gradients, BatchNorm's statistics and the loss stay float32 (Micikevicius et al. 2018, arXiv 1710.03740;
     bfloat16 has float32's range, so nothing has to be scaled).
-    Convolutions that train become matrix products: 1x1 convolutions one, and larger ones on maps so small that they see
-    mostly zeros one for each element of the kernel that sees something else. What is frozen stays as it is: its output
-    is that of `finetune.features`, to the bit.
+    Convolutions become matrix products: 1x1 convolutions one, and larger ones on maps so small that they see
+    mostly zeros one for each element of the kernel that sees something else.
     """
     with ExitStack() as undo:
-        for layer in parts(model):
-            if type(layer) is keras.layers.Conv2D and layer.trainable:
-                undo.enter_context(_calling(layer, _faster(layer)))
+        undo.enter_context(products(parts(model)))
         if precision != "float32":
             for layer in model.layers:
                 if layer is not model.layers[-1]:
                     undo.enter_context(_computing(layer, f"mixed_{precision}"))
+        yield
+
+
+@contextmanager
+def products(layers: Iterable[Any]) -> Iterator[None]:
+    """While those of `layers` that are convolutions are traced as matrix products, where that is less work."""
+    with ExitStack() as undo:
+        for layer in layers:
+            if type(layer) is keras.layers.Conv2D:
+                undo.enter_context(_calling(layer, _faster(layer)))
         yield
 
 

@@ -176,6 +176,7 @@ NOT_RUN = {
     "docs/cluster.md": ["Ray", "Slurm"],
     "docs/distributed.md": ["two machines", "Slurm"],
     "docs/reliability.md": [*3 * ["tests themselves"], "six ResNet-50s", *3 * ["tests themselves"]],
+    "docs/speed.md": ["an hour", "quiet machine"],
 }
 """All that no test types, by a word of the reason the page gives."""
 

@@ -7,6 +7,7 @@ import pytest
 from small_features import CONFIG, Listener, classifier, generated, trained
 
 from finetune.errors import Interrupted
+from finetune.features import extraction
 from finetune.training import optimizer as optimizers
 from finetune.training.step import train_step, train_steps
 
@@ -62,7 +63,8 @@ def test_several_steps_in_one_call_are_the_same_steps(optimizer):
         np.testing.assert_array_equal(a, b)
 
 
-def test_stopped_while_features_are_computed_they_are_not_computed_again():
+def test_stopped_while_features_are_computed_they_are_not_computed_again(monkeypatch):
+    monkeypatch.setattr(extraction, "batch_size", lambda image_size: 32)
     asked = iter([False, False, True])
     with pytest.raises(Interrupted, match="while features were computed"):
         trained(classifier(), generated(), CONFIG, stop=lambda: next(asked))
