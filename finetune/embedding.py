@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune import backbone, batches, models, rundata, scoring
+from finetune import backbone, batches, models, proof, rundata, scoring
 from finetune.backbone.endpoints import find_layer
 from finetune.config import RunConfig
 from finetune.data import image_files
@@ -154,9 +154,12 @@ def _open(request: Request, progress: Progress | None) -> _Network:
         config = trained.config
         if request.batch_size:
             config = replace(config, batch_size=request.batch_size)
-        names = trained.run.read("result.json")["class_names"] if trained.run.status == "done" else ()
+        names: tuple[str, ...] = ()
+        if trained.run.status == "done":
+            proof.refuse_broken_plan(trained.run)
+            names = tuple(trained.run.read("result.json", "class_names")["class_names"])
         native = rundata.image_shape(trained.run, config) if request.images else None
-        return _Network(trained.model, config, {}, native, tuple(names))
+        return _Network(trained.model, config, {}, native, names)
     if not request.images and request.data is None:
         raise WrongUse(
             f"missing the images: {request.target} is a backbone, which has no data of its own; give --data NAME|PATH, "

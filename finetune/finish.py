@@ -14,7 +14,6 @@ from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset
-from finetune.errors import FinetuneError
 from finetune.evaluation import Evaluator
 from finetune.mirroring import Mirrored
 from finetune.phases import Phases
@@ -93,7 +92,12 @@ def finish(run: RunDir, prepared: Prepared, display: Display, trackers: tracking
             "residual_mean": decay.residual(bn_decay, updates, zero_debias=config.bn_zero_debias),
             "recalibrated": recalibrated,
         },
-        "proof": {**proved.to_json(), "holds": kept, **({"phases": proofs} if proofs else {})},
+        "proof": {
+            **proved.to_json(),
+            "without_gradient": proof.without_gradient(model, proved),
+            "holds": kept,
+            **({"phases": proofs} if proofs else {}),
+        },
         "cached_features": trained.cached,
         "class_names": list(dataset.class_names),
         "data_fingerprint": dataset.fingerprint(),
@@ -109,26 +113,7 @@ def finish(run: RunDir, prepared: Prepared, display: Display, trackers: tracking
     trackers.end(result)
     run.write("result.json", result)
     run.state_path.unlink(missing_ok=True)
-    refuse_broken_plan(run)
-
-
-def refuse_broken_plan(run: RunDir) -> None:
-    """Raise FinetuneError, naming what moved, where the proof in a run's `result.json` does not hold."""
-    proved = run.read("result.json", "proof")["proof"]
-    if proved["holds"]:
-        return
-    parts = (proved, *proved.get("phases", []))
-    moved = list(dict.fromkeys(path for part in parts for path in part["moved_though_frozen"]))
-    what = (
-        f"{len(moved)} frozen variable{'s' if len(moved) > 1 else ''} moved ({', '.join(moved[:3])}"
-        f"{', ...' if len(moved) > 3 else ''})"
-        if moved
-        else f"none of the {proved['moving_variables']} variables that should move did"
-    )
-    raise FinetuneError(
-        f"{run}: the freeze plan was not kept: {what}; do not use its model: see 'proof' in "
-        f"{run.path / 'result.json'}, and report this as a defect"
-    )
+    proof.refuse_broken_plan(run)
 
 
 def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfig, display: Display) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune import backbone, batches, models, rundata
+from finetune import backbone, batches, models, proof, rundata
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.config import RunConfig
@@ -140,6 +140,7 @@ def _open(target: Path) -> _Classifier:
     run = trained.run
     if run.status != "done":
         raise FinetuneError(f"{run} is not finished, so its model is not known: continue it with: {run.resume_command}")
+    proof.refuse_broken_plan(run)
     names = run.read("result.json", "class_names")["class_names"]
     native = rundata.image_shape(run, trained.config)
     return _Classifier(trained.model, trained.config, _checked(names, trained.model, trained.path), native)

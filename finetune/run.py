@@ -13,7 +13,7 @@ from finetune.config import FORMAT_VERSION, RunConfig
 from finetune.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
 from finetune.features.preparing import Telling, cached_feed
-from finetune.finish import Trained, finish, refuse_broken_plan
+from finetune.finish import Trained, finish
 from finetune.phases import Phases
 from finetune.preparation import Prepared, prepare
 from finetune.progress import Display, Silent, stop_signals
@@ -110,7 +110,7 @@ def resume(path: Path, *, display: Display | None = None, distribution: Distribu
 
 def _finished(run: RunDir, display: Display, on: Distribution) -> RunDir:
     on.share(None)
-    refuse_broken_plan(run)
+    proof.refuse_broken_plan(run)
     display.say(f"{run} is finished: nothing to do")
     return run
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune import batches, models, rundata
+from finetune import batches, models, proof, rundata
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config import RunConfig
@@ -71,6 +71,12 @@ def examine_run(
     return [
         Evaluator(way, on_batch=on_batch).examine(batches.evaluation(images, opened.config), statistics) for way in ways
     ]
+
+
+def concern(target: Path) -> str | None:
+    """Why the scores of a run's model are not those of the run that was asked for; None where they are."""
+    run = models.find_trained(target)[0]
+    return proof.broken_plan(run) if run.status == "done" else None
 
 
 def _check_classes(trained: models.Trained, dataset: Dataset) -> None:

@@ -124,12 +124,41 @@ def _second(images, work, side):
     plan, home = ("--preset", "linear-probe"), work / "home-second"
     first = _run(images, weights, side, plan, 20, home, work / "first")["seconds"]
     second = _run(images, weights, side, (*plan, "--seed", "1"), 20, home, work / "another")["seconds"]
+    one, five = (_batch(images, weights, side, 20, work / f"batch-{jobs}", jobs) for jobs in (1, 5))
+    more = (five - one) / 4
     return {
         "what": f"a second job on the same frozen backbone, ResNet-50, {side} px, 20 epochs",
         "unit": "seconds",
         "goal": 0.05,
-        "contenders": {"first": {"seconds": first}, "second": {"seconds": second, "share": second / first}},
+        "contenders": {
+            "first": {"seconds": first},
+            "second": {"seconds": second, "share": second / first},
+            "finetune batch, one job": {"seconds": one},
+            "each further job of five": {"seconds": more, "share": more / one},
+        },
     }
+
+
+def _batch(images, weights, side, epochs, home, jobs):
+    """Seconds of `finetune batch` with so many jobs of one frozen backbone, one after the other, on an empty cache."""
+    print(f"finetune batch, {jobs} jobs", file=sys.stderr, flush=True)
+    given = dict(zip(AS_THE_PEERS[::2], AS_THE_PEERS[1::2], strict=True))
+    settings = {
+        "backbone": "keras/resnet50", "checkpoint": str(weights), "data": str(images), "image-size": side,
+        "batch-size": 32, "epochs": epochs, "validation": 0.0, "preset": "linear-probe", "augment": given["--augment"],
+        "optimizer": given["--optimizer"], "learning-rate": float(given["--learning-rate"]),
+        "schedule": given["--schedule"], "weight-decay": float(given["--weight-decay"]),
+    }  # fmt: skip
+    home.mkdir()
+    lines = ["[defaults]", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]
+    (home / "jobs.toml").write_text("\n".join([*lines, "[matrix]", f"seed = {list(range(jobs))}", ""]))
+    command = [sys.executable, "-m", "finetune", "batch", str(home / "jobs.toml"), "--workers", "1", "--json"]
+    environment = {**os.environ, "FINETUNE_HOME": str(home / "cache"), "PYTHONPATH": str(ROOT)}
+    began = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return time.perf_counter() - began
 
 
 def _start(images, work, side):

@@ -160,7 +160,7 @@ def _live_table(progress: Progress) -> RenderableType:
     running = [one for one in progress.standings if one.state == "running"]
     for one in running[:_ROWS]:
         table.add_row(
-            one.job.name,
+            Text(one.job.name),
             f"{one.epoch}/{one.epochs}" if one.epochs else "starting",
             f"{one.step}/{one.steps}" if one.steps else "",
             percent(one.validation),

@@ -11,6 +11,7 @@ from rich.table import Table
 from finetune.cli.console import Console
 from finetune.config import RunConfig
 from finetune.freezing import FreezePlan
+from finetune.reporting.words import others_moved
 
 if TYPE_CHECKING:
     from finetune.rundir import RunDir
@@ -185,8 +186,7 @@ def show_result(run: "RunDir", result: dict[str, Any]) -> None:
     each = [str(one["frozen_variables"]) for one in proof.get("phases", [])]
     phases = f"; frozen in each of {len(each)} phases: {', '.join(each)}" if each else ""
     out.print(
-        f"proof          {proof['frozen_variables']} frozen variables bit-identical, "
-        f"{proof['moving_variables'] - len(proof['unmoved'])} of {proof['moving_variables']} others moved{phases}"
+        f"proof          {proof['frozen_variables']} frozen variables bit-identical, {others_moved(proof)}{phases}"
     )
     out.print(f"time           {result['train_seconds']:.0f} s training, peak {result['peak_memory_mib']:.0f} MiB")
     out.print(f"run            {run}", markup=False)

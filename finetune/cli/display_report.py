@@ -8,7 +8,7 @@ from rich.text import Text
 
 from finetune.cli.console import Console
 from finetune.cli.display_runs import percent, show_remarks, show_side_by_side, table_of, with_error
-from finetune.reporting.words import all_printable, seconds, setting
+from finetune.reporting.words import all_printable, others_moved, seconds, setting
 
 LISTED = 25
 """Classes listed; of more, those with the lowest F1."""
@@ -192,10 +192,7 @@ def _frozen(out: Console, run: Mapping[str, Any]) -> None:
     out.print(table)
     if proof := run["proof"]:
         frozen, kept = proof["frozen_variables"], proof["frozen_variables"] - len(proof.get("moved_though_frozen", []))
-        out.print(
-            f"{kept} of {frozen} frozen variables bit-identical, "
-            f"{proof['moving_variables'] - len(proof['unmoved'])} of {proof['moving_variables']} others moved"
-        )
+        out.print(f"{kept} of {frozen} frozen variables bit-identical, {others_moved(proof)}")
     out.print()
 
 

@@ -40,7 +40,7 @@ def evaluate(
     from finetune.cli.display import console_display
 
     load_tensorflow()
-    from finetune.scoring import examine_run
+    from finetune.scoring import concern, examine_run
 
     with console_display(quiet=quiet or as_json) as display:
         passes = examine_run(
@@ -51,6 +51,8 @@ def evaluate(
             flip=tta == "flip",
             on_batch=display.batch,
         )
+    if (broken := concern(target)) is not None:
+        click.echo(f"warning: {broken}", err=True)
     evaluation, *flipped = (one.evaluation for one in passes)
     if as_json:
         averaged = {"tta": {"kind": tta, **flipped[0].to_json()}} if flipped else {}

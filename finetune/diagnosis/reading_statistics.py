@@ -23,11 +23,11 @@ def not_finite(seen: Reading) -> Finding | None:
             seen.commands.train("--clip-norm", "1", why="and a lower --learning-rate"),
         )
     if broken or negative:
-        what = "NaN or infinite" if broken else "negative variances"
+        what = "are NaN or infinite" if broken else "have negative variances"
         named = broken or negative
         return Finding(
             "not-finite",
-            f"The moving statistics of {len(named)} of {len(layers)} BN layers are {what}, the first in {named[0]}; "
+            f"The moving statistics of {len(named)} of {len(layers)} BN layers {what}, the first in {named[0]}; "
             f"the weights are fine: recalibrated on training images they give {percent(evidence.test.recalibrated)}.",
             seen.commands.recalibrate,
         )
@@ -57,7 +57,7 @@ def partially_restored(seen: Reading) -> Finding | None:
         won = partly.accuracy - test.is_training_false.accuracy
         if won < thresholds.REPAIRED * (test.recalibrated.accuracy - test.is_training_false.accuracy):
             return None
-        because = (f"recalibrating these {len(initial)} layers alone gives {percent(partly)} on test images",)
+        because = (f"recalibrating the layers at 0 and 1 alone gives {percent(partly)} on test images",)
     return Finding(
         "partially-restored",
         f"{len(initial)} of {len(layers)} BN layers have the initial statistics 0 and 1, the others do not: the "
@@ -77,7 +77,7 @@ def source_untouched(seen: Reading) -> Finding | None:
     else:
         cause, how = "updates-never-ran-since-source", "the update operations never ran in fine-tuning"
     new = sum(layer.at_initial and not layer.at_source for layer in evidence.layers)
-    besides = f" ({new} new layers: 0 and 1)" if new else ""
+    besides = f" ({new} at 0 and 1 besides: new in this network)" if new else ""
     state = f"are bit-equal to the source checkpoint's{besides}" if seen.untouched else "took no update in training"
     return Finding(
         cause,
@@ -113,7 +113,9 @@ def share_left(seen: Reading) -> Finding | None:
     updates = facts.updates or 0
     if known is not None:
         enough = auto_decay(max(updates, 1), max(updates, 1))
-        opening = f"Decay {facts.decay:g} is too high for {updates} updates: {left:.0%} of the "
+        opening = (
+            f"Decay {facts.decay:g} is too high for {updates} update{'s' if updates > 1 else ''}: {left:.0%} of the "
+        )
         advice, options = f"; {enough:g} would have done", ("--bn-decay", f"{enough:g}")
     else:
         start = "source's" if fit and fit.origin == "source" else "initial"
@@ -204,10 +206,13 @@ def few_values(seen: Reading) -> Finding | None:
         values >= thresholds.FEW_VALUES and size >= thresholds.FEW_VALUES
     ):
         return None
+    few = f"values ({values:.0f} a channel in its smallest layer)"
+    if values >= thresholds.FEW_VALUES:
+        few = f"images ({size} a batch)"
     return Finding(
         "statistics-noisy",
-        f"The network was trained on batch statistics of very few values ({values:.0f} a channel in its smallest "
-        "layer) and has learnt to need their noise: no fixed statistics serve it.",
+        f"The network was trained on batch statistics of very few {few} and has learnt to need their noise: no fixed "
+        "statistics serve it.",
         seen.commands.train("--batch-size", "32", "--bn", "train"),
     )
 
@@ -225,12 +230,13 @@ def learnt_around(seen: Reading) -> Finding | None:
     learnt = test.is_training_false.accuracy > 1.5 / evidence.classes and seen.drift > thresholds.FAR_SIGMAS
     if not worse and not (initial and learnt):
         return None
+    figures = f"({percent(test.is_training_false)} against {percent(test.is_training_true)})"
+    figure = f"is_training=False is {'the better figure' if worse else 'no worse'} {figures}"
     return Finding(
         "trained-in-inference-mode",
         f"The moving statistics {'are still 0 and 1' if initial else 'never moved from the source'}, and the network "
-        f"learnt around them: is_training=False is the better figure ({percent(test.is_training_false)} against "
-        f"{percent(test.is_training_true)}), as after a loop that calls the model without training=True. Recalibrating "
-        "would hurt; train again with updates on.",
+        f"learnt around them: {figure}, as after a loop that calls the model without training=True. Recalibrating "
+        f"would {'hurt' if worse else 'not help'}; train again with updates on.",
         seen.commands.train("--bn", "train", "--bn-updates", "on", "--bn-decay", "auto"),
     )
 

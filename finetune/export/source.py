@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from finetune import backbone, models, rundata
+from finetune import backbone, models, proof, rundata
 from finetune._version import __version__
 from finetune.batchnorm.surgery import to_stock
 from finetune.config import RunConfig
@@ -118,6 +118,7 @@ def open_source(target: Path, *, with_preprocessing: bool) -> Source:
     """
     run, config, path = models.find_trained(target)
     result = run.read("result.json", "class_names", "steps")
+    proof.refuse_broken_plan(run)
     names = result["class_names"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise FinetuneError(f"{run.path / 'result.json'} has no list of class names: it is damaged; restore it")

@@ -128,23 +128,33 @@ def _fill(entry: Entry, network: Network, wanted: list[Part], watch: Watch) -> i
         if watch.stop():
             raise Interrupted("stopped while features were computed")
 
-    with ThreadPoolExecutor(1, thread_name_prefix="features") as reader:
+    def keep(ids: np.ndarray, rows: np.ndarray) -> None:
+        entry.append(ids, _stored(rows, entry))
+        entry.release(ids)
+
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="features") as reader,
+        ThreadPoolExecutor(1, thread_name_prefix="rows") as writer,
+    ):
         while not all(one.done.all() for one in todo):
+            kept: Future[None] | None = None
             for one, places, pixels in _ahead(entry, todo, reader, look):
                 rows = network(pixels.result())[: len(places)]
-                ids = one.part.ids[places]
-                entry.append(ids, _stored(rows, entry))
-                entry.release(ids)
+                if kept is not None:
+                    kept.result()
+                kept = writer.submit(keep, one.part.ids[places], rows)
                 computed += len(places)
                 look()
                 report()
+            if kept is not None:
+                kept.result()
             look()
+            report()
             left = sum(int((~one.done).sum()) for one in todo)
             if left:
                 if not told:
                     watch.waiting(left)
                     told = True
-                report()
                 time.sleep(_LOOK)
     return computed
 

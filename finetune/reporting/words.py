@@ -1,5 +1,6 @@
 """Text from outside on its way to a terminal or a page."""
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -37,3 +38,10 @@ def seconds(value: float | None) -> str:
     if value < 90:
         return f"{value:.0f} s"
     return f"{value / 60:.0f} min" if value < 90 * 60 else f"{value / 3600:.1f} h"
+
+
+def others_moved(proof: Mapping[str, Any]) -> str:
+    """How many of the variables that were not frozen moved, of the `proof` in a `result.json`."""
+    moved, biases = proof["moving_variables"] - len(proof["unmoved"]), proof.get("without_gradient")
+    why = f" ({biases} biases have no gradient: BatchNorm takes them away again)" if biases else ""
+    return f"{moved} of {proof['moving_variables']} others moved{why}"

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from finetune.batchnorm.layer import BatchNorm
 from finetune.batchnorm.surgery import parts
 
 _MOST = 0.65
@@ -53,9 +54,19 @@ def products(layers: Iterable[Any]) -> Iterator[None]:
 
 def _faster(layer: Any) -> Callable[[Any], Any]:
     """What calls a `keras.layers.Conv2D`: products where they are the same and less work, else as it is."""
-    as_it_is, stride, sides = layer.call, layer.strides[0], layer.kernel_size
+    stride, sides = layer.strides[0], layer.kernel_size
+    own, cancelled = layer.call, bias_cancels(layer)
     plain = layer.groups == 1 and layer.data_format == "channels_last" and len(set(layer.strides)) == 1
     centred = layer.padding == "same" and all(side % 2 for side in sides) and set(layer.dilation_rate) == {1}
+
+    def bias() -> Any:
+        value = tf.convert_to_tensor(layer.bias)
+        return tf.stop_gradient(value) if cancelled else value
+
+    def as_it_is(images: Any) -> Any:
+        if not cancelled:
+            return own(images)
+        return tf.nn.bias_add(layer.convolution_op(images, layer.kernel), bias())
 
     def call(images: Any) -> Any:
         size = tuple(images.shape[1:3])
@@ -64,16 +75,31 @@ def _faster(layer: Any) -> Callable[[Any], Any]:
         if sides == (1, 1):
             # Reshaped, not indexed: the gradient of an index is written into zeros, on one core.
             kernel = tf.reshape(layer.kernel, layer.kernel.shape[2:])
-            bias = tf.convert_to_tensor(layer.bias) if layer.use_bias else None
-            return layer.activation(_product(_every(images, stride), kernel, bias))
+            return layer.activation(_product(_every(images, stride), kernel, bias() if layer.use_bias else None))
         if centred and (stride == 1 or size == (1, 1)) and _share_on_map(size, sides) <= _MOST:
             outputs = _products(images, layer.kernel)
             if layer.use_bias:
-                outputs = tf.nn.bias_add(outputs, tf.convert_to_tensor(layer.bias))
+                outputs = tf.nn.bias_add(outputs, bias())
             return layer.activation(outputs)
         return as_it_is(images)
 
     return call
+
+
+def bias_cancels(layer: Any) -> bool:
+    """Whether a layer is a convolution with a bias that BatchNorm takes away again, with the batch's mean.
+
+    Its gradient is zero, and what is computed for it is rounding, of which Adam makes steps as large as any (Keras's
+    ResNets have such biases). It is not computed: it takes a pass over every map.
+    """
+    if type(layer) is not keras.layers.Conv2D or not layer.use_bias or layer.data_format != "channels_last":
+        return False
+    takers = [node.operation for node in layer._outbound_nodes]
+    return (
+        layer.activation is keras.activations.linear
+        and bool(takers)
+        and all(isinstance(one, BatchNorm) and one.axis in (-1, 3) and one.statistics == "batch" for one in takers)
+    )
 
 
 def _share_on_map(size: tuple[int, ...], sides: tuple[int, ...]) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from finetune.batchnorm.surgery import parts
 from finetune.distribution.strategy import ALONE, Distribution
 from finetune.training import kernels
 
@@ -119,7 +120,12 @@ def _replica(
             correct = tf.reduce_sum(tf.gather(labels, named, batch_dims=1))
         else:
             correct = tf.reduce_sum(tf.cast(tf.equal(named, labels), tf.int64))
-        return tape.gradient(loss, values), tf.reduce_sum(losses), correct
+        cancelled = {id(layer.bias) for layer in parts(model) if kernels.bias_cancels(layer)}
+        gradients = [
+            tf.zeros_like(value) if one is None and id(variable) in cancelled else one
+            for one, value, variable in zip(tape.gradient(loss, values), values, variables, strict=True)
+        ]
+        return gradients, tf.reduce_sum(losses), correct
 
     def replica(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         examples = tf.shape(images)[0]

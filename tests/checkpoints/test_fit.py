@@ -115,3 +115,37 @@ def test_the_nearest_comes_first() -> None:
     shapes = dict(published(find("resnet_v1_101"), outputs=1000).shapes)
     del shapes["resnet_v1_101/conv1/weights"]
     assert [fit.spec.id for fit in fits(file(shapes, "slim-v2"))][:2] == ["slim/resnet_v1_101", "slim/resnet_v1_50"]
+
+
+def test_a_fit_is_summed_up_with_its_head() -> None:
+    spec = find("resnet_v1_50")
+    summaries = [exact_fits(published(spec, outputs=outputs))[0].summary() for outputs in (1000, 7, None)]
+    assert summaries == ["slim/resnet_v1_50", "slim/resnet_v1_50 (with a head of 7 outputs)",
+                         "slim/resnet_v1_50 (without a head)"]  # fmt: skip
+
+
+def test_every_difference_counts_and_of_several_one_is_the_example() -> None:
+    shapes = dict(published(find("resnet_v1_50"), outputs=1000).shapes)
+    for number in (1, 2):
+        del shapes[f"resnet_v1_50/block1/unit_{number}/bottleneck_v1/conv1/weights"]
+        shapes[f"resnet_v1_50/more_{number}/weights"] = (3, 3, 8, 8)
+    shapes["resnet_v1_50/conv1/weights"] = (3, 3, 3, 64)
+    best = fits(file(shapes, "slim-v2"))[0]
+    assert best.differences == 5
+    assert best.why_not().startswith("2 missing (resnet_v1_50/block1/unit_1/bottleneck_v1/conv1/weights, ...), 1 of")
+    assert best.right == len([entry for entry in structures()["slim/resnet_v1_50"]
+                              if not of_head(best.spec, entry.name)]) - 3  # fmt: skip
+
+
+def test_rows_that_share_nothing_come_after_those_that_share_something() -> None:
+    """Though a small network lacks fewer variables than a large one that nearly fits."""
+    found = fits(file({"resnet_v1_152/conv1/weights": (7, 7, 3, 64)}, "slim-v2"))
+    assert found[0].spec.id == "slim/resnet_v1_152"
+    assert [one.right == 0 for one in found] == sorted(one.right == 0 for one in found)
+    assert found[0].differences > min(one.differences for one in found)
+
+
+def test_a_kernel_of_rank_one_is_no_head() -> None:
+    spec = find("resnet_v1_50")
+    shapes = dict(published(spec, outputs=None).shapes)
+    assert fits(file({**shapes, "resnet_v1_50/logits/biases": (7,)}, "slim-v2"))[0].head == "absent"

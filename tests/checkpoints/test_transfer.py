@@ -6,10 +6,12 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras.src.legacy.saving import legacy_h5_format
 
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint, open_checkpoint
+from checkpoints.leftovers import training_leftover
 from checkpoints.transfer import TRAINING_LEFTOVERS, align_by_layer_order, assign
 
 
@@ -70,6 +72,32 @@ def test_what_training_leaves_behind_is_ignored_with_its_reason() -> None:
         "2 zero-debias of moving averages, 2 old head"
     )
     assert report.to_json()["ignored"]["old head"] == ("net/logits/weights", "net/logits/biases")
+
+
+def test_what_tensorflows_optimizers_add_is_known() -> None:
+    """TF1's, as they name their variables, in a scope too; a TF2 checkpoint keeps its optimizer beside the rest."""
+    v1 = tf.compat.v1
+    kinds = (
+        *(v1.train.AdamOptimizer(0.1), v1.train.AdagradOptimizer(0.1), v1.train.AdadeltaOptimizer(0.1)),
+        *(v1.train.FtrlOptimizer(0.1), v1.train.RMSPropOptimizer(0.1), v1.train.MomentumOptimizer(0.1, 0.9)),
+    )
+    for scope in ("", "train"):
+        for kind in kinds:
+            with tf.Graph().as_default(), v1.variable_scope(scope):
+                weights = v1.get_variable("w", [2], initializer=v1.zeros_initializer())
+                kind.minimize(tf.reduce_sum(weights**2), global_step=v1.train.get_or_create_global_step())
+                names = {variable.op.name for variable in v1.global_variables()} - {weights.op.name}
+            added = {name for name in names if not name.endswith("global_step")}
+            assert {training_leftover(name) for name in names - added} == {"training counters"}
+            assert added
+            assert {training_leftover(name) for name in added} == {"optimizer slots"}, added
+    assert training_leftover("global_step") == training_leftover("save_counter") == "training counters"
+    assert training_leftover("save_counter/.ATTRIBUTES/VARIABLE_VALUE") == "training counters"
+    assert training_leftover("optimizer/_variables/3/.ATTRIBUTES/VARIABLE_VALUE") == "optimizer slots"
+    assert training_leftover("a/beta2_power") == "optimizer slots"
+    assert training_leftover("dropout/seed_generator/seed_generator_state") == "random states"
+    assert training_leftover("dropout/seed_generator_state") == "random states"
+    assert training_leftover("conv/weights") is training_leftover("beta3_power") is None
 
 
 def test_a_wanted_name_is_assigned_even_where_a_pattern_fits_it() -> None:

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import typed
 from PIL import Image
+from typing_commands import typed
 
 from finetune.backbone import saved_model
 from finetune.batch import jobs

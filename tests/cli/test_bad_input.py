@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import tree, typed
+from typing_commands import tree, typed
 
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
@@ -321,6 +321,9 @@ def with_an_object(path):
     np.savez(path, **np.load(path), extra=np.array([Evil()], object))
 
 
+PROVED = '{"class_names": ["a"], "steps": 1, "proof": %s}'
+
+
 @pytest.mark.parametrize(
     ("source", "name", "damage", "command", "words"),
     [
@@ -341,6 +344,22 @@ def with_an_object(path):
         ("finished", "model.keras", Path.unlink, "evaluate", ("model.keras is missing", "--config")),
         ("finished", "result.json", cut, "evaluate", ("result.json is not JSON",)),
         ("finished", "result.json", rewrite("{}"), "diagnose-bn", ("result.json has no 'class_names'",)),
+        *(
+            (
+                "finished",
+                "result.json",
+                rewrite(PROVED % proof),
+                "features --layer block2 --out x.npz",
+                ("has no proof",),
+            )
+            for proof in (
+                "[]",
+                "{}",
+                '{"holds": false}',
+                '{"holds": 0, "phases": 1}',
+                '{"holds": 0, "moved_though_frozen": 2}',
+            )
+        ),
         ("finished", "freeze.json", rewrite("[]"), "diagnose-bn", ("freeze.json holds a JSON list",)),
         ("finished", "bn_source.npz", cut, "diagnose-bn", ("bn_source.npz is damaged", "delete it")),
         ("finished", "config.json", rewrite("null"), "recalibrate-bn", ("config.json holds a JSON null",)),

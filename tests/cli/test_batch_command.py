@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from conftest import tree, typed
+from typing_commands import tree, typed
 
 from finetune.batch import call
 

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import typed
+from PIL import Image
+from typing_commands import typed
 
 from finetune import phases
 from finetune import run as runs
@@ -83,6 +84,11 @@ def by_one_bit(monkeypatch):
     after_each_step(monkeypatch, change)
 
 
+USES = (
+    "predict {place} {tmp_path}/photo.png",
+    "export {place} --format keras --out {tmp_path}/out.keras",
+    "features {place} --layer block2 --out {tmp_path}/out.npz",
+)
 FROZEN = "--freeze-until block2 --bn freeze"
 BROKEN = {
     "by one bit": (by_one_bit, ["BatchNorm/gamma", "BatchNorm/moving_variance", "conv1/kernel"]),
@@ -113,6 +119,16 @@ def test_a_frozen_variable_that_moves_fails_the_run(what, tmp_path, monkeypatch)
     assert (again.exit_code, again.stderr) == (1, result.stderr)
     assert "do not use its model" in again.stderr
     assert "The freeze plan was not kept" in (place / "MODEL_CARD.md").read_text()
+    # It is still evaluated, to see what moved; nobody gets its model to use.
+    scored = typed(f"evaluate {place} --quiet")
+    assert (scored.exit_code, scored.stdout[:5]) == (0, "test:")
+    assert scored.stderr == result.stderr.replace("Error:", "warning:")
+    Image.new("RGB", (16, 16)).save(tmp_path / "photo.png")
+    for line in USES:
+        refused = typed(line.format(place=place, tmp_path=tmp_path))
+        assert (refused.exit_code, refused.stdout) == (1, ""), line
+        assert result.stderr.strip() in refused.stderr
+    assert not list(tmp_path.glob("out.*"))
     report = " ".join(typed(f"report {place}").stdout.split())
     assert "the freeze plan was not kept" in report
     assert f"{proved['frozen_variables'] - len(moved)} of {proved['frozen_variables']} frozen variables" in report

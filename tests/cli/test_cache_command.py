@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import typed
+from typing_commands import typed
 
 RUN = "run SMALL --freeze '*' --quiet"
 

@@ -11,9 +11,9 @@ import sqlite3
 
 import numpy as np
 import pytest
-from conftest import typed
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typing_commands import typed
 
 from finetune import rundata
 from finetune.cli.display import ConsoleDisplay

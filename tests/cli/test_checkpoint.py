@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import typed
+from typing_commands import typed
 
 from checkpoints.formats.slim_writer import write_slim
 from checkpoints.structures import structures

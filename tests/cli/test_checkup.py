@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from conftest import typed
+from typing_commands import typed
 
 from finetune.models import open_trained
 

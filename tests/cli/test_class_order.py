@@ -7,8 +7,8 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import tree, typed
 from PIL import Image
+from typing_commands import tree, typed
 
 from finetune.cli.display import ConsoleDisplay
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tree, typed
+from typing_commands import tree, typed
 
 from checkpoints import store
 from checkpoints.catalog import find

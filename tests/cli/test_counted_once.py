@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import typed
+from typing_commands import typed
 
 TEST, CLASSES = 41, 4
 RUN = (

@@ -6,7 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from conftest import typed
+from typing_commands import typed
 
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim

@@ -6,8 +6,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import tree, typed
 from PIL import Image
+from typing_commands import tree, typed
 
 from finetune.data import sources
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import typed
+from typing_commands import typed
 
 MODULE = """
 import numpy as np

@@ -11,8 +11,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import typed
 from PIL import Image
+from typing_commands import typed
 
 from finetune import rundata
 from finetune.predictions import Predictions

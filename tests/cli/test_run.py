@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import SMALL, typed
+from typing_commands import SMALL, typed
 
 from finetune.cli import main
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import tree, typed
 from PIL import Image
+from typing_commands import tree, typed
 
 from finetune.cli.display import ConsoleDisplay
 

@@ -1,6 +1,8 @@
 """The reading of evidence, without a model: one table of cases, near misses beside them."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,8 @@ from finetune.diagnosis.reading import Commands
 from finetune.diagnosis.verdict import judge
 from finetune.evaluation import Evaluation
 
+NAME = "BatchNorm"
+VERDICTS = Path(__file__).with_name("verdicts.json")
 COMMANDS = Commands("runs/x", "finetune run --config runs/x/config.json")
 
 
@@ -37,9 +41,15 @@ def changed(false, recalibrated, by):
 
 
 def layer(shift=0.03, noise=0.02, initial=False, source=False, **kwargs):
-    values = {"values": 1e5, "log_variance_ratio": shift, "finite": True, "test_shift": 0.01, **kwargs}
-    return LayerDrift("block1/BatchNorm", mean_shift=shift, batch_noise=noise, at_initial=initial, at_source=source,
-                      **values)  # fmt: skip
+    values = {
+        "name": NAME,
+        "values": 1e5,
+        "log_variance_ratio": shift,
+        "finite": True,
+        "test_shift": 0.01,
+        **kwargs,
+    }
+    return LayerDrift(mean_shift=shift, batch_noise=noise, at_initial=initial, at_source=source, **values)
 
 
 def labels(accuracy=0.9, permuted=None, offset=0.05, train=None):
@@ -302,6 +312,87 @@ CASES = {
         "test": ways(0.2, 0.2, 0.2, loss=2.1),
         "labels": labels(0.2),
     },
+    "not-finite: nothing is finite, and the weights are": {
+        "train": ways(0.1, 0.1, 0.1, loss=float("nan")),
+        "layers": (layer(), layer(finite=False), layer(finite=False)),
+    },
+    "not-finite: statistics alone, in two of three layers": {
+        "layers": (layer(), layer(finite=False), layer(finite=False, negative=True)),
+    },
+    "partially-restored: not tried on its own": {
+        **BROKEN,
+        "layers": (layer(0.03), layer(0.8, initial=True), layer(0.7, initial=True)),
+    },
+    "statistics-lag: of the variances alone": {**BROKEN, "facts": facts(decay=0.999, updates=1000, zero_debias=True)},
+    "statistics-lag: one update": {**BROKEN, "facts": facts(decay=0.9, updates=1)},
+    "statistics-lag: of an initial start, by the fit alone": {
+        **BROKEN,
+        "facts": UNKNOWN,
+        "shares": (Share("initial", 0.4, 0.1),),
+    },
+    "statistics-lag: a fit that misses more than it finds": {
+        **BROKEN,
+        "layers": (layer(0.8, source=False),) * 2,
+        "facts": UNKNOWN,
+        "shares": (Share("source", 0.2, 0.3),),
+    },
+    "statistics-lag: without a word about the source": {
+        **BROKEN,
+        "layers": (layer(0.8, source=None),) * 2,
+        "facts": facts(decay=0.9, updates=500),
+    },
+    "statistics-noisy: a network that needs the noise of batches of four": {
+        "test": ways(0.30, 0.70, 0.32),
+        "train": ways(0.33, 0.72, 0.33),
+        "labels": labels(0.7),
+        "facts": facts(batch_size=4),
+    },
+    "statistics-noisy: the batches of the diagnosis are small": {
+        **BROKEN,
+        "layers": (layer(0.2, noise=0.2), layer(0.1, noise=0.1)),
+        "facts": facts(decay=0.5, batch_size=None),
+        "batch_size": 8,
+    },
+    "statistics-noisy: few values in one layer": {
+        **BROKEN,
+        "layers": (layer(0.2, noise=0.2), layer(0.2, noise=0.2, values=12)),
+    },
+    "trained-in-inference-mode: 0 and 1, and no worse for it": {
+        "layers": (layer(0.8, initial=True),) * 2,
+        "facts": UNKNOWN,
+    },
+    "healthy: 0 and 1 are what the data has": {"layers": (layer(0.03, initial=True),) * 2, "facts": UNKNOWN},
+    "healthy: much is said beside": {
+        "layers": (
+            layer(0.01),
+            layer(0.2, dead_gamma=0.5),
+            layer(2.0, noise=None, dead_channels=0.25, name="block4/BatchNorm"),
+        ),
+        "facts": facts(
+            updates_enabled=False,
+            why_disabled="the graph has no updates",
+            affine_moved=False,
+            expected_preprocessing="inception",
+        ),
+        "preprocessing": fed(current="caffe"),
+        "shares": (Share("initial", 0.1, 0.5), Share("source", 0.5, 0.1)),
+        "batches": company(0.9, 0.9, 0.9),
+    },
+    "wrong-preprocessing: two steps, one after the other": {
+        **BROKEN,
+        "preprocessing": fed("inception then vgg", 0.88, 0.92),
+    },
+    "not-batchnorm: labels, shifted by one": {
+        "test": ways(0.08, 0.08, 0.08),
+        "train": ways(0.09, 0.09, 0.09),
+        "labels": labels(0.08, permuted=0.5, offset=0.88),
+    },
+    "not-batchnorm: overfitting, of images of another kind": {
+        "train": ways(0.5, 1.0, 1.0),
+        "test": ways(0.3, 0.3, 0.3),
+        "labels": labels(0.3),
+        "layers": FAR,
+    },
 }
 
 
@@ -312,6 +403,25 @@ def test_cause(name):
     assert verdict.healthy == (verdict.cause == "healthy" or verdict.cause.startswith("not-batchnorm"))
     assert (verdict.remedy is None) == (verdict.cause == "healthy")
     assert any("is_training=False" in line for line in verdict.evidence)
+
+
+def named(evidence):
+    """Layers with names of their own, where a case gives them none."""
+    layers = [
+        dataclasses.replace(one, name=f"block{number}/BatchNorm") if one.name == NAME else one
+        for number, one in enumerate(evidence.layers, 1)
+    ]
+    return dataclasses.replace(evidence, layers=tuple(layers))
+
+
+def in_full():
+    cases = {name: named(dataclasses.replace(HEALTHY, **case)) for name, case in CASES.items()}
+    return {name: judge(evidence, COMMANDS).to_json() for name, evidence in cases.items()}
+
+
+def test_every_word_of_every_verdict():
+    """As read and found right. `python tests/diagnosis/test_verdict.py` writes them anew: read the difference."""
+    assert in_full() == json.loads(VERDICTS.read_text())
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -359,3 +469,7 @@ def test_what_it_is_not_comes_with_figures():
         "not overfitting",
     ):
         assert any(line.startswith(words) and ("%" in line or "sigma" in line) for line in verdict.not_because)
+
+
+if __name__ == "__main__":
+    VERDICTS.write_text(json.dumps(in_full(), indent=1) + "\n")

@@ -103,7 +103,9 @@ def test_killed_before_during_and_after_every_single_file(finetune: Killable, ba
     shutil.copytree(run, whole)
     expected = content(whole)
     moments = {event.replace(str(run), ""): number for number, event in enumerate(events, 1)}
-    assert len(moments) > 40
+    assert len(moments) > 30
+    for name in ("config.json", "freeze.json", "state.npz", "metrics.jsonl", "model.keras", "result.json"):
+        assert any(name in moment for moment in moments)
     for number in sorted(moments.values()):
         for delay in (0, 0.3):
             for path in (run, finetune.home):

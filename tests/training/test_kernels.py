@@ -126,6 +126,55 @@ def trained(optimizer="sgd", steps=5, **how):
     return losses, {variable.path: np.array(variable) for variable in model.variables}
 
 
+BIASED = {
+    "cancels": {},
+    "moving statistics": {"statistics": "moving"},
+    "renormalised": {"renorm": True},
+    "seen elsewhere": {"also": True},
+    "activated": {"activation": "relu"},
+}
+
+
+@pytest.mark.parametrize("side", [1, 3])
+@pytest.mark.parametrize("what", BIASED)
+def test_a_bias_that_batchnorm_takes_away_has_no_gradient(what, side):
+    """And only that one: every gradient is that of Keras's own layers, where this one is rounding."""
+    how = BIASED[what]
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(
+        6, side, padding="same", bias_initializer="ones", activation=how.get("activation"), name="conv"
+    )(inputs)
+    y = keras.layers.BatchNormalization(name="bn")(x)
+    y = keras.layers.Add()([x, y]) if how.get("also") else y
+    stock = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.Activation("gelu")(y)))
+    model = attach_head(adopt(stock, unbiased=False, renorm=how.get("renorm", False)), 4, seed=0)
+    for layer in bn_layers(model):
+        layer.statistics, layer.run_steps = how.get("statistics", "batch"), 10
+    variables = model.trainable_variables
+    variables[-2].assign(tf.random.normal(variables[-2].shape))  # else the head lets no gradient through
+    images = IMAGES[:, ::2, ::2]
+    with tf.GradientTape() as tape:
+        logits = model(images, training=True)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(LABELS, logits))
+    expected = dict(zip([v.path for v in variables], tape.gradient(loss, [v.value for v in variables]), strict=True))
+    before = {variable.path: np.array(variable) for variable in variables}
+    rate = keras.optimizers.SGD(1.0)
+    rate.build(variables)
+    for layer in bn_layers(model):
+        layer.moving_mean.assign(tf.zeros_like(layer.moving_mean))
+    train_step(model, rate, variables, label_smoothing=0.0)(images, LABELS)
+    moved = {variable.path: before[variable.path] - np.array(variable) for variable in variables}
+    for path, value in moved.items():
+        np.testing.assert_allclose(value, expected[path], rtol=1e-4, atol=2e-5, err_msg=path)
+    if what in ("cancels", "renormalised"):
+        assert not moved["conv/bias"].any()
+        mean = model.get_layer("bn").moving_mean
+        assert np.abs(mean).max() > 0  # which the bias is part of
+    else:
+        assert np.abs(moved["conv/bias"]).max() > 1e-3
+
+
 def test_bfloat16_trains_float32_weights():
     losses, weights = trained(steps=20)
     low, other = trained(steps=20, precision="bfloat16")
