@@ -48,6 +48,29 @@ def test_total_divides_once():
     assert total(parts).accuracy == 0.5
 
 
+def test_images_of_one_batch_have_nothing_to_do_with_each_other():
+    """Not their scale, in which a common maximum would lose the smaller, nor a NaN."""
+    logits = np.array([[1e4, 0.0], [0.0, 1.0], [np.nan, 0.0]])
+    scored = [count(logits[[index]], np.array([1])) for index in range(3)]
+    assert [part.correct for part in scored] == [0, 1, 0]
+    assert count(logits, np.array([1, 1, 1])).correct == 1
+    assert count(logits[:2], np.array([1, 1])) == total(scored[:2])
+    assert scored[1].loss_sum == pytest.approx(np.log1p(np.exp(-1)), rel=1e-12)
+
+
+def test_the_quotients_of_a_count():
+    scored = Evaluation(examples=50, correct=10, correct_top5=30, loss_sum=100.0)
+    assert scored.loss == 2.0
+    assert scored.standard_error == pytest.approx(np.sqrt(0.2 * 0.8 / 50), rel=1e-12)
+    assert scored.to_json() == {
+        "accuracy": 0.2,
+        "loss": 2.0,
+        "examples": 50,
+        "correct": 10,
+        "standard_error": scored.standard_error,
+    }
+
+
 @pytest.fixture(scope="module")
 def evaluator():
     inputs = keras.Input((4, 4, 3))
@@ -77,6 +100,46 @@ def test_the_batch_size_does_not_matter_with_moving_statistics(evaluator, split)
 @pytest.mark.parametrize("batch_size", [2, 16, 37, 64])
 def test_batch_statistics_count_every_image_once_too(evaluator, split, batch_size):
     assert evaluate(evaluator, split, batch_size, "batch").examples == 37
+
+
+def test_one_pass_gives_the_counts_what_was_said_and_what_each_layer_saw(split):
+    """Against NumPy in float64; batch statistics normalise each batch by itself, and pool over all of them."""
+    inputs = keras.Input((4, 4, 3))
+    logits = keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.BatchNormalization(epsilon=1e-3)(inputs)))
+    model, called, preprocessing = adopt(keras.Model(inputs, logits), unbiased=False), [], find("unit")
+    evaluator = Evaluator(KerasSubject(model), on_batch=lambda: called.append(1))
+    batches = pipeline.eval_batches(split, batch_size=8, image_size=4, preprocessing=preprocessing)
+    seen = [np.asarray(images, np.float64) for images, *_ in batches]
+    kernel, bias = (np.asarray(value, np.float64) for value in model.layers[-1].get_weights())
+
+    def scores(images, mean, variance):
+        return ((images - mean) / np.sqrt(variance + 1e-3)).reshape(len(images), -1) @ kernel + bias
+
+    moving = np.concatenate([scores(images, 0, 1) for images in seen])
+    batch = np.concatenate([scores(images, images.mean((0, 1, 2)), images.var((0, 1, 2))) for images in seen])
+    counted = np.concatenate([np.asarray(counted) for *_, counted in batches])
+    for statistics, logits in (("moving", moving[counted]), ("batch", batch[counted])):
+        passed = evaluator.examine(batches, statistics)
+        expected = -np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))[np.arange(37), split.labels]
+        assert passed.labels.tolist() == split.labels.tolist()
+        assert passed.predictions.tolist() == logits.argmax(1).tolist()
+        assert passed.correct.tolist() == (logits.argmax(1) == split.labels).tolist()
+        np.testing.assert_allclose(passed.images.label_log_probability, -expected, rtol=1e-4)
+        assert passed.evaluation.examples == 37
+        assert passed.evaluation.correct == passed.correct.sum()
+        assert passed.evaluation.loss_sum == pytest.approx(expected.sum(), rel=1e-5)
+        assert passed.evaluation == evaluator.evaluate(batches, statistics)
+        assert len(called) == 2 * len(batches)
+        called.clear()
+    assert evaluator.evaluate(batches) == evaluator.evaluate(batches, "moving") != passed.evaluation
+
+    pixels = np.concatenate(seen).reshape(-1, 3)
+    measured, (moments,) = evaluator.measure(batches)
+    assert measured == passed.evaluation
+    for found in (moments, *passed.moments):
+        assert found.count == len(pixels)
+        np.testing.assert_allclose(found.mean, pixels.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(found.variance, pixels.var(0), rtol=1e-5)
 
 
 def test_label_offset_shifts_the_classes(evaluator, split):

@@ -47,6 +47,12 @@ def test_what_got_no_prediction_is_a_miss_and_nowhere_in_the_matrix():
     assert (second.precision, second.recall) == (1.0, 0.5)
 
 
+def test_classes_beyond_those_predicted_have_scores_too():
+    first, second, third = metrics.per_class(np.array([0, 0, 1]), np.array([0, 0, 0]), 3)
+    assert (first.f1, second.f1, third.f1) == (pytest.approx(4 / 5), 0, None)
+    assert (second.precision, second.predicted, third.images) == (None, 0, 0)
+
+
 def test_calibration_error_bin_by_bin():
     rng = np.random.default_rng(1)
     sure = rng.beta(3, 1.5, 2000).astype(np.float32)
@@ -59,7 +65,11 @@ def test_calibration_error_bin_by_bin():
             gap = abs(right[inside].mean() - sure[inside].astype(np.float64).mean())
             expected += gap * inside.sum() / 2000
             largest = max(largest, gap)
-        assert found.bins[m - 1].images == inside.sum()
+        one = found.bins[m - 1]
+        assert (one.low, one.high, one.images) == ((m - 1) / 15, m / 15, inside.sum())
+        if inside.any():
+            assert one.confidence == pytest.approx(sure[inside].astype(np.float64).mean())
+            assert one.accuracy == pytest.approx(right[inside].mean())
     assert found.expected_error == pytest.approx(expected)
     assert found.largest_error == pytest.approx(largest)
 
@@ -68,7 +78,15 @@ def test_calibration_at_the_edges():
     certain = metrics.calibration(np.array([1.0, 1.0, 0.0]), np.array([True, False, False]))
     assert [one.images for one in certain.bins] == [1, *[0] * 13, 2]
     assert certain.expected_error == pytest.approx(2 / 3 * 0.5)
-    assert certain.bins[5].accuracy is None
+    assert (certain.bins[5].confidence, certain.bins[5].accuracy) == (None, None)
+    assert certain.largest_error == pytest.approx(0.5)
+    assert certain.to_json()["bins"][14] == {"low": 14 / 15, "high": 1, "images": 2, "confidence": 1, "accuracy": 0.5}
+    right = metrics.calibration(
+        np.array([0.5]), np.array([True]), bins=2
+    )  # the last bin has no image, the first is off
+    assert (right.expected_error, right.largest_error, [one.images for one in right.bins]) == (0.5, 0.5, [1, 0])
+    beyond = metrics.calibration(np.array([1 + 1e-7]), np.array([True]))  # a sum of float32, rounded
+    assert (len(beyond.bins), beyond.bins[14].images) == (15, 1)
 
 
 def test_most_confused_come_first_and_hits_do_not_count():
@@ -76,3 +94,8 @@ def test_most_confused_come_first_and_hits_do_not_count():
     assert metrics.confused(table, 5) == [(1, 0, 7), (2, 1, 3), (0, 1, 2)]
     assert metrics.confused(table, 1) == [(1, 0, 7)]
     assert metrics.confused(np.diag([3, 4]), 5) == []
+    # Of equally common ones the first classes come first, also of more than NumPy keeps in order by itself.
+    assert (
+        metrics.confused(np.ones((10, 10), int), 12)
+        == [(true, taken, 1) for true in (0, 1) for taken in range(10) if taken != true][:12]
+    )

@@ -33,6 +33,28 @@ def test_ties_fewer_classes_than_five_and_logits_that_are_not_finite():
     assert not said.correct.any()
 
 
+def test_images_of_one_batch_have_nothing_to_do_with_each_other():
+    """Not their scale, in which a common maximum would lose the smaller, nor their order."""
+    scores = np.array([[1e4, 0.0, -5.0], [0.0, 2.0, 1.0]])
+    said = predictions.of(scores, np.array([0, 2]))
+    assert said.top_classes.tolist() == [[0, 1, 2], [1, 2, 0]]
+    assert said.top_probabilities[1] == pytest.approx(softmax(scores[1])[[1, 2, 0]], rel=1e-6)
+    assert said.label_log_probability == pytest.approx(log_softmax(scores, axis=1)[[0, 1], [0, 2]], rel=1e-6)
+
+
+def test_of_many_equal_logits_the_lower_classes_come_first():
+    """As argmax has it; NumPy's own order of equal values is another from 17 on."""
+    assert predictions.of(np.zeros((1, 100)), np.array([0])).top_classes.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_what_is_kept_is_of_the_types_it_says():
+    said = predictions.of(*logits())
+    kinds = [getattr(said, name).dtype.name for name in predictions._NAMES]
+    assert kinds == ["int64", "int64", "float32", "float32"]
+    nothing = predictions.of(np.full((1, 3), np.nan), np.array([0]))
+    assert nothing.top_probabilities.tolist() == [[0, 0, 0]]
+
+
 def test_huge_logits_do_not_overflow():
     said = predictions.of(np.array([[3e38, -3e38]], np.float32), np.array([1]))
     assert said.confidences.tolist() == [1.0]
