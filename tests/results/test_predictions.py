@@ -43,8 +43,10 @@ def test_images_of_one_batch_have_nothing_to_do_with_each_other():
 
 
 def test_of_many_equal_logits_the_lower_classes_come_first():
-    """As argmax has it; NumPy's own order of equal values is another from 17 on."""
-    assert predictions.of(np.zeros((1, 100)), np.array([0])).top_classes.tolist() == [[0, 1, 2, 3, 4]]
+    """As argmax has it; NumPy's own order of equal values is another."""
+    scores = np.random.default_rng(0).integers(0, 3, (20, 100)).astype(np.float32)
+    expected = [sorted(range(100), key=lambda place: (-row[place], place))[:5] for row in scores]
+    assert predictions.of(scores, np.zeros(20, int)).top_classes.tolist() == expected
 
 
 def test_what_is_kept_is_of_the_types_it_says():
@@ -83,6 +85,17 @@ def test_joined_saved_and_read_back(tmp_path):
         ({"top_classes": np.zeros((200, 5))}, "of another type"),
         ({"top_probabilities": np.full((200, 5), np.nan, np.float32)}, "not finite"),
         ({"labels": np.array([{}] * 200, object)}, "damaged"),
+        ({"top_classes": np.full((200, 5), -2)}, "classes beyond 0 to 7"),
+        ({"top_classes": np.full((200, 5), 8)}, "classes beyond 0 to 7"),
+        (
+            {
+                "labels": np.zeros(0, int),
+                "top_classes": np.zeros((0, 5), int),
+                "top_probabilities": np.zeros((0, 5)),
+                "label_log_probability": np.zeros(0),
+            },
+            "classes beyond 0 to 7",
+        ),
     ],
 )
 def test_files_that_will_not_do(tmp_path, change, words):
