@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from test_verdict import BROKEN, COMMANDS, HEALTHY, UNKNOWN, facts, fed, labels, layer, score, ways
+from made_evidence import BROKEN, COMMANDS, HEALTHY, UNKNOWN, facts, fed, labels, layer, score, ways
 
 from finetune.diagnosis.evidence import PreprocessingCheck, Share, Trial
 from finetune.diagnosis.reading import Commands, Reading, size

@@ -1,0 +1,87 @@
+"""No permission, no room, no such luck: what was there stays, what was begun goes."""
+
+import errno
+import os
+import resource
+import shutil
+
+import pytest
+from typing_commands import typed
+
+from checkpoints import catalog
+from finetune import models
+from finetune.files import write_text
+
+
+def test_nobody_may_write_there(place, refused, monkeypatch):
+    # As root, who runs some of these tests, may write anywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    refused("run SMALL --run-dir folder/new/run", 1, "no permission to write in", "folder", "--run-dir")
+    refused("recalibrate-bn run", 1, "no permission to write", "--out")
+
+
+@pytest.fixture
+def largest_file():
+    """Sets how many bytes a file may get, as a full disk does, but for this process only."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_no_room_for_the_first_files_leaves_no_directory(refused, largest_file):
+    largest_file(10_000)
+    refused("run SMALL --quiet --run-dir new/deep/run", 1, "freeze.json would be larger", "repeat the command")
+
+
+def test_no_room_for_the_state_keeps_what_can_be_resumed(tmp_path, monkeypatch, largest_file):
+    monkeypatch.chdir(tmp_path)
+    largest_file(1_000_000)
+    result = typed("run SMALL --quiet --epochs 1 --run-dir run")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: the file run/checkpoints/state.npz would be larger than is allowed: raise the limit ('ulimit -f'), "
+        "then continue with: finetune run --resume run\n"
+    )
+    assert not list(tmp_path.rglob("*.tmp*"))
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_no_room_for_the_model_is_seen_before_hdf5_writes(tmp_path, finished, monkeypatch):
+    model = models.open_trained(finished[0]).model
+    full = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(models.shutil, "disk_usage", lambda path: full)
+    with pytest.raises(OSError, match="No space left") as failed:
+        models.save(model, tmp_path / "model.keras")
+    assert failed.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "the disk is full while writing run/bn.json: free some space, then repeat the command"),
+        (errno.EROFS, "no permission for run/bn.json: choose another place, or change its owner or mode"),
+        (errno.EIO, "Input/output error: run/bn.json"),
+    ],
+)
+def test_what_the_disk_says(monkeypatch, number, words):
+    def fails(_):
+        raise OSError(number, os.strerror(number), "run/bn.json")
+
+    monkeypatch.setattr(catalog, "find", fails)
+    result = typed("backbones show resnet_v1_50")
+    assert (result.exit_code, result.stderr) == (1, f"Error: {words}\n")
+
+
+def test_a_write_that_fails_keeps_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
+    write_text(tmp_path / "x.json", "old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space") as failed:
+        write_text(tmp_path / "x.json", "new")
+    assert failed.value.filename == str(tmp_path / "x.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+    assert (tmp_path / "x.json").read_text() == "old"
