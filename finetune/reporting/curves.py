@@ -21,9 +21,7 @@ def of_run(run: Mapping[str, Any], measure: str) -> Markup | None:
     series = {words: values for words, values in series.items() if any(value is not None for value in values)}
     if not rows or not series:
         return None
-    figure, plot = figures.axes(
-        width=figures.NARROW, x="epoch", y="accuracy" if measure == "accuracy" else "loss, nats"
-    )
+    figure, plot = figures.axes(x="epoch", y="accuracy" if measure == "accuracy" else "loss, nats")
     epochs = [row["epoch"] for row in rows]
     for index, (words, values) in enumerate(series.items()):
         plot.plot(epochs, _gaps(values), **_marks(values), label=words, color=figures.COLOURS[index])
@@ -43,7 +41,7 @@ def learning_rate(run: Mapping[str, Any]) -> Markup | None:
     rows = [row for row in run["epochs"] if row.get("learning_rate") is not None]
     if len({row["learning_rate"] for row in rows}) < 2:
         return None
-    figure, plot = figures.axes(width=figures.NARROW, height=1.8, x="epoch", y="learning rate")
+    figure, plot = figures.axes(height=1.8, x="epoch", y="learning rate")
     values = [row["learning_rate"] for row in rows]
     plot.plot([row["epoch"] for row in rows], values, **_marks(values), color=figures.COLOURS[5])
     plot.set_ylim(bottom=0)
@@ -56,7 +54,7 @@ def statistics(run: Mapping[str, Any]) -> Markup | None:
     rows = [row for row in run["epochs"] if isinstance(row.get("bn"), dict)]
     if not rows:
         return None
-    figure, plot = figures.axes(width=figures.NARROW, x="epoch", y="accuracy")
+    figure, plot = figures.axes(x="epoch", y="accuracy")
     ways = {
         "is_training_false": "is_training=False",
         "is_training_true": "is_training=True",
@@ -78,9 +76,7 @@ def of_runs(runs: Sequence[Mapping[str, Any]], measure: str, title: str) -> Mark
     if not having:
         return None
     percent = measure.endswith("accuracy")
-    figure, plot = figures.axes(
-        width=figures.NARROW, x="epoch", y=measure.replace("train_", "training ").replace("_", " ")
-    )
+    figure, plot = figures.axes(x="epoch", y=measure.replace("train_", "training ").replace("_", " "))
     for index, run in enumerate(having[:DRAWN]):
         values = [row.get(measure) for row in run["epochs"]]
         epochs = [row["epoch"] for row in run["epochs"]]
@@ -95,7 +91,7 @@ def of_runs(runs: Sequence[Mapping[str, Any]], measure: str, title: str) -> Mark
 def reliability(calibration: Mapping[str, Any]) -> Markup:
     """Accuracy by confidence over the diagonal of a model that is as sure as it is right; below, how many images."""
     bins = calibration["bins"]
-    figure = figures.empty(width=figures.NARROW, height=4.0)
+    figure = figures.empty(height=4.0)
     places = figure.add_gridspec(2, 1, height_ratios=(3, 1))
     plot = figures.dressed(figure.add_subplot(places[0]), y="accuracy")
     below = figures.dressed(figure.add_subplot(places[1], sharex=plot), x="confidence", y="images")
@@ -116,9 +112,9 @@ def reliability(calibration: Mapping[str, Any]) -> Markup:
     return figures.svg(figure, f"Reliability diagram: expected calibration error {calibration['expected_error']:.1%}")
 
 
-def drift(layers: Sequence[Mapping[str, Any]], *, width: float = 6.4) -> Markup:
+def drift(layers: Sequence[Mapping[str, Any]]) -> Markup:
     """Moving statistics against the training images' own, layer by layer."""
-    figure, plot = figures.axes(width=width, x="BN layer, from the input to the output", y="drift")
+    figure, plot = figures.axes(x="BN layer, from the input to the output", y="drift")
     places = range(1, len(layers) + 1)
     for index, (key, words) in enumerate(
         (("mean_shift", "mean shift, in sigmas"), ("log_variance_ratio", "log variance ratio"))
@@ -129,7 +125,7 @@ def drift(layers: Sequence[Mapping[str, Any]], *, width: float = 6.4) -> Markup:
     plot.plot(places, noise, linestyle=":", label="spread of one batch's mean, in sigmas", color=figures.COLOURS[6])
     plot.set_ylim(bottom=0)
     plot.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figures.legend(plot, columns=3 if width > figures.NARROW else 1)
+    figures.legend(plot, columns=1)
     return figures.svg(figure, "Moving statistics against the training images' own, layer by layer")
 
 
@@ -137,7 +133,7 @@ def heat(table: Sequence[Sequence[int]]) -> Markup:
     """A confusion matrix of many classes as a picture: the darker, the larger the share of the row's images."""
     counts = np.asarray(table, np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, plot = figures.axes(width=figures.NARROW, height=4.4, x="taken for class", y="true class")
+    figure, plot = figures.axes(height=4.4, x="taken for class", y="true class")
     red, green, blue = (int(figures.COLOURS[0][place : place + 2], 16) / 255 for place in (1, 3, 5))
     # Transparent where there is nothing, so that it is right on white and on black; the root shows what is rare.
     picture = np.stack([np.full_like(shares, red), np.full_like(shares, green), np.full_like(shares, blue),

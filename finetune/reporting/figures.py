@@ -25,19 +25,19 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#8
 Series = Mapping[str, Sequence[float | None]]
 
 
-NARROW = 4.8
+WIDTH = 4.8
 """Inches: a plot that is read on a telephone, and stands beside another on a wide screen."""
 
 
-def axes(*, width: float = 6.4, height: float = 2.8, x: str = "", y: str = "") -> tuple[Figure, Axes]:
-    """An empty plot of `width` x `height` inches; x and y are the axes' labels with their units."""
-    figure = empty(width=width, height=height)
+def axes(*, height: float = 2.8, x: str = "", y: str = "") -> tuple[Figure, Axes]:
+    """An empty plot, `height` inches high; x and y are the axes' labels with their units."""
+    figure = empty(height=height)
     return figure, dressed(figure.add_subplot(), x=x, y=y)
 
 
-def empty(*, width: float, height: float) -> Figure:
-    """A figure of so many inches without a plot in it."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def empty(*, height: float) -> Figure:
+    """A figure, `height` inches high, without a plot in it."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasSVG(figure)
     return figure
 
@@ -65,7 +65,7 @@ def bars(groups: Sequence[str], series: Series, *, y: str, percent: bool = False
         drawn = plot.bar(places, heights, width * 0.92, label=name, color=COLOURS[index % len(COLOURS)])
         words = ["" if value is None else f"{value:.1%}" if percent else f"{value:.3g}" for value in values]
         plot.bar_label(drawn, words, color=INK, fontsize=8)
-    crowded = len(groups) > 6
+    crowded = sum(len(group) + 2 for group in groups) > 56  # letters that stand side by side on this width
     plot.set_xticks(range(len(groups)), groups, rotation=40 if crowded else 0, ha="right" if crowded else "center")
     if percent:
         plot.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))

@@ -7,7 +7,6 @@ from typing import Any
 from markupsafe import Markup
 
 from finetune.reporting import curves
-from finetune.reporting.figures import NARROW
 from finetune.reporting.page import render
 from finetune.reporting.words import all_printable, seconds, setting
 
@@ -61,9 +60,7 @@ def _drawn(run: Mapping[str, Any]) -> dict[str, Any]:
         "rate": curves.learning_rate(run),
         "statistics": curves.statistics(run),
         "reliability": curves.reliability(run["calibration"]) if run.get("calibration") else None,
-        "drift": curves.drift(run["diagnosis"]["layers"], width=NARROW)
-        if (run.get("diagnosis") or {}).get("layers")
-        else None,
+        "drift": curves.drift(run["diagnosis"]["layers"]) if (run.get("diagnosis") or {}).get("layers") else None,
         "confusion": curves.heat(run["confusion"]) if len(run.get("confusion") or []) > HEAT_CLASSES else None,
         "heat": _heat(run.get("confusion") or []),
         "worst": _worst(run.get("classes") or []),

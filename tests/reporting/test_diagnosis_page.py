@@ -57,6 +57,16 @@ def test_a_page_without_further_checks_leaves_their_plots_out():
     assert html.count("<svg") == 2
 
 
+# Of every text of the plots: its letters' size on the screen in px, its words, whether it is inside of its drawing.
+LETTERS = """
+return [...document.querySelectorAll("svg text")].map(text => {
+  const drawing = text.closest("svg"), box = drawing.getBoundingClientRect(), own = text.getBoundingClientRect();
+  const size = parseFloat(getComputedStyle(text).fontSize) * box.width / drawing.viewBox.baseVal.width;
+  return [size, text.textContent, own.left >= box.left - 1 && own.right <= box.right + 1];
+})
+"""
+
+
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (400, False), (400, True)])
 def test_the_page_in_a_browser(browser, tmp_path, width, dark):
     path = tmp_path / "page.html"
@@ -82,6 +92,9 @@ def test_the_page_in_a_browser(browser, tmp_path, width, dark):
         "return [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().height)"
     )
     assert min(boxes) > 80
+    letters = browser.execute_script(LETTERS)
+    assert min(size for size, *_ in letters) >= 8, sorted(letters)[0]
+    assert not [words for _, words, inside in letters if not inside]
 
 
 def brightness(colour):
