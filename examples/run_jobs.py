@@ -7,7 +7,7 @@ from finetune.batch.call import Call
 from finetune.batch.jobs import read
 from finetune.batch.local import Local
 from finetune.batch.place import Place, default_place
-from finetune.environment import cores
+from finetune.process import cores
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("jobs", type=Path)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune import averaging, batches, card, environment, models, proof, tracking
+from finetune import averaging, batches, card, process, models, proof, tracking
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers
@@ -107,7 +107,7 @@ def finish(run: RunDir, prepared: Prepared, display: Display, trackers: tracking
         "steps": trained.history[-1]["step"],
         "train_seconds": round(sum(row["seconds"] for row in trained.history), 1),
         "seconds": round(time.monotonic() - trained.started, 1),
-        "peak_memory_mib": environment.peak_memory_mib(),
+        "peak_memory_mib": process.peak_memory_mib(),
     }
     card.write(run, prepared, result, predictions)
     trackers.end(result)

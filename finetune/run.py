@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from finetune import config as configs
-from finetune import environment, freezing, lr_range, models, proof, rundata, tracking
+from finetune import process, freezing, lr_range, models, proof, rundata, tracking
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.checkup import Checkup
 from finetune.config import FORMAT_VERSION, RunConfig
@@ -45,7 +45,7 @@ def start(
         )
     check_place(run_dir, runs_dir)
     prepared, tested = lr_range.settle(prepare(config, display, load_weights=True, distribution=on), display)
-    surroundings, digests = environment.describe() | {"distribution": on.describe()}, proof.digests(prepared.model)
+    surroundings, digests = process.describe() | {"distribution": on.describe()}, proof.digests(prepared.model)
     run = (
         RunDir.create_or_take_over(run_dir)
         if run_dir is not None

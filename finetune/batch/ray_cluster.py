@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from finetune.batch.process import Ended, Handle, Launch, Process
-from finetune.environment import cores
+from finetune.process import cores
 from finetune.errors import FinetuneError, WrongUse
 
 _CONNECT_SECONDS = 60.0

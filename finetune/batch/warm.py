@@ -11,7 +11,7 @@ import signal
 
 from setproctitle import setproctitle
 
-from finetune.environment import silent_descriptor
+from finetune.process import silent_descriptor
 
 if os.getpid() != os.getsid(0):
     # Ctrl-C, and a terminal that closes, are for who started the batch: it decides who is told to stop.

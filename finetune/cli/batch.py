@@ -134,7 +134,7 @@ def _check_use(how: dict[str, Any], *, dry_run: bool, summary_only: bool, print_
 
 def _executor(how: dict[str, Any], jobs: int) -> "Executor":
     from finetune.batch.local import Local
-    from finetune.environment import cores
+    from finetune.process import cores
 
     if how["on"] == "ray":
         from finetune.batch.ray_cluster import Ray

@@ -18,7 +18,7 @@ def load_tensorflow() -> None:
     TensorFlow 2.21 writes some lines to file descriptor 2 before its log level counts (that there is no CUDA
     driver, that oneDNN is on); they would stand above every result. TF_CPP_MIN_LOG_LEVEL=0 shows them.
     """
-    from finetune.environment import cores
+    from finetune.process import cores
 
     cores()  # refuses a FINETUNE_THREADS that TensorFlow would pass over in silence
     # What Pillow has to say about a photo's odd EXIF or palette changes no pixel, and comes in the midst of a bar.
@@ -64,7 +64,7 @@ def _silent_descriptor() -> Iterator[None]:
     if _WANTS_MESSAGES:
         yield
         return
-    from finetune.environment import silent_descriptor
+    from finetune.process import silent_descriptor
 
     with silent_descriptor():
         yield

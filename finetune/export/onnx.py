@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.environment import cores
+from finetune.process import cores
 from finetune.errors import FinetuneError
 from finetune.export import inference
 from finetune.export.inference import INPUT, LOGITS, PROBABILITIES

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from finetune.environment import cores, silent_descriptor
+from finetune.process import cores, silent_descriptor
 from finetune.errors import FinetuneError
 from finetune.export import inference, savedmodel
 from finetune.export.inference import INPUT, LOGITS, PROBABILITIES
