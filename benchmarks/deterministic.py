@@ -28,7 +28,7 @@ def one(options, deterministic):
     import keras
     import numpy as np
 
-    from finetune.config import RunConfig
+    from finetune.config.checking import RunConfig
     from finetune.progress import Silent
     from finetune.run import start
 

@@ -26,7 +26,7 @@ def main():
     from finetune import batches, models
     from finetune.batchnorm.statistics import KerasSubject, write
     from finetune.batchnorm.subject import kept
-    from finetune.config import RunConfig
+    from finetune.config.checking import RunConfig
     from finetune.data.dataset import stratified_subset
     from finetune.diagnosis.drift import initial
     from finetune.diagnosis.images import Images

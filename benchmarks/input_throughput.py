@@ -91,7 +91,7 @@ def train():
 
     from finetune.batchnorm.surgery import adopt
     from finetune.classifier import attach_head
-    from finetune.config import RunConfig
+    from finetune.config.checking import RunConfig
     from finetune.training import optimizer as optimizers
     from finetune.training.step import train_step
 

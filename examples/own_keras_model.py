@@ -5,7 +5,7 @@ from pathlib import Path
 
 import keras
 
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.launch import start
 
 parser = argparse.ArgumentParser(description=__doc__)

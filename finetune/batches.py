@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Split

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from finetune import backbone, batches, models, proof, rundata, scoring
 from finetune.backbone.endpoints import find_layer
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data import image_files
 from finetune.data.dataset import Dataset, Split
 from finetune.data.lazy import LazyImages

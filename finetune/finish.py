@@ -12,7 +12,7 @@ from finetune import averaging, batches, card, process, models, proof, tracking
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.evaluation import Evaluator
 from finetune.mirroring import Mirrored

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune import config as configs
+from finetune.config import checking as configs
 from finetune import freezing
 from finetune import run as runs
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.distribution import cluster as clusters
 from finetune.distribution.connection import mirrored, multi_worker
 from finetune.distribution.strategy import Distribution

@@ -12,10 +12,10 @@ import keras
 import numpy as np
 
 from finetune import backbone as backbones
-from finetune import config as configs
+from finetune.config import checking as configs
 from finetune.batchnorm.subject import Snapshot
 from finetune.batchnorm.surgery import adopt, to_stock
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data.dataset import Split, stratified_subset
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import read_arrays, replacing, write_arrays

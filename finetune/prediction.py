@@ -15,7 +15,7 @@ import numpy as np
 from finetune import backbone, batches, models, proof, rundata
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data import image_files
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.data.sources.assembly import Progress, printable

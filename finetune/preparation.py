@@ -11,12 +11,13 @@ import keras
 from checkpoints import store
 from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
-from finetune import batches, freezing, presets, rundata, tracking, unfreezing
-from finetune import config as configs
+from finetune import batches, freezing, rundata, tracking, unfreezing
+from finetune.config import presets
+from finetune.config import checking as configs
 from finetune.batchnorm.policy import Rule, parse_bn_rule
 from finetune.batchnorm.surgery import bn_layers
 from finetune.classifier import attach_head
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data import overlap, sources
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.freezing import FreezePlan
 
 

@@ -5,11 +5,11 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
-from finetune import config as configs
+from finetune.config import checking as configs
 from finetune import process, freezing, lr_range, models, proof, rundata, tracking
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.checkup import Checkup
-from finetune.config import FORMAT_VERSION, RunConfig
+from finetune.config.checking import FORMAT_VERSION, RunConfig
 from finetune.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
 from finetune.features.preparing import Telling, cached_feed

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
 from finetune.data.sources import load_dataset

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune import config as configs
+from finetune.config import checking as configs
 from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
 from finetune.files import TEMPORARY, Held, finite, locked, read_json, to_json, write_text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from finetune import batches, models, proof, rundata
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.errors import FinetuneError
 from finetune.evaluation import Evaluation, Evaluator, Pass

@@ -8,7 +8,7 @@ import pytest
 
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import bn_layers
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.preparation import prepare
 from finetune.progress import Silent
 from finetune.training.loop import train

@@ -17,7 +17,7 @@ from checkpoints.errors import CheckpointError
 from finetune import backbone, export
 from finetune.batchnorm.surgery import bn_layers
 from finetune.cli import main
-from finetune.config import RunConfig, from_mapping, read_file
+from finetune.config.checking import RunConfig, from_mapping, read_file
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.preparation import prepare
 from finetune.progress import Silent

@@ -17,7 +17,7 @@ from finetune import networks
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Dataset, Split, stratified_subset

@@ -18,7 +18,7 @@ from finetune.batchnorm.decay import auto_decay, residual
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import bn_layers
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data.dataset import stratified_subset
 from finetune.evaluation import Evaluator
 from finetune.preparation import prepare

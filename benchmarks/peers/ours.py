@@ -34,7 +34,7 @@ def main(settings):
     from finetune.cli.startup import load_tensorflow
 
     load_tensorflow()
-    from finetune.config import from_mapping
+    from finetune.config.checking import from_mapping
     from finetune.preparation import prepare
     from finetune.progress import Silent
     from finetune.training.loop import train

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune import config as configs
+from finetune.config import checking as configs
 from finetune.batch import names, paths
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 
 MANY = 100

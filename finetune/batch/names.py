@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import config as configs
+from finetune.config import checking as configs
 from finetune.errors import WrongUse
 
 _PART, _WHOLE = 40, 100

@@ -6,7 +6,7 @@ from typing import Any
 
 from checkpoints import catalog
 from checkpoints.errors import CheckpointError
-from finetune import config as configs
+from finetune.config import checking as configs
 from finetune.data import sources
 
 

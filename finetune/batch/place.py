@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune import config as configs
+from finetune.config import checking as configs
 from finetune.batch.jobs import Job
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import Held, locked, read_json, to_json, write_text

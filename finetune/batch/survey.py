@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from checkpoints.errors import CheckpointError
 from finetune import rundata
 from finetune.batch.jobs import Job
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data.pipeline import steps_per_epoch
 from finetune.errors import FinetuneError
 from finetune.preparation import check_request

@@ -33,7 +33,7 @@ def run(
     finetune run --backbone resnet_v1_101 --bn-decay 0.95
     finetune run --backbone keras/densenet121 --freeze-until conv4 --bn 'conv5=train' --bn freeze
     """
-    from finetune.config import RunConfig, from_mapping, read_file
+    from finetune.config.checking import RunConfig, from_mapping, read_file
     from finetune.errors import WrongUse
 
     chosen = {key: _plain(value) for key, value in given.items() if value is not None and value != ()}

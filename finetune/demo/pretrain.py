@@ -10,7 +10,7 @@ from pathlib import Path
 
 from checkpoints import catalog
 from finetune import conversion, progress, run
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 
 BACKBONE = "bundled/resnet_v1_demo"
 SETTINGS = RunConfig(

@@ -11,7 +11,7 @@ from checkpoints.fit import fits
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from finetune import backbone, conversion
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.export.source import Source, one_line
 from finetune.export.trial import Run

@@ -10,7 +10,7 @@ import keras
 from finetune import backbone, models, proof, rundata
 from finetune._version import __version__
 from finetune.batchnorm.surgery import to_stock
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data.preprocessing import AnyPreprocessing
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.errors import FinetuneError

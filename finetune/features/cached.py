@@ -10,7 +10,7 @@ import tensorflow as tf
 from finetune import batches
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data import pipeline
 from finetune.data.dataset import Split
 from finetune.evaluation import Evaluator

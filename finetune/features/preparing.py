@@ -15,7 +15,7 @@ from finetune import batches
 from finetune.batchnorm.subject import Statistics
 from finetune.batchnorm.surgery import bn_layers
 from finetune.batchnorm.surgery import parts as parts_of
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.custom import CustomPreprocessing

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune import config as configs
-from finetune.config import RunConfig
+from finetune.config import checking as configs
+from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError
 from finetune.rundir import RunDir, kept_validation
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune import batches, models, rundata
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.diagnosis.images import Images

@@ -4,7 +4,7 @@ import math
 
 from checkpoints.catalog import BackboneSpec
 from finetune.batchnorm.decay import auto_decay, residual
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.training.kernels import bfloat16_pays
 
 FORGOTTEN = 0.01

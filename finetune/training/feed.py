@@ -8,7 +8,7 @@ import keras
 from finetune import batches
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.share import WHOLE, Share
 from finetune.evaluation import Evaluator

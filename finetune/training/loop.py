@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from finetune import batches
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.share import Share
 from finetune.distribution.strategy import ALONE, Distribution

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from finetune import batches
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data.dataset import Split
 from finetune.errors import FinetuneError
 from finetune.training import optimizer as optimizers

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.config import DEFAULTS, RunConfig
+from finetune.config.checking import DEFAULTS, RunConfig
 from finetune.errors import FinetuneError
 from finetune.files import read_arrays, write_arrays
 

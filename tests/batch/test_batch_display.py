@@ -9,7 +9,7 @@ from finetune.batch.jobs import Job
 from finetune.batch.standing import Standing
 from finetune.batch.timing import Left
 from finetune.cli.batch_display import BatchDisplay, duration
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 
 
 def standing(index, state, **known):

@@ -3,7 +3,7 @@
 import pytest
 
 from finetune.batch import jobs, names
-from finetune.config import PATHS, RunConfig
+from finetune.config.checking import PATHS, RunConfig
 from finetune.errors import FinetuneError, WrongUse
 
 GRID = """

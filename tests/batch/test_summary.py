@@ -10,7 +10,7 @@ from finetune.batch import summary, timing
 from finetune.batch.jobs import Job
 from finetune.batch.place import Place
 from finetune.batch.standing import Standing
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 
 
 def job(index, name, group=None, **settings):

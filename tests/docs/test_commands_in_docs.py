@@ -14,7 +14,7 @@ from doc_pages import PAGES, blocks, commands, prose
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.cli import main
 from finetune.cli.run import run as run_command
-from finetune.config import from_mapping
+from finetune.config.checking import from_mapping
 from finetune.errors import FinetuneError
 from finetune.freezing import parse_freeze_rule
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from finetune import run as runs
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.export import FORMATS, export, staging
 

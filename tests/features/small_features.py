@@ -11,7 +11,7 @@ from finetune import freezing
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt
 from finetune.classifier import attach_head
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.features.preparing import Telling, cached_feed
 from finetune.training.feed import ImageFeed

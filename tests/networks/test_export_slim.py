@@ -15,7 +15,7 @@ from checkpoints.catalog import BackboneSpec, find
 from finetune import networks, reference
 from finetune import run as runs
 from finetune.classifier import attach_head
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.export import export
 from finetune.export import slim as module

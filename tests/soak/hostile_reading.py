@@ -39,7 +39,7 @@ import keras  # noqa: E402
 
 from checkpoints.errors import CheckpointError  # noqa: E402
 from checkpoints.formats import hdf5  # noqa: E402
-from finetune import config as configs  # noqa: E402
+from finetune.config import checking as configs  # noqa: E402
 from finetune import models  # noqa: E402
 from finetune.backbone import open_model  # noqa: E402
 from finetune.data.image_files import read_images  # noqa: E402

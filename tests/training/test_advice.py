@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from checkpoints.catalog import find
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.training.advice import warnings
 
 SPEC = find("resnet_v1_50")

@@ -10,7 +10,7 @@ from finetune import freezing, networks, proof
 from finetune.batchnorm.policy import Rule
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.errors import Interrupted
 from finetune.training import optimizer as optimizers
 from finetune.training.loop import train

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from finetune import launch
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {

@@ -8,7 +8,7 @@ import pytest
 from test_loop import CONFIG, Listener, classifier, dataset
 
 from finetune import averaging, models, run
-from finetune.config import RunConfig, check
+from finetune.config.checking import RunConfig, check
 from finetune.errors import Interrupted, WrongUse
 from finetune.scoring import evaluate_run
 from finetune.training import advice

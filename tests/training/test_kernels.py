@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.training import kernels
 from finetune.training import optimizer as optimizers
 from finetune.training.step import train_step, train_steps

@@ -9,7 +9,7 @@ import pytest
 from finetune import freezing
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.errors import FinetuneError, Interrupted
 from finetune.training import optimizer as optimizers

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from finetune import presets
-from finetune.config import DEFAULTS, RunConfig, check, from_mapping
+from finetune.config import presets
+from finetune.config.checking import DEFAULTS, RunConfig, check, from_mapping
 from finetune.errors import WrongUse
 from finetune.preparation import check_request
 

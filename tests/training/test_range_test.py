@@ -8,7 +8,7 @@ import pytest
 from test_loop import CONFIG, Listener, classifier, dataset
 
 from finetune import lr_range, run
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError
 from finetune.reporting.lr_range import plot
 from finetune.rundir import RunDir

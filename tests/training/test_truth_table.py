@@ -15,7 +15,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head
-from finetune.config import RunConfig
+from finetune.config.checking import RunConfig
 from finetune.freezing import LayerInfo
 from finetune.training import optimizer as optimizers
 from finetune.training.step import train_step

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from finetune.files import size_in_bytes
-from finetune.presets import PRESETS
+from finetune.config.presets import PRESETS
 
 Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
 

@@ -1,0 +1,1 @@
+"""A run's settings: what each may be, presets, contradictions. No TensorFlow."""
