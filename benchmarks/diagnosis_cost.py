@@ -23,17 +23,18 @@ def main():
     parser.add_argument("--ill", action="store_true", help="a model whose moving statistics are 0 and 1")
     arguments = parser.parse_args()
     load_tensorflow()
-    from finetune import batches, models
+    from finetune.data import batches
+    from finetune import models
     from finetune.batchnorm.statistics import KerasSubject, write
     from finetune.batchnorm.subject import kept
     from finetune.config.checking import RunConfig
     from finetune.data.dataset import stratified_subset
     from finetune.diagnosis.drift import initial
-    from finetune.diagnosis.images import Images
+    from finetune.data.evalset import Images
     from finetune.diagnosis.measure import examine
     from finetune.diagnosis.reading import Commands
     from finetune.diagnosis.verdict import judge
-    from finetune.evaluation import Evaluator
+    from finetune.evaluation.evaluator import Evaluator
     from finetune.preparation import prepare
     from finetune.progress import Silent
     from finetune.targets.doctor import TRAINING_IMAGES

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from finetune import metrics, rundata
+from finetune.evaluation import metrics
+from finetune import rundata
 from finetune.data.preprocessing import Preprocessing
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.files import write_text
-from finetune.predictions import Predictions
+from finetune.evaluation.predictions import Predictions
 from finetune.preparation import Prepared
 from finetune.reporting import card
 from finetune.rundir import RunDir

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from finetune import batches, models
+from finetune.data import batches
+from finetune import models
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Forward, Snapshot, Statistics
 from finetune.diagnosis.evidence import Facts
-from finetune.diagnosis.images import Images
+from finetune.data.evalset import Images
 from finetune.diagnosis.measure import examine
 from finetune.diagnosis.reading import Commands
 from finetune.diagnosis.verdict import judge

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune import backbone, batches, models, proof, rundata, scoring
+from finetune import backbone, models, proof, rundata, scoring
+from finetune.data import batches
 from finetune.backbone.endpoints import find_layer
 from finetune.config.checking import RunConfig
 from finetune.data import image_files

@@ -8,16 +8,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune import averaging, batches, card, process, models, proof, tracking
+from finetune import averaging, card, process, models, proof, tracking
+from finetune.data import batches
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset
-from finetune.evaluation import Evaluator
-from finetune.mirroring import Mirrored
+from finetune.evaluation.evaluator import Evaluator
+from finetune.evaluation.flip import Mirrored
 from finetune.phases import Phases
-from finetune.predictions import Predictions
+from finetune.evaluation.predictions import Predictions
 from finetune.preparation import Prepared
 from finetune.progress import Display
 from finetune.rundir import RunDir

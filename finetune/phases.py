@@ -3,7 +3,8 @@
 from functools import partial
 from typing import Any
 
-from finetune import batches, proof
+from finetune.data import batches
+from finetune import proof
 from finetune.preparation import Prepared, apply_plan
 from finetune.progress import Display
 from finetune.rundir import RunDir

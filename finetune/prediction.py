@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune import backbone, batches, models, proof, rundata
+from finetune import backbone, models, proof, rundata
+from finetune.data import batches
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.config.checking import RunConfig

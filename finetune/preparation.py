@@ -11,7 +11,8 @@ import keras
 from checkpoints import store
 from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
-from finetune import batches, freezing, rundata, tracking, unfreezing
+from finetune.data import batches
+from finetune import freezing, rundata, tracking, unfreezing
 from finetune.config import presets
 from finetune.config import checking as configs
 from finetune.batchnorm.policy import Rule, parse_bn_rule

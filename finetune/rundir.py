@@ -117,7 +117,7 @@ class RunDir:
 
     @property
     def predictions_path(self) -> Path:
-        """What it said of each test image with `is_training=False`, as `finetune.predictions` writes."""
+        """What it said of each test image with `is_training=False`, as `finetune.evaluation.evaluator.predictions` writes."""
         return self.path / "predictions.npz"
 
     def write(self, name: str, value: Any) -> None:

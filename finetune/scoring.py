@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune import batches, models, proof, rundata
+from finetune.data import batches
+from finetune import models, proof, rundata
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.errors import FinetuneError
-from finetune.evaluation import Evaluation, Evaluator, Pass
-from finetune.mirroring import Mirrored
+from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
+from finetune.evaluation.flip import Mirrored
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,7 @@ def examine_run(
     on_batch: Callable[[], None] | None = None,
 ) -> list[Pass]:
     """As `evaluate_run`, with what the model said of every image; with `flip` once more, with test-time flip
-    (`finetune.mirroring`): [plain, flipped]."""
+    (`finetune.evaluation.flip`): [plain, flipped]."""
     opened = open_run(target, data_dir=data_dir)
     images: Split | None = getattr(opened.dataset, split)
     if images is None:

@@ -9,8 +9,8 @@ from finetune.batchnorm.surgery import adopt
 from finetune.data import pipeline
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find
-from finetune.evaluation import Evaluation, Evaluator, count, total
-from finetune.mirroring import Mirrored
+from finetune.evaluation.evaluator import Evaluation, Evaluator, count, total
+from finetune.evaluation.flip import Mirrored
 
 
 def test_count_equals_a_plain_count_in_float64():

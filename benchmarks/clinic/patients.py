@@ -24,7 +24,7 @@ from finetune.data.dataset import Dataset, Split, stratified_subset
 from finetune.data.preprocessing import find
 from finetune.data.sources import load_dataset
 from finetune.diagnosis.evidence import Facts
-from finetune.diagnosis.images import Images
+from finetune.data.evalset import Images
 from finetune.training import optimizer as optimizers
 from finetune.training.step import train_step
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune import batches, models
+from finetune.data import batches
+from finetune import models
 from finetune.batchnorm.decay import auto_decay, residual
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config.checking import RunConfig
 from finetune.data.dataset import stratified_subset
-from finetune.evaluation import Evaluator
+from finetune.evaluation.evaluator import Evaluator
 from finetune.preparation import prepare
 from finetune.progress import Silent
 from finetune.training.loop import train

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune.batch.place import Place
 from finetune.batch.standing import STATES, Standing
-from finetune.comparison import FORMULA, Repeats, rank, verdict
+from finetune.evaluation.significance import FORMULA, Repeats, rank, verdict
 from finetune.files import to_json, write_text
 
 

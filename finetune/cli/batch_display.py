@@ -13,7 +13,7 @@ from rich.text import Text
 from finetune.batch.call import Display, Progress
 from finetune.batch.summary import summarise
 from finetune.cli.console import Console
-from finetune.comparison import ranking_words
+from finetune.evaluation.significance import ranking_words
 
 if TYPE_CHECKING:
     from finetune.batch.place import Place

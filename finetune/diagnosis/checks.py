@@ -13,8 +13,8 @@ from finetune.diagnosis import thresholds
 from finetune.diagnosis.drift import drift
 from finetune.diagnosis.evidence import BatchCheck, BNEvidence, Change, PreprocessingCheck, Trial
 from finetune.diagnosis.figures import recalibrating_helps, true_helps
-from finetune.diagnosis.images import Images
-from finetune.evaluation import Evaluation, Evaluator, Pass
+from finetune.data.evalset import Images
+from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
 
 ALL = frozenset({"preprocessing", "batches", "partial"})
 SIZES = (1, 2, 8, 32, 128)

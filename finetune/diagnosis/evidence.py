@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from finetune.evaluation import Evaluation
+from finetune.evaluation.evaluator import Evaluation
 
 SCHEMA_VERSION = 2
 """Of the JSON report, documented in docs/diagnosis.md."""

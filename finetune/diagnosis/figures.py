@@ -4,7 +4,7 @@ import math
 
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.evidence import Change, ThreeWays
-from finetune.evaluation import Evaluation
+from finetune.evaluation.evaluator import Evaluation
 
 
 def better(a: Evaluation, b: Evaluation, least: float = thresholds.LEAST_GAP, change: Change | None = None) -> bool:

@@ -13,10 +13,10 @@ from finetune.batchnorm.subject import Snapshot, Subject, kept
 from finetune.diagnosis import checks, labels, reading_data
 from finetune.diagnosis.drift import drift, initial, share_left
 from finetune.diagnosis.evidence import BNEvidence, Facts, Share, ThreeWays
-from finetune.diagnosis.images import Images
+from finetune.data.evalset import Images
 from finetune.diagnosis.reading import Commands, Reading
 from finetune.errors import FinetuneError
-from finetune.evaluation import Evaluator, Pass
+from finetune.evaluation.evaluator import Evaluator, Pass
 
 Extent = Literal["quick", "default", "all"]
 """Which further checks: none, those the figures call for, every one."""

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from finetune import batches
+from finetune.data import batches
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics
 from finetune.data import decoding
 from finetune.data.dataset import Split
 from finetune.data.lazy import LazyImages
-from finetune.evaluation import Batches, Evaluator, Pass
+from finetune.evaluation.evaluator import Batches, Evaluator, Pass
 from finetune.export.source import Source
 from finetune.scoring import Opened
 

@@ -7,13 +7,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune import batches
+from finetune.data import batches
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config.checking import RunConfig
 from finetune.data import pipeline
 from finetune.data.dataset import Split
-from finetune.evaluation import Evaluator
+from finetune.evaluation.evaluator import Evaluator
 from finetune.features.entry import Entry
 
 _OPERATIONS = 5e10
@@ -68,7 +68,7 @@ class CachedFeed:
 
     def training(self, *, epoch: int, start: int) -> Any:
         """(features `[steps, batch, ...]`, labels `[steps, batch]`) from batch `start` of an epoch on: the images, and
-        which of them are mirrored, are those of `finetune.batches.training`."""
+        which of them are mirrored, are those of `finetune.data.batches.training`."""
         labels, augmentation = self._splits["train"].labels, batches.augmentation(self._config)
         size = min(self._batch_size, len(labels))
         order = pipeline.epoch_order(len(labels), seed=self._config.seed, epoch=epoch)

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune import batches
+from finetune.data import batches
 from finetune.batchnorm.subject import Statistics
 from finetune.batchnorm.surgery import bn_layers
 from finetune.batchnorm.surgery import parts as parts_of

@@ -14,7 +14,7 @@ from finetune import rundata
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
 from finetune.errors import FinetuneError
-from finetune.predictions import Predictions
+from finetune.evaluation.predictions import Predictions
 from finetune.results.record import Record
 
 SIDE = 128

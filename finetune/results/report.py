@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from finetune import metrics
-from finetune.predictions import Predictions
+from finetune.evaluation import metrics
+from finetune.evaluation.predictions import Predictions
 from finetune.results import images, places, ranking, scored
 from finetune.results.record import Record, read
 

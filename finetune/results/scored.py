@@ -5,9 +5,9 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from finetune import predictions
+from finetune.evaluation import predictions
 from finetune.errors import FinetuneError
-from finetune.predictions import Predictions
+from finetune.evaluation.predictions import Predictions
 from finetune.results.record import Record
 
 

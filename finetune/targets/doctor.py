@@ -12,7 +12,7 @@ from finetune.diagnosis.measure import Extent, examine
 from finetune.diagnosis.report import Diagnosis
 from finetune.diagnosis.verdict import judge
 from finetune.errors import FinetuneError, WrongUse
-from finetune.evaluation import Evaluation, Evaluator
+from finetune.evaluation.evaluator import Evaluation, Evaluator
 from finetune.targets.target import Target
 
 TRAINING_IMAGES = 2_000

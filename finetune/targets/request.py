@@ -4,11 +4,12 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune import batches, models, rundata
+from finetune.data import batches
+from finetune import models, rundata
 from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.preprocessing import PREPROCESSINGS
-from finetune.diagnosis.images import Images
+from finetune.data.evalset import Images
 from finetune.errors import FinetuneError, WrongUse
 
 BATCH_SIZE = 64

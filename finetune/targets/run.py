@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune import backbone as backbones
-from finetune import batches, models, scoring
+from finetune.data import batches
+from finetune import models, scoring
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.diagnosis.evidence import Facts
-from finetune.diagnosis.images import Images
+from finetune.data.evalset import Images
 from finetune.diagnosis.reading import Commands
 from finetune.errors import WrongUse
 from finetune.targets import source

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune.batchnorm.subject import Snapshot, Subject
 from finetune.diagnosis.evidence import Facts
-from finetune.diagnosis.images import Images
+from finetune.data.evalset import Images
 from finetune.diagnosis.reading import Commands
 
 

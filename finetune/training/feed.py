@@ -5,13 +5,13 @@ from typing import Any, Protocol
 
 import keras
 
-from finetune import batches
+from finetune.data import batches
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.share import WHOLE, Share
-from finetune.evaluation import Evaluator
+from finetune.evaluation.evaluator import Evaluator
 
 
 class Feed(Protocol):
@@ -39,7 +39,7 @@ class ImageFeed:
         self._evaluator = Evaluator(KerasSubject(model))
 
     def training(self, *, epoch: int, start: int) -> Any:
-        """One batch at a time, as `finetune.batches.training`."""
+        """One batch at a time, as `finetune.data.batches.training`."""
         return batches.training(self._dataset.train, self._config, epoch=epoch, start=start, share=self._share)
 
     def scoring(

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from finetune import batches
+from finetune.data import batches
 from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.share import Share
 from finetune.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, Interrupted
-from finetune.evaluation import Evaluation, Evaluator
+from finetune.evaluation.evaluator import Evaluation, Evaluator
 from finetune.training import optimizer as optimizers
 from finetune.training.feed import Feed, ImageFeed
 from finetune.training.state import State, model_arrays, optimizer_arrays, put_back

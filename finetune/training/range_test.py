@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune import batches
+from finetune.data import batches
 from finetune.config.checking import RunConfig
 from finetune.data.dataset import Split
 from finetune.errors import FinetuneError

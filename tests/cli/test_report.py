@@ -15,7 +15,7 @@ from PIL import Image
 from typing_commands import typed
 
 from finetune import rundata
-from finetune.predictions import Predictions
+from finetune.evaluation.predictions import Predictions
 from finetune.results import record
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J"

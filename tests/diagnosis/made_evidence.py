@@ -14,7 +14,7 @@ from finetune.diagnosis.evidence import (
     Trial,
 )
 from finetune.diagnosis.reading import Commands
-from finetune.evaluation import Evaluation
+from finetune.evaluation.evaluator import Evaluation
 
 NAME = "BatchNorm"
 COMMANDS = Commands("runs/x", "finetune run --config runs/x/config.json")

@@ -10,7 +10,7 @@ from finetune.data.dataset import Split
 from finetune.data.preprocessing import find, suspects
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.checks import SIZES
-from finetune.diagnosis.images import Images
+from finetune.data.evalset import Images
 from finetune.diagnosis.measure import examine
 from finetune.diagnosis.reading import Commands
 from finetune.diagnosis.verdict import judge

@@ -15,12 +15,12 @@ from finetune.batchnorm.surgery import adopt
 from finetune.data import preprocessing
 from finetune.data.dataset import Split
 from finetune.diagnosis.graph import open_exported, takes_training
-from finetune.diagnosis.images import Images
+from finetune.data.evalset import Images
 from finetune.diagnosis.measure import examine
 from finetune.diagnosis.reading import Commands
 from finetune.diagnosis.verdict import judge
 from finetune.errors import FinetuneError
-from finetune.evaluation import Evaluator
+from finetune.evaluation.evaluator import Evaluator
 
 SIDE, CLASSES = 12, 4
 

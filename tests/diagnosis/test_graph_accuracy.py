@@ -8,9 +8,9 @@ from finetune.batchnorm.statistics import recalibrate
 from finetune.data import pipeline
 from finetune.data.preprocessing import find
 from finetune.diagnosis.graph import open_graph
-from finetune.diagnosis.images import Images
+from finetune.data.evalset import Images
 from finetune.diagnosis.measure import examine
-from finetune.evaluation import Evaluator, count
+from finetune.evaluation.evaluator import Evaluator, count
 
 BATCH = 100
 KINDS = ("layers", "layers-updates", "slim", "slim-averaged", "by-hand")

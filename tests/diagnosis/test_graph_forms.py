@@ -9,7 +9,7 @@ from checkpoints.formats.slim_writer import write_slim
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find
 from finetune.diagnosis.graph import open_graph
-from finetune.diagnosis.images import Images
+from finetune.data.evalset import Images
 from finetune.diagnosis.measure import examine
 
 

@@ -7,7 +7,7 @@ import pytest
 from small_features import CONFIG, HEAD_ONLY, classifier, generated, trained
 
 from finetune.errors import WrongUse
-from finetune.evaluation import Evaluation
+from finetune.evaluation.evaluator import Evaluation
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
-from finetune import metrics
+from finetune.evaluation import metrics
 
 CLASSES = 7
 

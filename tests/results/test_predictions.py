@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from finetune import predictions
+from finetune.evaluation import predictions
 from finetune.errors import FinetuneError
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from finetune import predictions
+from finetune.evaluation import predictions
 from finetune.batchnorm.statistics import Moments, pool
 from finetune.batchnorm.subject import Forward, Statistics, Subject
-from finetune.predictions import Predictions
+from finetune.evaluation.predictions import Predictions
 
 Batches = Iterable[tuple[Any, Any, Any]]
 """(preprocessed images, labels, counted) of `finetune.data.pipeline.eval_batches`."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from finetune.data import pipeline
 from finetune.data.dataset import Split
-from finetune.evaluation import Batches
+from finetune.evaluation.evaluator import Batches
 
 
 @dataclass(frozen=True, eq=False)
