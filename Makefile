@@ -74,7 +74,7 @@ docs: $(INSTALLED)  ## Write docs/backbones.md from the catalogue.
 	mv docs/backbones.md.tmp docs/backbones.md
 
 structures: $(INSTALLED)  ## Write checkpoints/structures.json.gz from the networks of the catalogue, five minutes.
-	$(BIN)/python -m finetune.backbone.structures
+	$(BIN)/python -m tools.structures
 
 # For every Python and system that pyproject.toml allows, with the hashes of all files of a version. What is pinned stays
 # pinned; UPGRADE=--upgrade takes the newest of all, UPGRADE='--upgrade-package keras' of one.

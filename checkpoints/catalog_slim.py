@@ -242,6 +242,6 @@ BUNDLED: tuple[BackboneSpec, ...] = (
         bn_decay=0.997,
         bn_epsilon=1e-5,
         parameters=221_424,
-        reference="made by finetune/demo/pretrain.py on generated images",
+        reference="made by tools/demo_checkpoint.py on generated images",
     ),
 )

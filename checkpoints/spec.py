@@ -11,7 +11,7 @@ class BackboneSpec:
     """A published checkpoint and all one must know to use it.
 
     name, source: `source/name` is unique; the bare name works where only one source has it.
-    family, arguments: the module of `finetune.networks` that builds the graph, and what its `build` is given.
+    family, arguments: the module of `finetune.backbone.networks` that builds the graph, and what its `build` is given.
     url, md5: the published file (with the head); `*_no_head` the one without, where there is one.
         `url` is None for weights that ship with this package: `bundled` is their path below `checkpoints/bundled`
         (the prefix, for a V2 checkpoint). Without either, the user must give a file,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import checking as configs
-from finetune import freezing
+from finetune.backbone import freezing
 from finetune import run as runs
 from finetune.config.checking import RunConfig
 from finetune.distribution import cluster as clusters

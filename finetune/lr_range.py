@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from finetune import freezing
+from finetune.backbone import freezing
 from finetune.files import write_text
 from finetune.preparation import Prepared
 from finetune.progress import Display

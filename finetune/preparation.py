@@ -12,7 +12,8 @@ from checkpoints import store
 from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
 from finetune.data import batches
-from finetune import freezing, rundata, tracking, unfreezing
+from finetune.backbone import freezing
+from finetune import rundata, tracking, unfreezing
 from finetune.config import presets
 from finetune.config import checking as configs
 from finetune.batchnorm.policy import Rule, parse_bn_rule

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from finetune.config.checking import RunConfig
-from finetune.freezing import FreezePlan
+from finetune.backbone.freezing import FreezePlan
 
 
 class Display(Protocol):

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from finetune.config import checking as configs
-from finetune import process, freezing, lr_range, models, proof, rundata, tracking
+from finetune import process, lr_range, models, proof, rundata, tracking
+from finetune.backbone import freezing
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.checkup import Checkup
 from finetune.config.checking import FORMAT_VERSION, RunConfig

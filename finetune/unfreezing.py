@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from finetune.errors import WrongUse
-from finetune.freezing import HEAD, FreezePlan
+from finetune.backbone.freezing import HEAD, FreezePlan
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from finetune.data.dataset import Split
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.evaluator import Evaluation, Evaluator
-from finetune.freezing import LayerInfo, layer_infos
+from finetune.backbone.freezing import LayerInfo, layer_infos
 from finetune.progress import Display, Silent
 
 TOLERANCE = 1e-4

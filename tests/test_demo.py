@@ -10,16 +10,16 @@ from checkpoints import store
 from checkpoints.catalog import find
 from checkpoints.formats import open_checkpoint
 from finetune import backbone
-from finetune.demo import pretrain
+from tools import demo_checkpoint
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     patch = pytest.MonkeyPatch()
-    short = dataclasses.replace(pretrain.SETTINGS, examples=400, epochs=1, deterministic=False)
-    patch.setattr(pretrain, "SETTINGS", short)
-    prefix = pretrain.make(folder)
+    short = dataclasses.replace(demo_checkpoint.SETTINGS, examples=400, epochs=1, deterministic=False)
+    patch.setattr(demo_checkpoint, "SETTINGS", short)
+    prefix = demo_checkpoint.make(folder)
     patch.undo()
     return folder / "run", prefix
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from checkpoints import catalog
 from finetune import backbone as backbones
-from finetune import networks
+from finetune.backbone import networks
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head

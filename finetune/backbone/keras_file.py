@@ -9,7 +9,7 @@ import keras
 from checkpoints.formats import keras_zip
 from checkpoints.formats.hdf5 import Hdf5
 from checkpoints.formats.location import HDF5_MAGIC, starts_with
-from finetune.backbone.hub_layer import trusting
+from finetune.backbone.hub.layer import trusting
 from finetune.errors import FinetuneError
 
 SUFFIXES = (".keras", ".h5", ".hdf5")

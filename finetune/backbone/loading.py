@@ -15,14 +15,15 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.pairing import in_slim_scopes, pair
 from checkpoints.structures import structures
-from finetune import networks
-from finetune.backbone import hub, own_model
+from finetune.backbone import networks
+from finetune.backbone.hub import module
+from finetune.backbone import own_model
 from finetune.backbone.head import ORDER, check_classes
-from finetune.backbone.structures import entries
+from tools.structures import entries
 from finetune.batchnorm.surgery import adopt
 from finetune.errors import WrongUse
-from finetune.networks.names import keras_variables, slim_variables
-from finetune.networks.stages import layers_by_stage
+from finetune.backbone.networks.names import keras_variables, slim_variables
+from finetune.backbone.networks.stages import layers_by_stage
 
 Progress = store.Progress
 
@@ -73,7 +74,7 @@ def load(
         what = "has no published head" if with_head else "has its weights in it: leave out --checkpoint"
         raise WrongUse(f"{spec.id} is no network of the catalogue, it {what}")
     if spec.source == "hub":
-        model, scope, stages, held = hub.load(
+        model, scope, stages, held = module.load(
             spec,
             image_size=image_size,
             bn_epsilon=bn_epsilon,

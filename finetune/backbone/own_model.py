@@ -13,15 +13,15 @@ from checkpoints.cache import sha256_of
 from checkpoints.errors import UnknownBackbone
 from checkpoints.spec import BackboneSpec
 from checkpoints.transfer import LoadReport
-from finetune import networks
+from finetune.backbone import networks
 from finetune.backbone.head import Cut, keep_head, swap_head
 from finetune.backbone.keras_file import open_model
 from finetune.batchnorm.flatten import flat
 from finetune.errors import FinetuneError
 from finetune.files import read_json
-from finetune.networks.keras_applications import STAGES, canonical_names
-from finetune.networks.network import Stage
-from finetune.networks.stages import layers_by_side, layers_until
+from finetune.backbone.networks.keras_applications import STAGES, canonical_names
+from finetune.backbone.networks.network import Stage
+from finetune.backbone.networks.stages import layers_by_side, layers_until
 
 _ANY_SIZE = 224
 """Side in px that a model for images of any size is taken to be made for."""

@@ -58,7 +58,7 @@ def convert(path: Path, out: Path, backbone: str | None, as_json: bool) -> None:
     checkpoint (V1 or V2) written as one is copied with everything in it. Nothing is overwritten.
     """
     load_tensorflow()
-    from finetune import conversion
+    from finetune.backbone import conversion
 
     done = conversion.convert(path, out, backbone=backbone)
     if as_json:

@@ -10,14 +10,15 @@ from checkpoints.catalog import BackboneSpec
 from checkpoints.fit import fits
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
-from finetune import backbone, conversion
+from finetune import backbone
+from finetune.backbone import conversion
 from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.export.source import Source, one_line
 from finetune.export.trial import Run
 from finetune.export.written import Exported
 from finetune.files import write_text
-from finetune.networks.names import slim_variables
+from finetune.backbone.networks.names import slim_variables
 
 _STATE, _LABELS = "checkpoint", "labels.txt"
 

@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 
 from finetune.backbone.keras_file import SUFFIXES
-from finetune.backbone.saved_model import is_saved_model
+from finetune.backbone.hub.saved_model import is_saved_model
 from finetune.errors import FinetuneError, WrongUse
 from finetune.targets.request import Request
 from finetune.targets.target import Target

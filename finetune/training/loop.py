@@ -86,7 +86,7 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train `model` in place on a completed `config`; returns one row per epoch.
 
-    The layers' switches (`finetune.freezing.apply`) must have been set, or are by the `stretches`, the first of which
+    The layers' switches (`finetune.backbone.freezing.apply`) must have been set, or are by the `stretches`, the first of which
     begins with epoch 0: each has an optimizer and a schedule of its own, and its steps are traced anew. `rates`
     multiplies the learning rate of each variable by its path. The batches, their order and their augmentation are
     functions of (seed, epoch, batch), so a resumed run sees what an unbroken one would have.

@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 from typing_commands import typed
 
-from finetune.backbone import saved_model
+from finetune.backbone.hub import saved_model
 from finetune.batch import jobs
 from finetune.cli.terminal import neutral
 

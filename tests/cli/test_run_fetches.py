@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from checkpoints.formats.slim_writer import write_slim
-from finetune import networks
+from finetune.backbone import networks
 from finetune.cli import main
-from finetune.networks.names import slim_variables
+from finetune.backbone.networks.names import slim_variables
 
 
 @pytest.fixture

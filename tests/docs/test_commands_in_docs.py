@@ -16,7 +16,7 @@ from finetune.cli import main
 from finetune.cli.run import run as run_command
 from finetune.config.checking import from_mapping
 from finetune.errors import FinetuneError
-from finetune.freezing import parse_freeze_rule
+from finetune.backbone.freezing import parse_freeze_rule
 
 OF_OTHERS = {"--signal", "--logdir", "--backend-store-uri"}
 """Options in the pages that belong to other programs (sbatch, tensorboard, mlflow)."""

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from checkpoints.catalog import find
-from finetune import networks
+from finetune.backbone import networks
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt
-from finetune.freezing import HEAD, layer_infos, parse_freeze_rule, resolve
-from finetune.networks.stages import layers_by_stage
+from finetune.backbone.freezing import HEAD, layer_infos, parse_freeze_rule, resolve
+from finetune.backbone.networks.stages import layers_by_stage
 
 DOCS = Path(__file__).parents[2] / "docs"
 SLIM = {

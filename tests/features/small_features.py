@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune import freezing
+from finetune.backbone import freezing
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt
 from finetune.classifier import attach_head

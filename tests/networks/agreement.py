@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune import networks
+from finetune.backbone import networks
 from finetune.batchnorm.surgery import adopt
-from finetune.networks.names import slim_variables
+from finetune.backbone.networks.names import slim_variables
 
 Size = int | tuple[int, int]
 """The side, or (height, width), in px."""

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from checkpoints.catalog import BackboneSpec, find
-from finetune import networks
-from finetune.networks.names import slim_variables
-from finetune.networks.network import Network
+from finetune.backbone import networks
+from finetune.backbone.networks.names import slim_variables
+from finetune.backbone.networks.network import Network
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -10,11 +10,11 @@ from click.testing import CliRunner
 
 from checkpoints.catalog import CATALOG, BackboneSpec
 from checkpoints.structures import structures
-from finetune import networks
+from finetune.backbone import networks
 from finetune.cli import main
 from finetune.data.preprocessing import PREPROCESSINGS
-from finetune.networks.names import keras_variables, slim_variables
-from finetune.networks.stages import HEAD, layers_by_stage
+from finetune.backbone.networks.names import keras_variables, slim_variables
+from finetune.backbone.networks.stages import HEAD, layers_by_stage
 
 UNPADDED = {"inception_v3", "inception_v4", "inception_resnet_v2", "densenet"}
 """Families that somewhere round a map down."""

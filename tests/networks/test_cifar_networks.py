@@ -9,9 +9,9 @@ import tensorflow as tf
 from agreement import random_images
 
 from checkpoints.catalog_scratch import SCRATCH
-from finetune import networks
-from finetune.networks.names import slim_variables
-from finetune.networks.stages import layers_by_stage
+from finetune.backbone import networks
+from finetune.backbone.networks.names import slim_variables
+from finetune.backbone.networks.stages import layers_by_stage
 
 EPSILON = 1e-5
 

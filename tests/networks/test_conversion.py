@@ -12,10 +12,10 @@ from checkpoints.catalog import BackboneSpec, find
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
-from finetune import networks
-from finetune.conversion import convert, transcribe
+from finetune.backbone import networks
+from finetune.backbone.conversion import convert, transcribe
 from finetune.errors import FinetuneError, WrongUse
-from finetune.networks.names import keras_variables
+from finetune.backbone.networks.names import keras_variables
 
 LEFTOVERS = {
     "global_step": np.array(7, np.int64),

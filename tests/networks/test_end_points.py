@@ -10,7 +10,8 @@ import slim_oracle
 import tensorflow as tf
 from agreement import build_with, difference, random_images
 
-from finetune import networks, reference
+from finetune.backbone import networks
+from finetune import reference
 from finetune.backbone.endpoints import POOLED, end_points, find_layer, scope
 from finetune.errors import WrongUse
 

@@ -12,7 +12,8 @@ import tensorflow as tf
 from thin_rows import fit_of, random_values, thin
 
 from checkpoints.catalog import BackboneSpec, find
-from finetune import networks, reference
+from finetune.backbone import networks
+from finetune import reference
 from finetune import run as runs
 from finetune.classifier import attach_head
 from finetune.config.checking import RunConfig

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from finetune import backbone, freezing
+from finetune import backbone
+from finetune.backbone import freezing
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.statistics import forward, pool
 from finetune.batchnorm.surgery import bn_layers

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from finetune import networks
-from finetune.networks.keras_applications import STAGES
-from finetune.networks.network import Network
-from finetune.networks.stages import HEAD, layers_by_stage
+from finetune.backbone import networks
+from finetune.backbone.networks.keras_applications import STAGES
+from finetune.backbone.networks.network import Network
+from finetune.backbone.networks.stages import HEAD, layers_by_stage
 
 QUICK = ("ResNet50", "InceptionV3", "DenseNet121", "MobileNet")
 OUTPUTS = 7

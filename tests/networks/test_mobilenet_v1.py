@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from finetune import networks
-from finetune.networks.names import slim_variables
+from finetune.backbone import networks
+from finetune.backbone.networks.names import slim_variables
 
 CHECKPOINTS = Path(__file__).parents[3] / "shared" / "checkpoints"
 SLIM_V1 = CHECKPOINTS / "slim" / "v1" / "mobilenet_v1_0.25_224.ckpt"

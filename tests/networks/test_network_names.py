@@ -3,8 +3,8 @@
 import keras
 import pytest
 
-from finetune import networks
-from finetune.networks.names import display_name, keras_variables, slim_variables
+from finetune.backbone import networks
+from finetune.backbone.networks.names import display_name, keras_variables, slim_variables
 
 
 @pytest.fixture

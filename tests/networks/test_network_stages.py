@@ -2,9 +2,9 @@
 
 import keras
 
-from finetune import networks
-from finetune.networks.network import Network, Stage
-from finetune.networks.stages import layers_by_stage
+from finetune.backbone import networks
+from finetune.backbone.networks.network import Network, Stage
+from finetune.backbone.networks.stages import layers_by_stage
 
 
 def unit(block: int, *, strided: bool) -> set[str]:

@@ -5,7 +5,7 @@ import pytest
 import slim_oracle
 from agreement import Size, build_with, difference, random_images
 
-from finetune import networks
+from finetune.backbone import networks
 
 UNITS = {
     "resnet_v1_50": (3, 4, 6, 3),

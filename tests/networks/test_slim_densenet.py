@@ -13,8 +13,8 @@ from agreement import difference, random_images
 from golden_structure import assert_golden, of_file
 
 from checkpoints.catalog import find
-from finetune import networks
-from finetune.networks.stages import layers_by_stage
+from finetune.backbone import networks
+from finetune.backbone.networks.stages import layers_by_stage
 
 KERAS_EPSILON = 1.001e-5
 THIN = {"scope": "thin", "layers": (2, 3, 1, 2)}

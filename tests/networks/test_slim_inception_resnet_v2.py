@@ -8,9 +8,9 @@ from agreement import difference, random_images
 from golden_structure import assert_golden
 
 from checkpoints.catalog import find
-from finetune import networks
-from finetune.networks.network import Network
-from finetune.networks.stages import layers_by_stage
+from finetune.backbone import networks
+from finetune.backbone.networks.network import Network
+from finetune.backbone.networks.stages import layers_by_stage
 
 SPEC = find("slim/inception_resnet_v2")
 SCOPE = SPEC.arguments["scope"]

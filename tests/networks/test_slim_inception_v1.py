@@ -6,8 +6,8 @@ import slim_oracle
 from agreement import build_with, difference, random_images, trained
 
 from checkpoints.catalog import find
-from finetune import networks
-from finetune.networks.stages import layers_by_stage
+from finetune.backbone import networks
+from finetune.backbone.networks.stages import layers_by_stage
 
 SPEC = find("slim/inception_v1")
 SCOPE = SPEC.arguments["scope"]

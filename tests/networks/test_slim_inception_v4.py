@@ -11,8 +11,8 @@ from golden_structure import assert_golden, of_file
 from slim_oracle import random_variables
 
 from checkpoints.catalog import find
-from finetune.networks.network import Network
-from finetune.networks.stages import layers_by_stage
+from finetune.backbone.networks.network import Network
+from finetune.backbone.networks.stages import layers_by_stage
 
 SPEC = find("slim/inception_v4")
 SCOPE = SPEC.arguments["scope"]

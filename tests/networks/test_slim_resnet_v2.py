@@ -5,9 +5,9 @@ import pytest
 import slim_oracle
 from agreement import Size, build_with, difference, random_images
 
-from finetune import networks
-from finetune.networks.names import slim_variables
-from finetune.networks.stages import layers_by_stage
+from finetune.backbone import networks
+from finetune.backbone.networks.names import slim_variables
+from finetune.backbone.networks.stages import layers_by_stage
 
 THIN = {"scope": "thin", "units": (2, 3, 1), "width": 8}
 UNITS = {

@@ -5,8 +5,8 @@ import pytest
 
 from checkpoints import structures
 from checkpoints.catalog import CATALOG, find
-from finetune.backbone.structures import build, write
-from finetune.networks.names import weights_file_variables
+from tools.structures import build, write
+from finetune.backbone.networks.names import weights_file_variables
 
 SAID = structures.structures()
 

@@ -13,9 +13,9 @@ from checkpoints.catalog import BackboneSpec, find
 from checkpoints.fit import Fit, fit
 from checkpoints.formats import open_checkpoint
 from checkpoints.pairing import Entry
-from finetune import networks
-from finetune.backbone.structures import entries
-from finetune.networks.names import slim_variables
+from finetune.backbone import networks
+from tools.structures import entries
+from finetune.backbone.networks.names import slim_variables
 
 THIN: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet_v1": ("slim/resnet_v1_50", {"units": (2, 1), "width": 8, "scope": "resnet_v1_50"}),

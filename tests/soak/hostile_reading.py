@@ -105,7 +105,7 @@ def _model(path: Path) -> None:
 
 
 def _module(path: Path) -> None:
-    from finetune.backbone.hub_layer import HubModule
+    from finetune.backbone.hub.layer import HubModule
 
     module = HubModule(str(path), 12)
     module(np.zeros((2, 12, 12, 3), np.float32))

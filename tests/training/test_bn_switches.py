@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from test_loop import CONFIG, Listener, dataset, untimed
 
-from finetune import freezing, networks, proof
+from finetune.backbone import freezing, networks
+from finetune import proof
 from finetune.batchnorm.policy import Rule
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head

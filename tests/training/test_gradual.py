@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from test_loop import CONFIG, Listener, dataset, untimed
 
-from finetune import freezing
+from finetune.backbone import freezing
 from finetune.batchnorm.policy import Rule
 from finetune.batchnorm.surgery import adopt
 from finetune.classifier import attach_head
 from finetune.errors import Interrupted, WrongUse
-from finetune.freezing import HEAD, LayerInfo, resolve
+from finetune.backbone.freezing import HEAD, LayerInfo, resolve
 from finetune.phases import Phases
 from finetune.preparation import Prepared
 from finetune.progress import Silent

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from finetune import freezing
+from finetune.backbone import freezing
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head
 from finetune.config.checking import RunConfig

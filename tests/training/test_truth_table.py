@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from finetune import freezing, networks, proof
+from finetune.backbone import freezing, networks
+from finetune import proof
 from finetune.batchnorm.policy import POLICIES, Rule
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head
 from finetune.config.checking import RunConfig
-from finetune.freezing import LayerInfo
+from finetune.backbone.freezing import LayerInfo
 from finetune.training import optimizer as optimizers
 from finetune.training.step import train_step
 

@@ -9,9 +9,9 @@ All start from slim's default initial weights.
 
 import keras
 
-from finetune.networks.inception_steps import MIN_DEPTH, Conv, Mixed, Pool, apply, stages
-from finetune.networks.network import Network, Stage
-from finetune.networks.slim_layers import ArgScope, pool_and_logits
+from finetune.backbone.networks.inception_steps import MIN_DEPTH, Conv, Mixed, Pool, apply, stages
+from finetune.backbone.networks.network import Network, Stage
+from finetune.backbone.networks.slim_layers import ArgScope, pool_and_logits
 
 ARGS = ArgScope(decay=0.9997, epsilon=1e-3, gamma=False, activation="relu", initializer=keras.initializers.HeNormal)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from finetune.backbone import module_safety
+from finetune.backbone.hub import safety
 from finetune.errors import FinetuneError
 
 _EXPECTED = (
@@ -49,12 +49,12 @@ def load(handle: str) -> Loaded:
     with images alone; CheckpointError where its variables are damaged.
     """
     path = _resolved(handle)
-    if (path / "tfhub_module.pb").is_file() or not module_safety.of_objects(path):
+    if (path / "tfhub_module.pb").is_file() or not safety.of_objects(path):
         raise FinetuneError(
             f"{handle} is a TF1 Hub module or another SavedModel of TF1: its training graph cannot be used from TF2; "
             f"expected {_EXPECTED} (of the ImageNet modules, versions 4 and 5)"
         )
-    module_safety.require_harmless(path, handle)
+    safety.require_harmless(path, handle)
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:  # the loader raises whatever its parts raise: protobuf, file system, graph

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import keras
 
-from finetune.networks.network import Network, Stage
-from finetune.networks.slim_layers import ArgScope, conv2d, pool_and_logits
+from finetune.backbone.networks.network import Network, Stage
+from finetune.backbone.networks.slim_layers import ArgScope, conv2d, pool_and_logits
 
 ARGS = ArgScope(decay=0.9, epsilon=1e-5, gamma=True, activation="relu", initializer=keras.initializers.HeNormal)
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune.backbone import saved_model
+from finetune.backbone.hub import saved_model
 from finetune.batchnorm.module import Module
 from finetune.errors import FinetuneError, WrongUse
 

@@ -1,4 +1,4 @@
-"""Make the bundled checkpoint: `python -m finetune.demo.pretrain NEW_FOLDER`.
+"""Make the bundled checkpoint: `python -m tools.demo_checkpoint NEW_FOLDER`.
 
 A thin resnet_v1 is trained from scratch on the generated source task and written as a slim checkpoint, as if it had
 been published by somebody else. On the machine it was made on, with the versions in constraints.txt, the script
@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from checkpoints import catalog
-from finetune import conversion, progress, run
+from finetune.backbone import conversion
+from finetune import progress, run
 from finetune.config.checking import RunConfig
 
 BACKBONE = "bundled/resnet_v1_demo"

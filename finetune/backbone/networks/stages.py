@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import keras
 
-from finetune.networks.network import Network
+from finetune.backbone.networks.network import Network
 
 HEAD = "head"
 """The stage of what follows the pooled features: the published logits."""

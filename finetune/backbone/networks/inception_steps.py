@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 
 import keras
 
-from finetune.networks.network import Stage
-from finetune.networks.slim_layers import ArgScope, conv2d
+from finetune.backbone.networks.network import Stage
+from finetune.backbone.networks.slim_layers import ArgScope, conv2d
 
 MIN_DEPTH = 16
 """slim's least channels of a convolution where a multiplier below 1 would leave fewer."""

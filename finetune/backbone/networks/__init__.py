@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from finetune.networks.network import Network
+from finetune.backbone.networks.network import Network
 
 
 def build(
     family: str, *, image_size: int | tuple[int, int], outputs: int | None, arguments: Mapping[str, Any]
 ) -> Network:
-    """Build a freshly initialised network of `finetune.networks.<family>`.
+    """Build a freshly initialised network of `finetune.backbone.networks.<family>`.
 
     `image_size` is the side, or (height, width), in px. With `outputs` the model ends in that many logits, without
     in the pooled features. `arguments` are the family's own. Raises ModuleNotFoundError for an unknown family: the

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from finetune.networks.network import Network, Stage
+from finetune.backbone.networks.network import Network, Stage
 
 
 def _resnet(*blocks: int) -> tuple[Stage, ...]:

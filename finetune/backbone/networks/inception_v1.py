@@ -9,9 +9,9 @@ from functools import partial
 
 import keras
 
-from finetune.networks.inception_steps import Conv, Mixed, Pool, apply, stages
-from finetune.networks.network import Network
-from finetune.networks.slim_layers import ArgScope, pool_and_logits
+from finetune.backbone.networks.inception_steps import Conv, Mixed, Pool, apply, stages
+from finetune.backbone.networks.network import Network
+from finetune.backbone.networks.slim_layers import ArgScope, pool_and_logits
 
 ARGS = ArgScope(
     decay=0.9997,

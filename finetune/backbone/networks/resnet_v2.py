@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import keras
 
-from finetune.networks.network import Network, Stage
-from finetune.networks.slim_layers import ArgScope, batch_norm, conv2d, conv2d_same, pool_and_logits
+from finetune.backbone.networks.network import Network, Stage
+from finetune.backbone.networks.slim_layers import ArgScope, batch_norm, conv2d, conv2d_same, pool_and_logits
 
 ARGS = ArgScope(decay=0.997, epsilon=1e-5, gamma=True, activation="relu", initializer=keras.initializers.HeNormal)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from checkpoints import catalog
 from checkpoints.catalog import BackboneSpec
 from checkpoints.errors import UnknownBackbone
-from finetune.backbone import hub, own_model, saved_model
+from finetune.backbone.hub import module, saved_model
+from finetune.backbone import own_model
 from finetune.backbone.keras_file import SUFFIXES
 from finetune.errors import WrongUse
 
@@ -23,7 +24,7 @@ def find(name: str) -> BackboneSpec:
     if not name.strip():
         return catalog.find(name)  # says that there is no such backbone
     if name.startswith(HUB):
-        return hub.find(name.removeprefix(HUB))
+        return module.find(name.removeprefix(HUB))
     if _is_path(name):
         return _of_path(Path(name).expanduser())
     try:
@@ -48,7 +49,7 @@ def preprocessing(name: str) -> str | None:
     """What the weights of a backbone were trained with; None where it has none, and for a model of the user's own,
     whose file may be gone."""
     if name.startswith(HUB):
-        return hub.PREPROCESSING
+        return module.PREPROCESSING
     spec = None if _is_path(name) else catalog.find(name)
     return None if spec is None or spec.unpublished else spec.preprocessing
 
@@ -67,7 +68,7 @@ def _of_path(path: Path) -> BackboneSpec:
         path = path / "model.keras"
     if path.is_dir():
         if saved_model.is_saved_model(path):
-            return hub.find(str(path))
+            return module.find(str(path))
         raise WrongUse(
             f"--backbone {path} is a directory without saved_model.pb or model.keras: expected a SavedModel, a run, or "
             "a .keras or .h5 file. A slim training directory is given as --backbone NAME --checkpoint DIR"

@@ -7,9 +7,9 @@ in front of slim's logits is not built: it only acts in training, and the head t
 
 import keras
 
-from finetune.networks.inception_steps import Conv, Fork, Mixed, Pool, Step, apply, stages
-from finetune.networks.network import Network
-from finetune.networks.slim_layers import ArgScope, pool_and_logits
+from finetune.backbone.networks.inception_steps import Conv, Fork, Mixed, Pool, Step, apply, stages
+from finetune.backbone.networks.network import Network
+from finetune.backbone.networks.slim_layers import ArgScope, pool_and_logits
 
 ARGS = ArgScope(decay=0.9997, epsilon=1e-3, gamma=False, activation="relu", initializer=keras.initializers.HeNormal)
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import keras
 
-from finetune.networks.network import Network, Stage
-from finetune.networks.slim_layers import ArgScope, batch_norm, pool_and_logits
+from finetune.backbone.networks.network import Network, Stage
+from finetune.backbone.networks.slim_layers import ArgScope, batch_norm, pool_and_logits
 
 ARGS = ArgScope(decay=0.99, epsilon=1.1e-5, gamma=True, activation="relu", initializer=keras.initializers.GlorotUniform)
 

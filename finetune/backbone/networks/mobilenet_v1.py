@@ -8,8 +8,8 @@ from functools import partial
 
 import keras
 
-from finetune.networks.network import Network, Stage
-from finetune.networks.slim_layers import ArgScope, conv2d, depthwise_conv2d, pool_and_logits
+from finetune.backbone.networks.network import Network, Stage
+from finetune.backbone.networks.slim_layers import ArgScope, conv2d, depthwise_conv2d, pool_and_logits
 
 ARGS = ArgScope(
     decay=0.9997,

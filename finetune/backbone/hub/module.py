@@ -9,11 +9,11 @@ import keras
 from checkpoints.cache import sha256_of
 from checkpoints.spec import BackboneSpec
 from checkpoints.transfer import LoadReport
-from finetune.backbone import saved_model
-from finetune.backbone.hub_layer import HubModule
+from finetune.backbone.hub import saved_model
+from finetune.backbone.hub.layer import HubModule
 from finetune.batchnorm.module import Module, PartBatchNorm
 from finetune.errors import WrongUse
-from finetune.freezing import FreezePlan
+from finetune.backbone.freezing import FreezePlan
 
 STAGE = "module"
 """The one stage of a module, whose layers cannot be told apart but by their variables' names."""

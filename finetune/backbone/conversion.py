@@ -23,11 +23,12 @@ from checkpoints.formats.object_graph import OBJECT_GRAPH
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.pairing import Entry, Pairing, of_head, pair
 from checkpoints.structures import structures
-from finetune import models, networks
-from finetune.backbone.structures import entries
+from finetune import models
+from finetune.backbone import networks
+from tools.structures import entries
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import room_for
-from finetune.networks.names import keras_variables, slim_variables
+from finetune.backbone.networks.names import keras_variables, slim_variables
 
 Format = Literal["slim-v2", "keras-weights-h5", "keras-zip"]
 

@@ -1,4 +1,4 @@
-"""Write `checkpoints/structures.json.gz` from the networks: `python -m finetune.backbone.structures [NAME...]`."""
+"""Write `checkpoints/structures.json.gz` from the networks: `python -m tools.structures [NAME...]`."""
 
 import os
 import sys
@@ -11,8 +11,8 @@ import checkpoints
 from checkpoints import structures
 from checkpoints.catalog import CATALOG, BackboneSpec, find
 from checkpoints.pairing import Entry
-from finetune import networks
-from finetune.networks.names import keras_variables, slim_variables, weights_file_variables
+from finetune.backbone import networks
+from finetune.backbone.networks.names import keras_variables, slim_variables, weights_file_variables
 
 
 def entries(model: keras.Model, *, source: str) -> list[Entry]:

@@ -1,0 +1,1 @@
+"""A TensorFlow Hub module or SavedModel as a backbone."""
