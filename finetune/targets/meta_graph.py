@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.diagnosis.evidence import Facts
-from finetune.diagnosis.graph import GraphFacts, open_graph
+from finetune.tf_graphs import GraphFacts, open_graph
 from finetune.diagnosis.reading import Commands
 from finetune.errors import FinetuneError
 from finetune.targets import source

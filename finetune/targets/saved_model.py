@@ -7,7 +7,7 @@ from finetune import backbone as backbones
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import bn_layers
 from finetune.diagnosis.evidence import Facts
-from finetune.diagnosis.graph import open_exported, takes_training
+from finetune.tf_graphs import open_exported, takes_training
 from finetune.diagnosis.reading import Commands
 from finetune.errors import FinetuneError
 from finetune.targets import source

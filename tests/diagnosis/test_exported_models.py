@@ -14,7 +14,7 @@ from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import adopt
 from finetune.data import preprocessing
 from finetune.data.dataset import Split
-from finetune.diagnosis.graph import open_exported, takes_training
+from finetune.tf_graphs import open_exported, takes_training
 from finetune.data.evalset import Images
 from finetune.diagnosis.measure import examine
 from finetune.diagnosis.reading import Commands

@@ -7,7 +7,7 @@ from checkpoints.formats import open_checkpoint
 from finetune.batchnorm.statistics import recalibrate
 from finetune.data import pipeline
 from finetune.data.preprocessing import find
-from finetune.diagnosis.graph import open_graph
+from finetune.tf_graphs import open_graph
 from finetune.data.evalset import Images
 from finetune.diagnosis.measure import examine
 from finetune.evaluation.evaluator import Evaluator, count

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf1_forms import Form, conv, fused, head, images, network, save, switch, v1
 
 from checkpoints.errors import CheckpointError
-from finetune.diagnosis.graph import open_graph
+from finetune.tf_graphs import open_graph
 from finetune.errors import FinetuneError, WrongUse
 
 

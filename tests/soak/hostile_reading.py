@@ -44,7 +44,7 @@ from finetune import models  # noqa: E402
 from finetune.backbone import open_model  # noqa: E402
 from finetune.data.image_files import read_images  # noqa: E402
 from finetune.data.sources import load_dataset  # noqa: E402
-from finetune.diagnosis.graph import open_exported, open_graph  # noqa: E402
+from finetune.tf_graphs import open_exported, open_graph  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
 from finetune.features import store  # noqa: E402
 from finetune.rundir import RunDir  # noqa: E402

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from checkpoints.formats.operations import VARIABLES
-from finetune.diagnosis.graph.nodes import Graph
+from finetune.tf_graphs.program.nodes import Graph
 
 
 def to_graph_def(graph: Graph, versions: Any) -> Any:

@@ -8,23 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints.formats.operations import FUSED
-from finetune.diagnosis.graph.dropout import Undropped, without_dropout
-from finetune.diagnosis.graph.fold import fold
-from finetune.diagnosis.graph.nodes import (
-    IMAGES,
-    LOGITS,
-    PLACEHOLDERS,
-    Graph,
-    Node,
-    Ref,
-    data_type,
-    declared_shape,
-    placeholder,
-)
-from finetune.diagnosis.graph.pairing import Paired, pair
-from finetune.diagnosis.graph.roles import Input, describe, listed
-from finetune.diagnosis.graph.safety import allowed
-from finetune.diagnosis.graph.sites import find_sites
+from finetune.tf_graphs.program.dropout import Undropped, without_dropout
+from finetune.tf_graphs.program.fold import fold
+from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Node, Ref, data_type, declared_shape, placeholder
+from finetune.tf_graphs.program.bn_layers import Paired, pair
+from finetune.tf_graphs.program.roles import Input, describe, listed
+from finetune.tf_graphs.program.safety import allowed
+from finetune.tf_graphs.program.sites import find_sites
 from finetune.errors import FinetuneError, WrongUse
 
 _KEEP = re.compile(r"keep", re.IGNORECASE)

@@ -5,7 +5,7 @@ from typing import Any
 
 from tensorflow.python.framework import op_def_registry
 
-from finetune.diagnosis.graph.nodes import Node, Ref
+from finetune.tf_graphs.program.nodes import Node, Ref
 from finetune.errors import FinetuneError
 
 _KINDS = {"int": "i", "float": "f", "bool": "b", "string": "s"}

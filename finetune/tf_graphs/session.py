@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
 
-from finetune.diagnosis.graph import variables
-from finetune.diagnosis.graph.metagraph import MetaGraph
-from finetune.diagnosis.graph.nodes import IMAGES, LOGITS, Graph, Node, Ref
+from finetune.tf_graphs.program import variables
+from finetune.tf_graphs.program.metagraph import MetaGraph
+from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, Graph, Node, Ref
 from finetune.diagnosis.graph.protos import to_graph_def
-from finetune.diagnosis.graph.sites import Site
+from finetune.tf_graphs.program.sites import Site
 from finetune.errors import FinetuneError
 
 Measured = tuple[np.ndarray, np.ndarray, float]

@@ -9,13 +9,13 @@ import numpy as np
 
 from finetune.batchnorm.statistics import Moments
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics
-from finetune.diagnosis.graph.feeding import Feeding
-from finetune.diagnosis.graph.pairing import Layer
-from finetune.diagnosis.graph.roles import Input
-from finetune.diagnosis.graph.session import Measured, Running
-from finetune.diagnosis.graph.variables import Averages
-from finetune.diagnosis.graph.wiring import Wiring
-from finetune.diagnosis.graph.written import Origin, write
+from finetune.tf_graphs.feeding import Feeding
+from finetune.tf_graphs.program.bn_layers import Layer
+from finetune.tf_graphs.program.roles import Input
+from finetune.tf_graphs.session import Measured, Running
+from finetune.tf_graphs.program.variables import Averages
+from finetune.tf_graphs.program.wiring import Wiring
+from finetune.tf_graphs.writing import Origin, write
 from finetune.errors import FinetuneError
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints.formats.operations import FUSED
-from finetune.diagnosis.graph.nodes import Graph, Node, Ref, constant
+from finetune.tf_graphs.program.nodes import Graph, Node, Ref, constant
 from finetune.diagnosis.graph.protos import to_graph_def
-from finetune.diagnosis.graph.sites import Site
+from finetune.tf_graphs.program.sites import Site
 from finetune.errors import FinetuneError
 
 _OURS = "finetune_batch"

@@ -7,23 +7,23 @@ from pathlib import Path
 import numpy as np
 
 from checkpoints.formats.saved_model import open_by_keys
-from finetune.diagnosis.graph import variables
-from finetune.diagnosis.graph.batchwise import batchwise
-from finetune.diagnosis.graph.fold import fold
-from finetune.diagnosis.graph.nodes import IMAGES, Graph, Ref
-from finetune.diagnosis.graph.opening import flat_value
-from finetune.diagnosis.graph.pairing import Layer, pair
-from finetune.diagnosis.graph.roles import Input, find_input
-from finetune.diagnosis.graph.safety import refuse
-from finetune.diagnosis.graph.saved_model import OUTPUT, SavedModel, read
-from finetune.diagnosis.graph.session import Running
-from finetune.diagnosis.graph.sites import Site, find_sites
-from finetune.diagnosis.graph.subject import GraphFacts, GraphSubject
-from finetune.diagnosis.graph.values import Values
-from finetune.diagnosis.graph.variables import Averages
-from finetune.diagnosis.graph.ways import fed, way
-from finetune.diagnosis.graph.wiring import Wiring
-from finetune.diagnosis.graph.written import Origin, write_saved_model
+from finetune.tf_graphs.program import variables
+from finetune.tf_graphs.program.batchwise import batchwise
+from finetune.tf_graphs.program.fold import fold
+from finetune.tf_graphs.program.nodes import IMAGES, Graph, Ref
+from finetune.tf_graphs.opening import flat_value
+from finetune.tf_graphs.program.bn_layers import Layer, pair
+from finetune.tf_graphs.program.roles import Input, find_input
+from finetune.tf_graphs.program.safety import refuse
+from finetune.tf_graphs.program.saved_model import OUTPUT, SavedModel, read
+from finetune.tf_graphs.session import Running
+from finetune.tf_graphs.program.sites import Site, find_sites
+from finetune.tf_graphs.subject import GraphFacts, GraphSubject
+from finetune.tf_graphs.program.constants import Values
+from finetune.tf_graphs.program.variables import Averages
+from finetune.tf_graphs.program.modes import fed, way
+from finetune.tf_graphs.program.wiring import Wiring
+from finetune.tf_graphs.writing import Origin, write_saved_model
 from finetune.errors import FinetuneError
 
 _ACTIVATIONS = ("Sigmoid", "Relu", "Relu6", "Tanh", "Elu", "Selu", "Softplus")

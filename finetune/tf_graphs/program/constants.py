@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.diagnosis.graph.nodes import Graph, Node, Ref, known_type
+from finetune.tf_graphs.program.nodes import Graph, Node, Ref, known_type
 
 SWITCHES = ("Switch", "RefSwitch")
 _MOST_VALUES = 64

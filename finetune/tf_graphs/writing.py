@@ -13,8 +13,8 @@ from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.working import remove_abandoned, working_folder
-from finetune.diagnosis.graph.metagraph import Saved
-from finetune.diagnosis.graph.variables import cuts
+from finetune.tf_graphs.program.metagraph import Saved
+from finetune.tf_graphs.program.variables import cuts
 from finetune.errors import FinetuneError
 from finetune.files import naming, replacing
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from checkpoints.formats import Checkpoint
 from checkpoints.formats.operations import VARIABLES
-from finetune.diagnosis.graph.metagraph import MetaGraph, Saved
-from finetune.diagnosis.graph.nodes import Graph, declared_shape
+from finetune.tf_graphs.program.metagraph import MetaGraph, Saved
+from finetune.tf_graphs.program.nodes import Graph, declared_shape
 from finetune.errors import FinetuneError
 
 _AVERAGE = "/ExponentialMovingAverage"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from finetune.diagnosis.graph.sites import Site
+from finetune.tf_graphs.program.sites import Site
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,19 @@ import tensorflow as tf
 
 from checkpoints.formats import Checkpoint, open_checkpoint
 from finetune.batchnorm.subject import Snapshot
-from finetune.diagnosis.graph import metagraph, variables
-from finetune.diagnosis.graph.dropout import without_dropout
-from finetune.diagnosis.graph.fold import fold
-from finetune.diagnosis.graph.metagraph import MetaGraph
-from finetune.diagnosis.graph.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Ref, data_type
-from finetune.diagnosis.graph.roles import Input, describe, find_input, find_logits, named
-from finetune.diagnosis.graph.safety import refuse
-from finetune.diagnosis.graph.session import Running
-from finetune.diagnosis.graph.subject import GraphFacts, GraphSubject
-from finetune.diagnosis.graph.variables import Averages
-from finetune.diagnosis.graph.ways import Ways, computing, fed, find_ways
-from finetune.diagnosis.graph.wiring import Wiring, wiring
-from finetune.diagnosis.graph.written import Origin
+from finetune.tf_graphs.program import metagraph, variables
+from finetune.tf_graphs.program.dropout import without_dropout
+from finetune.tf_graphs.program.fold import fold
+from finetune.tf_graphs.program.metagraph import MetaGraph
+from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Ref, data_type
+from finetune.tf_graphs.program.roles import Input, describe, find_input, find_logits, named
+from finetune.tf_graphs.program.safety import refuse
+from finetune.tf_graphs.session import Running
+from finetune.tf_graphs.subject import GraphFacts, GraphSubject
+from finetune.tf_graphs.program.variables import Averages
+from finetune.tf_graphs.program.modes import Ways, computing, fed, find_ways
+from finetune.tf_graphs.program.wiring import Wiring, wiring
+from finetune.tf_graphs.writing import Origin
 from finetune.errors import FinetuneError, WrongUse
 
 _SHOWN = 4

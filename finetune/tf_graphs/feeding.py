@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from finetune.diagnosis.graph.roles import Input
+from finetune.tf_graphs.program.roles import Input
 from finetune.errors import FinetuneError
 
 _Measured = TypeVar("_Measured")

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from checkpoints.formats.operations import ASSIGNMENTS, COMPUTING, FUSED, RANDOM, VARIABLES, reason
-from finetune.diagnosis.graph.nodes import Graph
+from finetune.tf_graphs.program.nodes import Graph
 from finetune.diagnosis.graph.protos import called
-from finetune.diagnosis.graph.reading import require_attributes
+from finetune.tf_graphs.program.graphdef import require_attributes
 from finetune.errors import FinetuneError
 
 _ALLOWED = COMPUTING | RANDOM | FUSED | VARIABLES

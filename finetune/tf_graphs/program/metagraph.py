@@ -12,9 +12,9 @@ from tensorflow.core.framework import variable_pb2
 
 from checkpoints.formats.location import newest_checkpoint
 from checkpoints.formats.operations import VARIABLES
-from finetune.diagnosis.graph.nodes import Graph, Node, Ref
-from finetune.diagnosis.graph.reading import read_nodes
-from finetune.diagnosis.graph.values import constant_value
+from finetune.tf_graphs.program.nodes import Graph, Node, Ref
+from finetune.tf_graphs.program.graphdef import read_nodes
+from finetune.tf_graphs.program.constants import constant_value
 from finetune.errors import FinetuneError
 
 _EXPECTED = "expected the .meta file that tf.compat.v1.train.Saver writes beside a checkpoint (model.ckpt-1000.meta)"

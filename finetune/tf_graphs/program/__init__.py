@@ -1,0 +1,1 @@
+"""A graph read from a file, as data: no session is opened here."""
