@@ -24,7 +24,7 @@ def main():
     arguments = parser.parse_args()
     load_tensorflow()
     from finetune.data import batches
-    from finetune import models
+    from finetune.runs import model as models
     from finetune.batchnorm.statistics import KerasSubject, write
     from finetune.batchnorm.subject import kept
     from finetune.config.checking import RunConfig

@@ -6,9 +6,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune import models
+from finetune.runs import model as models
 from finetune.batchnorm.surgery import parts
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 
 LAST_STEP = "model-last-step.keras"
 """Beside `model.keras`, which holds the averages."""

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from finetune.evaluation import metrics
-from finetune import rundata
+from finetune.runs import data
 from finetune.data.preprocessing import Preprocessing
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.files import write_text
 from finetune.evaluation.predictions import Predictions
 from finetune.preparation import Prepared
 from finetune.reporting import card
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 
 NAME = "MODEL_CARD.md"
 
@@ -37,7 +37,7 @@ def write(run: RunDir, prepared: Prepared, result: dict[str, Any], said: Predict
         },
         "weights": None if report is None else report.to_json(),
         "config": config.to_json(),
-        "data": rundata.describe_data(dataset),
+        "data": data.describe_data(dataset),
         "preprocessing": _preprocessing(str(config.preprocess)),
         "plan": prepared.plan.stages(),
         "result": result,

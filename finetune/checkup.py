@@ -3,7 +3,7 @@
 from typing import Any
 
 from finetune.data import batches
-from finetune import models
+from finetune.runs import model as models
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Forward, Snapshot, Statistics
 from finetune.diagnosis.evidence import Facts

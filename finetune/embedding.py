@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune import backbone, models, proof, rundata, scoring
+from finetune import backbone, proof
+from finetune.runs import model as models, data as rundata, evaluate
 from finetune.data import batches
 from finetune.backbone.endpoints import find_layer
 from finetune.config.checking import RunConfig
@@ -211,7 +212,7 @@ def _images(request: Request, network: _Network, looking: Progress | None) -> _C
 
 def _dataset(request: Request, config: RunConfig, looking: Progress | None) -> Dataset:
     if request.data is None:
-        return scoring.open_run(Path(request.target), data_dir=request.data_dir).dataset
+        return evaluate.open_run(Path(request.target), data_dir=request.data_dir).dataset
     other = replace(
         config,
         data=absolute(request.data),

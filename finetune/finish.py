@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune import averaging, card, process, models, proof, tracking
+from finetune import averaging, card, process, proof, tracking
+from finetune.runs import model as models
 from finetune.data import batches
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
@@ -21,7 +22,7 @@ from finetune.phases import Phases
 from finetune.evaluation.predictions import Predictions
 from finetune.preparation import Prepared
 from finetune.progress import Display
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 from finetune.training.feed import Feed, ImageFeed
 
 RECALIBRATION_IMAGES = 10_000

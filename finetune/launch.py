@@ -14,7 +14,7 @@ from finetune.distribution.strategy import Distribution
 from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
 from finetune.preparation import prepare
 from finetune.progress import Display, Silent, stop_signals
-from finetune.rundir import RunDir, check_place
+from finetune.runs.directory import RunDir, check_place
 from finetune.training.loop import train
 from finetune.training.state import State
 

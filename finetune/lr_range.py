@@ -7,7 +7,7 @@ from finetune.files import write_text
 from finetune.preparation import Prepared
 from finetune.progress import Display
 from finetune.reporting import lr_range as drawing
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 from finetune.training.range_test import RangeTest, range_test
 
 

@@ -7,7 +7,7 @@ from finetune.data import batches
 from finetune import proof
 from finetune.preparation import Prepared, apply_plan
 from finetune.progress import Display
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 from finetune.training.loop import Stretch
 
 

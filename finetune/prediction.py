@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune import backbone, models, proof, rundata
+from finetune import backbone, proof
+from finetune.runs import model as models, data
 from finetune.data import batches
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
@@ -143,7 +144,7 @@ def _open(target: Path) -> _Classifier:
         raise FinetuneError(f"{run} is not finished, so its model is not known: continue it with: {run.resume_command}")
     proof.refuse_broken_plan(run)
     names = run.read("result.json", "class_names")["class_names"]
-    native = rundata.image_shape(run, trained.config)
+    native = data.image_shape(run, trained.config)
     return _Classifier(trained.model, trained.config, _checked(names, trained.model, trained.path), native)
 
 

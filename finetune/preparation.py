@@ -13,7 +13,8 @@ from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
 from finetune.data import batches
 from finetune.backbone import freezing
-from finetune import rundata, tracking, unfreezing
+from finetune.runs import data
+from finetune import tracking, unfreezing
 from finetune.config import presets
 from finetune.config import checking as configs
 from finetune.batchnorm.policy import Rule, parse_bn_rule
@@ -27,7 +28,8 @@ from finetune.data.preprocessing import find as find_preprocessing
 from finetune.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, WrongUse
 from finetune.progress import Display
-from finetune.training import advice, defaults
+from finetune.training import advice
+from finetune.runs import defaults
 from finetune.unfreezing import Phase
 
 
@@ -238,7 +240,7 @@ def _data_and_weights(config: RunConfig, spec: backbones.BackboneSpec, display: 
     except CheckpointError as error:
         missing.append(error)
     try:
-        dataset = rundata.load_data(config, progress=display.download, looking=display.looking)
+        dataset = data.load_data(config, progress=display.download, looking=display.looking)
     except CheckpointError as error:
         missing.append(error)
     if missing:

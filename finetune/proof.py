@@ -10,7 +10,7 @@ import numpy as np
 from finetune.batchnorm.surgery import is_bn, parts
 from finetune.errors import FinetuneError
 from finetune.backbone.freezing import FreezePlan
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 from finetune.training import kernels
 
 

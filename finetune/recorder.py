@@ -11,7 +11,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.checkup import Checkup
 from finetune.phases import Phases
 from finetune.progress import Display
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 from finetune.training.state import State
 
 

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from finetune.config import checking as configs
-from finetune import process, lr_range, models, proof, rundata, tracking
+from finetune import process, lr_range, proof, tracking
+from finetune.runs import model as models, data
 from finetune.backbone import freezing
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.checkup import Checkup
@@ -19,7 +20,7 @@ from finetune.phases import Phases
 from finetune.preparation import Prepared, prepare
 from finetune.progress import Display, Silent, stop_signals
 from finetune.recorder import Recorder
-from finetune.rundir import RunDir, check_place
+from finetune.runs.directory import RunDir, check_place
 from finetune.training.loop import train
 from finetune.training.state import State, put_back
 
@@ -59,7 +60,7 @@ def start(
         if prepared.backbone.report is not None:
             run.write("load.json", prepared.backbone.report.to_json())
         run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests})
-        run.write("data.json", rundata.describe_data(prepared.dataset))
+        run.write("data.json", data.describe_data(prepared.dataset))
         if tested is not None:
             lr_range.write(run, tested)
         models.save_snapshot(run, KerasSubject(prepared.model).snapshot())
@@ -90,7 +91,7 @@ def resume(path: Path, *, display: Display | None = None, distribution: Distribu
             state.check_settings(config)
             digests = run.read("freeze.json", "digests", "stages")["digests"]
         advice = "put it back, or start a new run with 'finetune run --config'"
-        check = partial(rundata.check_unchanged, run, advice=advice)
+        check = partial(data.check_unchanged, run, advice=advice)
         on.share(state is None)
         prepared = prepare(config, display, load_weights=state is None, check_data=check, distribution=on)
         there = (run.path / "environment.json").is_file()

@@ -21,7 +21,7 @@ from finetune.config.checking import RunConfig, from_mapping, read_file
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.preparation import prepare
 from finetune.progress import Silent
-from finetune.training import defaults
+from finetune.runs import defaults
 
 TINY = "--data demo-target --examples 100 --epochs 1 --image-size 8 --batch-size 20 --learning-rate 0.003 --quiet"
 

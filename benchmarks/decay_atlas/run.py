@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data import batches
-from finetune import models
+from finetune.runs import model as models
 from finetune.batchnorm.decay import auto_decay, residual
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept

@@ -23,7 +23,7 @@ from checkpoints.formats.object_graph import OBJECT_GRAPH
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.pairing import Entry, Pairing, of_head, pair
 from checkpoints.structures import structures
-from finetune import models
+from finetune.runs import model as models
 from finetune.backbone import networks
 from tools.structures import entries
 from finetune.errors import FinetuneError, WrongUse

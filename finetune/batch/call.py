@@ -18,7 +18,7 @@ from finetune.batch.standing import Standing, look
 from finetune.batch.summary import Summary
 from finetune.errors import FinetuneError, Interrupted, WrongUse
 from finetune.progress import stop_signals
-from finetune.rundir import check_place
+from finetune.runs.directory import check_place
 
 
 @dataclass(frozen=True)

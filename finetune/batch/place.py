@@ -13,7 +13,7 @@ from finetune.config import checking as configs
 from finetune.batch.jobs import Job
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import Held, locked, read_json, to_json, write_text
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 
 
 @dataclass(frozen=True)

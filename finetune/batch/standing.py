@@ -7,7 +7,7 @@ from finetune.batch.jobs import Job
 from finetune.batch.place import Place, Record
 from finetune.errors import FinetuneError
 from finetune.files import read_json
-from finetune.rundir import RunDir, kept_validation
+from finetune.runs.directory import RunDir, kept_validation
 
 STATES = ("done", "failed", "running", "interrupted", "pending")
 

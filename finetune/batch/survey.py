@@ -6,13 +6,13 @@ from functools import cache
 from typing import Any, NoReturn
 
 from checkpoints.errors import CheckpointError
-from finetune import rundata
+from finetune.runs import data
 from finetune.batch.jobs import Job
 from finetune.config.checking import RunConfig
 from finetune.data.pipeline import steps_per_epoch
 from finetune.errors import FinetuneError
 from finetune.preparation import check_request
-from finetune.training import defaults
+from finetune.runs import defaults
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _WouldFetchError(Exception):
 @cache
 def _counted(config: RunConfig) -> tuple[int, int]:
     """(training images, their height in px)."""
-    shape = rundata.load_data(config, progress=_refuse).train.images.shape
+    shape = data.load_data(config, progress=_refuse).train.images.shape
     return int(shape[0]), int(shape[1])
 
 

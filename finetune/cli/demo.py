@@ -35,7 +35,7 @@ def demo(ctx: click.Context, runs_dir: Path) -> None:
     """The main job on bundled weights and generated images, offline, in about two minutes."""
     load_tensorflow()
     from finetune.files import read_json
-    from finetune.rundir import RunDir, check_place
+    from finetune.runs.directory import RunDir, check_place
 
     started = time.monotonic()
     check_place(None, runs_dir)

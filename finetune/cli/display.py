@@ -14,7 +14,7 @@ from finetune.backbone.freezing import FreezePlan
 from finetune.reporting.words import others_moved
 
 if TYPE_CHECKING:
-    from finetune.rundir import RunDir
+    from finetune.runs.directory import RunDir
 
 _STATISTICS = {"train": "batch, updating", "stats": "batch, updating", "freeze": "moving", "affine": "moving"}
 

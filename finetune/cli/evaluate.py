@@ -40,7 +40,7 @@ def evaluate(
     from finetune.cli.display import console_display
 
     load_tensorflow()
-    from finetune.scoring import concern, examine_run
+    from finetune.runs.evaluate import concern, examine_run
 
     with console_display(quiet=quiet or as_json) as display:
         passes = examine_run(

@@ -25,7 +25,7 @@ PACKAGE = "finetune-backbones"
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What `finetune run` was asked for. None means "choose what suits the data"; `finetune.training.defaults`
+    """What `finetune run` was asked for. None means "choose what suits the data"; `finetune.runs.defaults`
     replaces every None before the run starts, and the complete value is written to `config.json`.
 
     decays, fractions and probabilities lie in [0, 1); sizes are px; `examples` counts images.

@@ -16,7 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gradual": {"layer_decay": 0.8},
 }
 """What each sets. `fine-tune` is the defaults by a name: everything trains, BatchNorm adapts, one learning rate.
-`gradual` unfreezes over the first half of the epochs as well, which `finetune.training.defaults` works out.
+`gradual` unfreezes over the first half of the epochs as well, which `finetune.runs.defaults` works out.
 
 Only settings whose default is None or empty, so that one that is given can be told from one that is not."""
 

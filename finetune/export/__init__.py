@@ -91,7 +91,7 @@ def export(
         module.check(source)
     reference = None
     if evaluate:
-        opened = import_module("finetune.scoring").open_run(target, data_dir=data_dir)
+        opened = import_module("finetune.runs.evaluate").open_run(target, data_dir=data_dir)
         trial = import_module(f"{__name__}.trial")
         reference = trial.Reference(opened, source, images=images, on_batch=on_batch)
     written = []

@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from finetune import backbone, models, proof, rundata
+from finetune import backbone, proof
+from finetune.runs import model, data
 from finetune._version import __version__
 from finetune.batchnorm.surgery import to_stock
 from finetune.config.checking import RunConfig
@@ -15,7 +16,7 @@ from finetune.data.preprocessing import AnyPreprocessing
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.errors import FinetuneError
 from finetune.files import to_json
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +38,12 @@ class Source:
     @cached_property
     def stock(self) -> keras.Model:
         """The model in stock Keras layers, preprocessed images to logits. Raises FinetuneError."""
-        return to_stock(models.open_trained(self.path).model)
+        return to_stock(model.open_trained(self.path).model)
 
     @cached_property
     def native(self) -> tuple[int, int] | None:
         """(height, width) in px of the run's images, None where they are photos of any size."""
-        return rundata.image_shape(self.run, self.config)
+        return data.image_shape(self.run, self.config)
 
     @property
     def module(self) -> str | None:
@@ -116,7 +117,7 @@ def open_source(target: Path, *, with_preprocessing: bool) -> Source:
 
     Raises FinetuneError where it is no finished run.
     """
-    run, config, path = models.find_trained(target)
+    run, config, path = model.find_trained(target)
     result = run.read("result.json", "class_names", "steps")
     proof.refuse_broken_plan(run)
     names = result["class_names"]

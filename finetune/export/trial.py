@@ -15,7 +15,7 @@ from finetune.data.dataset import Split
 from finetune.data.lazy import LazyImages
 from finetune.evaluation.evaluator import Batches, Evaluator, Pass
 from finetune.export.source import Source
-from finetune.scoring import Opened
+from finetune.runs.evaluate import Opened
 
 Run = Callable[[np.ndarray], np.ndarray]
 """An export in its runtime: what it takes, `[batch, ...]`, to logits `[batch, classes]`."""

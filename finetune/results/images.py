@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from checkpoints.errors import CheckpointError
-from finetune import rundata
+from finetune.runs import data
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
 from finetune.errors import FinetuneError
@@ -55,9 +55,9 @@ class Pictures:
         if self._last is None or self._last[0] != key:
             self._last = None
             moved = replace(config, data_dir=str(self._data_dir)) if self._data_dir else config
-            self._last = key, rundata.load_data(moved, progress=_refuse)
+            self._last = key, data.load_data(moved, progress=_refuse)
         if self._data_dir is None:
-            rundata.check_unchanged(record.run, self._last[1], advice="give its place with --data-dir")
+            data.check_unchanged(record.run, self._last[1], advice="give its place with --data-dir")
         return self._last[1]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from finetune.config import checking as configs
 from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError
-from finetune.rundir import RunDir, kept_validation
+from finetune.runs.directory import RunDir, kept_validation
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ def read(record: Record, *, data_dir: Path | None, score: Callable[[str], Callab
 
 def _scored(record: Record, data_dir: Path | None, on_batch: Callable[[], None]) -> Predictions:
     # TensorFlow is imported where it is needed, and only there.
-    scoring = importlib.import_module("finetune.scoring")
+    scoring = importlib.import_module("finetune.runs.evaluate")
     passed = scoring.examine_run(record.run.path, data_dir=data_dir, on_batch=on_batch)[0]
     images: Predictions = passed.images
     return images

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.data import batches
-from finetune import models, rundata
+from finetune.runs import model, data as rundata
 from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.preprocessing import PREPROCESSINGS
@@ -76,7 +76,7 @@ class Data:
 
     def training(self, images: int) -> Images:
         """At most so many training images, stratified and in random order."""
-        return Images(models.training_subset(self.dataset.train, self.config, images), **batches.form(self.config))
+        return Images(model.training_subset(self.dataset.train, self.config, images), **batches.form(self.config))
 
 
 def read_data(request: Request, *, image_size: int, preprocess: str | None, batch_size: int | None = None) -> Data:

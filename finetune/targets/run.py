@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune import backbone as backbones
 from finetune.data import batches
-from finetune import models, scoring
+from finetune.runs import model, evaluate
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.diagnosis.evidence import Facts
@@ -32,7 +32,7 @@ def open_target(request: Request) -> Target:
         raise WrongUse(
             f"--{given[0].replace('_', '-')}: {path} is a run, whose config.json says what it was: leave it out"
         )
-    opened = scoring.open_run(path, data_dir=request.data_dir)
+    opened = evaluate.open_run(path, data_dir=request.data_dir)
     trained, dataset, config = opened.trained, opened.dataset, opened.config
     form = batches.form(config)
     if preprocess is not None:
@@ -40,7 +40,7 @@ def open_target(request: Request) -> Target:
     subject = KerasSubject(trained.model)
     origin = source.known(source_checkpoint, subject, _facts(trained))
     if source_checkpoint is None:
-        origin["source"] = models.load_snapshot(trained.run)
+        origin["source"] = model.load_snapshot(trained.run)
 
     def record(report: dict[str, Any]) -> None:
         if trained.path != trained.run.model_path:
@@ -55,18 +55,18 @@ def open_target(request: Request) -> Target:
         name=str(path),
         subject=subject,
         test=Images(dataset.test, **form),
-        training=lambda images: Images(models.training_subset(dataset.train, config, images), **form),
+        training=lambda images: Images(model.training_subset(dataset.train, config, images), **form),
         commands=Commands(
             shlex.quote(str(path)), f"finetune run --config {shlex.quote(str(trained.run.path / 'config.json'))}"
         ),
-        write=lambda out: models.save(trained.model, out),
+        write=lambda out: model.save(trained.model, out),
         copy=trained.path.with_name(f"{trained.path.stem}-recalibrated.keras"),
         record=record,
         **origin,
     )
 
 
-def _facts(trained: models.Trained) -> Facts:
+def _facts(trained: model.Trained) -> Facts:
     """What the run's records say about how the model came to be."""
     config = trained.config
     from_files = None if config.from_scratch else backbones.preprocessing(config.backbone)

@@ -8,7 +8,7 @@ import time
 import pytest
 from one_node_slurm import Slurm, missing
 
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 
 pytestmark = [
     pytest.mark.slow,

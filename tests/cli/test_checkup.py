@@ -5,7 +5,7 @@ import json
 import numpy as np
 from typing_commands import typed
 
-from finetune.models import open_trained
+from finetune.runs.model import open_trained
 
 
 def test_a_checkup_is_logged_and_changes_nothing(finished, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bad_places import Evil
 
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 
 
 @pytest.mark.parametrize(

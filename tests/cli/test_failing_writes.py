@@ -9,7 +9,7 @@ import pytest
 from typing_commands import typed
 
 from checkpoints import catalog
-from finetune import models
+from finetune.runs import model as models
 from finetune.files import write_text
 
 

@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 
-from finetune import backbone, models
+from finetune import backbone
+from finetune.runs import model
 from finetune.cli import main
 from finetune.cli.display import ConsoleDisplay
 from finetune.errors import FinetuneError
@@ -35,7 +36,7 @@ def test_frozen_in_a_run_is_bit_identical(module, tmp_path):
     result = typed(f"run --backbone hub:{path} {SMALL} --bn freeze --run-dir {tmp_path}/run --json")
     assert result.exit_code == 0, result.output
     proof = json.loads(result.stdout)["proof"]
-    trained = models.open_trained(tmp_path / "run").model.layers[1]
+    trained = model.open_trained(tmp_path / "run").model.layers[1]
     assert proof["holds"]
     assert proof["frozen_variables"] == 4 * len(trained.bn)
     for part in trained.parts:
@@ -85,7 +86,7 @@ def test_a_model_with_a_module_in_it_is_opened_in_its_own_run_only(module, tmp_p
         backbone.open_model(tmp_path / "run/model.keras")
     moved.unlink()
     with pytest.raises(FinetuneError, match=r"model\.keras: there is no SavedModel .*moved"):
-        models.open_trained(tmp_path / "run")
+        model.open_trained(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from finetune.batch.place import Place
 from finetune.errors import FinetuneError
 from finetune.features import store
 from finetune.features.entry import ID
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 
 JUMPS = """
 import random, time

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from test_loop import CONFIG, Listener, classifier, dataset
 
-from finetune import averaging, models, run
+from finetune import averaging, run
+from finetune.runs import model as models
 from finetune.config.checking import RunConfig, check
 from finetune.errors import Interrupted, WrongUse
-from finetune.scoring import evaluate_run
+from finetune.runs.evaluate import evaluate_run
 from finetune.training import advice
 from finetune.training.loop import train
 from finetune.training.state import State

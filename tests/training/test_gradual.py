@@ -17,8 +17,8 @@ from finetune.backbone.freezing import HEAD, LayerInfo, resolve
 from finetune.phases import Phases
 from finetune.preparation import Prepared
 from finetune.progress import Silent
-from finetune.rundir import RunDir
-from finetune.training import defaults
+from finetune.runs.directory import RunDir
+from finetune.runs import defaults
 from finetune.training.loop import train
 from finetune.training.state import State
 from finetune.unfreezing import phases

@@ -11,7 +11,7 @@ from finetune import lr_range, run
 from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError
 from finetune.reporting.lr_range import plot
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 from finetune.training import range_test
 from finetune.training.loop import train
 from finetune.training.range_test import HIGHEST, LOWEST, STEPS, read

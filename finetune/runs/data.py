@@ -8,7 +8,7 @@ from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
 from finetune.data.sources import load_dataset
 from finetune.errors import FinetuneError
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 
 _DATA = "data.json"
 _SHOWN, _SHOWN_NAMES = 3, 10

@@ -19,7 +19,7 @@ from finetune.config.checking import RunConfig
 from finetune.data.dataset import Split, stratified_subset
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import read_arrays, replacing, write_arrays
-from finetune.rundir import RunDir
+from finetune.runs.directory import RunDir
 
 _SNAPSHOT = "bn_source.npz"
 

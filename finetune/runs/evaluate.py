@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune.data import batches
-from finetune import models, proof, rundata
+from finetune.runs import model, data
+from finetune import proof
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config.checking import RunConfig
@@ -19,7 +20,7 @@ from finetune.evaluation.flip import Mirrored
 class Opened:
     """A run's model, its config (with the data where it is now), and that data."""
 
-    trained: models.Trained
+    trained: model.Trained
     config: RunConfig
     dataset: Dataset
 
@@ -30,13 +31,13 @@ def open_run(target: Path, *, data_dir: Path | None = None) -> Opened:
     Raises FinetuneError where there is no such model, the data's classes are not those it was trained for, or, unless
     `data_dir` names other data, there are more or fewer images than the run had.
     """
-    trained = models.open_trained(target)
+    trained = model.open_trained(target)
     config = replace(trained.config, data_dir=str(data_dir)) if data_dir else trained.config
-    dataset = rundata.load_data(config)
+    dataset = data.load_data(config)
     _check_classes(trained, dataset)
     if data_dir is None:
         advice = "put it back, or give the place of the data you mean with --data-dir"
-        rundata.check_unchanged(trained.run, dataset, advice=advice)
+        data.check_unchanged(trained.run, dataset, advice=advice)
     return Opened(trained, config, dataset)
 
 
@@ -76,12 +77,12 @@ def examine_run(
 
 def concern(target: Path) -> str | None:
     """Why the scores of a run's model are not those of the run that was asked for; None where they are."""
-    run = models.find_trained(target)[0]
+    run = model.find_trained(target)[0]
     return proof.broken_plan(run) if run.status == "done" else None
 
 
-def _check_classes(trained: models.Trained, dataset: Dataset) -> None:
-    rundata.check_classes(trained.run, dataset)
+def _check_classes(trained: model.Trained, dataset: Dataset) -> None:
+    data.check_classes(trained.run, dataset)
     outputs, classes = trained.model.output_shape[-1], len(dataset.class_names)
     if outputs != classes:
         raise FinetuneError(
