@@ -32,12 +32,12 @@ def main():
     from finetune.diagnosis.drift import initial
     from finetune.data.evalset import Images
     from finetune.diagnosis.measure import examine
-    from finetune.diagnosis.reading import Commands
+    from finetune.diagnosis.rules.rule import Commands
     from finetune.diagnosis.verdict import judge
     from finetune.evaluation.evaluator import Evaluator
     from finetune.preparation import prepare
     from finetune.progress import Silent
-    from finetune.targets.doctor import TRAINING_IMAGES
+    from finetune.diagnosis.doctor import TRAINING_IMAGES
     from finetune.training.loop import train
 
     class Quiet:

@@ -12,7 +12,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from finetune import backbone as backbones  # noqa: E402
-from finetune.export.folding import fold  # noqa: E402
+from finetune.inference.export.folding import fold  # noqa: E402
 
 ROWS = (("keras/resnet50", 64), ("keras/mobilenet_0.25", 96), ("keras/densenet121", 64))
 

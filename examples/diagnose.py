@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from finetune.targets.doctor import diagnose, recalibrate_bn
-from finetune.targets.opening import open_target
-from finetune.targets.request import Request
+from finetune.diagnosis.doctor import diagnose, recalibrate_bn
+from finetune.diagnosis.targets.opening import open_target
+from finetune.diagnosis.targets.options import Request
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("target", type=Path, help="a run directory, or model.keras")

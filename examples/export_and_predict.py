@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from finetune.export import export
-from finetune.prediction import predict
+from finetune.inference.export import export
+from finetune.inference.predict import predict
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("run", type=Path)

@@ -12,7 +12,7 @@ from finetune.data.preprocessing import find as find_preprocessing
 from finetune.files import write_text
 from finetune.evaluation.predictions import Predictions
 from finetune.preparation import Prepared
-from finetune.reporting import card
+from finetune.reporting import model_card
 from finetune.runs.directory import RunDir
 
 NAME = "MODEL_CARD.md"
@@ -49,7 +49,7 @@ def write(run: RunDir, prepared: Prepared, result: dict[str, Any], said: Predict
         "calibration_error": metrics.calibration(said.confidences, said.correct).expected_error,
         "environment": run.read("environment.json") if (run.path / "environment.json").is_file() else {},
     }
-    write_text(run.path / NAME, card.text(facts))
+    write_text(run.path / NAME, model_card.text(facts))
 
 
 def _preprocessing(name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from finetune.batchnorm.subject import Forward, Snapshot, Statistics
 from finetune.diagnosis.evidence import Facts
 from finetune.data.evalset import Images
 from finetune.diagnosis.measure import examine
-from finetune.diagnosis.reading import Commands
+from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.verdict import judge
 from finetune.preparation import Prepared
 

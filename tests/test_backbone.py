@@ -12,7 +12,7 @@ from checkpoints.errors import CheckpointError
 from finetune import backbone
 from finetune.batchnorm.surgery import bn_layers
 from finetune.errors import WrongUse
-from finetune.verification import read_photos, verify
+from finetune.inference.verification import read_photos, verify
 
 SHARED = Path(__file__).parents[2] / "shared"
 FILES = {

@@ -14,7 +14,8 @@ from checkpoints import store
 from checkpoints.catalog import find
 from checkpoints.catalog_scratch import SCRATCH
 from checkpoints.errors import CheckpointError
-from finetune import backbone, export
+from finetune import backbone
+from finetune.inference import export
 from finetune.batchnorm.surgery import bn_layers
 from finetune.cli import main
 from finetune.config.checking import RunConfig, from_mapping, read_file

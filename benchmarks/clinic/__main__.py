@@ -84,7 +84,7 @@ def judged(row: dict, *, records: bool = True) -> str:
     """The cause the rules name now; `records`: whether they may look at what the training's records say."""
     from benchmarks.clinic.memory import evidence_from
     from finetune.diagnosis.evidence import Facts
-    from finetune.diagnosis.reading import Commands
+    from finetune.diagnosis.rules.rule import Commands
     from finetune.diagnosis.verdict import judge
 
     evidence = evidence_from(row["evidence"])

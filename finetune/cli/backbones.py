@@ -100,7 +100,7 @@ def show(name: str, as_json: bool) -> None:
 
     load_tensorflow()
     from finetune import backbone as sources
-    from finetune import verification
+    from finetune.inference import verification
 
     spec = sources.find(name)
 
@@ -138,7 +138,7 @@ def verify(name: str, checkpoint: Path | None, photos: Path | None, as_json: boo
     fails. With --photos, these are the images, and ImageNet top-1 and top-5 are counted.
     """
     load_tensorflow()
-    from finetune import verification
+    from finetune.inference import verification
     from finetune.cli.display import console_display
 
     with console_display(quiet=quiet or as_json) as display:

@@ -36,15 +36,15 @@ def diagnose_bn(
     from finetune.cli.display import console_display
     from finetune.cli.display_diagnosis import show_diagnosis
     from finetune.errors import WrongUse
-    from finetune.reporting import page
+    from finetune.reporting import html as page
 
     if quick and all_checks:
         raise WrongUse("--quick and --all-checks contradict each other: give one of them")
     if html is not None:
         page.check_place(html)
     load_tensorflow()
-    from finetune.reporting import diagnosis as pages
-    from finetune.targets.doctor import diagnose
+    from finetune.reporting import diagnosis_page as pages
+    from finetune.diagnosis.doctor import diagnose
 
     with console_display(quiet=quiet or as_json) as display:
         diagnosis = diagnose(

@@ -8,7 +8,7 @@ import click
 from finetune.cli import completion, options
 
 if TYPE_CHECKING:
-    from finetune.targets.target import Target
+    from finetune.diagnosis.targets.target import Target
 
 _LAYOUTS = ("nhwc", "nchw", "flat-nhwc", "flat-nchw")
 _OPTIONS = (
@@ -67,8 +67,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def open_model(display: Any, **given: Any) -> "Target":
     """The target these options name; how it was opened is said on `display`."""
-    from finetune.targets.opening import open_target
-    from finetune.targets.request import Request
+    from finetune.diagnosis.targets.opening import open_target
+    from finetune.diagnosis.targets.options import Request
 
     target = open_target(Request(**given))
     for note in target.notes:

@@ -8,10 +8,10 @@ import click
 from finetune.cli import options
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.tables import print_table
-from finetune.export import FORMATS
+from finetune.inference.export import FORMATS
 
 if TYPE_CHECKING:
-    from finetune.export import Export
+    from finetune.inference.export import Export
 
 _FRACTION = click.FloatRange(0, 1)
 
@@ -70,7 +70,7 @@ def export(
     from finetune.cli.display import console_display
 
     load_tensorflow()
-    from finetune.export import export as write
+    from finetune.inference.export import export as write
 
     with console_display(quiet=quiet or as_json) as display:
         exported = write(
@@ -94,7 +94,7 @@ def export(
 
 def _print_trials(target: Path, exported: "Export") -> None:
     """The table of the re-evaluation, and a warning where an export is another classifier than the run."""
-    from finetune.export.trial import AGREEMENT
+    from finetune.inference.export.trial import AGREEMENT
 
     if exported.run is None:
         click.echo("not re-evaluated (--no-evaluation)", err=True)

@@ -50,7 +50,7 @@ def features(as_json: bool, quiet: bool, **given: Any) -> None:
     from finetune.cli.display import console_display
 
     load_tensorflow()
-    from finetune.embedding import Request, write_features
+    from finetune.inference.embeddings import Request, write_features
 
     with console_display(quiet=quiet or as_json) as display:
         written = write_features(

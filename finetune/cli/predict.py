@@ -36,7 +36,7 @@ def predict(
     from finetune.cli.display import console_display
 
     load_tensorflow()
-    from finetune.prediction import predict as classify
+    from finetune.inference.predict import predict as classify
 
     with console_display(quiet=quiet or as_json) as display:
         found = classify(

@@ -27,7 +27,7 @@ def recalibrate_bn(images: int, out: Path | None, as_json: bool, quiet: bool, **
     from finetune.cli.display import console_display
 
     load_tensorflow()
-    from finetune.targets.doctor import recalibrate_bn as recalibrate
+    from finetune.diagnosis.doctor import recalibrate_bn as recalibrate
 
     with console_display(quiet=quiet or as_json) as display:
         result = recalibrate(open_model(display, **opening), out=out, images=images, on_batch=display.batch)

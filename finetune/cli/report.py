@@ -32,8 +32,8 @@ def report(
     """
     from finetune.cli.display import console_display
     from finetune.errors import WrongUse
-    from finetune.reporting import page
-    from finetune.results.report import build
+    from finetune.reporting import html as page
+    from finetune.reporting.run_report import build
 
     if not targets:
         raise WrongUse("missing RUN: give one or more run directories, or that of a batch")
@@ -49,7 +49,7 @@ def report(
 
         found = build(targets, data_dir=data_dir, mistakes=mistakes, pictures=html is not None, score=score)
     if html is not None:
-        from finetune.reporting import report as pages
+        from finetune.reporting import run_page as pages
 
         page.write(html, pages.page(found.value, found.pictures))
     if as_json:

@@ -12,7 +12,7 @@ from finetune.data.preprocessing import suspects, swapped
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.drift import drift
 from finetune.diagnosis.evidence import BatchCheck, BNEvidence, Change, PreprocessingCheck, Trial
-from finetune.diagnosis.figures import recalibrating_helps, true_helps
+from finetune.diagnosis.gaps import recalibrating_helps, true_helps
 from finetune.data.evalset import Images
 from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
 

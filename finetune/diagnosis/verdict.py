@@ -4,35 +4,36 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.diagnosis import reading_data, reading_statistics, reading_training, words
+from finetune.diagnosis.rules import data, statistics, training
+from finetune.diagnosis import words
 from finetune.diagnosis.evidence import BNEvidence
-from finetune.diagnosis.reading import Commands, Finding, Reading
+from finetune.diagnosis.rules.rule import Commands, Finding, Reading
 
 RULES: tuple[Callable[[Reading], Finding | None], ...] = (
     # What makes every other figure meaningless.
-    reading_statistics.not_finite,
+    statistics.not_finite,
     # What recalibration would hide: it repairs the statistics for pixels that are fed wrongly.
-    reading_data.wrong_preprocessing,
-    reading_data.labels,
+    data.wrong_preprocessing,
+    data.labels,
     # Statistics that fit the training images are not made wrong by test images of another kind.
-    reading_data.different_data,
+    data.different_data,
     # A good is_training=True that no statistics can reach.
-    reading_data.batch_composition,
+    data.batch_composition,
     # The statistics themselves, from what is certain bit by bit to what is inferred.
-    reading_statistics.updates_never_ran,
-    reading_statistics.partially_restored,
-    reading_statistics.source_untouched,
-    reading_statistics.frozen_in_part,
-    reading_statistics.share_left,
-    reading_statistics.averaged_weights,
-    reading_statistics.noisy,
-    reading_statistics.outrun,
+    statistics.updates_never_ran,
+    statistics.partially_restored,
+    statistics.source_untouched,
+    statistics.frozen_in_part,
+    statistics.share_left,
+    statistics.averaged_weights,
+    statistics.noisy,
+    statistics.outrun,
     # Networks that need the noise of their batches, or learnt around their statistics.
-    reading_statistics.few_values,
-    reading_statistics.learnt_around,
+    statistics.few_values,
+    statistics.learnt_around,
     # Whatever is wrong now is not BatchNorm's doing.
-    reading_training.undertrained,
-    reading_training.overfitting,
+    training.undertrained,
+    training.overfitting,
 )
 
 
@@ -71,7 +72,7 @@ def judge(evidence: BNEvidence, commands: Commands) -> Verdict:
         if found is not None:
             break
     else:
-        found = reading_training.healthy(reading)
+        found = training.healthy(reading)
     return Verdict(
         found.cause,
         found.sentence,

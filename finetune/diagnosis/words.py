@@ -1,8 +1,8 @@
 """Lines of evidence, and what a verdict rules out."""
 
 from finetune.diagnosis.evidence import BNEvidence, Share, ThreeWays
-from finetune.diagnosis.figures import better, percent
-from finetune.diagnosis.reading import Reading, size
+from finetune.diagnosis.gaps import better, percent
+from finetune.diagnosis.rules.rule import Reading, size
 
 
 def accuracies(evidence: BNEvidence) -> list[str]:

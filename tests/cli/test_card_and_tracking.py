@@ -17,7 +17,7 @@ from typing_commands import typed
 
 from finetune.runs import data
 from finetune.cli.display import ConsoleDisplay
-from finetune.results import record
+from finetune.reporting import record
 
 
 def test_metrics_csv_says_what_metrics_jsonl_says(finished):

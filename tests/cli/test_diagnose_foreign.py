@@ -11,7 +11,7 @@ from typing_commands import typed
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
 from finetune.data.sources.generated import demo_target
-from finetune.export import export
+from finetune.inference.export import export
 
 
 def taught(images, labels, *, momentum):

@@ -16,7 +16,7 @@ from typing_commands import typed
 
 from finetune.runs import data
 from finetune.evaluation.predictions import Predictions
-from finetune.results import record
+from finetune.reporting import record
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J"
 

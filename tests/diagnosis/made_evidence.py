@@ -13,7 +13,7 @@ from finetune.diagnosis.evidence import (
     ThreeWays,
     Trial,
 )
-from finetune.diagnosis.reading import Commands
+from finetune.diagnosis.rules.rule import Commands
 from finetune.evaluation.evaluator import Evaluation
 
 NAME = "BatchNorm"

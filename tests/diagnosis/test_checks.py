@@ -12,7 +12,7 @@ from finetune.diagnosis import thresholds
 from finetune.diagnosis.checks import SIZES
 from finetune.data.evalset import Images
 from finetune.diagnosis.measure import examine
-from finetune.diagnosis.reading import Commands
+from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.verdict import judge
 
 

@@ -6,7 +6,7 @@ from benchmarks.clinic import patients
 from benchmarks.clinic.cells import CELLS, bring
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.diagnosis.measure import examine
-from finetune.diagnosis.reading import Commands
+from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.verdict import judge
 
 

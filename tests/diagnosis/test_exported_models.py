@@ -17,7 +17,7 @@ from finetune.data.dataset import Split
 from finetune.tf_graphs import open_exported, takes_training
 from finetune.data.evalset import Images
 from finetune.diagnosis.measure import examine
-from finetune.diagnosis.reading import Commands
+from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.verdict import judge
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Evaluator

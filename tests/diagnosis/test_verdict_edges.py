@@ -6,7 +6,7 @@ import pytest
 from made_evidence import BROKEN, COMMANDS, HEALTHY, UNKNOWN, facts, fed, labels, layer, score, ways
 
 from finetune.diagnosis.evidence import PreprocessingCheck, Share, Trial
-from finetune.diagnosis.reading import Commands, Reading, size
+from finetune.diagnosis.rules.rule import Commands, Reading, size
 from finetune.diagnosis.verdict import judge
 
 

@@ -26,7 +26,7 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.structures import structures
 from finetune.backbone import networks
-from finetune import reference
+from finetune.inference import reference
 from tools import structures as of_networks
 from finetune.cli import main
 from finetune.cli.display import ConsoleDisplay

@@ -15,7 +15,7 @@ from PIL import Image
 from finetune import run as runs
 from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError, WrongUse
-from finetune.export import FORMATS, export, staging
+from finetune.inference.export import FORMATS, export, staging
 
 INFERENCE = ("savedmodel", "tflite", "onnx")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from finetune.export.folding import affine, fold, folded_weights
+from finetune.inference.export.folding import affine, fold, folded_weights
 
 
 def convolved(images: np.ndarray, kernel: np.ndarray) -> np.ndarray:

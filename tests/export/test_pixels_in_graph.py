@@ -12,7 +12,7 @@ from finetune.data import decoding
 from finetune.data.custom import CustomPreprocessing
 from finetune.data.preprocessing import find, suspects
 from finetune.errors import FinetuneError
-from finetune.export import pixels
+from finetune.inference.export import pixels
 
 
 def noise(height: int, width: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import slim_oracle
 import tensorflow as tf
 from tensorflow.python.eager.wrap_function import VariableHolder, WrappedGraph
 
-from finetune.reference import mend
+from finetune.inference.reference import mend
 
 SCOPE = "thin"
 CONV1 = f"{SCOPE}/conv1"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune import reference
+from finetune.inference import reference
 
 
 @dataclass(frozen=True)

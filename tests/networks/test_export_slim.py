@@ -13,13 +13,13 @@ from thin_rows import fit_of, random_values, thin
 
 from checkpoints.catalog import BackboneSpec, find
 from finetune.backbone import networks
-from finetune import reference
+from finetune.inference import reference
 from finetune import run as runs
 from finetune.classifier import attach_head
 from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError, WrongUse
-from finetune.export import export
-from finetune.export import slim as module
+from finetune.inference.export import export
+from finetune.inference.export import to_slim as module
 
 NAMES = ["daisy", "rose: red", "Löwenzahn"]
 SIZES = {"inception_v1": 193, "inception_v3": 139}

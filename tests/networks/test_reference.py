@@ -17,7 +17,8 @@ from thin_rows import fit_of, random_values, thin
 from checkpoints.catalog import find
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
-from finetune import backbone, reference, verification
+from finetune import backbone
+from finetune.inference import reference, verification
 from finetune.backbone import networks
 from finetune.cli import main
 from finetune.errors import FinetuneError, WrongUse

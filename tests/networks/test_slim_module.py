@@ -16,7 +16,7 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from checkpoints.structures import structures
 from finetune import backbone
-from finetune.reference import mend
+from finetune.inference.reference import mend
 
 OUTPUTS = 5
 THIN = replace(

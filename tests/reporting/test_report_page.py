@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from test_diagnosis_page import brightness, contrast
 
-from finetune.reporting import report as pages
+from finetune.reporting import run_page as pages
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J\u202e"
 

@@ -32,7 +32,7 @@ WALL_CLOCK = {
     "checkpoints/transport.py": "Retry-After as a date; the wait is held between 0 and 60 s",
     "finetune/batch/scheduler.py": "when an attempt was started, for people",
     "finetune/features/store.py": "when an entry was used; later than all others, whatever the clock says",
-    "finetune/reporting/page.py": "when a page was written, for people",
+    "finetune/reporting/html.py": "when a page was written, for people",
     "finetune/tracking/to_mlflow.py": "what MLflow asks for",
     "finetune/tracking/to_tensorboard.py": "what TensorBoard asks for",
 }

@@ -1,0 +1,105 @@
+"""Diagnose a target, and apply the remedy where the statistics are the cause."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.batchnorm.statistics import recalibrate
+from finetune.diagnosis.gaps import better
+from finetune.diagnosis.measure import Extent, examine
+from finetune.diagnosis.report import Diagnosis
+from finetune.diagnosis.verdict import judge
+from finetune.errors import FinetuneError, WrongUse
+from finetune.evaluation.evaluator import Evaluation, Evaluator
+from finetune.diagnosis.targets.target import Target
+
+TRAINING_IMAGES = 2_000
+"""Training images a diagnosis looks at, unless told otherwise."""
+
+
+def diagnose(
+    target: Target,
+    *,
+    images: int = TRAINING_IMAGES,
+    extent: Extent = "default",
+    on_batch: Callable[[], None] | None = None,
+) -> Diagnosis:
+    """Examine on all test and at most `images` training images, judge, and keep the report with the target."""
+    evidence = examine(
+        target.subject,
+        test=target.test,
+        train=target.training(images),
+        source=target.source,
+        facts=target.facts,
+        extent=extent,
+        on_batch=on_batch,
+    )
+    diagnosis = Diagnosis(target.name, evidence, judge(evidence, target.commands))
+    target.record(diagnosis.to_json())
+    return diagnosis
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """Test accuracy with `is_training=False` before and after, and the new file."""
+
+    before: Evaluation
+    after: Evaluation
+    images: int
+    path: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """For `recalibrate-bn --json`."""
+        return {
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+            "images": self.images,
+            "model": str(self.path),
+        }
+
+
+def recalibrate_bn(
+    target: Target,
+    *,
+    out: Path | None = None,
+    images: int = 10_000,
+    on_batch: Callable[[], None] | None = None,
+) -> Recalibration:
+    """Write a copy of the model whose moving statistics are those of `images` training images.
+
+    The copy goes beside the old model or to `out`; nothing is overwritten. Raises WrongUse where the new file is there
+    already, FinetuneError where recalibrating makes the model worse: then the network was trained around its old
+    statistics.
+    """
+    subject = target.subject
+    if not subject.layers:
+        raise FinetuneError(f"{target.name} has no BatchNormalization layer: there is nothing to recalibrate")
+    path = _check_place(out or target.copy, target.suffix)
+    subset = target.training(images)
+    evaluator = Evaluator(subject, on_batch=on_batch)
+    before = evaluator.evaluate(target.test.batches())
+    recalibrate(subject, (batch for batch, _, _ in subset.batches()))
+    after = evaluator.evaluate(target.test.batches())
+    if better(before, after, least=0.005):
+        raise FinetuneError(
+            f"recalibrating makes {target.name} worse ({before.accuracy:.1%} -> {after.accuracy:.1%} on test images): "
+            "the network was trained around its old statistics. Nothing was written; for the cause: "
+            f"finetune diagnose-bn {target.commands.target}"
+        )
+    target.write(path)
+    return Recalibration(before, after, len(subset), path)
+
+
+def _check_place(path: Path, suffix: str | None) -> Path:
+    """`path` itself, where a file of that kind can be written."""
+    if suffix is not None and path.suffix != suffix:
+        raise WrongUse(f"--out {path} must end in {suffix}, the format it is written in")
+    if path.exists() or Path(f"{path}.index").exists():
+        raise WrongUse(f"{path} is already there and is not overwritten: give another name with --out")
+    if not path.absolute().parent.is_dir():
+        raise WrongUse(f"--out {path}: there is no directory {path.parent}; make it, or give another name with --out")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise FinetuneError(f"no permission to write {path}: give another place with --out")
+    return path

@@ -1,0 +1,1 @@
+"""The rules that turn evidence into a cause."""

@@ -1,0 +1,137 @@
+"""What the rules of a verdict share: evidence with the comparisons that several of them make."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from finetune.diagnosis import thresholds
+from finetune.diagnosis.evidence import BNEvidence, LayerDrift, Share
+from finetune.diagnosis.gaps import percent, recalibrating_helps
+
+
+@dataclass(frozen=True)
+class Commands:
+    """How a remedy is typed. target: what the user called the model, quoted for a shell, with its options. retrain: the
+    command that trains it again, to which options are added."""
+
+    target: str
+    retrain: str = "finetune run --backbone NAME"
+
+    @property
+    def recalibrate(self) -> str:
+        """Measure the statistics anew."""
+        return f"finetune recalibrate-bn {self.target}"
+
+    def train(self, *options: str, why: str = "") -> str:
+        """Train again with `options`; `why` becomes a comment of the shell."""
+        return " ".join([self.retrain, *options]) + (f"  # {why}" if why else "")
+
+    def recalibrate_or(self, *options: str) -> str:
+        """Recalibrate; the way to train without the need stands behind it as a comment."""
+        return f"{self.recalibrate}  # or train again: {self.train(*options)}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule found: `because` are the lines of evidence of its own."""
+
+    cause: str
+    sentence: str
+    remedy: str | None
+    because: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Evidence, and what follows from it."""
+
+    evidence: BNEvidence
+    commands: Commands
+
+    @cached_property
+    def cured(self) -> bool:
+        """Recalibrating the statistics, and nothing else, brings test accuracy (or a hopeless loss) back."""
+        return recalibrating_helps(self.evidence.test)
+
+    @cached_property
+    def cured_on_training(self) -> bool:
+        """The same on training images."""
+        return recalibrating_helps(self.evidence.train)
+
+    @property
+    def lost(self) -> str:
+        """What the statistics cost, for sentences."""
+        test = self.evidence.test
+        return (
+            f"is_training=False gives {percent(test.is_training_false)} on test images, the same weights with "
+            f"statistics recalibrated on training images {percent(test.recalibrated)}"
+        )
+
+    @cached_property
+    def untouched(self) -> bool:
+        """Every layer's statistics are bit-equal to a start."""
+        return all(layer.at_initial or layer.at_source for layer in self.evidence.layers)
+
+    @cached_property
+    def never_updated(self) -> bool:
+        """Every layer's statistics are bit-equal to a start or, where that is not known, the records say so."""
+        unknown = all(layer.at_source is None for layer in self.evidence.layers)
+        return self.untouched or (unknown and self.evidence.facts.updates == 0)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether BatchNorm was frozen: by the records, or because gamma and beta are the source's as well."""
+        facts = self.evidence.facts
+        return facts.trained_with == "moving" or (facts.trained_with is None and facts.affine_moved is False)
+
+    @cached_property
+    def drift(self) -> float:
+        """Median over layers of the mean shift, in sigmas."""
+        return float(np.median([layer.mean_shift for layer in self.evidence.layers]))
+
+    @cached_property
+    def noise_ratio(self) -> float | None:
+        """Median over layers of the mean shift in spreads of a single batch's mean."""
+        ratios = [layer.mean_shift / layer.batch_noise for layer in self.evidence.layers if layer.batch_noise]
+        return float(np.median(ratios)) if ratios else None
+
+    @cached_property
+    def onset(self) -> LayerDrift | None:
+        """The first layer whose statistics are off by more than a tenth of the worst layer's."""
+        layers = self.evidence.layers
+        worst = max(size(layer) for layer in layers)
+        if worst < thresholds.DRIFTED:
+            return None
+        return next(layer for layer in layers if size(layer) >= max(worst / 10, thresholds.DRIFTED))
+
+    @cached_property
+    def test_distance(self) -> tuple[float, float]:
+        """How far the test images' statistics lie from the training images' in the early layers: in sigmas (or log
+        variance), and in standard errors of that."""
+        layers, evidence = self.evidence.layers, self.evidence
+        early = layers[: max(1, int(len(layers) * thresholds.EARLY))]
+        counts = [
+            ways.is_training_false.examples / max(evidence.batch_size, 1) for ways in (evidence.test, evidence.train)
+        ]
+        scale = float(np.sqrt(sum(1 / max(count, 1e-9) for count in counts)))
+        distances = [max(layer.test_shift, layer.test_log_variance_ratio / 2) for layer in early]
+        errors = [layer.test_shift / (layer.batch_noise * scale) for layer in early if layer.batch_noise and scale > 0]
+        return float(np.max(distances)), float(np.max(errors)) if errors else 0.0
+
+    @property
+    def test_is_far(self) -> bool:
+        """Whether the test images' own statistics say that they are of another kind."""
+        sigmas, errors = self.test_distance
+        return sigmas > thresholds.FAR_SIGMAS and errors > thresholds.FAR_DATA
+
+    @property
+    def share(self) -> Share | None:
+        """The fitted share of the start, of the source where it is known."""
+        return self.evidence.share("source") or self.evidence.share("initial")
+
+
+def size(layer: LayerDrift) -> float:
+    """One number for a layer's drift, comparable between means and variances; not finite counts as endless."""
+    value = max(layer.mean_shift, layer.log_variance_ratio / 2)
+    return value if np.isfinite(value) else float("inf")

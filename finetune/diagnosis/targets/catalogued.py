@@ -1,0 +1,96 @@
+"""A network of the catalogue with weights of the user's own: a slim training directory or checkpoint, a Keras file."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from checkpoints.averages import Averaged, averaged
+from checkpoints.formats import Checkpoint, open_checkpoint
+from checkpoints.formats.slim_writer import everything, write_slim
+from finetune import backbone as backbones
+from finetune.batchnorm.statistics import KerasSubject
+from finetune.batchnorm.subject import Snapshot
+from finetune.diagnosis.evidence import Facts
+from finetune.diagnosis.rules.rule import Commands
+from finetune.errors import FinetuneError, WrongUse
+from finetune.diagnosis.targets import origin
+from finetune.diagnosis.targets.options import Request, check_classes, read_data
+from finetune.diagnosis.targets.target import Target
+
+_STATISTICS = ("moving_mean", "moving_variance")
+
+
+def open_target(request: Request) -> Target:
+    """`request.backbone` with the weights and the head of `request.checkpoint`; the class count is read from it.
+
+    Raises WrongUse where one of the two is missing, CheckpointError where the file does not fit the network.
+    """
+    if not request.backbone or request.checkpoint is None:
+        raise WrongUse("--backbone NAME and --checkpoint PATH go together: the network, and your weights for it")
+    spec = backbones.find(request.backbone)
+    if spec.source in ("file", "hub"):
+        raise WrongUse(f"--backbone {request.backbone} has its weights in it: give it alone, as the model to examine")
+    opened = open_checkpoint(request.checkpoint)
+    outputs = backbones.head_outputs(spec, opened)
+    averages = averaged(opened) if request.ema else None
+    data = read_data(request, image_size=spec.image_size, preprocess=spec.preprocessing)
+    check_classes(str(opened.path), outputs, data)
+    image_size = data.config.image_size or spec.image_size
+    loaded = backbones.load(
+        spec, image_size=image_size, checkpoint=averages.checkpoint if averages else opened, keep_head=outputs
+    )
+    subject = KerasSubject(loaded.model)
+    slim = opened.kind.startswith("slim")
+    facts = replace(
+        _facts(opened, request),
+        weights_averaged=_raw_statistics(averages),
+        expected_preprocessing=spec.preprocessing,
+    )
+    return Target(
+        name=str(request.checkpoint),
+        subject=subject,
+        test=data.test(),
+        training=data.training,
+        commands=Commands(request.command(), f"finetune run --backbone {spec.id}{request.training()}"),
+        write=lambda out: _write(out, opened, averages, subject.snapshot()),
+        copy=opened.path.with_name(f"{opened.path.name}-recalibrated"),
+        suffix=None if slim else opened.path.suffix,
+        notes=_notes(opened, averages, outputs),
+        **origin.known(request.source_checkpoint, subject, facts),
+    )
+
+
+def _facts(opened: Checkpoint, request: Request) -> Facts:
+    step = int(opened.read("global_step")) if opened.shapes.get("global_step") == () else None
+    return Facts(decay=request.bn_decay, updates=step, weights_moved=True if step else None)
+
+
+def _raw_statistics(averages: Averaged | None) -> bool:
+    """Whether weights are read from their averages and the statistics are not."""
+    return averages is not None and any(name.endswith(_STATISTICS) for name in averages.without)
+
+
+def _notes(opened: Checkpoint, averages: Averaged | None, outputs: int) -> tuple[str, ...]:
+    notes = [f"{opened.path} ({opened.kind}): a head of {outputs} outputs"]
+    if averages:
+        raw = sum(name.endswith(_STATISTICS) for name in averages.without)
+        notes.append(
+            f"--ema: {len(averages.replaced)} variables read from their moving averages"
+            + (f"; {raw} moving statistics have none, they are read as they are" if raw else "")
+        )
+    return tuple(notes)
+
+
+def _write(out: Path, opened: Checkpoint, averages: Averaged | None, statistics: Snapshot) -> None:
+    """The checkpoint with other moving statistics, every other tensor as it was; where averages were read, there."""
+    if not opened.kind.startswith("slim"):
+        raise FinetuneError(
+            f"{opened.path} is a {opened.kind} file of weights: recalibrate-bn writes slim checkpoints and whole Keras "
+            "models; convert it with 'finetune checkpoint convert' first"
+        )
+    arrays = everything(opened)
+    for layer, pair in statistics.items():
+        for kind, value in zip(_STATISTICS, pair, strict=True):
+            name = f"{layer.replace('.', '/')}/{kind}"
+            place = averages.place(name) if averages else name
+            arrays[place] = value.astype(arrays[place].dtype)
+    write_slim(out, arrays)

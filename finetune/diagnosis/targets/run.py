@@ -1,0 +1,88 @@
+"""A run directory of ours, or a `.keras` file in one."""
+
+import errno
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from finetune import backbone as backbones
+from finetune.data import batches
+from finetune.runs import model, evaluate
+from finetune.batchnorm.statistics import KerasSubject
+from finetune.data.preprocessing import find as find_preprocessing
+from finetune.diagnosis.evidence import Facts
+from finetune.data.evalset import Images
+from finetune.diagnosis.rules.rule import Commands
+from finetune.errors import WrongUse
+from finetune.diagnosis.targets import origin as source
+from finetune.diagnosis.targets.options import Request
+from finetune.diagnosis.targets.target import Target
+
+
+def open_target(request: Request) -> Target:
+    """Open the run's own model, or another file in its directory, on the run's own data.
+
+    `request.preprocess` replaces the run's preprocessing. The source's statistics are those the run kept, or those of
+    `request.source_checkpoint`. `bn.json` is written for the run's own model, unless the run may only be read.
+    """
+    path, preprocess, source_checkpoint = Path(str(request.target)), request.preprocess, request.source_checkpoint
+    given = [name for name in ("data", "image_size", "batch_size", "bn_decay") if getattr(request, name) is not None]
+    if given:
+        raise WrongUse(
+            f"--{given[0].replace('_', '-')}: {path} is a run, whose config.json says what it was: leave it out"
+        )
+    opened = evaluate.open_run(path, data_dir=request.data_dir)
+    trained, dataset, config = opened.trained, opened.dataset, opened.config
+    form = batches.form(config)
+    if preprocess is not None:
+        form["preprocessing"] = find_preprocessing(preprocess)
+    subject = KerasSubject(trained.model)
+    origin = source.known(source_checkpoint, subject, _facts(trained))
+    if source_checkpoint is None:
+        origin["source"] = model.load_snapshot(trained.run)
+
+    def record(report: dict[str, Any]) -> None:
+        if trained.path != trained.run.model_path:
+            return
+        try:
+            trained.run.write("bn.json", report)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+
+    return Target(
+        name=str(path),
+        subject=subject,
+        test=Images(dataset.test, **form),
+        training=lambda images: Images(model.training_subset(dataset.train, config, images), **form),
+        commands=Commands(
+            shlex.quote(str(path)), f"finetune run --config {shlex.quote(str(trained.run.path / 'config.json'))}"
+        ),
+        write=lambda out: model.save(trained.model, out),
+        copy=trained.path.with_name(f"{trained.path.stem}-recalibrated.keras"),
+        record=record,
+        **origin,
+    )
+
+
+def _facts(trained: model.Trained) -> Facts:
+    """What the run's records say about how the model came to be."""
+    config = trained.config
+    from_files = None if config.from_scratch else backbones.preprocessing(config.backbone)
+    facts = Facts(batch_size=config.batch_size, expected_preprocessing=from_files)
+    if trained.run.status != "done":
+        return facts
+    result = trained.run.read("result.json", "bn", "proof")
+    bn = result["bn"]
+    policies = {name for row in trained.run.read("freeze.json", "stages")["stages"] for name in row["bn"]}
+    recalibrated = bn["recalibrated"] or trained.path != trained.run.model_path
+    return replace(
+        facts,
+        decay=None if recalibrated else bn["decay"],
+        updates=None if recalibrated else bn["updates"],
+        updates_enabled=config.bn_updates == "on",
+        zero_debias=config.bn_zero_debias,
+        trained_with="batch" if policies & {"train", "stats"} else "moving",
+        weights_moved=result["proof"]["moving_variables"] > len(result["proof"]["unmoved"]),
+    )

@@ -1,0 +1,1 @@
+"""A network used without training: predictions, embeddings, exports, verification."""

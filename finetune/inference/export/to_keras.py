@@ -1,0 +1,71 @@
+"""A run as a `.keras` file of stock layers, which Keras loads in safe mode without this package."""
+
+import errno
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from finetune.batchnorm.surgery import to_stock
+from finetune.errors import FinetuneError
+from finetune.inference.export import pixels
+from finetune.inference.export.frozen import INPUT
+from finetune.inference.export.exportable import Source
+from finetune.inference.export.trial import Run
+from finetune.inference.export.exported import Exported
+
+CARD = "finetune.json"
+"""A file inside the `.keras` archive, beside Keras's own: the class names, and how pixels are prepared. Keras passes it
+over, and leaves it out when it saves the model again."""
+
+
+def check(source: Source) -> None:
+    """FinetuneError for a run whose model is more than Keras layers."""
+    if source.module is not None:
+        raise FinetuneError(
+            f"{source.path} holds the Hub module {source.module}, which is no Keras layer: a .keras file of it would "
+            "need this package and the module; export it with --format savedmodel"
+        )
+    if source.with_preprocessing:
+        pixels.check(source.preprocessing)
+
+
+def write(source: Source, out: Path) -> Exported:
+    """Write the model, BatchNorm as it is so that it can be trained further: one input, logits `[batch, classes]`."""
+    model = source.stock
+    if source.with_preprocessing:
+        model = _with_pixels(source, model)
+    size = sum(int(np.prod(variable.shape)) * 4 for variable in model.variables)
+    # As in finetune.models: HDF5 crashes the process where the disk is full.
+    if shutil.disk_usage(out.parent).free < size + 2**20:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
+    model.save(out)
+    with zipfile.ZipFile(out, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(CARD, source.card_text())
+    what = f"Keras {keras.__version__} model of stock layers, {model.count_params():,} parameters, to logits"
+    return Exported("keras", out, (out,), what, (*source.notes(), f"class names: {CARD} in the archive"))
+
+
+def open_runtime(source: Source, out: Path) -> Run:
+    """`keras.saving.load_model` in safe mode."""
+    model = keras.saving.load_model(out, compile=False, safe_mode=True)
+    signature = [tf.TensorSpec(model.input_shape, model.input.dtype)]
+    traced = tf.function(lambda images: model(images, training=False), input_signature=signature, autograph=False)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return np.asarray(traced(tf.constant(images)))
+
+    return run
+
+
+def _with_pixels(source: Source, model: keras.Model) -> keras.Model:
+    images = keras.Input(tuple(source.shape[1:]), dtype="uint8", name=INPUT)
+    x = pixels.layers(images, source.side, source.preprocessing, photos=source.photos, native=source.native)
+    # Flat: a model within a model hides its layers from whoever opens the file.
+    copy = to_stock(model)
+    logits = copy._run_through_graph([x], call_fn=lambda operation, *args, **kwargs: operation(*args, **kwargs))
+    return keras.Model(images, logits, name=model.name)

@@ -1,0 +1,127 @@
+"""A fine-tuned slim backbone as a TF1 slim checkpoint."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from checkpoints.catalog import BackboneSpec
+from checkpoints.fit import fits
+from checkpoints.formats import open_checkpoint
+from checkpoints.formats.slim_writer import write_slim
+from finetune import backbone
+from finetune.backbone import conversion
+from finetune.config.checking import RunConfig
+from finetune.errors import FinetuneError, WrongUse
+from finetune.inference.export.exportable import Source, one_line
+from finetune.inference.export.trial import Run
+from finetune.inference.export.exported import Exported
+from finetune.files import write_text
+from finetune.backbone.networks.names import slim_variables
+
+_STATE, _LABELS = "checkpoint", "labels.txt"
+
+
+def places(out: Path) -> list[Path]:
+    """Every file that is written for the prefix `out`. WrongUse for the ending of another format."""
+    if conversion.format_of(out) != "slim-v2":
+        raise WrongUse(f"--out {out} has the ending of a Keras file: expected a prefix such as model.ckpt")
+    return [out, Path(f"{out}.index"), Path(f"{out}.data-00000-of-00001"), *_beside(out)]
+
+
+def check(source: Source) -> None:
+    """FinetuneError for a backbone without slim names, a head with a hidden layer, or preprocessing inside."""
+    if source.with_preprocessing:
+        raise FinetuneError(
+            "--with-preprocessing: a slim checkpoint holds variables and no graph, so there is nowhere to put it: "
+            "leave it out, or give another --format"
+        )
+    found = fits(open_checkpoint(source.path))[0]
+    _check_slim(found.spec if found.exact else None, source.config, source.path)
+
+
+def write(source: Source, out: Path) -> Exported:
+    """Write a run under slim's names: `out.index` and `out.data-…`, `checkpoint` and `labels.txt` beside them.
+
+    The head's `[channels, classes]` kernel becomes slim's 1x1 convolution; `global_step` is the run's. `checkpoint` is
+    what `tf.train.latest_checkpoint` reads, `labels.txt` what slim's `dataset_utils.read_label_file` does.
+    """
+    found = fits(open_checkpoint(source.path))[0]
+    spec = found.spec
+    model, _ = conversion.load_stock(open_checkpoint(source.path), found, image_size=spec.least_size)
+    arrays = {name: np.asarray(variable) for name, variable in slim_variables(model).items()}
+    state, labels = _beside(out)
+    write_text(labels, "".join(f"{label}:{one_line(name)}\n" for label, name in enumerate(source.class_names)))
+    write_slim(out, {**arrays, "global_step": np.array(source.steps, np.int64)})
+    write_text(state, _state(out))
+    files = (Path(f"{out}.index"), Path(f"{out}.data-00000-of-00001"), state, labels)
+    what = f"{len(arrays)} variables of {spec.id} with {found.outputs} outputs, global_step {source.steps}"
+    return Exported("slim", out, files, what, tuple(_notes(spec, source)))
+
+
+def open_runtime(source: Source, out: Path) -> Run:
+    """The checkpoint read by our reader into the network of its row, with the epsilon that the notes ask for."""
+    opened = open_checkpoint(out)
+    model, _ = conversion.load_stock(opened, fits(opened)[0], image_size=source.side)
+    if source.config.bn_epsilon is not None:
+        _set_epsilon(model, source.config.bn_epsilon)
+    signature = [tf.TensorSpec(model.input_shape, tf.float32)]
+    traced = tf.function(lambda images: model(images, training=False), input_signature=signature, autograph=False)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return np.asarray(traced(tf.constant(images))).reshape(len(images), -1)
+
+    return run
+
+
+def _set_epsilon(model: keras.Model, epsilon: float) -> None:
+    """What the note tells whoever uses the checkpoint to do."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.epsilon = epsilon
+
+
+def _beside(out: Path) -> tuple[Path, Path]:
+    return out.with_name(_STATE), out.with_name(_LABELS)
+
+
+def _check_slim(spec: BackboneSpec | None, config: RunConfig, path: Path) -> None:
+    """Raise FinetuneError where the model in `path` is no network with slim's names."""
+    if backbone.module_handle(config.backbone) is not None:
+        raise FinetuneError(f"{config.backbone} is a Hub module: it has no slim names, and no slim network restores it")
+    if config.hidden:
+        raise FinetuneError(
+            f"the head has a hidden layer of {config.hidden}, which slim's networks have no place for: train without "
+            "--hidden"
+        )
+    if spec is None or spec.source == "keras":
+        raise FinetuneError(
+            f"{path} has no slim names ({config.backbone}): only a run on a slim backbone, such as slim/resnet_v1_50, "
+            "exports to a slim checkpoint"
+        )
+
+
+def _state(out: Path) -> str:
+    """The `checkpoint` file of a directory whose newest checkpoint is `out` (a CheckpointState message as text)."""
+    from google.protobuf import text_format
+
+    state = tf.compat.v1.train.generate_checkpoint_state_proto(str(out.absolute().parent), out.name)
+    return str(text_format.MessageToString(state))
+
+
+def _notes(spec: BackboneSpec, source: Source) -> list[str]:
+    """What a checkpoint does not hold, and slim must be told."""
+    config = source.config
+    notes = source.notes()
+    if config.bn_epsilon is not None and config.bn_epsilon != spec.bn_epsilon:
+        notes.append(
+            f"trained with BatchNorm epsilon {config.bn_epsilon:g}, slim's own is {spec.bn_epsilon:g}: set it in the "
+            "arg_scope, or the outputs differ"
+        )
+    if spec.family == "inception_v1" and config.image_size and not 193 <= config.image_size <= 224:
+        notes.append(
+            f"tf_slim's inception_v1 ends in a 7x7 pooling, for images of 193 to 224 px: at {config.image_size} px put "
+            "a global mean in its place"
+        )
+    return notes

@@ -1,0 +1,192 @@
+"""What a trained model says about image files."""
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from finetune import backbone, proof
+from finetune.runs import model as models, data
+from finetune.data import batches
+from finetune.batchnorm.statistics import KerasSubject
+from finetune.batchnorm.surgery import adopt
+from finetune.config.checking import RunConfig
+from finetune.data import image_files
+from finetune.data.preprocessing import PREPROCESSINGS
+from finetune.data.sources.assembly import Progress, printable
+from finetune.errors import FinetuneError, WrongUse
+from finetune.inference.export.to_keras import CARD
+from finetune.files import write_text
+
+_NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote"
+
+
+@dataclass(frozen=True)
+class Classified:
+    """An image's most probable classes, the best first: (label, its name, probability in [0, 1])."""
+
+    image: str
+    classes: tuple[tuple[int, str, float], ...]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The images in their order; `skipped` are damaged ones that were left out, each with the reason."""
+
+    target: str
+    images: tuple[Classified, ...]
+    skipped: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `predict --json`."""
+        return {
+            "target": self.target,
+            "images": [
+                {
+                    "image": one.image,
+                    "classes": [
+                        {"label": label, "class": name, "probability": probability}
+                        for label, name, probability in one.classes
+                    ],
+                }
+                for one in self.images
+            ],
+            "skipped": list(self.skipped),
+            "remarks": list(self.remarks),
+        }
+
+    def rows(self) -> list[tuple[str, int, int, str, float]]:
+        """(image, rank from 1, label, class, probability), a row for each class of each image."""
+        return [(one.image, rank, *row) for one in self.images for rank, row in enumerate(one.classes, start=1)]
+
+    def write_csv(self, path: Path) -> None:
+        """`rows` with a header, in UTF-8, atomically."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(("image", "rank", "label", "class", "probability"))
+        writer.writerows(self.rows())
+        write_text(path, text.getvalue())
+
+
+@dataclass(frozen=True, eq=False)
+class _Classifier:
+    """model: adopted, to logits. config: how it takes its images. native: as in `rundata.image_shape`."""
+
+    model: keras.Model
+    config: RunConfig
+    class_names: tuple[str, ...]
+    native: tuple[int, int] | None
+
+
+def predict(
+    target: Path,
+    places: Sequence[Path],
+    *,
+    top: int = 5,
+    csv_file: Path | None = None,
+    skip_bad_images: bool = False,
+    batch_size: int | None = None,
+    looking: Progress | None = None,
+    on_batch: Callable[[], None] | None = None,
+) -> Predictions:
+    """The `top` most probable classes of image files, and of all images in folders, by a run's model.
+
+    Images are decoded, resized and preprocessed as the run's evaluation did it, in 8 bits until they are in a batch;
+    for a run on images in memory of one size (CIFAR), files are first brought to that size. Probabilities are the
+    softmax of the logits, in float64. They are also written to `csv_file`, which must not be there.
+    Raises FinetuneError for images that are missing or damaged, unless `skip_bad_images`, and for what is no run.
+    """
+    if csv_file is not None and (csv_file.exists() or csv_file.is_symlink()):
+        raise WrongUse(f"--csv {csv_file} is already there and is not overwritten: give another name")
+    classifier = _open(target)
+    named = image_files.read_images(places, native=classifier.native, skip_bad=skip_bad_images, looking=looking)
+    config = replace(classifier.config, batch_size=batch_size) if batch_size else classifier.config
+    forward = KerasSubject(classifier.model).forward("moving")
+    names = [printable(name) for name in classifier.class_names]
+    found: list[Classified] = []
+    for images, _, counted in batches.evaluation(named.split, config):
+        for row in _probabilities(np.asarray(forward(images)[0])[np.asarray(counted)]):
+            best = np.argsort(-row, kind="stable")[:top]
+            classes = tuple((int(label), names[label], float(row[label])) for label in best)
+            found.append(Classified(named.names[len(found)], classes))
+        if on_batch is not None:
+            on_batch()
+    predictions = Predictions(str(target), tuple(found), named.skipped, named.remarks)
+    if csv_file is not None:
+        csv_file.absolute().parent.mkdir(parents=True, exist_ok=True)
+        predictions.write_csv(csv_file)
+    return predictions
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis, float64. FinetuneError where the model gives NaN or infinity."""
+    if not np.isfinite(logits).all():
+        raise FinetuneError("the model gives logits that are no numbers (NaN or infinity): its training went wrong")
+    exact = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = exact / exact.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _open(target: Path) -> _Classifier:
+    if target.suffix == ".keras" and target.is_file() and not (target.parent / "config.json").is_file():
+        return _exported(target)
+    trained = models.open_trained(target)
+    run = trained.run
+    if run.status != "done":
+        raise FinetuneError(f"{run} is not finished, so its model is not known: continue it with: {run.resume_command}")
+    proof.refuse_broken_plan(run)
+    names = run.read("result.json", "class_names")["class_names"]
+    native = data.image_shape(run, trained.config)
+    return _Classifier(trained.model, trained.config, _checked(names, trained.model, trained.path), native)
+
+
+def _exported(path: Path) -> _Classifier:
+    """A `.keras` file that `finetune export` wrote, by what it keeps in it about itself."""
+    model = backbone.open_model(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            card = json.loads(archive.read(CARD))
+        names, size, preprocess = card["class_names"], card["image_size"], card["preprocess"]
+        native, inside = card["data_image_shape"], card["preprocessing_inside"]
+    except KeyError as error:
+        raise FinetuneError(
+            f"{path} does not say what its classes are and how its pixels are prepared ({error}): {_NO_RUN}"
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise FinetuneError(f"{path}: its {CARD} is damaged ({error}): export it again") from None
+    if inside:
+        raise FinetuneError(
+            f"{path} prepares its pixels itself (--with-preprocessing), and is for other programs: give the run, or an "
+            "export without"
+        )
+    if not isinstance(preprocess, str) or preprocess not in PREPROCESSINGS:
+        # MODULE:FUNCTION would be code that the file chooses; it is run only where the user's own run names it.
+        raise FinetuneError(
+            f"{path} asks for the preprocessing {preprocess!r}: expected one of {', '.join(PREPROCESSINGS)}; give the "
+            "run it was exported from"
+        )
+    shape = native or [1, 1]
+    if not isinstance(shape, list) or len(shape) != 2 or any(type(side) is not int or side < 1 for side in shape):
+        raise FinetuneError(f"{path}: its {CARD} has data_image_shape {native!r}: export it again")
+    if model.input_shape != (None, size, size, 3):
+        raise FinetuneError(f"{path} takes {list(model.input_shape)}, but its {CARD} says {size!r} px: export it again")
+    config = RunConfig("", image_size=size, preprocess=preprocess, batch_size=32)
+    sides = (shape[0], shape[1]) if native else None
+    return _Classifier(adopt(model, unbiased=False), config, _checked(names, model, path), sides)
+
+
+def _checked(names: Any, model: keras.Model, path: Path) -> tuple[str, ...]:
+    outputs = model.output_shape[-1]
+    if not isinstance(names, list) or len(names) != outputs or not all(isinstance(name, str) for name in names):
+        raise FinetuneError(
+            f"{path} has {outputs} outputs, which the class names kept with it do not fit: it belongs to another run"
+        )
+    return tuple(names)

@@ -1,0 +1,265 @@
+"""Prove a file of weights: it fills its network exactly, and what runs here computes what the original computes."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from checkpoints import catalog, store
+from checkpoints.catalog import BackboneSpec
+from checkpoints.errors import CheckpointError, UnknownBackbone
+from checkpoints.fit import fit as fit_of
+from checkpoints.fit import fits
+from checkpoints.formats import open_checkpoint
+from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.pairing import of_head, pair
+from checkpoints.structures import structures
+from checkpoints.transfer import LoadReport
+from finetune import backbone
+from finetune.inference import reference
+from finetune.batchnorm.statistics import KerasSubject
+from finetune.data import pipeline
+from finetune.data.dataset import Split
+from finetune.data.preprocessing import find as find_preprocessing
+from finetune.errors import FinetuneError, WrongUse
+from finetune.evaluation.evaluator import Evaluation, Evaluator
+from finetune.backbone.freezing import LayerInfo, layer_infos
+from finetune.progress import Display, Silent
+
+TOLERANCE = 1e-4
+"""Largest difference from the original, as a share of its outputs' scale: two orders over what float32 leaves."""
+
+_IMAGENET_CLASSES = 1000
+_NAME = re.compile(r"(\d{3})_.*\.(jpe?g|png)$", re.IGNORECASE)
+_ENDINGS = (".ckpt", ".h5", ".keras", ".tar.gz", ".tgz")
+_GENERATED, _MOST_COMPARED = 4, 32
+"""Images a network is compared with its original on."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What runs here beside the original, on the same images.
+
+    reference: the library that built the original. outputs: `logits` or `features`. images: how many, of what kind.
+    difference: the largest absolute one. scale: the largest absolute output of the original.
+    """
+
+    reference: str
+    outputs: str
+    images: str
+    difference: float
+    scale: float
+
+    @property
+    def share(self) -> float:
+        """The difference as a share of the scale."""
+        return self.difference / self.scale if self.scale else float("nan")
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is within `TOLERANCE`; NaN is not."""
+        return self.difference == 0 or self.share <= TOLERANCE
+
+    def summary(self) -> str:
+        """One line."""
+        return (
+            f"reference: {self.reference}: largest difference {self.difference:.2g} in {self.outputs} up to "
+            f"{self.scale:.4g}, {self.share:.1e} of their scale, on {self.images}"
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was loaded, how it compares with the original, and the score on photos where there were any.
+
+    agreement: None where there is no original to run; `no_reference` then says why.
+    """
+
+    spec: BackboneSpec
+    report: LoadReport
+    agreement: Agreement | None
+    no_reference: str
+    photos: Evaluation | None
+
+    def to_json(self) -> dict[str, Any]:
+        """For `backbones verify --json`."""
+        photos, agreement = self.photos, self.agreement
+        return {
+            "backbone": self.spec.id,
+            "load": self.report.to_json(),
+            "reference": None
+            if agreement is None
+            else {
+                "name": agreement.reference,
+                "outputs": agreement.outputs,
+                "images": agreement.images,
+                "difference": agreement.difference,
+                "scale": agreement.scale,
+                "share": agreement.share,
+                "tolerance": TOLERANCE,
+                "agrees": agreement.holds,
+            },
+            "no_reference": self.no_reference or None,
+            "photos": None
+            if photos is None
+            else {"examples": photos.examples, "top1": photos.correct, "top5": photos.correct_top5},
+        }
+
+    def summary(self) -> str:
+        """A few lines a person reads."""
+        lines = [f"{self.spec.id}: {self.report.summary()}"]
+        lines.append(f"reference: {self.no_reference}" if self.agreement is None else self.agreement.summary())
+        if self.photos is not None:
+            lines.append(
+                f"photos: top-1 {self.photos.correct}/{self.photos.examples}, "
+                f"top-5 {self.photos.correct_top5}/{self.photos.examples}"
+            )
+        return "\n".join(lines)
+
+    def check(self) -> None:
+        """Raise FinetuneError where what runs here is not the original."""
+        if self.agreement is not None and not self.agreement.holds:
+            raise FinetuneError(
+                f"{self.spec.id} with {self.report.path} is not what {self.agreement.reference} computes: the outputs "
+                f"differ by {self.agreement.share:.1e} of their scale, expected at most {TOLERANCE:g}; do not trust "
+                "results with it, and report this as a defect"
+            )
+
+
+def verify(
+    name: str, *, checkpoint: Path | None = None, photos: Path | None = None, display: Display | None = None
+) -> Verification:
+    """Load weights strictly, run the original beside them where a library can build it, score `photos`.
+
+    `name` is a catalogue row's, or a path: then the row is the one the file fits. The images compared are the photos
+    (centre crop at the published size), or generated ones, always the same. A file with its published head, or with
+    own classes under the published names, is compared by its logits, any other by its features.
+    Raises CheckpointError for files, WrongUse for --photos with a file that has not the published head.
+    """
+    display = display or Silent()
+    spec, opened = _find(name, checkpoint, display)
+    entries = structures().get(spec.id, ())
+    fit = fit_of(opened, spec, entries)
+    if photos and spec.outputs < _IMAGENET_CLASSES:
+        raise WrongUse(f"--photos are of ImageNet's classes, which {spec.id} was not published for: leave out --photos")
+    if photos and fit.head != "published":
+        raise WrongUse(
+            f"--photos: {opened.path} has not the {spec.outputs} published logits of {spec.id} "
+            f"({'no head' if fit.outputs is None else f'{fit.outputs} outputs'}): expected them to tell ImageNet "
+            "classes; leave out --photos"
+        )
+    own = fit.head == "other" and any(of_head(spec, variable) for variable in opened.shapes)
+    outputs = fit.outputs if own or fit.head == "published" else None
+    scored = read_photos(photos, spec.image_size) if photos else None
+    loaded = backbone.load(
+        spec,
+        image_size=spec.image_size,
+        checkpoint=opened,
+        with_head=fit.head == "published",
+        keep_head=fit.outputs if own else None,
+    )
+    assert loaded.report is not None
+    subject = KerasSubject(loaded.model)
+    agreement, reason = None, ""
+    try:
+        library = reference.name(spec, opened)
+        pixels, images = _compared(scored, spec.image_size)
+        inputs = find_preprocessing(spec.preprocessing).apply(pixels)
+        ours = np.asarray(subject.forward("moving")(inputs)[0])
+        display.say(f"running the original ({library})")
+        theirs = reference.run(
+            spec, opened, np.asarray(inputs), outputs=outputs, names=pair(opened, spec, entries).names
+        )
+        agreement = Agreement(
+            library,
+            "logits" if outputs else "features",
+            images,
+            difference=float(np.abs(ours - theirs).max()),
+            scale=float(np.abs(theirs).max()),
+        )
+    except reference.NoReference as no:
+        reason = str(no)
+    if scored is None:
+        return Verification(spec, loaded.report, agreement, reason, None)
+    batches = pipeline.eval_batches(
+        scored, batch_size=25, image_size=spec.image_size, preprocessing=find_preprocessing(spec.preprocessing)
+    )
+    evaluation = Evaluator(subject, label_offset=spec.label_offset).evaluate(batches)
+    return Verification(spec, loaded.report, agreement, reason, evaluation)
+
+
+def _find(name: str, checkpoint: Path | None, display: Display) -> tuple[BackboneSpec, Checkpoint]:
+    """The row and the file that `name`, a row's or a path, and `checkpoint` say."""
+    try:
+        spec = catalog.find(name)
+    except UnknownBackbone:
+        path = Path(name).expanduser()
+        looks_like_one = name.startswith((".", "/", "~")) or name.endswith(_ENDINGS)
+        if not (looks_like_one or path.exists() or Path(f"{path}.index").exists()):
+            raise
+        if checkpoint is not None:
+            raise WrongUse(
+                f"{name} is a file, and so is --checkpoint {checkpoint}: give the name of a backbone, or "
+                "leave out --checkpoint"
+            ) from None
+        opened = open_checkpoint(path)
+        best = fits(opened)[0]
+        if not best.exact:
+            raise CheckpointError(
+                f"{opened.path} ({opened.kind}) fits no backbone of the catalogue; nearest is {best.spec.id}: "
+                f"{best.why_not()}. 'finetune checkpoint inspect {path}' shows what it holds"
+            ) from None
+        return best.spec, opened
+    return spec, open_checkpoint(checkpoint or store.locate(spec, with_head=True, progress=display.download))
+
+
+def _compared(scored: Split | None, side: int) -> tuple[np.ndarray, str]:
+    """(uint8 `[n, side, side, 3]`, what they are): photos, or patterns with edges and noise, always the same."""
+    if scored is not None:
+        images = scored.images[:_MOST_COMPARED]
+        return images, f"{len(images)} photo{'s' if len(images) > 1 else ''}"
+    rng = np.random.default_rng(0)
+    patterns = []
+    for _ in range(_GENERATED):
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+        pattern = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), np.int16)
+        patterns.append(np.clip(pattern + rng.integers(-24, 25, pattern.shape, np.int16), 0, 255))
+    return np.stack(patterns).astype(np.uint8), f"{_GENERATED} generated images"
+
+
+def layers_with_variables(spec: BackboneSpec) -> dict[str, list[LayerInfo]]:
+    """Stage -> its layers that have variables, as patterns see them; builds the graph, loads nothing."""
+    loaded = backbone.load(spec, image_size=spec.image_size, from_scratch=True)
+    rows: dict[str, list[LayerInfo]] = {}
+    for info in layer_infos(loaded.model, loaded.stages, loaded.scope):
+        rows.setdefault(info.stage, []).append(info)
+    return rows
+
+
+def read_photos(folder: Path, image_size: int) -> Split:
+    """Photos named `NNN_*.jpg` (NNN the ImageNet class, 0 to 999) as uint8 `[n, image_size, image_size, 3]`.
+
+    The centre square of `image_size` px is taken from photos whose short side is larger; smaller ones are enlarged
+    first. Raises FinetuneError where there are none, or one cannot be read.
+    """
+    named = {path: match for path in sorted(folder.glob("*")) if (match := _NAME.match(path.name))}
+    if not named:
+        raise FinetuneError(f"{folder} holds no photos: expected files named like 207_golden_retriever.jpg")
+    labels = np.array([int(match.group(1)) for match in named.values()], np.int64)
+    return Split(np.stack([_centre(path, image_size) for path in named]), labels)
+
+
+def _centre(path: Path, size: int) -> np.ndarray:
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+            if min(image.size) < size:
+                scale = size / min(image.size)
+                image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
+            left, top = ((side - size) // 2 for side in image.size)
+            return np.asarray(image.crop((left, top, left + size, top + size)))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise FinetuneError(f"{path} cannot be read as an image ({error}): replace or remove it") from None

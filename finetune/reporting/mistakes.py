@@ -1,0 +1,79 @@
+"""The test images a model was surest about and wrong, small enough for a page."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from checkpoints.errors import CheckpointError
+from finetune.runs import data
+from finetune.data.dataset import Dataset
+from finetune.data.lazy import LazyImages
+from finetune.errors import FinetuneError
+from finetune.evaluation.predictions import Predictions
+from finetune.reporting.record import Record
+
+SIDE = 128
+"""Photos are shown at so many px; images in memory as they are."""
+
+
+def surest_mistakes(said: Predictions, most: int) -> np.ndarray:
+    """int64: positions of wrongly classified images, by the probability of what was predicted, the surest first."""
+    wrong = np.flatnonzero(~said.correct & (said.classes >= 0))
+    order = np.argsort(-said.confidences[wrong].astype(np.float64), kind="stable")
+    return wrong[order][:most]
+
+
+class Pictures:
+    """The test images of runs, each data set read once."""
+
+    def __init__(self, data_dir: Path | None) -> None:
+        self._data_dir = data_dir
+        self._last: tuple[str, Dataset] | None = None
+
+    def of(self, record: Record, said: Predictions, positions: Sequence[int]) -> list[str] | str:
+        """A data URI for each of the test images at `positions`; or, where there are none to be had, why not."""
+        try:
+            dataset = self._dataset(record)
+            if not np.array_equal(dataset.test.labels, said.labels):
+                return "the test images are no longer those of the run"
+            images = dataset.test.images
+            images = images.at(SIDE) if isinstance(images, LazyImages) else images
+            photos = isinstance(images, LazyImages)
+            return [_data_uri(images[position : position + 1][0], photo=photos) for position in positions]
+        except (FinetuneError, CheckpointError, OSError) as error:
+            return f"{error}"
+
+    def _dataset(self, record: Record) -> Dataset:
+        config = record.config
+        names = ("data", "data_dir", "examples", "validation", "seed", "test", "skip_bad_images")
+        key = repr([getattr(config, name) for name in names])
+        if self._last is None or self._last[0] != key:
+            self._last = None
+            moved = replace(config, data_dir=str(self._data_dir)) if self._data_dir else config
+            self._last = key, data.load_data(moved, progress=_refuse)
+        if self._data_dir is None:
+            data.check_unchanged(record.run, self._last[1], advice="give its place with --data-dir")
+        return self._last[1]
+
+
+def _refuse(done: int, total: int | None) -> None:
+    raise FinetuneError("its data is not on this machine any more, and a report downloads nothing")
+
+
+def _data_uri(pixels: np.ndarray, *, photo: bool) -> str:
+    """uint8 `[height, width, 3]`: small images to the bit, photos as JPEG."""
+    out = io.BytesIO()
+    large = photo or max(pixels.shape) > SIDE
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if large:
+        image.thumbnail((SIDE, SIDE))
+        image.save(out, format="JPEG", quality=85)
+    else:
+        image.save(out, format="PNG", optimize=True)
+    kind = "jpeg" if large else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"

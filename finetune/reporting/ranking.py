@@ -1,0 +1,160 @@
+"""Runs side by side: repeats with other seeds pooled, the best first, and whether a difference is more than noise."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from finetune.evaluation import significance
+from finetune.evaluation.significance import Paired, Repeats
+from finetune.evaluation.predictions import Predictions
+from finetune.reporting.record import Record
+
+_NO_SETTING = ("seed", "data_dir", "tracker")
+"""What may differ between repeats of one thing: the seed, where the data lies, who else is told."""
+ANOTHER_TEST_SET = "another test set"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs that differ in nothing but the seed. `pairs` is set where the test images could be compared one by
+    one with the best group's."""
+
+    results: Repeats
+    runs: tuple[str, ...]
+    rank: int
+    verdict: str
+    pairs: Paired | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """records: ranked ones first, then those without a result. differs: the settings in which the runs differ."""
+
+    records: list[Record]
+    groups: list[Group]
+    ranked_by: str | None
+    differs: list[str]
+    remarks: list[str]
+
+    def standing(self, record: Record) -> dict[str, Any]:
+        """What the ranking says of one run."""
+        group = next((group for group in self.groups if record.name in group.runs), None)
+        return {
+            "rank": group.rank if group else None,
+            "verdict": group.verdict if group else "",
+            "settings": {name: getattr(record.config, name) for name in self.differs},
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "ranked_by": f"{self.ranked_by}_accuracy" if self.ranked_by else None,
+            "ranking": significance.ranking_words(self.ranked_by) if self.ranked_by else None,
+            "within_noise": significance.FORMULA,
+            "within_noise_paired": significance.PAIRED_FORMULA,
+            "differs": self.differs,
+            "remarks": self.remarks,
+            "groups": [
+                {
+                    "rank": group.rank,
+                    "name": group.results.name,
+                    "runs": list(group.runs),
+                    "test_accuracy": group.results.mean,
+                    "test_accuracy_spread": group.results.spread,
+                    "standard_error": group.results.variance**0.5,
+                    "validation_accuracy": group.results.validation_mean,
+                    "validation_accuracy_spread": group.results.validation_spread,
+                    "verdict": group.verdict,
+                    "gained": group.pairs.gained if group.pairs else None,
+                    "lost": group.pairs.lost if group.pairs else None,
+                }
+                for group in self.groups
+            ],
+        }
+
+
+def rank(records: Sequence[Record], said: Mapping[str, Predictions]) -> Order:
+    """The ranking of `records`; `said` has the predictions of the finished ones, by name."""
+    together: dict[str, list[Record]] = {}
+    for record in records:
+        if record.result is not None:
+            settings = {k: v for k, v in record.config.to_json().items() if k not in _NO_SETTING}
+            together.setdefault(repr(settings), []).append(record)
+    groups = list(together.values())
+    results = [_results(group) for group in groups]
+    by, order = significance.rank(results)
+    ranked: list[Group] = []
+    for place, position in enumerate(order, 1):
+        mine, best = groups[position], groups[order[0]]
+        pairs = None
+        if len(mine) == len(best) == 1 and position != order[0] and _same_images(mine[0], best[0], said):
+            pairs = significance.paired(said[mine[0].name].correct, said[best[0].name].correct)
+        words = "best" if place == 1 else significance.verdict(results[position], results[order[0]], pairs)
+        if not all(_comparable(one, best[0], said) for one in mine):
+            words = ANOTHER_TEST_SET
+        ranked.append(Group(results[position], tuple(one.name for one in mine), place, words, pairs))
+    finished = [record for position in order for record in groups[position]]
+    return Order(
+        records=[*finished, *(record for record in records if record.result is None)],
+        groups=ranked,
+        ranked_by=by if ranked else None,
+        differs=_differs(records),
+        remarks=_remarks(finished, said),
+    )
+
+
+def _results(group: list[Record]) -> Repeats:
+    seeds = len({one.config.seed for one in group})
+    repeats = f" ({len(group)} {'seeds' if seeds == len(group) else 'runs'})" if len(group) > 1 else ""
+    return Repeats(
+        name=group[0].name + repeats,
+        test=tuple(one.test for one in group),
+        validation=tuple(one.validation for one in group),
+        examples=min(one.examples for one in group),
+    )
+
+
+def _differs(records: Sequence[Record]) -> list[str]:
+    """Settings that are not the same in all, in the order of the config; where things lie does not count."""
+    names = records[0].config.to_json() if records else {}
+    return [
+        name
+        for name in names
+        if name not in ("data_dir", "tracker") and len({repr(getattr(one.config, name)) for one in records}) > 1
+    ]
+
+
+def _same_images(one: Record, other: Record, said: Mapping[str, Predictions]) -> bool:
+    """Whether both were tested on the same images in the same order.
+
+    Equal labels do not show it: a test set drawn from folders by another seed has the same labels in the same order.
+    """
+    if not np.array_equal(said[one.name].labels, said[other.name].labels):
+        return False
+    assert one.result is not None
+    assert other.result is not None
+    fingerprint = one.result.get("data_fingerprint")
+    if fingerprint and fingerprint == other.result.get("data_fingerprint"):
+        return True
+    drawn = ("data", "test", "seed", "skip_bad_images")
+    return one.data.get("source") == other.data.get("source") and all(
+        getattr(one.config, name) == getattr(other.config, name) for name in drawn
+    )
+
+
+def _comparable(one: Record, other: Record, said: Mapping[str, Predictions]) -> bool:
+    """Whether their accuracies are of the same kind of test set: the same classes, and as many images of each."""
+    mine, others = (np.sort(said[record.name].labels) for record in (one, other))
+    return one.class_names == other.class_names and np.array_equal(mine, others)
+
+
+def _remarks(finished: Sequence[Record], said: Mapping[str, Predictions]) -> list[str]:
+    others = [one.name for one in finished[1:] if not _comparable(one, finished[0], said)]
+    if not others:
+        return []
+    return [
+        f"{', '.join(others)} {'was' if len(others) == 1 else 'were'} tested on other images or classes than "
+        f"{finished[0].name}: these accuracies cannot be compared"
+    ]
