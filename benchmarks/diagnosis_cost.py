@@ -35,10 +35,10 @@ def main():
     from finetune.diagnosis.rules.rule import Commands
     from finetune.diagnosis.verdict import judge
     from finetune.evaluation.evaluator import Evaluator
-    from finetune.preparation import prepare
-    from finetune.progress import Silent
+    from finetune.training.prepare import prepare
+    from finetune.training.display import Silent
     from finetune.diagnosis.doctor import TRAINING_IMAGES
-    from finetune.training.loop import train
+    from finetune.training.loop.loop import train
 
     class Quiet:
         on_step = on_epoch = lambda self, *_, **__: None

@@ -92,8 +92,8 @@ def train():
     from finetune.batchnorm.surgery import adopt
     from finetune.classifier import attach_head
     from finetune.config.checking import RunConfig
-    from finetune.training import optimizer as optimizers
-    from finetune.training.step import train_step
+    from finetune.training.loop import optimizer as optimizers
+    from finetune.training.loop.step import train_step
 
     backbone = keras.applications.ResNet50(weights=None, include_top=False, pooling="avg", input_shape=(SIDE, SIDE, 3))
     model = attach_head(adopt(backbone, unbiased=False), CLASSES)

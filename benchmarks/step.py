@@ -23,9 +23,9 @@ from finetune import backbone as backbones  # noqa: E402
 from finetune.batchnorm.surgery import bn_layers, to_stock  # noqa: E402
 from finetune.classifier import attach_head  # noqa: E402
 from finetune.config.checking import RunConfig  # noqa: E402
-from finetune.training import kernels  # noqa: E402
-from finetune.training import optimizer as optimizers  # noqa: E402
-from finetune.training.step import train_step  # noqa: E402
+from finetune.training.loop import kernels  # noqa: E402
+from finetune.training.loop import optimizer as optimizers  # noqa: E402
+from finetune.training.loop.step import train_step  # noqa: E402
 
 WAYS = ("keras", "bn", "update", "finetune", "bfloat16")
 

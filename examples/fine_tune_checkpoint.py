@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from finetune.config.checking import RunConfig
-from finetune.launch import start
+from finetune.training.start import start
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("photos", help="folder with a folder per class")

@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 
 from finetune.config.checking import RunConfig
-from finetune.launch import start
+from finetune.training.start import start
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--data", default="cifar10")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from finetune.batch.call import Call
 from finetune.batch.jobs import read
-from finetune.batch.local import Local
-from finetune.batch.place import Place, default_place
+from finetune.batch.executors.local import Local
+from finetune.batch.folder import Place, default_place
 from finetune.process import cores
 
 parser = argparse.ArgumentParser(description=__doc__)

@@ -20,8 +20,8 @@ from finetune.batchnorm.surgery import bn_layers
 from finetune.cli import main
 from finetune.config.checking import RunConfig, from_mapping, read_file
 from finetune.data.preprocessing import PREPROCESSINGS
-from finetune.preparation import prepare
-from finetune.progress import Silent
+from finetune.training.prepare import prepare
+from finetune.training.display import Silent
 from finetune.runs import defaults
 
 TINY = "--data demo-target --examples 100 --epochs 1 --image-size 8 --batch-size 20 --learning-rate 0.003 --quiet"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from checkpoints import catalog
 from finetune.backbone import conversion
-from finetune import progress, run
+from finetune.training import display, chief
 from finetune.config.checking import RunConfig
 
 BACKBONE = "bundled/resnet_v1_demo"
@@ -30,7 +30,7 @@ SETTINGS = RunConfig(
 
 def make(folder: Path) -> Path:
     """Train into `folder/run` and write `folder/<bundled name>`; returns its prefix."""
-    finished = run.start(SETTINGS, run_dir=folder / "run", display=_Lines())
+    finished = chief.start(SETTINGS, run_dir=folder / "run", display=_Lines())
     spec = catalog.find(BACKBONE)
     assert spec.bundled is not None
     prefix = folder / spec.bundled
@@ -38,7 +38,7 @@ def make(folder: Path) -> Path:
     return prefix
 
 
-class _Lines(progress.Silent):
+class _Lines(display.Silent):
     def epoch(self, row: dict[str, object]) -> None:
         print(row, flush=True)
 

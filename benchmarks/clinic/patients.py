@@ -25,8 +25,8 @@ from finetune.data.preprocessing import find
 from finetune.data.sources import load_dataset
 from finetune.diagnosis.evidence import Facts
 from finetune.data.evalset import Images
-from finetune.training import optimizer as optimizers
-from finetune.training.step import train_step
+from finetune.training.loop import optimizer as optimizers
+from finetune.training.loop.step import train_step
 
 SHARED = Path(os.environ.get("FINETUNE_SHARED", Path(__file__).parents[3] / "shared"))
 WORK = Path(__file__).parent / "work"

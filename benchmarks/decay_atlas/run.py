@@ -22,9 +22,9 @@ from finetune.batchnorm.surgery import bn_layers
 from finetune.config.checking import RunConfig
 from finetune.data.dataset import stratified_subset
 from finetune.evaluation.evaluator import Evaluator
-from finetune.preparation import prepare
-from finetune.progress import Silent
-from finetune.training.loop import train
+from finetune.training.prepare import prepare
+from finetune.training.display import Silent
+from finetune.training.loop.loop import train
 
 HERE = Path(__file__).parent
 DECAYS = (0.5, 0.9, 0.95, 0.99, 0.997, 0.999, 0.9997)

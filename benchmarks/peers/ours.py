@@ -7,7 +7,7 @@ from pace import Pace
 
 
 class Told:
-    """`finetune.training.loop.Observer`: hears each step."""
+    """`finetune.training.loop.loop.Observer`: hears each step."""
 
     def __init__(self, pace):
         self._pace = pace
@@ -35,9 +35,9 @@ def main(settings):
 
     load_tensorflow()
     from finetune.config.checking import from_mapping
-    from finetune.preparation import prepare
-    from finetune.progress import Silent
-    from finetune.training.loop import train
+    from finetune.training.prepare import prepare
+    from finetune.training.display import Silent
+    from finetune.training.loop.loop import train
 
     prepared = prepare(from_mapping(settings, where="the options"), Silent(), load_weights=True)
     pace.ready()

@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune.batch import timing
 from finetune.batch.call import Call
-from finetune.batch.standing import look
+from finetune.batch.status import look
 from finetune.batch.survey import survey
 
 

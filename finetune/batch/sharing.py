@@ -10,7 +10,7 @@ _SETTINGS = (
     "backbone", "checkpoint", "data", "data_dir", "image_size", "preprocess", "augment", "bn_epsilon", "features",
     "cache_precision",
 )  # fmt: skip
-"""What features depend on. Whether they are the same after all is found by their keys (`finetune.features.keys`): a
+"""What features depend on. Whether they are the same after all is found by their keys (`finetune.training.feature_cache.keys`): a
 mistake here costs time, and nothing else."""
 
 

@@ -4,7 +4,7 @@ import shlex
 import sys
 
 from finetune.batch.call import Call
-from finetune.batch.standing import look
+from finetune.batch.status import look
 from finetune.errors import WrongUse
 
 _SCRIPT = """\

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.batch.place import Place
-from finetune.batch.standing import STATES, Standing
+from finetune.batch.folder import Place
+from finetune.batch.status import STATES, Standing
 from finetune.evaluation.significance import FORMULA, Repeats, rank, verdict
 from finetune.files import to_json, write_text
 

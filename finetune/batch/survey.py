@@ -11,7 +11,7 @@ from finetune.batch.jobs import Job
 from finetune.config.checking import RunConfig
 from finetune.data.pipeline import steps_per_epoch
 from finetune.errors import FinetuneError
-from finetune.preparation import check_request
+from finetune.training.prepare import check_request
 from finetune.runs import defaults
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from finetune.batch.standing import Standing
+from finetune.batch.status import Standing
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from finetune.cli.startup import load_tensorflow
 
 if TYPE_CHECKING:
     from finetune.batch.call import Call
-    from finetune.batch.process import Executor
+    from finetune.batch.executors.process import Executor
 
 
 @click.command()
@@ -74,8 +74,8 @@ def batch(
     """
     from finetune.batch import jobs, slurm
     from finetune.batch.call import Call
-    from finetune.batch.place import Place, default_place
-    from finetune.cli.batch_display import BatchDisplay
+    from finetune.batch.folder import Place, default_place
+    from finetune.cli.display_batch import BatchDisplay
 
     _check_use(how, dry_run=dry_run, summary_only=summary_only, print_script=print_script, as_json=as_json)
     every = jobs.read(jobs_file, seeds=seeds, really=yes_really)
@@ -133,11 +133,11 @@ def _check_use(how: dict[str, Any], *, dry_run: bool, summary_only: bool, print_
 
 
 def _executor(how: dict[str, Any], jobs: int) -> "Executor":
-    from finetune.batch.local import Local
+    from finetune.batch.executors.local import Local
     from finetune.process import cores
 
     if how["on"] == "ray":
-        from finetune.batch.ray_cluster import Ray
+        from finetune.batch.executors.ray_cluster import Ray
 
         return Ray(
             address=how["address"],
@@ -153,7 +153,7 @@ def _plan(call: "Call", workers: int, *, as_json: bool) -> None:
     call.check()
     load_tensorflow()
     from finetune.batch.plan import plan
-    from finetune.cli.batch_display import show_plan
+    from finetune.cli.display_batch import show_plan
 
     rows, estimate = plan(call, workers)
     if as_json:
@@ -164,7 +164,7 @@ def _plan(call: "Call", workers: int, *, as_json: bool) -> None:
 
 def _finish(call: "Call", summary: Any, *, as_json: bool) -> None:
     """Print the summary; exit code 1 where a job of this call has failed or is not done."""
-    from finetune.cli.batch_display import show_summary
+    from finetune.cli.display_batch import show_summary
 
     if as_json:
         options.emit(summary.to_json(call.place))

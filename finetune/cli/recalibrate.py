@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from finetune.cli import options
-from finetune.cli.examined import model_options, open_model
+from finetune.cli.model_options import model_options, open_model
 from finetune.cli.startup import load_tensorflow
 
 

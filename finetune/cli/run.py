@@ -52,15 +52,15 @@ def run(
         settings: RunConfig = from_mapping(base, where=str(config or "the options"), options=chosen)
 
     load_tensorflow()
-    from finetune import launch
+    from finetune.training import start
     from finetune.cli.display import console_display, show_result
 
     with console_display(quiet=quiet) as display:
         if resume is not None:
-            finished = launch.resume(resume, distribute=chosen.get("distribute"), display=display)
+            finished = start.resume(resume, distribute=chosen.get("distribute"), display=display)
         else:
-            finished = launch.start(settings, run_dir=run_dir, runs_dir=runs_dir, display=display)
-    if isinstance(finished, launch.Worker):
+            finished = start.start(settings, run_dir=run_dir, runs_dir=runs_dir, display=display)
+    if isinstance(finished, start.Worker):
         if as_json:
             options.emit({"run": finished.run, "worker": finished.rank, "workers": finished.workers})
         return

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune import backbone, proof
+from finetune import backbone
+from finetune.training import proof
 from finetune.runs import model as models, data as rundata, evaluate
 from finetune.data import batches
 from finetune.backbone.endpoints import find_layer

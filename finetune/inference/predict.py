@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune import backbone, proof
+from finetune import backbone
+from finetune.training import proof
 from finetune.runs import model as models, data
 from finetune.data import batches
 from finetune.batchnorm.statistics import KerasSubject

@@ -27,7 +27,7 @@ from finetune.data.preprocessing import find as find_preprocessing
 from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.evaluator import Evaluation, Evaluator
 from finetune.backbone.freezing import LayerInfo, layer_infos
-from finetune.progress import Display, Silent
+from finetune.training.display import Display, Silent
 
 TOLERANCE = 1e-4
 """Largest difference from the original, as a share of its outputs' scale: two orders over what float32 leaves."""

@@ -19,7 +19,7 @@ _MARKS = re.compile(r"([\\`*_{}\[\]<>()#~|$&!^])")
 
 
 def text(facts: Mapping[str, Any]) -> str:
-    """The card of `facts` (`finetune.card`)."""
+    """The card of `facts` (`finetune.training.card_facts`)."""
     environment = Environment(
         loader=PackageLoader("finetune.reporting"), autoescape=False, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune.data import batches
 from finetune.runs import model, data
-from finetune import proof
+from finetune.training import proof
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config.checking import RunConfig

@@ -5,7 +5,7 @@ import math
 from checkpoints.catalog import BackboneSpec
 from finetune.batchnorm.decay import auto_decay, residual
 from finetune.config.checking import RunConfig
-from finetune.training.kernels import bfloat16_pays
+from finetune.training.loop.kernels import bfloat16_pays
 
 FORGOTTEN = 0.01
 """Share of the starting statistics that may be left at the end of a run."""

@@ -13,9 +13,9 @@ from finetune.data import batches
 from finetune.config.checking import RunConfig
 from finetune.data.dataset import Split
 from finetune.errors import FinetuneError
-from finetune.training import optimizer as optimizers
-from finetune.training.state import model_arrays, put_back
-from finetune.training.step import train_step
+from finetune.training.loop import optimizer as optimizers
+from finetune.training.loop.state import model_arrays, put_back
+from finetune.training.loop.step import train_step
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-6, 10.0

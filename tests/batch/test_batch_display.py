@@ -6,9 +6,9 @@ import pytest
 
 from finetune.batch.call import Progress
 from finetune.batch.jobs import Job
-from finetune.batch.standing import Standing
+from finetune.batch.status import Standing
 from finetune.batch.timing import Left
-from finetune.cli.batch_display import BatchDisplay, duration
+from finetune.cli.display_batch import BatchDisplay, duration
 from finetune.config.checking import RunConfig
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from finetune.batch.jobs import Job, read
-from finetune.batch.local import Forked, Local
-from finetune.batch.process import Launch
+from finetune.batch.executors.local import Forked, Local
+from finetune.batch.executors.process import Launch
 from finetune.batch.sharing import features_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux only")
@@ -142,7 +142,7 @@ def test_jobs_that_want_the_same_features(tmp_path):
 
 def test_the_cores_are_divided_unless_a_job_has_the_machine_to_itself(monkeypatch):
     seen = []
-    monkeypatch.setattr("finetune.batch.local.Forked", seen.append)
+    monkeypatch.setattr("finetune.batch.executors.local.Forked", seen.append)
     local = Local(workers=4, cores=8)
     local.start(Launch(("run",), Path("log")))
     local.start(Launch(("run",), Path("log"), alone=True))

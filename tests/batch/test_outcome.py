@@ -2,8 +2,9 @@
 
 import pytest
 
-from finetune.batch import memory, outcome
-from finetune.batch.process import Ended
+from finetune.batch.executors import memory
+from finetune.batch import outcome
+from finetune.batch.executors.process import Ended
 
 TEARS = "Traceback (most recent call last):\n  File x\n"
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from stub_run import StubLaunch
 
-from finetune.batch import jobs, ray_cluster
+from finetune.batch import jobs
+from finetune.batch.executors import ray_cluster
 from finetune.batch.call import Call, Display
-from finetune.batch.place import Place
-from finetune.batch.process import Launch
-from finetune.batch.ray_cluster import Ray
+from finetune.batch.folder import Place
+from finetune.batch.executors.process import Launch
+from finetune.batch.executors.ray_cluster import Ray
 from finetune.errors import FinetuneError, WrongUse
 
 needs_ray = pytest.mark.skipif(

@@ -8,8 +8,8 @@ import pytest
 
 from finetune.batch import summary, timing
 from finetune.batch.jobs import Job
-from finetune.batch.place import Place
-from finetune.batch.standing import Standing
+from finetune.batch.folder import Place
+from finetune.batch.status import Standing
 from finetune.config.checking import RunConfig
 
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from typing_commands import typed
 
-from finetune import phases
-from finetune import run as runs
-from finetune.training import loop
+from finetune.training import phases
+from finetune.training import chief as runs
+from finetune.training.loop import loop
 
 UNIT = "resnet_v1_demo/block1/unit_1/bottleneck_v1"
 RUN = "run SMALL --epochs 1 --validation 0 --quiet --cache-features off"

@@ -18,7 +18,7 @@ from doc_pages import PAGES, ROOT, Block, blocks, commands
 from warm_shell import Ran, WarmShell
 
 from finetune.batch.jobs import read
-from finetune.launch import start
+from finetune.training.start import start
 
 SMALL = {"run": "--epochs 1 --image-size 32 --batch-size 20", "export": "--images 40"}
 """Command -> what makes it small; `--examples 60` besides where a run does not say `--few-shot`."""

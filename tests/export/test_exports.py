@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from finetune import run as runs
+from finetune.training import chief as runs
 from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference.export import FORMATS, export, staging

@@ -13,9 +13,9 @@ from finetune.batchnorm.surgery import adopt
 from finetune.classifier import attach_head
 from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset, Split
-from finetune.features.preparing import Telling, cached_feed
-from finetune.training.feed import ImageFeed
-from finetune.training.loop import train
+from finetune.training.feature_cache.preparing import Telling, cached_feed
+from finetune.training.loop.feed import ImageFeed
+from finetune.training.loop.loop import train
 
 CONFIG = RunConfig(
     backbone="x",

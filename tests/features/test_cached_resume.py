@@ -7,9 +7,9 @@ import pytest
 from small_features import CONFIG, Listener, classifier, generated, trained
 
 from finetune.errors import Interrupted
-from finetune.features import extraction
-from finetune.training import optimizer as optimizers
-from finetune.training.step import train_step, train_steps
+from finetune.training.feature_cache import extraction
+from finetune.training.loop import optimizer as optimizers
+from finetune.training.loop.step import train_step, train_steps
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -21,9 +21,9 @@ def changed(**values):
 # 6 steps an epoch: within the first, at an epoch's end, in the second, in the last.
 @pytest.mark.parametrize(("stops", "steps"), [((1,), 4), ((6,), 4), ((7, 2), 4), ((17,), 1)])
 def test_resumed_equals_unbroken_to_the_bit(monkeypatch, stops, steps):
-    from finetune.features import cached
+    from finetune.training.feature_cache import feed
 
-    monkeypatch.setattr(cached, "_MOST_STEPS", steps)
+    monkeypatch.setattr(feed, "_MOST_STEPS", steps)
     config = changed(augment="flip")
     whole = trained(classifier(), generated(), config)
     state, seen = None, []

@@ -61,7 +61,7 @@ def test_the_second_run_computes_nothing_and_gives_the_same_bits():
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_in_memory_or_from_the_disk_is_the_same(monkeypatch, in_memory):
-    from finetune.features import preparing
+    from finetune.training.feature_cache import preparing
 
     reference = trained(classifier(), generated(), CONFIG)
     monkeypatch.setattr(preparing, "_IN_MEMORY", 2**30 if in_memory else 0)

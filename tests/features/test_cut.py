@@ -12,7 +12,7 @@ from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt
 from finetune.classifier import attach_head
 from finetune.errors import FinetuneError
-from finetune.features.cut import changes, cuts
+from finetune.training.feature_cache.cut import changes, cuts
 from finetune.backbone.freezing import parse_freeze_rule
 from finetune.backbone.networks.stages import layers_by_stage
 

@@ -9,8 +9,8 @@ import pytest
 from small_features import CONFIG, classifier, generated, trained
 from test_processes_share import PROGRAM
 
-from finetune.features import preparing, store
-from finetune.features.entry import RECORD
+from finetune.training.feature_cache import preparing, store
+from finetune.training.feature_cache.entry import RECORD
 
 
 @pytest.fixture

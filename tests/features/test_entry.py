@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from finetune.errors import FinetuneError
-from finetune.features.entry import ID, Entry
+from finetune.training.feature_cache.entry import ID, Entry
 
 SHAPE = (3, 2)
 

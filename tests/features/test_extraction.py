@@ -6,7 +6,7 @@ import pytest
 
 from finetune.batchnorm.surgery import adopt
 from finetune.data.preprocessing import Preprocessing
-from finetune.features.extraction import Network, batch_size
+from finetune.training.feature_cache.extraction import Network, batch_size
 
 
 @pytest.mark.parametrize(("side", "images"), [(8, 128), (32, 128), (64, 128), (96, 32), (80, 64), (128, 32), (224, 32)])

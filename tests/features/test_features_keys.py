@@ -9,8 +9,8 @@ from small_features import CONFIG, classifier, generated, trained
 
 from finetune.data import preprocessing
 from finetune.data.dataset import Split
-from finetune.features import keys, store
-from finetune.features.cut import cuts
+from finetune.training.feature_cache import keys, store
+from finetune.training.feature_cache.cut import cuts
 
 pytestmark = pytest.mark.usefixtures("home")
 

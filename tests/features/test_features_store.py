@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from finetune.errors import WrongUse
-from finetune.features import store
-from finetune.features.keys import of_places
+from finetune.training.feature_cache import store
+from finetune.training.feature_cache.keys import of_places
 
 ROW = 1000 * 4 + 20
 ABOUT = {"shape": [1000], "dtype": "float32", "cut": "pool"}

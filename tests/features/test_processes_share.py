@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from small_features import CONFIG, classifier, generated, trained
 
-from finetune.features import store
+from finetune.training.feature_cache import store
 
 IMAGES = 1550
 ROWS = IMAGES + 32  # and the test images in whole batches

@@ -10,8 +10,8 @@ from small_features import CONFIG, classifier, generated, trained
 
 from finetune.batchnorm.surgery import adopt
 from finetune.errors import WrongUse
-from finetune.features import store
-from finetune.features.cut import cuts
+from finetune.training.feature_cache import store
+from finetune.training.feature_cache.cut import cuts
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -14,7 +14,7 @@ from thin_rows import fit_of, random_values, thin
 from checkpoints.catalog import BackboneSpec, find
 from finetune.backbone import networks
 from finetune.inference import reference
-from finetune import run as runs
+from finetune.training import chief as runs
 from finetune.classifier import attach_head
 from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError, WrongUse

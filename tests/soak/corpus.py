@@ -33,7 +33,7 @@ from written_photos import encoded, photo  # noqa: E402
 from checkpoints.formats.slim_writer import write_slim  # noqa: E402
 from finetune.cli import main  # noqa: E402
 from finetune.cli.display import ConsoleDisplay  # noqa: E402
-from finetune.features import store  # noqa: E402
+from finetune.training.feature_cache import store  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ import pytest
 from killed_process import Killable
 from run_content import SETTINGS, content, leftovers
 
-from finetune.batch.place import Place
+from finetune.batch.folder import Place
 from finetune.errors import FinetuneError
-from finetune.features import store
-from finetune.features.entry import ID
+from finetune.training.feature_cache import store
+from finetune.training.feature_cache.entry import ID
 from finetune.runs.directory import RunDir
 
 JUMPS = """
@@ -31,10 +31,10 @@ time.time_ns = lambda: int(time.time() * 1e9)
 WALL_CLOCK = {
     "checkpoints/transport.py": "Retry-After as a date; the wait is held between 0 and 60 s",
     "finetune/batch/scheduler.py": "when an attempt was started, for people",
-    "finetune/features/store.py": "when an entry was used; later than all others, whatever the clock says",
+    "finetune/training/feature_cache/store.py": "when an entry was used; later than all others, whatever the clock says",
     "finetune/reporting/html.py": "when a page was written, for people",
-    "finetune/tracking/to_mlflow.py": "what MLflow asks for",
-    "finetune/tracking/to_tensorboard.py": "what TensorBoard asks for",
+    "finetune/training/tracking/to_mlflow.py": "what MLflow asks for",
+    "finetune/training/tracking/to_tensorboard.py": "what TensorBoard asks for",
 }
 
 

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.util import tensor_util
 
-from finetune import tracking
+from finetune.training import tracking
 from finetune.errors import FinetuneError, Interrupted, WrongUse
 
 SETTINGS = {"backbone": "resnet_v1_50", "bn_decay": 0.9, "bn": ("a=freeze", "train"), "seed": 0, "checkpoint": None,
@@ -210,7 +210,7 @@ def test_several_runs_of_a_batch_open_one_new_store_at_once(tmp_path):
 
 
 def test_a_tracker_that_fails_costs_a_warning_once(run, monkeypatch):
-    from finetune.tracking.to_tensorboard import TensorBoard
+    from finetune.training.tracking.to_tensorboard import TensorBoard
 
     def fail(self, step, loss):
         raise OSError("the disk is gone\nand more")
@@ -249,7 +249,7 @@ def test_trackers_that_will_not_do(trackers, words):
 
 
 def test_a_missing_extra_is_one_error_with_its_command(monkeypatch):
-    from finetune.tracking import trackers
+    from finetune.training.tracking import trackers
 
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     for kind in ("tensorboard", "mlflow"):

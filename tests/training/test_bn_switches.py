@@ -7,16 +7,16 @@ import tensorflow as tf
 from test_loop import CONFIG, Listener, dataset, untimed
 
 from finetune.backbone import freezing, networks
-from finetune import proof
+from finetune.training import proof
 from finetune.batchnorm.policy import Rule
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head
 from finetune.config.checking import RunConfig
 from finetune.errors import Interrupted
-from finetune.training import optimizer as optimizers
-from finetune.training.loop import train
-from finetune.training.state import State
-from finetune.training.step import train_step
+from finetune.training.loop import optimizer as optimizers
+from finetune.training.loop.loop import train
+from finetune.training.loop.state import State
+from finetune.training.loop.step import train_step
 
 SCRATCH = {
     "cifar_resnet": ("cifar_resnet", {"units": (2, 3, 2), "width": 8, "shortcut": "pad"}),

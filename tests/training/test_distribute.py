@@ -16,10 +16,10 @@ from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find
 from finetune.data.share import Share
-from finetune.distribution import cluster as clusters
-from finetune.distribution.connection import _objection
-from finetune.distribution.rendezvous import meet
-from finetune.distribution.strategy import ALONE, Distribution
+from finetune.training.distribution import cluster as clusters
+from finetune.training.distribution.connection import _objection
+from finetune.training.distribution.rendezvous import meet
+from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, WrongUse
 
 ROOT = Path(__file__).parents[2]

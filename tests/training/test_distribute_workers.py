@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 
-from finetune import launch
+from finetune.training import start
 from finetune.config.checking import RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ def place(tmp_path_factory):
 def alone(place):
     """The run of one process."""
     settings = json.loads((place / "alone.json").read_text())
-    return launch.start(RunConfig(**settings), run_dir=place / "alone").path
+    return start.start(RunConfig(**settings), run_dir=place / "alone").path
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from test_loop import CONFIG, Listener, classifier, dataset
 
-from finetune import averaging, run
+from finetune.training import ema, chief
 from finetune.runs import model as models
 from finetune.config.checking import RunConfig, check
 from finetune.errors import Interrupted, WrongUse
 from finetune.runs.evaluate import evaluate_run
 from finetune.training import advice
-from finetune.training.loop import train
-from finetune.training.state import State
+from finetune.training.loop.loop import train
+from finetune.training.loop.state import State
 
 EMA = dataclasses.replace(CONFIG, ema=0.7)
 
@@ -84,18 +84,18 @@ def test_the_run_keeps_both_and_recalibrates_for_the_average(tmp_path):
         freeze_until="block1",
         ema=0.5,
     )
-    finished = run.start(config, run_dir=tmp_path / "run")
+    finished = chief.start(config, run_dir=tmp_path / "run")
     result = finished.read("result.json")
     weights = result["weights"]
     assert (weights["kind"], weights["ema"], weights["statistics"]) == ("averaged", 0.5, "recalibrated")
     assert result["bn"]["recalibrated"]
     assert result["proof"]["holds"]
-    last = evaluate_run(finished.path / averaging.LAST_STEP)
+    last = evaluate_run(finished.path / ema.LAST_STEP)
     assert last.correct == weights["last_step"]["test"]["is_training_false"]["correct"]
     assert evaluate_run(finished.path).correct == result["test"]["is_training_false"]["correct"]
 
     averaged, before = (
-        models.open_trained(path).model for path in (finished.path, finished.path / averaging.LAST_STEP)
+        models.open_trained(path).model for path in (finished.path, finished.path / ema.LAST_STEP)
     )
     kernels = [
         [np.array(model.get_layer(name).kernel) for model in (averaged, before)]

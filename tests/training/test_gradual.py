@@ -14,14 +14,14 @@ from finetune.batchnorm.surgery import adopt
 from finetune.classifier import attach_head
 from finetune.errors import Interrupted, WrongUse
 from finetune.backbone.freezing import HEAD, LayerInfo, resolve
-from finetune.phases import Phases
-from finetune.preparation import Prepared
-from finetune.progress import Silent
+from finetune.training.phases import Phases
+from finetune.training.prepare import Prepared
+from finetune.training.display import Silent
 from finetune.runs.directory import RunDir
 from finetune.runs import defaults
-from finetune.training.loop import train
-from finetune.training.state import State
-from finetune.unfreezing import phases
+from finetune.training.loop.loop import train
+from finetune.training.loop.state import State
+from finetune.training.unfreezing import phases
 
 STAGES = {"low": ["conv1", "bn1"], "middle": ["conv2", "bn2"], "high": ["conv3", "bn3"]}
 GRADUAL = dataclasses.replace(CONFIG, epochs=4, unfreeze_epochs=2, dropout=0.0, hidden=None, layer_decay=0.5)
@@ -125,7 +125,7 @@ def prepared():
 
 
 def started(path):
-    """(Phases, Prepared) of a run in `path`, as `finetune.run` begins or resumes it."""
+    """(Phases, Prepared) of a run in `path`, as `finetune.training.chief` begins or resumes it."""
     ready, run = prepared(), RunDir(path)
     if not (path / "freeze.json").exists():
         run.write("freeze.json", {"stages": [], "digests": {}})

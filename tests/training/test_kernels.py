@@ -10,9 +10,9 @@ import tensorflow as tf
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head
 from finetune.config.checking import RunConfig
-from finetune.training import kernels
-from finetune.training import optimizer as optimizers
-from finetune.training.step import train_step, train_steps
+from finetune.training.loop import kernels
+from finetune.training.loop import optimizer as optimizers
+from finetune.training.loop.step import train_step, train_steps
 
 LAYERS = {
     "1x1": (keras.layers.Conv2D(5, 1, name="c"), 7),

@@ -12,10 +12,10 @@ from finetune.classifier import attach_head
 from finetune.config.checking import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.errors import FinetuneError, Interrupted
-from finetune.training import optimizer as optimizers
-from finetune.training.loop import train
-from finetune.training.state import State
-from finetune.training.step import train_step
+from finetune.training.loop import optimizer as optimizers
+from finetune.training.loop.loop import train
+from finetune.training.loop.state import State
+from finetune.training.loop.step import train_step
 
 CONFIG = RunConfig(
     backbone="x",

@@ -7,7 +7,7 @@ import pytest
 from finetune.config import presets
 from finetune.config.checking import DEFAULTS, RunConfig, check, from_mapping
 from finetune.errors import WrongUse
-from finetune.preparation import check_request
+from finetune.training.prepare import check_request
 
 PLAIN = RunConfig(backbone="resnet_v1_demo")
 

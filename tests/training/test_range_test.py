@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from test_loop import CONFIG, Listener, classifier, dataset
 
-from finetune import lr_range, run
+from finetune import lr_range
+from finetune.training import chief
 from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError
 from finetune.reporting.lr_range import plot
 from finetune.runs.directory import RunDir
 from finetune.training import range_test
-from finetune.training.loop import train
+from finetune.training.loop.loop import train
 from finetune.training.range_test import HIGHEST, LOWEST, STEPS, read
 
 RATES = [float(rate) for rate in np.geomspace(LOWEST, HIGHEST, STEPS)]
@@ -57,7 +58,7 @@ def test_the_drawing_is_an_svg_that_says_its_numbers():
 
 
 def test_a_run_keeps_the_number_and_the_curve(tmp_path):
-    found = run.start(RunConfig(**SETTINGS, learning_rate="auto"), run_dir=tmp_path / "auto")
+    found = chief.start(RunConfig(**SETTINGS, learning_rate="auto"), run_dir=tmp_path / "auto")
     test = json.loads((found.path / "lr_range.json").read_text())
     assert found.read("config.json")["learning_rate"] == test["learning_rate"] == test["chosen"]
     assert len(test["rates"]) == len(test["losses"]) == len(test["smoothed"]) <= STEPS

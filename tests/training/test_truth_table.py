@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from finetune.backbone import freezing, networks
-from finetune import proof
+from finetune.training import proof
 from finetune.batchnorm.policy import POLICIES, Rule
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
@@ -18,8 +18,8 @@ from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.classifier import attach_head
 from finetune.config.checking import RunConfig
 from finetune.backbone.freezing import LayerInfo
-from finetune.training import optimizer as optimizers
-from finetune.training.step import train_step
+from finetune.training.loop import optimizer as optimizers
+from finetune.training.loop.step import train_step
 
 # policy -> (what normalises, do the statistics move, do gamma and beta move): design.md, "BatchNorm is a value"
 TRUTH = {

@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from finetune import backbone, proof
+from finetune import backbone
+from finetune.training import proof
 from finetune.runs import model, data
 from finetune._version import __version__
 from finetune.batchnorm.surgery import to_stock

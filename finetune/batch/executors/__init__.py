@@ -1,0 +1,1 @@
+"""Where the jobs of a batch run: in processes here, or on Ray."""

@@ -1,0 +1,123 @@
+"""Jobs on this machine, forked from a process that has imported TensorFlow already."""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.reduction import DupFd
+from types import ModuleType
+from typing import Any
+
+from setproctitle import setproctitle
+
+import finetune
+from finetune.batch.executors.process import LIFELINE, Ended, Handle, Launch, Process
+
+
+class Forked(Process):
+    """The same, forked by `multiprocessing` from a process that has imported TensorFlow already (`warm`): seconds less
+    for each job."""
+
+    _LOST = 255
+    """What `multiprocessing` says where the process that forks has died; `finetune` never ends with it."""
+
+    def _started(self, launch: Launch, lifeline: int) -> Any:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["finetune.batch.executors.warm"])
+        environment = {**os.environ, **launch.environment}
+        # daemon: if this process ends in disorder, the child is told to stop, and not waited for.
+        child = context.Process(target=_job, args=(launch, environment, DupFd(lifeline)), daemon=True)
+        with _starting(environment):
+            child.start()
+        return child
+
+    def wait(self) -> Ended:
+        """Wait for its end."""
+        self._child.join()
+        return self._ended()
+
+    def _poll(self) -> int | None:
+        code: int | None = self._child.exitcode
+        return code
+
+    def _how(self, code: int | None) -> Ended:
+        if code != self._LOST:
+            return super()._how(code)
+        with suppress(ProcessLookupError):  # it may live on, and hold its run directory
+            os.kill(self.pid, signal.SIGKILL)
+        return Ended(None, lost="the process that jobs are forked from has died")
+
+
+def _job(launch: Launch, environment: dict[str, str], lifeline: Any) -> None:
+    """In the child: become `python -m finetune ...`."""
+    os.setsid()
+    nowhere, log = os.open(os.devnull, os.O_RDONLY), os.open(launch.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for source, target in ((nowhere, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(nowhere)
+    os.close(log)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(environment, **{LIFELINE: str(lifeline.detach())})
+    finetune.limit_threads()
+    sys.argv = ["finetune", *launch.arguments]
+    setproctitle(" ".join(launch.command))  # for ps and pkill, which would see the fork server's
+    try:
+        runpy.run_module("finetune", run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # `multiprocessing` ends a child without them; TensorFlow removes its files by one
+
+
+@contextmanager
+def _starting(environment: dict[str, str]) -> Iterator[None]:
+    """Inside, the fork server starts with `environment` (OpenBLAS reads how many threads it may have when it is loaded,
+    before the fork), and no child runs the user's script again, as `multiprocessing` otherwise has each of them do."""
+    kept, script = dict(os.environ), sys.modules["__main__"]
+    os.environ.update(environment)
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+        os.environ.clear()
+        os.environ.update(kept)
+
+
+class Local:
+    """At most `workers` processes on this machine, the cores this process may use divided among them."""
+
+    def __init__(self, workers: int, cores: int) -> None:
+        self._workers, self._cores = workers, cores
+        self.threads = max(1, cores // workers)
+
+    def slots(self) -> int:
+        """The workers."""
+        return self._workers
+
+    def describe(self) -> str:
+        """In words."""
+        each = (
+            f"{self.threads} of {self._cores} cores each"
+            if self._workers > 1
+            else f"on {self._cores} core{'s' if self._cores > 1 else ''}"
+        )
+        more = ", which is more than there are cores" if self._workers > self._cores else ""
+        return f"{self._workers} at once{more}, {each}"
+
+    def start(self, launch: Launch) -> Handle:
+        """Start a child."""
+        threads = self._cores if launch.alone else self.threads
+        environment = {"FINETUNE_THREADS": str(threads), **launch.environment}
+        if self._workers > 1:
+            # Else the first process to see a GPU takes all of its memory.
+            environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+        # Elsewhere system libraries that TensorFlow loads do not survive a fork.
+        kind = Forked if sys.platform == "linux" else Process
+        return kind(Launch(launch.arguments, launch.log, environment))
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,212 @@
+"""The same jobs on a Ray cluster: an actor per job that starts the same process on whichever node has room."""
+
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from finetune.batch.executors.process import Ended, Handle, Launch, Process
+from finetune.process import cores
+from finetune.errors import FinetuneError, WrongUse
+
+_CONNECT_SECONDS = 60.0
+_INSTALL = "--on ray needs Ray, which is not installed: pip install 'finetune-backbones[ray]'"
+
+
+class RemoteJob:
+    """The actor: lives on a node while its job does. Where the node, or Ray's worker on it, dies, the job's process
+    hears it by its lifeline, saves its state and ends."""
+
+    def __init__(self) -> None:
+        self._process: Process | None = None
+        self._stopped = False
+
+    def ready(self) -> str:
+        """The node's name, once there is room for the job."""
+        return socket.gethostname()
+
+    def run(self, launch: Launch) -> Ended:
+        """Start the process and wait for its end."""
+        if self._stopped:
+            return Ended(130)
+        self._process = Process(launch)
+        return self._process.wait()
+
+    def stop(self) -> None:
+        """Have it save its state and end."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.stop()
+
+    def kill(self) -> None:
+        """End it now."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.kill()
+
+
+class Ray:
+    """An executor on a cluster: at `address`, or one that is started on this machine and ends with the batch.
+
+    Every node must have finetune installed, and see the batch's folder and the data under the same paths.
+    Raises FinetuneError where Ray is not installed or the cluster does not answer, WrongUse where no node is large
+    enough for a job.
+    """
+
+    def __init__(self, *, address: str | None, cpus: int, gpus: float, workers: int | None) -> None:
+        ray = _ray()
+        self._ray, self._cpus, self._gpus, self._workers = ray, cpus, gpus, workers
+        self._address = address or os.environ.get("RAY_ADDRESS")
+        _connect(ray, self._address)
+        largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+        if cpus > largest:
+            ray.shutdown()
+            raise WrongUse(f"--cpus-per-job {cpus} is more than any node has: expected at most {largest:g}")
+        if gpus and not ray.cluster_resources().get("GPU"):
+            ray.shutdown()
+            raise WrongUse(f"--gpus-per-job {gpus:g}, but no node of the Ray cluster has a GPU: leave it out")
+        options = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0, max_concurrency=4)
+        self._actor = options(RemoteJob)
+
+    def slots(self) -> int:
+        """As many as the nodes that live now have room for; jobs wait where there is none."""
+        have = self._ray.cluster_resources()
+        room = int(have.get("CPU", 0) // self._cpus)
+        if self._gpus:
+            room = min(room, int(have.get("GPU", 0) // self._gpus))
+        return max(1, room if self._workers is None else min(room, self._workers))
+
+    def describe(self) -> str:
+        """In words."""
+        nodes = sum(node["Alive"] for node in self._ray.nodes())
+        where = f"Ray at {self._address}" if self._address else "Ray on this machine"
+        gpus = f" and {self._gpus:g} GPUs" if self._gpus else ""
+        return f"{where}: {nodes} nodes, {self.slots()} at once, {self._cpus} cores{gpus} each"
+
+    def start(self, launch: Launch) -> Handle:
+        """Ask for a place on the cluster; the process starts once there is one."""
+        environment = {"FINETUNE_THREADS": str(self._cpus), **launch.environment}
+        if 0 < self._gpus < 1:
+            environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+        return _RayHandle(self._ray, self._actor.remote(), Launch(launch.arguments, launch.log, environment))
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        self._ray.shutdown()
+
+
+class _RayHandle:
+    """A job on the cluster."""
+
+    def __init__(self, ray: Any, actor: Any, launch: Launch) -> None:
+        self._ray, self._actor = ray, actor
+        self._ready, self._result = actor.ready.remote(), actor.run.remote(launch)
+        self._ended: Ended | None = None
+
+    def poll(self) -> Ended | None:
+        """How it ended, or None."""
+        if self._ended is None and self._ray.wait([self._result], timeout=0)[0]:
+            try:
+                self._ended = self._ray.get(self._result)
+            except self._ray.exceptions.RayError as error:
+                self._ended = Ended(None, f"Ray: {_reason(error)}")
+            self._ray.kill(self._actor)
+        return self._ended
+
+    def stop(self) -> None:
+        """Have it save its state and end."""
+        self._tell("stop")
+
+    def kill(self) -> None:
+        """End it now."""
+        self._tell("kill")
+
+    def _tell(self, what: str) -> None:
+        if self._ended is not None:
+            return
+        if self._ray.wait([self._ready], timeout=0)[0]:
+            getattr(self._actor, what).remote()
+        else:
+            self._ray.kill(self._actor)  # it still waits for a place
+            self._ended = Ended(130)
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns about a default to come
+    try:
+        import ray
+    except ImportError:
+        raise FinetuneError(_INSTALL) from None
+    return ray
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    """Join the cluster, or start one. FinetuneError within _CONNECT_SECONDS where it does not answer."""
+    if address not in (None, "auto", "local"):
+        _check_reachable(str(address))
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    failed: list[BaseException] = []
+
+    def init() -> None:
+        try:
+            if address in (None, "local"):
+                ray.init(address="local", num_cpus=cores(), include_dashboard=False, **quiet)
+            else:
+                ray.init(address=address, **quiet)
+        except BaseException as error:
+            failed.append(error)
+
+    with _signals_kept():
+        if address in (None, "local"):
+            init()  # here: the servers it starts die with the thread that started them
+        else:
+            # In a thread, because Ray itself waits very long for what is no Ray cluster.
+            thread = threading.Thread(target=init, daemon=True, name="ray-init")
+            thread.start()
+            thread.join(_CONNECT_SECONDS)
+            if thread.is_alive():
+                raise FinetuneError(
+                    f"the Ray cluster at {address} does not answer within {_CONNECT_SECONDS:.0f} s: check --address "
+                    "(host:port of the head node), and that Ray has the same version here and there"
+                )
+    if failed:
+        raise FinetuneError(
+            f"no Ray cluster at {address or 'this machine'}: {_reason(failed[0])}; check --address with 'ray status', "
+            "or leave it out to use this machine"
+        )
+
+
+def _check_reachable(address: str) -> None:
+    """FinetuneError or WrongUse within seconds where nothing listens at `host:port` or `ray://host:port`."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+?)\]?:(\d{1,5})", address)
+    if not found or int(found[2]) > 65535:
+        raise WrongUse(f"--address {address!r} will not do: expected HOST:PORT, ray://HOST:PORT or auto")
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+    except OSError as error:
+        raise FinetuneError(
+            f"nothing answers at --address {address} ({error.strerror or error}): check host and port of the Ray "
+            "cluster's head node ('ray start --head' prints them), or leave --address out to use this machine"
+        ) from None
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray sets handlers of its own; Ctrl-C and SIGTERM are the batch's."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -1,0 +1,58 @@
+"""MODEL_CARD.md: what a finished run's model is, for whoever gets it without having trained it."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from finetune.evaluation import metrics
+from finetune.runs import data
+from finetune.data.preprocessing import Preprocessing
+from finetune.data.preprocessing import find as find_preprocessing
+from finetune.files import write_text
+from finetune.evaluation.predictions import Predictions
+from finetune.training.prepare import Prepared
+from finetune.reporting import model_card
+from finetune.runs.directory import RunDir
+
+NAME = "MODEL_CARD.md"
+
+
+def write(run: RunDir, prepared: Prepared, result: dict[str, Any], said: Predictions) -> None:
+    """Write the card of a run whose result is known. `said` is of its test images, with `is_training=False`."""
+    config, dataset, spec = prepared.config, prepared.dataset, prepared.backbone.spec
+    names = dataset.class_names
+    scores = metrics.per_class(said.labels, said.classes, len(names))
+    report = prepared.backbone.report
+    trained = np.bincount(dataset.train.labels, minlength=len(names))
+    facts = {
+        "name": run.path.absolute().name,
+        "backbone": {
+            "id": spec.id,
+            "label": spec.label,
+            "reference": spec.reference,
+            "parameters": int(sum(np.prod(variable.shape) for variable in prepared.model.variables)),
+            "url": spec.url if config.checkpoint is None else None,
+            "module": spec.source == "hub",
+        },
+        "weights": None if report is None else report.to_json(),
+        "config": config.to_json(),
+        "data": data.describe_data(dataset),
+        "preprocessing": _preprocessing(str(config.preprocess)),
+        "plan": prepared.plan.stages(),
+        "result": result,
+        "classes": [
+            {"name": name, "training": int(images), **asdict(score)}
+            for name, images, score in zip(names, trained, scores, strict=True)
+        ],
+        "macro_f1": metrics.macro_f1(scores),
+        "calibration_error": metrics.calibration(said.confidences, said.correct).expected_error,
+        "environment": run.read("environment.json") if (run.path / "environment.json").is_file() else {},
+    }
+    write_text(run.path / NAME, model_card.text(facts))
+
+
+def _preprocessing(name: str) -> dict[str, Any]:
+    """Its arithmetic, where it is one of the known ones."""
+    found = find_preprocessing(name)
+    return {"name": name, **(asdict(found) if isinstance(found, Preprocessing) else {"scale": None})}

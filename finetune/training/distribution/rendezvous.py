@@ -1,0 +1,184 @@
+"""All workers of a run meet, and agree on what they run, before TensorFlow computes anything.
+
+TensorFlow's own server waits an hour for a worker that was never started, deaf to Ctrl-C, and says nothing. So the
+chief first listens itself, at the address where TensorFlow will listen later, for one line of JSON from each of the
+others. What is said there is only compared: nothing of it is executed.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from typing import Any
+
+from finetune.training.distribution.cluster import Cluster, split
+from finetune.errors import FinetuneError, WrongUse
+
+_LARGEST = 2**20
+"""Bytes of a message; a config has some thousand."""
+_HEARD = 5.0
+"""Seconds in which whoever connects must have said its line."""
+
+_QUIET, _REMINDER = 5.0, 60.0
+"""Seconds after which it is said who is waited for, and said again."""
+
+
+def patience() -> float:
+    """Seconds to wait for the other workers: FINETUNE_WAIT, or ten minutes. WrongUse where it is no number."""
+    text = os.environ.get("FINETUNE_WAIT", "600")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 1e9:
+        raise WrongUse(f"FINETUNE_WAIT is {text!r}: expected the seconds to wait for the other workers, such as 600")
+    return seconds
+
+
+def meet(
+    cluster: Cluster,
+    offer: dict[str, Any],
+    *,
+    objection: Callable[[dict[str, Any], dict[str, Any]], str | None],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """The chief's `offer`, once every worker has come, and `objection(chief's, other's)` is None for each.
+
+    Raises FinetuneError on every worker where one objects, comes twice, or does not come in time.
+    """
+    until = time.monotonic() + patience()
+    if len(cluster.addresses) == 1:
+        return offer
+    if cluster.rank:
+        return _join(cluster, offer, until, say)
+    return _gather(cluster, offer, until, objection, say)
+
+
+def _gather(
+    cluster: Cluster,
+    offer: dict[str, Any],
+    until: float,
+    objection: Callable[[dict[str, Any], dict[str, Any]], str | None],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    others: dict[int, socket.socket] = {}
+    told = time.monotonic() + _QUIET - _REMINDER
+    with ExitStack() as open_sockets:
+        server = open_sockets.enter_context(_listening(cluster))
+        server.settimeout(0.5)
+
+        def refuse(reason: str) -> FinetuneError:
+            for other in others.values():
+                _send(other, {"error": reason})
+            return FinetuneError(reason)
+
+        while len(others) < len(cluster.addresses) - 1:
+            missing = [rank for rank in range(1, len(cluster.addresses)) if rank not in others]
+            words = ", ".join(cluster.named(rank) for rank in missing)
+            if time.monotonic() > until:
+                raise refuse(
+                    f"{words} did not come within {patience():g} s: start the same command there with its own index in "
+                    "TF_CONFIG, and check name, port and firewall (FINETUNE_WAIT sets the seconds)"
+                )
+            if time.monotonic() > told + _REMINDER:
+                say(f"waiting at {cluster.own} for {words}")
+                told = time.monotonic()
+            try:
+                connection = open_sockets.enter_context(server.accept()[0])
+            except TimeoutError:
+                others = {rank: other for rank, other in others.items() if not _closed(other)}
+                continue
+            hello = _receive(connection, _HEARD)
+            rank = (hello or {}).get("rank")
+            if hello is None or type(rank) is not int:  # a port scanner, or a worker that was stopped meanwhile
+                continue
+            if hello.get("addresses") != list(cluster.addresses) or not 0 < rank < len(cluster.addresses):
+                reason = f"worker {rank} has another cluster in its TF_CONFIG than worker 0: it must be the same on all"
+            elif rank in others and not _closed(others[rank]):
+                reason = f"two processes say they are {cluster.named(rank)}: each needs its own index in TF_CONFIG"
+            else:
+                reason = objection(offer, hello.get("offer") or {}) or ""
+                reason = reason and f"{cluster.named(rank)} and worker 0 do not run the same: {reason}"
+            if reason:
+                _send(connection, {"error": reason})
+                raise refuse(reason)
+            others[rank] = connection
+        for other in others.values():
+            _send(other, {"offer": offer})
+    return offer
+
+
+def _join(cluster: Cluster, offer: dict[str, Any], until: float, say: Callable[[str], None]) -> dict[str, Any]:
+    with _listening(cluster):  # TensorFlow will need this port: better to hear of it now
+        pass
+    hello = {"rank": cluster.rank, "addresses": list(cluster.addresses), "offer": offer}
+    chief, reason = cluster.addresses[0], "no answer"
+    told = time.monotonic() + _QUIET - _REMINDER
+    while (left := until - time.monotonic()) > 0:
+        try:
+            with closing(socket.create_connection(split(chief), timeout=min(left, _HEARD))) as connection:
+                _send(connection, hello)
+                answer = _receive(connection, left)
+        except OSError as error:
+            reason, answer = error.strerror or str(error), None
+        if answer is not None and "error" in answer:
+            raise FinetuneError(str(answer["error"]))
+        if answer is not None and isinstance(answer.get("offer"), dict):
+            return dict(answer["offer"])
+        if time.monotonic() > told + _REMINDER:
+            say(f"waiting for {cluster.named(0)}")
+            told = time.monotonic()
+        time.sleep(min(0.3, max(left, 0.0)))
+    raise FinetuneError(
+        f"{cluster.named(0)} was not there within {patience():g} s ({reason}): start the same command there with index "
+        "0 in TF_CONFIG, and check name, port and firewall (FINETUNE_WAIT sets the seconds)"
+    )
+
+
+def _listening(cluster: Cluster) -> socket.socket:
+    port = split(cluster.own)[1]
+    try:
+        if socket.has_dualstack_ipv6():
+            with suppress(OSError):
+                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return socket.create_server(("", port))
+    except OSError as error:
+        raise FinetuneError(
+            f"port {port} of {cluster.named(cluster.rank)} cannot be opened ({error.strerror}): stop what uses it, or "
+            "give another in TF_CONFIG, on every worker"
+        ) from None
+
+
+def _send(connection: socket.socket, message: dict[str, Any]) -> None:
+    with suppress(OSError):
+        connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _receive(connection: socket.socket, seconds: float) -> dict[str, Any] | None:
+    """One line of JSON, an object; None where none comes."""
+    until, text = time.monotonic() + seconds, b""
+    try:
+        while not text.endswith(b"\n") and len(text) < _LARGEST:
+            connection.settimeout(max(until - time.monotonic(), 1e-3))
+            more = connection.recv(2**16)
+            if not more:
+                return None
+            text += more
+        message = json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def _closed(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        connection.setblocking(True)

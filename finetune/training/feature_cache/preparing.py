@@ -1,0 +1,257 @@
+"""Whether a run's frozen layers are computed once or every time, and everything ready for the former."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from finetune.data import batches
+from finetune.batchnorm.subject import Statistics
+from finetune.batchnorm.surgery import bn_layers
+from finetune.batchnorm.surgery import parts as parts_of
+from finetune.config.checking import RunConfig
+from finetune.data import pipeline
+from finetune.data.augmentation import Augmentation
+from finetune.data.custom import CustomPreprocessing
+from finetune.data.dataset import Dataset
+from finetune.errors import FinetuneError, WrongUse
+from finetune.training.feature_cache import keys, store
+from finetune.training.feature_cache.feed import CachedFeed, Table
+from finetune.training.feature_cache.cut import Cut, cuts
+from finetune.training.feature_cache.entry import Entry
+from finetune.training.feature_cache.extraction import DoesNotKeep, Network, Part, Watch, fill
+from finetune.files import size_in_bytes, size_in_words
+
+_LEAST = 50
+"""Multiplications that must be saved for each byte that is read instead. Two cores do 50 in a nanosecond and a disk
+gives a byte in about one: with less, reading takes longer than computing."""
+_IN_MEMORY = 2**30
+"""Bytes of features held in memory at most, and no more than a quarter of what is available; the rest is read from
+the disk, through the system's own cache, when a batch wants it."""
+
+
+@dataclass(frozen=True)
+class Telling:
+    """How the work is told: sentences, images done of all; and whether to stop. `warn` is for what should not be."""
+
+    say: Callable[[str], None]
+    progress: Callable[[int, int], None]
+    stop: Callable[[], bool]
+    warn: Callable[[str], None] | None = None
+
+
+class NotCached(Exception):
+    """Why features are not cached, in words."""
+
+
+class NothingFrozen(NotCached):
+    """There is nothing that could be cached, so nothing need be said."""
+
+
+@contextmanager
+def cached_feed(
+    model: keras.Model, dataset: Dataset, config: RunConfig, telling: Telling, *, not_for: str | None = None
+) -> Iterator[tuple[CachedFeed, dict[str, Any]] | None]:
+    """The feed of features for a planned `model` whose frozen weights are final, and what was done, for
+    `result.json`. None where the whole model is to be fed with images: why was said. `not_for`: a reason for it.
+
+    The entries are held, so that nobody removes them, until the block ends. Raises WrongUse with `--cache-features on`
+    where features cannot be cached, and OSError where they cannot be written; Interrupted where `telling` says to stop.
+    """
+    with ExitStack() as held:
+        found = None
+        if config.cache_features != "off":
+            try:
+                found = _Preparation(model, dataset, config, telling, held).feed(not_for)
+            except NotCached as reason:
+                if config.cache_features == "on":
+                    raise WrongUse(f"--cache-features on: {reason}") from None
+                if not isinstance(reason, NothingFrozen):
+                    telling.say(f"features are not cached: {reason}")
+        yield found
+
+
+class _Preparation:
+    """Finds the cut, opens the entries it needs and fills them."""
+
+    def __init__(
+        self, model: keras.Model, dataset: Dataset, config: RunConfig, telling: Telling, held: ExitStack
+    ) -> None:
+        self._model, self._dataset, self._config = model, dataset, config
+        self._telling, self._held = telling, held
+        self._form = batches.form(config)
+        self._budget = size_in_bytes(config.cache_budget) if config.cache_budget is not None else None
+        named = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+        self._splits = {name: split.at(self._form["image_size"]) for name, split in named.items() if split is not None}
+
+    def feed(self, not_for: str | None) -> tuple[CachedFeed, dict[str, Any]]:
+        """Raises NotCached."""
+        started = time.monotonic()
+        try:
+            candidates = cuts(self._model)
+        except FinetuneError as reason:
+            frozen = any(not part.trainable for part in parts_of(self._model) if part.weights)
+            raise (NotCached if frozen else NothingFrozen)(str(reason)) from None
+        if not_for:
+            raise NotCached(not_for)
+        mirrored = _views(self._config)
+        if isinstance(self._form["preprocessing"], CustomPreprocessing) and self._config.cache_features == "auto":
+            raise NotCached(
+                f"--preprocess {self._config.preprocess} is code of yours, which may give an image other pixels each "
+                "time; give --cache-features on where it does not"
+            )
+        ids = {name: keys.of_images(split) for name, split in self._splits.items()}
+        if mirrored:
+            ids["mirrored"] = keys.of_mirrored(ids["train"])
+        first: NotCached | None = None
+        for cut in candidates:
+            try:
+                return self._at(cut, ids, started)
+            except NotCached as reason:
+                first = first or reason
+        assert first is not None
+        raise first
+
+    def _at(self, cut: Cut, ids: dict[str, np.ndarray], started: float) -> tuple[CachedFeed, dict[str, Any]]:
+        if self._config.cache_features == "auto" and cut.multiplications < _LEAST * 4 * cut.values:
+            raise NotCached(
+                f"what is frozen, up to {cut.layer}, is little work for the {cut.values:,} numbers an image it gives: "
+                "reading them would take as long"
+            )
+        below, above = cut.halves(self._model)
+        network = keys.of_network(below)
+        parts = [
+            Part(
+                names,
+                self._splits["train" if name == "mirrored" else name].images,
+                np.arange(len(names)),
+                mirrored=name == "mirrored",
+            )
+            for name, names in ids.items()
+        ]
+        entry, computed = self._filled(cut, network, below, "moving", parts)
+        rows = {name: entry.find(names) for name, names in ids.items()}
+        measured = self._measured(cut, network, below, ids["test"])
+        total = (sum(map(len, rows.values())) + (len(measured[1]) if measured else 0)) * entry.row_bytes
+        in_memory = total <= min(_IN_MEMORY, _available() // 4)
+        tables = {name: Table(entry, one, in_memory=in_memory) for name, one in rows.items()}
+        seconds = time.monotonic() - started
+        by_batch = tables["test"]
+        if measured:
+            computed += measured[2]
+            by_batch = Table(measured[0], measured[1], in_memory=in_memory)
+        feed = CachedFeed(
+            self._model,
+            above,
+            self._config,
+            self._splits,
+            views=[tables[name] for name in ("train", "mirrored") if name in tables],
+            tables=tables,
+            measured=by_batch if measured or not bn_layers(below) else None,
+            multiplications=cut.above,
+        )
+        read = total // entry.row_bytes - computed
+        self._telling.say(
+            f"features: everything up to {cut.layer} is frozen: {computed:,} images computed, {read:,} read "
+            f"from the cache, {size_in_words(total)}, {seconds:.1f} s"
+        )
+        return feed, {
+            "cut": cut.layer,
+            "shape": list(cut.shape),
+            "precision": self._config.cache_precision,
+            "key": entry.path.name,
+            "computed": computed,
+            "read": read,
+            "bytes": total,
+            "in_memory": in_memory,
+            "seconds": round(seconds, 1),
+        }
+
+    def _measured(
+        self, cut: Cut, network: str, below: keras.Model, test: np.ndarray
+    ) -> tuple[Entry, np.ndarray, int] | None:
+        """The test images' features under batch statistics: (entry, rows, computed). They depend on which images make
+        a batch, so they are kept by the place in the sequence of batches an evaluation takes. None where no BatchNorm
+        lies below the cut, or where they do not fit: the evaluation that needs them then takes the images."""
+        if not bn_layers(below):
+            return None
+        size, starts = pipeline.eval_starts(len(test), self._form["batch_size"])
+        places = keys.of_places(size * len(starts))
+        sequence = hashlib.sha256(test.tobytes()).hexdigest()
+        numbers = (starts[:, None] + np.arange(size)).reshape(-1)
+        part = Part(places, self._splits["test"].images, numbers, together=size)
+        try:
+            entry, computed = self._filled(cut, network, below, "batch", [part], batch_size=size, sequence=sequence)
+        except NotCached as reason:
+            self._telling.say(f"features under batch statistics are not cached: {reason}")
+            return None
+        return entry, entry.find(places), computed
+
+    def _filled(
+        self, cut: Cut, network: str, below: keras.Model, statistics: Statistics, parts: list[Part], **more: Any
+    ) -> tuple[Entry, int]:
+        """The entry with a row for every image of `parts`, and how many were computed. Raises NotCached."""
+        image_size, preprocessing = self._form["image_size"], self._form["preprocessing"]
+        pixels = keys.of_pixels(self._dataset.train, image_size=image_size, preprocessing=preprocessing)
+        about = {
+            "shape": list(cut.shape),
+            "dtype": self._config.cache_precision,
+            "backbone": self._config.backbone,
+            "cut": cut.layer,
+            "data": self._dataset.name,
+            "image_size": image_size,
+            "preprocess": self._config.preprocess,
+            "statistics": statistics,
+        }
+        key = keys.combined(
+            network=network,
+            pixels=pixels,
+            shape=list(cut.shape),
+            dtype=self._config.cache_precision,
+            statistics=statistics,
+            **more,
+        )
+        ids = np.concatenate([part.ids for part in parts])
+        try:
+            entry = self._held.enter_context(store.opened(key, about, ids, budget=self._budget))
+            watch = Watch(
+                self._telling.progress, self._telling.stop, self._wait, self._telling.warn or self._telling.say
+            )
+            run = Network(below, statistics=statistics, image_size=image_size, preprocessing=preprocessing)
+            return entry, fill(entry, run, parts, watch)
+        except (store.NoRoom, DoesNotKeep) as reason:
+            raise NotCached(str(reason)) from None
+        except OSError as error:
+            if self._config.cache_features == "on":
+                raise
+            raise NotCached(f"{os.strerror(error.errno or 0)}: {error.filename or store.place()}") from None
+
+    def _wait(self, images: int) -> None:
+        self._telling.say(f"features of the last {images:,} images are being computed by another process: waiting")
+
+
+def _views(config: RunConfig) -> bool:
+    """Whether training images are seen mirrored as well. Raises NotCached where they are seen in ever other ways."""
+    augmentation = batches.augmentation(config)
+    for mirrored in (False, True):
+        if augmentation == Augmentation(crop_padding=0, flip=mirrored):
+            return mirrored
+    mixing = [name for name in ("rand_augment", "mixup", "cutmix") if getattr(config, name) is not None]
+    how = f"--{mixing[0].replace('_', '-')}" if mixing else f"--augment {config.augment}"
+    remedy = "without, they would be" if mixing else "with none, or flip, they would be"
+    raise NotCached(f"training images are changed at random, {how}: {remedy}")
+
+
+def _available() -> int:
+    """Bytes of memory that programs can still have; 4 GiB where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return 2**32

@@ -1,0 +1,242 @@
+"""Every entry of the feature cache: which there are, which may be added within the budget, which go to make room."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from checkpoints.store import cache_dir
+from finetune.errors import FinetuneError, WrongUse
+from finetune.training.feature_cache.entry import DISOWNED, ID, RECORD, Entry
+from finetune.files import size_in_words, to_json, write_text
+
+_ABOUT = "about.json"
+_SPARE = 2**28
+"""Bytes of the disk that are left free whatever the budget: runs are written, too."""
+
+
+class NoRoom(FinetuneError):
+    """An entry does not fit: why, in words."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An entry as it lies on the disk. size: bytes; used: seconds since 1970; about: what its features are of."""
+
+    path: Path
+    about: dict[str, Any]
+    size: int
+    used: float
+    busy: bool
+
+    @property
+    def key(self) -> str:
+        """The name of its directory."""
+        return self.path.name
+
+    @property
+    def images(self) -> int:
+        """How many rows it has, without those that were found damaged."""
+        row: int = int(np.prod(self.about["shape"])) * np.dtype(self.about["dtype"]).itemsize
+        record = int(self.about.get("record", ID.itemsize))  # entries of earlier versions had no checksums
+        count = min(_size(self.path / "index.bin") // record, _size(self.path / "rows.bin") // row)
+        if record != RECORD.itemsize:
+            return count
+        try:
+            return int(np.count_nonzero(np.fromfile(self.path / "index.bin", RECORD, count)["id"] != DISOWNED))
+        except OSError:
+            return 0  # being removed
+
+    @property
+    def held(self) -> int:
+        """Bytes to reckon with: a process that is at work may still write what it has announced."""
+        return max(self.size, int(self.about["planned"])) if self.busy else self.size
+
+
+def place() -> Path:
+    """Where entries lie, a directory each. Not created here."""
+    return cache_dir() / "features"
+
+
+def entries() -> list[Listed]:
+    """All of them, the least recently used first."""
+    root = place()
+    paths = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."] if root.is_dir() else []
+    found = [_listed(path) for path in paths]
+    return sorted((one for one in found if one is not None), key=lambda one: (one.used, one.key))
+
+
+def default_budget() -> int:
+    """Bytes: a quarter of what the disk would have free without the cache."""
+    root = place()
+    there = next(parent for parent in (root, *root.parents) if parent.exists())
+    return (shutil.disk_usage(there).free + sum(one.size for one in entries())) // 4
+
+
+@contextmanager
+def opened(key: str, about: dict[str, Any], ids: np.ndarray, *, budget: int | None) -> Iterator[Entry]:
+    """The entry `key`, made where there is none, with room for rows of `ids` as well; held while the block lasts.
+
+    about: `shape` and `dtype` of a row, and words for people. Least recently used entries go where the budget (bytes,
+    None for the default) asks for it, but none that a process holds. Raises NoRoom where it does not fit,
+    OSError where the place cannot be written.
+    """
+    path = place() / key
+    with ExitStack() as held:
+        with _locked():
+            known = path.is_dir()
+            path.mkdir(exist_ok=True)
+            try:
+                holding = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                held.callback(os.close, holding)
+                fcntl.flock(holding, fcntl.LOCK_SH)  # whoever would have it alone holds the lock of the place
+                entry = Entry(path, tuple(about["shape"]), np.dtype(about["dtype"]))
+                held.callback(entry.close)
+                rows = len(entry) + len(np.unique(ids[entry.find(ids) < 0]))
+                needed = rows * (entry.row_bytes + RECORD.itemsize)
+                _make_room(path, needed, default_budget() if budget is None else budget, chosen=budget is not None)
+                write_text(
+                    path / _ABOUT, to_json({**about, "planned": needed, "record": RECORD.itemsize}, indent=1) + "\n"
+                )
+            except BaseException:
+                if not known:
+                    shutil.rmtree(path, ignore_errors=True)
+                raise
+        _used_now(path)
+        yield entry
+        _used_now(path)
+
+
+def _used_now(path: Path) -> None:
+    """Later than every other entry, even where the clock has gone back since they were used."""
+    with suppress(OSError):
+        latest = max((one.used for one in entries() if one.path != path), default=0.0)
+        now = max(time.time(), latest + 1e-3)
+        os.utime(path / _ABOUT, (now, now))
+
+
+def clear(names: tuple[str, ...] = ()) -> tuple[list[Listed], list[Listed]]:
+    """Remove the entries whose key begins with one of `names`, without names all: (removed, held by a process).
+
+    WrongUse where a name is of none.
+    """
+    found = entries()
+    for name in names:
+        if not name or not any(one.key.startswith(name) for one in found):
+            known = ", ".join(one.key[:12] for one in found) or "nothing"
+            raise WrongUse(f"no entry '{name}' in the cache: expected the beginning of a key; there is {known}")
+    if not place().is_dir():
+        return [], []
+    with _locked():
+        _remove_leftovers()
+        chosen = [one for one in entries() if not names or one.key.startswith(names)]
+        removed = [one for one in chosen if _remove(one.path)]
+    return removed, [one for one in chosen if one not in removed]
+
+
+def _make_room(path: Path, needed: int, budget: int, *, chosen: bool) -> None:
+    """Remove what must go for `path` to grow to `needed` bytes; nothing where that would not be enough."""
+    _remove_leftovers()
+    all_others = [one for one in entries() if one.path != path]
+    there = _size_of(path)
+    held = sum(one.held for one in all_others)
+    free = shutil.disk_usage(place()).free
+    movable = [one for one in all_others if not one.busy]
+    can_free = sum(one.size for one in movable)
+    words = "--cache-budget" if chosen else "a quarter of the free disk"
+    if needed > budget:
+        raise NoRoom(f"they would take {size_in_words(needed)}, more than {words} ({size_in_words(budget)})")
+    if held - can_free + needed > budget:
+        raise NoRoom(
+            f"they would take {size_in_words(needed)}, and other runs are using {size_in_words(held - can_free)} of "
+            f"{words} ({size_in_words(budget)})"
+        )
+    if needed - there + _SPARE > free + can_free:
+        raise NoRoom(f"they would take {size_in_words(needed)}, and {place()} has {size_in_words(free)} free")
+    for one in movable:
+        if held + needed <= budget and needed - there + _SPARE <= free:
+            break
+        if _remove(one.path):
+            held, free = held - one.size, free + one.size
+
+
+def _listed(path: Path) -> Listed | None:
+    about = path / _ABOUT
+    try:
+        value = json.loads(about.read_text(encoding="utf-8"))
+        value["planned"], value["shape"], np.dtype(value["dtype"])
+        if int(value.get("record", ID.itemsize)) < 1:
+            return None
+        used = about.stat().st_mtime
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # being made, or being removed
+    return Listed(path, value, _size_of(path), used, _is_held(path))
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _remove(path: Path) -> bool:
+    """Remove an entry unless a process holds it. Called with the lock of the place, so nobody opens it meanwhile."""
+    if _is_held(path):
+        return False
+    gone = path.with_name(f".removed.{path.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.replace(path, gone)
+    shutil.rmtree(gone, ignore_errors=True)
+    return True
+
+
+def _remove_leftovers() -> None:
+    """What a killed process was removing or making."""
+    for path in place().iterdir():
+        unreadable = path.is_dir() and not path.name.startswith(".") and _listed(path) is None
+        if path.name.startswith(".removed.") or (unreadable and not _is_held(path)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """One process at a time opens and removes entries."""
+    root = place()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(root)) from None
+    descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _size_of(path: Path) -> int:
+    return sum(_size(path / name) for name in ("rows.bin", "index.bin"))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,114 @@
+"""The phases of a run whose layers are unfrozen one after another: switches, what is said, and the proof of each."""
+
+from functools import partial
+from typing import Any
+
+from finetune.data import batches
+from finetune.training import proof
+from finetune.training.prepare import Prepared, apply_plan
+from finetune.training.display import Display
+from finetune.runs.directory import RunDir
+from finetune.training.loop.loop import Stretch
+
+
+class Phases:
+    """What the loop enters, phase by phase. A run without unfreezing is one phase.
+
+    Of each phase of several, `freeze.json` keeps the plan and the digests of all variables at its start, and, once it
+    is over, the proof that what it froze has not moved. Entering a phase again, as a resumed run does, changes neither:
+    a phase begins with the state that the one before it left, to the bit.
+    """
+
+    def __init__(self, run: RunDir, prepared: Prepared, display: Display) -> None:
+        self._run, self._prepared, self._display = run, prepared, display
+        split, config = prepared.dataset.train, prepared.config
+        self._per_epoch = batches.steps_per_epoch(split, config) * batches.parts_per_step(split, config)
+
+    def stretches(self) -> list[Stretch]:
+        """For the loop."""
+        return [
+            Stretch(phase.first_epoch, partial(self._enter, number))
+            for number, phase in enumerate(self._prepared.phases)
+        ]
+
+    def close(self) -> list[dict[str, Any]]:
+        """After the last step, before anything else moves: the proofs of all phases, for `result.json`; none where
+        there is one phase, which the proof of the whole run is about."""
+        if len(self._prepared.phases) == 1:
+            return []
+        kept = self._kept()
+        self._close(kept)
+        self._keep(kept)
+        return [{"first_epoch": one["first_epoch"], **one["proof"]} for one in kept]
+
+    def updates(self, epochs: int) -> int:
+        """How often the moving statistics were updated after so many epochs that were updated least of all that are
+        updated then; 0 where none are."""
+        config, phases = self._prepared.config, self._prepared.phases
+        if config.bn_updates == "off" or epochs == 0:
+            return 0
+        counts: dict[str, int] = {}
+        now: set[str] = set()
+        ends = [*(phase.first_epoch for phase in phases[1:]), epochs]
+        for phase, end in zip(phases, ends, strict=True):
+            lasted = min(end, epochs) - phase.first_epoch
+            if lasted <= 0:
+                break
+            now = {one.layer.name for one in phase.plan.layers if one.bn is not None and one.bn.updates}
+            for name in now:
+                counts[name] = counts.get(name, 0) + lasted * self._per_epoch
+        return min((counts[name] for name in now), default=0)
+
+    def batch_statistics(self, epoch: int) -> bool:
+        """Whether any layer normalises by the batch in `epoch`, counted from 1."""
+        (*_, phase) = (one for one in self._prepared.phases if one.first_epoch < epoch)
+        return bool(phase.plan.uses_batch_statistics)
+
+    def _enter(self, number: int) -> None:
+        model, phases = self._prepared.model, self._prepared.phases
+        kept = self._kept() if len(phases) > 1 else []
+        if len(kept) > number:
+            # A killed run goes on from a state before what it had noted last: steps done again, without
+            # --deterministic, end in other bits, and phases entered again begin with those.
+            kept = kept[: number + 1]
+            kept[number].pop("proof", None)
+            self._keep(kept)
+        if number and len(kept) == number:
+            self._close(kept)
+        phase = phases[number]
+        self._apply(number)
+        if len(phases) > 1 and len(kept) == number:
+            stages, digests = phase.plan.stages(), proof.digests(model)
+            kept.append({"first_epoch": phase.first_epoch + 1, "stages": stages, "digests": digests})
+            self._keep(kept)
+        if number:
+            new = set(phase.plan.training_stages) - set(phases[number - 1].plan.training_stages)
+            names = [stage for stage in phase.plan.training_stages if stage in new]
+            words = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+            self._display.say(f"epoch {phase.first_epoch + 1}: {words} train{'s' if len(names) == 1 else ''} as well")
+
+    def _apply(self, number: int) -> None:
+        config, phases = self._prepared.config, self._prepared.phases
+        updates = self._per_epoch * ((config.epochs or 0) - phases[-1].first_epoch)
+        apply_plan(self._prepared.model, phases[number].plan, config, updates=updates)
+
+    def _close(self, kept: list[dict[str, Any]]) -> None:
+        """Prove the last phase of `kept`."""
+        if "proof" not in kept[-1]:
+            model = self._prepared.model
+            self._apply(len(kept) - 1)  # a run resumed between two phases has not set its switches
+            expected = proof.expected_to_move(model, self._prepared.phases[len(kept) - 1].plan)
+            proved = proof.prove(kept[-1]["digests"], proof.digests(model), expected)
+            # What trains need not move within one phase: where it was the last one before the best epoch, say.
+            kept[-1]["proof"] = {
+                "holds": not proved.moved_though_frozen,
+                "frozen_variables": proved.frozen,
+                "moving_variables": proved.moving,
+                "moved_though_frozen": list(proved.moved_though_frozen),
+            }
+
+    def _kept(self) -> list[dict[str, Any]]:
+        return list(self._run.read("freeze.json").get("phases", []))
+
+    def _keep(self, kept: list[dict[str, Any]]) -> None:
+        self._run.write("freeze.json", {**self._run.read("freeze.json"), "phases": kept})
