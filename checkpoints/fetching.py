@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from checkpoints import store
-from checkpoints.catalog import CATALOG, find
+from checkpoints.catalog.find import CATALOG, find
 from checkpoints.errors import CheckpointError, UnknownBackbone
-from checkpoints.spec import BackboneSpec
-from checkpoints.transport import Progress
+from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.download.transport import Progress
 
 Status = Literal["fetched", "cached", "bundled", "skipped", "failed"]
 

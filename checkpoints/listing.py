@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from checkpoints import store
-from checkpoints.catalog import CATALOG
-from checkpoints.spec import BackboneSpec
+from checkpoints.catalog.find import CATALOG
+from checkpoints.catalog.spec import BackboneSpec
 
 _PAGE = """\
 # Backbones

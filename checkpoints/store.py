@@ -3,13 +3,13 @@
 import importlib.resources
 from pathlib import Path
 
-from checkpoints import archive
-from checkpoints.cache import cache_dir
-from checkpoints.download import fetch, file_name
+from checkpoints.cache import archive
+from checkpoints.cache.cache import cache_dir
+from checkpoints.download.download import fetch, file_name
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.location import only_checkpoint
-from checkpoints.spec import BackboneSpec
-from checkpoints.transport import Progress
+from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.download.transport import Progress
 
 __all__ = ["Progress", "cache_dir", "fetch", "is_cached", "locate"]
 

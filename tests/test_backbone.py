@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras.src.legacy.saving import legacy_h5_format
 
-from checkpoints.catalog import find
+from checkpoints.catalog.find import find
 from checkpoints.errors import CheckpointError
 from finetune import backbone
 from finetune.batchnorm.surgery import bn_layers

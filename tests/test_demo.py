@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from checkpoints import store
-from checkpoints.catalog import find
+from checkpoints.catalog.find import find
 from checkpoints.formats import open_checkpoint
 from finetune import backbone
 from tools import demo_checkpoint

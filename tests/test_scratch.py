@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from checkpoints import store
-from checkpoints.catalog import find
-from checkpoints.catalog_scratch import SCRATCH
+from checkpoints.catalog.find import find
+from checkpoints.catalog.scratch import SCRATCH
 from checkpoints.errors import CheckpointError
 from finetune import backbone
 from finetune.inference import export

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from checkpoints.catalog import find
+from checkpoints.catalog.find import find
 from checkpoints.errors import CheckpointError
 from finetune import backbone
 from finetune.batchnorm.surgery import to_stock
@@ -181,7 +181,7 @@ print(memory("VmHWM") - before, len(loaded.report.assigned))
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_152_layers_takes_less_than_three_times_the_checkpoint(tmp_path):
     from checkpoints.formats.slim_writer import write_slim
-    from checkpoints.structures import structures
+    from checkpoints.matching.structures import structures
 
     rng = np.random.default_rng(0)
     entries = structures()["slim/resnet_v1_152"]

@@ -8,7 +8,7 @@ reproduces the shipped file to the bit; elsewhere float sums may be ordered othe
 import sys
 from pathlib import Path
 
-from checkpoints import catalog
+from checkpoints.catalog import find
 from finetune.backbone import conversion
 from finetune.training import display, chief
 from finetune.config.checking import RunConfig
@@ -31,7 +31,7 @@ SETTINGS = RunConfig(
 def make(folder: Path) -> Path:
     """Train into `folder/run` and write `folder/<bundled name>`; returns its prefix."""
     finished = chief.start(SETTINGS, run_dir=folder / "run", display=_Lines())
-    spec = catalog.find(BACKBONE)
+    spec = find.find(BACKBONE)
     assert spec.bundled is not None
     prefix = folder / spec.bundled
     conversion.convert(finished.model_path, prefix, backbone=BACKBONE)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from checkpoints import catalog
+from checkpoints.catalog import find as catalog
 from finetune import backbone as backbones
 from finetune.backbone import networks
 from finetune.batchnorm.statistics import KerasSubject

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from checkpoints import archive
+from checkpoints.cache import archive
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.location import (

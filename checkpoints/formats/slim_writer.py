@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from checkpoints.disk import written_by_tensorflow
+from checkpoints.cache.disk import written_by_tensorflow
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 

@@ -1,6 +1,6 @@
 """The only place where catalogue, network, weights and BatchNorm meet."""
 
-from checkpoints.catalog import BackboneSpec
+from checkpoints.catalog.find import BackboneSpec
 from finetune.backbone.hub.module import check_plan
 from finetune.backbone.keras_file import open_model
 from finetune.backbone.loading import Backbone, check_image_size, head_outputs, load

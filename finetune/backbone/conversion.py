@@ -13,16 +13,17 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from checkpoints import catalog, transfer
-from checkpoints.catalog import BackboneSpec
+from checkpoints.catalog import find
+from checkpoints.matching import transfer
+from checkpoints.catalog.find import BackboneSpec
 from checkpoints.errors import CheckpointError
-from checkpoints.fit import Fit, fit, fits
+from checkpoints.matching.fit import Fit, fit, fits
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.object_graph import OBJECT_GRAPH
 from checkpoints.formats.slim_writer import everything, write_slim
-from checkpoints.pairing import Entry, Pairing, of_head, pair
-from checkpoints.structures import structures
+from checkpoints.matching.pairing import Entry, Pairing, of_head, pair
+from checkpoints.matching.structures import structures
 from finetune.runs import model as models
 from finetune.backbone import networks
 from tools.structures import entries
@@ -173,7 +174,7 @@ def load_stock(opened: Checkpoint, found: Fit, *, image_size: int) -> tuple[kera
 
 def _fit(opened: Checkpoint, backbone: str | None) -> Fit:
     if backbone is not None:
-        spec = catalog.find(backbone)
+        spec = find.find(backbone)
         return fit(opened, spec, structures().get(spec.id, ()))
     best = fits(opened)[0]
     if not best.exact:

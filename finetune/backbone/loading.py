@@ -7,14 +7,15 @@ from typing import Any
 
 import keras
 
-from checkpoints import store, transfer
-from checkpoints.catalog import BackboneSpec
+from checkpoints import store
+from checkpoints.matching import transfer
+from checkpoints.catalog.find import BackboneSpec
 from checkpoints.errors import CheckpointError
-from checkpoints.fit import fit
+from checkpoints.matching.fit import fit
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.pairing import in_slim_scopes, pair
-from checkpoints.structures import structures
+from checkpoints.matching.pairing import in_slim_scopes, pair
+from checkpoints.matching.structures import structures
 from finetune.backbone import networks
 from finetune.backbone.hub import module
 from finetune.backbone import own_model

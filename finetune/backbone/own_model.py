@@ -8,11 +8,11 @@ from typing import Any
 
 import keras
 
-from checkpoints import catalog
-from checkpoints.cache import sha256_of
+from checkpoints.catalog import find
+from checkpoints.cache.cache import sha256_of
 from checkpoints.errors import UnknownBackbone
-from checkpoints.spec import BackboneSpec
-from checkpoints.transfer import LoadReport
+from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.matching.transfer import LoadReport
 from finetune.backbone import networks
 from finetune.backbone.head import Cut, keep_head, swap_head
 from finetune.backbone.keras_file import open_model
@@ -131,7 +131,7 @@ def _beside(path: Path) -> _Beside:
     config = read_json(where)
     name, preprocess = config.get("backbone"), config.get("preprocess")
     try:
-        spec = catalog.find(name) if isinstance(name, str) else None
+        spec = find.find(name) if isinstance(name, str) else None
     except UnknownBackbone:
         spec = None
     return _Beside(spec, preprocess if isinstance(preprocess, str) else "")

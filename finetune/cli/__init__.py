@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from checkpoints.disk import refusal
+from checkpoints.cache.disk import refusal
 from checkpoints.errors import CheckpointError
 from finetune._version import __version__
 from finetune.cli import (

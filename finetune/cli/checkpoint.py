@@ -12,7 +12,7 @@ from finetune.cli.tables import print_table
 from finetune.reporting.words import printable
 
 if TYPE_CHECKING:
-    from checkpoints.inspection import Inspection, Statistics
+    from checkpoints.matching.inspection import Inspection, Statistics
 
 
 @click.group()
@@ -32,7 +32,7 @@ def inspect(path: Path, everything: bool, as_json: bool) -> None:
     """
     load_tensorflow()
     from checkpoints.formats import open_checkpoint
-    from checkpoints.inspection import inspect as look
+    from checkpoints.matching.inspection import inspect as look
 
     inspection = look(open_checkpoint(path))
     if as_json:

@@ -13,8 +13,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from checkpoints.spec import BackboneSpec
-from checkpoints.transport import Progress as Report
+from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.download.transport import Progress as Report
 from finetune.cli.console import Console
 
 

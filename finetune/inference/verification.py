@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from checkpoints import catalog, store
-from checkpoints.catalog import BackboneSpec
+from checkpoints.catalog import find
+from checkpoints import store
+from checkpoints.catalog.find import BackboneSpec
 from checkpoints.errors import CheckpointError, UnknownBackbone
-from checkpoints.fit import fit as fit_of
-from checkpoints.fit import fits
+from checkpoints.matching.fit import fit as fit_of
+from checkpoints.matching.fit import fits
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.pairing import of_head, pair
-from checkpoints.structures import structures
-from checkpoints.transfer import LoadReport
+from checkpoints.matching.pairing import of_head, pair
+from checkpoints.matching.structures import structures
+from checkpoints.matching.transfer import LoadReport
 from finetune import backbone
 from finetune.inference import reference
 from finetune.batchnorm.statistics import KerasSubject
@@ -194,7 +195,7 @@ def verify(
 def _find(name: str, checkpoint: Path | None, display: Display) -> tuple[BackboneSpec, Checkpoint]:
     """The row and the file that `name`, a row's or a path, and `checkpoint` say."""
     try:
-        spec = catalog.find(name)
+        spec = find.find(name)
     except UnknownBackbone:
         path = Path(name).expanduser()
         looks_like_one = name.startswith((".", "/", "~")) or name.endswith(_ENDINGS)

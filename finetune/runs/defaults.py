@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from checkpoints.catalog import BackboneSpec
+from checkpoints.catalog.find import BackboneSpec
 from finetune.batchnorm.decay import FEW_UPDATES, auto_decay
 from finetune.config.checking import RunConfig
 from finetune.data.pipeline import parts_per_step, steps_per_epoch

@@ -12,7 +12,7 @@ import tensorflow as tf
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
-from checkpoints.working import remove_abandoned, working_folder
+from checkpoints.cache.working import remove_abandoned, working_folder
 from finetune.tf_graphs.program.metagraph import Saved
 from finetune.tf_graphs.program.variables import cuts
 from finetune.errors import FinetuneError

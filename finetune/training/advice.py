@@ -2,7 +2,7 @@
 
 import math
 
-from checkpoints.catalog import BackboneSpec
+from checkpoints.catalog.find import BackboneSpec
 from finetune.batchnorm.decay import auto_decay, residual
 from finetune.config.checking import RunConfig
 from finetune.training.loop.kernels import bfloat16_pays

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import archive
+from checkpoints.cache import archive
 from checkpoints.errors import CheckpointError
 
 

@@ -3,10 +3,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from checkpoints.catalog import CATALOG, BackboneSpec, find
+from checkpoints.catalog.find import CATALOG, BackboneSpec, find
 from checkpoints.errors import CheckpointError, UnknownBackbone
-from checkpoints.pairing import of_head
-from checkpoints.structures import structures
+from checkpoints.matching.pairing import of_head
+from checkpoints.matching.structures import structures
 
 OWN_WEIGHTS_ONLY = {
     *("slim/resnet_v1_200", "slim/resnet_v2_200"),

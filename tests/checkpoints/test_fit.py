@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoints.catalog import CATALOG, find
-from checkpoints.fit import exact_fits, fits
+from checkpoints.catalog.find import CATALOG, find
+from checkpoints.matching.fit import exact_fits, fits
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.pairing import Entry, of_head
-from checkpoints.spec import BackboneSpec
-from checkpoints.structures import structures
+from checkpoints.matching.pairing import Entry, of_head
+from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.matching.structures import structures
 
 
 def file(shapes: Mapping[str, tuple[int, ...]], kind: str, layers: Mapping[str, str] | None = None) -> Checkpoint:

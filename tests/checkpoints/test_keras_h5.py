@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from checkpoints.catalog import find
+from checkpoints.catalog.find import find
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 

@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import pytest
 
-from checkpoints import archive
+from checkpoints.cache import archive
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.keras_zip import snake_case
-from checkpoints.inspection import inspect
+from checkpoints.matching.inspection import inspect
 
 
 def thin() -> keras.Model:

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from misbehaving_server import Server, say, serve
 
-from checkpoints import transport
-from checkpoints.download import fetch
+from checkpoints.download import transport
+from checkpoints.download.download import fetch
 from checkpoints.errors import CheckpointError
 
 BODY = bytes(range(256)) * 400

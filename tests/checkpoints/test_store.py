@@ -9,7 +9,7 @@ from misbehaving_server import Server, say, serve
 
 import checkpoints
 from checkpoints import store
-from checkpoints.catalog import find
+from checkpoints.catalog.find import find
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 

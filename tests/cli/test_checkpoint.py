@@ -10,7 +10,7 @@ import tensorflow as tf
 from typing_commands import typed
 
 from checkpoints.formats.slim_writer import write_slim
-from checkpoints.structures import structures
+from checkpoints.matching.structures import structures
 
 
 def arrays():

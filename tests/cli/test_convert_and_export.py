@@ -8,7 +8,7 @@ import pytest
 from typing_commands import tree, typed
 
 from checkpoints import store
-from checkpoints.catalog import find
+from checkpoints.catalog.find import find
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 

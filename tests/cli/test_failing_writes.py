@@ -8,7 +8,7 @@ import shutil
 import pytest
 from typing_commands import typed
 
-from checkpoints import catalog
+from checkpoints.catalog import find
 from finetune.runs import model as models
 from finetune.files import write_text
 
@@ -68,7 +68,7 @@ def test_what_the_disk_says(monkeypatch, number, words):
     def fails(_):
         raise OSError(number, os.strerror(number), "run/bn.json")
 
-    monkeypatch.setattr(catalog, "find", fails)
+    monkeypatch.setattr(find, "find", fails)
     result = typed("backbones show resnet_v1_50")
     assert (result.exit_code, result.stderr) == (1, f"Error: {words}\n")
 

@@ -21,10 +21,10 @@ import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
 
-from checkpoints.catalog import CATALOG, BackboneSpec, find
+from checkpoints.catalog.find import CATALOG, BackboneSpec, find
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
-from checkpoints.structures import structures
+from checkpoints.matching.structures import structures
 from finetune.backbone import networks
 from finetune.inference import reference
 from tools import structures as of_networks

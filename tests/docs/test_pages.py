@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.catalog import find
+from checkpoints.catalog.find import find
 from finetune.backbone import networks
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt

@@ -61,7 +61,7 @@ GROUPS = {
         ("tests/diagnosis/test_verdict.py", "tests/diagnosis/test_verdict_edges.py"),
     ),
     "strict loading": Group(
-        ("checkpoints.transfer", "checkpoints.leftovers", "checkpoints.fit"),
+        ("checkpoints.matching.transfer", "checkpoints.matching.leftovers", "checkpoints.matching.fit"),
         ("tests/checkpoints/test_transfer.py", "tests/checkpoints/test_fit.py"),
     ),
     "evaluation": Group(

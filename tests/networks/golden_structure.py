@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from checkpoints.catalog import BackboneSpec, find
+from checkpoints.catalog.find import BackboneSpec, find
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
 from finetune.backbone.networks.network import Network

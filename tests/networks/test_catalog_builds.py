@@ -8,8 +8,8 @@ import keras
 import pytest
 from click.testing import CliRunner
 
-from checkpoints.catalog import CATALOG, BackboneSpec
-from checkpoints.structures import structures
+from checkpoints.catalog.find import CATALOG, BackboneSpec
+from checkpoints.matching.structures import structures
 from finetune.backbone import networks
 from finetune.cli import main
 from finetune.data.preprocessing import PREPROCESSINGS

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from thin_rows import THIN, fit_of, random_values, thin
 
-from checkpoints.catalog import BackboneSpec, find
+from checkpoints.catalog.find import BackboneSpec, find
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim

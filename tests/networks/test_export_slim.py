@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from thin_rows import fit_of, random_values, thin
 
-from checkpoints.catalog import BackboneSpec, find
+from checkpoints.catalog.find import BackboneSpec, find
 from finetune.backbone import networks
 from finetune.inference import reference
 from finetune.training import chief as runs

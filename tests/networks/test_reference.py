@@ -14,7 +14,7 @@ import tensorflow as tf
 from click.testing import CliRunner
 from thin_rows import fit_of, random_values, thin
 
-from checkpoints.catalog import find
+from checkpoints.catalog.find import find
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from finetune import backbone

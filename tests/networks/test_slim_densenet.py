@@ -12,7 +12,7 @@ import pytest
 from agreement import difference, random_images
 from golden_structure import assert_golden, of_file
 
-from checkpoints.catalog import find
+from checkpoints.catalog.find import find
 from finetune.backbone import networks
 from finetune.backbone.networks.stages import layers_by_stage
 

@@ -5,7 +5,7 @@ import pytest
 import slim_oracle
 from agreement import build_with, difference, random_images, trained
 
-from checkpoints.catalog import find
+from checkpoints.catalog.find import find
 from finetune.backbone import networks
 from finetune.backbone.networks.stages import layers_by_stage
 

@@ -10,7 +10,7 @@ from agreement import build_with, difference, random_images
 from golden_structure import assert_golden, of_file
 from slim_oracle import random_variables
 
-from checkpoints.catalog import find
+from checkpoints.catalog.find import find
 from finetune.backbone.networks.network import Network
 from finetune.backbone.networks.stages import layers_by_stage
 

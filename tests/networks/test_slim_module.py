@@ -9,12 +9,12 @@ import tensorflow as tf
 from agreement import difference, random_images
 from slim_oracle import random_variables
 
-from checkpoints.catalog import find
+from checkpoints.catalog.find import find
 from checkpoints.errors import CheckpointError
-from checkpoints.fit import fits
+from checkpoints.matching.fit import fits
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
-from checkpoints.structures import structures
+from checkpoints.matching.structures import structures
 from finetune import backbone
 from finetune.inference.reference import mend
 

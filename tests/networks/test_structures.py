@@ -3,8 +3,8 @@
 import keras
 import pytest
 
-from checkpoints import structures
-from checkpoints.catalog import CATALOG, find
+from checkpoints.matching import structures
+from checkpoints.catalog.find import CATALOG, find
 from tools.structures import build, write
 from finetune.backbone.networks.names import weights_file_variables
 

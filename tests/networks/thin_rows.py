@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import slim_oracle
 
-from checkpoints.catalog import BackboneSpec, find
-from checkpoints.fit import Fit, fit
+from checkpoints.catalog.find import BackboneSpec, find
+from checkpoints.matching.fit import Fit, fit
 from checkpoints.formats import open_checkpoint
-from checkpoints.pairing import Entry
+from checkpoints.matching.pairing import Entry
 from finetune.backbone import networks
 from tools.structures import entries
 from finetune.backbone.networks.names import slim_variables

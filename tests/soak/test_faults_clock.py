@@ -29,7 +29,7 @@ time.time = lambda: own() + rng.choice((-86400, 0, 86400))
 time.time_ns = lambda: int(time.time() * 1e9)
 """
 WALL_CLOCK = {
-    "checkpoints/transport.py": "Retry-After as a date; the wait is held between 0 and 60 s",
+    "checkpoints/download/transport.py": "Retry-After as a date; the wait is held between 0 and 60 s",
     "finetune/batch/scheduler.py": "when an attempt was started, for people",
     "finetune/training/feature_cache/store.py": "when an entry was used; later than all others, whatever the clock says",
     "finetune/reporting/html.py": "when a page was written, for people",

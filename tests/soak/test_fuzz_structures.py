@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checkpoints import archive
+from checkpoints.cache import archive
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from finetune.config import checking as configs

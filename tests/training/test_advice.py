@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from checkpoints.catalog import find
+from checkpoints.catalog.find import find
 from finetune.config.checking import RunConfig
 from finetune.training.advice import warnings
 

@@ -121,7 +121,7 @@ def test_the_run_keeps_both_and_recalibrates_for_the_average(tmp_path):
 
 
 def test_too_much_of_the_first_weights_is_warned_of():
-    from checkpoints.catalog import find
+    from checkpoints.catalog.find import find
 
     config = dataclasses.replace(CONFIG, ema=0.999, preprocess="inception")
     (warning,) = advice.warnings(config, find("resnet_v1_demo"), batch_statistics=False, steps=300, per_epoch=100)[-1:]

@@ -91,7 +91,7 @@ def test_nothing_to_unfreeze_is_wrong_use():
 
 
 def test_the_preset_takes_half_of_the_epochs_and_decay_suits_what_opens_last():
-    from checkpoints.catalog import find
+    from checkpoints.catalog.find import find
 
     def complete(**settings):
         config = dataclasses.replace(CONFIG, bn_decay="auto", **settings)

@@ -6,9 +6,9 @@ from typing import Any
 
 import keras
 
-from checkpoints.cache import sha256_of
-from checkpoints.spec import BackboneSpec
-from checkpoints.transfer import LoadReport
+from checkpoints.cache.cache import sha256_of
+from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.matching.transfer import LoadReport
 from finetune.backbone.hub import saved_model
 from finetune.backbone.hub.layer import HubModule
 from finetune.batchnorm.module import Module, PartBatchNorm

@@ -95,7 +95,7 @@ def _locate(place: Path, layouts: tuple[Layout, ...]) -> tuple[Path, Layout] | N
     for layout in layouts:
         path = place if place.name == layout.archive else place / layout.archive
         if path.is_file():
-            from checkpoints import archive
+            from checkpoints.cache import archive
 
             return archive.unpack(path) / layout.folder, layout
     return None

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from checkpoints.averages import Averaged, averaged
+from checkpoints.matching.averages import Averaged, averaged
 from checkpoints.formats import Checkpoint, open_checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
 from finetune import backbone as backbones

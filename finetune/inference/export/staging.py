@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from checkpoints.working import move_all, remove_abandoned, working_folder
+from checkpoints.cache.working import move_all, remove_abandoned, working_folder
 from finetune.errors import WrongUse
 
 _PREFIX = ".tmp.export-"

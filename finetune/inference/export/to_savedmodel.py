@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from checkpoints.disk import written_by_tensorflow
+from checkpoints.cache.disk import written_by_tensorflow
 from finetune.inference.export import frozen as inference
 from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES
 from finetune.inference.export.exportable import Source

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from checkpoints.catalog import BackboneSpec
-from checkpoints.fit import fits
+from checkpoints.catalog.find import BackboneSpec
+from checkpoints.matching.fit import fits
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from finetune import backbone

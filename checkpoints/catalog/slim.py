@@ -1,6 +1,6 @@
 """TF-slim's published checkpoints. No hash is published for them: the first fetch is recorded (`store.fetch`)."""
 
-from checkpoints.spec import BackboneSpec
+from checkpoints.catalog.spec import BackboneSpec
 
 _MODELS = "http://download.tensorflow.org/models"
 _MODELS_SOURCE = "tensorflow/models research/slim/nets"

@@ -6,7 +6,7 @@ set that may not be the user's, and BatchNorm behind the first convolution takes
 
 from typing import Any
 
-from checkpoints.spec import BackboneSpec
+from checkpoints.catalog.spec import BackboneSpec
 
 
 def _row(

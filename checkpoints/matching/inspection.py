@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints.fit import Fit, fits
+from checkpoints.matching.fit import Fit, fits
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.keras_weights import counted
-from checkpoints.leftovers import training_leftover
+from checkpoints.matching.leftovers import training_leftover
 
 _NEAREST = 3
 

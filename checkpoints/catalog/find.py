@@ -3,11 +3,11 @@
 import difflib
 from collections.abc import Sequence
 
-from checkpoints.catalog_keras import KERAS
-from checkpoints.catalog_scratch import SCRATCH
-from checkpoints.catalog_slim import BUNDLED, SLIM
+from checkpoints.catalog.keras import KERAS
+from checkpoints.catalog.scratch import SCRATCH
+from checkpoints.catalog.slim import BUNDLED, SLIM
 from checkpoints.errors import UnknownBackbone
-from checkpoints.spec import BackboneSpec
+from checkpoints.catalog.spec import BackboneSpec
 
 __all__ = ["CATALOG", "BackboneSpec", "find"]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from checkpoints.spec import BackboneSpec
+from checkpoints.catalog.spec import BackboneSpec
 
 _APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
 

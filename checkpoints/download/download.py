@@ -8,10 +8,10 @@ from urllib.parse import unquote, urlsplit
 
 import tenacity
 
-from checkpoints import transport
-from checkpoints.cache import cache_dir, digests, locked, read_record, record_path, remove_abandoned_lock, write_record
+from checkpoints.download import transport
+from checkpoints.cache.cache import cache_dir, digests, locked, read_record, record_path, remove_abandoned_lock, write_record
 from checkpoints.errors import CheckpointError
-from checkpoints.transport import Interrupted, Progress, Refused
+from checkpoints.download.transport import Interrupted, Progress, Refused
 
 GIVE_CHECKPOINT = "give it with --checkpoint PATH"
 

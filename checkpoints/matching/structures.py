@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from checkpoints.pairing import Entry
+from checkpoints.matching.pairing import Entry
 
 FILE = "structures.json.gz"
 """Its place in this package."""

@@ -9,9 +9,9 @@ from functools import cache
 from typing import NamedTuple
 
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.leftovers import training_leftover
-from checkpoints.spec import BackboneSpec
-from checkpoints.transfer import align_by_layer_order
+from checkpoints.matching.leftovers import training_leftover
+from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.matching.transfer import align_by_layer_order
 
 
 class Entry(NamedTuple):

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO, cast
 
-from checkpoints.cache import cache_dir, read_record, sha256_of
+from checkpoints.cache.cache import cache_dir, read_record, sha256_of
 from checkpoints.errors import CheckpointError
-from checkpoints.working import remove_abandoned, working_folder
+from checkpoints.cache.working import remove_abandoned, working_folder
 
 MOST_BYTES = 4 << 30
 """More than this unpacked is taken for a decompression bomb: the largest published archive holds 0.6 GB."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.leftovers import TRAINING_LEFTOVERS, Ignore, reason
+from checkpoints.matching.leftovers import TRAINING_LEFTOVERS, Ignore, reason
 
 __all__ = ["TRAINING_LEFTOVERS", "Assignable", "Ignore", "LoadReport", "align_by_layer_order", "assign"]
 
@@ -143,7 +143,7 @@ def _misfit(checkpoint: Checkpoint, extra: list[str], missing: list[str], other_
 
 
 def _advice(checkpoint: Checkpoint) -> str:
-    from checkpoints.fit import exact_fits
+    from checkpoints.matching.fit import exact_fits
 
     found = exact_fits(checkpoint)
     if found:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from checkpoints.catalog import CATALOG
+from checkpoints.catalog.find import CATALOG
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.leftovers import training_leftover
-from checkpoints.pairing import Entry, Pairing, of_head, pair
-from checkpoints.spec import BackboneSpec
-from checkpoints.structures import structures
+from checkpoints.matching.leftovers import training_leftover
+from checkpoints.matching.pairing import Entry, Pairing, of_head, pair
+from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.matching.structures import structures
 
 Head = Literal["published", "other", "absent"]
 

@@ -1,0 +1,1 @@
+"""Downloaded files on this machine."""

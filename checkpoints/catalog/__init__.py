@@ -1,0 +1,1 @@
+"""Catalogue rows: one for each published set of weights."""

@@ -1,0 +1,1 @@
+"""Fetching a file over HTTP, resumable and verified."""

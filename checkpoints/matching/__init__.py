@@ -1,0 +1,1 @@
+"""Which network a checkpoint fits, and the strict transfer of its variables."""
