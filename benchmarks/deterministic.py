@@ -29,8 +29,8 @@ def one(options, deterministic):
     import numpy as np
 
     from finetune.config.checking import RunConfig
-    from finetune.training.display import Silent
     from finetune.training.chief import start
+    from finetune.training.display import Silent
 
     seen = []
 

@@ -23,22 +23,22 @@ def main():
     parser.add_argument("--ill", action="store_true", help="a model whose moving statistics are 0 and 1")
     arguments = parser.parse_args()
     load_tensorflow()
-    from finetune.data import batches
-    from finetune.runs import model as models
     from finetune.batchnorm.statistics import KerasSubject, write
     from finetune.batchnorm.subject import kept
     from finetune.config.checking import RunConfig
+    from finetune.data import batches
     from finetune.data.dataset import stratified_subset
-    from finetune.diagnosis.drift import initial
     from finetune.data.evalset import Images
+    from finetune.diagnosis.doctor import TRAINING_IMAGES
+    from finetune.diagnosis.drift import initial
     from finetune.diagnosis.measure import examine
     from finetune.diagnosis.rules.rule import Commands
     from finetune.diagnosis.verdict import judge
     from finetune.evaluation.evaluator import Evaluator
-    from finetune.training.prepare import prepare
+    from finetune.runs import model as models
     from finetune.training.display import Silent
-    from finetune.diagnosis.doctor import TRAINING_IMAGES
     from finetune.training.loop.loop import train
+    from finetune.training.prepare import prepare
 
     class Quiet:
         on_step = on_epoch = lambda self, *_, **__: None

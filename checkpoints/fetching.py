@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from checkpoints import store
 from checkpoints.catalog.find import CATALOG, find
-from checkpoints.errors import CheckpointError, UnknownBackbone
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.download.transport import Progress
+from checkpoints.errors import CheckpointError, UnknownBackbone
 
 Status = Literal["fetched", "cached", "bundled", "skipped", "failed"]
 

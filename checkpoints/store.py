@@ -5,11 +5,11 @@ from pathlib import Path
 
 from checkpoints.cache import archive
 from checkpoints.cache.cache import cache_dir
+from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.download.download import fetch, file_name
+from checkpoints.download.transport import Progress
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.location import only_checkpoint
-from checkpoints.catalog.spec import BackboneSpec
-from checkpoints.download.transport import Progress
 
 __all__ = ["Progress", "cache_dir", "fetch", "is_cached", "locate"]
 

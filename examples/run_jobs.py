@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from finetune.batch.call import Call
-from finetune.batch.jobs import read
 from finetune.batch.executors.local import Local
 from finetune.batch.folder import Place, default_place
+from finetune.batch.jobs import read
 from finetune.process import cores
 
 parser = argparse.ArgumentParser(description=__doc__)

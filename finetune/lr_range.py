@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from finetune.backbone import freezing
 from finetune.files import write_text
-from finetune.training.prepare import Prepared
-from finetune.training.display import Display
 from finetune.reporting import lr_range as drawing
 from finetune.runs.directory import RunDir
+from finetune.training.display import Display
+from finetune.training.prepare import Prepared
 from finetune.training.range_test import RangeTest, range_test
 
 

@@ -9,9 +9,9 @@ import pytest
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config.checking import RunConfig
-from finetune.training.prepare import prepare
 from finetune.training.display import Silent
 from finetune.training.loop.loop import train
+from finetune.training.prepare import prepare
 
 PATH = Path(__file__).parents[1] / "benchmarks" / "decay_atlas" / "run.py"
 DECAYS = (0.5, 0.95)

@@ -2,9 +2,9 @@
 
 import pytest
 
+from finetune.backbone.freezing import HEAD, LayerInfo, parse_freeze_rule, resolve
 from finetune.batchnorm.policy import Rule, check_decay, parse_bn_rule
 from finetune.errors import WrongUse
-from finetune.backbone.freezing import HEAD, LayerInfo, parse_freeze_rule, resolve
 
 SCOPE = "resnet_v1_50"
 LAYERS = [

@@ -15,14 +15,14 @@ from checkpoints.catalog.find import find
 from checkpoints.catalog.scratch import SCRATCH
 from checkpoints.errors import CheckpointError
 from finetune import backbone
-from finetune.inference import export
 from finetune.batchnorm.surgery import bn_layers
 from finetune.cli import main
 from finetune.config.checking import RunConfig, from_mapping, read_file
 from finetune.data.preprocessing import PREPROCESSINGS
-from finetune.training.prepare import prepare
-from finetune.training.display import Silent
+from finetune.inference import export
 from finetune.runs import defaults
+from finetune.training.display import Silent
+from finetune.training.prepare import prepare
 
 TINY = "--data demo-target --examples 100 --epochs 1 --image-size 8 --batch-size 20 --learning-rate 0.003 --quiet"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from checkpoints.catalog import find
 from finetune.backbone import conversion
-from finetune.training import display, chief
 from finetune.config.checking import RunConfig
+from finetune.training import chief, display
 
 BACKBONE = "bundled/resnet_v1_demo"
 SETTINGS = RunConfig(

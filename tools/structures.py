@@ -8,8 +8,8 @@ from pathlib import Path
 import keras
 
 import checkpoints
-from checkpoints.matching import structures
 from checkpoints.catalog.find import CATALOG, BackboneSpec, find
+from checkpoints.matching import structures
 from checkpoints.matching.pairing import Entry
 from finetune.backbone import networks
 from finetune.backbone.networks.names import keras_variables, slim_variables, weights_file_variables

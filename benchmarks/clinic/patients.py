@@ -21,10 +21,10 @@ from finetune.config.checking import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Dataset, Split, stratified_subset
+from finetune.data.evalset import Images
 from finetune.data.preprocessing import find
 from finetune.data.sources import load_dataset
 from finetune.diagnosis.evidence import Facts
-from finetune.data.evalset import Images
 from finetune.training.loop import optimizer as optimizers
 from finetune.training.loop.step import train_step
 

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data import batches
-from finetune.runs import model as models
 from finetune.batchnorm.decay import auto_decay, residual
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config.checking import RunConfig
+from finetune.data import batches
 from finetune.data.dataset import stratified_subset
 from finetune.evaluation.evaluator import Evaluator
-from finetune.training.prepare import prepare
+from finetune.runs import model as models
 from finetune.training.display import Silent
 from finetune.training.loop.loop import train
+from finetune.training.prepare import prepare
 
 HERE = Path(__file__).parent
 DECAYS = (0.5, 0.9, 0.95, 0.99, 0.997, 0.999, 0.9997)

@@ -35,9 +35,9 @@ def main(settings):
 
     load_tensorflow()
     from finetune.config.checking import from_mapping
-    from finetune.training.prepare import prepare
     from finetune.training.display import Silent
     from finetune.training.loop.loop import train
+    from finetune.training.prepare import prepare
 
     prepared = prepare(from_mapping(settings, where="the options"), Silent(), load_weights=True)
     pace.ready()

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO, cast
 
 from checkpoints.cache.cache import cache_dir, read_record, sha256_of
-from checkpoints.errors import CheckpointError
 from checkpoints.cache.working import remove_abandoned, working_folder
+from checkpoints.errors import CheckpointError
 
 MOST_BYTES = 4 << 30
 """More than this unpacked is taken for a decompression bomb: the largest published archive holds 0.6 GB."""

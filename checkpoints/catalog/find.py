@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from checkpoints.catalog.keras import KERAS
 from checkpoints.catalog.scratch import SCRATCH
 from checkpoints.catalog.slim import BUNDLED, SLIM
-from checkpoints.errors import UnknownBackbone
 from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.errors import UnknownBackbone
 
 __all__ = ["CATALOG", "BackboneSpec", "find"]
 

@@ -8,10 +8,18 @@ from urllib.parse import unquote, urlsplit
 
 import tenacity
 
+from checkpoints.cache.cache import (
+    cache_dir,
+    digests,
+    locked,
+    read_record,
+    record_path,
+    remove_abandoned_lock,
+    write_record,
+)
 from checkpoints.download import transport
-from checkpoints.cache.cache import cache_dir, digests, locked, read_record, record_path, remove_abandoned_lock, write_record
-from checkpoints.errors import CheckpointError
 from checkpoints.download.transport import Interrupted, Progress, Refused
+from checkpoints.errors import CheckpointError
 
 GIVE_CHECKPOINT = "give it with --checkpoint PATH"
 

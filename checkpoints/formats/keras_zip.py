@@ -16,11 +16,11 @@ import numpy as np
 
 from checkpoints.cache import archive
 from checkpoints.cache.cache import cache_dir, sha256_of
+from checkpoints.cache.working import remove_abandoned, working_folder
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.hdf5 import Hdf5, numeric
 from checkpoints.formats.keras_weights import SHARDED, read_shapes
-from checkpoints.cache.working import remove_abandoned, working_folder
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MOST_MEMBERS, _MOST_CONFIG_BYTES, _DEEPEST = 10_000, 64 << 20, 20

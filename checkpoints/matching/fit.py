@@ -6,10 +6,10 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from checkpoints.catalog.find import CATALOG
+from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.matching.leftovers import training_leftover
 from checkpoints.matching.pairing import Entry, Pairing, of_head, pair
-from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.matching.structures import structures
 
 Head = Literal["published", "other", "absent"]

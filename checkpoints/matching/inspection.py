@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints.matching.fit import Fit, fits
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.keras_weights import counted
+from checkpoints.matching.fit import Fit, fits
 from checkpoints.matching.leftovers import training_leftover
 
 _NEAREST = 3

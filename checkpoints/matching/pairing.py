@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase, translate
 from functools import cache
 from typing import NamedTuple
 
+from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.matching.leftovers import training_leftover
-from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.matching.transfer import align_by_layer_order
 
 

@@ -1,10 +1,10 @@
 """The only place where catalogue, network, weights and BatchNorm meet."""
 
 from checkpoints.catalog.find import BackboneSpec
+from finetune.backbone.find import find, module_handle, preprocessing, unbiased
 from finetune.backbone.hub.module import check_plan
 from finetune.backbone.keras_file import open_model
 from finetune.backbone.loading import Backbone, check_image_size, head_outputs, load
-from finetune.backbone.find import find, module_handle, preprocessing, unbiased
 
 __all__ = [
     "Backbone",

@@ -14,22 +14,22 @@ import keras
 import numpy as np
 
 from checkpoints.catalog import find
-from checkpoints.matching import transfer
 from checkpoints.catalog.find import BackboneSpec
 from checkpoints.errors import CheckpointError
-from checkpoints.matching.fit import Fit, fit, fits
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.object_graph import OBJECT_GRAPH
 from checkpoints.formats.slim_writer import everything, write_slim
+from checkpoints.matching import transfer
+from checkpoints.matching.fit import Fit, fit, fits
 from checkpoints.matching.pairing import Entry, Pairing, of_head, pair
 from checkpoints.matching.structures import structures
-from finetune.runs import model as models
 from finetune.backbone import networks
-from tools.structures import entries
+from finetune.backbone.networks.names import keras_variables, slim_variables
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import room_for
-from finetune.backbone.networks.names import keras_variables, slim_variables
+from finetune.runs import model as models
+from tools.structures import entries
 
 Format = Literal["slim-v2", "keras-weights-h5", "keras-zip"]
 

@@ -8,23 +8,22 @@ from typing import Any
 import keras
 
 from checkpoints import store
-from checkpoints.matching import transfer
 from checkpoints.catalog.find import BackboneSpec
 from checkpoints.errors import CheckpointError
-from checkpoints.matching.fit import fit
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.matching import transfer
+from checkpoints.matching.fit import fit
 from checkpoints.matching.pairing import in_slim_scopes, pair
 from checkpoints.matching.structures import structures
-from finetune.backbone import networks
-from finetune.backbone.hub import module
-from finetune.backbone import own_model
+from finetune.backbone import networks, own_model
 from finetune.backbone.head import ORDER, check_classes
-from tools.structures import entries
-from finetune.batchnorm.surgery import adopt
-from finetune.errors import WrongUse
+from finetune.backbone.hub import module
 from finetune.backbone.networks.names import keras_variables, slim_variables
 from finetune.backbone.networks.stages import layers_by_stage
+from finetune.batchnorm.surgery import adopt
+from finetune.errors import WrongUse
+from tools.structures import entries
 
 Progress = store.Progress
 

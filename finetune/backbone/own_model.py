@@ -8,20 +8,20 @@ from typing import Any
 
 import keras
 
-from checkpoints.catalog import find
 from checkpoints.cache.cache import sha256_of
-from checkpoints.errors import UnknownBackbone
+from checkpoints.catalog import find
 from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.errors import UnknownBackbone
 from checkpoints.matching.transfer import LoadReport
 from finetune.backbone import networks
 from finetune.backbone.head import Cut, keep_head, swap_head
 from finetune.backbone.keras_file import open_model
-from finetune.batchnorm.flatten import flat
-from finetune.errors import FinetuneError
-from finetune.files import read_json
 from finetune.backbone.networks.keras_applications import STAGES, canonical_names
 from finetune.backbone.networks.network import Stage
 from finetune.backbone.networks.stages import layers_by_side, layers_until
+from finetune.batchnorm.flatten import flat
+from finetune.errors import FinetuneError
+from finetune.files import read_json
 
 _ANY_SIZE = 224
 """Side in px that a model for images of any size is taken to be made for."""

@@ -10,15 +10,15 @@ from typing import Any
 
 from finetune.batch import summary as summaries
 from finetune.batch import timing
-from finetune.batch.jobs import Job
-from finetune.batch.folder import Place
 from finetune.batch.executors.process import Executor
+from finetune.batch.folder import Place
+from finetune.batch.jobs import Job
 from finetune.batch.scheduler import Scheduler
 from finetune.batch.status import Standing, look
 from finetune.batch.summary import Summary
 from finetune.errors import FinetuneError, Interrupted, WrongUse
-from finetune.training.display import stop_signals
 from finetune.runs.directory import check_place
+from finetune.training.display import stop_signals
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import checking as configs
 from finetune.batch.jobs import Job
+from finetune.config import checking as configs
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import Held, locked, read_json, to_json, write_text
 from finetune.runs.directory import RunDir

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import checking as configs
 from finetune.batch import names, paths
+from finetune.config import checking as configs
 from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from finetune.batch import outcome as outcomes
-from finetune.batch.jobs import Job
-from finetune.batch.folder import Attempt, Place, Record
 from finetune.batch.executors.process import Executor, Handle, Launch
+from finetune.batch.folder import Attempt, Place, Record
+from finetune.batch.jobs import Job
 from finetune.batch.sharing import features_of
 from finetune.batch.status import Standing, look
 from finetune.errors import FinetuneError

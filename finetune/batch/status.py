@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.batch.jobs import Job
 from finetune.batch.folder import Place, Record
+from finetune.batch.jobs import Job
 from finetune.errors import FinetuneError
 from finetune.files import read_json
 from finetune.runs.directory import RunDir, kept_validation

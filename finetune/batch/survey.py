@@ -6,13 +6,12 @@ from functools import cache
 from typing import Any, NoReturn
 
 from checkpoints.errors import CheckpointError
-from finetune.runs import data
 from finetune.batch.jobs import Job
 from finetune.config.checking import RunConfig
 from finetune.data.pipeline import steps_per_epoch
 from finetune.errors import FinetuneError
+from finetune.runs import data, defaults
 from finetune.training.prepare import check_request
-from finetune.runs import defaults
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,8 @@ def verify(name: str, checkpoint: Path | None, photos: Path | None, as_json: boo
     fails. With --photos, these are the images, and ImageNet top-1 and top-5 are counted.
     """
     load_tensorflow()
-    from finetune.inference import verification
     from finetune.cli.display import console_display
+    from finetune.inference import verification
 
     with console_display(quiet=quiet or as_json) as display:
         result = verification.verify(name, checkpoint=checkpoint, photos=photos, display=display)

@@ -43,8 +43,8 @@ def diagnose_bn(
     if html is not None:
         page.check_place(html)
     load_tensorflow()
-    from finetune.reporting import diagnosis_page as pages
     from finetune.diagnosis.doctor import diagnose
+    from finetune.reporting import diagnosis_page as pages
 
     with console_display(quiet=quiet or as_json) as display:
         diagnosis = diagnose(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from finetune.backbone.freezing import FreezePlan
 from finetune.cli.console import Console
 from finetune.config.checking import RunConfig
-from finetune.backbone.freezing import FreezePlan
 from finetune.reporting.words import others_moved
 
 if TYPE_CHECKING:

@@ -52,8 +52,8 @@ def run(
         settings: RunConfig = from_mapping(base, where=str(config or "the options"), options=chosen)
 
     load_tensorflow()
-    from finetune.training import start
     from finetune.cli.display import console_display, show_result
+    from finetune.training import start
 
     with console_display(quiet=quiet) as display:
         if resume is not None:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from finetune._version import __version__
 from finetune.batchnorm.policy import check_decay
 from finetune.config.contradictions import refuse_contradictions
-from finetune.errors import FinetuneError, WrongUse
-from finetune.files import read_json
 from finetune.config.presets import refuse_change
 from finetune.config.settings import TAKES, Augment, Takes
+from finetune.errors import FinetuneError, WrongUse
+from finetune.files import read_json
 
 FORMAT_VERSION = 1
 """Written into `config.json`; a reader refuses what is newer than itself."""

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from finetune.files import size_in_bytes
 from finetune.config.presets import PRESETS
+from finetune.files import size_in_bytes
 
 Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
 

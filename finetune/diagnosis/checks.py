@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from finetune.batchnorm.subject import Snapshot, Subject
+from finetune.data.evalset import Images
 from finetune.data.preprocessing import suspects, swapped
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.drift import drift
 from finetune.diagnosis.evidence import BatchCheck, BNEvidence, Change, PreprocessingCheck, Trial
 from finetune.diagnosis.gaps import recalibrating_helps, true_helps
-from finetune.data.evalset import Images
 from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
 
 ALL = frozenset({"preprocessing", "batches", "partial"})

@@ -10,10 +10,10 @@ from finetune.batchnorm.statistics import recalibrate
 from finetune.diagnosis.gaps import better
 from finetune.diagnosis.measure import Extent, examine
 from finetune.diagnosis.report import Diagnosis
+from finetune.diagnosis.targets.target import Target
 from finetune.diagnosis.verdict import judge
 from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.evaluator import Evaluation, Evaluator
-from finetune.diagnosis.targets.target import Target
 
 TRAINING_IMAGES = 2_000
 """Training images a diagnosis looks at, unless told otherwise."""

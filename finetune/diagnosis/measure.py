@@ -10,11 +10,11 @@ from typing import Literal
 
 from finetune.batchnorm.statistics import Moments, write
 from finetune.batchnorm.subject import Snapshot, Subject, kept
+from finetune.data.evalset import Images
 from finetune.diagnosis import checks, labels
-from finetune.diagnosis.rules import data
 from finetune.diagnosis.drift import drift, initial, share_left
 from finetune.diagnosis.evidence import BNEvidence, Facts, Share, ThreeWays
-from finetune.data.evalset import Images
+from finetune.diagnosis.rules import data
 from finetune.diagnosis.rules.rule import Commands, Reading
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Evaluator, Pass

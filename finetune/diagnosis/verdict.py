@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.diagnosis.rules import data, statistics, training
 from finetune.diagnosis import words
 from finetune.diagnosis.evidence import BNEvidence
+from finetune.diagnosis.rules import data, statistics, training
 from finetune.diagnosis.rules.rule import Commands, Finding, Reading
 
 RULES: tuple[Callable[[Reading], Finding | None], ...] = (

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from finetune.evaluation import predictions
 from finetune.batchnorm.statistics import Moments, pool
 from finetune.batchnorm.subject import Forward, Statistics, Subject
+from finetune.evaluation import predictions
 from finetune.evaluation.predictions import Predictions
 
 Batches = Iterable[tuple[Any, Any, Any]]

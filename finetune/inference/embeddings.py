@@ -11,18 +11,19 @@ import numpy as np
 import tensorflow as tf
 
 from finetune import backbone
-from finetune.training import proof
-from finetune.runs import model as models, data as rundata, evaluate
-from finetune.data import batches
 from finetune.backbone.endpoints import find_layer
 from finetune.config.checking import RunConfig
-from finetune.data import image_files
+from finetune.data import batches, image_files
 from finetune.data.dataset import Dataset, Split
 from finetune.data.lazy import LazyImages
 from finetune.data.sources import absolute
 from finetune.data.sources.assembly import Progress, printable
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import replacing, room_for
+from finetune.runs import data as rundata
+from finetune.runs import evaluate
+from finetune.runs import model as models
+from finetune.training import proof
 
 Pooling = Literal["mean", "max", "none"]
 UNKNOWN = -1

@@ -13,18 +13,18 @@ import keras
 import numpy as np
 
 from finetune import backbone
-from finetune.training import proof
-from finetune.runs import model as models, data
-from finetune.data import batches
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.config.checking import RunConfig
-from finetune.data import image_files
+from finetune.data import batches, image_files
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.data.sources.assembly import Progress, printable
 from finetune.errors import FinetuneError, WrongUse
-from finetune.inference.export.to_keras import CARD
 from finetune.files import write_text
+from finetune.inference.export.to_keras import CARD
+from finetune.runs import data
+from finetune.runs import model as models
+from finetune.training import proof
 
 _NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote"
 

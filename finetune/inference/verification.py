@@ -8,26 +8,26 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from checkpoints.catalog import find
 from checkpoints import store
+from checkpoints.catalog import find
 from checkpoints.catalog.find import BackboneSpec
 from checkpoints.errors import CheckpointError, UnknownBackbone
-from checkpoints.matching.fit import fit as fit_of
-from checkpoints.matching.fit import fits
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.matching.fit import fit as fit_of
+from checkpoints.matching.fit import fits
 from checkpoints.matching.pairing import of_head, pair
 from checkpoints.matching.structures import structures
 from checkpoints.matching.transfer import LoadReport
 from finetune import backbone
-from finetune.inference import reference
+from finetune.backbone.freezing import LayerInfo, layer_infos
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.data import pipeline
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.evaluator import Evaluation, Evaluator
-from finetune.backbone.freezing import LayerInfo, layer_infos
+from finetune.inference import reference
 from finetune.training.display import Display, Silent
 
 TOLERANCE = 1e-4

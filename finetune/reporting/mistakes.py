@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 from checkpoints.errors import CheckpointError
-from finetune.runs import data
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
 from finetune.errors import FinetuneError
 from finetune.evaluation.predictions import Predictions
 from finetune.reporting.record import Record
+from finetune.runs import data
 
 SIDE = 128
 """Photos are shown at so many px; images in memory as they are."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from finetune.evaluation import significance
-from finetune.evaluation.significance import Paired, Repeats
 from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.significance import Paired, Repeats
 from finetune.reporting.record import Record
 
 _NO_SETTING = ("seed", "data_dir", "tracker")

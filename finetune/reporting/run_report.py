@@ -9,7 +9,8 @@ import numpy as np
 
 from finetune.evaluation import metrics
 from finetune.evaluation.predictions import Predictions
-from finetune.reporting import mistakes as images, selection, ranking, scored
+from finetune.reporting import mistakes as images
+from finetune.reporting import ranking, scored, selection
 from finetune.reporting.record import Record, read
 
 SCHEMA_VERSION = 1

@@ -5,8 +5,8 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from finetune.evaluation import predictions
 from finetune.errors import FinetuneError
+from finetune.evaluation import predictions
 from finetune.evaluation.predictions import Predictions
 from finetune.reporting.record import Record
 

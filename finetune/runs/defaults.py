@@ -5,9 +5,9 @@ import dataclasses
 from checkpoints.catalog.find import BackboneSpec
 from finetune.batchnorm.decay import FEW_UPDATES, auto_decay
 from finetune.config.checking import RunConfig
+from finetune.config.settings import Augment
 from finetune.data.pipeline import parts_per_step, steps_per_epoch
 from finetune.errors import WrongUse
-from finetune.config.settings import Augment
 
 _LARGEST_ICON = 64
 """px. Images of no more than this a side, in a folder too, are augmented as CIFAR's are."""

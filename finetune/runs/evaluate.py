@@ -4,16 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune.data import batches
-from finetune.runs import model, data
-from finetune.training import proof
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config.checking import RunConfig
+from finetune.data import batches
 from finetune.data.dataset import Dataset, Split
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
 from finetune.evaluation.flip import Mirrored
+from finetune.runs import data, model
+from finetune.training import proof
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,9 @@ import keras
 import numpy as np
 
 from finetune import backbone as backbones
-from finetune.config import checking as configs
 from finetune.batchnorm.subject import Snapshot
 from finetune.batchnorm.surgery import adopt, to_stock
+from finetune.config import checking as configs
 from finetune.config.checking import RunConfig
 from finetune.data.dataset import Split, stratified_subset
 from finetune.errors import FinetuneError, WrongUse

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from finetune.tf_graphs.program.roles import Input
 from finetune.errors import FinetuneError
+from finetune.tf_graphs.program.roles import Input
 
 _Measured = TypeVar("_Measured")
 _SIZES = (32, 64, 96, 224, 299)

@@ -8,12 +8,12 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
 
+from finetune.diagnosis.graph.protos import to_graph_def
+from finetune.errors import FinetuneError
 from finetune.tf_graphs.program import variables
 from finetune.tf_graphs.program.metagraph import MetaGraph
 from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, Graph, Node, Ref
-from finetune.diagnosis.graph.protos import to_graph_def
 from finetune.tf_graphs.program.sites import Site
-from finetune.errors import FinetuneError
 
 Measured = tuple[np.ndarray, np.ndarray, float]
 """(mean, population variance, N), float64 `[channels]`."""

@@ -9,14 +9,14 @@ import numpy as np
 
 from finetune.batchnorm.statistics import Moments
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics
+from finetune.errors import FinetuneError
 from finetune.tf_graphs.feeding import Feeding
 from finetune.tf_graphs.program.bn_layers import Layer
 from finetune.tf_graphs.program.roles import Input
-from finetune.tf_graphs.session import Measured, Running
 from finetune.tf_graphs.program.variables import Averages
 from finetune.tf_graphs.program.wiring import Wiring
+from finetune.tf_graphs.session import Measured, Running
 from finetune.tf_graphs.writing import Origin, write
-from finetune.errors import FinetuneError
 
 
 @dataclass(frozen=True)

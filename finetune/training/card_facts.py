@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from finetune.evaluation import metrics
-from finetune.runs import data
 from finetune.data.preprocessing import Preprocessing
 from finetune.data.preprocessing import find as find_preprocessing
-from finetune.files import write_text
+from finetune.evaluation import metrics
 from finetune.evaluation.predictions import Predictions
-from finetune.training.prepare import Prepared
+from finetune.files import write_text
 from finetune.reporting import model_card
+from finetune.runs import data
 from finetune.runs.directory import RunDir
+from finetune.training.prepare import Prepared
 
 NAME = "MODEL_CARD.md"
 

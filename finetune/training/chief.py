@@ -5,25 +5,26 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
-from finetune.config import checking as configs
-from finetune import process, lr_range
-from finetune.training import proof, tracking
-from finetune.runs import model as models, data
+from finetune import lr_range, process
 from finetune.backbone import freezing
 from finetune.batchnorm.statistics import KerasSubject
-from finetune.training.periodic_diagnosis import Checkup
+from finetune.config import checking as configs
 from finetune.config.checking import FORMAT_VERSION, RunConfig
-from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
+from finetune.runs import data
+from finetune.runs import model as models
+from finetune.runs.directory import RunDir, check_place
+from finetune.training import proof, tracking
+from finetune.training.display import Display, Silent, stop_signals
+from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.training.feature_cache.preparing import Telling, cached_feed
 from finetune.training.finish import Trained, finish
-from finetune.training.phases import Phases
-from finetune.training.prepare import Prepared, prepare
-from finetune.training.display import Display, Silent, stop_signals
-from finetune.training.observers import Recorder
-from finetune.runs.directory import RunDir, check_place
 from finetune.training.loop.loop import train
 from finetune.training.loop.state import State, put_back
+from finetune.training.observers import Recorder
+from finetune.training.periodic_diagnosis import Checkup
+from finetune.training.phases import Phases
+from finetune.training.prepare import Prepared, prepare
 
 
 def start(

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from finetune.config.checking import RunConfig
 from finetune.backbone.freezing import FreezePlan
+from finetune.config.checking import RunConfig
 
 
 class Display(Protocol):

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.runs import model as models
 from finetune.batchnorm.surgery import parts
+from finetune.runs import model as models
 from finetune.runs.directory import RunDir
 
 LAST_STEP = "model-last-step.keras"

@@ -8,23 +8,23 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.training import ema, card_facts, proof, tracking
 from finetune import process
-from finetune.runs import model as models
-from finetune.data import batches
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config.checking import RunConfig
+from finetune.data import batches
 from finetune.data.dataset import Dataset
 from finetune.evaluation.evaluator import Evaluator
 from finetune.evaluation.flip import Mirrored
-from finetune.training.phases import Phases
 from finetune.evaluation.predictions import Predictions
-from finetune.training.prepare import Prepared
-from finetune.training.display import Display
+from finetune.runs import model as models
 from finetune.runs.directory import RunDir
+from finetune.training import card_facts, ema, proof, tracking
+from finetune.training.display import Display
 from finetune.training.loop.feed import Feed, ImageFeed
+from finetune.training.phases import Phases
+from finetune.training.prepare import Prepared
 
 RECALIBRATION_IMAGES = 10_000
 """Precise BN needs 1k to 10k images (Wu & Johnson 2021, section 3.2)."""

@@ -6,13 +6,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.training import tracking
 from finetune.batchnorm.statistics import KerasSubject
+from finetune.runs.directory import RunDir
+from finetune.training import tracking
+from finetune.training.display import Display
+from finetune.training.loop.state import State
 from finetune.training.periodic_diagnosis import Checkup
 from finetune.training.phases import Phases
-from finetune.training.display import Display
-from finetune.runs.directory import RunDir
-from finetune.training.loop.state import State
 
 
 class Recorder:

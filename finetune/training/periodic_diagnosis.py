@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from finetune.data import batches
-from finetune.runs import model as models
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Forward, Snapshot, Statistics
-from finetune.diagnosis.evidence import Facts
+from finetune.data import batches
 from finetune.data.evalset import Images
+from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.measure import examine
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.verdict import judge
+from finetune.runs import model as models
 from finetune.training.prepare import Prepared
 
 IMAGES = 1_000

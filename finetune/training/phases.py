@@ -4,11 +4,11 @@ from functools import partial
 from typing import Any
 
 from finetune.data import batches
-from finetune.training import proof
-from finetune.training.prepare import Prepared, apply_plan
-from finetune.training.display import Display
 from finetune.runs.directory import RunDir
+from finetune.training import proof
+from finetune.training.display import Display
 from finetune.training.loop.loop import Stretch
+from finetune.training.prepare import Prepared, apply_plan
 
 
 class Phases:

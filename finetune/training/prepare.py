@@ -11,25 +11,22 @@ import keras
 from checkpoints import store
 from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
-from finetune.data import batches
 from finetune.backbone import freezing
-from finetune.runs import data
-from finetune.training import tracking, unfreezing
-from finetune.config import presets
-from finetune.config import checking as configs
 from finetune.batchnorm.policy import Rule, parse_bn_rule
 from finetune.batchnorm.surgery import bn_layers
 from finetune.classifier import attach_head
+from finetune.config import checking as configs
+from finetune.config import presets
 from finetune.config.checking import RunConfig
-from finetune.data import overlap, sources
+from finetune.data import batches, overlap, sources
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
 from finetune.data.preprocessing import find as find_preprocessing
-from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, WrongUse
+from finetune.runs import data, defaults
+from finetune.training import advice, tracking, unfreezing
 from finetune.training.display import Display
-from finetune.training import advice
-from finetune.runs import defaults
+from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.training.unfreezing import Phase
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from finetune.backbone.freezing import FreezePlan
 from finetune.batchnorm.surgery import is_bn, parts
 from finetune.errors import FinetuneError
-from finetune.backbone.freezing import FreezePlan
 from finetune.runs.directory import RunDir
 from finetune.training.loop import kernels
 

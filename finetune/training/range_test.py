@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.data import batches
 from finetune.config.checking import RunConfig
+from finetune.data import batches
 from finetune.data.dataset import Split
 from finetune.errors import FinetuneError
 from finetune.training.loop import optimizer as optimizers

@@ -4,19 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import checking as configs
 from finetune.backbone import freezing
-from finetune.training import chief as runs
+from finetune.config import checking as configs
 from finetune.config.checking import RunConfig
+from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
+from finetune.runs.directory import RunDir, check_place
+from finetune.training import chief as runs
+from finetune.training.display import Display, Silent, stop_signals
 from finetune.training.distribution import cluster as clusters
 from finetune.training.distribution.connection import mirrored, multi_worker
 from finetune.training.distribution.strategy import Distribution
-from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
-from finetune.training.prepare import prepare
-from finetune.training.display import Display, Silent, stop_signals
-from finetune.runs.directory import RunDir, check_place
 from finetune.training.loop.loop import train
 from finetune.training.loop.state import State
+from finetune.training.prepare import prepare
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from finetune.errors import WrongUse
 from finetune.backbone.freezing import HEAD, FreezePlan
+from finetune.errors import WrongUse
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune.batch.jobs import Job, read
 from finetune.batch.executors.local import Forked, Local
 from finetune.batch.executors.process import Launch
+from finetune.batch.jobs import Job, read
 from finetune.batch.sharing import features_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux only")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from finetune.batch.executors import memory
 from finetune.batch import outcome
+from finetune.batch.executors import memory
 from finetune.batch.executors.process import Ended
 
 TEARS = "Traceback (most recent call last):\n  File x\n"

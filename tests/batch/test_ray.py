@@ -12,11 +12,11 @@ import pytest
 from stub_run import StubLaunch
 
 from finetune.batch import jobs
-from finetune.batch.executors import ray_cluster
 from finetune.batch.call import Call, Display
-from finetune.batch.folder import Place
+from finetune.batch.executors import ray_cluster
 from finetune.batch.executors.process import Launch
 from finetune.batch.executors.ray_cluster import Ray
+from finetune.batch.folder import Place
 from finetune.errors import FinetuneError, WrongUse
 
 needs_ray = pytest.mark.skipif(

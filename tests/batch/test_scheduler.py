@@ -13,11 +13,11 @@ import pytest
 from stub_run import StubLaunch
 
 from finetune.batch import jobs
-from finetune.batch.executors import memory
 from finetune.batch.call import Call, Display
+from finetune.batch.executors import memory
 from finetune.batch.executors.local import Local
-from finetune.batch.folder import Place
 from finetune.batch.executors.process import Process
+from finetune.batch.folder import Place
 from finetune.batch.scheduler import Scheduler
 from finetune.errors import FinetuneError, WrongUse
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from finetune.batch import summary, timing
-from finetune.batch.jobs import Job
 from finetune.batch.folder import Place
+from finetune.batch.jobs import Job
 from finetune.batch.status import Standing
 from finetune.config.checking import RunConfig
 

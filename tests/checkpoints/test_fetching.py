@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 from misbehaving_server import Server, say, serve
 
-from checkpoints.download import download
 from checkpoints.catalog.find import CATALOG
+from checkpoints.download import download
 from checkpoints.errors import UnknownBackbone
 from checkpoints.fetching import select
 from finetune.cli import main

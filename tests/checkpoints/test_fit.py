@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from checkpoints.catalog.find import CATALOG, find
-from checkpoints.matching.fit import exact_fits, fits
-from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.matching.pairing import Entry, of_head
 from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.matching.fit import exact_fits, fits
+from checkpoints.matching.pairing import Entry, of_head
 from checkpoints.matching.structures import structures
 
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from typing_commands import typed
 
-from finetune.training import phases
 from finetune.training import chief as runs
+from finetune.training import phases
 from finetune.training.loop import loop
 
 UNIT = "resnet_v1_demo/block1/unit_1/bottleneck_v1"

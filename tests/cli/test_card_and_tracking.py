@@ -15,9 +15,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typing_commands import typed
 
-from finetune.runs import data
 from finetune.cli.display import ConsoleDisplay
 from finetune.reporting import record
+from finetune.runs import data
 
 
 def test_metrics_csv_says_what_metrics_jsonl_says(finished):

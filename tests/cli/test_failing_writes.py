@@ -9,8 +9,8 @@ import pytest
 from typing_commands import typed
 
 from checkpoints.catalog import find
-from finetune.runs import model as models
 from finetune.files import write_text
+from finetune.runs import model as models
 
 
 def test_nobody_may_write_there(place, refused, monkeypatch):

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from typing_commands import typed
 
-from finetune.runs import data
 from finetune.evaluation.predictions import Predictions
 from finetune.reporting import record
+from finetune.runs import data
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J"
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from checkpoints.formats.slim_writer import write_slim
 from finetune.backbone import networks
-from finetune.cli import main
 from finetune.backbone.networks.names import slim_variables
+from finetune.cli import main
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import adopt
 from finetune.data.dataset import Split
+from finetune.data.evalset import Images
 from finetune.data.preprocessing import find, suspects
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.checks import SIZES
-from finetune.data.evalset import Images
 from finetune.diagnosis.measure import examine
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.verdict import judge

@@ -14,13 +14,13 @@ from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import adopt
 from finetune.data import preprocessing
 from finetune.data.dataset import Split
-from finetune.tf_graphs import open_exported, takes_training
 from finetune.data.evalset import Images
 from finetune.diagnosis.measure import examine
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.verdict import judge
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Evaluator
+from finetune.tf_graphs import open_exported, takes_training
 
 SIDE, CLASSES = 12, 4
 

@@ -6,11 +6,11 @@ import pytest
 from checkpoints.formats import open_checkpoint
 from finetune.batchnorm.statistics import recalibrate
 from finetune.data import pipeline
-from finetune.data.preprocessing import find
-from finetune.tf_graphs import open_graph
 from finetune.data.evalset import Images
+from finetune.data.preprocessing import find
 from finetune.diagnosis.measure import examine
 from finetune.evaluation.evaluator import Evaluator, count
+from finetune.tf_graphs import open_graph
 
 BATCH = 100
 KINDS = ("layers", "layers-updates", "slim", "slim-averaged", "by-hand")

@@ -7,10 +7,10 @@ from tf1_forms import Form, Saved, arrays, conv, fused, head, images, network, s
 
 from checkpoints.formats.slim_writer import write_slim
 from finetune.data.dataset import Split
-from finetune.data.preprocessing import find
-from finetune.tf_graphs import open_graph
 from finetune.data.evalset import Images
+from finetune.data.preprocessing import find
 from finetune.diagnosis.measure import examine
+from finetune.tf_graphs import open_graph
 
 
 def agrees(saved: Saved, **options):

@@ -8,8 +8,8 @@ import tensorflow as tf
 from tf1_forms import Form, conv, fused, head, images, network, save, switch, v1
 
 from checkpoints.errors import CheckpointError
-from finetune.tf_graphs import open_graph
 from finetune.errors import FinetuneError, WrongUse
+from finetune.tf_graphs import open_graph
 
 
 def refused(path, message, error=FinetuneError, **options):

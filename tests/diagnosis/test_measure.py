@@ -7,9 +7,9 @@ import pytest
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.data.dataset import Split
+from finetune.data.evalset import Images
 from finetune.data.preprocessing import find
 from finetune.diagnosis.evidence import Facts
-from finetune.data.evalset import Images
 from finetune.diagnosis.measure import examine
 from finetune.errors import FinetuneError
 

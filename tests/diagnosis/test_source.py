@@ -7,8 +7,8 @@ import pytest
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis.evidence import Facts
-from finetune.errors import FinetuneError
 from finetune.diagnosis.targets import origin
+from finetune.errors import FinetuneError
 
 
 def network(prefix="", *, widths=(3, 4), center=True):

@@ -26,13 +26,13 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.matching.structures import structures
 from finetune.backbone import networks
-from finetune.inference import reference
-from tools import structures as of_networks
+from finetune.backbone.networks.names import slim_variables
 from finetune.cli import main
 from finetune.cli.display import ConsoleDisplay
 from finetune.data.dataset import Split, stratified_subset
 from finetune.data.sources import generated
-from finetune.backbone.networks.names import slim_variables
+from finetune.inference import reference
+from tools import structures as of_networks
 
 SERVED = ("resnet_v1_50", "resnet_v1_101", "resnet_v1_152", "resnet_v1_200", "inception_v1", "mobilenet_v1_0.25")
 """The rows pages name. Their files are written with random weights and served where the published ones would be."""

@@ -11,10 +11,10 @@ import pytest
 
 from checkpoints.catalog.find import find
 from finetune.backbone import networks
-from finetune.batchnorm.policy import parse_bn_rule
-from finetune.batchnorm.surgery import adopt
 from finetune.backbone.freezing import HEAD, layer_infos, parse_freeze_rule, resolve
 from finetune.backbone.networks.stages import layers_by_stage
+from finetune.batchnorm.policy import parse_bn_rule
+from finetune.batchnorm.surgery import adopt
 
 DOCS = Path(__file__).parents[2] / "docs"
 SLIM = {

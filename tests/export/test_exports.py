@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from finetune.training import chief as runs
 from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference.export import FORMATS, export, staging
+from finetune.training import chief as runs
 
 INFERENCE = ("savedmodel", "tflite", "onnx")
 

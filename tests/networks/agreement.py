@@ -5,8 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.backbone import networks
-from finetune.batchnorm.surgery import adopt
 from finetune.backbone.networks.names import slim_variables
+from finetune.batchnorm.surgery import adopt
 
 Size = int | tuple[int, int]
 """The side, or (height, width), in px."""

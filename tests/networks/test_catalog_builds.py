@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from checkpoints.catalog.find import CATALOG, BackboneSpec
 from checkpoints.matching.structures import structures
 from finetune.backbone import networks
-from finetune.cli import main
-from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.backbone.networks.names import keras_variables, slim_variables
 from finetune.backbone.networks.stages import HEAD, layers_by_stage
+from finetune.cli import main
+from finetune.data.preprocessing import PREPROCESSINGS
 
 UNPADDED = {"inception_v3", "inception_v4", "inception_resnet_v2", "densenet"}
 """Families that somewhere round a map down."""

@@ -14,8 +14,8 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from finetune.backbone import networks
 from finetune.backbone.conversion import convert, transcribe
-from finetune.errors import FinetuneError, WrongUse
 from finetune.backbone.networks.names import keras_variables
+from finetune.errors import FinetuneError, WrongUse
 
 LEFTOVERS = {
     "global_step": np.array(7, np.int64),

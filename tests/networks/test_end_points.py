@@ -11,9 +11,9 @@ import tensorflow as tf
 from agreement import build_with, difference, random_images
 
 from finetune.backbone import networks
-from finetune.inference import reference
 from finetune.backbone.endpoints import POOLED, end_points, find_layer, scope
 from finetune.errors import WrongUse
+from finetune.inference import reference
 
 Values = dict[str, np.ndarray]
 

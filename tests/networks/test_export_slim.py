@@ -13,13 +13,13 @@ from thin_rows import fit_of, random_values, thin
 
 from checkpoints.catalog.find import BackboneSpec, find
 from finetune.backbone import networks
-from finetune.inference import reference
-from finetune.training import chief as runs
 from finetune.classifier import attach_head
 from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError, WrongUse
+from finetune.inference import reference
 from finetune.inference.export import export
 from finetune.inference.export import to_slim as module
+from finetune.training import chief as runs
 
 NAMES = ["daisy", "rose: red", "Löwenzahn"]
 SIZES = {"inception_v1": 193, "inception_v3": 139}

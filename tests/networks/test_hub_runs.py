@@ -12,10 +12,10 @@ import tensorflow as tf
 from click.testing import CliRunner
 
 from finetune import backbone
-from finetune.runs import model
 from finetune.cli import main
 from finetune.cli.display import ConsoleDisplay
 from finetune.errors import FinetuneError
+from finetune.runs import model
 
 SIZE = 12
 SMALL = f"--data demo-target --examples 100 --epochs 2 --image-size {SIZE} --batch-size 20 --quiet"

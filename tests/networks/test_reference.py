@@ -18,10 +18,10 @@ from checkpoints.catalog.find import find
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from finetune import backbone
-from finetune.inference import reference, verification
 from finetune.backbone import networks
 from finetune.cli import main
 from finetune.errors import FinetuneError, WrongUse
+from finetune.inference import reference, verification
 
 SHARED = Path(__file__).parents[3] / "shared"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real weights and photos: {SHARED} is absent")

@@ -11,9 +11,9 @@ from slim_oracle import random_variables
 
 from checkpoints.catalog.find import find
 from checkpoints.errors import CheckpointError
-from checkpoints.matching.fit import fits
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
+from checkpoints.matching.fit import fits
 from checkpoints.matching.structures import structures
 from finetune import backbone
 from finetune.inference.reference import mend

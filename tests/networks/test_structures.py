@@ -3,10 +3,10 @@
 import keras
 import pytest
 
-from checkpoints.matching import structures
 from checkpoints.catalog.find import CATALOG, find
-from tools.structures import build, write
+from checkpoints.matching import structures
 from finetune.backbone.networks.names import weights_file_variables
+from tools.structures import build, write
 
 SAID = structures.structures()
 

@@ -10,12 +10,12 @@ import numpy as np
 import slim_oracle
 
 from checkpoints.catalog.find import BackboneSpec, find
-from checkpoints.matching.fit import Fit, fit
 from checkpoints.formats import open_checkpoint
+from checkpoints.matching.fit import Fit, fit
 from checkpoints.matching.pairing import Entry
 from finetune.backbone import networks
-from tools.structures import entries
 from finetune.backbone.networks.names import slim_variables
+from tools.structures import entries
 
 THIN: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet_v1": ("slim/resnet_v1_50", {"units": (2, 1), "width": 8, "scope": "resnet_v1_50"}),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from finetune.evaluation import predictions
 from finetune.errors import FinetuneError
+from finetune.evaluation import predictions
 
 
 def logits(n=200, classes=8, seed=0):

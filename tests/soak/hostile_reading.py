@@ -39,15 +39,15 @@ import keras  # noqa: E402
 
 from checkpoints.errors import CheckpointError  # noqa: E402
 from checkpoints.formats import hdf5  # noqa: E402
-from finetune.config import checking as configs  # noqa: E402
-from finetune.runs import model as models  # noqa: E402
 from finetune.backbone import open_model  # noqa: E402
+from finetune.config import checking as configs  # noqa: E402
 from finetune.data.image_files import read_images  # noqa: E402
 from finetune.data.sources import load_dataset  # noqa: E402
-from finetune.tf_graphs import open_exported, open_graph  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
-from finetune.training.feature_cache import store  # noqa: E402
+from finetune.runs import model as models  # noqa: E402
 from finetune.runs.directory import RunDir  # noqa: E402
+from finetune.tf_graphs import open_exported, open_graph  # noqa: E402
+from finetune.training.feature_cache import store  # noqa: E402
 from finetune.training.loop.state import State  # noqa: E402
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

@@ -18,9 +18,9 @@ from run_content import SETTINGS, content, leftovers
 
 from finetune.batch.folder import Place
 from finetune.errors import FinetuneError
+from finetune.runs.directory import RunDir
 from finetune.training.feature_cache import store
 from finetune.training.feature_cache.entry import ID
-from finetune.runs.directory import RunDir
 
 JUMPS = """
 import random, time

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from checkpoints.cache import archive
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
-from finetune.config import checking as configs
 from finetune.batch import jobs
+from finetune.config import checking as configs
+from finetune.config.settings import TAKES
 from finetune.data.sources import tfrecord_file as wire
 from finetune.data.sources.restricted_pickle import read_pickle
 from finetune.errors import FinetuneError
-from finetune.config.settings import TAKES
 
 OURS = (FinetuneError, CheckpointError)
 some = settings(max_examples=60, deadline=None, derandomize=True,

@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.util import tensor_util
 
-from finetune.training import tracking
 from finetune.errors import FinetuneError, Interrupted, WrongUse
+from finetune.training import tracking
 
 SETTINGS = {"backbone": "resnet_v1_50", "bn_decay": 0.9, "bn": ("a=freeze", "train"), "seed": 0, "checkpoint": None,
             "deterministic": False, "tracker": ("tensorboard",)}  # fmt: skip

@@ -16,11 +16,11 @@ from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find
 from finetune.data.share import Share
+from finetune.errors import FinetuneError, WrongUse
 from finetune.training.distribution import cluster as clusters
 from finetune.training.distribution.connection import _objection
 from finetune.training.distribution.rendezvous import meet
 from finetune.training.distribution.strategy import ALONE, Distribution
-from finetune.errors import FinetuneError, WrongUse
 
 ROOT = Path(__file__).parents[2]
 TWO = {"worker": ["a:2222", "b:2222"]}

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import pytest
 
-from finetune.training import start
 from finetune.config.checking import RunConfig
+from finetune.training import start
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {

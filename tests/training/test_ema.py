@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from test_loop import CONFIG, Listener, classifier, dataset
 
-from finetune.training import ema, chief
-from finetune.runs import model as models
 from finetune.config.checking import RunConfig, check
 from finetune.errors import Interrupted, WrongUse
+from finetune.runs import model as models
 from finetune.runs.evaluate import evaluate_run
-from finetune.training import advice
+from finetune.training import advice, chief, ema
 from finetune.training.loop.loop import train
 from finetune.training.loop.state import State
 
@@ -94,9 +93,7 @@ def test_the_run_keeps_both_and_recalibrates_for_the_average(tmp_path):
     assert last.correct == weights["last_step"]["test"]["is_training_false"]["correct"]
     assert evaluate_run(finished.path).correct == result["test"]["is_training_false"]["correct"]
 
-    averaged, before = (
-        models.open_trained(path).model for path in (finished.path, finished.path / ema.LAST_STEP)
-    )
+    averaged, before = (models.open_trained(path).model for path in (finished.path, finished.path / ema.LAST_STEP))
     kernels = [
         [np.array(model.get_layer(name).kernel) for model in (averaged, before)]
         for name in ("head.logits", "resnet_v1_demo.conv1")

@@ -9,18 +9,18 @@ import pytest
 from test_loop import CONFIG, Listener, dataset, untimed
 
 from finetune.backbone import freezing
+from finetune.backbone.freezing import HEAD, LayerInfo, resolve
 from finetune.batchnorm.policy import Rule
 from finetune.batchnorm.surgery import adopt
 from finetune.classifier import attach_head
 from finetune.errors import Interrupted, WrongUse
-from finetune.backbone.freezing import HEAD, LayerInfo, resolve
-from finetune.training.phases import Phases
-from finetune.training.prepare import Prepared
-from finetune.training.display import Silent
-from finetune.runs.directory import RunDir
 from finetune.runs import defaults
+from finetune.runs.directory import RunDir
+from finetune.training.display import Silent
 from finetune.training.loop.loop import train
 from finetune.training.loop.state import State
+from finetune.training.phases import Phases
+from finetune.training.prepare import Prepared
 from finetune.training.unfreezing import phases
 
 STAGES = {"low": ["conv1", "bn1"], "middle": ["conv2", "bn2"], "high": ["conv3", "bn3"]}

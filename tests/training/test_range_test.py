@@ -8,12 +8,11 @@ import pytest
 from test_loop import CONFIG, Listener, classifier, dataset
 
 from finetune import lr_range
-from finetune.training import chief
 from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError
 from finetune.reporting.lr_range import plot
 from finetune.runs.directory import RunDir
-from finetune.training import range_test
+from finetune.training import chief, range_test
 from finetune.training.loop.loop import train
 from finetune.training.range_test import HIGHEST, LOWEST, STEPS, read
 

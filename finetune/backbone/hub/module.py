@@ -9,11 +9,11 @@ import keras
 from checkpoints.cache.cache import sha256_of
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.matching.transfer import LoadReport
+from finetune.backbone.freezing import FreezePlan
 from finetune.backbone.hub import saved_model
 from finetune.backbone.hub.layer import HubModule
 from finetune.batchnorm.module import Module, PartBatchNorm
 from finetune.errors import WrongUse
-from finetune.backbone.freezing import FreezePlan
 
 STAGE = "module"
 """The one stage of a module, whose layers cannot be told apart but by their variables' names."""

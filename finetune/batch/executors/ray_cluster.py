@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from finetune.batch.executors.process import Ended, Handle, Launch, Process
-from finetune.process import cores
 from finetune.errors import FinetuneError, WrongUse
+from finetune.process import cores
 
 _CONNECT_SECONDS = 60.0
 _INSTALL = "--on ray needs Ray, which is not installed: pip install 'finetune-backbones[ray]'"

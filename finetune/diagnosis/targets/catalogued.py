@@ -3,18 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
-from checkpoints.matching.averages import Averaged, averaged
 from checkpoints.formats import Checkpoint, open_checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
+from checkpoints.matching.averages import Averaged, averaged
 from finetune import backbone as backbones
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
-from finetune.errors import FinetuneError, WrongUse
 from finetune.diagnosis.targets import origin
 from finetune.diagnosis.targets.options import Request, check_classes, read_data
 from finetune.diagnosis.targets.target import Target
+from finetune.errors import FinetuneError, WrongUse
 
 _STATISTICS = ("moving_mean", "moving_variance")
 

@@ -18,11 +18,11 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
-from finetune.errors import FinetuneError
-from finetune.files import replacing
 from finetune.diagnosis.targets import origin
 from finetune.diagnosis.targets.options import Request, check_classes, read_data
 from finetune.diagnosis.targets.target import Target
+from finetune.errors import FinetuneError
+from finetune.files import replacing
 
 
 def open_target(request: Request) -> Target:

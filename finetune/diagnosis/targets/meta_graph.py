@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from finetune.diagnosis.evidence import Facts
-from finetune.tf_graphs import GraphFacts, open_graph
 from finetune.diagnosis.rules.rule import Commands
-from finetune.errors import FinetuneError
 from finetune.diagnosis.targets import origin
 from finetune.diagnosis.targets.options import Request, check_classes, read_data
 from finetune.diagnosis.targets.target import Target
+from finetune.errors import FinetuneError
+from finetune.tf_graphs import GraphFacts, open_graph
 
 ANY_SIZE = 32
 """Side in px for graphs that take images of any size, where nothing is said: CIFAR's."""

@@ -3,11 +3,11 @@
 import importlib
 from pathlib import Path
 
-from finetune.backbone.keras_file import SUFFIXES
 from finetune.backbone.hub.saved_model import is_saved_model
-from finetune.errors import FinetuneError, WrongUse
+from finetune.backbone.keras_file import SUFFIXES
 from finetune.diagnosis.targets.options import Request
 from finetune.diagnosis.targets.target import Target
+from finetune.errors import FinetuneError, WrongUse
 
 _GRAPH_ONLY = ("input", "logits", "is_training", "input_layout", "feed")
 

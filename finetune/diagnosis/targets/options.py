@@ -4,13 +4,14 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.data import batches
-from finetune.runs import model, data as rundata
 from finetune.config.checking import RunConfig
+from finetune.data import batches
 from finetune.data.dataset import Dataset
-from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.data.evalset import Images
+from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.errors import FinetuneError, WrongUse
+from finetune.runs import data as rundata
+from finetune.runs import model
 
 BATCH_SIZE = 64
 

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from finetune import backbone as backbones
-from finetune.data import batches
-from finetune.runs import model, evaluate
 from finetune.batchnorm.statistics import KerasSubject
+from finetune.data import batches
+from finetune.data.evalset import Images
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.diagnosis.evidence import Facts
-from finetune.data.evalset import Images
 from finetune.diagnosis.rules.rule import Commands
-from finetune.errors import WrongUse
 from finetune.diagnosis.targets import origin as source
 from finetune.diagnosis.targets.options import Request
 from finetune.diagnosis.targets.target import Target
+from finetune.errors import WrongUse
+from finetune.runs import evaluate, model
 
 
 def open_target(request: Request) -> Target:

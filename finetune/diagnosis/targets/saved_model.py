@@ -7,13 +7,13 @@ from finetune import backbone as backbones
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import bn_layers
 from finetune.diagnosis.evidence import Facts
-from finetune.tf_graphs import open_exported, takes_training
 from finetune.diagnosis.rules.rule import Commands
-from finetune.errors import FinetuneError
 from finetune.diagnosis.targets import origin
 from finetune.diagnosis.targets.meta_graph import ANY_SIZE
 from finetune.diagnosis.targets.options import Request, check_classes, read_data
 from finetune.diagnosis.targets.target import Target
+from finetune.errors import FinetuneError
+from finetune.tf_graphs import open_exported, takes_training
 
 
 def open_target(request: Request) -> Target:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.batchnorm.subject import Snapshot, Subject
-from finetune.diagnosis.evidence import Facts
 from finetune.data.evalset import Images
+from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
 
 

@@ -10,8 +10,8 @@ from finetune.errors import FinetuneError, WrongUse
 from finetune.files import naming
 
 if TYPE_CHECKING:
-    from finetune.inference.export.trial import Trial
     from finetune.inference.export.exported import Exported
+    from finetune.inference.export.trial import Trial
 
 __all__ = ["FORMATS", "Export", "Format", "export"]
 

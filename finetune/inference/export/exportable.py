@@ -8,8 +8,6 @@ from typing import Any
 import keras
 
 from finetune import backbone
-from finetune.training import proof
-from finetune.runs import model, data
 from finetune._version import __version__
 from finetune.batchnorm.surgery import to_stock
 from finetune.config.checking import RunConfig
@@ -17,7 +15,9 @@ from finetune.data.preprocessing import AnyPreprocessing
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.errors import FinetuneError
 from finetune.files import to_json
+from finetune.runs import data, model
 from finetune.runs.directory import RunDir
+from finetune.training import proof
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from finetune.errors import FinetuneError
 from finetune.inference.export import pixels
-from finetune.inference.export.folding import fold
 from finetune.inference.export.exportable import Source
+from finetune.inference.export.folding import fold
 
 INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
 """What inputs and outputs are called in every inference format."""

@@ -13,10 +13,10 @@ import tensorflow as tf
 from finetune.batchnorm.surgery import to_stock
 from finetune.errors import FinetuneError
 from finetune.inference.export import pixels
-from finetune.inference.export.frozen import INPUT
 from finetune.inference.export.exportable import Source
-from finetune.inference.export.trial import Run
 from finetune.inference.export.exported import Exported
+from finetune.inference.export.frozen import INPUT
+from finetune.inference.export.trial import Run
 
 CARD = "finetune.json"
 """A file inside the `.keras` archive, beside Keras's own: the class names, and how pixels are prepared. Keras passes it

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from finetune.process import cores
 from finetune.errors import FinetuneError
-from finetune.inference.export import frozen as inference
-from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES
-from finetune.inference.export.exportable import Source
-from finetune.inference.export.trial import Run
-from finetune.inference.export.exported import Exported
 from finetune.files import to_json
+from finetune.inference.export import frozen as inference
+from finetune.inference.export.exportable import Source
+from finetune.inference.export.exported import Exported
+from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES
+from finetune.inference.export.trial import Run
+from finetune.process import cores
 
 OPSET = 17
 """Of ONNX 1.12 (2022); newer runtimes read it, and tf2onnx 1.17 writes up to 18."""

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from checkpoints.cache.disk import written_by_tensorflow
 from finetune.inference.export import frozen as inference
-from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES
 from finetune.inference.export.exportable import Source
-from finetune.inference.export.trial import Run
 from finetune.inference.export.exported import Exported
+from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES
+from finetune.inference.export.trial import Run
 
 LABELS, CARD = "labels.txt", "finetune.json"
 

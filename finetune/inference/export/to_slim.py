@@ -7,18 +7,18 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints.catalog.find import BackboneSpec
-from checkpoints.matching.fit import fits
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
+from checkpoints.matching.fit import fits
 from finetune import backbone
 from finetune.backbone import conversion
+from finetune.backbone.networks.names import slim_variables
 from finetune.config.checking import RunConfig
 from finetune.errors import FinetuneError, WrongUse
-from finetune.inference.export.exportable import Source, one_line
-from finetune.inference.export.trial import Run
-from finetune.inference.export.exported import Exported
 from finetune.files import write_text
-from finetune.backbone.networks.names import slim_variables
+from finetune.inference.export.exportable import Source, one_line
+from finetune.inference.export.exported import Exported
+from finetune.inference.export.trial import Run
 
 _STATE, _LABELS = "checkpoint", "labels.txt"
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from finetune.process import cores, silent_descriptor
 from finetune.errors import FinetuneError
 from finetune.inference.export import frozen, to_savedmodel
+from finetune.inference.export.exportable import Source
+from finetune.inference.export.exported import Exported
 from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES
 from finetune.inference.export.to_savedmodel import CARD, LABELS
-from finetune.inference.export.exportable import Source
 from finetune.inference.export.trial import Run
-from finetune.inference.export.exported import Exported
+from finetune.process import cores, silent_descriptor
 
 
 def check(source: Source) -> None:

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data import batches
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics
-from finetune.data import decoding
+from finetune.data import batches, decoding
 from finetune.data.dataset import Split
 from finetune.data.lazy import LazyImages
 from finetune.evaluation.evaluator import Batches, Evaluator, Pass

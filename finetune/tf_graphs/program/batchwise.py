@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints.formats.operations import FUSED
-from finetune.tf_graphs.program.nodes import Graph, Node, Ref, constant
 from finetune.diagnosis.graph.protos import to_graph_def
-from finetune.tf_graphs.program.sites import Site
 from finetune.errors import FinetuneError
+from finetune.tf_graphs.program.nodes import Graph, Node, Ref, constant
+from finetune.tf_graphs.program.sites import Site
 
 _OURS = "finetune_batch"
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from checkpoints.formats.operations import RANDOM
-from finetune.tf_graphs.program.nodes import IMAGES, PLACEHOLDERS, Graph, Node, Ref, declared_shape
 from finetune.tf_graphs.program.constants import constant_value
+from finetune.tf_graphs.program.nodes import IMAGES, PLACEHOLDERS, Graph, Node, Ref, declared_shape
 
 _THRESHOLDS = frozenset({"Floor", "GreaterEqual", "Greater", "Less", "LessEqual"})
 _ELEMENTWISE = frozenset({"Mul", "Add", "AddV2", "Sub", "Identity", "Cast", "LogicalNot", "StopGradient"})

@@ -5,8 +5,8 @@ from typing import Any
 
 from tensorflow.python.framework import op_def_registry
 
-from finetune.tf_graphs.program.nodes import Node, Ref
 from finetune.errors import FinetuneError
+from finetune.tf_graphs.program.nodes import Node, Ref
 
 _KINDS = {"int": "i", "float": "f", "bool": "b", "string": "s"}
 """Types of attributes in an OpDef by the field of an AttrValue that holds them; the others are called the same."""

@@ -12,10 +12,10 @@ from tensorflow.core.framework import variable_pb2
 
 from checkpoints.formats.location import newest_checkpoint
 from checkpoints.formats.operations import VARIABLES
-from finetune.tf_graphs.program.nodes import Graph, Node, Ref
-from finetune.tf_graphs.program.graphdef import read_nodes
-from finetune.tf_graphs.program.constants import constant_value
 from finetune.errors import FinetuneError
+from finetune.tf_graphs.program.constants import constant_value
+from finetune.tf_graphs.program.graphdef import read_nodes
+from finetune.tf_graphs.program.nodes import Graph, Node, Ref
 
 _EXPECTED = "expected the .meta file that tf.compat.v1.train.Saver writes beside a checkpoint (model.ckpt-1000.meta)"
 _LARGEST = 2**31 - 1

@@ -8,14 +8,24 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints.formats.operations import FUSED
+from finetune.errors import FinetuneError, WrongUse
+from finetune.tf_graphs.program.bn_layers import Paired, pair
 from finetune.tf_graphs.program.dropout import Undropped, without_dropout
 from finetune.tf_graphs.program.fold import fold
-from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Node, Ref, data_type, declared_shape, placeholder
-from finetune.tf_graphs.program.bn_layers import Paired, pair
+from finetune.tf_graphs.program.nodes import (
+    IMAGES,
+    LOGITS,
+    PLACEHOLDERS,
+    Graph,
+    Node,
+    Ref,
+    data_type,
+    declared_shape,
+    placeholder,
+)
 from finetune.tf_graphs.program.roles import Input, describe, listed
 from finetune.tf_graphs.program.safety import allowed
 from finetune.tf_graphs.program.sites import find_sites
-from finetune.errors import FinetuneError, WrongUse
 
 _KEEP = re.compile(r"keep", re.IGNORECASE)
 _DROP = re.compile(r"drop", re.IGNORECASE)

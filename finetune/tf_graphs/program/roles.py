@@ -8,9 +8,9 @@ from typing import Literal
 import tensorflow as tf
 
 from checkpoints.formats.operations import VARIABLES
-from finetune.tf_graphs.program.nodes import PLACEHOLDERS, Graph, Node, Ref, data_type, declared_shape, known_type
-from finetune.tf_graphs.program.constants import Values
 from finetune.errors import FinetuneError, WrongUse
+from finetune.tf_graphs.program.constants import Values
+from finetune.tf_graphs.program.nodes import PLACEHOLDERS, Graph, Node, Ref, data_type, declared_shape, known_type
 
 Layout = Literal["nhwc", "nchw", "flat-nhwc", "flat-nchw"]
 LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw", "flat-nhwc", "flat-nchw")

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from checkpoints.formats.operations import ASSIGNMENTS, COMPUTING, FUSED, RANDOM, VARIABLES, reason
-from finetune.tf_graphs.program.nodes import Graph
 from finetune.diagnosis.graph.protos import called
-from finetune.tf_graphs.program.graphdef import require_attributes
 from finetune.errors import FinetuneError
+from finetune.tf_graphs.program.graphdef import require_attributes
+from finetune.tf_graphs.program.nodes import Graph
 
 _ALLOWED = COMPUTING | RANDOM | FUSED | VARIABLES
 

@@ -11,11 +11,11 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
 from checkpoints.formats.operations import ASSIGNMENTS, VARIABLES
+from finetune.errors import FinetuneError
 from finetune.tf_graphs.program.fold import fold
+from finetune.tf_graphs.program.graphdef import parse_ref, read_nodes
 from finetune.tf_graphs.program.metagraph import MetaGraph, places_saved
 from finetune.tf_graphs.program.nodes import Graph, Node, Ref
-from finetune.tf_graphs.program.graphdef import parse_ref, read_nodes
-from finetune.errors import FinetuneError
 
 OUTPUT = "finetune_output"
 """The node of ours that gives what the signature gives."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from checkpoints.formats.operations import FUSED, VARIABLES
-from finetune.tf_graphs.program.nodes import Graph, Node, Ref
 from finetune.tf_graphs.program.constants import Values
+from finetune.tf_graphs.program.nodes import Graph, Node, Ref
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import numpy as np
 
 from checkpoints.formats import Checkpoint
 from checkpoints.formats.operations import VARIABLES
+from finetune.errors import FinetuneError
 from finetune.tf_graphs.program.metagraph import MetaGraph, Saved
 from finetune.tf_graphs.program.nodes import Graph, declared_shape
-from finetune.errors import FinetuneError
 
 _AVERAGE = "/ExponentialMovingAverage"
 _SHOWN = 6

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from checkpoints.formats.operations import ASSIGNMENTS
-from finetune.tf_graphs.program.nodes import IMAGES, Graph, Ref
 from finetune.tf_graphs.program.graphdef import parse_ref
+from finetune.tf_graphs.program.nodes import IMAGES, Graph, Ref
 
 UPDATE_OPS, TRAIN_OP = "update_ops", "train_op"
 _APPLY = re.compile(r"^(Resource)?(Sparse)?Apply[A-Z]")

@@ -6,10 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from finetune.errors import FinetuneError
 from finetune.training.distribution import cluster as clusters
 from finetune.training.distribution.rendezvous import meet
 from finetune.training.distribution.strategy import Distribution, restore_signals
-from finetune.errors import FinetuneError
 
 _PLACES = ("data_dir", "checkpoint")
 """Settings that may differ between workers: where files lie on each."""

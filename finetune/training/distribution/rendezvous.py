@@ -13,8 +13,8 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from typing import Any
 
-from finetune.training.distribution.cluster import Cluster, split
 from finetune.errors import FinetuneError, WrongUse
+from finetune.training.distribution.cluster import Cluster, split
 
 _LARGEST = 2**20
 """Bytes of a message; a config has some thousand."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.training.distribution.cluster import Cluster
 from finetune.errors import WorkerLost, WrongUse
+from finetune.training.distribution.cluster import Cluster
 
 _CHUNK = 2**23
 """Numbers of eight bytes sent at once."""

@@ -7,11 +7,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune.data import batches
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config.checking import RunConfig
-from finetune.data import pipeline
+from finetune.data import batches, pipeline
 from finetune.data.dataset import Split
 from finetune.evaluation.evaluator import Evaluator
 from finetune.training.feature_cache.entry import Entry

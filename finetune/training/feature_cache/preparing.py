@@ -11,22 +11,21 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.data import batches
 from finetune.batchnorm.subject import Statistics
 from finetune.batchnorm.surgery import bn_layers
 from finetune.batchnorm.surgery import parts as parts_of
 from finetune.config.checking import RunConfig
-from finetune.data import pipeline
+from finetune.data import batches, pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.custom import CustomPreprocessing
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, WrongUse
+from finetune.files import size_in_bytes, size_in_words
 from finetune.training.feature_cache import keys, store
-from finetune.training.feature_cache.feed import CachedFeed, Table
 from finetune.training.feature_cache.cut import Cut, cuts
 from finetune.training.feature_cache.entry import Entry
 from finetune.training.feature_cache.extraction import DoesNotKeep, Network, Part, Watch, fill
-from finetune.files import size_in_bytes, size_in_words
+from finetune.training.feature_cache.feed import CachedFeed, Table
 
 _LEAST = 50
 """Multiplications that must be saved for each byte that is read instead. Two cores do 50 in a nanosecond and a disk

@@ -5,10 +5,10 @@ from typing import Any, Protocol
 
 import keras
 
-from finetune.data import batches
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config.checking import RunConfig
+from finetune.data import batches
 from finetune.data.dataset import Dataset
 from finetune.data.share import WHOLE, Share
 from finetune.evaluation.evaluator import Evaluator

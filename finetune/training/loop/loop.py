@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from finetune.data import batches
 from finetune.config.checking import RunConfig
+from finetune.data import batches
 from finetune.data.dataset import Dataset
 from finetune.data.share import Share
-from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation.evaluator import Evaluation, Evaluator
+from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.training.loop import optimizer as optimizers
 from finetune.training.loop.feed import Feed, ImageFeed
 from finetune.training.loop.state import State, model_arrays, optimizer_arrays, put_back

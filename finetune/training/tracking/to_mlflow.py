@@ -129,7 +129,11 @@ def _create(client: MlflowClient, artifacts: Path | None, run: Path, settings: M
                 f"the MLflow experiment '{name}' was deleted: restore it, or set MLFLOW_EXPERIMENT_NAME"
             )
         experiment_id = experiment.experiment_id
-    tags = {"mlflow.source.name": "finetune run", "mlflow.source.type": "LOCAL", "finetune.training.chief": str(run.absolute())}
+    tags = {
+        "mlflow.source.name": "finetune run",
+        "mlflow.source.type": "LOCAL",
+        "finetune.training.chief": str(run.absolute()),
+    }
     run_id: str = client.create_run(experiment_id, run_name=run.name, tags=tags).info.run_id
     params = [Param(key, str(value)[:6000]) for key, value in figures.settings(settings).items()]
     for some in _chunks(params):
