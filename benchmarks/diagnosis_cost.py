@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from finetune.cli.startup import load_tensorflow
+from finetune.data.batches import training_subset
 
 
 def main():
@@ -25,7 +26,7 @@ def main():
     load_tensorflow()
     from finetune.batchnorm.statistics import KerasSubject, write
     from finetune.batchnorm.subject import kept
-    from finetune.config.checking import RunConfig
+    from finetune.config.run_config import RunConfig
     from finetune.data import batches
     from finetune.data.dataset import stratified_subset
     from finetune.data.evalset import Images
@@ -35,7 +36,6 @@ def main():
     from finetune.diagnosis.rules.rule import Commands
     from finetune.diagnosis.verdict import judge
     from finetune.evaluation.evaluator import Evaluator
-    from finetune.runs import model as models
     from finetune.training.display import Silent
     from finetune.training.loop.loop import train
     from finetune.training.prepare import prepare
@@ -56,7 +56,7 @@ def main():
     train(model, prepared.dataset, config, Quiet())
     form = batches.form(config)
     test = Images(stratified_subset(prepared.dataset.test, arguments.test_images, 0), **form)
-    subset = Images(models.training_subset(prepared.dataset.train, config, TRAINING_IMAGES), **form)
+    subset = Images(training_subset(prepared.dataset.train, config, TRAINING_IMAGES), **form)
     subject = KerasSubject(model)
     if arguments.ill:
         subject.restore({name: initial(pair) for name, pair in subject.snapshot().items()})

@@ -89,9 +89,9 @@ def train():
     import keras
     import tensorflow as tf
 
+    from finetune.backbone.head import attach_head
     from finetune.batchnorm.surgery import adopt
-    from finetune.classifier import attach_head
-    from finetune.config.checking import RunConfig
+    from finetune.config.run_config import RunConfig
     from finetune.training.loop import optimizer as optimizers
     from finetune.training.loop.step import train_step
 

@@ -20,9 +20,9 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from finetune import backbone as backbones  # noqa: E402
+from finetune.backbone.head import attach_head  # noqa: E402
 from finetune.batchnorm.surgery import bn_layers, to_stock  # noqa: E402
-from finetune.classifier import attach_head  # noqa: E402
-from finetune.config.checking import RunConfig  # noqa: E402
+from finetune.config.run_config import RunConfig  # noqa: E402
 from finetune.training.loop import kernels  # noqa: E402
 from finetune.training.loop import optimizer as optimizers  # noqa: E402
 from finetune.training.loop.step import train_step  # noqa: E402

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from checkpoints import store
-from checkpoints.catalog.find import CATALOG, find
+from checkpoints.catalog.lookup import CATALOG, find_row
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.download.transport import Progress
 from checkpoints.errors import CheckpointError, UnknownBackbone
@@ -53,7 +53,7 @@ def select(
     found: dict[str, Wanted] = {spec.id: Wanted(spec, False) for spec in catalog} if everything else {}
     for name in names:
         if not set(name) & set("*?["):
-            spec = find(name, catalog=catalog)
+            spec = find_row(name, catalog=catalog)
             found[spec.id] = Wanted(spec, True)
             continue
         rows = [spec for spec in catalog if fnmatchcase(spec.id, name) or fnmatchcase(spec.name, name)]

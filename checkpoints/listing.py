@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from checkpoints import store
-from checkpoints.catalog.find import CATALOG
+from checkpoints.catalog.lookup import CATALOG
 from checkpoints.catalog.spec import BackboneSpec
 
 _PAGE = """\

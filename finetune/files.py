@@ -163,20 +163,6 @@ def read_arrays(path: Path, *, advice: str) -> dict[str, np.ndarray]:
         raise FinetuneError(f"{path} is damaged ({reason}): {advice}") from None
 
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-
-def size_in_bytes(text: str) -> int | None:
-    """`10GiB`, `500 MB`, `2g` or `0` as bytes; None where it is no size."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip().lower())
-    return int(float(found[1]) * _UNITS[found[2] or ""]) if found else None
-
-
-def size_in_words(size: int) -> str:
-    """`1.5 GiB`, `3.0 MiB`."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
-
-
 _JSON_TYPES = {list: "list", str: "text", type(None): "null", bool: "true or false"}
 
 

@@ -1,17 +1,14 @@
 """What a run ran on: versions, processors, memory."""
 
 import os
-import platform
 import resource
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from finetune.errors import WrongUse
-
-_PACKAGES = ("finetune-backbones", "tensorflow", "keras", "numpy", "tensorflow-hub", "pillow")
 
 
 def cores() -> int:
@@ -39,28 +36,30 @@ def silent_descriptor() -> Iterator[None]:
         os.close(nowhere)
 
 
-def describe() -> dict[str, Any]:
-    """For `environment.json`. Imports TensorFlow to name its devices."""
-    import tensorflow as tf
-
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "cores": cores(),
-        "devices": [device.device_type for device in tf.config.list_physical_devices()],
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0",
-    }
-
-
 def peak_memory_mib() -> float:
     """The most memory this process has held so far, MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1))
 
 
-def _version(package: str) -> str | None:
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C or SIGTERM is only remembered (call what is given to ask); the second one interrupts."""
+    received: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            previous[number] = signal.signal(number, handle)
+        except ValueError:  # not the main thread: whoever runs us there handles signals
+            break
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

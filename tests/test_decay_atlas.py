@@ -8,7 +8,7 @@ import pytest
 
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import bn_layers
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.training.display import Silent
 from finetune.training.loop.loop import train
 from finetune.training.prepare import prepare

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from checkpoints import store
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
 from finetune import backbone
 from tools import demo_checkpoint
@@ -25,13 +25,13 @@ def made(tmp_path_factory):
 
 
 def test_it_writes_what_is_shipped(made):
-    shipped = open_checkpoint(store.locate(find("resnet_v1_demo"), with_head=True))
+    shipped = open_checkpoint(store.locate(find_row("resnet_v1_demo"), with_head=True))
     assert dict(open_checkpoint(made[1]).shapes) == dict(shipped.shapes)
 
 
 def test_the_slim_file_gives_the_logits_of_the_run(made):
     run, prefix = made
-    loaded = backbone.load(find("resnet_v1_demo"), image_size=32, checkpoint=prefix, with_head=True)
+    loaded = backbone.load(find_row("resnet_v1_demo"), image_size=32, checkpoint=prefix, with_head=True)
     trained = keras.models.load_model(run / "model.keras")
     images = np.random.default_rng(0).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
     np.testing.assert_allclose(loaded.model(images, training=False), trained(images, training=False), atol=1e-5)

@@ -3,7 +3,8 @@
 import pytest
 
 from finetune.backbone.freezing import HEAD, LayerInfo, parse_freeze_rule, resolve
-from finetune.batchnorm.policy import Rule, check_decay, parse_bn_rule
+from finetune.batchnorm.policy import Rule, parse_bn_rule
+from finetune.config.settings import check_decay
 from finetune.errors import WrongUse
 
 SCOPE = "resnet_v1_50"

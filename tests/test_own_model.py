@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from checkpoints.catalog.find import find as catalogued
+from checkpoints.catalog.lookup import find_row as catalogued
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim

@@ -11,16 +11,18 @@ from click.testing import CliRunner
 from PIL import Image
 
 from checkpoints import store
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from checkpoints.catalog.scratch import SCRATCH
 from checkpoints.errors import CheckpointError
 from finetune import backbone
 from finetune.batchnorm.surgery import bn_layers
 from finetune.cli import main
-from finetune.config.checking import RunConfig, from_mapping, read_file
+from finetune.config.checking import from_mapping
+from finetune.config.run_config import RunConfig
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.inference import export
 from finetune.runs import defaults
+from finetune.runs.config_file import read_config_file
 from finetune.training.display import Silent
 from finetune.training.prepare import prepare
 
@@ -46,17 +48,17 @@ def finished(tmp_path_factory):
 
 def test_rows_are_found_and_nothing_is_cached():
     for spec in SCRATCH:
-        assert find(spec.name) is find(spec.id) is spec
+        assert find_row(spec.name) is find_row(spec.id) is spec
         assert spec.unpublished
         assert spec.preprocessing in PREPROCESSINGS
         assert store.is_cached(spec) is None
         with pytest.raises(CheckpointError, match=f"no weights are published for {spec.id}: 'finetune run --backbone"):
             store.locate(spec, with_head=False)
-    assert not find("resnet_v1_200").unpublished
+    assert not find_row("resnet_v1_200").unpublished
 
 
 def test_images_keep_their_size():
-    spec = find("cifar_vgg")
+    spec = find_row("cifar_vgg")
     assert [defaults.image_size(spec, size) for size in (8, 32, 64)] == [16, 32, 64]
 
 
@@ -92,13 +94,13 @@ def test_the_model_is_stock_and_diagnosed_as_any_other(finished):
 
 def test_repeated_without_a_switch(finished):
     where = finished[0] / "config.json"
-    config = from_mapping(read_file(where), where=str(where), options={"bn_renorm": False})
+    config = from_mapping(read_config_file(where), where=str(where), options={"bn_renorm": False})
     assert (config.from_scratch, config.bn_renorm, config.bn_zero_debias) == (True, False, True)
     assert "--no-bn-renorm" in typed("run --help").stdout
 
 
 def test_a_checkpoint_of_ones_own(finished, tmp_path):
-    spec = find("cifar_resnet")
+    spec = find_row("cifar_resnet")
     model = keras.models.load_model(finished[0] / "model.keras")
     (exported,) = export.export(finished[0], tmp_path / "own.ckpt", forms=["slim"]).exported
     assert "77 variables of scratch/cifar_resnet with 10 outputs" in exported.summary()
@@ -125,7 +127,7 @@ def test_a_checkpoint_of_ones_own(finished, tmp_path):
     assert "leave out --photos" in refused.stderr
 
     with pytest.raises(CheckpointError, match="does not fit the network"):
-        backbone.load(find("cifar_resnet18"), image_size=8, checkpoint=tmp_path / "own.ckpt")
+        backbone.load(find_row("cifar_resnet18"), image_size=8, checkpoint=tmp_path / "own.ckpt")
 
 
 def test_switches_reach_the_layers_of_a_pretrained_network_too():

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
 from finetune import backbone
 from finetune.batchnorm.surgery import to_stock
@@ -68,7 +68,7 @@ def test_what_keras_wrote_gives_the_originals_features(name, application, size, 
     model = original(application, size, {**arguments, **head})
     wanted = features(model)(images(size), training=False)
     for form in FORMS:
-        loaded = assert_loads(find(name), save(model, tmp_path / form), size, wanted)
+        loaded = assert_loads(find_row(name), save(model, tmp_path / form), size, wanted)
         ignored = {reason: len(names) for reason, names in loaded.report.ignored.items()}
         assert ignored == ({"old head": 2} if top else {}), form
 
@@ -87,10 +87,10 @@ def test_a_model_around_the_network_and_a_head_of_ones_own(row, form, kept, tmp_
     layers = [keras.Input((size, size, 3)), keras.layers.RandomFlip(), inner, keras.layers.Dropout(0.5)]
     model = keras.Sequential([*layers, keras.layers.Dense(10, name="mine")])
     path = save(model, tmp_path / form)
-    loaded = assert_loads(find(name), path, size, inner(images(size), training=False))
+    loaded = assert_loads(find_row(name), path, size, inner(images(size), training=False))
     assert len(loaded.report.ignored["old head"]) == 2
     if kept:
-        assert_loads(find(name), path, size, model(images(size), training=False), keep_head=10)
+        assert_loads(find_row(name), path, size, model(images(size), training=False), keep_head=10)
 
 
 def test_a_head_of_another_size_can_be_kept(tmp_path):
@@ -98,7 +98,7 @@ def test_a_head_of_another_size_can_be_kept(tmp_path):
     model = original(application, size, {**arguments, "classes": 10, "classifier_activation": None})
     for form in ("x.weights.h5", "x.keras"):
         path = save(model, tmp_path / form)
-        assert_loads(find(name), path, size, model(images(size), training=False), keep_head=10)
+        assert_loads(find_row(name), path, size, model(images(size), training=False), keep_head=10)
 
 
 def test_the_published_head_is_loaded_too(tmp_path):
@@ -106,13 +106,13 @@ def test_the_published_head_is_loaded_too(tmp_path):
     model = original(application, size, {**arguments, "classifier_activation": None})
     for form in FORMS:
         assert_loads(
-            find(name), save(model, tmp_path / form), size, model(images(size), training=False), with_head=True
+            find_row(name), save(model, tmp_path / form), size, model(images(size), training=False), with_head=True
         )
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_slim_network_saved_by_keras_loads_by_its_scopes(form, tmp_path):
-    spec = find("resnet_v1_demo")
+    spec = find_row("resnet_v1_demo")
     made = backbone.load(spec, image_size=32, with_head=True)
     path = save(to_stock(made.model), tmp_path / form)
     assert_loads(spec, path, 32, made.model(images(32), training=False), with_head=True)
@@ -132,7 +132,7 @@ def test_a_saved_model_of_a_keras_network_loads_by_its_layers_names(tmp_path):
     model = original(application, size, {**arguments, "classes": 10})
     model.export(tmp_path / "exported", verbose=False)
     wanted = features(model)(images(size), training=False)
-    loaded = assert_loads(find(name), tmp_path / "exported", size, wanted)
+    loaded = assert_loads(find_row(name), tmp_path / "exported", size, wanted)
     assert set(loaded.report.ignored) <= {"old head", "random states"}
 
 
@@ -141,11 +141,11 @@ def test_a_misfit_says_what_the_file_fits(tmp_path):
     path = save(original(application, size, {**arguments, "classes": 10}), tmp_path / "x.weights.h5")
     fits = r"It fits keras/mobilenet_0\.25 \(with a head of 10 outputs\): choose that"
     with pytest.raises(CheckpointError, match=fits):
-        backbone.load(find("keras/mobilenet_0.5"), image_size=size, checkpoint=path)
+        backbone.load(find_row("keras/mobilenet_0.5"), image_size=size, checkpoint=path)
     with pytest.raises(CheckpointError, match=fits):
-        backbone.load(find("keras/mobilenet_0.25"), image_size=size, checkpoint=path, with_head=True)
+        backbone.load(find_row("keras/mobilenet_0.25"), image_size=size, checkpoint=path, with_head=True)
     with pytest.raises(CheckpointError, match="is a keras-weights-h5 file, but slim/mobilenet_v1_0"):
-        backbone.load(find("slim/mobilenet_v1_0.25"), image_size=size, checkpoint=path)
+        backbone.load(find_row("slim/mobilenet_v1_0.25"), image_size=size, checkpoint=path)
 
 
 def test_one_more_variable_in_the_backbone_is_no_head(tmp_path):
@@ -154,7 +154,7 @@ def test_one_more_variable_in_the_backbone_is_no_head(tmp_path):
     x = keras.layers.Conv2D(256, 3, padding="same", use_bias=False, name="more")(model.output)
     path = save(keras.Model(model.input, x), tmp_path / "x.keras")
     with pytest.raises(CheckpointError, match=r"1 only in the file: more/kernel"):
-        backbone.load(find(name), image_size=size, checkpoint=path)
+        backbone.load(find_row(name), image_size=size, checkpoint=path)
 
 
 MEASURED = """

@@ -8,9 +8,9 @@ reproduces the shipped file to the bit; elsewhere float sums may be ordered othe
 import sys
 from pathlib import Path
 
-from checkpoints.catalog import find
+from checkpoints.catalog.lookup import find_row
 from finetune.backbone import conversion
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.training import chief, display
 
 BACKBONE = "bundled/resnet_v1_demo"
@@ -31,7 +31,7 @@ SETTINGS = RunConfig(
 def make(folder: Path) -> Path:
     """Train into `folder/run` and write `folder/<bundled name>`; returns its prefix."""
     finished = chief.start(SETTINGS, run_dir=folder / "run", display=_Lines())
-    spec = find.find(BACKBONE)
+    spec = find_row(BACKBONE)
     assert spec.bundled is not None
     prefix = folder / spec.bundled
     conversion.convert(finished.model_path, prefix, backbone=BACKBONE)

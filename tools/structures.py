@@ -8,9 +8,9 @@ from pathlib import Path
 import keras
 
 import checkpoints
-from checkpoints.catalog.find import CATALOG, BackboneSpec, find
+from checkpoints.catalog.lookup import CATALOG, BackboneSpec, find_row
 from checkpoints.matching import structures
-from checkpoints.matching.pairing import Entry
+from checkpoints.matching.structures import Entry
 from finetune.backbone import networks
 from finetune.backbone.networks.names import keras_variables, slim_variables, weights_file_variables
 
@@ -45,7 +45,7 @@ def write(path: Path, specs: Iterable[BackboneSpec] = CATALOG, *, kept: Mapping[
 
 
 if __name__ == "__main__":
-    named = [find(name) for name in sys.argv[1:]]
+    named = [find_row(name) for name in sys.argv[1:]]
     write(
         Path(checkpoints.__file__).parent / structures.FILE,
         named or CATALOG,

@@ -11,13 +11,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from checkpoints.catalog import find as catalog
+from checkpoints.catalog.lookup import find_row
 from finetune import backbone as backbones
 from finetune.backbone import networks
+from finetune.backbone.head import attach_head
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt, bn_layers
-from finetune.classifier import attach_head
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Dataset, Split, stratified_subset
@@ -50,7 +50,7 @@ def _slim(family: str, **arguments: Any) -> Callable[[int], keras.Model]:
 
 
 def _mobilenet(size: int) -> keras.Model:
-    spec = catalog.find("keras/mobilenet_0.25")
+    spec = find_row("keras/mobilenet_0.25")
     weights = SHARED / "checkpoints" / "keras" / "mobilenet_2_5_224_tf_no_top.h5"
     return backbones.loading.load(spec, image_size=size, checkpoint=weights).model
 
@@ -206,7 +206,7 @@ def _built(recipe: Recipe, body: Body, size: int, classes: int) -> keras.Model:
     elif recipe.start == "scratch":
         fresh = networks.build(
             "keras_applications", image_size=size, outputs=None,
-            arguments=catalog.find("keras/mobilenet_0.25").arguments,
+            arguments=find_row("keras/mobilenet_0.25").arguments,
         ).model  # fmt: skip
         backbone = adopt(fresh, unbiased=False)
     return attach_head(backbone, classes, dropout=recipe.dropout, seed=recipe.seed)

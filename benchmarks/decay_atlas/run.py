@@ -17,11 +17,11 @@ from finetune.batchnorm.decay import auto_decay, residual
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import bn_layers
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.data import batches
+from finetune.data.batches import training_subset
 from finetune.data.dataset import stratified_subset
 from finetune.evaluation.evaluator import Evaluator
-from finetune.runs import model as models
 from finetune.training.display import Silent
 from finetune.training.loop.loop import train
 from finetune.training.prepare import prepare
@@ -97,7 +97,7 @@ def cell(arguments, updates, batch, seed):
     history = train(model, prepared.dataset, config, averages)
     assert history[-1]["step"] == updates
     test = stratified_subset(prepared.dataset.test, arguments.test_images, seed=0)
-    subset = models.training_subset(prepared.dataset.train, config, min(images, 2048))
+    subset = training_subset(prepared.dataset.train, config, min(images, 2048))
     wide = replace(config, batch_size=64)
     evaluator, subject = Evaluator(KerasSubject(model)), KerasSubject(model)
     true = evaluator.evaluate(batches.evaluation(test, wide), "batch").accuracy

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from checkpoints.catalog.find import CATALOG
+from checkpoints.catalog.lookup import CATALOG
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.slim import open_variables

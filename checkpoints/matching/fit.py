@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from checkpoints.catalog.find import CATALOG
+from checkpoints.catalog.lookup import CATALOG
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.matching.leftovers import training_leftover
-from checkpoints.matching.pairing import Entry, Pairing, of_head, pair
-from checkpoints.matching.structures import structures
+from checkpoints.matching.pairing import Pairing, of_head, pair
+from checkpoints.matching.structures import Entry, structures
 
 Head = Literal["published", "other", "absent"]
 

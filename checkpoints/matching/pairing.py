@@ -2,27 +2,16 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase, translate
 from functools import cache
-from typing import NamedTuple
+from typing import TypeVar
 
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.matching.leftovers import training_leftover
-from checkpoints.matching.transfer import align_by_layer_order
-
-
-class Entry(NamedTuple):
-    """A variable of a network: its name, its shape, and its key in a `.weights.h5` file of Keras 3.
-
-    name: as the published file has it: `scope/weights` of slim networks, `layer/variable` of Keras networks.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    key: str
+from checkpoints.matching.structures import Entry
 
 
 @dataclass(frozen=True)
@@ -194,3 +183,44 @@ def _is_head(shapes: Sequence[tuple[int, ...]]) -> bool:
     kernels = [sides for sides in shapes if len(sides) > 1]
     pointwise = all(len(sides) == 2 or (len(sides) == 4 and sides[:2] == (1, 1)) for sides in kernels)
     return bool(kernels) and pointwise and len(shapes) <= _OWN_HEAD_VARIABLES
+
+
+_Target = TypeVar("_Target")
+
+
+def align_by_layer_order(checkpoint: Checkpoint, targets: Mapping[str, _Target]) -> dict[str, _Target]:
+    """The targets of a Keras network under the names of a Keras file.
+
+    targets: `layer/variable` -> variable, layers in the order of `model.layers`.
+    Where the file knows every layer of the network (`conv1/conv` in a file is `conv1_conv`), layers pair by name;
+    otherwise in order, as Keras's own loader pairs them (keras/src/legacy/saving/legacy_h5_format.py,
+    load_weights_from_hdf5_group): `conv2d` of the network with `conv2d_1` of the file. Layers at the end of the
+    file without a partner are the head. Variables of two paired layers pair by name, and in order where the names
+    differ (`depthwise_kernel` in old files is `kernel`). A file with too few layers pairs with nothing: the targets
+    keep their names, and `assign` says what is missing.
+    """
+    in_file, in_network = _by_layer(checkpoint.shapes), _by_layer(targets)
+    names = {layer.replace("/", "_"): layer for layer in in_file}
+    if all(layer.replace("/", "_") in names for layer in in_network):
+        pairs = {layer: names[layer.replace("/", "_")] for layer in in_network}
+    elif len(in_network) <= len(in_file):
+        pairs = dict(zip(in_network, in_file, strict=False))
+    else:
+        return dict(targets)
+    aligned = {}
+    for layer, variables in in_network.items():
+        partner = pairs[layer]
+        theirs = in_file[partner]
+        if len(theirs) != len(variables) or set(theirs) == set(variables):
+            theirs = variables
+        for variable, their in zip(variables, theirs, strict=True):
+            aligned[f"{partner}/{their}"] = targets[f"{layer}/{variable}"]
+    return aligned
+
+
+def _by_layer(names: Iterable[str]) -> dict[str, list[str]]:
+    layers: dict[str, list[str]] = {}
+    for name in names:
+        layer, _, variable = name.rpartition("/")
+        layers.setdefault(layer, []).append(variable)
+    return layers

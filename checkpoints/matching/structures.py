@@ -5,11 +5,21 @@ import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-
-from checkpoints.matching.pairing import Entry
+from typing import NamedTuple
 
 FILE = "structures.json.gz"
 """Its place in this package."""
+
+
+class Entry(NamedTuple):
+    """A variable of a network: its name, its shape, and its key in a `.weights.h5` file of Keras 3.
+
+    name: as the published file has it: `scope/weights` of slim networks, `layer/variable` of Keras networks.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    key: str
 
 
 @cache

@@ -1,19 +1,19 @@
 """Assign a file of weights to a network, strictly: names are the mapping."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.matching.leftovers import TRAINING_LEFTOVERS, Ignore, reason
+from checkpoints.matching.pairing import align_by_layer_order
 
 __all__ = ["TRAINING_LEFTOVERS", "Assignable", "Ignore", "LoadReport", "align_by_layer_order", "assign"]
 
 _SHOWN = 8
-_Target = TypeVar("_Target")
 
 
 class Assignable(Protocol):
@@ -89,44 +89,6 @@ def assign(
         assigned=tuple(targets),
         ignored={reason: tuple(names) for reason, names in ignored.items()},
     )
-
-
-def align_by_layer_order(checkpoint: Checkpoint, targets: Mapping[str, _Target]) -> dict[str, _Target]:
-    """The targets of a Keras network under the names of a Keras file.
-
-    targets: `layer/variable` -> variable, layers in the order of `model.layers`.
-    Where the file knows every layer of the network (`conv1/conv` in a file is `conv1_conv`), layers pair by name;
-    otherwise in order, as Keras's own loader pairs them (keras/src/legacy/saving/legacy_h5_format.py,
-    load_weights_from_hdf5_group): `conv2d` of the network with `conv2d_1` of the file. Layers at the end of the
-    file without a partner are the head. Variables of two paired layers pair by name, and in order where the names
-    differ (`depthwise_kernel` in old files is `kernel`). A file with too few layers pairs with nothing: the targets
-    keep their names, and `assign` says what is missing.
-    """
-    in_file, in_network = _by_layer(checkpoint.shapes), _by_layer(targets)
-    names = {layer.replace("/", "_"): layer for layer in in_file}
-    if all(layer.replace("/", "_") in names for layer in in_network):
-        pairs = {layer: names[layer.replace("/", "_")] for layer in in_network}
-    elif len(in_network) <= len(in_file):
-        pairs = dict(zip(in_network, in_file, strict=False))
-    else:
-        return dict(targets)
-    aligned = {}
-    for layer, variables in in_network.items():
-        partner = pairs[layer]
-        theirs = in_file[partner]
-        if len(theirs) != len(variables) or set(theirs) == set(variables):
-            theirs = variables
-        for variable, their in zip(variables, theirs, strict=True):
-            aligned[f"{partner}/{their}"] = targets[f"{layer}/{variable}"]
-    return aligned
-
-
-def _by_layer(names: Iterable[str]) -> dict[str, list[str]]:
-    layers: dict[str, list[str]] = {}
-    for name in names:
-        layer, _, variable = name.rpartition("/")
-        layers.setdefault(layer, []).append(variable)
-    return layers
 
 
 def _misfit(checkpoint: Checkpoint, extra: list[str], missing: list[str], other_shape: list[str]) -> str:

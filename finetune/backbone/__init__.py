@@ -1,6 +1,6 @@
 """The only place where catalogue, network, weights and BatchNorm meet."""
 
-from checkpoints.catalog.find import BackboneSpec
+from checkpoints.catalog.lookup import BackboneSpec
 from finetune.backbone.find import find, module_handle, preprocessing, unbiased
 from finetune.backbone.hub.module import check_plan
 from finetune.backbone.keras_file import open_model

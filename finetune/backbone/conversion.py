@@ -13,8 +13,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from checkpoints.catalog import find
-from checkpoints.catalog.find import BackboneSpec
+from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
@@ -22,13 +21,13 @@ from checkpoints.formats.object_graph import OBJECT_GRAPH
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.matching import transfer
 from checkpoints.matching.fit import Fit, fit, fits
-from checkpoints.matching.pairing import Entry, Pairing, of_head, pair
-from checkpoints.matching.structures import structures
+from checkpoints.matching.pairing import Pairing, of_head, pair
+from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import networks
+from finetune.backbone.keras_file import write_model
 from finetune.backbone.networks.names import keras_variables, slim_variables
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import room_for
-from finetune.runs import model as models
 from tools.structures import entries
 
 Format = Literal["slim-v2", "keras-weights-h5", "keras-zip"]
@@ -103,7 +102,7 @@ def transcribe(opened: Checkpoint, found: Fit, out: Path) -> Conversion:
         if target == "slim-v2":
             write_slim(out, {name: np.asarray(variable) for name, variable in slim_variables(model).items()})
         else:
-            models.write(model, out)
+            write_model(model, out)
     return Conversion(
         str(opened.path),
         opened.kind,
@@ -174,7 +173,7 @@ def load_stock(opened: Checkpoint, found: Fit, *, image_size: int) -> tuple[kera
 
 def _fit(opened: Checkpoint, backbone: str | None) -> Fit:
     if backbone is not None:
-        spec = find.find(backbone)
+        spec = find_row(backbone)
         return fit(opened, spec, structures().get(spec.id, ()))
     best = fits(opened)[0]
     if not best.exact:

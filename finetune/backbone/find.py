@@ -3,11 +3,10 @@
 import os
 from pathlib import Path
 
-from checkpoints.catalog import find
-from checkpoints.catalog.find import BackboneSpec
+from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.errors import UnknownBackbone
-from finetune.backbone.hub import module, saved_model
 from finetune.backbone import own_model
+from finetune.backbone.hub import module, saved_model
 from finetune.backbone.keras_file import SUFFIXES
 from finetune.errors import WrongUse
 
@@ -22,13 +21,13 @@ def find(name: str) -> BackboneSpec:
     always a path. Raises UnknownBackbone with the nearest name, FinetuneError for files that will not do.
     """
     if not name.strip():
-        return find.find(name)  # says that there is no such backbone
+        return find_row(name)  # says that there is no such backbone
     if name.startswith(HUB):
         return module.find(name.removeprefix(HUB))
     if _is_path(name):
         return _of_path(Path(name).expanduser())
     try:
-        return find.find(name)
+        return find_row(name)
     except UnknownBackbone:
         if Path(name).exists():
             return _of_path(Path(name))
@@ -42,7 +41,7 @@ def unbiased(name: str) -> bool:
     """
     if name.startswith(HUB) or _is_path(name):
         return False
-    return find.find(name).source != "keras"
+    return find_row(name).source != "keras"
 
 
 def preprocessing(name: str) -> str | None:
@@ -50,7 +49,7 @@ def preprocessing(name: str) -> str | None:
     whose file may be gone."""
     if name.startswith(HUB):
         return module.PREPROCESSING
-    spec = None if _is_path(name) else find.find(name)
+    spec = None if _is_path(name) else find_row(name)
     return None if spec is None or spec.unpublished else spec.preprocessing
 
 

@@ -1,16 +1,23 @@
 """Whole Keras models on disk, `.keras` or `.h5`, opened without running any code in them."""
 
+import errno
+import os
 import re
+import resource
+import shutil
 import zipfile
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from checkpoints.formats import keras_zip
 from checkpoints.formats.hdf5 import Hdf5
 from checkpoints.formats.location import HDF5_MAGIC, starts_with
 from finetune.backbone.hub.layer import trusting
+from finetune.batchnorm.surgery import to_stock
 from finetune.errors import FinetuneError
+from finetune.files import replacing
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 
@@ -67,3 +74,21 @@ def _message(path: Path, reason: str) -> str:
             "network in the catalogue are given as --backbone NAME --checkpoint PATH"
         )
     return f"{path} cannot be loaded as a Keras model ({reason.partition(chr(10))[0][:300]}): copy it again"
+
+
+def save_stock(model: keras.Model, path: Path) -> None:
+    """Write `model` with stock layers only, atomically. OSError where the disk is full."""
+    write_model(to_stock(model), path)
+
+
+def write_model(stock: keras.Model, path: Path) -> None:
+    """Write a model of stock layers atomically: its weights to `.weights.h5`, all of it to `.keras`. OSError."""
+    size = sum(int(np.prod(variable.shape)) * 4 for variable in stock.variables)
+    # HDF5 writes `.weights.h5`, and where memory is short `.keras`; refused by the system, it crashes the process.
+    if shutil.disk_usage(path.absolute().parent).free < size + 2**20:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and limit < size + 2**20:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    with replacing(path) as temporary:
+        stock.save_weights(temporary) if path.name.endswith(".weights.h5") else stock.save(temporary)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from checkpoints import store
-from checkpoints.catalog.find import BackboneSpec
+from checkpoints.catalog.lookup import BackboneSpec
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint

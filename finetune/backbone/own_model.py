@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from checkpoints.cache.cache import sha256_of
-from checkpoints.catalog import find
+from checkpoints.catalog.lookup import find_row
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.errors import UnknownBackbone
 from checkpoints.matching.transfer import LoadReport
@@ -131,7 +131,7 @@ def _beside(path: Path) -> _Beside:
     config = read_json(where)
     name, preprocess = config.get("backbone"), config.get("preprocess")
     try:
-        spec = find.find(name) if isinstance(name, str) else None
+        spec = find_row(name) if isinstance(name, str) else None
     except UnknownBackbone:
         spec = None
     return _Beside(spec, preprocess if isinstance(preprocess, str) else "")

@@ -17,8 +17,8 @@ from finetune.batch.scheduler import Scheduler
 from finetune.batch.status import Standing, look
 from finetune.batch.summary import Summary
 from finetune.errors import FinetuneError, Interrupted, WrongUse
+from finetune.process import stop_signals
 from finetune.runs.directory import check_place
-from finetune.training.display import stop_signals
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from finetune.batch.jobs import Job
 from finetune.config import checking as configs
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import Held, locked, read_json, to_json, write_text
+from finetune.runs.config_file import FORMAT_VERSION, read_config_file
 from finetune.runs.directory import RunDir
 
 
@@ -61,7 +62,7 @@ class Place:
     def write_config(self, job: Job, batch_size: int | None) -> None:
         """Write `config`, with the batch size it came down to."""
         settings = {**job.config.to_json(), **({} if batch_size is None else {"batch_size": batch_size})}
-        text = to_json({"format_version": configs.FORMAT_VERSION, **settings}, indent=2)
+        text = to_json({"format_version": FORMAT_VERSION, **settings}, indent=2)
         self.config(job).parent.mkdir(parents=True, exist_ok=True)
         write_text(self.config(job), text + "\n")
 
@@ -155,7 +156,7 @@ class Place:
         else:
             # A run made by hand: its config is complete, so what the file leaves open may be anything.
             before = {name: value for name, value in asked.items() if value is None or value == "auto"}
-            before = {**configs.read_file(run.path / "config.json"), **before}
+            before = {**read_config_file(run.path / "config.json"), **before}
             before["backbone"] = _like(before.get("backbone"), asked["backbone"])
         done = run.status == "done"
         return ", ".join(

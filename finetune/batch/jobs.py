@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune.batch import names, paths
 from finetune.config import checking as configs
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 
 MANY = 100

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from checkpoints.catalog import find
+from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
 from finetune.config import checking as configs
 from finetune.data import sources
@@ -33,7 +33,7 @@ def _backbone(value: str, folder: Path) -> str:
 
 def _in_catalogue(name: str) -> bool:
     try:
-        find.find(name)
+        find_row(name)
     except CheckpointError:
         return False
     return True

@@ -3,8 +3,8 @@
 from typing import Any
 
 from finetune.batch.jobs import Job
-from finetune.config.checking import RunConfig
 from finetune.config.presets import expand
+from finetune.config.run_config import RunConfig
 
 _SETTINGS = (
     "backbone", "checkpoint", "data", "data_dir", "image_size", "preprocess", "augment", "bn_epsilon", "features",

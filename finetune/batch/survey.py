@@ -1,17 +1,22 @@
 """What the jobs will do, found out before any of them starts: every setting checked, images and steps counted."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NoReturn
 
 from checkpoints.errors import CheckpointError
+from finetune.batch import timing
+from finetune.batch.call import Call
 from finetune.batch.jobs import Job
-from finetune.config.checking import RunConfig
+from finetune.batch.status import look
+from finetune.config.run_config import RunConfig
+from finetune.data.loading import load
 from finetune.data.pipeline import steps_per_epoch
 from finetune.errors import FinetuneError
-from finetune.runs import data, defaults
-from finetune.training.prepare import check_request
+from finetune.runs import defaults
+from finetune.runs.request import check_request
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class _WouldFetchError(Exception):
 @cache
 def _counted(config: RunConfig) -> tuple[int, int]:
     """(training images, their height in px)."""
-    shape = data.load_data(config, progress=_refuse).train.images.shape
+    shape = load(config, progress=_refuse).train.images.shape
     return int(shape[0]), int(shape[1])
 
 
@@ -105,3 +110,58 @@ _NOT_DATA = (
     *("cache_features", "cache_precision", "cache_budget", "seed", "deterministic", "tracker"),
 )
 """Settings that do not choose images; one that is missing here only costs time."""
+
+
+def plan(call: Call, workers: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A row for every job of the call, and the estimate of what is still to run. Imports TensorFlow.
+
+    Seconds are only given where jobs of this batch have been measured, and what they are taken from is said.
+    Raises WrongUse, FinetuneError or CheckpointError for a job that could not begin.
+    """
+    surveys = survey(call.jobs)
+    standings = [look(call.place, job) for job in call.jobs]
+    rows = [
+        {
+            "index": job.index,
+            "name": job.name,
+            "state": standing.state,
+            "run": str(call.place.run(job)),
+            **counted.to_json(),
+            "config": json.loads(json.dumps(job.config.to_json())),
+        }
+        for job, standing, counted in zip(call.jobs, standings, surveys, strict=True)
+    ]
+    to_run = [row for row in rows if row["state"] not in ("done", "running")]
+    left = timing.left(standings, {row["name"]: row["pixels"] for row in rows}, workers)
+    estimate = {
+        "to_run": len(to_run),
+        "steps": _total(to_run, "steps"),
+        "images": _total([{"n": _product(row, "images", "epochs")} for row in to_run], "n"),
+        "pixels": _total(to_run, "pixels"),
+        "seconds": left.seconds if left else None,
+        "workers": workers,
+    }
+    return rows, {**estimate, "words": _words(estimate, left)}
+
+
+def _words(estimate: dict[str, Any], left: timing.Left | None) -> str:
+    if not estimate["to_run"]:
+        return "nothing"
+    if estimate["steps"] is None:
+        return "the data of some jobs is not on this machine yet, so images and steps are not known"
+    amount = f"{estimate['steps']:,} steps, {estimate['images']:,} images, {estimate['pixels'] / 1e9:.3g} gigapixels"
+    if left is None:
+        return f"{amount}; time is not estimated before a job of this batch has been measured"
+    return (
+        f"{amount}; about {left.seconds:.0f} s of work on {estimate['workers']} workers, by the pixels a second of "
+        f"{left.measured} measured jobs of this batch"
+    )
+
+
+def _product(row: dict[str, Any], first: str, second: str) -> int | None:
+    return None if row[first] is None or row[second] is None else row[first] * row[second]
+
+
+def _total(rows: Sequence[dict[str, Any]], name: str) -> int | None:
+    values = [row[name] for row in rows]
+    return None if any(value is None for value in values) else sum(values)

@@ -49,13 +49,3 @@ def parse_bn_rule(text: str) -> Rule:
         hint = f": did you mean {near[0]}?" if near else ":"
         raise WrongUse(f"unknown BN policy '{policy}' in --bn '{text}'{hint} expected [PATTERN=]{'|'.join(POLICIES)}")
     return Rule(pattern or "*", policy)
-
-
-def check_decay(decay: float) -> float:
-    """The decay itself, or WrongUse where it is not strictly between 0 and 1."""
-    if not 0.0 < decay < 1.0:
-        raise WrongUse(
-            f"--bn-decay {decay} is outside (0, 1): it is the share of the old moving value kept at one update, "
-            "such as 0.95; give a number between, or 'auto'"
-        )
-    return decay

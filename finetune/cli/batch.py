@@ -152,7 +152,7 @@ def _plan(call: "Call", workers: int, *, as_json: bool) -> None:
     """`--dry-run`."""
     call.check()
     load_tensorflow()
-    from finetune.batch.plan import plan
+    from finetune.batch.survey import plan
     from finetune.cli.display_batch import show_plan
 
     rows, estimate = plan(call, workers)

@@ -20,7 +20,7 @@ def cache() -> None:
 @options.JSON
 def list_cache(as_json: bool) -> None:
     """Every entry, the most recently used first: what its features are of, how many, how large."""
-    from finetune.files import size_in_words
+    from finetune.text import size_in_words
     from finetune.training.feature_cache import store
 
     entries = store.entries()[::-1]
@@ -69,7 +69,7 @@ def list_cache(as_json: bool) -> None:
 @options.JSON
 def clear(keys: tuple[str, ...], as_json: bool) -> None:
     """Remove entries by the beginning of their KEY, or all; never one that a run is using."""
-    from finetune.files import size_in_words
+    from finetune.text import size_in_words
     from finetune.training.feature_cache import store
 
     removed, held = store.clear(keys)

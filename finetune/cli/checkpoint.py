@@ -9,7 +9,7 @@ import click
 from finetune.cli import options
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.tables import print_table
-from finetune.reporting.words import printable
+from finetune.text import printable
 
 if TYPE_CHECKING:
     from checkpoints.matching.inspection import Inspection, Statistics

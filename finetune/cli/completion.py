@@ -29,9 +29,9 @@ def completion(ctx: click.Context, shell: str) -> None:
 
 def backbones(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of the catalogue that begin so; files otherwise."""
-    from checkpoints.catalog import find
+    from checkpoints.catalog import lookup
 
-    ids = [spec.id for spec in find.CATALOG]
+    ids = [spec.id for spec in lookup.CATALOG]
     names = sorted({*ids, *(one.partition("/")[2] for one in ids)})
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]

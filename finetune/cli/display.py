@@ -10,7 +10,7 @@ from rich.table import Table
 
 from finetune.backbone.freezing import FreezePlan
 from finetune.cli.console import Console
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.reporting.words import others_moved
 
 if TYPE_CHECKING:

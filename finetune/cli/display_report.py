@@ -8,7 +8,8 @@ from rich.text import Text
 
 from finetune.cli.console import Console
 from finetune.cli.display_runs import percent, show_remarks, show_side_by_side, table_of, with_error
-from finetune.reporting.words import all_printable, others_moved, seconds, setting
+from finetune.reporting.words import others_moved, seconds, setting
+from finetune.text import all_printable
 
 LISTED = 25
 """Classes listed; of more, those with the lowest F1."""

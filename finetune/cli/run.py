@@ -10,6 +10,7 @@ from click.core import ParameterSource
 from finetune.cli import options
 from finetune.cli.run_options import SECTIONS
 from finetune.cli.startup import load_tensorflow
+from finetune.training.worker import Worker
 
 
 @click.command(cls=options.Sectioned, sections=SECTIONS)
@@ -33,8 +34,10 @@ def run(
     finetune run --backbone resnet_v1_101 --bn-decay 0.95
     finetune run --backbone keras/densenet121 --freeze-until conv4 --bn 'conv5=train' --bn freeze
     """
-    from finetune.config.checking import RunConfig, from_mapping, read_file
+    from finetune.config.checking import from_mapping
+    from finetune.config.run_config import RunConfig
     from finetune.errors import WrongUse
+    from finetune.runs.config_file import read_config_file
 
     chosen = {key: _plain(value) for key, value in given.items() if value is not None and value != ()}
     if resume is not None:
@@ -46,7 +49,7 @@ def run(
                 f"(found --{others[0].replace('_', '-')})"
             )
     else:
-        base = read_file(config) if config else {}
+        base = read_config_file(config) if config else {}
         if not base and "backbone" not in chosen:
             raise WrongUse("missing --backbone NAME: 'finetune backbones list' lists them, resnet_v1_50 is one")
         settings: RunConfig = from_mapping(base, where=str(config or "the options"), options=chosen)
@@ -60,7 +63,7 @@ def run(
             finished = start.resume(resume, distribute=chosen.get("distribute"), display=display)
         else:
             finished = start.start(settings, run_dir=run_dir, runs_dir=runs_dir, display=display)
-    if isinstance(finished, start.Worker):
+    if isinstance(finished, Worker):
         if as_json:
             options.emit({"run": finished.run, "worker": finished.rank, "workers": finished.workers})
         return

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from finetune.reporting.words import printable
+from finetune.text import printable
 
 
 def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, numbers: Sequence[str] = ()) -> None:

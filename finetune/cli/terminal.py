@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
-from finetune.reporting.words import printable
+from finetune.text import printable
 
 _KEPT = "\n\t"
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from finetune.errors import WrongUse
 
 if TYPE_CHECKING:
-    from finetune.config.checking import RunConfig
+    from finetune.config.run_config import RunConfig
 
 
 def refuse_contradictions(config: "RunConfig") -> None:

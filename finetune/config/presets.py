@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.errors import WrongUse
 
 if TYPE_CHECKING:
-    from finetune.config.checking import RunConfig
+    from finetune.config.run_config import RunConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     "linear-probe": {"freeze": ("*",), "bn": ("freeze",)},

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from finetune.config.presets import PRESETS
-from finetune.files import size_in_bytes
-
-Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
+from finetune.config.run_config import Augment
+from finetune.errors import WrongUse
+from finetune.text import size_in_bytes
 
 
 @dataclass(frozen=True)
@@ -124,3 +124,13 @@ TAKES: dict[str, Takes] = {
     "deterministic": _FLAG,
 }
 """Setting -> what it takes; every setting of `RunConfig` is here."""
+
+
+def check_decay(decay: float) -> float:
+    """The decay itself, or WrongUse where it is not strictly between 0 and 1."""
+    if not 0.0 < decay < 1.0:
+        raise WrongUse(
+            f"--bn-decay {decay} is outside (0, 1): it is the share of the old moving value kept at one update, "
+            "such as 0.95; give a number between, or 'auto'"
+        )
+    return decay

@@ -2,12 +2,15 @@
 
 from typing import Any
 
-from finetune.config.checking import RunConfig
+import numpy as np
+
+from finetune.config.run_config import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
-from finetune.data.dataset import Split
+from finetune.data.dataset import Split, stratified_subset
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.data.share import WHOLE, Share
+from finetune.errors import WrongUse
 
 
 def training(split: Split, config: RunConfig, *, epoch: int, start: int, share: Share = WHOLE) -> Any:
@@ -68,3 +71,18 @@ def form(config: RunConfig) -> dict[str, Any]:
         "image_size": config.image_size,
         "preprocessing": find_preprocessing(config.preprocess),
     }
+
+
+def training_subset(split: Split, config: RunConfig, images: int) -> Split:
+    """At most `images` of the training images, stratified, in random order, in whole batches where there is one.
+
+    Random order, because batches of one class have no statistics worth pooling; whole batches, because an image
+    that fills up a ragged batch would count twice in them.
+    """
+    classes = len(np.unique(split.labels))
+    if images < classes:
+        raise WrongUse(f"--images {images} is fewer than the {classes} classes: give {classes} or more")
+    subset = stratified_subset(split, images, config.seed) if images < len(split) else split
+    batch_size = config.batch_size or len(subset)
+    whole = len(subset) - len(subset) % batch_size or len(subset)
+    return subset.take(np.random.default_rng(config.seed).permutation(len(subset))[:whole])

@@ -12,10 +12,11 @@ import tensorflow as tf
 
 from finetune import backbone
 from finetune.backbone.endpoints import find_layer
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.data import batches, image_files
 from finetune.data.dataset import Dataset, Split
 from finetune.data.lazy import LazyImages
+from finetune.data.loading import load
 from finetune.data.sources import absolute
 from finetune.data.sources.assembly import Progress, printable
 from finetune.errors import FinetuneError, WrongUse
@@ -23,7 +24,7 @@ from finetune.files import replacing, room_for
 from finetune.runs import data as rundata
 from finetune.runs import evaluate
 from finetune.runs import model as models
-from finetune.training import proof
+from finetune.runs.model import refuse_broken_plan
 
 Pooling = Literal["mean", "max", "none"]
 UNKNOWN = -1
@@ -160,7 +161,7 @@ def _open(request: Request, progress: Progress | None) -> _Network:
             config = replace(config, batch_size=request.batch_size)
         names: tuple[str, ...] = ()
         if trained.run.status == "done":
-            proof.refuse_broken_plan(trained.run)
+            refuse_broken_plan(trained.run)
             names = tuple(trained.run.read("result.json", "class_names")["class_names"])
         native = rundata.image_shape(trained.run, config) if request.images else None
         return _Network(trained.model, config, {}, native, names)
@@ -223,7 +224,7 @@ def _dataset(request: Request, config: RunConfig, looking: Progress | None) -> D
         examples=None,
         validation=0.0 if request.split != "validation" else config.validation or 0.05,
     )
-    return rundata.load_data(other, looking=looking)
+    return load(other, looking=looking)
 
 
 def _paths(split: Split, name: str) -> Sequence[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from finetune import backbone
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.data import batches, image_files
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.data.sources.assembly import Progress, printable
@@ -24,7 +24,7 @@ from finetune.files import write_text
 from finetune.inference.export.to_keras import CARD
 from finetune.runs import data
 from finetune.runs import model as models
-from finetune.training import proof
+from finetune.runs.model import refuse_broken_plan
 
 _NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote"
 
@@ -143,7 +143,7 @@ def _open(target: Path) -> _Classifier:
     run = trained.run
     if run.status != "done":
         raise FinetuneError(f"{run} is not finished, so its model is not known: continue it with: {run.resume_command}")
-    proof.refuse_broken_plan(run)
+    refuse_broken_plan(run)
     names = run.read("result.json", "class_names")["class_names"]
     native = data.image_shape(run, trained.config)
     return _Classifier(trained.model, trained.config, _checked(names, trained.model, trained.path), native)

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from checkpoints.catalog.find import BackboneSpec
+from checkpoints.catalog.lookup import BackboneSpec
 from checkpoints.formats.checkpoint import Checkpoint
 
 IN_TF_SLIM = ("resnet_v1", "resnet_v2", "inception_v1", "inception_v2", "inception_v3")

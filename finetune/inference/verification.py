@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from checkpoints import store
-from checkpoints.catalog import find
-from checkpoints.catalog.find import BackboneSpec
+from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.errors import CheckpointError, UnknownBackbone
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
@@ -195,7 +194,7 @@ def verify(
 def _find(name: str, checkpoint: Path | None, display: Display) -> tuple[BackboneSpec, Checkpoint]:
     """The row and the file that `name`, a row's or a path, and `checkpoint` say."""
     try:
-        spec = find.find(name)
+        spec = find_row(name)
     except UnknownBackbone:
         path = Path(name).expanduser()
         looks_like_one = name.startswith((".", "/", "~")) or name.endswith(_ENDINGS)

@@ -12,6 +12,7 @@ from PIL import Image
 from checkpoints.errors import CheckpointError
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
+from finetune.data.loading import load
 from finetune.errors import FinetuneError
 from finetune.evaluation.predictions import Predictions
 from finetune.reporting.record import Record
@@ -55,7 +56,7 @@ class Pictures:
         if self._last is None or self._last[0] != key:
             self._last = None
             moved = replace(config, data_dir=str(self._data_dir)) if self._data_dir else config
-            self._last = key, data.load_data(moved, progress=_refuse)
+            self._last = key, load(moved, progress=_refuse)
         if self._data_dir is None:
             data.check_unchanged(record.run, self._last[1], advice="give its place with --data-dir")
         return self._last[1]

@@ -9,7 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from finetune._version import __version__
 from finetune.reporting.html import number, percent
-from finetune.reporting.words import printable, seconds, setting
+from finetune.reporting.words import seconds, setting
+from finetune.text import printable
 
 LISTED = 50
 """Classes listed; of more, those with the lowest F1."""

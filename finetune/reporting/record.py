@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import checking as configs
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError
+from finetune.runs.config_file import read_config_file
 from finetune.runs.directory import RunDir, kept_validation
 
 
@@ -68,7 +69,7 @@ def read(path: Path, *, name: str | None = None) -> Record:
     return Record(
         name=name or path.name or str(path.absolute().name),
         run=run,
-        config=configs.from_mapping(configs.read_file(where), where=str(where)),
+        config=configs.from_mapping(read_config_file(where), where=str(where)),
         data=_optional(run, "data.json", _DATA),
         environment=_optional(run, "environment.json"),
         weights=_weights(_optional(run, "load.json")),

@@ -8,7 +8,8 @@ from markupsafe import Markup
 
 from finetune.reporting import curves
 from finetune.reporting.html import render
-from finetune.reporting.words import all_printable, seconds, setting
+from finetune.reporting.words import seconds, setting
+from finetune.text import all_printable
 
 HEAT_CLASSES = 25
 """With more classes the confusion matrix is a picture: a table of it could not be read."""

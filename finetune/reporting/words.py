@@ -4,24 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def printable(text: str) -> str:
-    """`text` with what steers a terminal or hides (escapes, line ends, marks of direction) written as `\\x1b`."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
-    )
-
-
-def all_printable(value: Any) -> Any:
-    """`printable` of every text in a JSON value, keys included."""
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, dict):
-        return {printable(str(key)): all_printable(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [all_printable(one) for one in value]
-    return value
-
-
 def setting(value: Any) -> str:
     """A setting as it is read: a list by spaces, None as a dash."""
     if value is None or value == () or value == []:

@@ -1,35 +1,17 @@
 """The data a run is configured for, and whether it still is what the run read; no TensorFlow."""
 
-from pathlib import Path
 from typing import Any
 
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
-from finetune.data.sources import load_dataset
+from finetune.data.loading import load
 from finetune.errors import FinetuneError
 from finetune.runs.directory import RunDir
 
 _DATA = "data.json"
 _SHOWN, _SHOWN_NAMES = 3, 10
 """Classes that are told of in an error: which sit elsewhere, and which there are."""
-
-
-def load_data(config: RunConfig, *, progress: Any = None, looking: Any = None) -> Dataset:
-    """The data a run is configured for; the same seed gives the same split. `progress` and `looking` as in
-    `load_dataset`."""
-    return load_dataset(
-        config.data,
-        data_dir=Path(config.data_dir) if config.data_dir else None,
-        examples=config.examples,
-        shots=config.few_shot,
-        validation=config.validation,
-        seed=config.seed,
-        test=config.test,
-        skip_bad_images=config.skip_bad_images,
-        progress=progress,
-        looking=looking,
-    )
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
@@ -100,7 +82,7 @@ def image_shape(run: RunDir, config: RunConfig) -> tuple[int, int] | None:
     Runs of earlier versions did not note it: their data is opened.
     """
     noted = run.read(_DATA) if (run.path / _DATA).is_file() else {}
-    shape = noted["image_shape"] if "image_shape" in noted else _native(load_data(config))
+    shape = noted["image_shape"] if "image_shape" in noted else _native(load(config))
     if shape is None:
         return None
     if not isinstance(shape, list) or [type(side) for side in shape] != [int, int] or min(shape) < 1:

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune.config import checking as configs
 from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
 from finetune.files import TEMPORARY, Held, finite, locked, read_json, to_json, write_text
+from finetune.runs.config_file import read_config_file
 
 _BEFORE_CONFIG = (
     *(".lock", "environment.json", "load.json", "freeze.json", "data.json"),
@@ -85,7 +85,7 @@ class RunDir:
                 f"{path} is not a run directory: expected one with config.json in it, as 'finetune run' writes"
                 + ("" if path.exists() else "; there is nothing of that name")
             )
-        configs.read_file(path / "config.json")
+        read_config_file(path / "config.json")
         return cls(path)
 
     @property

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.data import batches
 from finetune.data.dataset import Dataset, Split
+from finetune.data.loading import load
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
 from finetune.evaluation.flip import Mirrored
 from finetune.runs import data, model
-from finetune.training import proof
+from finetune.runs.model import broken_plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ def open_run(target: Path, *, data_dir: Path | None = None) -> Opened:
     """
     trained = model.open_trained(target)
     config = replace(trained.config, data_dir=str(data_dir)) if data_dir else trained.config
-    dataset = data.load_data(config)
+    dataset = load(config)
     _check_classes(trained, dataset)
     if data_dir is None:
         advice = "put it back, or give the place of the data you mean with --data-dir"
@@ -78,7 +79,7 @@ def examine_run(
 def concern(target: Path) -> str | None:
     """Why the scores of a run's model are not those of the run that was asked for; None where they are."""
     run = model.find_trained(target)[0]
-    return proof.broken_plan(run) if run.status == "done" else None
+    return broken_plan(run) if run.status == "done" else None
 
 
 def _check_classes(trained: model.Trained, dataset: Dataset) -> None:

@@ -1,24 +1,19 @@
 """Models on disk: saved as stock Keras, opened under our BatchNorm together with the data they are for."""
 
-import errno
-import os
-import resource
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from finetune import backbone as backbones
 from finetune.batchnorm.subject import Snapshot
-from finetune.batchnorm.surgery import adopt, to_stock
+from finetune.batchnorm.surgery import adopt
 from finetune.config import checking as configs
-from finetune.config.checking import RunConfig
-from finetune.data.dataset import Split, stratified_subset
-from finetune.errors import FinetuneError, WrongUse
-from finetune.files import read_arrays, replacing, write_arrays
+from finetune.config.run_config import RunConfig
+from finetune.errors import FinetuneError
+from finetune.files import read_arrays, write_arrays
+from finetune.runs.config_file import read_config_file
 from finetune.runs.directory import RunDir
 
 _SNAPSHOT = "bn_source.npz"
@@ -34,24 +29,6 @@ class Trained:
     path: Path
 
 
-def save(model: keras.Model, path: Path) -> None:
-    """Write `model` with stock layers only, atomically. OSError where the disk is full."""
-    write(to_stock(model), path)
-
-
-def write(stock: keras.Model, path: Path) -> None:
-    """Write a model of stock layers atomically: its weights to `.weights.h5`, all of it to `.keras`. OSError."""
-    size = sum(int(np.prod(variable.shape)) * 4 for variable in stock.variables)
-    # HDF5 writes `.weights.h5`, and where memory is short `.keras`; refused by the system, it crashes the process.
-    if shutil.disk_usage(path.absolute().parent).free < size + 2**20:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    if limit != resource.RLIM_INFINITY and limit < size + 2**20:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-    with replacing(path) as temporary:
-        stock.save_weights(temporary) if path.name.endswith(".weights.h5") else stock.save(temporary)
-
-
 def find_trained(target: Path) -> tuple[RunDir, RunConfig, Path]:
     """(run, its config, file) of a run directory's `model.keras`, or of another `.keras` file in a run directory.
 
@@ -65,7 +42,7 @@ def find_trained(target: Path) -> tuple[RunDir, RunConfig, Path]:
         )
     run = RunDir.open(path.parent)
     where = run.path / "config.json"
-    config = configs.from_mapping(configs.read_file(where), where=str(where))
+    config = configs.from_mapping(read_config_file(where), where=str(where))
     if not path.is_file():
         advice = f"the run is {run.status}; continue it with: {run.resume_command}"
         if run.status == "done" or path != run.model_path:
@@ -102,21 +79,6 @@ def _load(path: Path, module: str | None) -> keras.Model:
     return model
 
 
-def training_subset(split: Split, config: RunConfig, images: int) -> Split:
-    """At most `images` of the training images, stratified, in random order, in whole batches where there is one.
-
-    Random order, because batches of one class have no statistics worth pooling; whole batches, because an image
-    that fills up a ragged batch would count twice in them.
-    """
-    classes = len(np.unique(split.labels))
-    if images < classes:
-        raise WrongUse(f"--images {images} is fewer than the {classes} classes: give {classes} or more")
-    subset = stratified_subset(split, images, config.seed) if images < len(split) else split
-    batch_size = config.batch_size or len(subset)
-    whole = len(subset) - len(subset) % batch_size or len(subset)
-    return subset.take(np.random.default_rng(config.seed).permutation(len(subset))[:whole])
-
-
 def save_snapshot(run: RunDir, snapshot: Snapshot) -> None:
     """Keep the moving statistics a run starts from: a diagnosis tells by them whether they ever moved."""
     arrays: dict[str, Any] = {
@@ -137,3 +99,35 @@ def load_snapshot(run: RunDir) -> Snapshot | None:
         return None
     except KeyError as error:
         raise FinetuneError(f"{path} is damaged (it has no {error}): {advice}") from None
+
+
+def broken_plan(run: RunDir) -> str | None:
+    """What moved though it was frozen, in words; None where the proof of a finished run holds."""
+    proved = run.read("result.json", "proof")["proof"]
+    try:
+        if proved["holds"]:
+            return None
+        parts = (proved, *proved.get("phases", []))
+        moved = list(dict.fromkeys(str(path) for part in parts for path in part["moved_though_frozen"]))
+        count = int(proved["moving_variables"])
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise FinetuneError(
+            f"{run.path / 'result.json'} has no proof of its freeze plan: it is damaged; restore it from a copy"
+        ) from None
+    what = (
+        f"{len(moved)} frozen variable{'s' if len(moved) > 1 else ''} moved ({', '.join(moved[:3])}"
+        f"{', ...' if len(moved) > 3 else ''})"
+        if moved
+        else f"none of the {count} variables that should move did"
+    )
+    return (
+        f"{run}: the freeze plan was not kept: {what}; do not use its model: see 'proof' in "
+        f"{run.path / 'result.json'}, and report this as a defect"
+    )
+
+
+def refuse_broken_plan(run: RunDir) -> None:
+    """Raise FinetuneError, naming what moved, where the proof in a run's `result.json` does not hold."""
+    broken = broken_plan(run)
+    if broken is not None:
+        raise FinetuneError(broken)

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
 
-from finetune.diagnosis.graph.protos import to_graph_def
 from finetune.errors import FinetuneError
 from finetune.tf_graphs.program import variables
+from finetune.tf_graphs.program.graphdef import to_graph_def
 from finetune.tf_graphs.program.metagraph import MetaGraph
 from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, Graph, Node, Ref
 from finetune.tf_graphs.program.sites import Site

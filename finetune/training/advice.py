@@ -2,9 +2,9 @@
 
 import math
 
-from checkpoints.catalog.find import BackboneSpec
+from checkpoints.catalog.lookup import BackboneSpec
 from finetune.batchnorm.decay import auto_decay, residual
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.training.loop.kernels import bfloat16_pays
 
 FORGOTTEN = 0.01

@@ -5,18 +5,21 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
-from finetune import lr_range, process
 from finetune.backbone import freezing
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.config import checking as configs
-from finetune.config.checking import FORMAT_VERSION, RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
+from finetune.process import stop_signals
 from finetune.runs import data
 from finetune.runs import model as models
+from finetune.runs.config_file import FORMAT_VERSION, read_config_file
 from finetune.runs.directory import RunDir, check_place
-from finetune.training import proof, tracking
-from finetune.training.display import Display, Silent, stop_signals
+from finetune.runs.model import refuse_broken_plan
+from finetune.training import proof
+from finetune.training.display import Display, Silent
 from finetune.training.distribution.strategy import ALONE, Distribution
+from finetune.training.environment import describe
 from finetune.training.feature_cache.preparing import Telling, cached_feed
 from finetune.training.finish import Trained, finish
 from finetune.training.loop.loop import train
@@ -25,6 +28,8 @@ from finetune.training.observers import Recorder
 from finetune.training.periodic_diagnosis import Checkup
 from finetune.training.phases import Phases
 from finetune.training.prepare import Prepared, prepare
+from finetune.training.range_test import settle_learning_rate, write_range_test
+from finetune.training.tracking.trackers import Trackers, opened
 
 
 def start(
@@ -48,8 +53,8 @@ def start(
             f"distribute is '{config.distribute}': call finetune.launch.start, which connects what it takes"
         )
     check_place(run_dir, runs_dir)
-    prepared, tested = lr_range.settle(prepare(config, display, load_weights=True, distribution=on), display)
-    surroundings, digests = process.describe() | {"distribution": on.describe()}, proof.digests(prepared.model)
+    prepared, tested = settle_learning_rate(prepare(config, display, load_weights=True, distribution=on), display)
+    surroundings, digests = describe() | {"distribution": on.describe()}, proof.digests(prepared.model)
     run = (
         RunDir.create_or_take_over(run_dir)
         if run_dir is not None
@@ -64,7 +69,7 @@ def start(
         run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests})
         run.write("data.json", data.describe_data(prepared.dataset))
         if tested is not None:
-            lr_range.write(run, tested)
+            write_range_test(run, tested)
         models.save_snapshot(run, KerasSubject(prepared.model).snapshot())
         # Last: a directory without it is no run, and nothing would resume it half described.
         run.write("config.json", {"format_version": FORMAT_VERSION, **prepared.config.to_json()})
@@ -86,7 +91,7 @@ def resume(path: Path, *, display: Display | None = None, distribution: Distribu
         if RunDir.open(path).status == "done":  # by who held it until now
             return _finished(run, display, on)
         where = run.path / "config.json"
-        config = configs.from_mapping(configs.read_file(where), where=str(where))
+        config = configs.from_mapping(read_config_file(where), where=str(where))
         state = State.load(run.state_path) if run.status == "interrupted" else None
         digests: dict[str, str] = {}
         if state is not None:
@@ -114,7 +119,7 @@ def resume(path: Path, *, display: Display | None = None, distribution: Distribu
 
 def _finished(run: RunDir, display: Display, on: Distribution) -> RunDir:
     on.share(None)
-    proof.refuse_broken_plan(run)
+    refuse_broken_plan(run)
     display.say(f"{run} is finished: nothing to do")
     return run
 
@@ -134,9 +139,7 @@ def _train_and_finish(
         source, settings = models.load_snapshot(run), prepared.config.to_json()
         with (
             on.watching(),
-            tracking.opened(
-                prepared.config.tracker, run.path, settings=settings, source=source, warn=display.warn
-            ) as trackers,
+            opened(prepared.config.tracker, run.path, settings=settings, source=source, warn=display.warn) as trackers,
             ExitStack() as held,
         ):
             if on.workers > 1:
@@ -158,7 +161,7 @@ def _to_result(
     run: RunDir,
     prepared: Prepared,
     display: Display,
-    trackers: tracking.Trackers,
+    trackers: Trackers,
     digests: dict[str, str],
     held: ExitStack,
     *,

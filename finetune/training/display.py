@@ -1,12 +1,9 @@
 """Where a run tells how it goes, and how it hears that it should stop."""
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 from finetune.backbone.freezing import FreezePlan
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 
 
 class Display(Protocol):
@@ -69,26 +66,3 @@ class Silent:
 
     def features(self, done: int, total: int) -> None:
         """Nothing."""
-
-
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C or SIGTERM is only remembered (call what is given to ask); the second one interrupts."""
-    received: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        try:
-            previous[number] = signal.signal(number, handle)
-        except ValueError:  # not the main thread: whoever runs us there handles signals
-            break
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from finetune.backbone.keras_file import save_stock
 from finetune.batchnorm.surgery import parts
-from finetune.runs import model as models
 from finetune.runs.directory import RunDir
 
 LAST_STEP = "model-last-step.keras"
@@ -30,7 +30,7 @@ def take_over(
     `recalibrate`, which tells whether any update at all. `score` gives both test evaluations as JSON values.
     """
     last = {"model": LAST_STEP, "test": score()}
-    models.save(model, run.path / LAST_STEP)
+    save_stock(model, run.path / LAST_STEP)
     for part in parts(model):
         for variable in part.weights:
             if variable.path in weights:

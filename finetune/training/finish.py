@@ -9,22 +9,25 @@ import keras
 import numpy as np
 
 from finetune import process
+from finetune.backbone.keras_file import save_stock
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.data import batches
+from finetune.data.batches import training_subset
 from finetune.data.dataset import Dataset
 from finetune.evaluation.evaluator import Evaluator
 from finetune.evaluation.flip import Mirrored
 from finetune.evaluation.predictions import Predictions
-from finetune.runs import model as models
 from finetune.runs.directory import RunDir
-from finetune.training import card_facts, ema, proof, tracking
+from finetune.runs.model import refuse_broken_plan
+from finetune.training import card_facts, ema, proof
 from finetune.training.display import Display
 from finetune.training.loop.feed import Feed, ImageFeed
 from finetune.training.phases import Phases
 from finetune.training.prepare import Prepared
+from finetune.training.tracking.trackers import Trackers
 
 RECALIBRATION_IMAGES = 10_000
 """Precise BN needs 1k to 10k images (Wu & Johnson 2021, section 3.2)."""
@@ -46,7 +49,7 @@ class Trained:
     cached: dict[str, Any] | None
 
 
-def finish(run: RunDir, prepared: Prepared, display: Display, trackers: tracking.Trackers, trained: Trained) -> None:
+def finish(run: RunDir, prepared: Prepared, display: Display, trackers: Trackers, trained: Trained) -> None:
     """Everything that follows the last step, until `result.json`. FinetuneError where a freeze plan was broken."""
     config, model, dataset = prepared.config, prepared.model, prepared.dataset
     proofs, updates = trained.phases.close(), trained.phases.updates(len(trained.history))
@@ -75,7 +78,7 @@ def finish(run: RunDir, prepared: Prepared, display: Display, trackers: tracking
     if config.tta == "flip":
         both = Evaluator(Mirrored(KerasSubject(model)), on_batch=display.batch)
         flipped = both.evaluate(batches.evaluation(dataset.test, config), "moving")
-    models.save(model, run.model_path)
+    save_stock(model, run.model_path)
     predictions.save(run.predictions_path)
     rows = [*trained.history, *({"kind": "test", "statistics": name, **value} for name, value in test.items())]
     run.write_metrics(rows)
@@ -116,7 +119,7 @@ def finish(run: RunDir, prepared: Prepared, display: Display, trackers: tracking
     trackers.end(result)
     run.write("result.json", result)
     run.state_path.unlink(missing_ok=True)
-    proof.refuse_broken_plan(run)
+    refuse_broken_plan(run)
 
 
 def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfig, display: Display) -> bool:
@@ -127,7 +130,7 @@ def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfi
     display.say("recalibrating the moving statistics on training images")
     subject = KerasSubject(model)
     before = subject.snapshot()
-    subset = models.training_subset(dataset.train, config, max(RECALIBRATION_IMAGES, len(dataset.class_names)))
+    subset = training_subset(dataset.train, config, max(RECALIBRATION_IMAGES, len(dataset.class_names)))
     recalibrate(subject, (images for images, _, _ in batches.evaluation(subset, config)))
     after = subject.snapshot()
     subject.restore({name: before[name] if name in fixed else after[name] for name in after})

@@ -8,11 +8,11 @@ import numpy as np
 
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.runs.directory import RunDir
-from finetune.training import tracking
 from finetune.training.display import Display
 from finetune.training.loop.state import State
 from finetune.training.periodic_diagnosis import Checkup
 from finetune.training.phases import Phases
+from finetune.training.tracking.trackers import Trackers
 
 
 class Recorder:
@@ -23,7 +23,7 @@ class Recorder:
         run: RunDir,
         model: keras.Model,
         display: Display,
-        trackers: tracking.Trackers,
+        trackers: Trackers,
         requested: Callable[[], bool],
         checkup: Checkup | None,
         phases: Phases,
@@ -59,3 +59,19 @@ class Recorder:
         self._trackers.flush()
         self._run.state_path.parent.mkdir(exist_ok=True)
         state.save(self._run.state_path)
+
+
+class FollowingObserver:
+    """The loop's observer where nothing is written."""
+
+    def __init__(self, display: Display, requested: Any) -> None:
+        self.on_step, self.stop_requested = display.step, requested
+
+    def on_epoch(self, history: list[dict[str, Any]]) -> None:
+        """Nothing: the chief writes."""
+
+    def on_averages(self, weights: Any) -> None:
+        """Nothing: the chief keeps them."""
+
+    def save(self, state: State) -> None:
+        """Nothing: the chief saves."""

@@ -12,19 +12,19 @@ from checkpoints import store
 from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
 from finetune.backbone import freezing
-from finetune.batchnorm.policy import Rule, parse_bn_rule
+from finetune.backbone.head import attach_head
 from finetune.batchnorm.surgery import bn_layers
-from finetune.classifier import attach_head
-from finetune.config import checking as configs
 from finetune.config import presets
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
+from finetune.config.trackers import absolute_trackers
 from finetune.data import batches, overlap, sources
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
-from finetune.data.preprocessing import find as find_preprocessing
+from finetune.data.loading import load
 from finetune.errors import FinetuneError, WrongUse
-from finetune.runs import data, defaults
-from finetune.training import advice, tracking, unfreezing
+from finetune.runs import defaults
+from finetune.runs.request import check_request
+from finetune.training import advice, unfreezing
 from finetune.training.display import Display
 from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.training.unfreezing import Phase
@@ -46,57 +46,6 @@ class Prepared:
         return self.phases[-1].plan
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a config asks for by name, found; `config` itself says where it trains from scratch."""
-
-    config: RunConfig
-    spec: backbones.BackboneSpec
-    freeze: list[Rule]
-    bn: list[Rule]
-
-
-def check_request(config: RunConfig) -> Request:
-    """Everything about `config` that can be checked without data, weights or a model.
-
-    Raises WrongUse, CheckpointError.
-    """
-    spec = backbones.find(config.backbone)
-    if spec.unpublished and config.checkpoint is None:
-        if config.head == "keep":
-            raise WrongUse(f"--head keep: no weights are published for {spec.id}: give a file with --checkpoint PATH")
-        config = replace(config, from_scratch=True)
-    config = presets.expand(configs.check(config))
-    tracking.check(config.tracker)
-    freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
-    bn = [parse_bn_rule(text) for text in config.bn]
-    if spec.source == "hub" and config.from_scratch:
-        raise WrongUse(
-            f"--from-scratch: {spec.id} holds its weights, and not how they were drawn: give the name of its network"
-        )
-    if spec.source == "hub" and config.precision != "float32":
-        raise WrongUse(
-            f"--precision {config.precision}: {spec.id} is a graph, which computes in what it was written in: give the "
-            "name of its network and its weights with --checkpoint, or leave --precision out"
-        )
-    if spec.source == "hub" and config.distribute != "none":
-        raise WrongUse(
-            f"--distribute {config.distribute}: {spec.id} is a graph whose variables cannot be copied to several "
-            "replicas: give the name of its network and its weights with --checkpoint, or leave --distribute out"
-        )
-    if config.preprocess is not None:
-        find_preprocessing(config.preprocess)
-    elif not spec.preprocessing:
-        raise WrongUse(
-            f"{spec.id} does not say how its pixels are scaled: expected a Rescaling or Normalization layer first in "
-            "it, or the config.json of its run beside it; give --preprocess inception (pixels in [-1, 1]), unit "
-            "([0, 1]), caffe, torch, vgg, or raw ([0, 255])"
-        )
-    if config.image_size is not None:
-        backbones.check_image_size(spec, config.image_size)
-    return Request(config, spec, freeze, bn)
-
-
 def prepare(
     config: RunConfig,
     display: Display,
@@ -114,7 +63,7 @@ def prepare(
     request = check_request(config)
     config, spec = request.config, request.spec
     # A run is evaluated and resumed from anywhere: its data must not depend on where it was started.
-    config = replace(config, data=sources.absolute(config.data), tracker=tracking.absolute(config.tracker))
+    config = replace(config, data=sources.absolute(config.data), tracker=absolute_trackers(config.tracker))
     dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
     if check_data is not None:
         check_data(dataset)
@@ -237,7 +186,7 @@ def _data_and_weights(config: RunConfig, spec: backbones.BackboneSpec, display: 
     except CheckpointError as error:
         missing.append(error)
     try:
-        dataset = data.load_data(config, progress=display.download, looking=display.looking)
+        dataset = load(config, progress=display.download, looking=display.looking)
     except CheckpointError as error:
         missing.append(error)
     if missing:

@@ -9,8 +9,6 @@ import numpy as np
 
 from finetune.backbone.freezing import FreezePlan
 from finetune.batchnorm.surgery import is_bn, parts
-from finetune.errors import FinetuneError
-from finetune.runs.directory import RunDir
 from finetune.training.loop import kernels
 
 
@@ -83,35 +81,3 @@ def prove(before: dict[str, str], after: dict[str, str], expected: dict[str, boo
         moved_though_frozen=tuple(path for path, moves in expected.items() if not moves and not same[path]),
         unmoved=tuple(path for path, moves in expected.items() if moves and same[path]),
     )
-
-
-def broken_plan(run: RunDir) -> str | None:
-    """What moved though it was frozen, in words; None where the proof of a finished run holds."""
-    proved = run.read("result.json", "proof")["proof"]
-    try:
-        if proved["holds"]:
-            return None
-        parts = (proved, *proved.get("phases", []))
-        moved = list(dict.fromkeys(str(path) for part in parts for path in part["moved_though_frozen"]))
-        count = int(proved["moving_variables"])
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise FinetuneError(
-            f"{run.path / 'result.json'} has no proof of its freeze plan: it is damaged; restore it from a copy"
-        ) from None
-    what = (
-        f"{len(moved)} frozen variable{'s' if len(moved) > 1 else ''} moved ({', '.join(moved[:3])}"
-        f"{', ...' if len(moved) > 3 else ''})"
-        if moved
-        else f"none of the {count} variables that should move did"
-    )
-    return (
-        f"{run}: the freeze plan was not kept: {what}; do not use its model: see 'proof' in "
-        f"{run.path / 'result.json'}, and report this as a defect"
-    )
-
-
-def refuse_broken_plan(run: RunDir) -> None:
-    """Raise FinetuneError, naming what moved, where the proof in a run's `result.json` does not hold."""
-    broken = broken_plan(run)
-    if broken is not None:
-        raise FinetuneError(broken)

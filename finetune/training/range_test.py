@@ -3,19 +3,25 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from finetune.config.checking import RunConfig
+from finetune.backbone import freezing
+from finetune.config.run_config import RunConfig
 from finetune.data import batches
 from finetune.data.dataset import Split
 from finetune.errors import FinetuneError
+from finetune.files import write_text
+from finetune.reporting import curves
+from finetune.runs.directory import RunDir
+from finetune.training.display import Display
 from finetune.training.loop import optimizer as optimizers
 from finetune.training.loop.state import model_arrays, put_back
 from finetune.training.loop.step import train_step
+from finetune.training.prepare import Prepared
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-6, 10.0
@@ -117,3 +123,27 @@ def read(rates: list[float], losses: list[float]) -> RangeTest:
         )
     chosen = float(f"{rates[lowest] / _BELOW:.2g}")
     return RangeTest(tuple(rates), tuple(losses), tuple(smoothed), rates[lowest], chosen, diverged=len(rates) < STEPS)
+
+
+def settle_learning_rate(prepared: Prepared, display: Display) -> tuple[Prepared, RangeTest | None]:
+    """`prepared` with a learning rate that is a number; where that was `auto`, also how it was found.
+
+    The model is left as it was. Raises FinetuneError where the loss falls at no rate.
+    """
+    config, model = prepared.config, prepared.model
+    if config.learning_rate != "auto":
+        return prepared, None
+    display.say("learning-rate range test: a few steps at growing rates, which are then undone")
+    rates = freezing.rates_by_variable(model, prepared.plan)
+    test = range_test(model, prepared.dataset.train, config, rates=rates)
+    display.say(
+        f"learning rate {test.chosen:g}: a third of {test.lowest_at:.2g}, where the smoothed loss was lowest "
+        f"({len(test.rates)} steps{'' if test.diverged else '; it never diverged'})"
+    )
+    return replace(prepared, config=replace(config, learning_rate=test.chosen)), test
+
+
+def write_range_test(run: RunDir, test: RangeTest) -> None:
+    """`lr_range.json`, the numbers, and `lr_range.svg`, the curve."""
+    run.write("lr_range.json", test.to_json())
+    write_text(run.path / "lr_range.svg", curves.range_test(test.to_json()))

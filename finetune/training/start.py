@@ -1,31 +1,17 @@
 """A run on one device, several, or several machines: connect what it takes, then start or resume it there."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from finetune.backbone import freezing
 from finetune.config import checking as configs
-from finetune.config.checking import RunConfig
-from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
+from finetune.config.run_config import RunConfig
+from finetune.errors import WrongUse
+from finetune.runs.config_file import read_config_file
 from finetune.runs.directory import RunDir, check_place
 from finetune.training import chief as runs
-from finetune.training.display import Display, Silent, stop_signals
+from finetune.training.display import Display, Silent
 from finetune.training.distribution import cluster as clusters
 from finetune.training.distribution.connection import mirrored, multi_worker
-from finetune.training.distribution.strategy import Distribution
-from finetune.training.loop.loop import train
-from finetune.training.loop.state import State
-from finetune.training.prepare import prepare
-
-
-@dataclass(frozen=True)
-class Worker:
-    """What a worker has to tell that is not the chief: `run` is where the chief has written."""
-
-    rank: int
-    workers: int
-    run: str
+from finetune.training.worker import Worker, follow
 
 
 def start(
@@ -49,7 +35,7 @@ def start(
     with on.watching():
         if on.is_chief:
             return runs.start(config, run_dir=run_dir, runs_dir=runs_dir, display=display, distribution=on)
-        return _follow(config, on, display, load_weights=True)
+        return follow(config, on, display, load_weights=True)
 
 
 def resume(path: Path, *, distribute: str | None = None, display: Display | None = None) -> RunDir | Worker:
@@ -63,7 +49,7 @@ def resume(path: Path, *, distribute: str | None = None, display: Display | None
     there = (path / "config.json").is_file()
     if there or distribute != "multi-worker":
         where = RunDir.open(path).path / "config.json"
-        config = configs.from_mapping(configs.read_file(where), where=str(where))
+        config = configs.from_mapping(read_config_file(where), where=str(where))
         distribute = distribute or config.distribute
     if distribute == "none":
         return runs.resume(path, display=display)
@@ -80,48 +66,4 @@ def resume(path: Path, *, distribute: str | None = None, display: Display | None
             display.say("the run is finished: nothing to do")
             return Worker(on.rank, on.workers, str(path))
         config = configs.from_mapping(settings, where="the chief's settings")
-        return _follow(config, on, display, load_weights=bool(weights))
-
-
-def _follow(config: RunConfig, on: Distribution, display: Display, *, load_weights: bool) -> Worker:
-    """What a worker does that is not the chief: the same steps on its own share, and no files."""
-    prepared = prepare(config, Silent(), load_weights=load_weights, distribution=on)
-    begun = on.share(None)
-    run = str(begun["run"])
-    if begun["data"] != prepared.dataset.fingerprint():
-        raise FinetuneError(
-            f"the images of worker {on.rank} ({prepared.dataset.source}) are not those of worker 0: copy them anew, or "
-            "give --data-dir where the same ones lie"
-        )
-    who = f"worker {on.rank} of {on.workers}"
-    display.say(f"{who}: training; {on.cluster.named(0) if on.cluster else 'worker 0'} writes {run}")
-    again = f"continue with, on every worker: {RunDir(Path(run)).resume_command}"
-    try:
-        with stop_signals() as requested, on.watching():
-            model = prepared.model
-            rates = freezing.rates_by_variable(model, prepared.plan)
-            following = _Following(display, requested)
-            train(model, prepared.dataset, prepared.config, following, rates=rates, distribution=on)
-            on.meet()
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        raise Interrupted(f"{who}: {str(stopped) or 'interrupted'}; {again}") from None
-    except WorkerLost as lost:
-        raise WorkerLost(f"{lost}; {again}") from None
-    display.say(f"{who}: finished")
-    return Worker(on.rank, on.workers, run)
-
-
-class _Following:
-    """The loop's observer where nothing is written."""
-
-    def __init__(self, display: Display, requested: Any) -> None:
-        self.on_step, self.stop_requested = display.step, requested
-
-    def on_epoch(self, history: list[dict[str, Any]]) -> None:
-        pass
-
-    def on_averages(self, weights: Any) -> None:
-        pass
-
-    def save(self, state: State) -> None:
-        pass
+        return follow(config, on, display, load_weights=bool(weights))

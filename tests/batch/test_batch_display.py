@@ -9,7 +9,7 @@ from finetune.batch.jobs import Job
 from finetune.batch.status import Standing
 from finetune.batch.timing import Left
 from finetune.cli.display_batch import BatchDisplay, duration
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 
 
 def standing(index, state, **known):

@@ -3,7 +3,8 @@
 import pytest
 
 from finetune.batch import jobs, names
-from finetune.config.checking import PATHS, RunConfig
+from finetune.config.checking import PATHS
+from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 
 GRID = """

@@ -3,7 +3,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from checkpoints.catalog.find import CATALOG, BackboneSpec, find
+from checkpoints.catalog.lookup import CATALOG, BackboneSpec, find_row
 from checkpoints.errors import CheckpointError, UnknownBackbone
 from checkpoints.matching.pairing import of_head
 from checkpoints.matching.structures import structures
@@ -49,7 +49,7 @@ def test_every_row_is_consistent() -> None:
     for what in ("url", "url_no_head", "md5", "md5_no_head", "id"):
         values = [value for spec in CATALOG if (value := getattr(spec, what))]
         problems += [f"{what} {value} comes twice" for value in sorted({v for v in values if values.count(v) > 1})]
-    problems += [f"find({spec.id!r}) is another row" for spec in CATALOG if find(spec.id) is not spec]
+    problems += [f"find({spec.id!r}) is another row" for spec in CATALOG if find_row(spec.id) is not spec]
     assert not problems, "\n".join(problems)
 
 
@@ -65,7 +65,11 @@ def test_published_heads_have_the_outputs_of_their_row() -> None:
 
 
 def test_published_facts_of_one_row_of_each_family() -> None:
-    resnet, mobilenet, keras = find("resnet_v1_101"), find("mobilenet_v1_0.25"), find("keras/mobilenet_0.25")
+    resnet, mobilenet, keras = (
+        find_row("resnet_v1_101"),
+        find_row("mobilenet_v1_0.25"),
+        find_row("keras/mobilenet_0.25"),
+    )
     assert resnet.url == "http://download.tensorflow.org/models/resnet_v1_101_2016_08_28.tar.gz"
     assert resnet.arguments == {"units": (3, 4, 23, 3), "scope": "resnet_v1_101"}
     assert (resnet.preprocessing, resnet.outputs, resnet.bn_decay) == ("vgg", 1000, 0.997)
@@ -89,7 +93,7 @@ def test_published_facts_of_one_row_of_each_family() -> None:
     ],
 )
 def test_a_name_is_found_however_it_is_written(name: str, id_: str) -> None:
-    assert find(name).id == id_
+    assert find_row(name).id == id_
 
 
 @pytest.mark.parametrize(
@@ -108,7 +112,7 @@ def test_a_name_is_found_however_it_is_written(name: str, id_: str) -> None:
 )
 def test_an_unknown_name_gets_the_nearest_one(name: str, message: str) -> None:
     with pytest.raises(UnknownBackbone) as caught:
-        find(name)
+        find_row(name)
     assert message in str(caught.value)
     assert isinstance(caught.value, CheckpointError)
     assert caught.value.exit_code == 2
@@ -118,8 +122,8 @@ def test_a_name_of_two_sources_lists_the_choices() -> None:
     with pytest.raises(
         UnknownBackbone, match="'inception_v3' is ambiguous: say slim/inception_v3 or keras/inception_v3"
     ):
-        find("inception_v3")
-    assert find("slim/InceptionV3").source == "slim"
-    assert find("keras/InceptionV3").source == "keras"
+        find_row("inception_v3")
+    assert find_row("slim/InceptionV3").source == "slim"
+    assert find_row("keras/InceptionV3").source == "keras"
     with pytest.raises(UnknownBackbone, match=r"did you mean (keras|slim)/inception_v3\?"):
-        find("inception_v33")
+        find_row("inception_v33")

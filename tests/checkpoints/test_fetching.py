@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from misbehaving_server import Server, say, serve
 
-from checkpoints.catalog.find import CATALOG
+from checkpoints.catalog.lookup import CATALOG
 from checkpoints.download import download
 from checkpoints.errors import UnknownBackbone
 from checkpoints.fetching import select

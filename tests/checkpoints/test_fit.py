@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoints.catalog.find import CATALOG, find
+from checkpoints.catalog.lookup import CATALOG, find_row
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.matching.fit import exact_fits, fits
-from checkpoints.matching.pairing import Entry, of_head
-from checkpoints.matching.structures import structures
+from checkpoints.matching.pairing import of_head
+from checkpoints.matching.structures import Entry, structures
 
 
 def file(shapes: Mapping[str, tuple[int, ...]], kind: str, layers: Mapping[str, str] | None = None) -> Checkpoint:
@@ -77,7 +77,7 @@ def test_layers_numbered_otherwise_fit_by_their_order(numbers: int) -> None:
 
 
 def test_leftovers_of_training_and_the_auxiliary_head_are_explained() -> None:
-    spec = find("slim/inception_v3")
+    spec = find_row("slim/inception_v3")
     shapes = dict(published(spec, outputs=1001).shapes)
     more = {
         f"{name}/{slot}": shape for name, shape in shapes.items() for slot in ("RMSProp", "ExponentialMovingAverage")
@@ -90,7 +90,7 @@ def test_leftovers_of_training_and_the_auxiliary_head_are_explained() -> None:
 
 
 def test_what_is_wrong_is_said_with_an_example() -> None:
-    shapes = dict(published(find("resnet_v1_50"), outputs=1000).shapes)
+    shapes = dict(published(find_row("resnet_v1_50"), outputs=1000).shapes)
     shapes["resnet_v1_50/conv1/weights"] = (3, 3, 3, 64)
     del shapes["resnet_v1_50/block1/unit_1/bottleneck_v1/conv1/weights"]
     shapes["resnet_v1_50/more/weights"] = (3, 3, 8, 8)
@@ -112,20 +112,20 @@ def test_a_file_of_something_else_fits_nothing() -> None:
 
 
 def test_the_nearest_comes_first() -> None:
-    shapes = dict(published(find("resnet_v1_101"), outputs=1000).shapes)
+    shapes = dict(published(find_row("resnet_v1_101"), outputs=1000).shapes)
     del shapes["resnet_v1_101/conv1/weights"]
     assert [fit.spec.id for fit in fits(file(shapes, "slim-v2"))][:2] == ["slim/resnet_v1_101", "slim/resnet_v1_50"]
 
 
 def test_a_fit_is_summed_up_with_its_head() -> None:
-    spec = find("resnet_v1_50")
+    spec = find_row("resnet_v1_50")
     summaries = [exact_fits(published(spec, outputs=outputs))[0].summary() for outputs in (1000, 7, None)]
     assert summaries == ["slim/resnet_v1_50", "slim/resnet_v1_50 (with a head of 7 outputs)",
                          "slim/resnet_v1_50 (without a head)"]  # fmt: skip
 
 
 def test_every_difference_counts_and_of_several_one_is_the_example() -> None:
-    shapes = dict(published(find("resnet_v1_50"), outputs=1000).shapes)
+    shapes = dict(published(find_row("resnet_v1_50"), outputs=1000).shapes)
     for number in (1, 2):
         del shapes[f"resnet_v1_50/block1/unit_{number}/bottleneck_v1/conv1/weights"]
         shapes[f"resnet_v1_50/more_{number}/weights"] = (3, 3, 8, 8)
@@ -146,6 +146,6 @@ def test_rows_that_share_nothing_come_after_those_that_share_something() -> None
 
 
 def test_a_kernel_of_rank_one_is_no_head() -> None:
-    spec = find("resnet_v1_50")
+    spec = find_row("resnet_v1_50")
     shapes = dict(published(spec, outputs=None).shapes)
     assert fits(file({**shapes, "resnet_v1_50/logits/biases": (7,)}, "slim-v2"))[0].head == "absent"

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 
@@ -34,12 +34,12 @@ def test_the_keras_file_holds_the_slim_weights_and_as_many_as_the_catalogue_says
         ("conv_pw_13_bn/moving_variance", "Conv2d_13_pointwise/BatchNorm/moving_variance"),
     ]:
         np.testing.assert_array_equal(keras.read(theirs), slim.read(f"MobilenetV1/{ours}"))
-    spec = find("slim/mobilenet_v1_0.25")
+    spec = find_row("slim/mobilenet_v1_0.25")
     without_head = [
         shape for name, shape in slim.shapes.items() if name != "global_step" and not fnmatchcase(name, spec.head[0])
     ]
     assert sum(map(math.prod, without_head)) == spec.parameters
-    assert sum(map(math.prod, keras.shapes.values())) == find("keras/mobilenet_0.25").parameters
+    assert sum(map(math.prod, keras.shapes.values())) == find_row("keras/mobilenet_0.25").parameters
 
 
 def write_h5(path: Path, layers: dict[str, dict[str, np.ndarray]], *, group: str | None = None) -> Path:

@@ -9,12 +9,12 @@ from misbehaving_server import Server, say, serve
 
 import checkpoints
 from checkpoints import store
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 
-KERAS = dataclasses.replace(find("keras/mobilenet_0.25"), md5=None)
-SLIM = find("slim/mobilenet_v1_0.25")
+KERAS = dataclasses.replace(find_row("keras/mobilenet_0.25"), md5=None)
+SLIM = find_row("slim/mobilenet_v1_0.25")
 ROOT = Path(checkpoints.__file__).parents[1]
 
 
@@ -46,7 +46,7 @@ def test_the_smaller_file_is_fetched_unless_the_whole_one_is_there(server: Serve
 
 
 def test_each_file_is_held_to_its_own_md5(server: Server) -> None:
-    spec = find("keras/resnet50")
+    spec = find_row("keras/resnet50")
     server.script = [serve(b"not it")]
     with pytest.raises(CheckpointError, match=f"published is {spec.md5}"):
         store.locate(spec, with_head=True)

@@ -170,9 +170,9 @@ def test_what_fails_at_the_first_step_leaves_no_directory(tmp_path, monkeypatch)
 
 
 def test_an_unexpected_exception_is_one_message_too(monkeypatch):
-    from checkpoints.catalog import find
+    from checkpoints.catalog import lookup
 
-    monkeypatch.setattr(find, "find", lambda name: 1 / 0)
+    monkeypatch.setattr(lookup, "find", lambda name: 1 / 0)
     result = typed("backbones show resnet_v1_50")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: unexpected ZeroDivisionError: division by zero. This is a defect")

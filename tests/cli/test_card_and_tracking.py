@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typing_commands import typed
 
 from finetune.cli.display import ConsoleDisplay
+from finetune.data.loading import load
 from finetune.reporting import record
-from finetune.runs import data
 
 
 def test_metrics_csv_says_what_metrics_jsonl_says(finished):
@@ -63,7 +63,7 @@ def test_the_cards_code_classifies_a_test_image_as_the_run_did(finished, tmp_pat
     code = re.search(r"```python\n(.*?)```", (run / "MODEL_CARD.md").read_text(), re.DOTALL)[1]
     said, names = np.load(run / "predictions.npz"), json.loads((run / "result.json").read_text())["class_names"]
     surest = int(said["top_probabilities"][:, 0].argmax())
-    Image.fromarray(data.load_data(record.read(run).config).test.images[surest]).save(tmp_path / "photo.png")
+    Image.fromarray(load(record.read(run).config).test.images[surest]).save(tmp_path / "photo.png")
     monkeypatch.chdir(run)
     code = code.replace('"photo.jpg"', repr(str(tmp_path / "photo.png")))
     out = io.StringIO()

@@ -8,14 +8,14 @@ import pytest
 from typing_commands import tree, typed
 
 from checkpoints import store
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 
 
 @pytest.fixture(scope="module")
 def slim() -> Path:
-    return store.locate(find("resnet_v1_demo"), with_head=True)
+    return store.locate(find_row("resnet_v1_demo"), with_head=True)
 
 
 def test_there_and_back(slim: Path, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import shutil
 import pytest
 from typing_commands import typed
 
-from checkpoints.catalog import find
+from checkpoints.catalog import lookup
+from finetune.backbone.keras_file import save_stock
 from finetune.files import write_text
 from finetune.runs import model as models
 
@@ -51,7 +52,7 @@ def test_no_room_for_the_model_is_seen_before_hdf5_writes(tmp_path, finished, mo
     full = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
     monkeypatch.setattr(models.shutil, "disk_usage", lambda path: full)
     with pytest.raises(OSError, match="No space left") as failed:
-        models.save(model, tmp_path / "model.keras")
+        save_stock(model, tmp_path / "model.keras")
     assert failed.value.errno == errno.ENOSPC
     assert not list(tmp_path.iterdir())
 
@@ -68,7 +69,7 @@ def test_what_the_disk_says(monkeypatch, number, words):
     def fails(_):
         raise OSError(number, os.strerror(number), "run/bn.json")
 
-    monkeypatch.setattr(find, "find", fails)
+    monkeypatch.setattr(lookup, "find", fails)
     result = typed("backbones show resnet_v1_50")
     assert (result.exit_code, result.stderr) == (1, f"Error: {words}\n")
 

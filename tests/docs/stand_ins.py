@@ -21,7 +21,7 @@ import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
 
-from checkpoints.catalog.find import CATALOG, BackboneSpec, find
+from checkpoints.catalog.lookup import CATALOG, BackboneSpec, find_row
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.matching.structures import structures
@@ -81,7 +81,7 @@ def _network(spec: BackboneSpec) -> networks.Network:
 def mirror(folder: Path) -> Iterator[str]:
     """The address of a server with an archive for each row of SERVED that has an address."""
     for name in SERVED:
-        spec = find(f"slim/{name}")
+        spec = find_row(f"slim/{name}")
         if spec.url is None:
             continue
         arrays = {name: np.asarray(variable) for name, variable in slim_variables(_network(spec).model).items()}
@@ -217,7 +217,7 @@ def _tf1_training(folder: Path, arrays: dict[str, np.ndarray]) -> None:
         images = v1.placeholder(tf.float32, [None, 64, 64, 3], "images")
         training = v1.placeholder_with_default(False, [], "is_training")
         labels = v1.placeholder(tf.int64, [None], "labels")
-        arguments = find("resnet_v1_50").arguments
+        arguments = find_row("resnet_v1_50").arguments
         logits = reference.slim_logits("resnet_v1", images, 10, is_training=training, **arguments)
         loss = tf.reduce_mean(
             tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=tf.squeeze(logits, [1, 2]))

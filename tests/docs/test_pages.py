@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from finetune.backbone import networks
 from finetune.backbone.freezing import HEAD, layer_infos, parse_freeze_rule, resolve
 from finetune.backbone.networks.stages import layers_by_stage
@@ -36,7 +36,7 @@ def test_every_argument_of_slim_has_its_line(section):
 
 
 def _infos():
-    spec = find("resnet_v1_50")
+    spec = find_row("resnet_v1_50")
     network = networks.build(spec.family, image_size=32, outputs=1000, arguments=dict(spec.arguments))
     return layer_infos(adopt(network.model, unbiased=True), layers_by_stage(network), network.scope)
 

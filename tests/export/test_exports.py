@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference.export import FORMATS, export, staging
 from finetune.training import chief as runs

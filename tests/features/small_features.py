@@ -8,10 +8,10 @@ import keras
 import numpy as np
 
 from finetune.backbone import freezing
+from finetune.backbone.head import attach_head
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt
-from finetune.classifier import attach_head
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.training.feature_cache.preparing import Telling, cached_feed
 from finetune.training.loop.feed import ImageFeed

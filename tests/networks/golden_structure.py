@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from checkpoints.catalog.find import BackboneSpec, find
+from checkpoints.catalog.lookup import BackboneSpec, find_row
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
 from finetune.backbone.networks.network import Network
@@ -47,7 +47,7 @@ def _path(spec: BackboneSpec) -> Path:
 
 
 if __name__ == "__main__":
-    for row in map(find, sys.argv[1:]):
+    for row in map(find_row, sys.argv[1:]):
         first = _path(row).read_text().splitlines()[:1]
         lines = [f"{name} {sides}" for name, sides in sorted(of_network(build(row)).items())]
         _path(row).write_text("\n".join([*first, *lines]) + "\n")

@@ -8,7 +8,7 @@ import keras
 import pytest
 from click.testing import CliRunner
 
-from checkpoints.catalog.find import CATALOG, BackboneSpec
+from checkpoints.catalog.lookup import CATALOG, BackboneSpec
 from checkpoints.matching.structures import structures
 from finetune.backbone import networks
 from finetune.backbone.networks.names import keras_variables, slim_variables

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from thin_rows import THIN, fit_of, random_values, thin
 
-from checkpoints.catalog.find import BackboneSpec, find
+from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
@@ -62,7 +62,7 @@ def test_slim_to_keras_and_back_is_bit_equal(family: str, tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["inception_v4", "inception_resnet_v2", "resnet_v1_152", "resnet_v2_50"])
 def test_full_networks_come_back_bit_equal(name: str, tmp_path: Path) -> None:
-    spec = find(f"slim/{name}")
+    spec = find_row(f"slim/{name}")
     values = written(spec, tmp_path / "first.ckpt", outputs=spec.outputs)
     convert(tmp_path / "first.ckpt", tmp_path / "a.weights.h5")
     convert(tmp_path / "a.weights.h5", tmp_path / "b.keras")

@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 from thin_rows import fit_of, random_values, thin
 
-from checkpoints.catalog.find import BackboneSpec, find
+from checkpoints.catalog.lookup import BackboneSpec, find_row
 from finetune.backbone import networks
-from finetune.classifier import attach_head
-from finetune.config.checking import RunConfig
+from finetune.backbone.head import attach_head
+from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference import reference
 from finetune.inference.export import export
@@ -95,7 +95,7 @@ def test_tf_slim_restores_it_and_gives_the_same_logits(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet_v1_50", "resnet_v2_101"])
 def test_tf_slims_own_functions_restore_full_networks(name: str, tmp_path: Path) -> None:
-    model = made_run(tmp_path / "run", find(f"slim/{name}"), 64)
+    model = made_run(tmp_path / "run", find_row(f"slim/{name}"), 64)
     exported_slim(tmp_path / "run", tmp_path / "out" / "model.ckpt")
 
     def build(images: tf.Tensor) -> tf.Tensor:
@@ -118,7 +118,7 @@ def test_a_run_goes_out_as_it_was_trained(trained: Path, tmp_path: Path) -> None
     result = json.loads((trained / "result.json").read_text())
     model = keras.models.load_model(trained / "model.keras")
     images = np.random.default_rng(0).uniform(-1, 1, (2, *model.input_shape[1:])).astype(np.float32)
-    arguments = find("resnet_v1_demo").arguments
+    arguments = find_row("resnet_v1_demo").arguments
 
     def build(placeholder: tf.Tensor) -> tf.Tensor:
         return reference.slim_logits("resnet_v1", placeholder, len(result["class_names"]), **arguments)

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from finetune import backbone
 from finetune.backbone import freezing
+from finetune.backbone.head import attach_head
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.statistics import forward, pool
 from finetune.batchnorm.surgery import bn_layers
-from finetune.classifier import attach_head
 from finetune.errors import FinetuneError, WrongUse
 
 SIZE = 12

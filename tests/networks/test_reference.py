@@ -14,7 +14,7 @@ import tensorflow as tf
 from click.testing import CliRunner
 from thin_rows import fit_of, random_values, thin
 
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from finetune import backbone
@@ -152,7 +152,7 @@ def test_keras_loads_its_own_files_into_its_own_network(ending: str, tmp_path: P
 
 
 def test_what_no_library_builds_says_so(tmp_path: Path) -> None:
-    spec = find("slim/mobilenet_v1_0.25")
+    spec = find_row("slim/mobilenet_v1_0.25")
     network = networks.build(spec.family, image_size=32, outputs=7, arguments=spec.arguments)
     write_slim(tmp_path / "model.ckpt", random_values(network.model))
     verified = verification.verify(str(tmp_path / "model.ckpt"))

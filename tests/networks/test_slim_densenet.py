@@ -12,7 +12,7 @@ import pytest
 from agreement import difference, random_images
 from golden_structure import assert_golden, of_file
 
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from finetune.backbone import networks
 from finetune.backbone.networks.stages import layers_by_stage
 
@@ -49,19 +49,19 @@ def test_outputs_equal_those_of_keras(depth: int) -> None:
         weights=None, input_shape=(33, 33, 3), classes=5, classifier_activation=None
     )
     random_weights(theirs)
-    ours = ours_with_weights_of(theirs, 33, find(f"slim/densenet{depth}").arguments)
+    ours = ours_with_weights_of(theirs, 33, find_row(f"slim/densenet{depth}").arguments)
     images = random_images(33, batch=8)
     assert difference(ours(images, training=False), theirs(images, training=False).numpy()) < 1e-5
     assert difference(ours(images, training=True), theirs(images, training=True).numpy()) < 1e-5
 
 
 def test_names_and_shapes_are_those_of_the_source() -> None:
-    spec = find("densenet161")
+    spec = find_row("densenet161")
     assert_golden(golden_structure.build(spec), spec)
 
 
 def test_parameters_of_densenet161_are_the_published_ones() -> None:
-    spec = find("densenet161")
+    spec = find_row("densenet161")
     counts = {name: math.prod(sides) for name, sides in of_file(spec).items()}
     trainable = sum(count for name, count in counts.items() if "/moving_" not in name)
     assert trainable == 28_681_000  # torchvision's, which counts no moving statistics
@@ -69,7 +69,7 @@ def test_parameters_of_densenet161_are_the_published_ones() -> None:
 
 
 def test_below_the_least_size_a_map_vanishes() -> None:
-    least = find("slim/densenet121").least_size
+    least = find_row("slim/densenet121").least_size
     assert networks.build("densenet", image_size=least, outputs=None, arguments=THIN).model.output.shape == (None, 120)
     with pytest.raises(ValueError, match="negative"):
         networks.build("densenet", image_size=least - 1, outputs=None, arguments=THIN)

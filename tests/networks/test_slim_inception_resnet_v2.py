@@ -7,12 +7,12 @@ import pytest
 from agreement import difference, random_images
 from golden_structure import assert_golden
 
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from finetune.backbone import networks
 from finetune.backbone.networks.network import Network
 from finetune.backbone.networks.stages import layers_by_stage
 
-SPEC = find("slim/inception_resnet_v2")
+SPEC = find_row("slim/inception_resnet_v2")
 SCOPE = SPEC.arguments["scope"]
 
 

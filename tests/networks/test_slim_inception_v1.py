@@ -5,11 +5,11 @@ import pytest
 import slim_oracle
 from agreement import build_with, difference, random_images, trained
 
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from finetune.backbone import networks
 from finetune.backbone.networks.stages import layers_by_stage
 
-SPEC = find("slim/inception_v1")
+SPEC = find_row("slim/inception_v1")
 SCOPE = SPEC.arguments["scope"]
 
 

@@ -7,11 +7,11 @@ import pytest
 import slim_oracle
 from agreement import build_with, difference, random_images, trained
 
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from finetune.backbone import networks
 from finetune.backbone.networks.stages import layers_by_stage
 
-SPEC = find("slim/inception_v3")
+SPEC = find_row("slim/inception_v3")
 SCOPE = SPEC.arguments["scope"]
 THIN = {"scope": SCOPE, "depth_multiplier": 0.1}
 

@@ -10,11 +10,11 @@ from agreement import build_with, difference, random_images
 from golden_structure import assert_golden, of_file
 from slim_oracle import random_variables
 
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from finetune.backbone.networks.network import Network
 from finetune.backbone.networks.stages import layers_by_stage
 
-SPEC = find("slim/inception_v4")
+SPEC = find_row("slim/inception_v4")
 SCOPE = SPEC.arguments["scope"]
 
 # What the source of golden/inception_v4.txt made of these images and weights, on tf_slim 1.1.0 and TensorFlow 2.21. In

@@ -9,7 +9,7 @@ import tensorflow as tf
 from agreement import difference, random_images
 from slim_oracle import random_variables
 
-from checkpoints.catalog.find import find
+from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
@@ -20,7 +20,7 @@ from finetune.inference.reference import mend
 
 OUTPUTS = 5
 THIN = replace(
-    find("slim/resnet_v1_50"), arguments={"units": (1, 1), "scope": "resnet_v1_50"}, outputs=OUTPUTS, image_size=32
+    find_row("slim/resnet_v1_50"), arguments={"units": (1, 1), "scope": "resnet_v1_50"}, outputs=OUTPUTS, image_size=32
 )
 
 
@@ -74,7 +74,7 @@ def test_a_checkpoint_in_a_scope_of_another_name_loads_and_fits(tmp_path: Path) 
     entries = structures()["slim/mobilenet_v1_0.25"]
     values = {entry.name: rng.uniform(0.1, 1, entry.shape).astype(np.float32) for entry in entries}
     write_slim(tmp_path / "mine.ckpt", {f"tower/{name.replace('MobilenetV1', 'net')}": v for name, v in values.items()})
-    spec = find("slim/mobilenet_v1_0.25")
+    spec = find_row("slim/mobilenet_v1_0.25")
     model = backbone.load(spec, image_size=32, checkpoint=tmp_path / "mine.ckpt").model
     kernel = model.get_layer("MobilenetV1.Conv2d_3_pointwise").kernel.numpy()
     np.testing.assert_array_equal(kernel, values["MobilenetV1/Conv2d_3_pointwise/weights"])

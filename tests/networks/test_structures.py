@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from checkpoints.catalog.find import CATALOG, find
+from checkpoints.catalog.lookup import CATALOG, find_row
 from checkpoints.matching import structures
 from finetune.backbone.networks.names import weights_file_variables
 from tools.structures import build, write
@@ -12,7 +12,7 @@ SAID = structures.structures()
 
 
 def differences(names):
-    return [name for name in names if build(find(name)) != list(SAID[name])]
+    return [name for name in names if build(find_row(name)) != list(SAID[name])]
 
 
 def test_every_row_is_there_and_no_other():
@@ -37,7 +37,7 @@ def test_the_file_is_the_same_for_the_same_rows():
 
 
 def test_rows_that_are_not_built_anew_are_kept(tmp_path, capsys):
-    demo = find("bundled/resnet_v1_demo")
+    demo = find_row("bundled/resnet_v1_demo")
     write(tmp_path / "s.gz", [demo], kept={**SAID, "slim/gone": ()})
     assert structures.decoded((tmp_path / "s.gz").read_bytes()) == SAID
     assert capsys.readouterr().err.split()[0] == demo.id

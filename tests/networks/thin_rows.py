@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import slim_oracle
 
-from checkpoints.catalog.find import BackboneSpec, find
+from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.formats import open_checkpoint
 from checkpoints.matching.fit import Fit, fit
-from checkpoints.matching.pairing import Entry
+from checkpoints.matching.structures import Entry
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
 from tools.structures import entries
@@ -32,7 +32,7 @@ THIN: dict[str, tuple[str, dict[str, Any]]] = {
 
 def thin(family: str) -> BackboneSpec:
     name, arguments = THIN[family]
-    return dataclasses.replace(find(name), arguments=arguments)
+    return dataclasses.replace(find_row(name), arguments=arguments)
 
 
 def random_values(model: keras.Model, seed: int = 0) -> dict[str, np.ndarray]:

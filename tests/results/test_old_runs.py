@@ -15,7 +15,7 @@ from PIL import Image
 
 from finetune._version import __version__
 from finetune.cli import main
-from finetune.config.checking import FORMAT_VERSION
+from finetune.runs.config_file import FORMAT_VERSION
 
 OLD = Path(__file__).parent / "old_runs"
 MAKER = runpy.run_path(str(OLD / "make.py"))

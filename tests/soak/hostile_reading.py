@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from finetune.runs.config_file import read_config_file
+
 SANDBOX = Path(sys.argv[1]).resolve()
 _FOLDERS = {"HOME": "home", "FINETUNE_HOME": "cache", "TMPDIR": "tmp"}
 for _variable, _name in _FOLDERS.items():
@@ -144,7 +146,7 @@ def _jobs(path: Path) -> None:
 
 
 def _config(path: Path) -> None:
-    configs.from_mapping(configs.read_file(path), where=str(path))
+    configs.from_mapping(read_config_file(path), where=str(path))
 
 
 def _report(path: Path) -> None:
@@ -167,7 +169,7 @@ def _trained(path: Path) -> None:
 
 def _state(path: Path) -> None:
     run = RunDir.open(path)
-    config = configs.from_mapping(configs.read_file(path / "config.json"), where=str(path))
+    config = configs.from_mapping(read_config_file(path / "config.json"), where=str(path))
     State.load(run.state_path).check_settings(config)
 
 

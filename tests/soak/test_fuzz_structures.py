@@ -22,6 +22,7 @@ from finetune.config.settings import TAKES
 from finetune.data.sources import tfrecord_file as wire
 from finetune.data.sources.restricted_pickle import read_pickle
 from finetune.errors import FinetuneError
+from finetune.runs.config_file import read_config_file
 
 OURS = (FinetuneError, CheckpointError)
 some = settings(max_examples=60, deadline=None, derandomize=True,
@@ -41,7 +42,7 @@ def _config(content: dict[str, Any], place: Path) -> None:
     path = place / "config.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     with contextlib.suppress(*OURS):
-        configs.from_mapping(configs.read_file(path), where=str(path))
+        configs.from_mapping(read_config_file(path), where=str(path))
 
 
 @given(content=st.dictionaries(names, values, max_size=5))

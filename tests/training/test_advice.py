@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from checkpoints.catalog.find import find
-from finetune.config.checking import RunConfig
+from checkpoints.catalog.lookup import find_row
+from finetune.config.run_config import RunConfig
 from finetune.training.advice import warnings
 
-SPEC = find("resnet_v1_50")
+SPEC = find_row("resnet_v1_50")
 FINE = RunConfig("resnet_v1_50", bn_decay=0.95, batch_size=32, preprocess="vgg", recalibrate_at_end=False)
 
 

@@ -7,10 +7,10 @@ import tensorflow as tf
 from test_loop import CONFIG, Listener, dataset, untimed
 
 from finetune.backbone import freezing, networks
+from finetune.backbone.head import attach_head
 from finetune.batchnorm.policy import Rule
 from finetune.batchnorm.surgery import adopt, bn_layers
-from finetune.classifier import attach_head
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.errors import Interrupted
 from finetune.training import proof
 from finetune.training.loop import optimizer as optimizers

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.training import start
 
 ROOT = Path(__file__).parents[2]

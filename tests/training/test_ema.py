@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from test_loop import CONFIG, Listener, classifier, dataset
 
-from finetune.config.checking import RunConfig, check
+from finetune.config.checking import check
+from finetune.config.run_config import RunConfig
 from finetune.errors import Interrupted, WrongUse
 from finetune.runs import model as models
 from finetune.runs.evaluate import evaluate_run
@@ -118,10 +119,12 @@ def test_the_run_keeps_both_and_recalibrates_for_the_average(tmp_path):
 
 
 def test_too_much_of_the_first_weights_is_warned_of():
-    from checkpoints.catalog.find import find
+    from checkpoints.catalog.lookup import find_row
 
     config = dataclasses.replace(CONFIG, ema=0.999, preprocess="inception")
-    (warning,) = advice.warnings(config, find("resnet_v1_demo"), batch_statistics=False, steps=300, per_epoch=100)[-1:]
+    (warning,) = advice.warnings(config, find_row("resnet_v1_demo"), batch_statistics=False, steps=300, per_epoch=100)[
+        -1:
+    ]
     assert "--ema 0.999 over 300 steps: 74% of the average" in warning
     assert "give --ema 0.98 or less" in warning
     assert 0.98**300 < 0.01

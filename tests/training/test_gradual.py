@@ -10,9 +10,9 @@ from test_loop import CONFIG, Listener, dataset, untimed
 
 from finetune.backbone import freezing
 from finetune.backbone.freezing import HEAD, LayerInfo, resolve
+from finetune.backbone.head import attach_head
 from finetune.batchnorm.policy import Rule
 from finetune.batchnorm.surgery import adopt
-from finetune.classifier import attach_head
 from finetune.errors import Interrupted, WrongUse
 from finetune.runs import defaults
 from finetune.runs.directory import RunDir
@@ -91,11 +91,11 @@ def test_nothing_to_unfreeze_is_wrong_use():
 
 
 def test_the_preset_takes_half_of_the_epochs_and_decay_suits_what_opens_last():
-    from checkpoints.catalog.find import find
+    from checkpoints.catalog.lookup import find_row
 
     def complete(**settings):
         config = dataclasses.replace(CONFIG, bn_decay="auto", **settings)
-        spec = find("resnet_v1_demo")
+        spec = find_row("resnet_v1_demo")
         return defaults.complete(config, spec, examples=1600, source_size=8, photos=False, everything=True)
 
     assert complete(epochs=10, preset="gradual").unfreeze_epochs == 5

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from finetune.config import presets
-from finetune.config.checking import DEFAULTS, RunConfig, check, from_mapping
+from finetune.config.checking import DEFAULTS, check, from_mapping
+from finetune.config.run_config import RunConfig
 from finetune.errors import WrongUse
-from finetune.training.prepare import check_request
+from finetune.runs.request import check_request
 
 PLAIN = RunConfig(backbone="resnet_v1_demo")
 

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from test_loop import CONFIG, Listener, classifier, dataset
 
-from finetune import lr_range
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError
-from finetune.reporting.lr_range import plot
+from finetune.reporting import curves
 from finetune.runs.directory import RunDir
 from finetune.training import chief, range_test
 from finetune.training.loop.loop import train
-from finetune.training.range_test import HIGHEST, LOWEST, STEPS, read
+from finetune.training.range_test import HIGHEST, LOWEST, STEPS, read, write_range_test
 
 RATES = [float(rate) for rate in np.geomspace(LOWEST, HIGHEST, STEPS)]
 SETTINGS = {
@@ -51,7 +50,7 @@ def test_a_loss_that_falls_nowhere_is_an_error(losses):
 
 
 def test_the_drawing_is_an_svg_that_says_its_numbers():
-    text = plot(read(RATES, bowl(1e-2)).to_json())
+    text = curves.range_test(read(RATES, bowl(1e-2)).to_json())
     assert ET.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
     assert "chosen, 0.00" in text
 
@@ -88,5 +87,5 @@ def test_the_model_is_put_back_also_where_the_test_fails(monkeypatch):
 
 
 def test_files_are_written_into_the_run(tmp_path):
-    lr_range.write(RunDir(tmp_path), read(RATES, bowl(1e-2)))
+    write_range_test(RunDir(tmp_path), read(RATES, bowl(1e-2)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lr_range.json", "lr_range.svg"]

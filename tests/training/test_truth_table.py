@@ -11,12 +11,12 @@ import tensorflow as tf
 
 from finetune.backbone import freezing, networks
 from finetune.backbone.freezing import LayerInfo
+from finetune.backbone.head import attach_head
 from finetune.batchnorm.policy import POLICIES, Rule
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import adopt, bn_layers
-from finetune.classifier import attach_head
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.training import proof
 from finetune.training.loop import optimizer as optimizers
 from finetune.training.loop.step import train_step

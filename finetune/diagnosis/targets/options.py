@@ -4,14 +4,14 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.data import batches
+from finetune.data.batches import training_subset
 from finetune.data.dataset import Dataset
 from finetune.data.evalset import Images
+from finetune.data.loading import load
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.errors import FinetuneError, WrongUse
-from finetune.runs import data as rundata
-from finetune.runs import model
 
 BATCH_SIZE = 64
 
@@ -77,7 +77,7 @@ class Data:
 
     def training(self, images: int) -> Images:
         """At most so many training images, stratified and in random order."""
-        return Images(model.training_subset(self.dataset.train, self.config, images), **batches.form(self.config))
+        return Images(training_subset(self.dataset.train, self.config, images), **batches.form(self.config))
 
 
 def read_data(request: Request, *, image_size: int, preprocess: str | None, batch_size: int | None = None) -> Data:
@@ -104,7 +104,7 @@ def read_data(request: Request, *, image_size: int, preprocess: str | None, batc
         preprocess=chosen,
         batch_size=request.batch_size or batch_size or BATCH_SIZE,
     )
-    dataset = rundata.load_data(config)
+    dataset = load(config)
     for words, split in (("test", dataset.test), ("training", dataset.train)):
         if batch_size and len(split) < batch_size:
             raise FinetuneError(

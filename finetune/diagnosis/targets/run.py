@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune import backbone as backbones
+from finetune.backbone.keras_file import save_stock
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.data import batches
+from finetune.data.batches import training_subset
 from finetune.data.evalset import Images
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.diagnosis.evidence import Facts
@@ -55,11 +57,11 @@ def open_target(request: Request) -> Target:
         name=str(path),
         subject=subject,
         test=Images(dataset.test, **form),
-        training=lambda images: Images(model.training_subset(dataset.train, config, images), **form),
+        training=lambda images: Images(training_subset(dataset.train, config, images), **form),
         commands=Commands(
             shlex.quote(str(path)), f"finetune run --config {shlex.quote(str(trained.run.path / 'config.json'))}"
         ),
-        write=lambda out: model.save(trained.model, out),
+        write=lambda out: save_stock(trained.model, out),
         copy=trained.path.with_name(f"{trained.path.stem}-recalibrated.keras"),
         record=record,
         **origin,

@@ -10,14 +10,14 @@ import keras
 from finetune import backbone
 from finetune._version import __version__
 from finetune.batchnorm.surgery import to_stock
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.data.preprocessing import AnyPreprocessing
 from finetune.data.preprocessing import find as find_preprocessing
 from finetune.errors import FinetuneError
 from finetune.files import to_json
 from finetune.runs import data, model
 from finetune.runs.directory import RunDir
-from finetune.training import proof
+from finetune.runs.model import refuse_broken_plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ def open_source(target: Path, *, with_preprocessing: bool) -> Source:
     """
     run, config, path = model.find_trained(target)
     result = run.read("result.json", "class_names", "steps")
-    proof.refuse_broken_plan(run)
+    refuse_broken_plan(run)
     names = result["class_names"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise FinetuneError(f"{run.path / 'result.json'} has no list of class names: it is damaged; restore it")

@@ -6,14 +6,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from checkpoints.catalog.find import BackboneSpec
+from checkpoints.catalog.lookup import BackboneSpec
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from checkpoints.matching.fit import fits
 from finetune import backbone
 from finetune.backbone import conversion
 from finetune.backbone.networks.names import slim_variables
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import write_text
 from finetune.inference.export.exportable import Source, one_line

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints.formats.operations import FUSED
-from finetune.diagnosis.graph.protos import to_graph_def
 from finetune.errors import FinetuneError
+from finetune.tf_graphs.program.graphdef import to_graph_def
 from finetune.tf_graphs.program.nodes import Graph, Node, Ref, constant
 from finetune.tf_graphs.program.sites import Site
 

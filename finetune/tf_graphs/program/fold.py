@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from tensorflow.python.framework import op_def_registry
 
-from finetune.diagnosis.graph.protos import function_names
 from finetune.errors import FinetuneError
 from finetune.tf_graphs.program.constants import SWITCHES, Values
-from finetune.tf_graphs.program.graphdef import require_inputs
+from finetune.tf_graphs.program.graphdef import function_names, require_inputs
 from finetune.tf_graphs.program.nodes import Graph, Node, Ref, constant
 
 _MOST_NODES = 300_000

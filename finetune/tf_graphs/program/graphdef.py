@@ -1,12 +1,14 @@
 """Nodes out of a GraphDef, checked so far that following them cannot go wrong."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
+from checkpoints.formats.operations import VARIABLES
 from finetune.errors import FinetuneError
-from finetune.tf_graphs.program.nodes import Node, Ref
+from finetune.tf_graphs.program.nodes import Graph, Node, Ref
 
 _KINDS = {"int": "i", "float": "f", "bool": "b", "string": "s"}
 """Types of attributes in an OpDef by the field of an AttrValue that holds them; the others are called the same."""
@@ -79,3 +81,46 @@ def parse_ref(text: str) -> Ref:
     """`name:2`, or `name` for its first output."""
     name, colon, output = text.rpartition(":")
     return Ref(name, int(output)) if colon and output.isdigit() else Ref(text)
+
+
+def to_graph_def(graph: Graph, versions: Any) -> Any:
+    """A GraphDef to import: no device (a GPU that is not here), no colocation, no other hints."""
+    graph_def = tf.compat.v1.GraphDef()
+    graph_def.versions.CopyFrom(versions)
+    for node in graph.nodes.values():
+        proto = graph_def.node.add()
+        proto.name, proto.op = node.name, node.op
+        proto.input.extend([str(ref) for ref in node.inputs] + [f"^{name}" for name in node.control])
+        for key, value in node.attr.items():
+            if not key.startswith("_") or key == "_lower_using_switch_merge":
+                proto.attr[key].CopyFrom(value)
+        if node.op in VARIABLES:
+            # Both ways through the graph, imported side by side, have one set of variables.
+            proto.attr["shared_name"].s = node.name.encode()
+            proto.attr["container"].s = b""
+    graph_def.library.function.extend(graph.functions[name] for name in called(graph))
+    return graph_def
+
+
+def called(graph: Graph) -> list[str]:
+    """Every function the nodes call, and those these call."""
+    found: dict[str, None] = {}
+    waiting = [name for node in graph.nodes.values() for name in function_names(node.op, node.attr, graph.functions)]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name in graph.functions:
+            found[name] = None
+            for proto in graph.functions[name].node_def:
+                waiting += function_names(proto.op, proto.attr, graph.functions)
+    return list(found)
+
+
+def function_names(op: str, attr: Any, functions: Mapping[str, Any]) -> Iterator[str]:
+    """The functions a NodeDef names."""
+    if op in functions:
+        yield op
+    for value in attr.values():
+        if value.HasField("func"):
+            yield value.func.name
+        for item in value.list.func:
+            yield item.name

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from checkpoints.formats.operations import ASSIGNMENTS, COMPUTING, FUSED, RANDOM, VARIABLES, reason
-from finetune.diagnosis.graph.protos import called
 from finetune.errors import FinetuneError
-from finetune.tf_graphs.program.graphdef import require_attributes
+from finetune.tf_graphs.program.graphdef import called, require_attributes
 from finetune.tf_graphs.program.nodes import Graph
 
 _ALLOWED = COMPUTING | RANDOM | FUSED | VARIABLES

@@ -14,13 +14,13 @@ import numpy as np
 from finetune.batchnorm.subject import Statistics
 from finetune.batchnorm.surgery import bn_layers
 from finetune.batchnorm.surgery import parts as parts_of
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.data import batches, pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.custom import CustomPreprocessing
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, WrongUse
-from finetune.files import size_in_bytes, size_in_words
+from finetune.text import size_in_bytes, size_in_words
 from finetune.training.feature_cache import keys, store
 from finetune.training.feature_cache.cut import Cut, cuts
 from finetune.training.feature_cache.entry import Entry

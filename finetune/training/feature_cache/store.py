@@ -16,7 +16,8 @@ import numpy as np
 
 from checkpoints.store import cache_dir
 from finetune.errors import FinetuneError, WrongUse
-from finetune.files import size_in_words, to_json, write_text
+from finetune.files import to_json, write_text
+from finetune.text import size_in_words
 from finetune.training.feature_cache.entry import DISOWNED, ID, RECORD, Entry
 
 _ABOUT = "about.json"

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 from finetune.data import batches
 from finetune.data.dataset import Dataset
 from finetune.data.share import Share

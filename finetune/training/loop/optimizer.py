@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune.config.checking import RunConfig
+from finetune.config.run_config import RunConfig
 
 
 class OnePassSGD(keras.optimizers.SGD):  # type: ignore[misc]

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.config.checking import DEFAULTS, RunConfig
+from finetune.config.checking import DEFAULTS
+from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError
 from finetune.files import read_arrays, write_arrays
 

@@ -132,7 +132,7 @@ def _create(client: MlflowClient, artifacts: Path | None, run: Path, settings: M
     tags = {
         "mlflow.source.name": "finetune run",
         "mlflow.source.type": "LOCAL",
-        "finetune.training.chief": str(run.absolute()),
+        "finetune.run": str(run.absolute()),
     }
     run_id: str = client.create_run(experiment_id, run_name=run.name, tags=tags).info.run_id
     params = [Param(key, str(value)[:6000]) for key, value in figures.settings(settings).items()]

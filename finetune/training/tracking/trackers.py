@@ -1,21 +1,16 @@
 """Trackers by name, all told the same."""
 
-import difflib
 import importlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from finetune.batchnorm.subject import Snapshot
-from finetune.errors import FinetuneError, Interrupted, WrongUse
+from finetune.config.trackers import parse_tracker
+from finetune.errors import FinetuneError, Interrupted
 
 Status = Literal["finished", "interrupted", "failed"]
-
-_NEEDS = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
-"""What each kind imports; the extra of the same name installs it."""
 
 
 class Tracker(Protocol):
@@ -78,29 +73,6 @@ class Trackers:
                 )
 
 
-def check(trackers: Sequence[str]) -> None:
-    """WrongUse for a tracker that is not known or comes twice, FinetuneError where its package is not installed."""
-    kinds = [_parsed(text)[0] for text in trackers]
-    for kind in kinds:
-        if kinds.count(kind) > 1:
-            raise WrongUse(f"--tracker {kind} comes twice: leave one out")
-        missing = [package for package in _NEEDS[kind] if find_spec(package) is None]
-        if missing:
-            raise FinetuneError(
-                f"--tracker {kind} needs the package '{missing[0]}', which is not installed: "
-                f'pip install "finetune-backbones[{kind}]"'
-            )
-
-
-def absolute(trackers: Sequence[str]) -> tuple[str, ...]:
-    """The same with absolute paths: a run is resumed from anywhere."""
-    return tuple(
-        text if place is None or "://" in place else f"{kind}={os.path.abspath(os.path.expanduser(place))}"
-        for text in trackers
-        for kind, place in [_parsed(text)]
-    )
-
-
 @contextmanager
 def opened(
     trackers: Sequence[str],
@@ -117,7 +89,7 @@ def opened(
     """
     found: dict[str, Tracker] = {}
     for text in trackers:
-        kind, place = _parsed(text)
+        kind, place = parse_tracker(text)
         module = importlib.import_module(f"finetune.training.tracking.to_{kind}")
         try:
             found[kind] = module.open_tracker(place, run, settings=settings, source=source)
@@ -134,27 +106,6 @@ def opened(
         all_of_them.close("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed")
         raise
     all_of_them.close("finished")
-
-
-def _parsed(text: str) -> tuple[str, str | None]:
-    """(kind, place) of `kind` or `kind=place`."""
-    kind, separator, place = text.partition("=")
-    if kind not in _NEEDS:
-        near = difflib.get_close_matches(kind, _NEEDS, n=1)
-        raise WrongUse(
-            f"unknown tracker '{kind}' in --tracker: {f'did you mean {near[0]}? ' if near else ''}expected "
-            "tensorboard[=DIR] or mlflow[=DIR|URI]"
-        )
-    if separator and not place.strip():
-        raise WrongUse(f"--tracker '{text}' has no place after '=': give {kind}=DIR, or {kind} alone")
-    if kind == "tensorboard" and "://" in place:
-        raise WrongUse(f"--tracker {text}: expected a directory; TensorBoard's event files go to disk")
-    if "@" in place.partition("://")[2].partition("/")[0]:
-        raise WrongUse(
-            "--tracker mlflow=URI has a name or password in it, and config.json would keep them: set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
-        )
-    return kind, place if separator else None
 
 
 def _reason(error: Exception) -> str:

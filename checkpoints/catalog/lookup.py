@@ -9,12 +9,12 @@ from checkpoints.catalog.slim import BUNDLED, SLIM
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.errors import UnknownBackbone
 
-__all__ = ["CATALOG", "BackboneSpec", "find"]
+__all__ = ["CATALOG", "BackboneSpec", "find_row"]
 
 CATALOG: tuple[BackboneSpec, ...] = (*SLIM, *KERAS, *SCRATCH, *BUNDLED)
 
 
-def find(name: str, *, catalog: Sequence[BackboneSpec] = CATALOG) -> BackboneSpec:
+def find_row(name: str, *, catalog: Sequence[BackboneSpec] = CATALOG) -> BackboneSpec:
     """The row called `name`: `source/name`, or the bare name where only one source has it.
 
     Case and the marks `_ - .` do not count: `keras/ResNet50` and `keras/InceptionV3` are found.

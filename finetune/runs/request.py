@@ -1,0 +1,64 @@
+"""What a run asks for, checked before anything is read."""
+
+from dataclasses import dataclass, replace
+
+from finetune import backbone as backbones
+from finetune.backbone import freezing
+from finetune.batchnorm.policy import Rule, parse_bn_rule
+from finetune.config import checking as configs
+from finetune.config import presets
+from finetune.config.run_config import RunConfig
+from finetune.config.trackers import check_trackers
+from finetune.data.preprocessing import find as find_preprocessing
+from finetune.errors import WrongUse
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a config asks for by name, found; `config` itself says where it trains from scratch."""
+
+    config: RunConfig
+    spec: backbones.BackboneSpec
+    freeze: list[Rule]
+    bn: list[Rule]
+
+
+def check_request(config: RunConfig) -> Resolved:
+    """Everything about `config` that can be checked without data, weights or a model.
+
+    Raises WrongUse, CheckpointError.
+    """
+    spec = backbones.find(config.backbone)
+    if spec.unpublished and config.checkpoint is None:
+        if config.head == "keep":
+            raise WrongUse(f"--head keep: no weights are published for {spec.id}: give a file with --checkpoint PATH")
+        config = replace(config, from_scratch=True)
+    config = presets.expand(configs.check(config))
+    check_trackers(config.tracker)
+    freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
+    bn = [parse_bn_rule(text) for text in config.bn]
+    if spec.source == "hub" and config.from_scratch:
+        raise WrongUse(
+            f"--from-scratch: {spec.id} holds its weights, and not how they were drawn: give the name of its network"
+        )
+    if spec.source == "hub" and config.precision != "float32":
+        raise WrongUse(
+            f"--precision {config.precision}: {spec.id} is a graph, which computes in what it was written in: give the "
+            "name of its network and its weights with --checkpoint, or leave --precision out"
+        )
+    if spec.source == "hub" and config.distribute != "none":
+        raise WrongUse(
+            f"--distribute {config.distribute}: {spec.id} is a graph whose variables cannot be copied to several "
+            "replicas: give the name of its network and its weights with --checkpoint, or leave --distribute out"
+        )
+    if config.preprocess is not None:
+        find_preprocessing(config.preprocess)
+    elif not spec.preprocessing:
+        raise WrongUse(
+            f"{spec.id} does not say how its pixels are scaled: expected a Rescaling or Normalization layer first in "
+            "it, or the config.json of its run beside it; give --preprocess inception (pixels in [-1, 1]), unit "
+            "([0, 1]), caffe, torch, vgg, or raw ([0, 255])"
+        )
+    if config.image_size is not None:
+        backbones.check_image_size(spec, config.image_size)
+    return Resolved(config, spec, freeze, bn)
