@@ -11,7 +11,7 @@ load_tensorflow()
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from finetune import backbone as backbones  # noqa: E402
+from finetune.backbone import find_backbone, load_backbone  # noqa: E402
 from finetune.inference.export.folding import fold  # noqa: E402
 
 ROWS = (("keras/resnet50", 64), ("keras/mobilenet_0.25", 96), ("keras/densenet121", 64))
@@ -19,7 +19,7 @@ ROWS = (("keras/resnet50", 64), ("keras/mobilenet_0.25", 96), ("keras/densenet12
 
 def main(rounds=10, passes=4):
     for name, side in ROWS:
-        model = backbones.load(backbones.find(name), image_size=side, from_scratch=True).model
+        model = load_backbone(find_backbone(name), image_size=side, from_scratch=True).model
         images = tf.random.stateless_normal((32, side, side, 3), (0, 0))
         graphs = [tf.function(lambda x, m=m: m(x, training=False)) for m in (model, fold(model).model)]
         plain, folded = (graph(images).numpy() for graph in graphs)

@@ -19,7 +19,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from finetune import backbone as backbones  # noqa: E402
+from finetune.backbone import find_backbone, load_backbone  # noqa: E402
 from finetune.backbone.head import attach_head  # noqa: E402
 from finetune.batchnorm.surgery import bn_layers, to_stock  # noqa: E402
 from finetune.config.run_config import RunConfig  # noqa: E402
@@ -33,7 +33,7 @@ WAYS = ("keras", "bn", "update", "finetune", "bfloat16")
 def made(way, options):
     """The step of one way, on weights that are the same for all."""
     keras.utils.set_random_seed(0)
-    backbone = backbones.load(backbones.find(options.backbone), image_size=options.size, from_scratch=True)
+    backbone = load_backbone(find_backbone(options.backbone), image_size=options.size, from_scratch=True)
     model = attach_head(backbone.model, 10, seed=0)
     for layer in bn_layers(model):
         layer.updates = True

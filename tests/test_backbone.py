@@ -9,7 +9,7 @@ from keras.src.legacy.saving import legacy_h5_format
 
 from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
-from finetune import backbone
+from finetune.backbone import load_backbone
 from finetune.batchnorm.surgery import bn_layers
 from finetune.errors import WrongUse
 from finetune.inference.verification import read_photos, verify
@@ -37,7 +37,7 @@ def test_the_same_features_from_all_three_files():
     images = read_photos(SHARED / "data/imagenet_photos", 224).images[:8].astype(np.float32) / 127.5 - 1
     features = []
     for name, path in FILES.values():
-        loaded = backbone.load(find_row(name), image_size=224, checkpoint=path)
+        loaded = load_backbone(find_row(name), image_size=224, checkpoint=path)
         features.append(loaded.model(images, training=False).numpy())
     for other in features[1:]:
         np.testing.assert_allclose(other, features[0], atol=1e-5 * np.abs(features[0]).max())
@@ -78,9 +78,9 @@ def test_a_published_style_h5_with_head_gives_the_original_features(name, applic
     with h5py.File(tmp_path / "weights.h5", "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, original)
     spec = find_row(name)
-    loaded = backbone.load(spec, image_size=size, checkpoint=tmp_path / "weights.h5")
+    loaded = load_backbone(spec, image_size=size, checkpoint=tmp_path / "weights.h5")
     assert "old head" in loaded.report.ignored
-    head = backbone.load(spec, image_size=spec.image_size, checkpoint=tmp_path / "weights.h5", with_head=True)
+    head = load_backbone(spec, image_size=spec.image_size, checkpoint=tmp_path / "weights.h5", with_head=True)
     images = rng.normal(0, 1, (2, spec.image_size, spec.image_size, 3)).astype(np.float32)
     original.layers[-1].activation = None
     reference = np.asarray(keras.Model(original.input, original.layers[-2].output)(images, training=False))
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_another_network_is_refused_with_both_lists(tmp_path):
 
     write_slim(tmp_path / "model.ckpt", {"other/conv1/weights": np.zeros((3, 3, 3, 8), np.float32)})
     with pytest.raises(CheckpointError) as error:
-        backbone.load(find_row("resnet_v1_demo"), image_size=32, checkpoint=tmp_path / "model.ckpt")
+        load_backbone(find_row("resnet_v1_demo"), image_size=32, checkpoint=tmp_path / "model.ckpt")
     assert "other/conv1/weights" in str(error.value)
     assert "resnet_v1_demo/" in str(error.value)
 
@@ -102,14 +102,14 @@ def test_a_checkpoint_of_another_network_is_refused_with_both_lists(tmp_path):
 @real
 def test_a_file_of_the_other_kind_is_refused_by_name():
     with pytest.raises(CheckpointError, match=r"slim-v2 file, but keras/mobilenet_0\.25"):
-        backbone.load(find_row("keras/mobilenet_0.25"), image_size=96, checkpoint=FILES["slim-v2"][1])
+        load_backbone(find_row("keras/mobilenet_0.25"), image_size=96, checkpoint=FILES["slim-v2"][1])
 
 
 def test_images_that_are_too_small_are_refused_before_anything_is_read(tmp_path):
     with pytest.raises(WrongUse, match="image size 16 px is too small for slim/resnet_v1_50: expected at least 32 px"):
-        backbone.load(find_row("resnet_v1_50"), image_size=16, checkpoint=tmp_path / "missing.ckpt")
+        load_backbone(find_row("resnet_v1_50"), image_size=16, checkpoint=tmp_path / "missing.ckpt")
 
 
 def test_slim_feeds_n_over_n_minus_one_and_epsilon_can_be_chosen():
-    loaded = backbone.load(find_row("resnet_v1_demo"), image_size=32, bn_epsilon=0.01)
+    loaded = load_backbone(find_row("resnet_v1_demo"), image_size=32, bn_epsilon=0.01)
     assert all(layer.unbiased and layer.epsilon == 0.01 for layer in bn_layers(loaded.model))

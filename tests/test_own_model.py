@@ -13,7 +13,7 @@ from checkpoints.catalog.lookup import find_row as catalogued
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
-from finetune import backbone
+from finetune.backbone import find_backbone, load_backbone
 from finetune.batchnorm.surgery import bn_layers
 from finetune.cli import main
 from finetune.errors import FinetuneError, WrongUse
@@ -96,7 +96,7 @@ def test_the_head_is_found(top, channels, words, suffix, tmp_path):
     keras.backend.clear_session()
     own = model(top)
     path = saved(own, tmp_path / f"own{suffix}")
-    loaded = backbone.load(backbone.find(str(path)), image_size=SIZE)
+    loaded = load_backbone(find_backbone(str(path)), image_size=SIZE)
     assert loaded.model.output_shape == (None, channels)
     assert loaded.words.endswith(words)
     assert list(loaded.stages) == ["map_1", "map_2", "map_4"]
@@ -114,8 +114,8 @@ def test_the_head_is_found(top, channels, words, suffix, tmp_path):
 @pytest.mark.parametrize("top", [dense, deep, conv, flattened])
 def test_a_kept_head_gives_the_logits_of_its_own_probabilities(top, tmp_path):
     own = model(top)
-    spec = backbone.find(str(saved(own, tmp_path / "own.keras")))
-    loaded = backbone.load(spec, image_size=SIZE, keep_head=10)
+    spec = find_backbone(str(saved(own, tmp_path / "own.keras")))
+    loaded = load_backbone(spec, image_size=SIZE, keep_head=10)
     images = np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 3)).astype(np.float32)
     logits = np.asarray(loaded.model(images, training=False))
     expected = np.asarray(own(images, training=False))
@@ -123,21 +123,21 @@ def test_a_kept_head_gives_the_logits_of_its_own_probabilities(top, tmp_path):
         logits = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     with pytest.raises(WrongUse, match=r"has 10 outputs, but the data has 7 classes"):
-        backbone.load(spec, image_size=SIZE, keep_head=7)
+        load_backbone(spec, image_size=SIZE, keep_head=7)
 
 
 def test_a_projection_is_named(tmp_path):
-    spec = backbone.find(str(saved(model(deep), tmp_path / "own.keras")))
-    loaded = backbone.load(spec, image_size=SIZE, features="hidden")
+    spec = find_backbone(str(saved(model(deep), tmp_path / "own.keras")))
+    loaded = load_backbone(spec, image_size=SIZE, features="hidden")
     assert loaded.model.output_shape == (None, 6)
     with pytest.raises(WrongUse, match=r"--features nix: .* no such layer"):
-        backbone.load(spec, image_size=SIZE, features="nix")
+        load_backbone(spec, image_size=SIZE, features="nix")
 
 
 def test_stages_are_the_catalogues_where_the_names_are(tmp_path):
     network = keras.applications.MobileNet(weights=None, alpha=0.25, input_shape=(32, 32, 3))
-    spec = backbone.find(str(saved(network, tmp_path / "mobilenet.keras")))
-    loaded = backbone.load(spec, image_size=32)
+    spec = find_backbone(str(saved(network, tmp_path / "mobilenet.keras")))
+    loaded = load_backbone(spec, image_size=32)
     assert list(loaded.stages) == ["conv1", *(f"conv_{i}" for i in range(1, 14))]
     assert loaded.model.output_shape == (None, 256)
 
@@ -164,7 +164,7 @@ def test_preprocessing_comes_from_the_run_beside_or_must_be_given(tmp_path):
     assert "does not say how its pixels are scaled" in refused.stderr
     assert "--preprocess" in refused.stderr
     (tmp_path / "config.json").write_text(json.dumps({"backbone": "/gone.keras", "preprocess": "caffe"}))
-    assert backbone.find(str(tmp_path)).preprocessing == "caffe"
+    assert find_backbone(str(tmp_path)).preprocessing == "caffe"
 
 
 def test_show_lists_a_files_stages(tmp_path):
@@ -213,14 +213,14 @@ def test_a_file_that_will_not_do_is_one_error(make, words, tmp_path):
 def test_weights_without_a_model_are_refused(tmp_path):
     model(dense).save_weights(tmp_path / "x.weights.h5")
     with pytest.raises(FinetuneError, match="weights without a model"):
-        backbone.find(str(tmp_path / "x.weights.h5"))
+        find_backbone(str(tmp_path / "x.weights.h5"))
 
 
 @pytest.fixture(scope="module")
 def slim_with_seven_classes(tmp_path_factory):
     """A slim training directory of one's own: another number of classes than the published file has."""
     folder = tmp_path_factory.mktemp("train_dir")
-    published = backbone.load(catalogued("resnet_v1_demo"), image_size=16).report
+    published = load_backbone(catalogued("resnet_v1_demo"), image_size=16).report
     opened = open_checkpoint(Path(published.path))
     arrays = {name: opened.read(name) for name in opened.shapes}
     rng = np.random.default_rng(0)
@@ -233,9 +233,9 @@ def slim_with_seven_classes(tmp_path_factory):
 
 def test_the_head_of_a_slim_training_directory_is_swapped_or_kept(slim_with_seven_classes):
     folder, arrays = slim_with_seven_classes
-    spec = backbone.find("resnet_v1_demo")
-    swapped = backbone.load(spec, image_size=16, checkpoint=folder)
-    kept = backbone.load(spec, image_size=16, checkpoint=folder, keep_head=7)
+    spec = find_backbone("resnet_v1_demo")
+    swapped = load_backbone(spec, image_size=16, checkpoint=folder)
+    kept = load_backbone(spec, image_size=16, checkpoint=folder, keep_head=7)
     assert "old head" in swapped.report.ignored
     assert "old head" not in kept.report.ignored
     images = np.random.default_rng(1).normal(0, 1, (2, 16, 16, 3)).astype(np.float32)
@@ -244,7 +244,7 @@ def test_the_head_of_a_slim_training_directory_is_swapped_or_kept(slim_with_seve
     expected = features @ kernel + arrays["resnet_v1_demo/logits/biases"]
     np.testing.assert_allclose(kept.model(images, training=False), expected, atol=1e-4)
     with pytest.raises(WrongUse, match=r"has 7 outputs, but the data has 10 classes"):
-        backbone.load(spec, image_size=16, checkpoint=folder, keep_head=10)
+        load_backbone(spec, image_size=16, checkpoint=folder, keep_head=10)
 
 
 def test_a_published_head_of_another_size_is_refused_by_both_numbers(tmp_path):
@@ -267,7 +267,7 @@ def test_a_file_without_a_head_has_none_to_keep(tmp_path, slim_with_seven_classe
     _, arrays = slim_with_seven_classes
     write_slim(tmp_path / "headless.ckpt", {name: one for name, one in arrays.items() if "/logits/" not in name})
     with pytest.raises(CheckpointError, match="has no head"):
-        backbone.load(catalogued("resnet_v1_demo"), image_size=16, checkpoint=tmp_path / "headless.ckpt", keep_head=7)
+        load_backbone(catalogued("resnet_v1_demo"), image_size=16, checkpoint=tmp_path / "headless.ckpt", keep_head=7)
 
 
 def test_a_module_made_of_slim_weights_opens_as_a_checkpoint(slim_with_seven_classes, tmp_path):
@@ -277,10 +277,10 @@ def test_a_module_made_of_slim_weights_opens_as_a_checkpoint(slim_with_seven_cla
     module = tf.train.Checkpoint()
     module.variables = [tf.Variable(array, name=name) for name, array in arrays.items()]
     tf.saved_model.save(module, str(tmp_path / "module"))
-    spec = backbone.find("resnet_v1_demo")
+    spec = find_backbone("resnet_v1_demo")
     images = np.random.default_rng(1).normal(0, 1, (2, 16, 16, 3)).astype(np.float32)
     ours, expected = (
-        np.asarray(backbone.load(spec, image_size=16, checkpoint=path).model(images, training=False))
+        np.asarray(load_backbone(spec, image_size=16, checkpoint=path).model(images, training=False))
         for path in (tmp_path / "module", folder)
     )
     np.testing.assert_array_equal(ours, expected)

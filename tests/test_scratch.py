@@ -14,7 +14,7 @@ from checkpoints import store
 from checkpoints.catalog.lookup import find_row
 from checkpoints.catalog.scratch import SCRATCH
 from checkpoints.errors import CheckpointError
-from finetune import backbone
+from finetune.backbone import load_backbone
 from finetune.batchnorm.surgery import bn_layers
 from finetune.cli import main
 from finetune.config.checking import from_mapping
@@ -104,7 +104,7 @@ def test_a_checkpoint_of_ones_own(finished, tmp_path):
     model = keras.models.load_model(finished[0] / "model.keras")
     (exported,) = export.export(finished[0], tmp_path / "own.ckpt", forms=["slim"]).exported
     assert "77 variables of scratch/cifar_resnet with 10 outputs" in exported.summary()
-    loaded = backbone.load(spec, image_size=8, checkpoint=tmp_path / "own.ckpt")
+    loaded = load_backbone(spec, image_size=8, checkpoint=tmp_path / "own.ckpt")
     assert loaded.report is not None
     assert set(loaded.report.ignored) == {"old head", "training counters"}
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
@@ -127,7 +127,7 @@ def test_a_checkpoint_of_ones_own(finished, tmp_path):
     assert "leave out --photos" in refused.stderr
 
     with pytest.raises(CheckpointError, match="does not fit the network"):
-        backbone.load(find_row("cifar_resnet18"), image_size=8, checkpoint=tmp_path / "own.ckpt")
+        load_backbone(find_row("cifar_resnet18"), image_size=8, checkpoint=tmp_path / "own.ckpt")
 
 
 def test_switches_reach_the_layers_of_a_pretrained_network_too():

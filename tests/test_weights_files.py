@@ -9,7 +9,7 @@ import pytest
 
 from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
-from finetune import backbone
+from finetune.backbone import load_backbone
 from finetune.batchnorm.surgery import to_stock
 
 MOBILENET = ("keras/mobilenet_0.25", "MobileNet", 32, {"alpha": 0.25})
@@ -50,7 +50,7 @@ def features(model):
 
 
 def assert_loads(spec, path, size, wanted, **options):
-    loaded = backbone.load(spec, image_size=size, checkpoint=path, **options)
+    loaded = load_backbone(spec, image_size=size, checkpoint=path, **options)
     got = loaded.model(images(size), training=False).numpy()
     wanted = np.asarray(wanted).reshape(got.shape)
     assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max(), path.name
@@ -113,7 +113,7 @@ def test_the_published_head_is_loaded_too(tmp_path):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_slim_network_saved_by_keras_loads_by_its_scopes(form, tmp_path):
     spec = find_row("resnet_v1_demo")
-    made = backbone.load(spec, image_size=32, with_head=True)
+    made = load_backbone(spec, image_size=32, with_head=True)
     path = save(to_stock(made.model), tmp_path / form)
     assert_loads(spec, path, 32, made.model(images(32), training=False), with_head=True)
     # The same layers under other names are another network as far as anybody can tell.
@@ -124,7 +124,7 @@ def test_a_slim_network_saved_by_keras_loads_by_its_scopes(form, tmp_path):
         ),
     )
     with pytest.raises(CheckpointError, match="but bundled/resnet_v1_demo is loaded from a TF-slim checkpoint"):
-        backbone.load(spec, image_size=32, checkpoint=save(renamed, tmp_path / f"other_{form}"))
+        load_backbone(spec, image_size=32, checkpoint=save(renamed, tmp_path / f"other_{form}"))
 
 
 def test_a_saved_model_of_a_keras_network_loads_by_its_layers_names(tmp_path):
@@ -141,11 +141,11 @@ def test_a_misfit_says_what_the_file_fits(tmp_path):
     path = save(original(application, size, {**arguments, "classes": 10}), tmp_path / "x.weights.h5")
     fits = r"It fits keras/mobilenet_0\.25 \(with a head of 10 outputs\): choose that"
     with pytest.raises(CheckpointError, match=fits):
-        backbone.load(find_row("keras/mobilenet_0.5"), image_size=size, checkpoint=path)
+        load_backbone(find_row("keras/mobilenet_0.5"), image_size=size, checkpoint=path)
     with pytest.raises(CheckpointError, match=fits):
-        backbone.load(find_row("keras/mobilenet_0.25"), image_size=size, checkpoint=path, with_head=True)
+        load_backbone(find_row("keras/mobilenet_0.25"), image_size=size, checkpoint=path, with_head=True)
     with pytest.raises(CheckpointError, match="is a keras-weights-h5 file, but slim/mobilenet_v1_0"):
-        backbone.load(find_row("slim/mobilenet_v1_0.25"), image_size=size, checkpoint=path)
+        load_backbone(find_row("slim/mobilenet_v1_0.25"), image_size=size, checkpoint=path)
 
 
 def test_one_more_variable_in_the_backbone_is_no_head(tmp_path):
@@ -154,7 +154,7 @@ def test_one_more_variable_in_the_backbone_is_no_head(tmp_path):
     x = keras.layers.Conv2D(256, 3, padding="same", use_bias=False, name="more")(model.output)
     path = save(keras.Model(model.input, x), tmp_path / "x.keras")
     with pytest.raises(CheckpointError, match=r"1 only in the file: more/kernel"):
-        backbone.load(find_row(name), image_size=size, checkpoint=path)
+        load_backbone(find_row(name), image_size=size, checkpoint=path)
 
 
 MEASURED = """

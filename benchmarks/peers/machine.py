@@ -47,9 +47,9 @@ def operations(backbone, side):
     gradient of the weights), from the shapes of the layers."""
     import keras
 
-    from finetune import backbone as backbones
+    from finetune.backbone import find_backbone, load_backbone
 
-    model = backbones.load(backbones.find(backbone), image_size=side, from_scratch=True).model
+    model = load_backbone(find_backbone(backbone), image_size=side, from_scratch=True).model
     total = 0
     for layer in model.layers:
         if isinstance(layer, keras.layers.DepthwiseConv2D | keras.layers.Conv2D | keras.layers.Dense):

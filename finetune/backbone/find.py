@@ -13,7 +13,7 @@ from finetune.errors import WrongUse
 HUB = "hub:"
 
 
-def find(name: str) -> BackboneSpec:
+def find_backbone(name: str) -> BackboneSpec:
     """The spec of a backbone. Its `id` finds it again from any working directory.
 
     A catalogue name; `hub:HANDLE` or `hub:PATH`; a path: a `.keras` or whole-model `.h5` file, a run directory (its
@@ -44,7 +44,7 @@ def unbiased(name: str) -> bool:
     return find_row(name).source != "keras"
 
 
-def preprocessing(name: str) -> str | None:
+def published_preprocessing(name: str) -> str | None:
     """What the weights of a backbone were trained with; None where it has none, and for a model of the user's own,
     whose file may be gone."""
     if name.startswith(HUB):

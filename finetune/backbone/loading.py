@@ -47,7 +47,7 @@ class Backbone:
     words: str = ""
 
 
-def load(
+def load_backbone(
     spec: BackboneSpec,
     *,
     image_size: int,

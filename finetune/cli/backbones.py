@@ -99,10 +99,10 @@ def show(name: str, as_json: bool) -> None:
     import dataclasses
 
     load_tensorflow()
-    from finetune import backbone as sources
+    from finetune.backbone import find_backbone
     from finetune.inference import verification
 
-    spec = sources.find(name)
+    spec = find_backbone(name)
 
     stages = {
         stage: [layer.display for layer in infos] for stage, infos in verification.layers_with_variables(spec).items()

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune import backbone
+from finetune.backbone import find_backbone, load_backbone
 from finetune.backbone.endpoints import find_layer
 from finetune.config.run_config import RunConfig
 from finetune.data import batches, image_files
@@ -170,12 +170,12 @@ def _open(request: Request, progress: Progress | None) -> _Network:
             f"missing the images: {request.target} is a backbone, which has no data of its own; give --data NAME|PATH, "
             "or image files and folders"
         )
-    spec = backbone.find(request.target)
+    spec = find_backbone(request.target)
     preprocess = request.preprocess or spec.preprocessing
     if not preprocess:
         raise WrongUse(f"missing --preprocess: {spec.id} does not say how its pixels were prepared")
     size = request.image_size or spec.image_size
-    loaded = backbone.load(spec, image_size=size, checkpoint=request.checkpoint, progress=progress)
+    loaded = load_backbone(spec, image_size=size, checkpoint=request.checkpoint, progress=progress)
     config = RunConfig(
         spec.id, image_size=size, preprocess=preprocess, batch_size=request.batch_size or 32, validation=0.0
     )

@@ -18,7 +18,7 @@ from checkpoints.matching.fit import fits
 from checkpoints.matching.pairing import of_head, pair
 from checkpoints.matching.structures import structures
 from checkpoints.matching.transfer import LoadReport
-from finetune import backbone
+from finetune.backbone import load_backbone
 from finetune.backbone.freezing import LayerInfo, layer_infos
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.data import pipeline
@@ -154,7 +154,7 @@ def verify(
     own = fit.head == "other" and any(of_head(spec, variable) for variable in opened.shapes)
     outputs = fit.outputs if own or fit.head == "published" else None
     scored = read_photos(photos, spec.image_size) if photos else None
-    loaded = backbone.load(
+    loaded = load_backbone(
         spec,
         image_size=spec.image_size,
         checkpoint=opened,
@@ -232,7 +232,7 @@ def _compared(scored: Split | None, side: int) -> tuple[np.ndarray, str]:
 
 def layers_with_variables(spec: BackboneSpec) -> dict[str, list[LayerInfo]]:
     """Stage -> its layers that have variables, as patterns see them; builds the graph, loads nothing."""
-    loaded = backbone.load(spec, image_size=spec.image_size, from_scratch=True)
+    loaded = load_backbone(spec, image_size=spec.image_size, from_scratch=True)
     rows: dict[str, list[LayerInfo]] = {}
     for info in layer_infos(loaded.model, loaded.stages, loaded.scope):
         rows.setdefault(info.stage, []).append(info)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from finetune import backbone as backbones
-from finetune.backbone import freezing
+from finetune.backbone import find_backbone, freezing
 from finetune.batchnorm.policy import Rule, parse_bn_rule
 from finetune.config import checking as configs
 from finetune.config import presets
@@ -28,7 +28,7 @@ def check_request(config: RunConfig) -> Resolved:
 
     Raises WrongUse, CheckpointError.
     """
-    spec = backbones.find(config.backbone)
+    spec = find_backbone(config.backbone)
     if spec.unpublished and config.checkpoint is None:
         if config.head == "keep":
             raise WrongUse(f"--head keep: no weights are published for {spec.id}: give a file with --checkpoint PATH")

@@ -11,7 +11,7 @@ import keras
 from checkpoints import store
 from checkpoints.errors import CheckpointError
 from finetune import backbone as backbones
-from finetune.backbone import freezing
+from finetune.backbone import freezing, load_backbone
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config import presets
@@ -81,7 +81,7 @@ def prepare(
 
         tf.config.experimental.enable_op_determinism()
     with distribution.scope():
-        backbone = backbones.load(
+        backbone = load_backbone(
             spec,
             image_size=image_size,
             checkpoint=Path(config.checkpoint) if config.checkpoint is not None else None,

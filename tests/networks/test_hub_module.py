@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from finetune import backbone
-from finetune.backbone import freezing
+from finetune.backbone import find_backbone, freezing, load_backbone
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.statistics import forward, pool
@@ -33,7 +33,7 @@ def without_momentum(folder):
 
 
 def planned(path, rule, decay=0.95, **load):
-    loaded = backbone.load(backbone.find(f"hub:{path}"), image_size=SIZE, **load)
+    loaded = load_backbone(find_backbone(f"hub:{path}"), image_size=SIZE, **load)
     model = attach_head(loaded.model, 10)
     plan = freezing.resolve(
         freezing.layer_infos(model, loaded.stages, loaded.scope), bn=[parse_bn_rule(text) for text in rule]
@@ -90,7 +90,7 @@ def test_measured_statistics_are_those_of_the_images_and_nothing_moves(kind, req
 
 def test_batch_statistics_give_what_the_module_gives_in_training(module):
     path, _ = module
-    model = backbone.load(backbone.find(f"hub:{path}"), image_size=SIZE).model
+    model = load_backbone(find_backbone(f"hub:{path}"), image_size=SIZE).model
     images = np.random.default_rng(3).uniform(0, 1, (4, SIZE, SIZE, 3)).astype(np.float32)
     original = tf.saved_model.load(str(path))
     for statistics, is_training in (("moving", False), ("batch", True)):
@@ -132,7 +132,7 @@ def test_policies_move_what_they_say(module, rules, moving):
 
 def test_weights_of_a_part_may_be_frozen_where_batchnorm_is_one(module):
     path, _ = module
-    loaded = backbone.load(backbone.find(str(path)), image_size=SIZE)
+    loaded = load_backbone(find_backbone(str(path)), image_size=SIZE)
     infos = freezing.layer_infos(loaded.model, loaded.stages, loaded.scope)
     rules = [freezing.parse_freeze_rule("body/block1")]
     plan = freezing.resolve(infos, freeze=rules, bn=[parse_bn_rule("train")])
@@ -152,7 +152,7 @@ def test_an_unreachable_handle_says_what_to_do_offline(monkeypatch, tmp_path):
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     with pytest.raises(FinetuneError, match=r"cannot fetch the module https://tfhub\.dev/.*TFHUB_CACHE_DIR"):
-        backbone.find("hub:https://tfhub.dev/google/imagenet/resnet_v1_50/feature_vector/5")
+        find_backbone("hub:https://tfhub.dev/google/imagenet/resnet_v1_50/feature_vector/5")
 
 
 def test_a_plan_that_mixes_statistics_is_refused_by_number(module):

@@ -18,7 +18,7 @@ from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from finetune import backbone
-from finetune.backbone import networks
+from finetune.backbone import load_backbone, networks
 from finetune.cli import main
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference import reference, verification
@@ -61,7 +61,7 @@ def test_the_network_is_its_original(slim_file: Path, row: None) -> None:
 def test_a_network_that_computes_something_else_fails(
     slim_file: Path, row: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = backbone.load
+    load = load_backbone
     monkeypatch.setattr(verification.backbone, "load", lambda *args, **kw: load(*args, **kw, bn_epsilon=1e-3))
     result = CliRunner().invoke(main, ["backbones", "verify", "slim/resnet_v1_50", "--checkpoint", str(slim_file)])
     assert result.exit_code == 1

@@ -15,7 +15,7 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from checkpoints.matching.fit import fits
 from checkpoints.matching.structures import structures
-from finetune import backbone
+from finetune.backbone import load_backbone
 from finetune.inference.reference import mend
 
 OUTPUTS = 5
@@ -61,11 +61,11 @@ def test_a_module_of_slims_network_loads_by_slims_names(tmp_path: Path, scope: s
     assert "resnet_v1_50/block1/unit_1/bottleneck_v1/conv2/BatchNorm/moving_mean" in opened.shapes
     assert all(name.startswith("resnet_v1_50/") for name in opened.shapes)
     images = random_images(32)
-    loaded = backbone.load(THIN, image_size=32, checkpoint=tmp_path / "hub", with_head=True)
+    loaded = load_backbone(THIN, image_size=32, checkpoint=tmp_path / "hub", with_head=True)
     want = made.f(tf.constant(images)).numpy().reshape(2, OUTPUTS)
     assert difference(loaded.model(images, training=False), want) < 1e-5
     assert not loaded.report.ignored
-    bare = backbone.load(THIN, image_size=32, checkpoint=tmp_path / "hub")
+    bare = load_backbone(THIN, image_size=32, checkpoint=tmp_path / "hub")
     assert {reason: len(names) for reason, names in bare.report.ignored.items()} == {"old head": 2}
 
 
@@ -75,7 +75,7 @@ def test_a_checkpoint_in_a_scope_of_another_name_loads_and_fits(tmp_path: Path) 
     values = {entry.name: rng.uniform(0.1, 1, entry.shape).astype(np.float32) for entry in entries}
     write_slim(tmp_path / "mine.ckpt", {f"tower/{name.replace('MobilenetV1', 'net')}": v for name, v in values.items()})
     spec = find_row("slim/mobilenet_v1_0.25")
-    model = backbone.load(spec, image_size=32, checkpoint=tmp_path / "mine.ckpt").model
+    model = load_backbone(spec, image_size=32, checkpoint=tmp_path / "mine.ckpt").model
     kernel = model.get_layer("MobilenetV1.Conv2d_3_pointwise").kernel.numpy()
     np.testing.assert_array_equal(kernel, values["MobilenetV1/Conv2d_3_pointwise/weights"])
     best = fits(open_checkpoint(tmp_path / "mine.ckpt"))[0]

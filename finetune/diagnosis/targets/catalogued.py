@@ -7,6 +7,7 @@ from checkpoints.formats import Checkpoint, open_checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.matching.averages import Averaged, averaged
 from finetune import backbone as backbones
+from finetune.backbone import find_backbone, load_backbone
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot
 from finetune.diagnosis.evidence import Facts
@@ -26,7 +27,7 @@ def open_target(request: Request) -> Target:
     """
     if not request.backbone or request.checkpoint is None:
         raise WrongUse("--backbone NAME and --checkpoint PATH go together: the network, and your weights for it")
-    spec = backbones.find(request.backbone)
+    spec = find_backbone(request.backbone)
     if spec.source in ("file", "hub"):
         raise WrongUse(f"--backbone {request.backbone} has its weights in it: give it alone, as the model to examine")
     opened = open_checkpoint(request.checkpoint)
@@ -35,7 +36,7 @@ def open_target(request: Request) -> Target:
     data = read_data(request, image_size=spec.image_size, preprocess=spec.preprocessing)
     check_classes(str(opened.path), outputs, data)
     image_size = data.config.image_size or spec.image_size
-    loaded = backbones.load(
+    loaded = load_backbone(
         spec, image_size=image_size, checkpoint=averages.checkpoint if averages else opened, keep_head=outputs
     )
     subject = KerasSubject(loaded.model)

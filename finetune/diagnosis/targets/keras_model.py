@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from finetune import backbone as backbones
+from finetune.backbone import find_backbone
 from finetune.backbone.head import as_logits
 from finetune.batchnorm.flatten import flat, originals
 from finetune.batchnorm.statistics import KerasSubject
@@ -32,7 +33,7 @@ def open_target(request: Request) -> Target:
     """
     path = Path(str(request.target))
     original = backbones.open_model(path)
-    spec = backbones.find(str(path))
+    spec = find_backbone(str(path))
     image_size = request.image_size or spec.image_size
     if spec.own_size and image_size != spec.image_size:
         raise FinetuneError(f"{path} takes images of {spec.image_size} px: leave out --image-size {image_size}")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune import backbone as backbones
+from finetune.backbone import published_preprocessing
 from finetune.backbone.keras_file import save_stock
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.data import batches
@@ -71,7 +71,7 @@ def open_target(request: Request) -> Target:
 def _facts(trained: model.Trained) -> Facts:
     """What the run's records say about how the model came to be."""
     config = trained.config
-    from_files = None if config.from_scratch else backbones.preprocessing(config.backbone)
+    from_files = None if config.from_scratch else published_preprocessing(config.backbone)
     facts = Facts(batch_size=config.batch_size, expected_preprocessing=from_files)
     if trained.run.status != "done":
         return facts

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from finetune import backbone as backbones
+from finetune.backbone import find_backbone, load_backbone
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import bn_layers
 from finetune.diagnosis.evidence import Facts
@@ -25,9 +25,9 @@ def open_target(request: Request) -> Target:
     path = Path(str(request.target))
     if not (path / "tfhub_module.pb").is_file() and not takes_training(path):
         return _exported(path, request)
-    spec = backbones.find(str(path))
+    spec = find_backbone(str(path))
     image_size = request.image_size or spec.image_size
-    model = backbones.load(spec, image_size=image_size).model
+    model = load_backbone(spec, image_size=image_size).model
     if not bn_layers(model):
         raise FinetuneError(f"{path} has no BatchNormalization that can be reached: there is nothing to examine")
     data = read_data(request, image_size=image_size, preprocess=None)
