@@ -29,7 +29,7 @@ def main():
     from finetune.config.run_config import RunConfig
     from finetune.data import batches
     from finetune.data.dataset import stratified_subset
-    from finetune.data.evalset import Images
+    from finetune.data.evalset import EvalSet
     from finetune.diagnosis.doctor import TRAINING_IMAGES
     from finetune.diagnosis.drift import initial
     from finetune.diagnosis.measure import examine
@@ -55,8 +55,8 @@ def main():
     model, config = prepared.model, prepared.config
     train(model, prepared.dataset, config, Quiet())
     form = batches.form(config)
-    test = Images(stratified_subset(prepared.dataset.test, arguments.test_images, 0), **form)
-    subset = Images(training_subset(prepared.dataset.train, config, TRAINING_IMAGES), **form)
+    test = EvalSet(stratified_subset(prepared.dataset.test, arguments.test_images, 0), **form)
+    subset = EvalSet(training_subset(prepared.dataset.train, config, TRAINING_IMAGES), **form)
     subject = KerasSubject(model)
     if arguments.ill:
         subject.restore({name: initial(pair) for name, pair in subject.snapshot().items()})

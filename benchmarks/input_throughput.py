@@ -61,7 +61,7 @@ def peak():
 def read(place):
     from finetune.data import pipeline
     from finetune.data.augmentation import Augmentation
-    from finetune.data.preprocessing import find
+    from finetune.data.preprocessing import find_preprocessing
     from finetune.data.sources import load_dataset
 
     before, started = peak(), time.monotonic()
@@ -71,7 +71,7 @@ def read(place):
         dataset.train,
         batch_size=BATCH,
         image_size=SIDE,
-        preprocessing=find("caffe"),
+        preprocessing=find_preprocessing("caffe"),
         augmentation=Augmentation(crop_padding=0, flip=True, resized_crop=True),
         seed=0,
         epoch=0,
@@ -92,14 +92,14 @@ def train():
     from finetune.backbone.head import attach_head
     from finetune.batchnorm.surgery import adopt
     from finetune.config.run_config import RunConfig
-    from finetune.training.loop import optimizer as optimizers
+    from finetune.training.loop.optimizer import build
     from finetune.training.loop.step import train_step
 
     backbone = keras.applications.ResNet50(weights=None, include_top=False, pooling="avg", input_shape=(SIDE, SIDE, 3))
     model = attach_head(adopt(backbone, unbiased=False), CLASSES)
     config = RunConfig("keras/resnet50", optimizer="sgd", learning_rate=0.01, schedule="constant")
     variables = model.trainable_variables
-    step = train_step(model, optimizers.build(config, variables, steps=1), variables, label_smoothing=0.0)
+    step = train_step(model, build(config, variables, steps=1), variables, label_smoothing=0.0)
     images, labels = tf.random.normal((16, SIDE, SIDE, 3)), tf.zeros(16, tf.int64)
     step(images, labels)
     started = time.monotonic()

@@ -24,7 +24,7 @@ from finetune.backbone.head import attach_head  # noqa: E402
 from finetune.batchnorm.surgery import bn_layers, to_stock  # noqa: E402
 from finetune.config.run_config import RunConfig  # noqa: E402
 from finetune.training.loop import kernels  # noqa: E402
-from finetune.training.loop import optimizer as optimizers  # noqa: E402
+from finetune.training.loop.optimizer import build  # noqa: E402
 from finetune.training.loop.step import train_step  # noqa: E402
 
 WAYS = ("keras", "bn", "update", "finetune", "bfloat16")
@@ -41,7 +41,7 @@ def made(way, options):
         model = to_stock(model)
     variables = model.trainable_variables
     config = RunConfig(options.backbone, optimizer="sgd", learning_rate=1e-3, schedule="constant", weight_decay=0.0)
-    optimizer = optimizers.build(config, variables, steps=1)
+    optimizer = build(config, variables, steps=1)
     if way in ("keras", "bn"):
         optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True)
         optimizer.build(variables)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from finetune.diagnosis.doctor import diagnose, recalibrate_bn
 from finetune.diagnosis.targets.opening import open_target
-from finetune.diagnosis.targets.options import Request
+from finetune.diagnosis.targets.options import TargetOptions
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("target", type=Path, help="a run directory, or model.keras")
@@ -14,7 +14,7 @@ parser.add_argument("--preprocess", help="for a model: what it was trained on; i
 parser.add_argument("--out", type=Path, default=Path("recalibrated.keras"))
 options = parser.parse_args()
 
-target = open_target(Request(options.target, data=options.data, preprocess=options.preprocess))
+target = open_target(TargetOptions(options.target, data=options.data, preprocess=options.preprocess))
 diagnosis = diagnose(target)
 print(f"verdict: {diagnosis.verdict.cause}")
 scores = diagnosis.evidence.test

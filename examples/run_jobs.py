@@ -5,7 +5,7 @@ from pathlib import Path
 
 from finetune.batch.call import Call
 from finetune.batch.executors.local import Local
-from finetune.batch.folder import Place, default_place
+from finetune.batch.folder import BatchFolder, default_place
 from finetune.batch.jobs import read
 from finetune.process import cores
 
@@ -15,7 +15,7 @@ parser.add_argument("--workers", type=int, default=1)
 options = parser.parse_args()
 
 jobs = read(options.jobs)
-call = Call(options.jobs, Place(default_place(options.jobs)), every=jobs, jobs=jobs)
+call = Call(options.jobs, BatchFolder(default_place(options.jobs)), every=jobs, jobs=jobs)
 summary = call.run(lambda: Local(options.workers, cores()), fail_fast=False)
 for group in summary.groups:
     accuracy = "failed" if group.test is None else f"{group.test:.1%}"

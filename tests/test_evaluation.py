@@ -8,7 +8,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.data import pipeline
 from finetune.data.dataset import Split
-from finetune.data.preprocessing import find
+from finetune.data.preprocessing import find_preprocessing
 from finetune.evaluation.evaluator import Evaluation, Evaluator, count, total
 from finetune.evaluation.flip import Mirrored
 
@@ -86,7 +86,9 @@ def split():
 
 
 def evaluate(evaluator, split, batch_size, statistics="moving"):
-    batches = pipeline.eval_batches(split, batch_size=batch_size, image_size=4, preprocessing=find("inception"))
+    batches = pipeline.eval_batches(
+        split, batch_size=batch_size, image_size=4, preprocessing=find_preprocessing("inception")
+    )
     return evaluator.evaluate(batches, statistics)
 
 
@@ -106,7 +108,7 @@ def test_one_pass_gives_the_counts_what_was_said_and_what_each_layer_saw(split):
     """Against NumPy in float64; batch statistics normalise each batch by itself, and pool over all of them."""
     inputs = keras.Input((4, 4, 3))
     logits = keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.BatchNormalization(epsilon=1e-3)(inputs)))
-    model, called, preprocessing = adopt(keras.Model(inputs, logits), unbiased=False), [], find("unit")
+    model, called, preprocessing = adopt(keras.Model(inputs, logits), unbiased=False), [], find_preprocessing("unit")
     evaluator = Evaluator(KerasSubject(model), on_batch=lambda: called.append(1))
     batches = pipeline.eval_batches(split, batch_size=8, image_size=4, preprocessing=preprocessing)
     seen = [np.asarray(images, np.float64) for images, *_ in batches]
@@ -144,7 +146,7 @@ def test_one_pass_gives_the_counts_what_was_said_and_what_each_layer_saw(split):
 
 def test_label_offset_shifts_the_classes(evaluator, split):
     shifted = Split(split.images, np.minimum(split.labels, 1))
-    batches = pipeline.eval_batches(shifted, batch_size=8, image_size=4, preprocessing=find("inception"))
+    batches = pipeline.eval_batches(shifted, batch_size=8, image_size=4, preprocessing=find_preprocessing("inception"))
     logits = np.concatenate([evaluator._subject.forward("moving")(images)[0] for images, _, _ in batches])
     kept = np.concatenate([np.asarray(counted) for _, _, counted in batches])
     labels = np.concatenate([np.asarray(labels) for _, labels, _ in batches])
@@ -156,7 +158,7 @@ def test_label_offset_shifts_the_classes(evaluator, split):
 def test_flipped_is_the_mean_of_both_probabilities(evaluator, split, statistics):
     """Against NumPy in float64, from the logits of the images and of their mirror images."""
     subject = evaluator._subject
-    run, preprocessing = subject.forward(statistics), find("unit")
+    run, preprocessing = subject.forward(statistics), find_preprocessing("unit")
     logits = [
         np.asarray(run(np.asarray(preprocessing.apply(images)))[0], np.float64)
         for images in (split.images, split.images[:, :, ::-1])
@@ -178,5 +180,5 @@ def test_flipping_certain_logits_does_not_overflow():
     model = keras.Model(inputs, keras.layers.Dense(2, kernel_initializer="ones")(keras.layers.Flatten()(inputs)))
     model.layers[-1].kernel.assign(np.repeat([[1e4], [-1e4]], 6, axis=1).reshape(12, 1) * [[1.0, -1.0]])
     split = Split(np.full((1, 2, 2, 3), 255, np.uint8), np.array([0]))
-    batches = pipeline.eval_batches(split, batch_size=1, image_size=2, preprocessing=find("unit"))
+    batches = pipeline.eval_batches(split, batch_size=1, image_size=2, preprocessing=find_preprocessing("unit"))
     assert np.isfinite(Evaluator(Mirrored(KerasSubject(model))).evaluate(batches).loss_sum)

@@ -13,7 +13,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot
 from finetune.batchnorm.surgery import bn_layers
 from finetune.data.dataset import Split
-from finetune.data.preprocessing import find
+from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.evidence import Facts
 
 
@@ -34,7 +34,7 @@ class Cell:
 
 def _seen_through(name: str) -> Callable[[Patient], None]:
     def sick(patient: Patient) -> None:
-        patient.test, patient.train = (one.through(find(name)) for one in (patient.test, patient.train))
+        patient.test, patient.train = (one.through(find_preprocessing(name)) for one in (patient.test, patient.train))
 
     return sick
 

@@ -12,8 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints.catalog.lookup import find_row
-from finetune import backbone as backbones
-from finetune.backbone import networks
+from finetune.backbone import loading, networks
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt, bn_layers
@@ -21,8 +20,8 @@ from finetune.config.run_config import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Dataset, Split, stratified_subset
-from finetune.data.evalset import Images
-from finetune.data.preprocessing import find
+from finetune.data.evalset import EvalSet
+from finetune.data.preprocessing import find_preprocessing
 from finetune.data.sources import load_dataset
 from finetune.diagnosis.evidence import Facts
 from finetune.training.loop import optimizer as optimizers
@@ -52,7 +51,7 @@ def _slim(family: str, **arguments: Any) -> Callable[[int], keras.Model]:
 def _mobilenet(size: int) -> keras.Model:
     spec = find_row("keras/mobilenet_0.25")
     weights = SHARED / "checkpoints" / "keras" / "mobilenet_2_5_224_tf_no_top.h5"
-    return backbones.loading.load(spec, image_size=size, checkpoint=weights).model
+    return loading.load(spec, image_size=size, checkpoint=weights).model
 
 
 BODIES = {
@@ -150,8 +149,8 @@ class Patient:
     """A trained model as it is brought in, with what its records say."""
 
     model: keras.Model
-    test: Images
-    train: Images
+    test: EvalSet
+    train: EvalSet
     facts: Facts
     source: Any
 
@@ -174,7 +173,11 @@ def train(recipe: Recipe) -> Patient:
     for layer in body_layers[: round(recipe.frozen * len(body_layers))]:
         layer.trainable = False
     start, affine = KerasSubject(model).snapshot(), _affine(model)
-    form = {"batch_size": recipe.batch, "image_size": size, "preprocessing": find(recipe.preprocess or body.preprocess)}
+    form = {
+        "batch_size": recipe.batch,
+        "image_size": size,
+        "preprocessing": find_preprocessing(recipe.preprocess or body.preprocess),
+    }
     _fit(model, split, recipe, form)
     order = np.random.default_rng(1).permutation(len(split))[: max(1000 // recipe.batch, 1) * recipe.batch]
     order = order[: len(order) - len(order) % min(recipe.batch, len(order))]
@@ -188,8 +191,8 @@ def train(recipe: Recipe) -> Patient:
         affine_moved=any(not np.array_equal(a, b) for a, b in zip(affine, _affine(model), strict=True)),
         batch_size=recipe.batch,
     )
-    test = Images(dataset.test, **form)
-    return Patient(model, test.grouped() if recipe.by_class else test, Images(split.take(order), **form), facts, start)
+    test = EvalSet(dataset.test, **form)
+    return Patient(model, test.grouped() if recipe.by_class else test, EvalSet(split.take(order), **form), facts, start)
 
 
 def _affine(model: keras.Model) -> list[np.ndarray]:
@@ -222,7 +225,7 @@ def _source_weights(name: str, size: int) -> list[np.ndarray]:
         model = _built(recipe, BODIES[name], size, len(task.class_names))
         for layer in bn_layers(model):
             layer.momentum = recipe.decay
-        form = {"batch_size": 64, "image_size": size, "preprocessing": find(BODIES[name].preprocess)}
+        form = {"batch_size": 64, "image_size": size, "preprocessing": find_preprocessing(BODIES[name].preprocess)}
         _fit(model, task.train, recipe, form)
         count = len(model.variables) - 2
         path.parent.mkdir(exist_ok=True)

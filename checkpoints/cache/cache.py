@@ -25,7 +25,7 @@ def cache_dir() -> Path:
 
 
 @dataclass(frozen=True)
-class Record:
+class FetchRecord:
     """What a fetched file was: kept beside it as `<file>.json`.
 
     It is the only witness where no hash is published: the first fetch is trusted, and later ones must equal it.
@@ -49,10 +49,10 @@ def record_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def read_record(path: Path) -> Record | None:
+def read_record(path: Path) -> FetchRecord | None:
     """The record of a fetched file, or None where there is none that can be read."""
     try:
-        return Record(**json.loads(record_path(path).read_text(encoding="utf-8")))
+        return FetchRecord(**json.loads(record_path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
 
@@ -60,7 +60,7 @@ def read_record(path: Path) -> Record | None:
 def write_record(path: Path, url: str, sha256: str, md5: str) -> None:
     """Record a file as it lies now. Silent where the directory cannot be written: it is hashed again next time."""
     stat = path.stat()
-    record = Record(url=url, sha256=sha256, md5=md5, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+    record = FetchRecord(url=url, sha256=sha256, md5=md5, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
     with contextlib.suppress(OSError):
         write_atomically(record_path(path), json.dumps(asdict(record), indent=1) + "\n")
 

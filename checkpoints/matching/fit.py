@@ -64,7 +64,7 @@ class Fit:
 def fits(checkpoint: Checkpoint) -> list[Fit]:
     """How well a file fits every row of the catalogue, best first. Reads names and shapes only."""
     rows = structures()
-    found = [fit(checkpoint, spec, rows[spec.id]) for spec in CATALOG if spec.id in rows]
+    found = [fit_row(checkpoint, spec, rows[spec.id]) for spec in CATALOG if spec.id in rows]
     of_kind = "keras" if checkpoint.kind.startswith("keras") else "slim"
     return sorted(
         found,
@@ -81,10 +81,10 @@ def fits(checkpoint: Checkpoint) -> list[Fit]:
 
 def exact_fits(checkpoint: Checkpoint) -> list[Fit]:
     """The rows a file fits exactly, best first."""
-    return [fit for fit in fits(checkpoint) if fit.exact]
+    return [fit_row for fit_row in fits(checkpoint) if fit_row.exact]
 
 
-def fit(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -> Fit:
+def fit_row(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -> Fit:
     """How well a file fits one row, whose network with its head has these variables."""
     backbone = [entry for entry in entries if not of_head(spec, entry.name)]
     pairing = pair(checkpoint, spec, backbone)

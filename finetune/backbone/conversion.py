@@ -20,7 +20,7 @@ from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.object_graph import OBJECT_GRAPH
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.matching import transfer
-from checkpoints.matching.fit import Fit, fit, fits
+from checkpoints.matching.fit import Fit, fit_row, fits
 from checkpoints.matching.pairing import Pairing, of_head, pair
 from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import networks
@@ -174,7 +174,7 @@ def load_stock(opened: Checkpoint, found: Fit, *, image_size: int) -> tuple[kera
 def _fit(opened: Checkpoint, backbone: str | None) -> Fit:
     if backbone is not None:
         spec = find_row(backbone)
-        return fit(opened, spec, structures().get(spec.id, ()))
+        return fit_row(opened, spec, structures().get(spec.id, ()))
     best = fits(opened)[0]
     if not best.exact:
         raise CheckpointError(

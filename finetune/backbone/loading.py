@@ -13,7 +13,7 @@ from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.matching import transfer
-from checkpoints.matching.fit import fit
+from checkpoints.matching.fit import fit_row
 from checkpoints.matching.pairing import in_slim_scopes, pair
 from checkpoints.matching.structures import structures
 from finetune.backbone import networks, own_model
@@ -126,7 +126,7 @@ def _outputs(spec: BackboneSpec, opened: Checkpoint | None) -> int:
 
 def head_outputs(spec: BackboneSpec, opened: Checkpoint) -> int:
     """The number of logits in a file of a catalogue network's weights. CheckpointError where it has none."""
-    outputs = fit(opened, spec, structures().get(spec.id, ())).outputs
+    outputs = fit_row(opened, spec, structures().get(spec.id, ())).outputs
     if outputs is None:
         raise CheckpointError(f"{opened.path} has no head: expected the logits of {spec.id} ({', '.join(spec.head)})")
     return outputs

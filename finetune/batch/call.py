@@ -11,11 +11,12 @@ from typing import Any
 from finetune.batch import summary as summaries
 from finetune.batch import timing
 from finetune.batch.executors.process import Executor
-from finetune.batch.folder import Place
+from finetune.batch.folder import BatchFolder
 from finetune.batch.jobs import Job
 from finetune.batch.scheduler import Scheduler
-from finetune.batch.status import Standing, look
+from finetune.batch.status import JobStatus, look
 from finetune.batch.summary import Summary
+from finetune.batch.timing import TimeLeft
 from finetune.errors import FinetuneError, Interrupted, WrongUse
 from finetune.process import stop_signals
 from finetune.runs.directory import check_place
@@ -25,8 +26,8 @@ from finetune.runs.directory import check_place
 class Progress:
     """What a display shows while a batch runs."""
 
-    standings: Sequence[Standing]
-    left: timing.Left | None
+    standings: Sequence[JobStatus]
+    left: TimeLeft | None
 
 
 class Display:
@@ -38,7 +39,7 @@ class Display:
     def show(self, progress: Progress) -> None:
         """Often: where every job stands."""
 
-    def settled(self, standing: Standing) -> None:
+    def settled(self, standing: JobStatus) -> None:
         """After a job has ended, however it ended."""
 
 
@@ -47,7 +48,7 @@ class Call:
     """What to run where. `every` are all jobs of the file, `jobs` those of this call (`--only`)."""
 
     file: Path
-    place: Place
+    place: BatchFolder
     every: tuple[Job, ...]
     jobs: tuple[Job, ...]
     survey_arguments: tuple[str, ...] = ()
@@ -115,10 +116,10 @@ class Call:
             raise FinetuneError(f"{self.place} is not there: no job of {self.file} has run yet; run the batch first")
         return self.summarised(self._look(), write=True)
 
-    def _look(self) -> dict[int, Standing]:
+    def _look(self) -> dict[int, JobStatus]:
         return {job.index: look(self.place, job) for job in self.every}
 
-    def summarised(self, standings: Mapping[int, Standing], *, write: bool) -> Summary:
+    def summarised(self, standings: Mapping[int, JobStatus], *, write: bool) -> Summary:
         """All jobs of the file ranked; with `write`, also its files."""
         summary = summaries.summarise([standings[job.index] for job in self.every])
         if write:
@@ -155,7 +156,7 @@ class _Watcher:
     def __init__(
         self,
         call: Call,
-        standings: dict[int, Standing],
+        standings: dict[int, JobStatus],
         surveys: Mapping[str, Mapping[str, Any]],
         executor: Executor,
         *,
@@ -168,11 +169,11 @@ class _Watcher:
         """Passed on."""
         self._call.display.say(text)
 
-    def show(self, standings: Sequence[Standing]) -> None:
+    def show(self, standings: Sequence[JobStatus]) -> None:
         """With the time left."""
         self._call.display.show(Progress(standings, timing.left(standings, self._pixels, self._executor.slots())))
 
-    def settled(self, standings: Sequence[Standing], standing: Standing) -> None:
+    def settled(self, standings: Sequence[JobStatus], standing: JobStatus) -> None:
         """The files are written anew."""
         self._standings |= {one.job.index: one for one in standings}
         self._call.summarised(self._standings, write=self._write)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.batch.jobs import Job
-from finetune.config import checking as configs
+from finetune.config.checking import DEFAULTS, PATHS
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import Held, locked, read_json, to_json, write_text
 from finetune.runs.config_file import FORMAT_VERSION, read_config_file
@@ -30,7 +30,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Record:
+class JobRecord:
     """What the batch remembers of a job: what was asked for, the batch size it came down to, and every attempt."""
 
     requested: dict[str, Any]
@@ -38,7 +38,7 @@ class Record:
     attempts: tuple[Attempt, ...] = ()
 
 
-class Place:
+class BatchFolder:
     """The folder of a batch (`--runs-dir`) and the files in it."""
 
     def __init__(self, path: Path) -> None:
@@ -66,28 +66,28 @@ class Place:
         self.config(job).parent.mkdir(parents=True, exist_ok=True)
         write_text(self.config(job), text + "\n")
 
-    def record(self, job: Job) -> Record:
+    def record(self, job: Job) -> JobRecord:
         """What is remembered of the job; an empty record where it never ran here."""
         path = self._notes(job) / "job.json"
         if not path.exists():
-            return Record(_plain(job.config.to_json()))
+            return JobRecord(_plain(job.config.to_json()))
         value = read_json(path)
         try:
             attempts = tuple(Attempt(**attempt) for attempt in value["attempts"])
-            return Record(dict(value["requested"]), value["batch_size"], attempts)
+            return JobRecord(dict(value["requested"]), value["batch_size"], attempts)
         except (KeyError, TypeError, ValueError) as error:
             raise FinetuneError(
                 f"{path} is damaged ({error}): delete {path.parent}, and the job is known by its run directory alone"
             ) from None
 
-    def write_record(self, job: Job, record: Record) -> None:
+    def write_record(self, job: Job, record: JobRecord) -> None:
         """Remember it, atomically."""
         self._notes(job).mkdir(parents=True, exist_ok=True)
         write_text(self._notes(job) / "job.json", to_json(dataclasses.asdict(record), indent=2) + "\n")
 
-    def renewed(self, job: Job, record: Record) -> Record:
+    def renewed(self, job: Job, record: JobRecord) -> JobRecord:
         """`record`, or an empty one where the job now asks for other settings than it remembers."""
-        fresh = Record(_plain(job.config.to_json()))
+        fresh = JobRecord(_plain(job.config.to_json()))
         return record if record.requested == fresh.requested else fresh
 
     def refuse_changed(self, jobs: tuple[Job, ...], file: Path) -> None:
@@ -152,7 +152,7 @@ class Place:
         if not (run.path / "config.json").is_file():
             return ""
         if (self._notes(job) / "job.json").exists():
-            before = {**_plain(configs.DEFAULTS), **self.record(job).requested}
+            before = {**_plain(DEFAULTS), **self.record(job).requested}
         else:
             # A run made by hand: its config is complete, so what the file leaves open may be anything.
             before = {name: value for name, value in asked.items() if value is None or value == "auto"}
@@ -163,7 +163,7 @@ class Place:
             f"{name} is {json.dumps(before.get(name))} there, {json.dumps(value)} in the file"
             for name, value in asked.items()
             # Where files lie now is no matter to a finished run.
-            if before.get(name) != value and not (done and name in configs.PATHS)
+            if before.get(name) != value and not (done and name in PATHS)
         )
 
 

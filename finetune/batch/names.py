@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.config import checking as configs
+from finetune.config.checking import PATHS
 from finetune.errors import WrongUse
 
 _PART, _WHOLE = 40, 100
@@ -62,7 +62,7 @@ def _part(name: str, value: Any) -> str:
         return _safe(str(value).replace("/", "-"))
     if isinstance(value, list | tuple):
         return _safe(f"{name}_{'_'.join(str(one).replace('*', 'all') for one in value) or 'none'}")
-    if value and (name in configs.PATHS or (name == "data" and Path(value).is_absolute())):
+    if value and (name in PATHS or (name == "data" and Path(value).is_absolute())):
         return _safe(f"{name}_{Path(value).name}")
     return _safe(f"{name}_{value}")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
-from finetune.config import checking as configs
+from finetune.config.checking import PATHS
 from finetune.data import sources
 
 
@@ -16,7 +16,7 @@ def absolute(name: str, value: Any, folder: Path) -> Any:
         return sources.absolute(value, below=folder)
     if name == "backbone":
         return _backbone(value, folder)
-    if name not in configs.PATHS or value is None:
+    if name not in PATHS or value is None:
         return value
     return os.path.abspath(folder / os.path.expanduser(value))
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from finetune.batch import outcome as outcomes
 from finetune.batch.executors.process import Executor, Handle, Launch
-from finetune.batch.folder import Attempt, Place, Record
+from finetune.batch.folder import Attempt, BatchFolder, JobRecord
 from finetune.batch.jobs import Job
+from finetune.batch.outcome import Outcome, judge
 from finetune.batch.sharing import features_of
-from finetune.batch.status import Standing, look
+from finetune.batch.status import JobStatus, look
 from finetune.errors import FinetuneError
 
 _RESTARTS = 5
@@ -28,10 +28,10 @@ class Watcher(Protocol):
     def say(self, text: str) -> None:
         """A line about what happened."""
 
-    def show(self, standings: Sequence[Standing]) -> None:
+    def show(self, standings: Sequence[JobStatus]) -> None:
         """Often: where every job stands, in the file's order."""
 
-    def settled(self, standings: Sequence[Standing], standing: Standing) -> None:
+    def settled(self, standings: Sequence[JobStatus], standing: JobStatus) -> None:
         """After each job that ended, however it ended: all of them, and that one."""
 
 
@@ -51,7 +51,7 @@ class Scheduler:
 
     def __init__(
         self,
-        place: Place,
+        place: BatchFolder,
         jobs: Sequence[Job],
         executor: Executor,
         watcher: Watcher,
@@ -71,11 +71,11 @@ class Scheduler:
         self._looked = 0.0
         self._queue = [job for job in jobs if self._standings[job.index].state != "done"]
 
-    def standings(self) -> list[Standing]:
+    def standings(self) -> list[JobStatus]:
         """Where every job stands, in the file's order."""
         return [self._standings[job.index] for job in self._jobs]
 
-    def run(self, stop_requested: Callable[[], bool]) -> list[Standing]:
+    def run(self, stop_requested: Callable[[], bool]) -> list[JobStatus]:
         """Until every job is done or has failed, or `stop_requested`, when the running ones save their states.
 
         A KeyboardInterrupt kills what runs, and is passed on.
@@ -172,7 +172,7 @@ class Scheduler:
                 continue
             del self._active[active.job.index]
             job, record = active.job, self._place.record(active.job)
-            outcome = outcomes.judge(
+            outcome = judge(
                 ended,
                 self._place.log(job),
                 active.log_start,
@@ -192,7 +192,7 @@ class Scheduler:
                 continue
             self._settle(job)
 
-    def _again(self, job: Job, outcome: outcomes.Outcome) -> bool:
+    def _again(self, job: Job, outcome: Outcome) -> bool:
         """Whether the job is tried once more; says so."""
         if outcome.kind == "out-of-memory":
             return self._halve(job)
@@ -230,7 +230,7 @@ class Scheduler:
         for index, active in self._active.items():
             self._standings[index] = look(self._place, active.job, running=True)
 
-    def _write_attempt(self, job: Job, record: Record, attempt: Attempt) -> None:
+    def _write_attempt(self, job: Job, record: JobRecord, attempt: Attempt) -> None:
         self._place.write_record(job, dataclasses.replace(record, attempts=(*record.attempts, attempt)))
 
     def _wait_for_end(self, active: _Active) -> None:

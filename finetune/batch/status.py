@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.batch.folder import Place, Record
+from finetune.batch.folder import BatchFolder, JobRecord
 from finetune.batch.jobs import Job
 from finetune.errors import FinetuneError
 from finetune.files import read_json
@@ -13,7 +13,7 @@ STATES = ("done", "failed", "running", "interrupted", "pending")
 
 
 @dataclass(frozen=True)
-class Standing:
+class JobStatus:
     """One job. `state` is one of STATES; accuracies are fractions in [0, 1]; what is not known yet is None.
 
     validation: accuracy of the weights that were kept (with `patience` the best epoch's, else the last one's).
@@ -57,16 +57,16 @@ class Standing:
         return f"batch {self.reduced_from} -> {self.batch_size} (out of memory; {rate})"
 
 
-def look(place: Place, job: Job, *, running: bool = False) -> Standing:
+def look(place: BatchFolder, job: Job, *, running: bool = False) -> JobStatus:
     """The job's standing; `running` where the caller holds its process. A damaged file makes it failed."""
     try:
         record = place.record(job)
         return _look(place, job, record, running=running)
     except FinetuneError as error:
-        return Standing(job, "failed", error=str(error))
+        return JobStatus(job, "failed", error=str(error))
 
 
-def _look(place: Place, job: Job, record: Record, *, running: bool) -> Standing:
+def _look(place: BatchFolder, job: Job, record: JobRecord, *, running: bool) -> JobStatus:
     run, attempts = place.run(job), record.attempts
     known: dict[str, Any] = {
         "attempts": len(attempts),
@@ -93,24 +93,24 @@ def _look(place: Place, job: Job, record: Record, *, running: bool) -> Standing:
             "validation": kept_validation(rows, patience=job.config.patience is not None),
         }
     if running or (attempts and attempts[-1].outcome == "running" and run.status != "done" and place.held(job)):
-        return Standing(job, "running", **known)
+        return JobStatus(job, "running", **known)
     if run.status == "done":
         return _finished(job, run.read("result.json", "test", "proof"), known)
     if not attempts and not (run.path / "config.json").is_file():
-        return Standing(job, "pending", **known)
+        return JobStatus(job, "pending", **known)
     last_attempt = attempts[-1] if attempts else None
     failed = last_attempt is not None and last_attempt.outcome in ("failed", "out-of-memory", "killed", "lost")
-    return Standing(
+    return JobStatus(
         job, "failed" if failed else "interrupted", **known, error=last_attempt.error if last_attempt else None
     )
 
 
-def _finished(job: Job, result: dict[str, Any], known: dict[str, Any]) -> Standing:
+def _finished(job: Job, result: dict[str, Any], known: dict[str, Any]) -> JobStatus:
     test, proof = result["test"], result["proof"]
     known |= {name: result.get(name) for name in ("train_images", "train_seconds")}
     if known["train_seconds"]:
         known["images_per_second"] = round(result["train_images"] * result["epochs"] / result["train_seconds"], 1)
-    return Standing(
+    return JobStatus(
         job,
         "done" if proof.get("holds") else "failed",
         **known,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.batch.folder import Place
-from finetune.batch.status import STATES, Standing
+from finetune.batch.folder import BatchFolder
+from finetune.batch.status import STATES, JobStatus
 from finetune.evaluation.significance import FORMULA, Repeats, rank, verdict
 from finetune.files import to_json, write_text
 
@@ -22,12 +22,12 @@ class Group:
     """
 
     name: str
-    standings: tuple[Standing, ...]
+    standings: tuple[JobStatus, ...]
     rank: int | None = None
     verdict: str = ""
 
     @property
-    def done(self) -> tuple[Standing, ...]:
+    def done(self) -> tuple[JobStatus, ...]:
         """The repeats that have a result."""
         return tuple(standing for standing in self.standings if standing.state == "done")
 
@@ -71,7 +71,7 @@ class Group:
 class Summary:
     """All jobs and their groups, the best first. `ranked_by` is "validation" or "test"."""
 
-    standings: tuple[Standing, ...]
+    standings: tuple[JobStatus, ...]
     groups: tuple[Group, ...]
     ranked_by: str
 
@@ -97,7 +97,7 @@ class Summary:
         names = list(dict.fromkeys(name for one in self.standings for name in one.job.differs if name != "seed"))
         return [name for name in names if len({repr(getattr(one.job.config, name)) for one in self.standings}) > 1]
 
-    def to_json(self, place: Place) -> dict[str, Any]:
+    def to_json(self, place: BatchFolder) -> dict[str, Any]:
         """For `summary.json`."""
         return {
             "schema_version": 1,
@@ -110,7 +110,7 @@ class Summary:
         }
 
 
-def summarise(standings: Sequence[Standing]) -> Summary:
+def summarise(standings: Sequence[JobStatus]) -> Summary:
     """Rank what is done: by validation accuracy where every finished job has one, else by test accuracy.
 
     To choose by test accuracy is to train on the test set a little, so it is the last resort, and said.
@@ -132,7 +132,7 @@ def summarise(standings: Sequence[Standing]) -> Summary:
     return Summary(tuple(standings), (*ranked, *(group for group in groups if not group.done)), by)
 
 
-def write(place: Place, summary: Summary) -> None:
+def write(place: BatchFolder, summary: Summary) -> None:
     """`summary.json` and `summary.csv`, each replaced atomically."""
     value = summary.to_json(place)
     write_text(place.path / "summary.json", to_json(value, indent=2) + "\n")
@@ -147,7 +147,7 @@ def write(place: Place, summary: Summary) -> None:
     write_text(place.path / "summary.csv", text.getvalue())
 
 
-def files(place: Place) -> tuple[Path, Path]:
+def files(place: BatchFolder) -> tuple[Path, Path]:
     """Where `write` puts them."""
     return place.path / "summary.json", place.path / "summary.csv"
 
@@ -166,7 +166,7 @@ def _group_json(group: Group) -> dict[str, Any]:
     }
 
 
-def _job_json(one: Standing, group: Group, place: Place, columns: list[str]) -> dict[str, Any]:
+def _job_json(one: JobStatus, group: Group, place: BatchFolder, columns: list[str]) -> dict[str, Any]:
     config = one.job.config
     return {
         "rank": group.rank,

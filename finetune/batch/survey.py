@@ -11,8 +11,9 @@ from finetune.batch import timing
 from finetune.batch.call import Call
 from finetune.batch.jobs import Job
 from finetune.batch.status import look
+from finetune.batch.timing import TimeLeft
 from finetune.config.run_config import RunConfig
-from finetune.data.loading import load
+from finetune.data.loading import load_data
 from finetune.data.pipeline import steps_per_epoch
 from finetune.errors import FinetuneError
 from finetune.runs import defaults
@@ -88,7 +89,7 @@ class _WouldFetchError(Exception):
 @cache
 def _counted(config: RunConfig) -> tuple[int, int]:
     """(training images, their height in px)."""
-    shape = load(config, progress=_refuse).train.images.shape
+    shape = load_data(config, progress=_refuse).train.images.shape
     return int(shape[0]), int(shape[1])
 
 
@@ -144,7 +145,7 @@ def plan(call: Call, workers: int) -> tuple[list[dict[str, Any]], dict[str, Any]
     return rows, {**estimate, "words": _words(estimate, left)}
 
 
-def _words(estimate: dict[str, Any], left: timing.Left | None) -> str:
+def _words(estimate: dict[str, Any], left: TimeLeft | None) -> str:
     if not estimate["to_run"]:
         return "nothing"
     if estimate["steps"] is None:

@@ -3,18 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from finetune.batch.status import Standing
+from finetune.batch.status import JobStatus
 
 
 @dataclass(frozen=True)
-class Left:
+class TimeLeft:
     """Seconds until all is done, and how many measured jobs that is taken from."""
 
     seconds: float
     measured: int
 
 
-def left(standings: Sequence[Standing], pixels: Mapping[str, int | None], slots: int) -> Left | None:
+def left(standings: Sequence[JobStatus], pixels: Mapping[str, int | None], slots: int) -> TimeLeft | None:
     """What pending, interrupted and running jobs still take on `slots` workers; None without any measurement.
 
     `pixels` gives each job's work by its name (`Survey.pixels`). A job is taken to need its pixels at the mean speed
@@ -37,10 +37,10 @@ def left(standings: Sequence[Standing], pixels: Mapping[str, int | None], slots:
         part = 1.0 - (one.epoch / one.epochs if one.epochs else 0.0)
         seconds = work * part / speed
         total, longest = total + seconds, max(longest, seconds)
-    return Left(max(total / max(slots, 1), longest), len(measured))
+    return TimeLeft(max(total / max(slots, 1), longest), len(measured))
 
 
-def _whole_seconds(one: Standing) -> float | None:
+def _whole_seconds(one: JobStatus) -> float | None:
     """What the whole job took, or takes at the speed of its last epoch."""
     if one.state == "done":
         return max(one.seconds, one.train_seconds or 0.0) or None

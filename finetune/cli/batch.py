@@ -74,7 +74,7 @@ def batch(
     """
     from finetune.batch import jobs, slurm
     from finetune.batch.call import Call
-    from finetune.batch.folder import Place, default_place
+    from finetune.batch.folder import BatchFolder, default_place
     from finetune.cli.display_batch import BatchDisplay
 
     _check_use(how, dry_run=dry_run, summary_only=summary_only, print_script=print_script, as_json=as_json)
@@ -85,7 +85,7 @@ def batch(
     call = Call(
         file=jobs_file,
         # Nodes of a cluster have another working directory.
-        place=Place(place.absolute() if how["on"] == "ray" else place),
+        place=BatchFolder(place.absolute() if how["on"] == "ray" else place),
         every=every,
         jobs=jobs.select(every, only),
         survey_arguments=tuple(str(word) for pair in more.items() if pair[1] is not None for word in pair),

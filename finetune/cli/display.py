@@ -117,7 +117,7 @@ class ConsoleDisplay:
             self._progress.remove_task(self._download)
             self._download = None
 
-    def looking(self, done: int, total: int | None) -> None:
+    def on_scan(self, done: int, total: int | None) -> None:
         """Move the bar of the look through the photos."""
         if self._looking is None:
             self._looking = self._progress.add_task("looking through the images", total=total, rate="")

@@ -16,8 +16,8 @@ from finetune.cli.console import Console
 from finetune.evaluation.significance import ranking_words
 
 if TYPE_CHECKING:
-    from finetune.batch.folder import Place
-    from finetune.batch.status import Standing
+    from finetune.batch.folder import BatchFolder
+    from finetune.batch.status import JobStatus
     from finetune.batch.summary import Summary
 
 _ROWS = 12
@@ -44,7 +44,7 @@ class BatchDisplay(Display):
             self._drawn = time.monotonic()
             self._live.update(_live_table(progress), refresh=True)
 
-    def settled(self, standing: "Standing") -> None:
+    def settled(self, standing: "JobStatus") -> None:
         """A line with the result or the reason."""
         name, state = standing.job.name, standing.state
         after = f"{standing.seconds:.0f} s" if standing.seconds else ""
@@ -75,7 +75,7 @@ def _output() -> Console:
     return out if out.is_terminal else Console(highlight=False, soft_wrap=True, width=1000)
 
 
-def show_summary(summary: "Summary", place: "Place") -> None:
+def show_summary(summary: "Summary", place: "BatchFolder") -> None:
     """The ranked table, what it is ranked by, and where the files are."""
     out = _output()
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -107,7 +107,7 @@ def show_summary(summary: "Summary", place: "Place") -> None:
     out.print(f"{counts}; summary.csv, summary.json and the runs are in {place}", markup=False)
 
 
-def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], place: "Place") -> None:
+def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], place: "BatchFolder") -> None:
     """`--dry-run`: a line per job, and what all of them amount to."""
     out = _output()
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -141,7 +141,7 @@ def _with_spread(value: float | None, spread: float | None) -> str:
     return percent(value) if spread is None else f"{percent(value)} ± {100 * spread:.1f}"
 
 
-def _headline(standings: Sequence["Standing"], progress: Progress) -> str:
+def _headline(standings: Sequence["JobStatus"], progress: Progress) -> str:
     summary = summarise(standings)
     parts = [f"{count} {state}" for state, count in summary.counts.items()]
     best = next((group for group in summary.groups if group.rank == 1), None)

@@ -50,11 +50,11 @@ def features(as_json: bool, quiet: bool, **given: Any) -> None:
     from finetune.cli.display import console_display
 
     load_tensorflow()
-    from finetune.inference.embeddings import Request, write_features
+    from finetune.inference.embeddings import EmbeddingOptions, write_features
 
     with console_display(quiet=quiet or as_json) as display:
         written = write_features(
-            Request(**given), progress=display.download, looking=display.looking, on_batch=display.batch
+            EmbeddingOptions(**given), progress=display.download, on_scan=display.on_scan, on_batch=display.batch
         )
     if as_json:
         options.emit({"target": given["target"], **written.to_json()})

@@ -68,9 +68,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def open_model(display: Any, **given: Any) -> "Target":
     """The target these options name; how it was opened is said on `display`."""
     from finetune.diagnosis.targets.opening import open_target
-    from finetune.diagnosis.targets.options import Request
+    from finetune.diagnosis.targets.options import TargetOptions
 
-    target = open_target(Request(**given))
+    target = open_target(TargetOptions(**given))
     for note in target.notes:
         display.say(note)
     return target

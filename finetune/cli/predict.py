@@ -46,7 +46,7 @@ def predict(
             csv_file=csv_file,
             skip_bad_images=skip_bad_images,
             batch_size=batch_size,
-            looking=display.looking,
+            on_scan=display.on_scan,
             on_batch=display.batch,
         )
     if as_json:

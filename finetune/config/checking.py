@@ -55,10 +55,10 @@ def from_mapping(
             f"{where} names no backbone: give --backbone NAME, such as resnet_v1_50; 'finetune backbones list' lists "
             "them"
         )
-    return check(RunConfig(**known), where=where, options=options)
+    return check_config(RunConfig(**known), where=where, options=options)
 
 
-def check(config: RunConfig, *, where: str | None = None, options: Collection[str] = ()) -> RunConfig:
+def check_config(config: RunConfig, *, where: str | None = None, options: Collection[str] = ()) -> RunConfig:
     """`config` itself, or WrongUse naming the first value that will not do.
 
     `where` names the file it comes from, but for `options`, which come from the command line.

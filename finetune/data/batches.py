@@ -8,7 +8,7 @@ from finetune.config.run_config import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Split, stratified_subset
-from finetune.data.preprocessing import find as find_preprocessing
+from finetune.data.preprocessing import find_preprocessing
 from finetune.data.share import WHOLE, Share
 from finetune.errors import WrongUse
 

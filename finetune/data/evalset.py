@@ -11,7 +11,7 @@ from finetune.evaluation.evaluator import Batches
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
+class EvalSet:
     """A split, and batch size, side in px and preprocessing (anything with `name` and `apply`)."""
 
     split: Split
@@ -29,25 +29,25 @@ class Images:
         )
         return ready
 
-    def through(self, preprocessing: Any) -> "Images":
+    def through(self, preprocessing: Any) -> "EvalSet":
         """The same images fed in another way."""
         return replace(self, preprocessing=preprocessing)
 
-    def at(self, batch_size: int) -> "Images":
+    def at(self, batch_size: int) -> "EvalSet":
         """The same images in batches of another size."""
         return replace(self, batch_size=batch_size)
 
-    def some(self, images: int) -> "Images":
+    def some(self, images: int) -> "EvalSet":
         """At most so many, evenly spread over the split and in its order."""
         if images >= len(self):
             return self
         chosen = np.linspace(0, len(self) - 1, images).round().astype(np.int64)
         return replace(self, split=self.split.take(chosen))
 
-    def shuffled(self, seed: int = 0) -> "Images":
+    def shuffled(self, seed: int = 0) -> "EvalSet":
         """The same images in random order."""
         return replace(self, split=self.split.take(np.random.default_rng(seed).permutation(len(self))))
 
-    def grouped(self) -> "Images":
+    def grouped(self) -> "EvalSet":
         """The same images sorted by class."""
         return replace(self, split=self.split.take(np.argsort(self.split.labels, kind="stable")))

@@ -93,7 +93,7 @@ def read_images(
     *,
     native: tuple[int, int] | None,
     skip_bad: bool = False,
-    looking: Progress | None = None,
+    on_scan: Progress | None = None,
 ) -> Named:
     """The image files `places`, and those in the folders among them, each folder walked in sorted order.
 
@@ -117,7 +117,7 @@ def read_images(
         named = ", ".join(printable(str(place)) for place in places)
         raise FinetuneError(f"{named} holds no images{f' ({remarks[0]})' if remarks else ''}: check the folder")
     files = ImageFiles(tuple(paths))
-    seen = inspection.inspect(files, skip_bad=skip_bad, progress=looking)
+    seen = inspection.inspect(files, skip_bad=skip_bad, progress=on_scan)
     chosen = np.flatnonzero(seen.good)
     images = LazyImages(files, chosen, seen.side)
     if native is not None:

@@ -8,8 +8,8 @@ from finetune.data.dataset import Dataset
 from finetune.data.sources import load_dataset
 
 
-def load(config: RunConfig, *, progress: Any = None, looking: Any = None) -> Dataset:
-    """The data a run is configured for; the same seed gives the same split. `progress` and `looking` as in
+def load_data(config: RunConfig, *, progress: Any = None, on_scan: Any = None) -> Dataset:
+    """The data a run is configured for; the same seed gives the same split. `progress` and `on_scan` as in
     `load_dataset`."""
     return load_dataset(
         config.data,
@@ -21,5 +21,5 @@ def load(config: RunConfig, *, progress: Any = None, looking: Any = None) -> Dat
         test=config.test,
         skip_bad_images=config.skip_bad_images,
         progress=progress,
-        looking=looking,
+        on_scan=on_scan,
     )

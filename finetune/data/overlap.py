@@ -34,7 +34,7 @@ class Overlap:
         )
 
 
-def find(dataset: Dataset) -> Overlap | None:
+def find_overlap(dataset: Dataset) -> Overlap | None:
     """Test images whose pixels, or for photos whose encoded images, are those of a training or validation image; None
     where there is none.
 

@@ -97,7 +97,7 @@ def suspects() -> tuple[Preprocessing | Composed | Swapped, ...]:
 AnyPreprocessing = Preprocessing | Composed | Swapped | CustomPreprocessing
 
 
-def find(name: str) -> AnyPreprocessing:
+def find_preprocessing(name: str) -> AnyPreprocessing:
     """The preprocessing called `name`, one of `suspects()`, or the user's own `module:function`.
 
     Raises WrongUse with the nearest name, or for a function that cannot be imported.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from finetune.batchnorm.subject import Snapshot, Subject
-from finetune.data.evalset import Images
+from finetune.data.evalset import EvalSet
 from finetune.data.preprocessing import suspects, swapped
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.drift import drift
@@ -28,14 +28,14 @@ _PROMISING = 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class Room:
+class CheckBudget:
     """What the checks work on. `generous`: enough images each to tell, else what keeps a diagnosis cheap; `thorough`:
     as many as are of any use."""
 
     evaluator: Evaluator
     subject: Subject
-    test: Images
-    train: Images
+    test: EvalSet
+    train: EvalSet
     generous: bool
     thorough: bool = False
 
@@ -85,7 +85,7 @@ def change(before: Pass, after: Pass) -> Change:
     )
 
 
-def preprocessing(room: Room, test: Pass, train: Pass, *, reach: float) -> PreprocessingCheck:
+def preprocessing(room: CheckBudget, test: Pass, train: Pass, *, reach: float) -> PreprocessingCheck:
     """Try every known way to feed pixels; the best other one again on all images, if it looks better at all.
 
     Another scale or offset shows in statistics that disagree. Where they agree, only swapped colours are tried.
@@ -150,7 +150,7 @@ def _gain(before: Pass, after: Pass) -> float:
     return float((by.gained - by.lost) / np.sqrt(max(by.gained + by.lost, 1)))
 
 
-def batches(room: Room) -> BatchCheck:
+def batches(room: CheckBudget) -> BatchCheck:
     """`is_training=True` by order and, where there is reason to look closely, by batch size."""
     fixed = getattr(room.subject, "batch_size", None)
     some = room.test.some(room.few(thresholds.ORDER_SHARE, thresholds.ORDER_IMAGES))
@@ -170,7 +170,7 @@ def batches(room: Room) -> BatchCheck:
     )
 
 
-def partly(room: Room, moving: Snapshot, recalibrated: Snapshot, layers: Collection[str]) -> Evaluation | None:
+def partly(room: CheckBudget, moving: Snapshot, recalibrated: Snapshot, layers: Collection[str]) -> Evaluation | None:
     """Test images when only `layers` get recalibrated statistics; None where that would be all of them or none."""
     if not 0 < len(layers) < len(moving):
         return None

@@ -10,8 +10,9 @@ from typing import Literal
 
 from finetune.batchnorm.statistics import Moments, write
 from finetune.batchnorm.subject import Snapshot, Subject, kept
-from finetune.data.evalset import Images
+from finetune.data.evalset import EvalSet
 from finetune.diagnosis import checks, labels
+from finetune.diagnosis.checks import CheckBudget
 from finetune.diagnosis.drift import drift, initial, share_left
 from finetune.diagnosis.evidence import BNEvidence, Facts, Share, ThreeWays
 from finetune.diagnosis.rules import data
@@ -26,8 +27,8 @@ Extent = Literal["quick", "default", "all"]
 def examine(
     subject: Subject,
     *,
-    test: Images,
-    train: Images,
+    test: EvalSet,
+    train: EvalSet,
     source: Snapshot | None = None,
     facts: Facts | None = None,
     extent: Extent = "default",
@@ -79,7 +80,7 @@ def examine(
             ),
         )
         called = checks.called_for(evidence) if extent == "default" else checks.ALL if extent == "all" else frozenset()
-        room = checks.Room(
+        room = CheckBudget(
             evaluator,
             subject,
             test,

@@ -16,15 +16,14 @@ from finetune.config.run_config import RunConfig
 from finetune.data import batches, image_files
 from finetune.data.dataset import Dataset, Split
 from finetune.data.lazy import LazyImages
-from finetune.data.loading import load
+from finetune.data.loading import load_data
 from finetune.data.sources import absolute
 from finetune.data.sources.assembly import Progress, printable
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import replacing, room_for
-from finetune.runs import data as rundata
 from finetune.runs import evaluate
-from finetune.runs import model as models
-from finetune.runs.model import refuse_broken_plan
+from finetune.runs.data import image_shape
+from finetune.runs.model import open_trained, refuse_broken_plan
 
 Pooling = Literal["mean", "max", "none"]
 UNKNOWN = -1
@@ -32,7 +31,7 @@ UNKNOWN = -1
 
 
 @dataclass(frozen=True)
-class Request:
+class EmbeddingOptions:
     """What is asked for. None, "" or () where nothing was said.
 
     target: a run, a `.keras` file in one, or what `finetune run --backbone` takes. layer: see `find_layer`. images:
@@ -91,7 +90,7 @@ class _Network:
 
 
 def write_features(
-    request: Request, *, progress: Progress | None = None, looking: Progress | None = None,
+    request: EmbeddingOptions, *, progress: Progress | None = None, on_scan: Progress | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> Written:  # fmt: skip
     """Write what the layer gives for every image to the `.npz` file `request.out`, which must not be there.
@@ -106,7 +105,7 @@ def write_features(
     network = _open(request, progress)
     layer = find_layer(network.model, request.layer, stages=network.stages)
     forward = _forward(network.model, layer, request.pool)
-    split, paths, class_names, skipped, remarks = _images(request, network, looking)
+    split, paths, class_names, skipped, remarks = _images(request, network, on_scan)
     labels = np.full(len(split), UNKNOWN, np.int64) if request.images else split.labels
     shape = (len(split), *(int(side) for side in forward.structured_outputs.shape[1:]))
     with (
@@ -133,7 +132,7 @@ def write_features(
     return Written(request.out, layer.name, shape, len(class_names), skipped, remarks)
 
 
-def _check(request: Request) -> None:
+def _check(request: EmbeddingOptions) -> None:
     if request.out.suffix != ".npz":
         raise WrongUse(f"--out {request.out}: expected a name that ends in .npz")
     if request.out.exists() or request.out.is_symlink():
@@ -147,7 +146,7 @@ def _is_run(target: str) -> bool:
     return (path / "config.json").is_file() or (path.suffix == ".keras" and (path.parent / "config.json").is_file())
 
 
-def _open(request: Request, progress: Progress | None) -> _Network:
+def _open(request: EmbeddingOptions, progress: Progress | None) -> _Network:
     if _is_run(request.target):
         given = [name for name in ("checkpoint", "image_size", "preprocess") if getattr(request, name) is not None]
         if given:
@@ -155,7 +154,7 @@ def _open(request: Request, progress: Progress | None) -> _Network:
                 f"--{given[0].replace('_', '-')}: {request.target} is a run, whose config.json says what it was: leave "
                 "it out"
             )
-        trained = models.open_trained(Path(request.target))
+        trained = open_trained(Path(request.target))
         config = trained.config
         if request.batch_size:
             config = replace(config, batch_size=request.batch_size)
@@ -163,7 +162,7 @@ def _open(request: Request, progress: Progress | None) -> _Network:
         if trained.run.status == "done":
             refuse_broken_plan(trained.run)
             names = tuple(trained.run.read("result.json", "class_names")["class_names"])
-        native = rundata.image_shape(trained.run, config) if request.images else None
+        native = image_shape(trained.run, config) if request.images else None
         return _Network(trained.model, config, {}, native, names)
     if not request.images and request.data is None:
         raise WrongUse(
@@ -200,20 +199,20 @@ _Chosen = tuple[Split, Sequence[str], tuple[str, ...], tuple[str, ...], tuple[st
 """Images, their paths, the names of the classes, what was skipped, and remarks."""
 
 
-def _images(request: Request, network: _Network, looking: Progress | None) -> _Chosen:
+def _images(request: EmbeddingOptions, network: _Network, on_scan: Progress | None) -> _Chosen:
     if request.images:
         named = image_files.read_images(
-            request.images, native=network.native, skip_bad=request.skip_bad_images, looking=looking
+            request.images, native=network.native, skip_bad=request.skip_bad_images, on_scan=on_scan
         )
         return named.split, named.names, network.class_names, named.skipped, named.remarks
-    dataset = _dataset(request, network.config, looking)
+    dataset = _dataset(request, network.config, on_scan)
     split: Split | None = getattr(dataset, request.split)
     if split is None:
         raise FinetuneError(f"{dataset.source} has no {request.split} images: give --split train or test")
     return split, _paths(split, request.split), dataset.class_names, dataset.skipped, dataset.remarks
 
 
-def _dataset(request: Request, config: RunConfig, looking: Progress | None) -> Dataset:
+def _dataset(request: EmbeddingOptions, config: RunConfig, on_scan: Progress | None) -> Dataset:
     if request.data is None:
         return evaluate.open_run(Path(request.target), data_dir=request.data_dir).dataset
     other = replace(
@@ -224,7 +223,7 @@ def _dataset(request: Request, config: RunConfig, looking: Progress | None) -> D
         examples=None,
         validation=0.0 if request.split != "validation" else config.validation or 0.05,
     )
-    return load(other, looking=looking)
+    return load_data(other, on_scan=on_scan)
 
 
 def _paths(split: Split, name: str) -> Sequence[str]:

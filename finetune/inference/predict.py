@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune import backbone
+from finetune.backbone import open_model
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.config.run_config import RunConfig
@@ -22,9 +22,8 @@ from finetune.data.sources.assembly import Progress, printable
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import write_text
 from finetune.inference.export.to_keras import CARD
-from finetune.runs import data
-from finetune.runs import model as models
-from finetune.runs.model import refuse_broken_plan
+from finetune.runs.data import image_shape
+from finetune.runs.model import open_trained, refuse_broken_plan
 
 _NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote"
 
@@ -38,7 +37,7 @@ class Classified:
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Classifications:
     """The images in their order; `skipped` are damaged ones that were left out, each with the reason."""
 
     target: str
@@ -95,9 +94,9 @@ def predict(
     csv_file: Path | None = None,
     skip_bad_images: bool = False,
     batch_size: int | None = None,
-    looking: Progress | None = None,
+    on_scan: Progress | None = None,
     on_batch: Callable[[], None] | None = None,
-) -> Predictions:
+) -> Classifications:
     """The `top` most probable classes of image files, and of all images in folders, by a run's model.
 
     Images are decoded, resized and preprocessed as the run's evaluation did it, in 8 bits until they are in a batch;
@@ -108,7 +107,7 @@ def predict(
     if csv_file is not None and (csv_file.exists() or csv_file.is_symlink()):
         raise WrongUse(f"--csv {csv_file} is already there and is not overwritten: give another name")
     classifier = _open(target)
-    named = image_files.read_images(places, native=classifier.native, skip_bad=skip_bad_images, looking=looking)
+    named = image_files.read_images(places, native=classifier.native, skip_bad=skip_bad_images, on_scan=on_scan)
     config = replace(classifier.config, batch_size=batch_size) if batch_size else classifier.config
     forward = KerasSubject(classifier.model).forward("moving")
     names = [printable(name) for name in classifier.class_names]
@@ -120,7 +119,7 @@ def predict(
             found.append(Classified(named.names[len(found)], classes))
         if on_batch is not None:
             on_batch()
-    predictions = Predictions(str(target), tuple(found), named.skipped, named.remarks)
+    predictions = Classifications(str(target), tuple(found), named.skipped, named.remarks)
     if csv_file is not None:
         csv_file.absolute().parent.mkdir(parents=True, exist_ok=True)
         predictions.write_csv(csv_file)
@@ -139,19 +138,19 @@ def _probabilities(logits: np.ndarray) -> np.ndarray:
 def _open(target: Path) -> _Classifier:
     if target.suffix == ".keras" and target.is_file() and not (target.parent / "config.json").is_file():
         return _exported(target)
-    trained = models.open_trained(target)
+    trained = open_trained(target)
     run = trained.run
     if run.status != "done":
         raise FinetuneError(f"{run} is not finished, so its model is not known: continue it with: {run.resume_command}")
     refuse_broken_plan(run)
     names = run.read("result.json", "class_names")["class_names"]
-    native = data.image_shape(run, trained.config)
+    native = image_shape(run, trained.config)
     return _Classifier(trained.model, trained.config, _checked(names, trained.model, trained.path), native)
 
 
 def _exported(path: Path) -> _Classifier:
     """A `.keras` file that `finetune export` wrote, by what it keeps in it about itself."""
-    model = backbone.open_model(path)
+    model = open_model(path)
     try:
         with zipfile.ZipFile(path) as archive:
             card = json.loads(archive.read(CARD))

@@ -13,7 +13,7 @@ from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.errors import CheckpointError, UnknownBackbone
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.matching.fit import fit as fit_of
+from checkpoints.matching.fit import fit_row as fit_of
 from checkpoints.matching.fit import fits
 from checkpoints.matching.pairing import of_head, pair
 from checkpoints.matching.structures import structures
@@ -23,7 +23,7 @@ from finetune.backbone.freezing import LayerInfo, layer_infos
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.data import pipeline
 from finetune.data.dataset import Split
-from finetune.data.preprocessing import find as find_preprocessing
+from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.evaluator import Evaluation, Evaluator
 from finetune.inference import reference

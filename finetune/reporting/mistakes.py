@@ -12,11 +12,11 @@ from PIL import Image
 from checkpoints.errors import CheckpointError
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
-from finetune.data.loading import load
+from finetune.data.loading import load_data
 from finetune.errors import FinetuneError
 from finetune.evaluation.predictions import Predictions
-from finetune.reporting.record import Record
-from finetune.runs import data
+from finetune.reporting.record import RunRecord
+from finetune.runs.data import check_unchanged
 
 SIDE = 128
 """Photos are shown at so many px; images in memory as they are."""
@@ -36,7 +36,7 @@ class Pictures:
         self._data_dir = data_dir
         self._last: tuple[str, Dataset] | None = None
 
-    def of(self, record: Record, said: Predictions, positions: Sequence[int]) -> list[str] | str:
+    def of(self, record: RunRecord, said: Predictions, positions: Sequence[int]) -> list[str] | str:
         """A data URI for each of the test images at `positions`; or, where there are none to be had, why not."""
         try:
             dataset = self._dataset(record)
@@ -49,16 +49,16 @@ class Pictures:
         except (FinetuneError, CheckpointError, OSError) as error:
             return f"{error}"
 
-    def _dataset(self, record: Record) -> Dataset:
+    def _dataset(self, record: RunRecord) -> Dataset:
         config = record.config
         names = ("data", "data_dir", "examples", "validation", "seed", "test", "skip_bad_images")
         key = repr([getattr(config, name) for name in names])
         if self._last is None or self._last[0] != key:
             self._last = None
             moved = replace(config, data_dir=str(self._data_dir)) if self._data_dir else config
-            self._last = key, load(moved, progress=_refuse)
+            self._last = key, load_data(moved, progress=_refuse)
         if self._data_dir is None:
-            data.check_unchanged(record.run, self._last[1], advice="give its place with --data-dir")
+            check_unchanged(record.run, self._last[1], advice="give its place with --data-dir")
         return self._last[1]
 
 

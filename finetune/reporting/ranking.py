@@ -9,7 +9,7 @@ import numpy as np
 from finetune.evaluation import significance
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.significance import Paired, Repeats
-from finetune.reporting.record import Record
+from finetune.reporting.record import RunRecord
 
 _NO_SETTING = ("seed", "data_dir", "tracker")
 """What may differ between repeats of one thing: the seed, where the data lies, who else is told."""
@@ -32,13 +32,13 @@ class Group:
 class Order:
     """records: ranked ones first, then those without a result. differs: the settings in which the runs differ."""
 
-    records: list[Record]
+    records: list[RunRecord]
     groups: list[Group]
     ranked_by: str | None
     differs: list[str]
     remarks: list[str]
 
-    def standing(self, record: Record) -> dict[str, Any]:
+    def standing(self, record: RunRecord) -> dict[str, Any]:
         """What the ranking says of one run."""
         group = next((group for group in self.groups if record.name in group.runs), None)
         return {
@@ -75,9 +75,9 @@ class Order:
         }
 
 
-def rank(records: Sequence[Record], said: Mapping[str, Predictions]) -> Order:
+def rank(records: Sequence[RunRecord], said: Mapping[str, Predictions]) -> Order:
     """The ranking of `records`; `said` has the predictions of the finished ones, by name."""
-    together: dict[str, list[Record]] = {}
+    together: dict[str, list[RunRecord]] = {}
     for record in records:
         if record.result is not None:
             settings = {k: v for k, v in record.config.to_json().items() if k not in _NO_SETTING}
@@ -105,7 +105,7 @@ def rank(records: Sequence[Record], said: Mapping[str, Predictions]) -> Order:
     )
 
 
-def _results(group: list[Record]) -> Repeats:
+def _results(group: list[RunRecord]) -> Repeats:
     seeds = len({one.config.seed for one in group})
     repeats = f" ({len(group)} {'seeds' if seeds == len(group) else 'runs'})" if len(group) > 1 else ""
     return Repeats(
@@ -116,7 +116,7 @@ def _results(group: list[Record]) -> Repeats:
     )
 
 
-def _differs(records: Sequence[Record]) -> list[str]:
+def _differs(records: Sequence[RunRecord]) -> list[str]:
     """Settings that are not the same in all, in the order of the config; where things lie does not count."""
     names = records[0].config.to_json() if records else {}
     return [
@@ -126,7 +126,7 @@ def _differs(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def _same_images(one: Record, other: Record, said: Mapping[str, Predictions]) -> bool:
+def _same_images(one: RunRecord, other: RunRecord, said: Mapping[str, Predictions]) -> bool:
     """Whether both were tested on the same images in the same order.
 
     Equal labels do not show it: a test set drawn from folders by another seed has the same labels in the same order.
@@ -144,13 +144,13 @@ def _same_images(one: Record, other: Record, said: Mapping[str, Predictions]) ->
     )
 
 
-def _comparable(one: Record, other: Record, said: Mapping[str, Predictions]) -> bool:
+def _comparable(one: RunRecord, other: RunRecord, said: Mapping[str, Predictions]) -> bool:
     """Whether their accuracies are of the same kind of test set: the same classes, and as many images of each."""
     mine, others = (np.sort(said[record.name].labels) for record in (one, other))
     return one.class_names == other.class_names and np.array_equal(mine, others)
 
 
-def _remarks(finished: Sequence[Record], said: Mapping[str, Predictions]) -> list[str]:
+def _remarks(finished: Sequence[RunRecord], said: Mapping[str, Predictions]) -> list[str]:
     others = [one.name for one in finished[1:] if not _comparable(one, finished[0], said)]
     if not others:
         return []

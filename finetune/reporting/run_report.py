@@ -9,9 +9,9 @@ import numpy as np
 
 from finetune.evaluation import metrics
 from finetune.evaluation.predictions import Predictions
-from finetune.reporting import mistakes as images
 from finetune.reporting import ranking, scored, selection
-from finetune.reporting.record import Record, read
+from finetune.reporting.mistakes import Pictures, surest_mistakes
+from finetune.reporting.record import RunRecord, read
 
 SCHEMA_VERSION = 1
 CONFUSED = 10
@@ -44,12 +44,12 @@ def build(
     records = [read(path, name=name) for path, name in zip(found, selection.names(found), strict=True)]
     said = {one.name: scored.read(one, data_dir=data_dir, score=score) for one in records if one.result is not None}
     order = ranking.rank(records, said)
-    rows, shown, seen = [], {}, images.Pictures(data_dir)
+    rows, shown, seen = [], {}, Pictures(data_dir)
     for record in order.records:
         predictions = said.get(record.name)
         row = {**_described(record), **order.standing(record), **dict.fromkeys(_SCORES)}
         if predictions is not None:
-            positions = images.surest_mistakes(predictions, mistakes)
+            positions = surest_mistakes(predictions, mistakes)
             row |= _scores(record, predictions, positions)
             if pictures and len(positions):
                 of = seen.of(record, predictions, positions.tolist())
@@ -61,7 +61,7 @@ def build(
     return Report({"schema_version": SCHEMA_VERSION, **order.to_json(), "runs": rows}, shown)
 
 
-def _described(record: Record) -> dict[str, Any]:
+def _described(record: RunRecord) -> dict[str, Any]:
     result, remarks = record.result, []
     if result is None:
         remarks.append(f"the run is not finished ({record.run.status}); continue it with: {record.run.resume_command}")
@@ -94,7 +94,7 @@ def _described(record: Record) -> dict[str, Any]:
     }
 
 
-def _scores(record: Record, said: Predictions, positions: np.ndarray) -> dict[str, Any]:
+def _scores(record: RunRecord, said: Predictions, positions: np.ndarray) -> dict[str, Any]:
     names = record.class_names
     table = metrics.confusion(said.labels, said.classes, len(names))
     each = metrics.per_class(said.labels, said.classes, len(names))

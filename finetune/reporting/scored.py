@@ -8,10 +8,10 @@ from pathlib import Path
 from finetune.errors import FinetuneError
 from finetune.evaluation import predictions
 from finetune.evaluation.predictions import Predictions
-from finetune.reporting.record import Record
+from finetune.reporting.record import RunRecord
 
 
-def read(record: Record, *, data_dir: Path | None, score: Callable[[str], Callable[[], None]]) -> Predictions:
+def read(record: RunRecord, *, data_dir: Path | None, score: Callable[[str], Callable[[], None]]) -> Predictions:
     """The predictions of a finished run, with `is_training=False`.
 
     A run without predictions.npz is scored, which imports TensorFlow, and keeps them unless it may only be read.
@@ -29,7 +29,7 @@ def read(record: Record, *, data_dir: Path | None, score: Callable[[str], Callab
     return found
 
 
-def _scored(record: Record, data_dir: Path | None, on_batch: Callable[[], None]) -> Predictions:
+def _scored(record: RunRecord, data_dir: Path | None, on_batch: Callable[[], None]) -> Predictions:
     # TensorFlow is imported where it is needed, and only there.
     scoring = importlib.import_module("finetune.runs.evaluate")
     passed = scoring.examine_run(record.run.path, data_dir=data_dir, on_batch=on_batch)[0]
@@ -45,7 +45,7 @@ def _keep(found: Predictions, path: Path) -> None:
             raise
 
 
-def _check(record: Record, found: Predictions, path: Path) -> None:
+def _check(record: RunRecord, found: Predictions, path: Path) -> None:
     assert record.result is not None
     test = record.result["test"]["is_training_false"]
     # Another machine rounds otherwise: an image at the edge may fall to the other side.

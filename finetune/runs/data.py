@@ -5,7 +5,7 @@ from typing import Any
 from finetune.config.run_config import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
-from finetune.data.loading import load
+from finetune.data.loading import load_data
 from finetune.errors import FinetuneError
 from finetune.runs.directory import RunDir
 
@@ -82,7 +82,7 @@ def image_shape(run: RunDir, config: RunConfig) -> tuple[int, int] | None:
     Runs of earlier versions did not note it: their data is opened.
     """
     noted = run.read(_DATA) if (run.path / _DATA).is_file() else {}
-    shape = noted["image_shape"] if "image_shape" in noted else _native(load(config))
+    shape = noted["image_shape"] if "image_shape" in noted else _native(load_data(config))
     if shape is None:
         return None
     if not isinstance(shape, list) or [type(side) for side in shape] != [int, int] or min(shape) < 1:

@@ -9,19 +9,19 @@ from finetune.batchnorm.subject import Statistics
 from finetune.config.run_config import RunConfig
 from finetune.data import batches
 from finetune.data.dataset import Dataset, Split
-from finetune.data.loading import load
+from finetune.data.loading import load_data
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
 from finetune.evaluation.flip import Mirrored
-from finetune.runs import data, model
-from finetune.runs.model import broken_plan
+from finetune.runs.data import check_classes, check_unchanged
+from finetune.runs.model import TrainedModel, broken_plan, find_trained, open_trained
 
 
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A run's model, its config (with the data where it is now), and that data."""
 
-    trained: model.Trained
+    trained: TrainedModel
     config: RunConfig
     dataset: Dataset
 
@@ -32,13 +32,13 @@ def open_run(target: Path, *, data_dir: Path | None = None) -> Opened:
     Raises FinetuneError where there is no such model, the data's classes are not those it was trained for, or, unless
     `data_dir` names other data, there are more or fewer images than the run had.
     """
-    trained = model.open_trained(target)
+    trained = open_trained(target)
     config = replace(trained.config, data_dir=str(data_dir)) if data_dir else trained.config
-    dataset = load(config)
+    dataset = load_data(config)
     _check_classes(trained, dataset)
     if data_dir is None:
         advice = "put it back, or give the place of the data you mean with --data-dir"
-        data.check_unchanged(trained.run, dataset, advice=advice)
+        check_unchanged(trained.run, dataset, advice=advice)
     return Opened(trained, config, dataset)
 
 
@@ -78,12 +78,12 @@ def examine_run(
 
 def concern(target: Path) -> str | None:
     """Why the scores of a run's model are not those of the run that was asked for; None where they are."""
-    run = model.find_trained(target)[0]
+    run = find_trained(target)[0]
     return broken_plan(run) if run.status == "done" else None
 
 
-def _check_classes(trained: model.Trained, dataset: Dataset) -> None:
-    data.check_classes(trained.run, dataset)
+def _check_classes(trained: TrainedModel, dataset: Dataset) -> None:
+    check_classes(trained.run, dataset)
     outputs, classes = trained.model.output_shape[-1], len(dataset.class_names)
     if outputs != classes:
         raise FinetuneError(

@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 
-from finetune import backbone as backbones
+from finetune.backbone import module_handle, open_model, unbiased
 from finetune.batchnorm.subject import Snapshot
 from finetune.batchnorm.surgery import adopt
-from finetune.config import checking as configs
+from finetune.config.checking import from_mapping
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError
 from finetune.files import read_arrays, write_arrays
@@ -20,7 +20,7 @@ _SNAPSHOT = "bn_source.npz"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A model of a run, adopted, with the run's config. `path` is the model's file."""
 
     run: RunDir
@@ -42,7 +42,7 @@ def find_trained(target: Path) -> tuple[RunDir, RunConfig, Path]:
         )
     run = RunDir.open(path.parent)
     where = run.path / "config.json"
-    config = configs.from_mapping(read_config_file(where), where=str(where))
+    config = from_mapping(read_config_file(where), where=str(where))
     if not path.is_file():
         advice = f"the run is {run.status}; continue it with: {run.resume_command}"
         if run.status == "done" or path != run.model_path:
@@ -51,25 +51,25 @@ def find_trained(target: Path) -> tuple[RunDir, RunConfig, Path]:
     return run, config, path
 
 
-def open_trained(target: Path) -> Trained:
+def open_trained(target: Path) -> TrainedModel:
     """The model that `find_trained` finds.
 
     Raises FinetuneError where there is none, it cannot be loaded, or does not take what the run is configured for.
     """
     run, config, path = find_trained(target)
     where = run.path / "config.json"
-    model = adopt(_load(path, backbones.module_handle(config.backbone)), unbiased=backbones.unbiased(config.backbone))
+    model = adopt(_load(path, module_handle(config.backbone)), unbiased=unbiased(config.backbone))
     if config.image_size and model.input_shape != (None, config.image_size, config.image_size, 3):
         raise FinetuneError(
             f"{path} takes {list(model.input_shape)}, expected images of {config.image_size} px as {where} says: it is "
             "another run's model; put it beside its own config.json"
         )
-    return Trained(run, config, model, path)
+    return TrainedModel(run, config, model, path)
 
 
 def _load(path: Path, module: str | None) -> keras.Model:
     """A `.keras` file that classifies images, in safe mode; `module` is the Hub handle that may be in it."""
-    model = backbones.open_model(path, module=module)
+    model = open_model(path, module=module)
     try:
         fits = [len(model.input_shape), len(model.output_shape)] == [4, 2] and isinstance(model.output_shape, tuple)
     except AttributeError:  # a model of its own class, not a graph

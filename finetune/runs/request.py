@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-from finetune import backbone as backbones
-from finetune.backbone import find_backbone, freezing
+from finetune.backbone import BackboneSpec, check_image_size, find_backbone, freezing
 from finetune.batchnorm.policy import Rule, parse_bn_rule
-from finetune.config import checking as configs
 from finetune.config import presets
+from finetune.config.checking import check_config
 from finetune.config.run_config import RunConfig
 from finetune.config.trackers import check_trackers
-from finetune.data.preprocessing import find as find_preprocessing
+from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import WrongUse
 
 
@@ -18,7 +17,7 @@ class Resolved:
     """What a config asks for by name, found; `config` itself says where it trains from scratch."""
 
     config: RunConfig
-    spec: backbones.BackboneSpec
+    spec: BackboneSpec
     freeze: list[Rule]
     bn: list[Rule]
 
@@ -33,7 +32,7 @@ def check_request(config: RunConfig) -> Resolved:
         if config.head == "keep":
             raise WrongUse(f"--head keep: no weights are published for {spec.id}: give a file with --checkpoint PATH")
         config = replace(config, from_scratch=True)
-    config = presets.expand(configs.check(config))
+    config = presets.expand(check_config(config))
     check_trackers(config.tracker)
     freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
     bn = [parse_bn_rule(text) for text in config.bn]
@@ -60,5 +59,5 @@ def check_request(config: RunConfig) -> Resolved:
             "([0, 1]), caffe, torch, vgg, or raw ([0, 255])"
         )
     if config.image_size is not None:
-        backbones.check_image_size(spec, config.image_size)
+        check_image_size(spec, config.image_size)
     return Resolved(config, spec, freeze, bn)

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data.preprocessing import Preprocessing
-from finetune.data.preprocessing import find as find_preprocessing
+from finetune.data.preprocessing import Preprocessing, find_preprocessing
 from finetune.evaluation import metrics
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_text
 from finetune.reporting import model_card
-from finetune.runs import data
+from finetune.runs.data import describe_data
 from finetune.runs.directory import RunDir
 from finetune.training.prepare import Prepared
 
@@ -37,7 +36,7 @@ def write(run: RunDir, prepared: Prepared, result: dict[str, Any], said: Predict
         },
         "weights": None if report is None else report.to_json(),
         "config": config.to_json(),
-        "data": data.describe_data(dataset),
+        "data": describe_data(dataset),
         "preprocessing": _preprocessing(str(config.preprocess)),
         "plan": prepared.plan.stages(),
         "result": result,

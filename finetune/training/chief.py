@@ -7,21 +7,20 @@ from pathlib import Path
 
 from finetune.backbone import freezing
 from finetune.batchnorm.statistics import KerasSubject
-from finetune.config import checking as configs
+from finetune.config.checking import from_mapping
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
 from finetune.process import stop_signals
-from finetune.runs import data
-from finetune.runs import model as models
 from finetune.runs.config_file import FORMAT_VERSION, read_config_file
+from finetune.runs.data import check_unchanged, describe_data
 from finetune.runs.directory import RunDir, check_place
-from finetune.runs.model import refuse_broken_plan
+from finetune.runs.model import load_snapshot, refuse_broken_plan, save_snapshot
 from finetune.training import proof
 from finetune.training.display import Display, Silent
 from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.training.environment import describe
-from finetune.training.feature_cache.preparing import Telling, cached_feed
-from finetune.training.finish import Trained, finish
+from finetune.training.feature_cache.preparing import Progress, cached_feed
+from finetune.training.finish import Outcome, finish
 from finetune.training.loop.loop import train
 from finetune.training.loop.state import State, put_back
 from finetune.training.observers import Recorder
@@ -67,10 +66,10 @@ def start(
         if prepared.backbone.report is not None:
             run.write("load.json", prepared.backbone.report.to_json())
         run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests})
-        run.write("data.json", data.describe_data(prepared.dataset))
+        run.write("data.json", describe_data(prepared.dataset))
         if tested is not None:
             write_range_test(run, tested)
-        models.save_snapshot(run, KerasSubject(prepared.model).snapshot())
+        save_snapshot(run, KerasSubject(prepared.model).snapshot())
         # Last: a directory without it is no run, and nothing would resume it half described.
         run.write("config.json", {"format_version": FORMAT_VERSION, **prepared.config.to_json()})
         _train_and_finish(run, prepared, display, digests, resume_from=None, on=on)
@@ -91,14 +90,14 @@ def resume(path: Path, *, display: Display | None = None, distribution: Distribu
         if RunDir.open(path).status == "done":  # by who held it until now
             return _finished(run, display, on)
         where = run.path / "config.json"
-        config = configs.from_mapping(read_config_file(where), where=str(where))
+        config = from_mapping(read_config_file(where), where=str(where))
         state = State.load(run.state_path) if run.status == "interrupted" else None
         digests: dict[str, str] = {}
         if state is not None:
             state.check_settings(config)
             digests = run.read("freeze.json", "digests", "stages")["digests"]
         advice = "put it back, or start a new run with 'finetune run --config'"
-        check = partial(data.check_unchanged, run, advice=advice)
+        check = partial(check_unchanged, run, advice=advice)
         on.share(state is None)
         prepared = prepare(config, display, load_weights=state is None, check_data=check, distribution=on)
         there = (run.path / "environment.json").is_file()
@@ -136,7 +135,7 @@ def _train_and_finish(
     """`digests` are the variables' before training: the proof compares with them at the end."""
     again = "continue with, on every worker" if on.workers > 1 else "continue with"
     try:
-        source, settings = models.load_snapshot(run), prepared.config.to_json()
+        source, settings = load_snapshot(run), prepared.config.to_json()
         with (
             on.watching(),
             opened(prepared.config.tracker, run.path, settings=settings, source=source, warn=display.warn) as trackers,
@@ -172,12 +171,12 @@ def _to_result(
     started = time.monotonic()
     expected = proof.expected_to_move(model, prepared.plan)
     with stop_signals() as requested:
-        checkup = Checkup(prepared, models.load_snapshot(run)) if config.diagnose_every else None
+        checkup = Checkup(prepared, load_snapshot(run)) if config.diagnose_every else None
         phases = Phases(run, prepared, display)
         recorder = Recorder(run, model, display, trackers, requested, checkup, phases)
         if resume_from is not None:
             put_back(model.variables, resume_from.arrays, "model")  # features are those of its weights
-        telling = Telling(display.say, display.features, requested, display.warn)
+        telling = Progress(display.say, display.features, requested, display.warn)
         not_for = "the run is distributed, and each worker sees images of its own" if on.replicas > 1 else None
         if len(prepared.phases) > 1:
             not_for = "layers are unfrozen one after another"
@@ -195,5 +194,5 @@ def _to_result(
         )
         if requested():
             raise Interrupted("stopped after the last step")
-    trained = Trained(history, recorder.averages, phases, digests, expected, started, feed, cached)
+    trained = Outcome(history, recorder.averages, phases, digests, expected, started, feed, cached)
     finish(run, prepared, display, trackers, trained)

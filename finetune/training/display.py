@@ -30,7 +30,7 @@ class Display(Protocol):
     def download(self, done: int, total: int | None) -> None:
         """While a file is fetched: bytes so far, and in all where known."""
 
-    def looking(self, done: int, total: int | None) -> None:
+    def on_scan(self, done: int, total: int | None) -> None:
         """While photos are looked through before a run: how many so far, and in all where known."""
 
     def features(self, done: int, total: int) -> None:
@@ -61,7 +61,7 @@ class Silent:
     def download(self, done: int, total: int | None) -> None:
         """Nothing."""
 
-    def looking(self, done: int, total: int | None) -> None:
+    def on_scan(self, done: int, total: int | None) -> None:
         """Nothing."""
 
     def features(self, done: int, total: int) -> None:

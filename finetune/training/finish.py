@@ -34,7 +34,7 @@ RECALIBRATION_IMAGES = 10_000
 
 
 @dataclass(frozen=True)
-class Trained:
+class Outcome:
     """What training leaves behind: a row per epoch; with `ema` each variable's average; the digests of all variables
     at its start and which of them were to move; when it started, by the monotonic clock; where features were cached,
     their feed and what is said of them."""
@@ -49,7 +49,7 @@ class Trained:
     cached: dict[str, Any] | None
 
 
-def finish(run: RunDir, prepared: Prepared, display: Display, trackers: Trackers, trained: Trained) -> None:
+def finish(run: RunDir, prepared: Prepared, display: Display, trackers: Trackers, trained: Outcome) -> None:
     """Everything that follows the last step, until `result.json`. FinetuneError where a freeze plan was broken."""
     config, model, dataset = prepared.config, prepared.model, prepared.dataset
     proofs, updates = trained.phases.close(), trained.phases.updates(len(trained.history))

@@ -6,7 +6,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Forward, Snapshot, Statistics
 from finetune.data import batches
 from finetune.data.batches import training_subset
-from finetune.data.evalset import Images
+from finetune.data.evalset import EvalSet
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.measure import examine
 from finetune.diagnosis.rules.rule import Commands
@@ -42,8 +42,8 @@ class Checkup:
         self._every, self._subject, self._source = config.diagnose_every, _Traced(prepared.model), source
         form = batches.form(config)
         images = max(IMAGES, len(dataset.class_names))
-        self._train = Images(training_subset(dataset.train, config, images), **form)
-        self._held_out = Images(dataset.validation, **form).some(IMAGES) if dataset.validation else self._train
+        self._train = EvalSet(training_subset(dataset.train, config, images), **form)
+        self._held_out = EvalSet(dataset.validation, **form).some(IMAGES) if dataset.validation else self._train
         self._config = config
 
     def due(self, epoch: int) -> bool:

@@ -7,7 +7,7 @@ from finetune.data import batches
 from finetune.runs.directory import RunDir
 from finetune.training import proof
 from finetune.training.display import Display
-from finetune.training.loop.loop import Stretch
+from finetune.training.loop.loop import Phase
 from finetune.training.prepare import Prepared, apply_plan
 
 
@@ -24,11 +24,10 @@ class Phases:
         split, config = prepared.dataset.train, prepared.config
         self._per_epoch = batches.steps_per_epoch(split, config) * batches.parts_per_step(split, config)
 
-    def stretches(self) -> list[Stretch]:
+    def stretches(self) -> list[Phase]:
         """For the loop."""
         return [
-            Stretch(phase.first_epoch, partial(self._enter, number))
-            for number, phase in enumerate(self._prepared.phases)
+            Phase(phase.first_epoch, partial(self._enter, number)) for number, phase in enumerate(self._prepared.phases)
         ]
 
     def close(self) -> list[dict[str, Any]]:

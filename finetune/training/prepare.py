@@ -10,17 +10,17 @@ import keras
 
 from checkpoints import store
 from checkpoints.errors import CheckpointError
-from finetune import backbone as backbones
-from finetune.backbone import freezing, load_backbone
+from finetune.backbone import Backbone, BackboneSpec, check_plan, freezing, load_backbone
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config import presets
 from finetune.config.run_config import RunConfig
 from finetune.config.trackers import absolute_trackers
-from finetune.data import batches, overlap, sources
+from finetune.data import batches, sources
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
-from finetune.data.loading import load
+from finetune.data.loading import load_data
+from finetune.data.overlap import find_overlap
 from finetune.errors import FinetuneError, WrongUse
 from finetune.runs import defaults
 from finetune.runs.request import check_request
@@ -36,7 +36,7 @@ class Prepared:
 
     config: RunConfig
     dataset: Dataset
-    backbone: backbones.Backbone
+    backbone: Backbone
     model: keras.Model
     phases: tuple[Phase, ...]
 
@@ -122,7 +122,7 @@ def prepare(
         phases = unfreezing.phases(plan, lambda stages: locking(locked=stages), over=config.unfreeze_epochs)
         plan = phases[-1].plan
     for phase in phases:
-        backbones.check_plan(model, phase.plan)
+        check_plan(model, phase.plan)
     per_epoch = batches.steps_per_epoch(dataset.train, config)
     parts = batches.parts_per_step(dataset.train, config)
     steps = per_epoch * ((config.epochs or 0) - phases[-1].first_epoch)
@@ -155,7 +155,7 @@ def prepare(
 def _without_overlap(dataset: Dataset, config: RunConfig) -> Dataset:
     """`dataset` itself where no test image is a training image, with a remark where the user says that it may be, or a
     published data set has it so, whose figures are compared with others'. FinetuneError otherwise."""
-    found = overlap.find(dataset)
+    found = find_overlap(dataset)
     if found is None:
         return dataset
     if config.allow_overlap or not os.path.isabs(config.data):
@@ -177,7 +177,7 @@ def _counts(dataset: Dataset) -> str:
     return f"{len(dataset.train)} training{held_out}, {len(dataset.test)} test images"
 
 
-def _data_and_weights(config: RunConfig, spec: backbones.BackboneSpec, display: Display, *, weights: bool) -> Dataset:
+def _data_and_weights(config: RunConfig, spec: BackboneSpec, display: Display, *, weights: bool) -> Dataset:
     """The data, once both it and the weights are on this machine: offline, one message names every missing file."""
     missing = []
     try:
@@ -186,7 +186,7 @@ def _data_and_weights(config: RunConfig, spec: backbones.BackboneSpec, display: 
     except CheckpointError as error:
         missing.append(error)
     try:
-        dataset = load(config, progress=display.download, looking=display.looking)
+        dataset = load_data(config, progress=display.download, on_scan=display.on_scan)
     except CheckpointError as error:
         missing.append(error)
     if missing:

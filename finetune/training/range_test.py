@@ -18,7 +18,7 @@ from finetune.files import write_text
 from finetune.reporting import curves
 from finetune.runs.directory import RunDir
 from finetune.training.display import Display
-from finetune.training.loop import optimizer as optimizers
+from finetune.training.loop.optimizer import build
 from finetune.training.loop.state import model_arrays, put_back
 from finetune.training.loop.step import train_step
 from finetune.training.prepare import Prepared
@@ -85,7 +85,7 @@ def _measure(
     """(rate, mean loss of the batch before the step), until the loss is out of sight."""
     variables = model.trainable_variables
     config = dataclasses.replace(config, learning_rate=LOWEST, schedule="constant")
-    optimizer = optimizers.build(config, variables, steps=STEPS, rates=rates)
+    optimizer = build(config, variables, steps=STEPS, rates=rates)
     step = train_step(
         model,
         optimizer,

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from finetune.config import checking as configs
+from finetune.config.checking import from_mapping
 from finetune.config.run_config import RunConfig
 from finetune.errors import WrongUse
 from finetune.runs.config_file import read_config_file
 from finetune.runs.directory import RunDir, check_place
 from finetune.training import chief as runs
 from finetune.training.display import Display, Silent
-from finetune.training.distribution import cluster as clusters
+from finetune.training.distribution.cluster import from_environment
 from finetune.training.distribution.connection import mirrored, multi_worker
 from finetune.training.worker import Worker, follow
 
@@ -28,10 +28,10 @@ def start(
     if config.distribute == "mirrored":
         on = mirrored(display.warn)
         return runs.start(config, run_dir=run_dir, runs_dir=runs_dir, display=display, distribution=on)
-    if clusters.from_environment().rank == 0:
+    if from_environment().rank == 0:
         check_place(run_dir, runs_dir)
     on, settings = multi_worker(config.to_json(), "run", display.say)
-    config = configs.from_mapping(settings, where="the chief's settings")
+    config = from_mapping(settings, where="the chief's settings")
     with on.watching():
         if on.is_chief:
             return runs.start(config, run_dir=run_dir, runs_dir=runs_dir, display=display, distribution=on)
@@ -49,13 +49,13 @@ def resume(path: Path, *, distribute: str | None = None, display: Display | None
     there = (path / "config.json").is_file()
     if there or distribute != "multi-worker":
         where = RunDir.open(path).path / "config.json"
-        config = configs.from_mapping(read_config_file(where), where=str(where))
+        config = from_mapping(read_config_file(where), where=str(where))
         distribute = distribute or config.distribute
     if distribute == "none":
         return runs.resume(path, display=display)
     if distribute == "mirrored":
         return runs.resume(path, display=display, distribution=mirrored(display.warn))
-    if not there and clusters.from_environment().rank == 0:
+    if not there and from_environment().rank == 0:
         RunDir.open(path)
     on, settings = multi_worker(config.to_json() if there else None, "run --resume", display.say)
     with on.watching():
@@ -65,5 +65,5 @@ def resume(path: Path, *, distribute: str | None = None, display: Display | None
         if weights is None:
             display.say("the run is finished: nothing to do")
             return Worker(on.rank, on.workers, str(path))
-        config = configs.from_mapping(settings, where="the chief's settings")
+        config = from_mapping(settings, where="the chief's settings")
         return follow(config, on, display, load_weights=bool(weights))

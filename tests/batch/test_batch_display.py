@@ -6,14 +6,14 @@ import pytest
 
 from finetune.batch.call import Progress
 from finetune.batch.jobs import Job
-from finetune.batch.status import Standing
-from finetune.batch.timing import Left
+from finetune.batch.status import JobStatus
+from finetune.batch.timing import TimeLeft
 from finetune.cli.display_batch import BatchDisplay, duration
 from finetune.config.run_config import RunConfig
 
 
 def standing(index, state, **known):
-    return Standing(Job(index, f"job-{index}", f"job-{index}", RunConfig("resnet_v1_demo"), {}), state, **known)
+    return JobStatus(Job(index, f"job-{index}", f"job-{index}", RunConfig("resnet_v1_demo"), {}), state, **known)
 
 
 STANDINGS = (
@@ -37,7 +37,7 @@ def shown(capsys, monkeypatch, standings, left=None):
 
 
 def test_a_terminal_has_a_table_of_what_runs_what_failed_and_how_long_it_still_takes(capsys, monkeypatch):
-    lines = [line.split() for line in shown(capsys, monkeypatch, STANDINGS, Left(700.0, 1)).splitlines()]
+    lines = [line.split() for line in shown(capsys, monkeypatch, STANDINGS, TimeLeft(700.0, 1)).splitlines()]
     assert ["running", "epoch", "step", "validation", "images/s"] in lines
     assert ["job-2", "2/5", "40/100", "50.0%", "123"] in lines
     assert ["job-3", "starting", "-"] in lines

@@ -16,7 +16,7 @@ from finetune.batch.call import Call, Display
 from finetune.batch.executors import ray_cluster
 from finetune.batch.executors.process import Launch
 from finetune.batch.executors.ray_cluster import Ray
-from finetune.batch.folder import Place
+from finetune.batch.folder import BatchFolder
 from finetune.errors import FinetuneError, WrongUse
 
 needs_ray = pytest.mark.skipif(
@@ -85,7 +85,7 @@ def test_a_node_dies_and_its_job_goes_on_elsewhere(tmp_path, monkeypatch):
     for name in "ab":
         (tmp_path / "stub" / name).write_text("hang:15 ok")
     every = jobs.read(file)
-    call = Call(file, Place(tmp_path / "night"), every, every, display=Display())
+    call = Call(file, BatchFolder(tmp_path / "night"), every, every, display=Display())
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         second = cluster.add_node(num_cpus=1)

@@ -17,7 +17,7 @@ from finetune.batch.call import Call, Display
 from finetune.batch.executors import memory
 from finetune.batch.executors.local import Local
 from finetune.batch.executors.process import Process
-from finetune.batch.folder import Place
+from finetune.batch.folder import BatchFolder
 from finetune.batch.scheduler import Scheduler
 from finetune.errors import FinetuneError, WrongUse
 
@@ -67,7 +67,7 @@ def batch(tmp_path, monkeypatch):
         for name, what in words.items():
             (tmp_path / "stub" / name).write_text(what)
         every = jobs.read(file, seeds=seeds)
-        call = Call(file, Place(tmp_path / "night"), every, every, display=Heard())
+        call = Call(file, BatchFolder(tmp_path / "night"), every, every, display=Heard())
         monkeypatch.setattr(Call, "_survey", lambda self, some: {job.name: {"batch_size": 64} for job in some})
         return call
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from finetune.batch import summary, timing
-from finetune.batch.folder import Place
+from finetune.batch.folder import BatchFolder
 from finetune.batch.jobs import Job
-from finetune.batch.status import Standing
+from finetune.batch.status import JobStatus
 from finetune.config.run_config import RunConfig
 
 
@@ -18,7 +18,7 @@ def job(index, name, group=None, **settings):
 
 
 def done(index, name, test, validation=None, *, group=None, examples=1000, **settings):
-    return Standing(
+    return JobStatus(
         job(index, name, group, **settings), "done", test=test, validation=validation, examples=examples, test_batch=0.5
     )
 
@@ -65,24 +65,24 @@ def test_noise_has_an_edge():
 
 def test_what_has_no_result_comes_last_and_a_group_counts_what_is_done():
     standings = [
-        Standing(job(1, "a", seed=0), "failed", error="boom"),
+        JobStatus(job(1, "a", seed=0), "failed", error="boom"),
         done(2, "b", 0.6, 0.8, group="b"),
-        Standing(job(3, "b-seed_1", "b", seed=1), "pending"),
+        JobStatus(job(3, "b-seed_1", "b", seed=1), "pending"),
     ]
     found = summary.summarise(standings)
     assert [(group.name, group.rank, len(group.done)) for group in found.groups] == [("b", 1, 1), ("a", None, 0)]
     assert found.groups[0].test_spread is None
     assert (found.counts, found.complete) == ({"done": 1, "failed": 1, "pending": 1}, False)
-    assert summary.summarise([Standing(job(1, "a"), "pending")]).groups[0].verdict == ""
+    assert summary.summarise([JobStatus(job(1, "a"), "pending")]).groups[0].verdict == ""
 
 
 def test_the_files(tmp_path):
     standings = [
         done(1, "a,b", 0.9, 0.7, epochs=1, freeze=("x", "*")),
-        Standing(job(2, "c", epochs=2), "failed", error='say "no",\nplease'),
+        JobStatus(job(2, "c", epochs=2), "failed", error='say "no",\nplease'),
     ]
     found = summary.summarise(standings)
-    summary.write(Place(tmp_path), found)
+    summary.write(BatchFolder(tmp_path), found)
     value = json.loads((tmp_path / "summary.json").read_text())
     assert value["counts"] == {"done": 1, "failed": 1}
     assert value["jobs"][0]["settings"] == {"epochs": 1, "freeze": ["x", "*"]}
@@ -96,14 +96,14 @@ def test_the_files(tmp_path):
 
 
 def test_time_left_comes_from_measurements_only():
-    pending = [Standing(job(index, f"p{index}"), "pending", epochs=4) for index in (1, 2)]
+    pending = [JobStatus(job(index, f"p{index}"), "pending", epochs=4) for index in (1, 2)]
     pixels = {"p1": 1000, "p2": 3000, "m": 2000, "r": 4000}
     assert timing.left(pending, pixels, 1) is None
-    measured = Standing(job(3, "m"), "done", seconds=20.0)
+    measured = JobStatus(job(3, "m"), "done", seconds=20.0)
     left = timing.left([*pending, measured], pixels, 1)
     assert (left.seconds, left.measured) == (40.0, 1)
     assert timing.left([*pending, measured], pixels, 2).seconds == 30.0  # p2 alone takes as long
-    running = Standing(job(4, "r"), "running", epoch=1, epochs=4, epoch_seconds=5.0)
+    running = JobStatus(job(4, "r"), "running", epoch=1, epochs=4, epoch_seconds=5.0)
     assert timing.left([running], pixels, 1).seconds == 15.0
     assert timing.left([*pending, measured], {**pixels, "p1": None}, 1) is None
     assert timing.left([measured], pixels, 1).seconds == 0.0
@@ -112,8 +112,8 @@ def test_time_left_comes_from_measurements_only():
 def test_time_left_is_taken_from_the_same_backbone_where_it_was_measured():
     other = Job(1, "o", "o", RunConfig(backbone="other"), {})
     standings = [
-        Standing(other, "done", seconds=1000.0),
-        Standing(job(2, "m"), "done", seconds=10.0),
-        Standing(job(3, "p"), "pending"),
+        JobStatus(other, "done", seconds=1000.0),
+        JobStatus(job(2, "m"), "done", seconds=10.0),
+        JobStatus(job(3, "p"), "pending"),
     ]
     assert timing.left(standings, {"o": 10, "m": 10, "p": 20}, 1).seconds == 20.0

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typing_commands import typed
 
 from finetune.cli.display import ConsoleDisplay
-from finetune.data.loading import load
+from finetune.data.loading import load_data
 from finetune.reporting import record
 
 
@@ -39,8 +39,8 @@ def test_the_card_says_what_the_model_is(finished):
     for way in ("is_training_false", "is_training_true"):
         one = test[way]
         assert f"{one['accuracy']:.1%} ± {one['standard_error']:.1%} |" in text
-    load = json.loads((run / "load.json").read_text())
-    assert load["sha256"] in text
+    load_data = json.loads((run / "load.json").read_text())
+    assert load_data["sha256"] in text
     assert json.loads((run / "result.json").read_text())["data_fingerprint"] in text
     for name in json.loads((run / "data.json").read_text())["class_names"]:
         assert f"| {name} |" in text
@@ -63,7 +63,7 @@ def test_the_cards_code_classifies_a_test_image_as_the_run_did(finished, tmp_pat
     code = re.search(r"```python\n(.*?)```", (run / "MODEL_CARD.md").read_text(), re.DOTALL)[1]
     said, names = np.load(run / "predictions.npz"), json.loads((run / "result.json").read_text())["class_names"]
     surest = int(said["top_probabilities"][:, 0].argmax())
-    Image.fromarray(load(record.read(run).config).test.images[surest]).save(tmp_path / "photo.png")
+    Image.fromarray(load_data(record.read(run).config).test.images[surest]).save(tmp_path / "photo.png")
     monkeypatch.chdir(run)
     code = code.replace('"photo.jpg"', repr(str(tmp_path / "photo.png")))
     out = io.StringIO()

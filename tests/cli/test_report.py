@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typing_commands import typed
 
-from finetune.data.loading import load
+from finetune.data.loading import load_data
 from finetune.evaluation.predictions import Predictions
 from finetune.reporting import record
 
@@ -88,7 +88,7 @@ def test_pictures_are_the_test_images_themselves(run, tmp_path):
     html = page.read_text()
     assert html.count("data:image/png;base64,") == 3
     [one] = reported(f"{run} --json --mistakes 3")["runs"]
-    tested = load(record.read(run).config).test.images
+    tested = load_data(record.read(run).config).test.images
     shown = [base64.b64decode(found) for found in re.findall(r"data:image/png;base64,([^\"]+)", html)]
     for row, picture in zip(one["mistakes"], shown, strict=True):
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(picture))), tested[row["image"]])

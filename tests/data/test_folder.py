@@ -172,7 +172,7 @@ def damaged(tmp_path):
 def test_damaged_images_are_all_named_at_once(damaged):
     told = []
     with pytest.raises(FinetuneError) as caught:
-        load(damaged, looking=lambda done, total: told.append((done, total)))
+        load(damaged, on_scan=lambda done, total: told.append((done, total)))
     said = str(caught.value)
     assert said.startswith("4 of 24 images cannot be used: ")
     for words in (

@@ -13,9 +13,9 @@ from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Dataset, Split
 from finetune.data.decoding import BadImage
 from finetune.data.lazy import LazyImages
-from finetune.data.preprocessing import find
+from finetune.data.preprocessing import find_preprocessing
 
-RAW = find("raw")
+RAW = find_preprocessing("raw")
 CROPS = Augmentation(crop_padding=0, flip=True, resized_crop=True)
 
 

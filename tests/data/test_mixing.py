@@ -7,7 +7,7 @@ import tensorflow as tf
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Split
-from finetune.data.preprocessing import find
+from finetune.data.preprocessing import find_preprocessing
 from finetune.data.rand_augment import OPERATIONS, RandAugment
 
 RNG = np.random.default_rng(0)
@@ -122,7 +122,7 @@ def test_later_batches_do_not_depend_on_earlier_ones():
     settings = {
         "batch_size": 16,
         "image_size": 16,
-        "preprocessing": find("inception"),
+        "preprocessing": find_preprocessing("inception"),
         "augmentation": Augmentation(1, True, rand_augment=0.5, mixup=0.2, cutmix=1.0),
         "seed": 5,
         "epoch": 2,

@@ -13,6 +13,7 @@ from written_photos import CLASSES, encoded, photo, write_splits
 
 from finetune.data import overlap
 from finetune.data.dataset import Dataset, Split
+from finetune.data.overlap import find_overlap
 from finetune.data.sources import load_dataset
 
 
@@ -36,14 +37,14 @@ def arrays():
 
 
 def test_arrays_that_share_nothing(arrays):
-    assert overlap.find(arrays) is None
+    assert find_overlap(arrays) is None
 
 
 @pytest.mark.parametrize("number", [0, 255, 256, 399])
 @pytest.mark.parametrize(("part", "twin"), [("train", 599), ("train", 0), ("validation", 299)])
 def test_one_shared_array_is_found_wherever_it_lies(arrays, number, part, twin):
     shared = getattr(arrays, part).images[twin]
-    found = overlap.find(replace(arrays, test=with_pixels(arrays.test, number, shared)))
+    found = find_overlap(replace(arrays, test=with_pixels(arrays.test, number, shared)))
     words = "training" if part == "train" else part
     assert found == overlap.Overlap(1, 400, (f"test image {number}", f"{words} image {twin}"))
 
@@ -51,14 +52,14 @@ def test_one_shared_array_is_found_wherever_it_lies(arrays, number, part, twin):
 def test_one_other_pixel_is_another_image(arrays):
     shared = arrays.train.images[5].copy()
     shared[7, 7, 2] ^= 1
-    assert overlap.find(replace(arrays, test=with_pixels(arrays.test, 9, shared))) is None
+    assert find_overlap(replace(arrays, test=with_pixels(arrays.test, 9, shared))) is None
 
 
 def test_as_many_as_numpy_counts(arrays):
     test = arrays.test.images.copy()
     test[[3, 4, 77, 400 - 1]] = arrays.train.images[[10, 10, 500, 0]]
     expected = sum((arrays.train.images == one).all((1, 2, 3)).any() for one in test)
-    found = overlap.find(replace(arrays, test=replace(arrays.test, images=test)))
+    found = find_overlap(replace(arrays, test=replace(arrays.test, images=test)))
     assert (found.found, expected) == (4, 4)
     assert "4 of 400 test images are among the training images too, such as test image 3" in str(found)
 
@@ -67,16 +68,16 @@ def test_npz(tmp_path):
     train, test = drawn(20, 1), drawn(10, 2)
     test = with_pixels(test, 6, train.images[11])
     np.savez(tmp_path / "a.npz", x_train=train.images, y_train=train.labels, x_test=test.images, y_test=test.labels)
-    found = overlap.find(load(tmp_path / "a.npz"))
+    found = find_overlap(load(tmp_path / "a.npz"))
     assert found == overlap.Overlap(1, 10, ("test image 6", "training image 11"))
 
 
 @pytest.mark.parametrize("validation", [0.0, 0.05])
 def test_folder_names_both_files(tmp_path, validation):
     write_splits(tmp_path, train=4, test=3)
-    assert overlap.find(load(tmp_path, validation=validation)) is None
+    assert find_overlap(load(tmp_path, validation=validation)) is None
     shutil.copy(tmp_path / "train/newt/002.jpg", tmp_path / "test/wasp/other.jpg")  # under another label as well
-    found = overlap.find(load(tmp_path, validation=validation))
+    found = find_overlap(load(tmp_path, validation=validation))
     assert found.found == 1
     assert found.example == (f"{tmp_path}/test/wasp/other.jpg", f"{tmp_path}/train/newt/002.jpg")
 
@@ -84,7 +85,7 @@ def test_folder_names_both_files(tmp_path, validation):
 def test_a_folder_of_validation_images_is_looked_through(tmp_path):
     write_splits(tmp_path, train=4, val=2, test=3)
     shutil.copy(tmp_path / "val/lion/001.jpg", tmp_path / "test/lion/other.jpg")
-    found = overlap.find(load(tmp_path, validation=0.05))
+    found = find_overlap(load(tmp_path, validation=0.05))
     assert found.example == (f"{tmp_path}/test/lion/other.jpg", f"{tmp_path}/val/lion/001.jpg")
 
 
@@ -93,7 +94,7 @@ def test_files_of_one_size_and_other_bytes_are_other_images(tmp_path):
     for split, value in (("train", 10), ("test", 11)):
         image = Image.new("RGB", (40, 36), (value, 20, 30))
         (tmp_path / split / "lion" / "same_size.bmp").write_bytes(encoded(image, "BMP"))
-    assert overlap.find(load(tmp_path)) is None
+    assert find_overlap(load(tmp_path)) is None
 
 
 def record(image, label, name):
@@ -121,10 +122,10 @@ def test_records_by_their_image_whatever_else_is_in_them(tmp_path):
     test = [record(photo(n % 3, seed=50 + n), n % 3, b"%d.jpg" % n) for n in range(6)]
     write_records(tmp_path / "some_train_00000-of-00001.tfrecord", train)
     write_records(tmp_path / "some_validation_00000-of-00001.tfrecord", test)
-    assert overlap.find(load(tmp_path)) is None
+    assert find_overlap(load(tmp_path)) is None
     test[4] = record(photo(1, seed=7), 1, b"a much longer name of the same picture.jpg")
     write_records(tmp_path / "some_validation_00000-of-00001.tfrecord", test)
-    found = overlap.find(load(tmp_path))
+    found = find_overlap(load(tmp_path))
     assert (found.found, found.looked_up) == (1, 6)
     assert found.example[0].endswith("some_validation_00000-of-00001.tfrecord record 4")
     assert found.example[1].endswith("some_train_00000-of-00001.tfrecord record 7")
@@ -132,12 +133,12 @@ def test_records_by_their_image_whatever_else_is_in_them(tmp_path):
 
 def test_cifar(tmp_path, monkeypatch):
     folder = written_cifar.write_binary(tmp_path)
-    assert overlap.find(load("cifar10", data_dir=folder)) is None
+    assert find_overlap(load("cifar10", data_dir=folder)) is None
     content = bytearray((folder / "test_batch.bin").read_bytes())
     twin = (folder / "data_batch_3.bin").read_bytes()[5 * 3073 : 6 * 3073]
     content[2 * 3073 + 1 : 3 * 3073] = twin[1:]
     (folder / "test_batch.bin").write_bytes(content)
-    assert overlap.find(load("cifar10", data_dir=folder)) == overlap.Overlap(
+    assert find_overlap(load("cifar10", data_dir=folder)) == overlap.Overlap(
         1, 20, ("test image 2", "training image 45")
     )
 
@@ -147,4 +148,4 @@ def test_of_many_photos_some_are_looked_for_evenly(tmp_path, monkeypatch):
     data = load(tmp_path)
     monkeypatch.setattr(overlap, "_LOOKED_UP", 5)
     both = replace(data, train=data.test)
-    assert overlap.find(both).looked_up == overlap.find(both).found == 5
+    assert find_overlap(both).looked_up == find_overlap(both).found == 5

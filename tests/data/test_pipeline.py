@@ -9,7 +9,7 @@ import tensorflow as tf
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Split
-from finetune.data.preprocessing import find
+from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import WrongUse
 
 MOVES = Augmentation(2, True)
@@ -26,7 +26,7 @@ def train(split, *, epoch=0, start_batch=0, batch_size=8, seed=5, image_size=8, 
         split,
         batch_size=batch_size,
         image_size=image_size,
-        preprocessing=find("raw"),
+        preprocessing=find_preprocessing("raw"),
         augmentation=augmentation,
         seed=seed,
         epoch=epoch,
@@ -36,7 +36,9 @@ def train(split, *, epoch=0, start_batch=0, batch_size=8, seed=5, image_size=8, 
 
 
 def evaluate(split, *, batch_size, image_size=8, name="raw"):
-    batches = pipeline.eval_batches(split, batch_size=batch_size, image_size=image_size, preprocessing=find(name))
+    batches = pipeline.eval_batches(
+        split, batch_size=batch_size, image_size=image_size, preprocessing=find_preprocessing(name)
+    )
     return [tuple(part.numpy() for part in batch) for batch in batches]
 
 
@@ -116,7 +118,7 @@ def test_evaluation_counts_each_image_once_in_full_batches(examples, batch_size)
 
 def test_shapes_are_known_before_the_first_batch():
     split = split_of(20)
-    batches = pipeline.eval_batches(split, batch_size=8, image_size=12, preprocessing=find("inception"))
+    batches = pipeline.eval_batches(split, batch_size=8, image_size=12, preprocessing=find_preprocessing("inception"))
     assert batches.element_spec == (
         tf.TensorSpec([8, 12, 12, 3], tf.float32),
         tf.TensorSpec([8], tf.int64),
@@ -131,7 +133,7 @@ def test_images_are_resized_bilinearly_and_preprocessed(image_size, name):
     split = split_of(4)
     ((images, _, _),) = evaluate(split, batch_size=4, image_size=image_size, name=name)
     resized = tf.image.resize(split.images, (image_size, image_size), antialias=image_size < 8)
-    np.testing.assert_allclose(images, find(name).apply(resized), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(images, find_preprocessing(name).apply(resized), rtol=1e-5, atol=1e-4)
     assert images.dtype == np.float32
 
 
@@ -158,4 +160,10 @@ def test_padding_as_large_as_the_image_is_wrong_use():
 
 def test_an_iteration_may_be_given_up():
     for _ in range(5):
-        next(iter(pipeline.eval_batches(split_of(100), batch_size=2, image_size=8, preprocessing=find("raw"))))
+        next(
+            iter(
+                pipeline.eval_batches(
+                    split_of(100), batch_size=2, image_size=8, preprocessing=find_preprocessing("raw")
+                )
+            )
+        )

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from keras.applications.imagenet_utils import preprocess_input
 
-from finetune.data.preprocessing import PREPROCESSINGS, find, suspects, swapped
+from finetune.data.preprocessing import PREPROCESSINGS, find_preprocessing, suspects, swapped
 from finetune.errors import WrongUse
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3)).astype(np.uint8)
@@ -36,15 +36,15 @@ def test_every_preprocessing_has_a_reference():
 @pytest.mark.parametrize("name", PREPROCESSINGS)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_pixels_are_what_the_reference_makes_of_them(name, dtype):
-    made = find(name).apply(tf.constant(PIXELS.astype(dtype)))
+    made = find_preprocessing(name).apply(tf.constant(PIXELS.astype(dtype)))
     assert made.dtype == tf.float32
     np.testing.assert_allclose(made, REFERENCES[name](PIXELS), rtol=1e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", PREPROCESSINGS)
 def test_resizing_before_and_after_are_the_same(name):
-    before = find(name).apply(tf.image.resize(PIXELS, (9, 9)))
-    after = tf.image.resize(find(name).apply(PIXELS), (9, 9))
+    before = find_preprocessing(name).apply(tf.image.resize(PIXELS, (9, 9)))
+    after = tf.image.resize(find_preprocessing(name).apply(PIXELS), (9, 9))
     np.testing.assert_allclose(before, after, rtol=1e-5, atol=1e-4)
 
 
@@ -53,13 +53,13 @@ def test_resizing_before_and_after_are_the_same(name):
 )
 def test_an_unknown_name_is_wrong_use(name, said):
     with pytest.raises(WrongUse) as caught:
-        find(name)
+        find_preprocessing(name)
     assert said in str(caught.value)
 
 
 def test_colours_swapped_is_what_opencv_reads():
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 3)).astype(np.uint8)
-    by_name = find("inception, colours swapped")
-    np.testing.assert_array_equal(by_name.apply(images), find("inception").apply(images[..., ::-1]))
-    assert [one.name for one in swapped(find("vgg"))] == ["caffe"]
+    by_name = find_preprocessing("inception, colours swapped")
+    np.testing.assert_array_equal(by_name.apply(images), find_preprocessing("inception").apply(images[..., ::-1]))
+    assert [one.name for one in swapped(find_preprocessing("vgg"))] == ["caffe"]
     assert len({one.name for one in suspects()}) == len(suspects())

@@ -72,7 +72,7 @@ def check_colours(split):
 
 def test_images_and_labels_are_what_tensorflow_reads(tmp_path):
     told = []
-    dataset = load(flowers(tmp_path / "slim"), looking=lambda done, total: told.append((done, total)))
+    dataset = load(flowers(tmp_path / "slim"), on_scan=lambda done, total: told.append((done, total)))
     assert dataset.name == "slim"
     assert dataset.class_names == CLASSES
     assert (len(dataset.train), dataset.validation, len(dataset.test)) == (12, None, 6)

@@ -7,8 +7,8 @@ import pytest
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import adopt
 from finetune.data.dataset import Split
-from finetune.data.evalset import Images
-from finetune.data.preprocessing import find, suspects
+from finetune.data.evalset import EvalSet
+from finetune.data.preprocessing import find_preprocessing, suspects
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.checks import SIZES
 from finetune.diagnosis.measure import examine
@@ -24,7 +24,7 @@ def split(seed, n=300):
 
 
 def fed(images, preprocessing):
-    return Images(images, batch_size=30, image_size=6, preprocessing=find(preprocessing))
+    return EvalSet(images, batch_size=30, image_size=6, preprocessing=find_preprocessing(preprocessing))
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from finetune.batchnorm.flatten import flat
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import adopt
-from finetune.data import preprocessing
 from finetune.data.dataset import Split
-from finetune.data.evalset import Images
+from finetune.data.evalset import EvalSet
+from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.measure import examine
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.verdict import judge
@@ -64,7 +64,7 @@ def trained(tmp_path_factory):
 
 def data(count, seed):
     images, labels = pictures(count, seed)
-    return Images(Split(images, labels), image_size=SIDE, preprocessing=preprocessing.find("raw"), batch_size=50)
+    return EvalSet(Split(images, labels), image_size=SIDE, preprocessing=find_preprocessing("raw"), batch_size=50)
 
 
 def test_both_accuracies_and_the_cause_are_those_of_the_keras_model(trained):

@@ -6,8 +6,8 @@ import pytest
 from checkpoints.formats import open_checkpoint
 from finetune.batchnorm.statistics import recalibrate
 from finetune.data import pipeline
-from finetune.data.evalset import Images
-from finetune.data.preprocessing import find
+from finetune.data.evalset import EvalSet
+from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.measure import examine
 from finetune.evaluation.evaluator import Evaluator, count
 from finetune.tf_graphs import open_graph
@@ -17,7 +17,7 @@ KINDS = ("layers", "layers-updates", "slim", "slim-averaged", "by-hand")
 
 
 def batches(split, kind):
-    preprocessing = find("unit" if kind == "by-hand" else "inception")
+    preprocessing = find_preprocessing("unit" if kind == "by-hand" else "inception")
     return lambda: pipeline.eval_batches(split, batch_size=BATCH, image_size=32, preprocessing=preprocessing)
 
 
@@ -108,7 +108,7 @@ def test_measured_statistics_are_those_of_numpy_in_float64(opened):
 def test_the_one_examination_finds_the_forgotten_updates_and_leaves_the_graph_as_it_was(opened):
     truth, subject = opened["layers"]
     before = subject.snapshot()
-    test, train = (Images(split, BATCH, 32, find("inception")) for split in (truth.test, truth.train))
+    test, train = (EvalSet(split, BATCH, 32, find_preprocessing("inception")) for split in (truth.test, truth.train))
     evidence = examine(subject, test=test, train=train, extent="quick")
     false, true = (count(logits, truth.test.labels).accuracy for logits in (truth.false, truth.true))
     assert evidence.test.is_training_false.accuracy == false
@@ -123,7 +123,10 @@ def test_the_one_examination_finds_the_forgotten_updates_and_leaves_the_graph_as
 
 def test_every_check_takes_a_graph_of_fixed_batches(opened):
     truth, subject = opened["by-hand"]
-    test, train = (Images(split, BATCH, 32, find("unit")) for split in (truth.test, truth.train.take(np.arange(200))))
+    test, train = (
+        EvalSet(split, BATCH, 32, find_preprocessing("unit"))
+        for split in (truth.test, truth.train.take(np.arange(200)))
+    )
     evidence = examine(subject, test=test, train=train, extent="all")
     assert set(evidence.batches.sizes) == {100}
     assert len(evidence.preprocessing.trials) > 5

@@ -7,8 +7,8 @@ from tf1_forms import Form, Saved, arrays, conv, fused, head, images, network, s
 
 from checkpoints.formats.slim_writer import write_slim
 from finetune.data.dataset import Split
-from finetune.data.evalset import Images
-from finetune.data.preprocessing import find
+from finetune.data.evalset import EvalSet
+from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.measure import examine
 from finetune.tf_graphs import open_graph
 
@@ -184,7 +184,7 @@ def test_pixels_loops_and_other_placeholders(tmp_path, v2):
     saved = save(tmp_path, pixels_loops_and_scalars, v2=v2, pixels=True)
     subject = agrees(saved, feeds=["temperature=2.0"])
     assert any(line.startswith("other:0 (bool []) = False: guessed") for line in subject.facts.lines)
-    pixels = Images(Split(saved.images.astype(np.uint8), np.arange(8) % 3), 8, 16, find("raw"))
+    pixels = EvalSet(Split(saved.images.astype(np.uint8), np.arange(8) % 3), 8, 16, find_preprocessing("raw"))
     evidence = examine(subject, test=pixels, train=pixels, extent="all")
     assert [trial.name for trial in evidence.preprocessing.trials] == ["raw"]
     with pytest.raises(Exception, match="takes uint8 pixels, but was given values from -"):

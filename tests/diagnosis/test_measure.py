@@ -7,8 +7,8 @@ import pytest
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.data.dataset import Split
-from finetune.data.evalset import Images
-from finetune.data.preprocessing import find
+from finetune.data.evalset import EvalSet
+from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.measure import examine
 from finetune.errors import FinetuneError
@@ -35,7 +35,7 @@ def model():
 
 
 def fed(images, preprocessing="raw"):
-    return Images(images, batch_size=30, image_size=6, preprocessing=find(preprocessing))
+    return EvalSet(images, batch_size=30, image_size=6, preprocessing=find_preprocessing(preprocessing))
 
 
 def test_three_ways_and_the_model_is_left_as_it_was():

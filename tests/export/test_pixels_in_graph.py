@@ -10,7 +10,7 @@ from PIL import Image
 
 from finetune.data import decoding
 from finetune.data.custom import CustomPreprocessing
-from finetune.data.preprocessing import find, suspects
+from finetune.data.preprocessing import find_preprocessing, suspects
 from finetune.errors import FinetuneError
 from finetune.inference.export import pixels
 
@@ -56,12 +56,12 @@ def test_the_keras_layers_are_the_same_and_load_in_safe_mode(
 ) -> None:
     images = keras.Input((*shape, 3), dtype="uint8")
     native = None if photos else (32, 32)
-    x = pixels.layers(images, 24, find("caffe" if photos else "inception"), photos=photos, native=native)
+    x = pixels.layers(images, 24, find_preprocessing("caffe" if photos else "inception"), photos=photos, native=native)
     keras.Model(images, x).save(tmp_path / "layers.keras")
     loaded = keras.saving.load_model(tmp_path / "layers.keras", safe_mode=True)
     given = np.stack([noise(32, 32), noise(32, 32)[::-1]])
     resized = pixels.resized(tf.constant(given), 24, photos=photos)
-    expected = find("caffe" if photos else "inception").apply(resized)
+    expected = find_preprocessing("caffe" if photos else "inception").apply(resized)
     factor = 127.5 if photos else 1.0  # caffe keeps the range of 8 bits: one step of 255 at most
     assert np.abs(np.asarray(loaded(given)) - expected).max() <= limit * factor
 

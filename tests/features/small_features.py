@@ -13,7 +13,7 @@ from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt
 from finetune.config.run_config import RunConfig
 from finetune.data.dataset import Dataset, Split
-from finetune.training.feature_cache.preparing import Telling, cached_feed
+from finetune.training.feature_cache.preparing import Progress, cached_feed
 from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.loop import train
 
@@ -116,7 +116,7 @@ def trained(
 ) -> Outcome:
     """Train and score as a run does, with features where there can be some."""
     listener, said = listener or Listener(), []
-    with cached_feed(model, dataset, config, Telling(said.append, lambda done, total: None, stop)) as cached:
+    with cached_feed(model, dataset, config, Progress(said.append, lambda done, total: None, stop)) as cached:
         feed, about = cached or (ImageFeed(model, dataset, config), None)
         history = train(model, dataset, config, listener, feed=cached and feed, resume_from=resume_from)
         scorings = ((mode, *feed.scoring("test", mode)) for mode in ("moving", "batch"))

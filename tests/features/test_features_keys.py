@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_features import CONFIG, classifier, generated, trained
 
-from finetune.data import preprocessing
 from finetune.data.dataset import Split
+from finetune.data.preprocessing import find_preprocessing
 from finetune.training.feature_cache import keys, store
 from finetune.training.feature_cache.cut import cuts
 
@@ -78,14 +78,14 @@ def test_pixels_are_told_by_what_comes_out(monkeypatch):
     split = generated().train
 
     def of(**changes):
-        given = {"image_size": 16, "preprocessing": preprocessing.find("unit"), **changes}
+        given = {"image_size": 16, "preprocessing": find_preprocessing("unit"), **changes}
         return keys.of_pixels(split, **given)
 
     reference = of()
     assert of() == reference
-    others = [of(image_size=24), of(image_size=8), of(preprocessing=preprocessing.find("torch"))]
+    others = [of(image_size=24), of(image_size=8), of(preprocessing=find_preprocessing("torch"))]
     # The same name with other arithmetic is noticed, too.
-    others.append(of(preprocessing=dataclasses.replace(preprocessing.find("unit"), scale=1 / 256)))
+    others.append(of(preprocessing=dataclasses.replace(find_preprocessing("unit"), scale=1 / 256)))
     assert len({reference, *others}) == 5
 
 

@@ -11,7 +11,7 @@ import slim_oracle
 
 from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.formats import open_checkpoint
-from checkpoints.matching.fit import Fit, fit
+from checkpoints.matching.fit import Fit, fit_row
 from checkpoints.matching.structures import Entry
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
@@ -46,7 +46,7 @@ def random_values(model: keras.Model, seed: int = 0) -> dict[str, np.ndarray]:
 
 def fit_of(path: Path, spec: BackboneSpec) -> Fit:
     """How the file fits the row, which need not be in the catalogue."""
-    return fit(open_checkpoint(path), spec, _entries(spec))
+    return fit_row(open_checkpoint(path), spec, _entries(spec))
 
 
 @cache

@@ -16,7 +16,7 @@ import pytest
 from killed_process import Killable
 from run_content import SETTINGS, content, leftovers
 
-from finetune.batch.folder import Place
+from finetune.batch.folder import BatchFolder
 from finetune.errors import FinetuneError
 from finetune.runs.directory import RunDir
 from finetune.training.feature_cache import store
@@ -115,7 +115,7 @@ def test_who_holds_a_run_or_a_batch_is_named(finetune: Killable, line: str) -> N
         ended = finetune(f"run --resume {run}")
         assert (ended.code, ended.output) == (1, f"Error: {run} is in use by {holder}: wait for it, or stop it\n")
         assert {one: one.read_bytes() for one in run.rglob("*") if one.is_file()} == before
-    place = Place(finetune.folder / "place")
+    place = BatchFolder(finetune.folder / "place")
     words = re.escape(f"'finetune batch' ({holder})")
     with place.locked(shared=False), pytest.raises(FinetuneError, match=words), place.locked(shared=False):
         pass

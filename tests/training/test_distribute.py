@@ -14,7 +14,7 @@ import pytest
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Split
-from finetune.data.preprocessing import find
+from finetune.data.preprocessing import find_preprocessing
 from finetune.data.share import Share
 from finetune.errors import FinetuneError, WrongUse
 from finetune.training.distribution import cluster as clusters
@@ -190,7 +190,12 @@ def split():
 
 @pytest.mark.parametrize("augmentation", [Augmentation(2, True), Augmentation(0, True, resized_crop=True)])
 def test_the_workers_shares_are_the_batches_of_one(split, augmentation):
-    form = {"batch_size": 12, "image_size": 8, "preprocessing": find("unit"), "augmentation": augmentation}
+    form = {
+        "batch_size": 12,
+        "image_size": 8,
+        "preprocessing": find_preprocessing("unit"),
+        "augmentation": augmentation,
+    }
     form |= {"seed": 5, "epoch": 1}
     whole = list(pipeline.train_batches(split, **form))
     parts = [list(pipeline.train_batches(split, **form, share=Share(rank, 3))) for rank in range(3)]
@@ -202,7 +207,7 @@ def test_the_workers_shares_are_the_batches_of_one(split, augmentation):
 
 @pytest.mark.parametrize("workers", [2, 3, 5])
 def test_every_image_is_evaluated_by_one_worker(split, workers):
-    form = {"batch_size": 8, "image_size": 8, "preprocessing": find("unit")}
+    form = {"batch_size": 8, "image_size": 8, "preprocessing": find_preprocessing("unit")}
     whole = [tuple(map(np.array, batch)) for batch in pipeline.eval_batches(split, **form)]
     parts = [list(pipeline.eval_batches(split, **form, share=Share(rank, workers))) for rank in range(workers)]
     assert sum(int(np.sum(counted)) for part in parts for _, _, counted in part) == len(split)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_loop import CONFIG, Listener, classifier, dataset
 
-from finetune.config.checking import check
+from finetune.config.checking import check_config
 from finetune.config.run_config import RunConfig
 from finetune.errors import Interrupted, WrongUse
 from finetune.runs import model as models
@@ -132,4 +132,4 @@ def test_too_much_of_the_first_weights_is_warned_of():
 
 def test_average_and_best_epoch_contradict():
     with pytest.raises(WrongUse, match="--ema and --patience contradict each other"):
-        check(dataclasses.replace(CONFIG, ema=0.9, patience=2))
+        check_config(dataclasses.replace(CONFIG, ema=0.9, patience=2))

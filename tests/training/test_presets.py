@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from finetune.config import presets
-from finetune.config.checking import DEFAULTS, check, from_mapping
+from finetune.config.checking import DEFAULTS, check_config, from_mapping
 from finetune.config.run_config import RunConfig
 from finetune.errors import WrongUse
 from finetune.runs.request import check_request
@@ -15,7 +15,7 @@ PLAIN = RunConfig(backbone="resnet_v1_demo")
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_presets_set_known_settings_that_nobody_gave(name):
-    config = check(presets.expand(replace(PLAIN, preset=name)))
+    config = check_config(presets.expand(replace(PLAIN, preset=name)))
     for setting, value in presets.PRESETS[name].items():
         assert DEFAULTS[setting] in (None, ())
         assert getattr(config, setting) == value

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune.data.dataset import Dataset, Split, few_shot, hold_out, stratified_subset
 from finetune.data.sources.arrays import read_arrays_file
-from finetune.data.sources.assembly import TEST_SHARE, Progress, Request
+from finetune.data.sources.assembly import TEST_SHARE, Progress, ReadOptions
 from finetune.data.sources.cifar import read_cifar10, read_cifar100, read_cifar100_coarse
 from finetune.data.sources.folder import read_folder
 from finetune.data.sources.generated import demo_source, demo_target
@@ -36,7 +36,7 @@ def load_dataset(
     test: float = TEST_SHARE,
     skip_bad_images: bool = False,
     progress: Progress | None = None,
-    looking: Progress | None = None,
+    on_scan: Progress | None = None,
 ) -> Dataset:
     """The data called `name`, of it `examples` training images (None: all), of them `validation` held out.
 
@@ -46,12 +46,12 @@ def load_dataset(
     drawn by `seed`, stratified; the test images never change, but where the data has none, and the fraction `test`
     is drawn by the seed as well. `shots` instead of `examples` are that many training images of every class, all of
     which train: the validation images are a fraction of that number, but others. `skip_bad_images` leaves damaged
-    photos out. `progress` hears of downloads in bytes, `looking` how many photos have been looked through.
+    photos out. `progress` hears of downloads in bytes, `on_scan` how many photos have been looked through.
 
     Raises WrongUse for an unknown name (with the nearest), for a `data_dir` that would not be read, and for an
     impossible number; FinetuneError for files.
     """
-    request = Request(os.fspath(data_dir) if data_dir else None, test, seed, skip_bad_images, progress, looking)
+    request = ReadOptions(os.fspath(data_dir) if data_dir else None, test, seed, skip_bad_images, progress, on_scan)
     dataset = _read(name, data_dir, request)
     train, held_out = dataset.train, dataset.validation if validation else None
     if shots is not None:
@@ -83,7 +83,7 @@ def absolute(name: str, *, below: Path | None = None) -> str:
     return os.path.abspath((below or Path()) / os.path.expanduser(name)) if _is_path(name, below) else name
 
 
-def _read(name: str, data_dir: Path | None, request: Request) -> Dataset:
+def _read(name: str, data_dir: Path | None, request: ReadOptions) -> Dataset:
     if name in _GENERATED:
         if data_dir is not None:
             raise WrongUse(f"{name} is generated, not read from {data_dir}: leave --data-dir out")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from finetune.data.dataset import Dataset, Split
-from finetune.data.sources.assembly import Request, assemble, printable
+from finetune.data.sources.assembly import ReadOptions, assemble, printable
 from finetune.errors import FinetuneError
 
 _KEYS = {"train": ("x_train", "y_train"), "validation": ("x_val", "y_val"), "test": ("x_test", "y_test")}
@@ -21,7 +21,7 @@ _AT_ONCE = 1024
 _BOMB_BYTES, _MOST_EXPANSION = 256 << 20, 100
 
 
-def read_arrays_file(path: Path, request: Request) -> Dataset:
+def read_arrays_file(path: Path, request: ReadOptions) -> Dataset:
     """The arrays of `path`: images `[n, height, width, 3]`, grey ones without the 3 or with 1, and labels `[n]`.
 
     uint8 images in an uncompressed file (`np.savez`) are mapped, not loaded. Floats in [0, 1] or [0, 255] and other

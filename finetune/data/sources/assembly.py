@@ -19,21 +19,21 @@ _TEST_STREAM = 1
 
 
 @dataclass(frozen=True)
-class Request:
+class ReadOptions:
     """How a data set is to be read: where it is now (None: where its name says), the share of the images that become
     the test set where it has none, the seed of that draw, whether damaged photos are left out; and who hears how far
-    a download (`progress`, bytes) and a look through the photos (`looking`, images) have got."""
+    a download (`progress`, bytes) and a look through the photos (`on_scan`, images) have got."""
 
     data_dir: str | None = None
     test: float = TEST_SHARE
     seed: int = 0
     skip_bad_images: bool = False
     progress: Progress | None = None
-    looking: Progress | None = None
+    on_scan: Progress | None = None
 
 
 def assemble(
-    request: Request,
+    request: ReadOptions,
     *,
     name: str,
     class_names: tuple[str, ...],
@@ -67,14 +67,14 @@ def assemble(
 
 
 def photo_splits(
-    request: Request, photos: Photos, labels: np.ndarray, members: Mapping[str, np.ndarray]
+    request: ReadOptions, photos: Photos, labels: np.ndarray, members: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """The splits whose photos are numbered `members`, with the photos looked through; and what is left out, named.
 
     `labels` int64 `[len(photos)]`. Seen at the median of the short sides. Raises FinetuneError for damaged photos,
     unless the request is to leave them out.
     """
-    seen = inspection.inspect(photos, skip_bad=request.skip_bad_images, progress=request.looking)
+    seen = inspection.inspect(photos, skip_bad=request.skip_bad_images, progress=request.on_scan)
     splits = {}
     for split, numbers in members.items():
         numbers = numbers[seen.good[numbers]]

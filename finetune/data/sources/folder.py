@@ -12,14 +12,14 @@ from PIL import Image
 
 from finetune.data import decoding
 from finetune.data.dataset import Dataset
-from finetune.data.sources.assembly import Request, assemble, photo_splits, printable
+from finetune.data.sources.assembly import ReadOptions, assemble, photo_splits, printable
 from finetune.errors import FinetuneError
 
 _SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 _HEAD_BYTES = 16
 
 
-def read_folder(root: Path, request: Request) -> Dataset:
+def read_folder(root: Path, request: ReadOptions) -> Dataset:
     """The photos below `root`, which holds `train/` and, where there are any, `val/` (or `validation/`) and `test/`,
     each with a folder per class; or the class folders themselves.
 

@@ -10,14 +10,14 @@ from PIL import Image
 from finetune.data import decoding
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import Photos
-from finetune.data.sources.assembly import Request, assemble, photo_splits, printable
+from finetune.data.sources.assembly import ReadOptions, assemble, photo_splits, printable
 from finetune.data.sources.tfrecord import Keys, index
 from finetune.errors import FinetuneError, WrongUse
 
 _SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
 
-def read_tfds(name: str, request: Request) -> Dataset:
+def read_tfds(name: str, request: ReadOptions) -> Dataset:
     """The data set `name` (`NAME`, `NAME/CONFIG`, `NAME:VERSION`) of tensorflow_datasets, prepared where it is not yet.
 
     `request.data_dir` is tensorflow_datasets' own `data_dir`. Its files are read at random access: TFRecords, which
@@ -37,7 +37,7 @@ def read_tfds(name: str, request: Request) -> Dataset:
     if all(paths is not None for paths in files.values()):
         given = {split: paths for split, paths in files.items() if paths is not None}
         photos: Photos
-        photos, labels, members = index(given, Keys(image_key, label_key, "", "", ""), request.looking)
+        photos, labels, members = index(given, Keys(image_key, label_key, "", "", ""), request.on_scan)
     else:
         photos, labels, members = _sourced(builder, list(files), image_key, label_key)
     splits, skipped = photo_splits(request, photos, labels, members)
@@ -51,7 +51,7 @@ def read_tfds(name: str, request: Request) -> Dataset:
     )
 
 
-def _prepared(name: str, request: Request) -> Any:
+def _prepared(name: str, request: ReadOptions) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError:

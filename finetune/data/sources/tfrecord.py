@@ -11,7 +11,7 @@ from PIL import Image
 from finetune.data import decoding
 from finetune.data.dataset import Dataset
 from finetune.data.sources import tfrecord_file as wire
-from finetune.data.sources.assembly import Progress, Request, assemble, photo_splits, printable
+from finetune.data.sources.assembly import Progress, ReadOptions, assemble, photo_splits, printable
 from finetune.errors import FinetuneError
 
 _SPLIT = re.compile(r"(?:^|[_.-])(train|training|validation|valid|val|test)(?=[_.-]|$)", re.IGNORECASE)
@@ -59,7 +59,7 @@ def tfrecord_files(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def read_tfrecords(folder: Path, request: Request) -> Dataset:
+def read_tfrecords(folder: Path, request: ReadOptions) -> Dataset:
     """The TFRecords in `folder`: images of any size in `image/encoded` (JPEG, PNG, ... or raw pixels, as `image/format`
     says), labels in `image/class/label`, and names in `labels.txt` (`0:daisy`); without it classes are named by number.
 
@@ -69,7 +69,7 @@ def read_tfrecords(folder: Path, request: Request) -> Dataset:
     files = tfrecord_files(folder)
     if "train" not in files:
         raise FinetuneError(f"{folder} holds {', '.join(files)} TFRecords, but none with train in the name: add them")
-    photos, labels, members = index(files, SLIM, request.looking)
+    photos, labels, members = index(files, SLIM, request.on_scan)
     names = _read_names(folder / "labels.txt")
     class_names, labels, remarks = _classes(folder, names, labels)
     splits, skipped = photo_splits(request, photos, labels, members)

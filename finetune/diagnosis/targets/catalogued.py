@@ -6,21 +6,20 @@ from pathlib import Path
 from checkpoints.formats import Checkpoint, open_checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.matching.averages import Averaged, averaged
-from finetune import backbone as backbones
-from finetune.backbone import find_backbone, load_backbone
+from finetune.backbone import find_backbone, head_outputs, load_backbone
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
-from finetune.diagnosis.targets import origin
-from finetune.diagnosis.targets.options import Request, check_classes, read_data
+from finetune.diagnosis.targets.options import TargetOptions, check_classes, read_data
+from finetune.diagnosis.targets.origin import known
 from finetune.diagnosis.targets.target import Target
 from finetune.errors import FinetuneError, WrongUse
 
 _STATISTICS = ("moving_mean", "moving_variance")
 
 
-def open_target(request: Request) -> Target:
+def open_target(request: TargetOptions) -> Target:
     """`request.backbone` with the weights and the head of `request.checkpoint`; the class count is read from it.
 
     Raises WrongUse where one of the two is missing, CheckpointError where the file does not fit the network.
@@ -31,7 +30,7 @@ def open_target(request: Request) -> Target:
     if spec.source in ("file", "hub"):
         raise WrongUse(f"--backbone {request.backbone} has its weights in it: give it alone, as the model to examine")
     opened = open_checkpoint(request.checkpoint)
-    outputs = backbones.head_outputs(spec, opened)
+    outputs = head_outputs(spec, opened)
     averages = averaged(opened) if request.ema else None
     data = read_data(request, image_size=spec.image_size, preprocess=spec.preprocessing)
     check_classes(str(opened.path), outputs, data)
@@ -56,11 +55,11 @@ def open_target(request: Request) -> Target:
         copy=opened.path.with_name(f"{opened.path.name}-recalibrated"),
         suffix=None if slim else opened.path.suffix,
         notes=_notes(opened, averages, outputs),
-        **origin.known(request.source_checkpoint, subject, facts),
+        **known(request.source_checkpoint, subject, facts),
     )
 
 
-def _facts(opened: Checkpoint, request: Request) -> Facts:
+def _facts(opened: Checkpoint, request: TargetOptions) -> Facts:
     step = int(opened.read("global_step")) if opened.shapes.get("global_step") == () else None
     return Facts(decay=request.bn_decay, updates=step, weights_moved=True if step else None)
 

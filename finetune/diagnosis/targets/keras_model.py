@@ -11,28 +11,27 @@ import h5py
 import keras
 import numpy as np
 
-from finetune import backbone as backbones
-from finetune.backbone import find_backbone
+from finetune.backbone import find_backbone, open_model
 from finetune.backbone.head import as_logits
 from finetune.batchnorm.flatten import flat, originals
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
-from finetune.diagnosis.targets import origin
-from finetune.diagnosis.targets.options import Request, check_classes, read_data
+from finetune.diagnosis.targets.options import TargetOptions, check_classes, read_data
+from finetune.diagnosis.targets.origin import known
 from finetune.diagnosis.targets.target import Target
 from finetune.errors import FinetuneError
 from finetune.files import replacing
 
 
-def open_target(request: Request) -> Target:
+def open_target(request: TargetOptions) -> Target:
     """The model of `request.target`. Its BatchNorm is examined inside models inside it as well.
 
     Raises FinetuneError where it is no image classifier with as many outputs as the data has classes.
     """
     path = Path(str(request.target))
-    original = backbones.open_model(path)
+    original = open_model(path)
     spec = find_backbone(str(path))
     image_size = request.image_size or spec.image_size
     if spec.own_size and image_size != spec.image_size:
@@ -59,11 +58,11 @@ def open_target(request: Request) -> Target:
         write=write,
         copy=path.with_name(f"{path.stem}-recalibrated{path.suffix}"),
         suffix=path.suffix,
-        **origin.known(request.source_checkpoint, subject, _facts(path, original, request)),
+        **known(request.source_checkpoint, subject, _facts(path, original, request)),
     )
 
 
-def _facts(path: Path, model: keras.Model, request: Request) -> Facts:
+def _facts(path: Path, model: keras.Model, request: TargetOptions) -> Facts:
     """What the file says of its training: decay, the optimizer's steps, whether the weights are averages of it."""
     bn = [one for one in model._flatten_layers() if isinstance(one, keras.layers.BatchNormalization)]
     decay = request.bn_decay or (float(np.median([one.momentum for one in bn])) if bn else None)

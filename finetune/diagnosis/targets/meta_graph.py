@@ -6,8 +6,8 @@ import numpy as np
 
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
-from finetune.diagnosis.targets import origin
-from finetune.diagnosis.targets.options import Request, check_classes, read_data
+from finetune.diagnosis.targets.options import TargetOptions, check_classes, read_data
+from finetune.diagnosis.targets.origin import known
 from finetune.diagnosis.targets.target import Target
 from finetune.errors import FinetuneError
 from finetune.tf_graphs import GraphFacts, open_graph
@@ -16,7 +16,7 @@ ANY_SIZE = 32
 """Side in px for graphs that take images of any size, where nothing is said: CIFAR's."""
 
 
-def open_target(request: Request) -> Target:
+def open_target(request: TargetOptions) -> Target:
     """The graph of `request.meta_graph`. Raises FinetuneError where it does not fit the data."""
     meta = Path(str(request.meta_graph))
     subject = open_graph(
@@ -49,11 +49,11 @@ def open_target(request: Request) -> Target:
         copy=prefix.with_name(f"{prefix.name}-recalibrated"),
         suffix=None,
         notes=subject.facts.lines,
-        **origin.known(request.source_checkpoint, subject, _facts(subject.facts, request)),
+        **known(request.source_checkpoint, subject, _facts(subject.facts, request)),
     )
 
 
-def _facts(found: GraphFacts, request: Request) -> Facts:
+def _facts(found: GraphFacts, request: TargetOptions) -> Facts:
     decays = [value for value in found.decay.values() if value is not None]
     raw = found.averages.used and any("moving_" in name for name in found.averages.without)
     return Facts(

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from finetune.backbone.hub.saved_model import is_saved_model
 from finetune.backbone.keras_file import SUFFIXES
-from finetune.diagnosis.targets.options import Request
+from finetune.diagnosis.targets.options import TargetOptions
 from finetune.diagnosis.targets.target import Target
 from finetune.errors import FinetuneError, WrongUse
 
 _GRAPH_ONLY = ("input", "logits", "is_training", "input_layout", "feed")
 
 
-def open_target(request: Request) -> Target:
+def open_target(request: TargetOptions) -> Target:
     """Open what `request` names, with its data. Raises WrongUse for options that contradict each other."""
     kind = _kind(request)
     if kind != "meta_graph":
@@ -27,7 +27,7 @@ def open_target(request: Request) -> Target:
     return opened
 
 
-def _kind(request: Request) -> str:
+def _kind(request: TargetOptions) -> str:
     """The module of this package that opens it."""
     named = [words for words, given in (
         (f"{request.target}", request.target), ("--backbone", request.backbone), ("--meta-graph", request.meta_graph)

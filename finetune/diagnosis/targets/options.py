@@ -8,8 +8,8 @@ from finetune.config.run_config import RunConfig
 from finetune.data import batches
 from finetune.data.batches import training_subset
 from finetune.data.dataset import Dataset
-from finetune.data.evalset import Images
-from finetune.data.loading import load
+from finetune.data.evalset import EvalSet
+from finetune.data.loading import load_data
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.errors import FinetuneError, WrongUse
 
@@ -17,7 +17,7 @@ BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
-class Request:
+class TargetOptions:
     """None, "" or () where nothing was said.
 
     target: a run, or a model's file. backbone, checkpoint, ema: a network of the catalogue with weights of one's own,
@@ -71,16 +71,18 @@ class Data:
     dataset: Dataset
     config: RunConfig
 
-    def test(self) -> Images:
+    def test(self) -> EvalSet:
         """Test images in the data's own order."""
-        return Images(self.dataset.test, **batches.form(self.config))
+        return EvalSet(self.dataset.test, **batches.form(self.config))
 
-    def training(self, images: int) -> Images:
+    def training(self, images: int) -> EvalSet:
         """At most so many training images, stratified and in random order."""
-        return Images(training_subset(self.dataset.train, self.config, images), **batches.form(self.config))
+        return EvalSet(training_subset(self.dataset.train, self.config, images), **batches.form(self.config))
 
 
-def read_data(request: Request, *, image_size: int, preprocess: str | None, batch_size: int | None = None) -> Data:
+def read_data(
+    request: TargetOptions, *, image_size: int, preprocess: str | None, batch_size: int | None = None
+) -> Data:
     """The data a request names. `preprocess` is what is known of the weights; the request's own wins.
 
     `batch_size` is the only one the model takes, where it takes only one.
@@ -104,7 +106,7 @@ def read_data(request: Request, *, image_size: int, preprocess: str | None, batc
         preprocess=chosen,
         batch_size=request.batch_size or batch_size or BATCH_SIZE,
     )
-    dataset = load(config)
+    dataset = load_data(config)
     for words, split in (("test", dataset.test), ("training", dataset.train)):
         if batch_size and len(split) < batch_size:
             raise FinetuneError(

@@ -11,18 +11,19 @@ from finetune.backbone.keras_file import save_stock
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.data import batches
 from finetune.data.batches import training_subset
-from finetune.data.evalset import Images
-from finetune.data.preprocessing import find as find_preprocessing
+from finetune.data.evalset import EvalSet
+from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
-from finetune.diagnosis.targets import origin as source
-from finetune.diagnosis.targets.options import Request
+from finetune.diagnosis.targets.options import TargetOptions
+from finetune.diagnosis.targets.origin import known
 from finetune.diagnosis.targets.target import Target
 from finetune.errors import WrongUse
-from finetune.runs import evaluate, model
+from finetune.runs import evaluate
+from finetune.runs.model import TrainedModel, load_snapshot
 
 
-def open_target(request: Request) -> Target:
+def open_target(request: TargetOptions) -> Target:
     """Open the run's own model, or another file in its directory, on the run's own data.
 
     `request.preprocess` replaces the run's preprocessing. The source's statistics are those the run kept, or those of
@@ -40,9 +41,9 @@ def open_target(request: Request) -> Target:
     if preprocess is not None:
         form["preprocessing"] = find_preprocessing(preprocess)
     subject = KerasSubject(trained.model)
-    origin = source.known(source_checkpoint, subject, _facts(trained))
+    origin = known(source_checkpoint, subject, _facts(trained))
     if source_checkpoint is None:
-        origin["source"] = model.load_snapshot(trained.run)
+        origin["source"] = load_snapshot(trained.run)
 
     def record(report: dict[str, Any]) -> None:
         if trained.path != trained.run.model_path:
@@ -56,8 +57,8 @@ def open_target(request: Request) -> Target:
     return Target(
         name=str(path),
         subject=subject,
-        test=Images(dataset.test, **form),
-        training=lambda images: Images(training_subset(dataset.train, config, images), **form),
+        test=EvalSet(dataset.test, **form),
+        training=lambda images: EvalSet(training_subset(dataset.train, config, images), **form),
         commands=Commands(
             shlex.quote(str(path)), f"finetune run --config {shlex.quote(str(trained.run.path / 'config.json'))}"
         ),
@@ -68,7 +69,7 @@ def open_target(request: Request) -> Target:
     )
 
 
-def _facts(trained: model.Trained) -> Facts:
+def _facts(trained: TrainedModel) -> Facts:
     """What the run's records say about how the model came to be."""
     config = trained.config
     from_files = None if config.from_scratch else published_preprocessing(config.backbone)

@@ -8,15 +8,15 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import bn_layers
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
-from finetune.diagnosis.targets import origin
 from finetune.diagnosis.targets.meta_graph import ANY_SIZE
-from finetune.diagnosis.targets.options import Request, check_classes, read_data
+from finetune.diagnosis.targets.options import TargetOptions, check_classes, read_data
+from finetune.diagnosis.targets.origin import known
 from finetune.diagnosis.targets.target import Target
 from finetune.errors import FinetuneError
 from finetune.tf_graphs import open_exported, takes_training
 
 
-def open_target(request: Request) -> Target:
+def open_target(request: TargetOptions) -> Target:
     """The SavedModel of `request.target`, whose output are logits.
 
     One without a `training` argument (`model.export` of Keras 3) is read as data and its batch way is made of its
@@ -49,11 +49,11 @@ def open_target(request: Request) -> Target:
         write=write,
         copy=path.with_name(f"{path.name}-recalibrated"),
         suffix=None,
-        **origin.known(request.source_checkpoint, subject, Facts(decay=request.bn_decay)),
+        **known(request.source_checkpoint, subject, Facts(decay=request.bn_decay)),
     )
 
 
-def _exported(path: Path, request: Request) -> Target:
+def _exported(path: Path, request: TargetOptions) -> Target:
     subject = open_exported(path)
     height, width = subject.input_size or (request.image_size or ANY_SIZE,) * 2
     if height != width:
@@ -73,5 +73,5 @@ def _exported(path: Path, request: Request) -> Target:
         copy=path.with_name(f"{path.name}-recalibrated"),
         suffix=None,
         notes=subject.facts.lines,
-        **origin.known(request.source_checkpoint, subject, Facts(decay=request.bn_decay)),
+        **known(request.source_checkpoint, subject, Facts(decay=request.bn_decay)),
     )

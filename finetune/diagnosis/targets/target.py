@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.batchnorm.subject import Snapshot, Subject
-from finetune.data.evalset import Images
+from finetune.data.evalset import EvalSet
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
 
@@ -24,8 +24,8 @@ class Target:
 
     name: str
     subject: Subject
-    test: Images
-    training: Callable[[int], Images]
+    test: EvalSet
+    training: Callable[[int], EvalSet]
     commands: Commands
     write: Callable[[Path], None]
     copy: Path

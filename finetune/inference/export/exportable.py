@@ -7,17 +7,16 @@ from typing import Any
 
 import keras
 
-from finetune import backbone
 from finetune._version import __version__
+from finetune.backbone import module_handle
 from finetune.batchnorm.surgery import to_stock
 from finetune.config.run_config import RunConfig
-from finetune.data.preprocessing import AnyPreprocessing
-from finetune.data.preprocessing import find as find_preprocessing
+from finetune.data.preprocessing import AnyPreprocessing, find_preprocessing
 from finetune.errors import FinetuneError
 from finetune.files import to_json
-from finetune.runs import data, model
+from finetune.runs.data import image_shape
 from finetune.runs.directory import RunDir
-from finetune.runs.model import refuse_broken_plan
+from finetune.runs.model import find_trained, open_trained, refuse_broken_plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +38,17 @@ class Source:
     @cached_property
     def stock(self) -> keras.Model:
         """The model in stock Keras layers, preprocessed images to logits. Raises FinetuneError."""
-        return to_stock(model.open_trained(self.path).model)
+        return to_stock(open_trained(self.path).model)
 
     @cached_property
     def native(self) -> tuple[int, int] | None:
         """(height, width) in px of the run's images, None where they are photos of any size."""
-        return data.image_shape(self.run, self.config)
+        return image_shape(self.run, self.config)
 
     @property
     def module(self) -> str | None:
         """The Hub handle of a run on a module of TensorFlow Hub."""
-        return backbone.module_handle(self.config.backbone)
+        return module_handle(self.config.backbone)
 
     @property
     def side(self) -> int:
@@ -118,7 +117,7 @@ def open_source(target: Path, *, with_preprocessing: bool) -> Source:
 
     Raises FinetuneError where it is no finished run.
     """
-    run, config, path = model.find_trained(target)
+    run, config, path = find_trained(target)
     result = run.read("result.json", "class_names", "steps")
     refuse_broken_plan(run)
     names = result["class_names"]

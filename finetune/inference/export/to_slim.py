@@ -10,8 +10,7 @@ from checkpoints.catalog.lookup import BackboneSpec
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from checkpoints.matching.fit import fits
-from finetune import backbone
-from finetune.backbone import conversion
+from finetune.backbone import conversion, module_handle
 from finetune.backbone.networks.names import slim_variables
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
@@ -88,7 +87,7 @@ def _beside(out: Path) -> tuple[Path, Path]:
 
 def _check_slim(spec: BackboneSpec | None, config: RunConfig, path: Path) -> None:
     """Raise FinetuneError where the model in `path` is no network with slim's names."""
-    if backbone.module_handle(config.backbone) is not None:
+    if module_handle(config.backbone) is not None:
         raise FinetuneError(f"{config.backbone} is a Hub module: it has no slim names, and no slim network restores it")
     if config.hidden:
         raise FinetuneError(

@@ -20,7 +20,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Paired:
+class NormLayer:
     """The layers that the switch switches; the nodes that use the batch, or variables, whatever it says."""
 
     layers: tuple[Layer, ...]
@@ -28,7 +28,7 @@ class Paired:
     always_moving: tuple[str, ...]
 
 
-def pair(batch: list[Site], moving: list[Site]) -> Paired:
+def pair(batch: list[Site], moving: list[Site]) -> NormLayer:
     """Find each site's other self: the same node, or a node that normalises the same tensor by the same gamma and beta.
 
     `batch` and `moving` are the sites under either value of the switch.
@@ -61,7 +61,7 @@ def pair(batch: list[Site], moving: list[Site]) -> Paired:
         )
         for key, sites in grouped.items()
     )
-    return Paired(layers, tuple(always_batch), tuple(always_moving))
+    return NormLayer(layers, tuple(always_batch), tuple(always_moving))
 
 
 def _place(site: Site) -> tuple[object, ...]:

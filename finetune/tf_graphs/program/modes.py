@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from checkpoints.formats.operations import FUSED
 from finetune.errors import FinetuneError, WrongUse
-from finetune.tf_graphs.program.bn_layers import Paired, pair
+from finetune.tf_graphs.program.bn_layers import NormLayer, pair
 from finetune.tf_graphs.program.dropout import Undropped, without_dropout
 from finetune.tf_graphs.program.fold import fold
 from finetune.tf_graphs.program.nodes import (
@@ -41,7 +41,7 @@ class Ways:
 
     batch: Undropped
     moving: Undropped
-    paired: Paired
+    paired: NormLayer
     switch: Ref
     training: np.ndarray
     known: Mapping[Ref, np.ndarray]
@@ -188,7 +188,7 @@ def _require_batchnorm(graph: Graph, known: Mapping[Ref, np.ndarray]) -> None:
         )
 
 
-def _lines(paired: Paired, batch: Undropped) -> list[str]:
+def _lines(paired: NormLayer, batch: Undropped) -> list[str]:
     lines = []
     if batch.cut:
         lines.append(f"dropout off in both modes: cut at {', '.join(_first(batch.cut))}")

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from finetune.errors import FinetuneError
-from finetune.training.distribution import cluster as clusters
+from finetune.training.distribution.cluster import from_environment
 from finetune.training.distribution.rendezvous import meet
 from finetune.training.distribution.strategy import Distribution, restore_signals
 
@@ -37,7 +37,7 @@ def multi_worker(
     To be called before TensorFlow computes anything. `settings` None: this worker takes whatever the chief runs.
     Raises WrongUse and FinetuneError, on every worker, where they are not of one mind.
     """
-    cluster = clusters.from_environment()
+    cluster = from_environment()
     gpus = len(tf.config.list_physical_devices("GPU"))
     offer = {"command": command, "version": _versions(), "gpus": gpus, "settings": settings}
     offer = json.loads(json.dumps(offer))  # as the others receive it: tuples are lists

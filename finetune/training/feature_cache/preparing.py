@@ -36,7 +36,7 @@ the disk, through the system's own cache, when a batch wants it."""
 
 
 @dataclass(frozen=True)
-class Telling:
+class Progress:
     """How the work is told: sentences, images done of all; and whether to stop. `warn` is for what should not be."""
 
     say: Callable[[str], None]
@@ -55,7 +55,7 @@ class NothingFrozen(NotCached):
 
 @contextmanager
 def cached_feed(
-    model: keras.Model, dataset: Dataset, config: RunConfig, telling: Telling, *, not_for: str | None = None
+    model: keras.Model, dataset: Dataset, config: RunConfig, telling: Progress, *, not_for: str | None = None
 ) -> Iterator[tuple[CachedFeed, dict[str, Any]] | None]:
     """The feed of features for a planned `model` whose frozen weights are final, and what was done, for
     `result.json`. None where the whole model is to be fed with images: why was said. `not_for`: a reason for it.
@@ -80,7 +80,7 @@ class _Preparation:
     """Finds the cut, opens the entries it needs and fills them."""
 
     def __init__(
-        self, model: keras.Model, dataset: Dataset, config: RunConfig, telling: Telling, held: ExitStack
+        self, model: keras.Model, dataset: Dataset, config: RunConfig, telling: Progress, held: ExitStack
     ) -> None:
         self._model, self._dataset, self._config = model, dataset, config
         self._telling, self._held = telling, held

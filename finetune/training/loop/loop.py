@@ -17,8 +17,8 @@ from finetune.data.share import Share
 from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation.evaluator import Evaluation, Evaluator
 from finetune.training.distribution.strategy import ALONE, Distribution
-from finetune.training.loop import optimizer as optimizers
 from finetune.training.loop.feed import Feed, ImageFeed
+from finetune.training.loop.optimizer import averages, build
 from finetune.training.loop.state import State, model_arrays, optimizer_arrays, put_back
 from finetune.training.loop.step import Step, train_step, train_steps
 
@@ -46,7 +46,7 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Phase:
     """Epochs in which the same layers train: from `first_epoch`, counted from 0, until the next stretch.
 
     `enter` sets the layers' switches; a resumed run enters a stretch anew.
@@ -77,7 +77,7 @@ def train(
     config: RunConfig,
     observer: Observer,
     *,
-    stretches: Sequence[Stretch] = (),
+    stretches: Sequence[Phase] = (),
     rates: Mapping[str, float] | None = None,
     feed: Feed | None = None,
     resume_from: State | None = None,
@@ -100,7 +100,7 @@ def train(
     split, epochs = dataset.train, config.epochs or 0
     per_epoch = batches.steps_per_epoch(split, config)
     mixed = batches.mixes(config)
-    stretches = stretches or [Stretch(0, lambda: None)]
+    stretches = stretches or [Phase(0, lambda: None)]
     ends = [*(stretch.first_epoch for stretch in stretches[1:]), epochs]
     whole = ImageFeed(model, dataset, config, share=Share(distribution.rank, distribution.workers))
     source: Feed = feed or whole
@@ -110,7 +110,7 @@ def train(
         variables = model.trainable_variables
         steps = per_epoch * (ends[number] - stretches[number].first_epoch)
         with distribution.scope():
-            optimizer = optimizers.build(config, variables, steps=steps, rates=rates)
+            optimizer = build(config, variables, steps=steps, rates=rates)
         how: dict[str, Any] = {
             "label_smoothing": config.label_smoothing,
             "precision": config.precision,
@@ -192,7 +192,7 @@ def train(
             save()
     _check_finite(model, config)
     if config.ema is not None:
-        observer.on_averages(optimizers.averages(optimizer, variables))
+        observer.on_averages(averages(optimizer, variables))
     if best:
         put_back(model.variables, best, "best")
     if config.patience:
