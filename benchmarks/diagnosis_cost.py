@@ -37,7 +37,7 @@ def main():
     from finetune.diagnosis.verdict import judge
     from finetune.evaluation.evaluator import Evaluator
     from finetune.training.display import Silent
-    from finetune.training.loop.loop import train
+    from finetune.training.loop.train import train
     from finetune.training.prepare import prepare
 
     class Quiet:

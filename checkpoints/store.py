@@ -4,9 +4,9 @@ import importlib.resources
 from pathlib import Path
 
 from checkpoints.cache import archive
-from checkpoints.cache.cache import cache_dir
+from checkpoints.cache.records import cache_dir
 from checkpoints.catalog.spec import BackboneSpec
-from checkpoints.download.download import fetch, file_name
+from checkpoints.download.resumable import fetch, file_name
 from checkpoints.download.transport import Progress
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.location import only_checkpoint

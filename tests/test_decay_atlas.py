@@ -10,7 +10,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config.run_config import RunConfig
 from finetune.training.display import Silent
-from finetune.training.loop.loop import train
+from finetune.training.loop.train import train
 from finetune.training.prepare import prepare
 
 PATH = Path(__file__).parents[1] / "benchmarks" / "decay_atlas" / "run.py"

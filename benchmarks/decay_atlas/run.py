@@ -23,7 +23,7 @@ from finetune.data.batches import training_subset
 from finetune.data.dataset import stratified_subset
 from finetune.evaluation.evaluator import Evaluator
 from finetune.training.display import Silent
-from finetune.training.loop.loop import train
+from finetune.training.loop.train import train
 from finetune.training.prepare import prepare
 
 HERE = Path(__file__).parent

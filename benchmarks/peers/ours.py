@@ -7,7 +7,7 @@ from pace import Pace
 
 
 class Told:
-    """`finetune.training.loop.loop.Observer`: hears each step."""
+    """`finetune.training.loop.train.Observer`: hears each step."""
 
     def __init__(self, pace):
         self._pace = pace
@@ -36,7 +36,7 @@ def main(settings):
     load_tensorflow()
     from finetune.config.checking import from_mapping
     from finetune.training.display import Silent
-    from finetune.training.loop.loop import train
+    from finetune.training.loop.train import train
     from finetune.training.prepare import prepare
 
     prepared = prepare(from_mapping(settings, where="the options"), Silent(), load_weights=True)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from checkpoints.cache.cache import write_atomically
+from checkpoints.cache.records import write_atomically
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that lie on disk and the bytes of the whole file (None where the server does not say)."""

@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from checkpoints.cache.cache import sha256_of
+from checkpoints.cache.records import sha256_of
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.hdf5 import Hdf5, numeric

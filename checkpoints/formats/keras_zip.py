@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from checkpoints.cache import archive
-from checkpoints.cache.cache import cache_dir, sha256_of
+from checkpoints.cache.records import cache_dir, sha256_of
 from checkpoints.cache.working import remove_abandoned, working_folder
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from checkpoints.cache.cache import sha256_of
+from checkpoints.cache.records import sha256_of
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.location import find_slim

@@ -6,7 +6,7 @@ from pathlib import Path
 from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.errors import UnknownBackbone
 from finetune.backbone import own_model
-from finetune.backbone.hub import module, saved_model
+from finetune.backbone.hub import module, signatures
 from finetune.backbone.keras_file import SUFFIXES
 from finetune.errors import WrongUse
 
@@ -66,7 +66,7 @@ def _of_path(path: Path) -> BackboneSpec:
     if path.is_dir() and (path / "model.keras").is_file():
         path = path / "model.keras"
     if path.is_dir():
-        if saved_model.is_saved_model(path):
+        if signatures.is_saved_model(path):
             return module.find(str(path))
         raise WrongUse(
             f"--backbone {path} is a directory without saved_model.pb or model.keras: expected a SavedModel, a run, or "

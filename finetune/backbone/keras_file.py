@@ -14,7 +14,7 @@ import numpy as np
 from checkpoints.formats import keras_zip
 from checkpoints.formats.hdf5 import Hdf5
 from checkpoints.formats.location import HDF5_MAGIC, starts_with
-from finetune.backbone.hub.layer import trusting
+from finetune.backbone.hub.module_layer import trusting
 from finetune.batchnorm.surgery import to_stock
 from finetune.errors import FinetuneError
 from finetune.files import replacing

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from checkpoints.cache.cache import sha256_of
+from checkpoints.cache.records import sha256_of
 from checkpoints.catalog.lookup import find_row
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.errors import UnknownBackbone

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune.batch import summary as summaries
 from finetune.batch import timing
-from finetune.batch.executors.process import Executor
+from finetune.batch.executors.job_process import Executor
 from finetune.batch.folder import BatchFolder
 from finetune.batch.jobs import Job
 from finetune.batch.scheduler import Scheduler

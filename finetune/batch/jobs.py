@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.batch import names, paths
+from finetune.batch import job_names, paths
 from finetune.config import checking as configs
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
@@ -61,7 +61,7 @@ def read(path: Path, *, seeds: int | None = None, really: int | None = None) -> 
             f"--yes-really {len(asked) * repeats}" + ("" if really is None else f" (not {really})")
         )
     jobs = list(_repeated(path, _named(path, file, asked), repeats))
-    names.refuse_duplicates(path, [job.name for job in jobs])
+    job_names.refuse_duplicates(path, [job.name for job in jobs])
     return tuple(jobs)
 
 
@@ -155,7 +155,7 @@ class _File:
             own = dict(table)
             name = own.pop("name", None)
             place = f"[[job]] {number}" + (f" ({name})" if isinstance(name, str) else "")
-            found.append((names.given(name, f"{place} of {self.path}"), self._settings(own, place)))
+            found.append((job_names.given(name, f"{place} of {self.path}"), self._settings(own, place)))
         return found
 
     def _table(self, value: Any, place: str) -> dict[str, Any]:
@@ -221,9 +221,9 @@ def _named(
     for name, settings in asked:
         chosen = name
         if chosen is None:
-            chosen = names.of(settings)
+            chosen = job_names.of(settings)
             if chosen.casefold() in taken and not _same(seen.get(chosen.casefold()), settings):
-                chosen = names.distinct(chosen, settings)
+                chosen = job_names.distinct(chosen, settings)
             taken.add(chosen.casefold())
             seen.setdefault(chosen.casefold(), settings)
         where = f"job {chosen} of {path}"

@@ -5,7 +5,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.batch.executors.process import Ended
+from finetune.batch.executors.job_process import Ended
 
 _NO_MEMORY = re.compile(
     r"out of memory|std::bad_alloc|OOM when allocating|OutOfMemory|Resource_?Exhausted|MemoryError"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from finetune.batch.executors.process import Executor, Handle, Launch
+from finetune.batch.executors.job_process import Executor, Handle, Launch
 from finetune.batch.folder import Attempt, BatchFolder, JobRecord
 from finetune.batch.jobs import Job
 from finetune.batch.outcome import Outcome, judge

@@ -13,7 +13,7 @@ from finetune.batch.jobs import Job
 from finetune.batch.status import look
 from finetune.batch.timing import TimeLeft
 from finetune.config.run_config import RunConfig
-from finetune.data.loading import load_data
+from finetune.data.load_data import load_data
 from finetune.data.pipeline import steps_per_epoch
 from finetune.errors import FinetuneError
 from finetune.runs import defaults

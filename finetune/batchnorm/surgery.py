@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from finetune.batchnorm.layer import BatchNorm
-from finetune.batchnorm.module import Module, PartBatchNorm
+from finetune.batchnorm.module_parts import Module, PartBatchNorm
 
 _OURS = ("statistics", "updates", "unbiased", "renormalise", "zero_debias", "run_steps")
 

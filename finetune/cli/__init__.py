@@ -12,20 +12,20 @@ from checkpoints.cache.disk import refusal
 from checkpoints.errors import CheckpointError
 from finetune._version import __version__
 from finetune.cli import (
-    backbones,
-    batch,
-    cache,
-    checkpoint,
-    completion,
-    demo,
-    diagnose,
-    evaluate,
-    export,
-    features,
-    predict,
-    recalibrate,
-    report,
-    run,
+    backbones_command,
+    batch_command,
+    cache_command,
+    checkpoint_command,
+    completion_command,
+    demo_command,
+    diagnose_command,
+    evaluate_command,
+    export_command,
+    features_command,
+    predict_command,
+    recalibrate_command,
+    report_command,
+    run_command,
 )
 from finetune.cli.terminal import neutral_streams
 from finetune.errors import FinetuneError
@@ -74,20 +74,20 @@ def main() -> None:
 
 
 for _command in (
-    run.run,
-    batch.batch,
-    evaluate.evaluate,
-    report.report,
-    diagnose.diagnose_bn,
-    recalibrate.recalibrate_bn,
-    predict.predict,
-    features.features,
-    export.export,
-    backbones.backbones,
-    checkpoint.checkpoint,
-    completion.completion,
-    cache.cache,
-    demo.demo,
+    run_command.run,
+    batch_command.batch,
+    evaluate_command.evaluate,
+    report_command.report,
+    diagnose_command.diagnose_bn,
+    recalibrate_command.recalibrate_bn,
+    predict_command.predict,
+    features_command.features,
+    export_command.export,
+    backbones_command.backbones,
+    checkpoint_command.checkpoint,
+    completion_command.completion,
+    cache_command.cache,
+    demo_command.demo,
 ):
     main.add_command(_command)
 

@@ -5,29 +5,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetune.cli import completion, options
+from finetune.cli import completion_command, shared_options
 
 if TYPE_CHECKING:
     from finetune.diagnosis.targets.target import Target
 
 _LAYOUTS = ("nhwc", "nchw", "flat-nhwc", "flat-nchw")
 _OPTIONS = (
-    click.argument("target", type=options.PATH, metavar="[RUN|MODEL]", required=False),
+    click.argument("target", type=shared_options.PATH, metavar="[RUN|MODEL]", required=False),
     click.option(
         "--backbone",
         metavar="NAME",
-        shell_complete=completion.backbones,
+        shell_complete=completion_command.backbones,
         help="A network of the catalogue; needs --checkpoint.",
     ),
     click.option(
         "--checkpoint",
-        type=options.PATH,
+        type=shared_options.PATH,
         metavar="PATH",
         help="Your weights: for --backbone with the head you trained (slim checkpoint or training directory, Keras "
         "weights); for --meta-graph, where it is not the one beside it.",
     ),
     click.option("--ema", is_flag=True, help="Read weights from their moving averages in the checkpoint."),
-    click.option("--meta-graph", type=options.PATH, metavar="FILE", help="Any TF1 graph: model.ckpt-1000.meta."),
+    click.option("--meta-graph", type=shared_options.PATH, metavar="FILE", help="Any TF1 graph: model.ckpt-1000.meta."),
     click.option("--input", metavar="NAME", help="TF1 graph: the images, such as x:0.  [default: found]"),
     click.option("--logits", metavar="NAME", help="TF1 graph: the logits.  [default: found]"),
     click.option("--is-training", metavar="NAME", help="TF1 graph: the training switch.  [default: found]"),
@@ -38,20 +38,20 @@ _OPTIONS = (
     ),
     click.option("--feed", multiple=True, metavar="NAME=VALUE", help="TF1 graph: another placeholder. Repeatable."),
     click.option("--data", metavar="NAME|PATH", help="The data, as of 'finetune run'.  [default: cifar10]"),
-    options.DATA_DIR,
+    shared_options.DATA_DIR,
     click.option(
         "--preprocess",
         metavar="NAME|MODULE:FUNCTION",
         help="How pixels were prepared in training.  [default: the run's, the backbone's]",
     ),
-    click.option("--image-size", type=options.COUNT, metavar="PX", help="Side in px.  [default: the model's]"),
-    click.option("--batch-size", type=options.COUNT, metavar="N", help="[default: 64, or what the graph takes]"),
+    click.option("--image-size", type=shared_options.COUNT, metavar="PX", help="Side in px.  [default: the model's]"),
+    click.option("--batch-size", type=shared_options.COUNT, metavar="N", help="[default: 64, or what the graph takes]"),
     click.option(
         "--bn-decay", type=float, metavar="F", help="The decay it was trained with, where the file does not say."
     ),
     click.option(
         "--source-checkpoint",
-        type=options.PATH,
+        type=shared_options.PATH,
         metavar="PATH",
         help="What the model was fine-tuned from, where the run does not know.",
     ),

@@ -5,27 +5,32 @@ from typing import Any
 
 import click
 
-from finetune.cli import completion, options
+from finetune.cli import completion_command, shared_options
 
 SECTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
     "What to start from": (
         click.option(
             "--backbone",
             metavar="NAME|PATH",
-            shell_complete=completion.backbones,
+            shell_complete=completion_command.backbones,
             help="A name of 'finetune backbones list', such as resnet_v1_101; a Keras model of your own (.keras, "
             ".h5, a run); hub:HANDLE or a SavedModel directory.",
         ),
         click.option(
-            "--config", type=options.PATH, metavar="FILE", help="A config.json to repeat; options given here win."
+            "--config",
+            type=shared_options.PATH,
+            metavar="FILE",
+            help="A config.json to repeat; options given here win.",
         ),
-        click.option("--resume", type=options.PATH, metavar="RUN", help="Continue an interrupted run directory."),
-        options.CHECKPOINT,
+        click.option(
+            "--resume", type=shared_options.PATH, metavar="RUN", help="Continue an interrupted run directory."
+        ),
+        shared_options.CHECKPOINT,
         click.option("--from-scratch", is_flag=True, default=None, help="Random weights instead of a checkpoint."),
     ),
     "Data": (
-        options.DATA,
-        options.DATA_DIR,
+        shared_options.DATA,
+        shared_options.DATA_DIR,
         click.option("--examples", type=int, metavar="N", help="Train on N images, the same share of every class."),
         click.option("--few-shot", type=int, metavar="K", help="Train on K images of every class, drawn by the seed."),
         click.option(
@@ -130,7 +135,7 @@ SECTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
         ),
         click.option(
             "--bn-decay",
-            type=options.NumberOrAuto("in (0, 1)"),
+            type=shared_options.NumberOrAuto("in (0, 1)"),
             metavar="F|auto",
             help="Share of the old moving value kept.  [default: auto]",
         ),
@@ -189,7 +194,7 @@ SECTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
         click.option(
             "--learning-rate",
             "--lr",
-            type=options.NumberOrAuto("above 0"),
+            type=shared_options.NumberOrAuto("above 0"),
             metavar="F|auto",
             help="Peak learning rate; auto: found by a range test.  [default: by optimizer and batch]",
         ),
@@ -244,10 +249,12 @@ SECTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
         click.option(
             "--deterministic", is_flag=True, default=None, help="Bit-identical repeats on one machine; slower."
         ),
-        click.option("--run-dir", type=options.PATH, metavar="DIR", help="Directory of this run; must not exist."),
+        click.option(
+            "--run-dir", type=shared_options.PATH, metavar="DIR", help="Directory of this run; must not exist."
+        ),
         click.option(
             "--runs-dir",
-            type=options.PATH,
+            type=shared_options.PATH,
             metavar="DIR",
             default="runs",
             help="Where runs get a name.  [default: runs]",

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from finetune.data import decoding, inspection
+from finetune.data import decoding, scanning
 from finetune.data.dataset import Split
 from finetune.data.lazy import LazyImages
 from finetune.data.sources.assembly import Progress, printable
-from finetune.data.sources.folder import images_below, passed_over
+from finetune.data.sources.image_folder import images_below, passed_over
 from finetune.errors import FinetuneError
 
 
@@ -117,7 +117,7 @@ def read_images(
         named = ", ".join(printable(str(place)) for place in places)
         raise FinetuneError(f"{named} holds no images{f' ({remarks[0]})' if remarks else ''}: check the folder")
     files = ImageFiles(tuple(paths))
-    seen = inspection.inspect(files, skip_bad=skip_bad, progress=on_scan)
+    seen = scanning.inspect(files, skip_bad=skip_bad, progress=on_scan)
     chosen = np.flatnonzero(seen.good)
     images = LazyImages(files, chosen, seen.side)
     if native is not None:

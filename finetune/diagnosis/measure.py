@@ -15,7 +15,7 @@ from finetune.diagnosis import checks, labels
 from finetune.diagnosis.checks import CheckBudget
 from finetune.diagnosis.drift import drift, initial, share_left
 from finetune.diagnosis.evidence import BNEvidence, Facts, Share, ThreeWays
-from finetune.diagnosis.rules import data
+from finetune.diagnosis.rules import data_rules
 from finetune.diagnosis.rules.rule import Commands, Reading
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Evaluator, Pass
@@ -97,7 +97,7 @@ def examine(
         if "partial" in called:
             initial_only = {layer.name for layer, seen in zip(layers, evidence.layers, strict=True) if seen.at_initial}
             evidence = replace(evidence, partly_repaired=checks.partly(room, moving, recalibrated, initial_only))
-        fed_wrongly = data.wrong_preprocessing(Reading(evidence, Commands(""))) is not None
+        fed_wrongly = data_rules.wrong_preprocessing(Reading(evidence, Commands(""))) is not None
         if "batches" in called and not (extent == "default" and fed_wrongly):
             evidence = replace(evidence, batches=checks.batches(room))
     return evidence

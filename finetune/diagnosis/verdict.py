@@ -4,36 +4,36 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.diagnosis import words
+from finetune.diagnosis import verdict_words
 from finetune.diagnosis.evidence import BNEvidence
-from finetune.diagnosis.rules import data, statistics, training
+from finetune.diagnosis.rules import data_rules, statistics_rules, training_rules
 from finetune.diagnosis.rules.rule import Commands, Finding, Reading
 
 RULES: tuple[Callable[[Reading], Finding | None], ...] = (
     # What makes every other figure meaningless.
-    statistics.not_finite,
+    statistics_rules.not_finite,
     # What recalibration would hide: it repairs the statistics for pixels that are fed wrongly.
-    data.wrong_preprocessing,
-    data.labels,
+    data_rules.wrong_preprocessing,
+    data_rules.labels,
     # Statistics that fit the training images are not made wrong by test images of another kind.
-    data.different_data,
+    data_rules.different_data,
     # A good is_training=True that no statistics can reach.
-    data.batch_composition,
+    data_rules.batch_composition,
     # The statistics themselves, from what is certain bit by bit to what is inferred.
-    statistics.updates_never_ran,
-    statistics.partially_restored,
-    statistics.source_untouched,
-    statistics.frozen_in_part,
-    statistics.share_left,
-    statistics.averaged_weights,
-    statistics.noisy,
-    statistics.outrun,
+    statistics_rules.updates_never_ran,
+    statistics_rules.partially_restored,
+    statistics_rules.source_untouched,
+    statistics_rules.frozen_in_part,
+    statistics_rules.share_left,
+    statistics_rules.averaged_weights,
+    statistics_rules.noisy,
+    statistics_rules.outrun,
     # Networks that need the noise of their batches, or learnt around their statistics.
-    statistics.few_values,
-    statistics.learnt_around,
+    statistics_rules.few_values,
+    statistics_rules.learnt_around,
     # Whatever is wrong now is not BatchNorm's doing.
-    training.undertrained,
-    training.overfitting,
+    training_rules.undertrained,
+    training_rules.overfitting,
 )
 
 
@@ -72,11 +72,11 @@ def judge(evidence: BNEvidence, commands: Commands) -> Verdict:
         if found is not None:
             break
     else:
-        found = training.healthy(reading)
+        found = training_rules.healthy(reading)
     return Verdict(
         found.cause,
         found.sentence,
-        (*words.accuracies(evidence), *found.because, *words.statistics(reading)),
+        (*verdict_words.accuracies(evidence), *found.because, *verdict_words.statistics(reading)),
         found.remedy,
-        words.ruled_out(reading, found.cause),
+        verdict_words.ruled_out(reading, found.cause),
     )

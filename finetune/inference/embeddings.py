@@ -16,14 +16,14 @@ from finetune.config.run_config import RunConfig
 from finetune.data import batches, image_files
 from finetune.data.dataset import Dataset, Split
 from finetune.data.lazy import LazyImages
-from finetune.data.loading import load_data
+from finetune.data.load_data import load_data
 from finetune.data.sources import absolute
 from finetune.data.sources.assembly import Progress, printable
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import replacing, room_for
 from finetune.runs import evaluate
-from finetune.runs.data import image_shape
 from finetune.runs.model import open_trained, refuse_broken_plan
+from finetune.runs.run_data import image_shape
 
 Pooling = Literal["mean", "max", "none"]
 UNKNOWN = -1

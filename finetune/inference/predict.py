@@ -22,8 +22,8 @@ from finetune.data.sources.assembly import Progress, printable
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import write_text
 from finetune.inference.export.to_keras import CARD
-from finetune.runs.data import image_shape
 from finetune.runs.model import open_trained, refuse_broken_plan
+from finetune.runs.run_data import image_shape
 
 _NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote"
 

@@ -12,11 +12,11 @@ from PIL import Image
 from checkpoints.errors import CheckpointError
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
-from finetune.data.loading import load_data
+from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError
 from finetune.evaluation.predictions import Predictions
 from finetune.reporting.record import RunRecord
-from finetune.runs.data import check_unchanged
+from finetune.runs.run_data import check_unchanged
 
 SIDE = 128
 """Photos are shown at so many px; images in memory as they are."""

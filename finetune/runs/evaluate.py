@@ -9,12 +9,12 @@ from finetune.batchnorm.subject import Statistics
 from finetune.config.run_config import RunConfig
 from finetune.data import batches
 from finetune.data.dataset import Dataset, Split
-from finetune.data.loading import load_data
+from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
 from finetune.evaluation.flip import Mirrored
-from finetune.runs.data import check_classes, check_unchanged
 from finetune.runs.model import TrainedModel, broken_plan, find_trained, open_trained
+from finetune.runs.run_data import check_classes, check_unchanged
 
 
 @dataclass(frozen=True, eq=False)

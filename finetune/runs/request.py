@@ -7,7 +7,7 @@ from finetune.batchnorm.policy import Rule, parse_bn_rule
 from finetune.config import presets
 from finetune.config.checking import check_config
 from finetune.config.run_config import RunConfig
-from finetune.config.trackers import check_trackers
+from finetune.config.tracker_setting import check_trackers
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import WrongUse
 

@@ -10,8 +10,8 @@ from finetune.evaluation import metrics
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_text
 from finetune.reporting import model_card
-from finetune.runs.data import describe_data
 from finetune.runs.directory import RunDir
+from finetune.runs.run_data import describe_data
 from finetune.training.prepare import Prepared
 
 NAME = "MODEL_CARD.md"

@@ -12,17 +12,17 @@ from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
 from finetune.process import stop_signals
 from finetune.runs.config_file import FORMAT_VERSION, read_config_file
-from finetune.runs.data import check_unchanged, describe_data
 from finetune.runs.directory import RunDir, check_place
 from finetune.runs.model import load_snapshot, refuse_broken_plan, save_snapshot
+from finetune.runs.run_data import check_unchanged, describe_data
 from finetune.training import proof
 from finetune.training.display import Display, Silent
 from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.training.environment import describe
 from finetune.training.feature_cache.preparing import Progress, cached_feed
 from finetune.training.finish import Outcome, finish
-from finetune.training.loop.loop import train
 from finetune.training.loop.state import State, put_back
+from finetune.training.loop.train import train
 from finetune.training.observers import Recorder
 from finetune.training.periodic_diagnosis import Checkup
 from finetune.training.phases import Phases

@@ -7,7 +7,7 @@ from finetune.data import batches
 from finetune.runs.directory import RunDir
 from finetune.training import proof
 from finetune.training.display import Display
-from finetune.training.loop.loop import Phase
+from finetune.training.loop.train import Phase
 from finetune.training.prepare import Prepared, apply_plan
 
 

@@ -15,11 +15,11 @@ from finetune.backbone.head import attach_head
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config import presets
 from finetune.config.run_config import RunConfig
-from finetune.config.trackers import absolute_trackers
+from finetune.config.tracker_setting import absolute_trackers
 from finetune.data import batches, sources
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
-from finetune.data.loading import load_data
+from finetune.data.load_data import load_data
 from finetune.data.overlap import find_overlap
 from finetune.errors import FinetuneError, WrongUse
 from finetune.runs import defaults

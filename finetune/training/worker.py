@@ -10,7 +10,7 @@ from finetune.process import stop_signals
 from finetune.runs.directory import RunDir
 from finetune.training.display import Display, Silent
 from finetune.training.distribution.strategy import Distribution
-from finetune.training.loop.loop import train
+from finetune.training.loop.train import train
 from finetune.training.observers import FollowingObserver
 from finetune.training.prepare import prepare
 

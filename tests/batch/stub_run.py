@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from finetune.batch.executors.process import Launch
+from finetune.batch.executors.job_process import Launch
 from finetune.cli.startup import follow_lifeline
 
 

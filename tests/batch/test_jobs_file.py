@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune.batch import jobs, names
+from finetune.batch import job_names, jobs
 from finetune.config.checking import PATHS
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
@@ -147,12 +147,12 @@ def test_a_name_does_not_depend_on_the_other_jobs(read):
 )
 def test_names_are_safe_in_any_file_system(name, safe):
     if name.startswith("x"):
-        assert len(names.given(name, "here")) <= 100
+        assert len(job_names.given(name, "here")) <= 100
     elif safe is None:
         with pytest.raises(WrongUse, match="will not do: expected text with letters or digits"):
-            names.given(name, "here")
+            job_names.given(name, "here")
     else:
-        assert names.given(name, "here") == safe
+        assert job_names.given(name, "here") == safe
 
 
 def test_settings_that_differ_in_unsafe_characters_only_get_names_of_their_own(read):

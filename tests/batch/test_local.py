@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune.batch.executors.job_process import Launch
 from finetune.batch.executors.local import Forked, Local
-from finetune.batch.executors.process import Launch
 from finetune.batch.jobs import Job, read
 from finetune.batch.sharing import features_of
 

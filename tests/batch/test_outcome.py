@@ -4,7 +4,7 @@ import pytest
 
 from finetune.batch import outcome
 from finetune.batch.executors import memory
-from finetune.batch.executors.process import Ended
+from finetune.batch.executors.job_process import Ended
 
 TEARS = "Traceback (most recent call last):\n  File x\n"
 

@@ -14,7 +14,7 @@ from stub_run import StubLaunch
 from finetune.batch import jobs
 from finetune.batch.call import Call, Display
 from finetune.batch.executors import ray_cluster
-from finetune.batch.executors.process import Launch
+from finetune.batch.executors.job_process import Launch
 from finetune.batch.executors.ray_cluster import Ray
 from finetune.batch.folder import BatchFolder
 from finetune.errors import FinetuneError, WrongUse

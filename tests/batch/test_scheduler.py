@@ -15,8 +15,8 @@ from stub_run import StubLaunch
 from finetune.batch import jobs
 from finetune.batch.call import Call, Display
 from finetune.batch.executors import memory
+from finetune.batch.executors.job_process import Process
 from finetune.batch.executors.local import Local
-from finetune.batch.executors.process import Process
 from finetune.batch.folder import BatchFolder
 from finetune.batch.scheduler import Scheduler
 from finetune.errors import FinetuneError, WrongUse

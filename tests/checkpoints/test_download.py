@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from misbehaving_server import Server, say, serve
 
-from checkpoints.download.download import fetch, file_name
+from checkpoints.download.resumable import fetch, file_name
 from checkpoints.errors import CheckpointError
 
 BODY = bytes(range(256)) * 4000

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from misbehaving_server import Server, say, serve
 
 from checkpoints.catalog.lookup import CATALOG
-from checkpoints.download import download
+from checkpoints.download import resumable
 from checkpoints.errors import UnknownBackbone
 from checkpoints.fetching import select
 from finetune.cli import main
@@ -20,7 +20,7 @@ from finetune.cli import main
 @pytest.fixture(autouse=True)
 def mirrored(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINETUNE_MIRROR", server.address)
-    monkeypatch.setattr(download.tenacity.nap.time, "sleep", lambda _: None)
+    monkeypatch.setattr(resumable.tenacity.nap.time, "sleep", lambda _: None)
 
 
 def typed(line: str) -> Result:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from misbehaving_server import Server, say, serve
 
 from checkpoints.download import transport
-from checkpoints.download.download import fetch
+from checkpoints.download.resumable import fetch
 from checkpoints.errors import CheckpointError
 
 BODY = bytes(range(256)) * 400

@@ -13,7 +13,7 @@ from bad_places import Evil, write_checkpoints, write_cifar, write_strangers
 from click.testing import Result
 from typing_commands import tree, typed
 
-from finetune.cli.display import ConsoleDisplay
+from finetune.cli.display_training import ConsoleDisplay
 from finetune.data import sources
 
 

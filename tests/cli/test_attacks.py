@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 from typing_commands import typed
 
-from finetune.backbone.hub import saved_model
+from finetune.backbone.hub import signatures
 from finetune.batch import jobs
 from finetune.cli.terminal import neutral
 
@@ -311,7 +311,7 @@ def test_a_module_with_a_training_argument_that_does_more_than_compute(run, oper
 
 def test_a_module_that_computes_is_called(here):
     tf.saved_model.save(Module(lambda: 0.0), "m")
-    assert saved_model.load("m").can_train
+    assert signatures.load("m").can_train
     result = typed("backbones show hub:m")
     assert result.exit_code == 0, result.output
 

@@ -9,7 +9,7 @@ from typing_commands import typed
 
 from finetune.training import chief as runs
 from finetune.training import phases
-from finetune.training.loop import loop
+from finetune.training.loop import train
 
 UNIT = "resnet_v1_demo/block1/unit_1/bottleneck_v1"
 RUN = "run SMALL --epochs 1 --validation 0 --quiet --cache-features off"
@@ -21,7 +21,7 @@ def layer(model, name):
 
 def after_each_step(monkeypatch, change):
     """Training steps, and after each one `change(model)`: what a step that updates too much would do."""
-    build = loop.train_step
+    build = train.train_step
 
     def built(model, *arguments, **settings):
         step = build(model, *arguments, **settings)
@@ -33,7 +33,7 @@ def after_each_step(monkeypatch, change):
 
         return stepped
 
-    monkeypatch.setattr(loop, "train_step", built)
+    monkeypatch.setattr(train, "train_step", built)
 
 
 def last_bit(variable):
@@ -58,7 +58,7 @@ def undone(monkeypatch):
 
 def optimizer_takes_it(monkeypatch):
     """The step is given a frozen weight among those to train, as with a list of variables taken too early."""
-    build, make = loop.train_step, loop.optimizers.build
+    build, make = train.train_step, train.optimizers.build
 
     def more(variables):
         return [*variables, *extra]
@@ -71,8 +71,8 @@ def optimizer_takes_it(monkeypatch):
         return made
 
     monkeypatch.setattr(runs, "prepare", prepared)
-    monkeypatch.setattr(loop, "train_step", lambda model, opt, variables, **s: build(model, opt, more(variables), **s))
-    monkeypatch.setattr(loop.optimizers, "build", lambda config, variables, **s: make(config, more(variables), **s))
+    monkeypatch.setattr(train, "train_step", lambda model, opt, variables, **s: build(model, opt, more(variables), **s))
+    monkeypatch.setattr(train.optimizers, "build", lambda config, variables, **s: make(config, more(variables), **s))
 
 
 def by_one_bit(monkeypatch):

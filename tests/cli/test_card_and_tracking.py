@@ -15,8 +15,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typing_commands import typed
 
-from finetune.cli.display import ConsoleDisplay
-from finetune.data.loading import load_data
+from finetune.cli.display_training import ConsoleDisplay
+from finetune.data.load_data import load_data
 from finetune.reporting import record
 
 

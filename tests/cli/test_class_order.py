@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typing_commands import tree, typed
 
-from finetune.cli.display import ConsoleDisplay
+from finetune.cli.display_training import ConsoleDisplay
 
 NAMES = ["cat", "dog", "newt", "wasp"]
 RUN = (

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typing_commands import typed
 
-from finetune.data.loading import load_data
+from finetune.data.load_data import load_data
 from finetune.evaluation.predictions import Predictions
 from finetune.reporting import record
 

@@ -126,8 +126,8 @@ def test_a_terminal_without_our_characters_shows_others(finished):
 
 
 def test_paths_are_kept_whole_and_normalised(tmp_path, monkeypatch):
-    from finetune.cli.options import PATH
-    from finetune.cli.run import _plain
+    from finetune.cli.run_command import _plain
+    from finetune.cli.shared_options import PATH
 
     monkeypatch.chdir(tmp_path)
     assert _plain(PATH.convert("a/../b c", None, None)) == str(tmp_path / "b c")

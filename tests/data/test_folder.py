@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from written_photos import CLASSES, COLOURS, encoded, photo, write_class_folders, write_splits
 
-from finetune.data import inspection
+from finetune.data import scanning
 from finetune.data.lazy import LazyImages
 from finetune.data.sources import absolute, load_dataset
 from finetune.errors import FinetuneError, WrongUse
@@ -196,10 +196,10 @@ def test_damaged_images_can_be_left_out_and_are_counted(damaged):
 
 
 def test_of_many_images_headers_are_read_and_of_very_many_some(damaged, monkeypatch):
-    monkeypatch.setattr(inspection, "DECODED", 10)
+    monkeypatch.setattr(scanning, "DECODED", 10)
     with pytest.raises(FinetuneError, match="3 of 24 images cannot be used"):
         load(damaged)
-    monkeypatch.setattr(inspection, "OPENED", 12)
+    monkeypatch.setattr(scanning, "OPENED", 12)
     with pytest.raises(FinetuneError, match=r"of the 12 images looked at \(of 24\) cannot be used"):
         load(damaged)
     assert len(load(damaged, skip_bad_images=True).skipped) == 4

@@ -28,7 +28,7 @@ from checkpoints.matching.structures import structures
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
 from finetune.cli import main
-from finetune.cli.display import ConsoleDisplay
+from finetune.cli.display_training import ConsoleDisplay
 from finetune.data.dataset import Split, stratified_subset
 from finetune.data.sources import generated
 from finetune.inference import reference

@@ -15,7 +15,7 @@ from finetune.config.run_config import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.training.feature_cache.preparing import Progress, cached_feed
 from finetune.training.loop.feed import ImageFeed
-from finetune.training.loop.loop import train
+from finetune.training.loop.train import train
 
 CONFIG = RunConfig(
     backbone="x",

@@ -21,9 +21,9 @@ def changed(**values):
 # 6 steps an epoch: within the first, at an epoch's end, in the second, in the last.
 @pytest.mark.parametrize(("stops", "steps"), [((1,), 4), ((6,), 4), ((7, 2), 4), ((17,), 1)])
 def test_resumed_equals_unbroken_to_the_bit(monkeypatch, stops, steps):
-    from finetune.training.feature_cache import feed
+    from finetune.training.feature_cache import feature_feed
 
-    monkeypatch.setattr(feed, "_MOST_STEPS", steps)
+    monkeypatch.setattr(feature_feed, "_MOST_STEPS", steps)
     config = changed(augment="flip")
     whole = trained(classifier(), generated(), config)
     state, seen = None, []

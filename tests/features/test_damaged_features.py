@@ -9,7 +9,7 @@ import pytest
 from small_features import CONFIG, classifier, generated, trained
 from test_processes_share import PROGRAM
 
-from finetune.training.feature_cache import preparing, store
+from finetune.training.feature_cache import feature_store, preparing
 from finetune.training.feature_cache.entry import RECORD
 
 
@@ -17,7 +17,7 @@ from finetune.training.feature_cache.entry import RECORD
 def filled(home):
     """A run's outcome, and the entry it filled: 150 rows, and the test images' in another one."""
     first = trained(classifier(), generated(), CONFIG)
-    path = next(one.path for one in store.entries() if one.about["statistics"] == "moving")
+    path = next(one.path for one in feature_store.entries() if one.about["statistics"] == "moving")
     assert first.about["computed"] == 150 + 32
     return first, path
 
@@ -74,7 +74,7 @@ def test_changed_rows_are_computed_anew_and_said_once(what, filled):
 
 def test_a_damaged_row_under_batch_statistics_has_its_whole_batch_computed(filled):
     first, _ = filled
-    path = next(one.path for one in store.entries() if one.about["statistics"] == "batch")
+    path = next(one.path for one in feature_store.entries() if one.about["statistics"] == "batch")
     flip(path / "rows.bin", 40)
     again = trained(classifier(), generated(), CONFIG)
     assert again.about["computed"] == 16

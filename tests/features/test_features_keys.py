@@ -9,7 +9,7 @@ from small_features import CONFIG, classifier, generated, trained
 
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find_preprocessing
-from finetune.training.feature_cache import keys, store
+from finetune.training.feature_cache import feature_store, keys
 from finetune.training.feature_cache.cut import cuts
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -110,7 +110,7 @@ def test_another_seed_other_examples_and_another_head_find_the_images_they_share
     # The test images in other batches have other batch statistics: 30 in whole batches of 10.
     assert outcome.about["computed"] == 30
     assert outcome.about["read"] == 70 + 20 + 30
-    assert [one.about["statistics"] for one in store.entries()].count("batch") == 2
+    assert [one.about["statistics"] for one in feature_store.entries()].count("batch") == 2
 
 
 @pytest.mark.parametrize(

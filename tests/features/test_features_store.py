@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune.errors import WrongUse
-from finetune.training.feature_cache import store
+from finetune.training.feature_cache import feature_store
 from finetune.training.feature_cache.keys import of_places
 
 ROW = 1000 * 4 + 20
@@ -23,23 +23,23 @@ def home(tmp_path, monkeypatch):
 
 def made(key, rows, *, used, budget=None):
     ids = of_places(rows)
-    with store.opened(key, ABOUT, ids, budget=budget) as entry:
+    with feature_store.opened(key, ABOUT, ids, budget=budget) as entry:
         entry.append(ids, np.zeros((rows, 1000), np.float32))
-    os.utime(store.place() / key / "about.json", (used, used))
+    os.utime(feature_store.place() / key / "about.json", (used, used))
 
 
 def keys():
-    return [one.key for one in store.entries()]
+    return [one.key for one in feature_store.entries()]
 
 
 def test_entries_are_listed_with_the_least_recently_used_first():
     made("a", 3, used=200)
     made("b", 5, used=100)
     assert keys() == ["b", "a"]
-    first = store.entries()[0]
+    first = feature_store.entries()[0]
     assert (first.images, first.size, first.busy, first.about["cut"]) == (5, 5 * ROW, False, "pool")
-    with store.opened("b", ABOUT, of_places(5), budget=None):
-        assert [one.busy for one in store.entries()] == [False, True]
+    with feature_store.opened("b", ABOUT, of_places(5), budget=None):
+        assert [one.busy for one in feature_store.entries()] == [False, True]
     assert keys() == ["a", "b"]  # used just now
 
 
@@ -55,16 +55,16 @@ def test_an_entry_that_grows_is_counted_with_what_it_will_have():
     made("b", 10, used=101, budget=40 * ROW)
     made("b", 31, used=102, budget=40 * ROW)
     assert keys() == ["b"]
-    assert store.entries()[0].images == 41  # rows are added by whoever opened it, here without looking
+    assert feature_store.entries()[0].images == 41  # rows are added by whoever opened it, here without looking
 
 
 def test_what_runs_hold_stays_and_what_does_not_fit_is_refused_without_removing_anything():
     made("a", 10, used=100)
-    with store.opened("b", ABOUT, of_places(20), budget=40 * ROW) as held:
+    with feature_store.opened("b", ABOUT, of_places(20), budget=40 * ROW) as held:
         # 20 rows are announced, though none is written yet.
         with (
-            pytest.raises(store.NoRoom, match=r"other runs are using .* of --cache-budget"),
-            store.opened("c", ABOUT, of_places(21), budget=40 * ROW),
+            pytest.raises(feature_store.NoRoom, match=r"other runs are using .* of --cache-budget"),
+            feature_store.opened("c", ABOUT, of_places(21), budget=40 * ROW),
         ):
             pass
         assert sorted(keys()) == ["a", "b"]
@@ -72,23 +72,23 @@ def test_what_runs_hold_stays_and_what_does_not_fit_is_refused_without_removing_
         assert sorted(keys()) == ["b", "c"]
         held.append(of_places(1), np.zeros((1, 1000), np.float32))
     with (
-        pytest.raises(store.NoRoom, match="more than --cache-budget"),
-        store.opened("d", ABOUT, of_places(9), budget=0),
+        pytest.raises(feature_store.NoRoom, match="more than --cache-budget"),
+        feature_store.opened("d", ABOUT, of_places(9), budget=0),
     ):
         pass
     assert sorted(keys()) == ["b", "c"]
-    assert sorted(path.name for path in store.place().iterdir()) == [".lock", "b", "c"]
+    assert sorted(path.name for path in feature_store.place().iterdir()) == [".lock", "b", "c"]
 
 
 def test_by_default_a_quarter_of_the_disk_and_never_the_last_of_it(monkeypatch):
     usage = namedtuple("usage", "total used free")
     spare = 2**28
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 400 * ROW))
-    assert store.default_budget() == 100 * ROW
-    with pytest.raises(store.NoRoom, match="a quarter of the free disk"):
+    assert feature_store.default_budget() == 100 * ROW
+    with pytest.raises(feature_store.NoRoom, match="a quarter of the free disk"):
         made("a", 101, used=1)
     # The budget would allow it, the disk does not: 256 MiB are left for the runs themselves.
-    with pytest.raises(store.NoRoom, match=r"has .* free"):
+    with pytest.raises(feature_store.NoRoom, match=r"has .* free"):
         made("a", 10, used=1, budget=100 * ROW)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, spare + 11 * ROW))
     made("a", 10, used=1, budget=100 * ROW)
@@ -99,32 +99,32 @@ def test_clear_removes_all_or_some_and_never_what_is_in_use():
     for key in ("aa1", "aa2", "bb1"):
         made(key, 1, used=1)
     with pytest.raises(WrongUse, match=r"no entry 'x' in the cache: .* there is aa1, aa2, bb1"):
-        store.clear(("x",))
-    removed, held = store.clear(("aa1",))
+        feature_store.clear(("x",))
+    removed, held = feature_store.clear(("aa1",))
     assert ([one.key for one in removed], held) == (["aa1"], [])
-    with store.opened("bb1", ABOUT, of_places(1), budget=None) as entry:
-        removed, held = store.clear()
+    with feature_store.opened("bb1", ABOUT, of_places(1), budget=None) as entry:
+        removed, held = feature_store.clear()
         assert ([one.key for one in removed], [one.key for one in held]) == (["aa2"], ["bb1"])
         assert len(entry) == 1
-    store.clear()
+    feature_store.clear()
     assert keys() == []
 
 
 def test_a_place_that_is_not_there_is_an_empty_cache(home):
-    assert (store.entries(), store.clear()) == ([], ([], []))
+    assert (feature_store.entries(), feature_store.clear()) == ([], ([], []))
     assert not any(home.iterdir())
 
 
 def test_what_a_killed_process_was_making_or_removing_goes_with_the_next():
     made("a", 1, used=1)
-    (store.place() / "half").mkdir()
-    (store.place() / "half" / "rows.bin").write_bytes(b"x")
-    shutil.copytree(store.place() / "a", store.place() / ".removed.b")
-    (store.place() / "odd").mkdir()
-    (store.place() / "odd" / "about.json").write_text('{"planned": "x"}')
+    (feature_store.place() / "half").mkdir()
+    (feature_store.place() / "half" / "rows.bin").write_bytes(b"x")
+    shutil.copytree(feature_store.place() / "a", feature_store.place() / ".removed.b")
+    (feature_store.place() / "odd").mkdir()
+    (feature_store.place() / "odd" / "about.json").write_text('{"planned": "x"}')
     assert keys() == ["a"]
     made("c", 1, used=2)
-    assert sorted(path.name for path in store.place().iterdir()) == [".lock", "a", "c"]
+    assert sorted(path.name for path in feature_store.place().iterdir()) == [".lock", "a", "c"]
 
 
 def test_no_permission_and_no_directory_are_errors_with_a_place(home):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from small_features import CONFIG, classifier, generated, trained
 
-from finetune.training.feature_cache import store
+from finetune.training.feature_cache import feature_store
 
 IMAGES = 1550
 ROWS = IMAGES + 32  # and the test images in whole batches
@@ -70,11 +70,11 @@ def test_two_at_once_and_one_killed_in_the_midst(home):
     # Neither did all of it, and nothing is there twice but what a killed process had just written.
     assert 100 < about["read"] < ROWS - 100
     assert about["computed"] + about["read"] == ROWS
-    entries = {one.about["statistics"]: one for one in store.entries()}
+    entries = {one.about["statistics"]: one for one in feature_store.entries()}
     assert (entries["moving"].images, entries["batch"].images) == (IMAGES, 32)
     shared = trained(classifier(), generated(count=IMAGES), CONFIG)
     assert shared.about["computed"] == 0
-    store.clear()
+    feature_store.clear()
     alone = trained(classifier(), generated(count=IMAGES), CONFIG)
     assert alone.about["read"] == 0
     assert shared.losses == alone.losses

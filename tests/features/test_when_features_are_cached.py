@@ -10,7 +10,7 @@ from small_features import CONFIG, classifier, generated, trained
 
 from finetune.batchnorm.surgery import adopt
 from finetune.errors import WrongUse
-from finetune.training.feature_cache import store
+from finetune.training.feature_cache import feature_store
 from finetune.training.feature_cache.cut import cuts
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -41,7 +41,7 @@ def test_auto_goes_on_without_and_says_why(config, rules, reason, monkeypatch):
     monkeypatch.setattr(small_features, "brightened", lambda pixels: pixels / 200, raising=False)
     config = changed(cache_features="auto", epochs=1, **config)
     assert re.search(reason, words(trained(classifier(**rules), generated(), config)))
-    assert store.entries() == []
+    assert feature_store.entries() == []
     if "little work" not in reason and "code" not in reason:
         with pytest.raises(WrongUse, match="--cache-features on: "):
             trained(classifier(**rules), generated(), dataclasses.replace(config, cache_features="on"))

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from agreement import random_images
 
-from checkpoints.catalog.scratch import SCRATCH
+from checkpoints.catalog.scratch_rows import SCRATCH
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
 from finetune.backbone.networks.stages import layers_by_stage

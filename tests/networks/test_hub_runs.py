@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from finetune import backbone
 from finetune.cli import main
-from finetune.cli.display import ConsoleDisplay
+from finetune.cli.display_training import ConsoleDisplay
 from finetune.errors import FinetuneError
 from finetune.runs import model
 

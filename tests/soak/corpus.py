@@ -32,8 +32,8 @@ from written_photos import encoded, photo  # noqa: E402
 
 from checkpoints.formats.slim_writer import write_slim  # noqa: E402
 from finetune.cli import main  # noqa: E402
-from finetune.cli.display import ConsoleDisplay  # noqa: E402
-from finetune.training.feature_cache import store  # noqa: E402
+from finetune.cli.display_training import ConsoleDisplay  # noqa: E402
+from finetune.training.feature_cache import feature_store  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -257,15 +257,15 @@ def _features(tree: Path) -> None:
     home = tree / "home"
     with_home = tree / "home/features"
     with_home.mkdir(parents=True)
-    place = store.place
-    store.place = lambda: with_home  # type: ignore[assignment]
+    place = feature_store.place
+    feature_store.place = lambda: with_home  # type: ignore[assignment]
     try:
         ids = np.array([b"a" * 16, b"b" * 16], "S16")
         about = {"shape": [3], "dtype": "float32", "model": "small", "data": "demo"}
-        with store.opened("key", about, ids, budget=2**20) as entry:
+        with feature_store.opened("key", about, ids, budget=2**20) as entry:
             entry.append(ids, np.ones((2, 3), np.float32))
     finally:
-        store.place = place
+        feature_store.place = place
     assert (home / "features/key/about.json").is_file()
 
 

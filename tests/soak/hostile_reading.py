@@ -49,7 +49,7 @@ from finetune.errors import FinetuneError  # noqa: E402
 from finetune.runs import model as models  # noqa: E402
 from finetune.runs.directory import RunDir  # noqa: E402
 from finetune.tf_graphs import open_exported, open_graph  # noqa: E402
-from finetune.training.feature_cache import store  # noqa: E402
+from finetune.training.feature_cache import feature_store  # noqa: E402
 from finetune.training.loop.state import State  # noqa: E402
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -107,7 +107,7 @@ def _model(path: Path) -> None:
 
 
 def _module(path: Path) -> None:
-    from finetune.backbone.hub.layer import HubModule
+    from finetune.backbone.hub.module_layer import HubModule
 
     module = HubModule(str(path), 12)
     module(np.zeros((2, 12, 12, 3), np.float32))
@@ -180,7 +180,7 @@ def _features(path: Path) -> None:
         _typed("cache", "list")
         about = {"shape": [3], "dtype": "float32", "planned": 0}
         ids = np.array([b"a" * 16, b"b" * 16, b"c" * 16], "S16")
-        with store.opened("key", about, ids, budget=2**20) as entry:
+        with feature_store.opened("key", about, ids, budget=2**20) as entry:
             rows = entry.find(ids)
             entry.read(rows[rows >= 0])
     finally:

@@ -19,7 +19,7 @@ from run_content import SETTINGS, content, leftovers
 from finetune.batch.folder import BatchFolder
 from finetune.errors import FinetuneError
 from finetune.runs.directory import RunDir
-from finetune.training.feature_cache import store
+from finetune.training.feature_cache import feature_store
 from finetune.training.feature_cache.entry import ID
 
 JUMPS = """
@@ -31,7 +31,7 @@ time.time_ns = lambda: int(time.time() * 1e9)
 WALL_CLOCK = {
     "checkpoints/download/transport.py": "Retry-After as a date; the wait is held between 0 and 60 s",
     "finetune/batch/scheduler.py": "when an attempt was started, for people",
-    "finetune/training/feature_cache/store.py": "when an entry was used; later than all others, whatever the clock says",
+    "finetune/training/feature_cache/feature_store.py": "when an entry was used; later than all others, whatever the clock says",
     "finetune/reporting/html.py": "when a page was written, for people",
     "finetune/training/tracking/to_mlflow.py": "what MLflow asks for",
     "finetune/training/tracking/to_tensorboard.py": "what TensorBoard asks for",
@@ -96,12 +96,12 @@ def test_what_was_used_last_stays_in_the_cache_though_the_clock_went_back(
     about = {"shape": [1000], "dtype": "float32", "cut": "pool"}
     ids = np.array([b"%016d" % number for number in range(10)], ID)
     for key, clock in (("a", now), ("b", now + 86_400), ("c", now)):
-        monkeypatch.setattr(store.time, "time", lambda clock=clock: clock)
-        with store.opened(key, about, ids, budget=10**9) as entry:
+        monkeypatch.setattr(feature_store.time, "time", lambda clock=clock: clock)
+        with feature_store.opened(key, about, ids, budget=10**9) as entry:
             entry.append(ids, np.zeros((10, 1000), np.float32))
-    assert [one.key for one in store.entries()] == ["a", "b", "c"]
-    with store.opened("d", about, ids, budget=2 * store.entries()[0].size):
-        assert sorted(one.key for one in store.entries()) == ["c", "d"]
+    assert [one.key for one in feature_store.entries()] == ["a", "b", "c"]
+    with feature_store.opened("d", about, ids, budget=2 * feature_store.entries()[0].size):
+        assert sorted(one.key for one in feature_store.entries()) == ["c", "d"]
 
 
 def test_who_holds_a_run_or_a_batch_is_named(finetune: Killable, line: str) -> None:

@@ -14,9 +14,9 @@ from finetune.config.run_config import RunConfig
 from finetune.errors import Interrupted
 from finetune.training import proof
 from finetune.training.loop import optimizer as optimizers
-from finetune.training.loop.loop import train
 from finetune.training.loop.state import State
 from finetune.training.loop.step import train_step
+from finetune.training.loop.train import train
 
 SCRATCH = {
     "cifar_resnet": ("cifar_resnet", {"units": (2, 3, 2), "width": 8, "shortcut": "pad"}),

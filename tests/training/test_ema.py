@@ -13,8 +13,8 @@ from finetune.errors import Interrupted, WrongUse
 from finetune.runs import model as models
 from finetune.runs.evaluate import evaluate_run
 from finetune.training import advice, chief, ema
-from finetune.training.loop.loop import train
 from finetune.training.loop.state import State
+from finetune.training.loop.train import train
 
 EMA = dataclasses.replace(CONFIG, ema=0.7)
 

@@ -13,9 +13,9 @@ from finetune.config.run_config import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.errors import FinetuneError, Interrupted
 from finetune.training.loop import optimizer as optimizers
-from finetune.training.loop.loop import train
 from finetune.training.loop.state import State
 from finetune.training.loop.step import train_step
+from finetune.training.loop.train import train
 
 CONFIG = RunConfig(
     backbone="x",

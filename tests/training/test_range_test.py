@@ -12,7 +12,7 @@ from finetune.errors import FinetuneError
 from finetune.reporting import curves
 from finetune.runs.directory import RunDir
 from finetune.training import chief, range_test
-from finetune.training.loop.loop import train
+from finetune.training.loop.train import train
 from finetune.training.range_test import HIGHEST, LOWEST, STEPS, read, write_range_test
 
 RATES = [float(rate) for rate in np.geomspace(LOWEST, HIGHEST, STEPS)]

@@ -6,13 +6,13 @@ from typing import Any
 
 import keras
 
-from checkpoints.cache.cache import sha256_of
+from checkpoints.cache.records import sha256_of
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.matching.transfer import LoadReport
 from finetune.backbone.freezing import FreezePlan
-from finetune.backbone.hub import saved_model
-from finetune.backbone.hub.layer import HubModule
-from finetune.batchnorm.module import Module, PartBatchNorm
+from finetune.backbone.hub import signatures
+from finetune.backbone.hub.module_layer import HubModule
+from finetune.batchnorm.module_parts import Module, PartBatchNorm
 from finetune.errors import WrongUse
 
 STAGE = "module"
@@ -26,7 +26,7 @@ def find(handle: str) -> BackboneSpec:
     """The spec of a module; a path in it is made absolute. Loads it: its size and its variables are in it."""
     if "://" not in handle:
         handle = os.path.abspath(os.path.expanduser(handle))
-    loaded = saved_model.load(handle)
+    loaded = signatures.load(handle)
     return BackboneSpec(
         name=handle,
         source="hub",
@@ -76,7 +76,7 @@ def load(
     images = keras.Input((image_size, image_size, 3), name="images")
     model = keras.Model(images, module(images), name=spec.label)
     names = tuple(variable.path for part in module.parts for variable in part.weights)
-    report = LoadReport(spec.name, "saved-model", sha256_of(*saved_model.files(spec.name)), names, {})
+    report = LoadReport(spec.name, "saved-model", sha256_of(*signatures.files(spec.name)), names, {})
     return model, _root(module), {STAGE: [part.name for part in module.parts]}, report
 
 

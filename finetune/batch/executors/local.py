@@ -15,7 +15,7 @@ from typing import Any
 from setproctitle import setproctitle
 
 import finetune
-from finetune.batch.executors.process import LIFELINE, Ended, Handle, Launch, Process
+from finetune.batch.executors.job_process import LIFELINE, Ended, Handle, Launch, Process
 
 
 class Forked(Process):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from finetune.batch.executors.process import Ended, Handle, Launch, Process
+from finetune.batch.executors.job_process import Ended, Handle, Launch, Process
 from finetune.errors import FinetuneError, WrongUse
 from finetune.process import cores
 

@@ -10,8 +10,8 @@ from finetune.data.dataset import Dataset, Split, few_shot, hold_out, stratified
 from finetune.data.sources.arrays import read_arrays_file
 from finetune.data.sources.assembly import TEST_SHARE, Progress, ReadOptions
 from finetune.data.sources.cifar import read_cifar10, read_cifar100, read_cifar100_coarse
-from finetune.data.sources.folder import read_folder
 from finetune.data.sources.generated import demo_source, demo_target
+from finetune.data.sources.image_folder import read_folder
 from finetune.data.sources.tensorflow_datasets import read_tfds
 from finetune.data.sources.tfrecord import read_tfrecords, tfrecord_files
 from finetune.errors import WrongUse

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.data import inspection
+from finetune.data import scanning
 from finetune.data.dataset import Dataset, Split, hold_out
 from finetune.data.lazy import LazyImages, Photos
 from finetune.errors import FinetuneError
@@ -62,7 +62,7 @@ def assemble(
         )
     if skipped:
         left_out = f"{len(skipped)} damaged image{'s are' if len(skipped) > 1 else ' is'} left out"
-        remarks = (*remarks, f"{left_out} (--skip-bad-images): {inspection.listed(skipped)}")
+        remarks = (*remarks, f"{left_out} (--skip-bad-images): {scanning.listed(skipped)}")
     return Dataset(name, class_names, train, validation, test, source, remarks, skipped)
 
 
@@ -74,7 +74,7 @@ def photo_splits(
     `labels` int64 `[len(photos)]`. Seen at the median of the short sides. Raises FinetuneError for damaged photos,
     unless the request is to leave them out.
     """
-    seen = inspection.inspect(photos, skip_bad=request.skip_bad_images, progress=request.on_scan)
+    seen = scanning.inspect(photos, skip_bad=request.skip_bad_images, progress=request.on_scan)
     splits = {}
     for split, numbers in members.items():
         numbers = numbers[seen.good[numbers]]

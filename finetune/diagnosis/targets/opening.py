@@ -3,7 +3,7 @@
 import importlib
 from pathlib import Path
 
-from finetune.backbone.hub.saved_model import is_saved_model
+from finetune.backbone.hub.signatures import is_saved_model
 from finetune.backbone.keras_file import SUFFIXES
 from finetune.diagnosis.targets.options import TargetOptions
 from finetune.diagnosis.targets.target import Target

@@ -9,7 +9,7 @@ from finetune.data import batches
 from finetune.data.batches import training_subset
 from finetune.data.dataset import Dataset
 from finetune.data.evalset import EvalSet
-from finetune.data.loading import load_data
+from finetune.data.load_data import load_data
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.errors import FinetuneError, WrongUse
 

@@ -14,9 +14,9 @@ from finetune.config.run_config import RunConfig
 from finetune.data.preprocessing import AnyPreprocessing, find_preprocessing
 from finetune.errors import FinetuneError
 from finetune.files import to_json
-from finetune.runs.data import image_shape
 from finetune.runs.directory import RunDir
 from finetune.runs.model import find_trained, open_trained, refuse_broken_plan
+from finetune.runs.run_data import image_shape
 
 
 @dataclass(frozen=True, eq=False)

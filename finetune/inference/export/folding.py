@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.batchnorm.module import Module
+from finetune.batchnorm.module_parts import Module
 from finetune.batchnorm.surgery import copy_weights
 
 _KERNELS = {

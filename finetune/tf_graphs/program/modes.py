@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from checkpoints.formats.operations import FUSED
 from finetune.errors import FinetuneError, WrongUse
+from finetune.tf_graphs.program.allowed import allowed
 from finetune.tf_graphs.program.bn_layers import NormLayer, pair
 from finetune.tf_graphs.program.dropout import Undropped, without_dropout
 from finetune.tf_graphs.program.fold import fold
@@ -24,7 +25,6 @@ from finetune.tf_graphs.program.nodes import (
     placeholder,
 )
 from finetune.tf_graphs.program.roles import Input, describe, listed
-from finetune.tf_graphs.program.safety import allowed
 from finetune.tf_graphs.program.sites import find_sites
 
 _KEEP = re.compile(r"keep", re.IGNORECASE)

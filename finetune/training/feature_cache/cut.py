@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from finetune.batchnorm.layer import BatchNorm
-from finetune.batchnorm.module import Module
+from finetune.batchnorm.module_parts import Module
 from finetune.errors import FinetuneError
 
 

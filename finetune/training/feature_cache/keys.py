@@ -12,7 +12,7 @@ import PIL
 import tensorflow as tf
 
 from finetune.batchnorm.layer import BatchNorm
-from finetune.batchnorm.module import Module
+from finetune.batchnorm.module_parts import Module
 from finetune.data import pipeline
 from finetune.data.custom import CustomPreprocessing
 from finetune.data.dataset import Split

@@ -21,11 +21,11 @@ from finetune.data.custom import CustomPreprocessing
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import size_in_bytes, size_in_words
-from finetune.training.feature_cache import keys, store
+from finetune.training.feature_cache import feature_store, keys
 from finetune.training.feature_cache.cut import Cut, cuts
 from finetune.training.feature_cache.entry import Entry
 from finetune.training.feature_cache.extraction import DoesNotKeep, Network, Part, Watch, fill
-from finetune.training.feature_cache.feed import CachedFeed, Table
+from finetune.training.feature_cache.feature_feed import CachedFeed, Table
 
 _LEAST = 50
 """Multiplications that must be saved for each byte that is read instead. Two cores do 50 in a nanosecond and a disk
@@ -218,18 +218,18 @@ class _Preparation:
         )
         ids = np.concatenate([part.ids for part in parts])
         try:
-            entry = self._held.enter_context(store.opened(key, about, ids, budget=self._budget))
+            entry = self._held.enter_context(feature_store.opened(key, about, ids, budget=self._budget))
             watch = Watch(
                 self._telling.progress, self._telling.stop, self._wait, self._telling.warn or self._telling.say
             )
             run = Network(below, statistics=statistics, image_size=image_size, preprocessing=preprocessing)
             return entry, fill(entry, run, parts, watch)
-        except (store.NoRoom, DoesNotKeep) as reason:
+        except (feature_store.NoRoom, DoesNotKeep) as reason:
             raise NotCached(str(reason)) from None
         except OSError as error:
             if self._config.cache_features == "on":
                 raise
-            raise NotCached(f"{os.strerror(error.errno or 0)}: {error.filename or store.place()}") from None
+            raise NotCached(f"{os.strerror(error.errno or 0)}: {error.filename or feature_store.place()}") from None
 
     def _wait(self, images: int) -> None:
         self._telling.say(f"features of the last {images:,} images are being computed by another process: waiting")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from finetune.cli import options
+from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 
 # The learning rate is high on purpose: the weights then move far enough from the source for its statistics to be
@@ -29,7 +29,9 @@ _STORY = (
 
 
 @click.command()
-@click.option("--runs-dir", type=options.PATH, default="demo-runs", help="Where its runs go.  [default: demo-runs]")
+@click.option(
+    "--runs-dir", type=shared_options.PATH, default="demo-runs", help="Where its runs go.  [default: demo-runs]"
+)
 @click.pass_context
 def demo(ctx: click.Context, runs_dir: Path) -> None:
     """The main job on bundled weights and generated images, offline, in about two minutes."""

@@ -6,19 +6,19 @@ from typing import Any
 
 import click
 
-from finetune.cli import options
+from finetune.cli import shared_options
 from finetune.cli.model_options import model_options, open_model
 from finetune.cli.startup import load_tensorflow
 
 
 @click.command("diagnose-bn")
 @model_options
-@click.option("--images", type=options.COUNT, default=2_000, help="Training images to look at.  [default: 2000]")
+@click.option("--images", type=shared_options.COUNT, default=2_000, help="Training images to look at.  [default: 2000]")
 @click.option("--all-checks", is_flag=True, help="Every further check, not only those the figures call for.")
 @click.option("--quick", is_flag=True, help="No further checks: the three ways and the drift only.")
-@click.option("--html", type=options.PATH, metavar="FILE", help="The same as a page with plots.")
-@options.JSON
-@options.QUIET
+@click.option("--html", type=shared_options.PATH, metavar="FILE", help="The same as a page with plots.")
+@shared_options.JSON
+@shared_options.QUIET
 def diagnose_bn(
     images: int, all_checks: bool, quick: bool, html: Path | None, as_json: bool, quiet: bool, **opening: Any
 ) -> None:
@@ -33,8 +33,8 @@ def diagnose_bn(
     finetune diagnose-bn --backbone resnet_v1_50 --checkpoint train_dir --image-size 64
     finetune diagnose-bn --meta-graph model.ckpt-1000.meta --preprocess unit
     """
-    from finetune.cli.display import console_display
     from finetune.cli.display_diagnosis import show_diagnosis
+    from finetune.cli.display_training import console_display
     from finetune.errors import WrongUse
     from finetune.reporting import html as page
 
@@ -56,7 +56,7 @@ def diagnose_bn(
     if html is not None:
         page.write(html, pages.page(diagnosis.to_json()))
     if as_json:
-        options.emit(diagnosis.to_json())
+        shared_options.emit(diagnosis.to_json())
     else:
         show_diagnosis(diagnosis)
     if not diagnosis.verdict.healthy:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from finetune.cli import options
+from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 
 
 @click.command()
-@options.TARGET
-@options.DATA_DIR
+@shared_options.TARGET
+@shared_options.DATA_DIR
 @click.option(
     "--split",
     type=click.Choice(["test", "validation", "train"]),
@@ -28,8 +28,8 @@ from finetune.cli.startup import load_tensorflow
     type=click.Choice(["flip"]),
     help="flip: also score the averaged probabilities of every image and its mirror image.",
 )
-@options.JSON
-@options.QUIET
+@shared_options.JSON
+@shared_options.QUIET
 def evaluate(
     target: Path, data_dir: Path | None, split: str, is_training: str, tta: str | None, as_json: bool, quiet: bool
 ) -> None:
@@ -37,7 +37,7 @@ def evaluate(
 
     RUN is a run directory, or a .keras file in one.
     """
-    from finetune.cli.display import console_display
+    from finetune.cli.display_training import console_display
 
     load_tensorflow()
     from finetune.runs.evaluate import concern, examine_run
@@ -57,7 +57,7 @@ def evaluate(
     if as_json:
         averaged = {"tta": {"kind": tta, **flipped[0].to_json()}} if flipped else {}
         about = {"target": str(target), "split": split, "is_training": is_training == "true"}
-        options.emit({**about, **evaluation.to_json(), **averaged})
+        shared_options.emit({**about, **evaluation.to_json(), **averaged})
         return
     for one, words in ((evaluation, ""), *((one, ", averaged with the mirror images") for one in flipped)):
         click.echo(

@@ -4,7 +4,7 @@ import time
 
 import click
 
-from finetune.cli import options
+from finetune.cli import shared_options
 from finetune.cli.tables import print_table
 
 
@@ -17,13 +17,13 @@ def cache() -> None:
 
 
 @cache.command("list")
-@options.JSON
+@shared_options.JSON
 def list_cache(as_json: bool) -> None:
     """Every entry, the most recently used first: what its features are of, how many, how large."""
     from finetune.text import size_in_words
-    from finetune.training.feature_cache import store
+    from finetune.training.feature_cache import feature_store
 
-    entries = store.entries()[::-1]
+    entries = feature_store.entries()[::-1]
     if as_json:
         rows = [
             {
@@ -36,7 +36,9 @@ def list_cache(as_json: bool) -> None:
             }
             for one in entries
         ]
-        options.emit({"place": str(store.place()), "budget": store.default_budget(), "entries": rows})
+        shared_options.emit(
+            {"place": str(feature_store.place()), "budget": feature_store.default_budget(), "entries": rows}
+        )
         return
     if entries:
         print_table(
@@ -60,22 +62,24 @@ def list_cache(as_json: bool) -> None:
         )
     total = sum(one.size for one in entries)
     click.echo(
-        f"{len(entries)} entries, {size_in_words(total)} of {size_in_words(store.default_budget())}, in {store.place()}"
+        f"{len(entries)} entries, {size_in_words(total)} of {size_in_words(feature_store.default_budget())}, in {feature_store.place()}"
     )
 
 
 @cache.command()
 @click.argument("keys", nargs=-1, metavar="[KEY...]")
-@options.JSON
+@shared_options.JSON
 def clear(keys: tuple[str, ...], as_json: bool) -> None:
     """Remove entries by the beginning of their KEY, or all; never one that a run is using."""
     from finetune.text import size_in_words
-    from finetune.training.feature_cache import store
+    from finetune.training.feature_cache import feature_store
 
-    removed, held = store.clear(keys)
+    removed, held = feature_store.clear(keys)
     freed = sum(one.size for one in removed)
     if as_json:
-        options.emit({"removed": [one.key for one in removed], "in_use": [one.key for one in held], "bytes": freed})
+        shared_options.emit(
+            {"removed": [one.key for one in removed], "in_use": [one.key for one in held], "bytes": freed}
+        )
         return
     click.echo(f"removed {len(removed)} entries, {size_in_words(freed)}")
     for one in held:

@@ -9,18 +9,18 @@ import tensorflow as tf
 from checkpoints.formats import Checkpoint, open_checkpoint
 from finetune.batchnorm.subject import Snapshot
 from finetune.errors import FinetuneError, WrongUse
+from finetune.tf_graphs.graph_subject import GraphFacts, GraphSubject
 from finetune.tf_graphs.program import metagraph, variables
+from finetune.tf_graphs.program.allowed import refuse
 from finetune.tf_graphs.program.dropout import without_dropout
 from finetune.tf_graphs.program.fold import fold
 from finetune.tf_graphs.program.metagraph import MetaGraph
 from finetune.tf_graphs.program.modes import Ways, computing, fed, find_ways
 from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Ref, data_type
 from finetune.tf_graphs.program.roles import Input, describe, find_input, find_logits, named
-from finetune.tf_graphs.program.safety import refuse
 from finetune.tf_graphs.program.variables import Averages
 from finetune.tf_graphs.program.wiring import Wiring, wiring
 from finetune.tf_graphs.session import Running
-from finetune.tf_graphs.subject import GraphFacts, GraphSubject
 from finetune.tf_graphs.writing import Origin
 
 _SHOWN = 4

@@ -5,7 +5,7 @@ from typing import Any
 from finetune.config.run_config import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
-from finetune.data.loading import load_data
+from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError
 from finetune.runs.directory import RunDir
 

@@ -40,7 +40,7 @@ class Table:
 
 
 class CachedFeed:
-    """`finetune.training.loop.loop.feed.Feed` of features.
+    """`finetune.training.loop.train.feed.Feed` of features.
 
     views: the training images' tables, as they are and, where they are mirrored at random, mirrored. `measured`: the
     test images' features under batch statistics, in whole batches; None where they are computed from the images.

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune.backbone.hub import saved_model
-from finetune.batchnorm.module import Module
+from finetune.backbone.hub import signatures
+from finetune.batchnorm.module_parts import Module
 from finetune.errors import FinetuneError, WrongUse
 
 _trusted: ContextVar[tuple[str | None, list[FinetuneError]]] = ContextVar("trusted")
@@ -40,7 +40,7 @@ class HubModule(Module):
     """
 
     def __init__(self, handle: str, image_size: int, *, name: str = "module", **kwargs: Any) -> None:
-        loaded = saved_model.load(handle)
+        loaded = signatures.load(handle)
         trainable = {id(variable) for variable in loaded.trainable}
         super().__init__(
             loaded.variables,
@@ -63,7 +63,7 @@ class HubModule(Module):
     def graph_digest(self) -> str:
         """Of the SavedModel's graph, wherever it lies; the variables are this layer's."""
         digest = hashlib.sha256()
-        for path in saved_model.files(self.handle):
+        for path in signatures.files(self.handle):
             if path.name.startswith("saved_model."):
                 digest.update(path.read_bytes())
         return digest.hexdigest()
@@ -90,7 +90,7 @@ class HubModule(Module):
             raise
 
 
-def _features(loaded: saved_model.Loaded, images: np.ndarray) -> int:
+def _features(loaded: signatures.Loaded, images: np.ndarray) -> int:
     """The number of features; checks that the module gives `[batch, channels]` for images of this size."""
     size = images.shape[1]
     try:

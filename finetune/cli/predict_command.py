@@ -4,20 +4,20 @@ from pathlib import Path
 
 import click
 
-from finetune.cli import options
+from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.tables import print_table
 
 
 @click.command()
-@options.TARGET
-@click.argument("images", type=options.PATH, nargs=-1, required=True, metavar="IMAGE|DIR...")
-@click.option("--top", type=options.COUNT, default=5, show_default=True, metavar="K", help="Classes per image.")
-@click.option("--csv", "csv_file", type=options.PATH, metavar="FILE", help="Write the table there as well.")
-@options.SKIP_BAD_IMAGES
-@click.option("--batch-size", type=options.COUNT, metavar="N", help="[default: the run's]")
-@options.JSON
-@options.QUIET
+@shared_options.TARGET
+@click.argument("images", type=shared_options.PATH, nargs=-1, required=True, metavar="IMAGE|DIR...")
+@click.option("--top", type=shared_options.COUNT, default=5, show_default=True, metavar="K", help="Classes per image.")
+@click.option("--csv", "csv_file", type=shared_options.PATH, metavar="FILE", help="Write the table there as well.")
+@shared_options.SKIP_BAD_IMAGES
+@click.option("--batch-size", type=shared_options.COUNT, metavar="N", help="[default: the run's]")
+@shared_options.JSON
+@shared_options.QUIET
 def predict(
     target: Path,
     images: tuple[Path, ...],
@@ -33,7 +33,7 @@ def predict(
     RUN is a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote. Images are
     prepared as the run's evaluation did it; a folder is walked in sorted order, with all folders in it.
     """
-    from finetune.cli.display import console_display
+    from finetune.cli.display_training import console_display
 
     load_tensorflow()
     from finetune.inference.predict import predict as classify
@@ -50,7 +50,7 @@ def predict(
             on_batch=display.batch,
         )
     if as_json:
-        options.emit(found.to_json())
+        shared_options.emit(found.to_json())
         return
     rows = [(image, str(rank), name, f"{chance:.2%}") for image, rank, _, name, chance in found.rows()]
     print_table(("image", "rank", "class", "probability"), rows, numbers=("rank", "probability"))

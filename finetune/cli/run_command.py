@@ -7,15 +7,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from finetune.cli import options
+from finetune.cli import shared_options
 from finetune.cli.run_options import SECTIONS
 from finetune.cli.startup import load_tensorflow
 from finetune.training.worker import Worker
 
 
-@click.command(cls=options.Sectioned, sections=SECTIONS)
-@options.JSON
-@options.QUIET
+@click.command(cls=shared_options.Sectioned, sections=SECTIONS)
+@shared_options.JSON
+@shared_options.QUIET
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -55,7 +55,7 @@ def run(
         settings: RunConfig = from_mapping(base, where=str(config or "the options"), options=chosen)
 
     load_tensorflow()
-    from finetune.cli.display import console_display, show_result
+    from finetune.cli.display_training import console_display, show_result
     from finetune.training import start
 
     with console_display(quiet=quiet) as display:
@@ -65,11 +65,11 @@ def run(
             finished = start.start(settings, run_dir=run_dir, runs_dir=runs_dir, display=display)
     if isinstance(finished, Worker):
         if as_json:
-            options.emit({"run": finished.run, "worker": finished.rank, "workers": finished.workers})
+            shared_options.emit({"run": finished.run, "worker": finished.rank, "workers": finished.workers})
         return
     result = finished.read("result.json", "test", "bn", "proof", "train_seconds", "peak_memory_mib")
     if as_json:
-        options.emit({"run": str(finished), "status": finished.status, **result})
+        shared_options.emit({"run": str(finished), "status": finished.status, **result})
     else:
         show_result(finished, result)
 

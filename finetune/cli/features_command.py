@@ -4,22 +4,24 @@ from typing import Any
 
 import click
 
-from finetune.cli import options
+from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 
 
 @click.command()
 @click.argument("target", metavar="RUN|BACKBONE")
-@click.argument("images", type=options.PATH, nargs=-1, metavar="[IMAGE|DIR]...")
+@click.argument("images", type=shared_options.PATH, nargs=-1, metavar="[IMAGE|DIR]...")
 @click.option(
     "--layer",
     required=True,
     metavar="NAME",
     help="slim's name of an end point, such as resnet_v1_50/block3, Mixed_5c or global_pool; or a Keras layer's.",
 )
-@click.option("--out", type=options.PATH, required=True, metavar="FILE.npz", help="Where to. Nothing is overwritten.")
+@click.option(
+    "--out", type=shared_options.PATH, required=True, metavar="FILE.npz", help="Where to. Nothing is overwritten."
+)
 @click.option("--data", metavar="NAME|PATH", help="The data, as of 'finetune run'.  [default: the run's own]")
-@options.DATA_DIR
+@shared_options.DATA_DIR
 @click.option(
     "--split",
     type=click.Choice(["test", "validation", "train"]),
@@ -34,20 +36,22 @@ from finetune.cli.startup import load_tensorflow
     show_default=True,
     help="Over height and width, where the layer gives maps.",
 )
-@options.CHECKPOINT
-@click.option("--image-size", type=options.COUNT, metavar="PX", help="Of a backbone.  [default: the published one]")
+@shared_options.CHECKPOINT
+@click.option(
+    "--image-size", type=shared_options.COUNT, metavar="PX", help="Of a backbone.  [default: the published one]"
+)
 @click.option("--preprocess", metavar="NAME", help="Of a backbone.  [default: what it was trained with]")
-@click.option("--batch-size", type=options.COUNT, metavar="N", help="[default: the run's, or 32]")
-@options.SKIP_BAD_IMAGES
-@options.JSON
-@options.QUIET
+@click.option("--batch-size", type=shared_options.COUNT, metavar="N", help="[default: the run's, or 32]")
+@shared_options.SKIP_BAD_IMAGES
+@shared_options.JSON
+@shared_options.QUIET
 def features(as_json: bool, quiet: bool, **given: Any) -> None:
     """Write a layer's output for every image: embeddings, with labels and paths.
 
     RUN is a run directory or a .keras file in one, BACKBONE what 'finetune run --backbone' takes. Without image files,
     the images are those of --data.
     """
-    from finetune.cli.display import console_display
+    from finetune.cli.display_training import console_display
 
     load_tensorflow()
     from finetune.inference.embeddings import EmbeddingOptions, write_features
@@ -57,7 +61,7 @@ def features(as_json: bool, quiet: bool, **given: Any) -> None:
             EmbeddingOptions(**given), progress=display.download, on_scan=display.on_scan, on_batch=display.batch
         )
     if as_json:
-        options.emit({"target": given["target"], **written.to_json()})
+        shared_options.emit({"target": given["target"], **written.to_json()})
         return
     click.echo(f"{written.out}: features {list(written.shape)} of {written.layer}")
     for remark in (*written.remarks, *(f"left out as damaged: {reason}" for reason in written.skipped)):

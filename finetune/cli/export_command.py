@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetune.cli import options
+from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.tables import print_table
 from finetune.inference.export import FORMATS
@@ -17,7 +17,7 @@ _FRACTION = click.FloatRange(0, 1)
 
 
 @click.command(epilog="Formats: " + "; ".join(f"{name}: {one.words}" for name, one in FORMATS.items()) + ".")
-@options.TARGET
+@shared_options.TARGET
 @click.option(
     "--format",
     "forms",
@@ -28,7 +28,7 @@ _FRACTION = click.FloatRange(0, 1)
 )
 @click.option(
     "--out",
-    type=options.PATH,
+    type=shared_options.PATH,
     required=True,
     metavar="PATH",
     help="Where to: the file, for savedmodel the directory, for slim the prefix, such as exported/model.ckpt; of "
@@ -39,8 +39,10 @@ _FRACTION = click.FloatRange(0, 1)
     is_flag=True,
     help="Resizing and preprocessing inside: the export takes uint8 RGB pixels as they are.",
 )
-@options.DATA_DIR
-@click.option("--images", type=options.COUNT, metavar="N", help="Re-evaluate on so many test images.  [default: all]")
+@shared_options.DATA_DIR
+@click.option(
+    "--images", type=shared_options.COUNT, metavar="N", help="Re-evaluate on so many test images.  [default: all]"
+)
 @click.option(
     "--assert-accuracy",
     "least_accuracy",
@@ -49,8 +51,8 @@ _FRACTION = click.FloatRange(0, 1)
     help="Write nothing, and exit with 1, where an export's test accuracy is below this fraction.",
 )
 @click.option("--no-evaluation", is_flag=True, help="Do not re-evaluate: where the test images are not at hand.")
-@options.JSON
-@options.QUIET
+@shared_options.JSON
+@shared_options.QUIET
 def export(
     target: Path,
     forms: tuple[str, ...],
@@ -67,7 +69,7 @@ def export(
 
     RUN is a run directory, or a .keras file in one, such as what recalibrate-bn writes.
     """
-    from finetune.cli.display import console_display
+    from finetune.cli.display_training import console_display
 
     load_tensorflow()
     from finetune.inference.export import export as write
@@ -85,7 +87,7 @@ def export(
             on_batch=display.batch,
         )
     if as_json:
-        options.emit({"target": str(target), **exported.to_json()})
+        shared_options.emit({"target": str(target), **exported.to_json()})
         return
     for one in exported.exported:
         click.echo(one.summary())

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetune.cli import options
+from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 
 if TYPE_CHECKING:
     from finetune.batch.call import Call
-    from finetune.batch.executors.process import Executor
+    from finetune.batch.executors.job_process import Executor
 
 
 @click.command()
-@click.argument("jobs_file", type=options.PATH, metavar="JOBS.toml")
+@click.argument("jobs_file", type=shared_options.PATH, metavar="JOBS.toml")
 @click.option(
     "--runs-dir",
-    type=options.PATH,
+    type=shared_options.PATH,
     metavar="DIR",
     help="Where the runs and the summary go.  [default: beside the jobs file, under its name]",
 )
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 @click.option("--cpus-per-job", type=click.IntRange(1), metavar="C", help="Ray, Slurm: cores of a job.  [default: 1]")
 @click.option("--gpus-per-job", type=click.FloatRange(0), metavar="G", help="Ray, Slurm: GPUs of a job.  [default: 0]")
 @click.option("--print", "print_script", is_flag=True, help="Slurm: write the script on standard output; run nothing.")
-@options.JSON
-@options.QUIET
+@shared_options.JSON
+@shared_options.QUIET
 def batch(
     jobs_file: Path,
     runs_dir: Path | None,
@@ -157,7 +157,7 @@ def _plan(call: "Call", workers: int, *, as_json: bool) -> None:
 
     rows, estimate = plan(call, workers)
     if as_json:
-        options.emit({"runs_dir": str(call.place), "jobs": rows, "estimate": estimate})
+        shared_options.emit({"runs_dir": str(call.place), "jobs": rows, "estimate": estimate})
     else:
         show_plan(rows, estimate, call.place)
 
@@ -167,7 +167,7 @@ def _finish(call: "Call", summary: Any, *, as_json: bool) -> None:
     from finetune.cli.display_batch import show_summary
 
     if as_json:
-        options.emit(summary.to_json(call.place))
+        shared_options.emit(summary.to_json(call.place))
     else:
         show_summary(summary, call.place)
     mine = {job.index for job in call.jobs}

@@ -5,17 +5,17 @@ from typing import Any
 
 import click
 
-from finetune.cli import options
+from finetune.cli import shared_options
 from finetune.cli.model_options import model_options, open_model
 from finetune.cli.startup import load_tensorflow
 
 
 @click.command("recalibrate-bn")
 @model_options
-@click.option("--images", type=options.COUNT, default=10_000, help="Training images to pool.  [default: 10000]")
-@click.option("--out", type=options.PATH, metavar="PATH", help="[default: NAME-recalibrated beside the model]")
-@options.JSON
-@options.QUIET
+@click.option("--images", type=shared_options.COUNT, default=10_000, help="Training images to pool.  [default: 10000]")
+@click.option("--out", type=shared_options.PATH, metavar="PATH", help="[default: NAME-recalibrated beside the model]")
+@shared_options.JSON
+@shared_options.QUIET
 def recalibrate_bn(images: int, out: Path | None, as_json: bool, quiet: bool, **opening: Any) -> None:
     """Write a copy of a model with moving statistics measured on training images.
 
@@ -24,7 +24,7 @@ def recalibrate_bn(images: int, out: Path | None, as_json: bool, quiet: bool, **
 
     No weight changes. Nothing is overwritten, and nothing is written where it would make the model worse.
     """
-    from finetune.cli.display import console_display
+    from finetune.cli.display_training import console_display
 
     load_tensorflow()
     from finetune.diagnosis.doctor import recalibrate_bn as recalibrate
@@ -32,7 +32,7 @@ def recalibrate_bn(images: int, out: Path | None, as_json: bool, quiet: bool, **
     with console_display(quiet=quiet or as_json) as display:
         result = recalibrate(open_model(display, **opening), out=out, images=images, on_batch=display.batch)
     if as_json:
-        options.emit(result.to_json())
+        shared_options.emit(result.to_json())
     else:
         click.echo(
             f"test accuracy with is_training=False: {result.before.accuracy:.1%} before, {result.after.accuracy:.1%} "

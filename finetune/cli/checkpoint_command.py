@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetune.cli import options
+from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.tables import print_table
 from finetune.text import printable
@@ -21,9 +21,9 @@ def checkpoint() -> None:
 
 
 @checkpoint.command()
-@click.argument("path", type=options.PATH)
+@click.argument("path", type=shared_options.PATH)
 @click.option("--all", "everything", is_flag=True, help="Every variable with its shape, and every BatchNorm layer.")
-@options.JSON
+@shared_options.JSON
 def inspect(path: Path, everything: bool, as_json: bool) -> None:
     """What PATH holds: its variables, what network of the catalogue they fit, the state of BatchNorm.
 
@@ -36,20 +36,20 @@ def inspect(path: Path, everything: bool, as_json: bool) -> None:
 
     inspection = look(open_checkpoint(path))
     if as_json:
-        options.emit(inspection.to_json())
+        shared_options.emit(inspection.to_json())
     else:
         _show(inspection, everything=everything)
 
 
 @checkpoint.command()
-@click.argument("path", type=options.PATH)
-@click.argument("out", type=options.PATH)
+@click.argument("path", type=shared_options.PATH)
+@click.argument("out", type=shared_options.PATH)
 @click.option(
     "--backbone",
     metavar="NAME",
     help="The network in PATH, where it fits several; between TF checkpoints: write its variables and no others.",
 )
-@options.JSON
+@shared_options.JSON
 def convert(path: Path, out: Path, backbone: str | None, as_json: bool) -> None:
     """Write the weights in PATH to OUT in another format, bit for bit, head included.
 
@@ -62,7 +62,7 @@ def convert(path: Path, out: Path, backbone: str | None, as_json: bool) -> None:
 
     done = conversion.convert(path, out, backbone=backbone)
     if as_json:
-        options.emit(done.to_json())
+        shared_options.emit(done.to_json())
     else:
         click.echo(done.summary())
 

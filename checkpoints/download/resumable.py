@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import tenacity
 
-from checkpoints.cache.cache import (
+from checkpoints.cache.records import (
     cache_dir,
     digests,
     locked,

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import click
 
-from finetune.cli import options
+from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 
 
 @click.command()
-@click.argument("targets", type=options.PATH, metavar="RUN...", nargs=-1)
-@click.option("--html", type=options.PATH, metavar="FILE", help="The same as a self-contained page with plots.")
+@click.argument("targets", type=shared_options.PATH, metavar="RUN...", nargs=-1)
+@click.option("--html", type=shared_options.PATH, metavar="FILE", help="The same as a self-contained page with plots.")
 @click.option(
     "--mistakes", type=click.IntRange(0, 500), default=24, metavar="N", help="Surest mistakes shown.  [default: 24]"
 )
-@options.DATA_DIR
-@options.JSON
-@options.QUIET
+@shared_options.DATA_DIR
+@shared_options.JSON
+@shared_options.QUIET
 def report(
     targets: tuple[Path, ...], html: Path | None, mistakes: int, data_dir: Path | None, as_json: bool, quiet: bool
 ) -> None:
@@ -30,7 +30,7 @@ def report(
     finetune report runs/my-run --html my-run.html
     finetune report runs/a runs/b runs/c
     """
-    from finetune.cli.display import console_display
+    from finetune.cli.display_training import console_display
     from finetune.errors import WrongUse
     from finetune.reporting import html as page
     from finetune.reporting.run_report import build
@@ -53,7 +53,7 @@ def report(
 
         page.write(html, pages.page(found.value, found.pictures))
     if as_json:
-        options.emit(found.value)
+        shared_options.emit(found.value)
         return
     from finetune.cli.display_report import show_report
 

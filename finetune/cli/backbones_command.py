@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from finetune.cli import options
+from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.tables import print_table
 
@@ -16,7 +16,7 @@ def backbones() -> None:
 
 @backbones.command("list")
 @click.option("--markdown", is_flag=True, help="The page docs/backbones.md, with references and addresses.")
-@options.JSON
+@shared_options.JSON
 def list_backbones(markdown: bool, as_json: bool) -> None:
     """Every backbone: name, source, ImageNet top-1, parameters, input, and where its file is cached."""
     from checkpoints import fetching, listing
@@ -28,7 +28,7 @@ def list_backbones(markdown: bool, as_json: bool) -> None:
         return
     rows = listing.as_json()
     if as_json:
-        options.emit(rows)
+        shared_options.emit(rows)
         return
     print_table(
         ("name", "source", "top-1 %", "params", "px", "least px", "BN decay", "cached"),
@@ -56,8 +56,8 @@ def list_backbones(markdown: bool, as_json: bool) -> None:
     help="The whole file, which serves with and without its head, or the smaller one without where there is one.  "
     "[default: --with-head]",
 )
-@options.JSON
-@options.QUIET
+@shared_options.JSON
+@shared_options.QUIET
 def fetch(names: tuple[str, ...], everything: bool, with_head: bool, as_json: bool, quiet: bool) -> None:
     """Fetch published weights into the cache: NAME is a backbone or a pattern such as 'slim/resnet*'.
 
@@ -73,7 +73,7 @@ def fetch(names: tuple[str, ...], everything: bool, with_head: bool, as_json: bo
     with downloads(quiet=quiet or as_json, files=len(wanted)) as progress:
         fetched = list(fetching.fetch_all(wanted, with_head=with_head, progress=progress))
     if as_json:
-        options.emit({"backbones": [one.to_json() for one in fetched]})
+        shared_options.emit({"backbones": [one.to_json() for one in fetched]})
     else:
         print_table(
             ("name", "", "size", "file"),
@@ -93,7 +93,7 @@ def fetch(names: tuple[str, ...], everything: bool, with_head: bool, as_json: bo
 
 @backbones.command()
 @click.argument("name")
-@options.JSON
+@shared_options.JSON
 def show(name: str, as_json: bool) -> None:
     """One row, with the stages and layer names that --freeze and --bn understand."""
     import dataclasses
@@ -113,7 +113,7 @@ def show(name: str, as_json: bool) -> None:
         if value not in (None, (), "", {}) and value is not False
     }
     if as_json:
-        options.emit({**row, "id": spec.id, "stages": stages})
+        shared_options.emit({**row, "id": spec.id, "stages": stages})
         return
     for key, value in row.items():
         click.echo(f"{key:15} {value}")
@@ -124,12 +124,12 @@ def show(name: str, as_json: bool) -> None:
 
 @backbones.command()
 @click.argument("name", metavar="NAME|PATH")
-@options.CHECKPOINT
+@shared_options.CHECKPOINT
 @click.option(
-    "--photos", type=options.PATH, metavar="DIR", help="Images named NNN_*.jpg, NNN the ImageNet class 0..999."
+    "--photos", type=shared_options.PATH, metavar="DIR", help="Images named NNN_*.jpg, NNN the ImageNet class 0..999."
 )
-@options.JSON
-@options.QUIET
+@shared_options.JSON
+@shared_options.QUIET
 def verify(name: str, checkpoint: Path | None, photos: Path | None, as_json: bool, quiet: bool) -> None:
     """Prove a file of weights: it fills its network exactly, and computes what the original computes.
 
@@ -138,13 +138,13 @@ def verify(name: str, checkpoint: Path | None, photos: Path | None, as_json: boo
     fails. With --photos, these are the images, and ImageNet top-1 and top-5 are counted.
     """
     load_tensorflow()
-    from finetune.cli.display import console_display
+    from finetune.cli.display_training import console_display
     from finetune.inference import verification
 
     with console_display(quiet=quiet or as_json) as display:
         result = verification.verify(name, checkpoint=checkpoint, photos=photos, display=display)
     if as_json:
-        options.emit(result.to_json())
+        shared_options.emit(result.to_json())
     else:
         click.echo(result.summary())
     result.check()

@@ -8,8 +8,10 @@ import numpy as np
 
 from checkpoints.formats.saved_model import open_by_keys
 from finetune.errors import FinetuneError
-from finetune.tf_graphs.opening import flat_value
+from finetune.tf_graphs.graph_subject import GraphFacts, GraphSubject
+from finetune.tf_graphs.open_meta_graph import flat_value
 from finetune.tf_graphs.program import variables
+from finetune.tf_graphs.program.allowed import refuse
 from finetune.tf_graphs.program.batchwise import batchwise
 from finetune.tf_graphs.program.bn_layers import Layer, pair
 from finetune.tf_graphs.program.constants import Values
@@ -17,13 +19,11 @@ from finetune.tf_graphs.program.fold import fold
 from finetune.tf_graphs.program.modes import fed, way
 from finetune.tf_graphs.program.nodes import IMAGES, Graph, Ref
 from finetune.tf_graphs.program.roles import Input, find_input
-from finetune.tf_graphs.program.safety import refuse
-from finetune.tf_graphs.program.saved_model import OUTPUT, SavedModel, read
+from finetune.tf_graphs.program.saved_graph import OUTPUT, SavedModel, read
 from finetune.tf_graphs.program.sites import Site, find_sites
 from finetune.tf_graphs.program.variables import Averages
 from finetune.tf_graphs.program.wiring import Wiring
 from finetune.tf_graphs.session import Running
-from finetune.tf_graphs.subject import GraphFacts, GraphSubject
 from finetune.tf_graphs.writing import Origin, write_saved_model
 
 _ACTIVATIONS = ("Sigmoid", "Relu", "Relu6", "Tanh", "Elu", "Selu", "Softplus")
