@@ -10,7 +10,6 @@ from click.core import ParameterSource
 from finetune.cli import shared_options
 from finetune.cli.run_options import SECTIONS
 from finetune.cli.startup import load_tensorflow
-from finetune.training.worker import Worker
 
 
 @click.command(cls=shared_options.Sectioned, sections=SECTIONS)
@@ -57,6 +56,7 @@ def run(
     load_tensorflow()
     from finetune.cli.display_training import console_display, show_result
     from finetune.training import start
+    from finetune.training.worker import Worker
 
     with console_display(quiet=quiet) as display:
         if resume is not None:
