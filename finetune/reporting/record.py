@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config.checking import from_mapping
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError
-from finetune.runs.config_file import read_config_file
 from finetune.runs.directory import RunDir, kept_validation
 
 
@@ -62,14 +60,13 @@ class RunRecord:
 def read(path: Path, *, name: str | None = None) -> RunRecord:
     """The run in directory `path`. FinetuneError where there is none, or one of its files is damaged."""
     run = RunDir.open(path)
-    where = run.path / "config.json"
     result = _checked(run.read("result.json"), _RESULT, run.path / "result.json") if run.status == "done" else None
     if result is not None and (result["test"]["is_training_false"]["examples"] < 1 or not result["class_names"]):
         raise _damaged(run.path / "result.json", "test", "counts no images")
     return RunRecord(
         name=name or path.name or str(path.absolute().name),
         run=run,
-        config=from_mapping(read_config_file(where), where=str(where)),
+        config=run.config(),
         data=_optional(run, "data.json", _DATA),
         environment=_optional(run, "environment.json"),
         weights=_weights(_optional(run, "load.json")),

@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from finetune.config.checking import from_mapping
+from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
 from finetune.files import TEMPORARY, Held, finite, locked, read_json, to_json, write_text
 from finetune.runs.config_file import read_config_file
@@ -117,7 +119,7 @@ class RunDir:
 
     @property
     def predictions_path(self) -> Path:
-        """What it said of each test image with `is_training=False`, as `finetune.evaluation.evaluator.predictions` writes."""
+        """The predictions of test images with `is_training=False`, as `finetune.evaluation.predictions` keeps them."""
         return self.path / "predictions.npz"
 
     def write(self, name: str, value: Any) -> None:
@@ -140,6 +142,11 @@ class RunDir:
         and resuming repeats none."""
         write_text(self.path / "metrics.jsonl", "".join(to_json(row) + "\n" for row in rows))
         write_text(self.path / "metrics.csv", _csv(rows))
+
+    def config(self) -> RunConfig:
+        """The checked settings in config.json. FinetuneError where it is damaged or of a newer format."""
+        path = self.path / "config.json"
+        return from_mapping(read_config_file(path), where=str(path))
 
     def epochs(self) -> list[dict[str, Any]]:
         """The rows of finished epochs so far; FinetuneError where metrics.jsonl is damaged."""

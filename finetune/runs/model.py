@@ -9,11 +9,9 @@ import keras
 from finetune.backbone import module_handle, open_model, unbiased
 from finetune.batchnorm.subject import Snapshot
 from finetune.batchnorm.surgery import adopt
-from finetune.config.checking import from_mapping
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError
 from finetune.files import read_arrays, write_arrays
-from finetune.runs.config_file import read_config_file
 from finetune.runs.directory import RunDir
 
 _SNAPSHOT = "bn_source.npz"
@@ -41,8 +39,7 @@ def find_trained(target: Path) -> tuple[RunDir, RunConfig, Path]:
             f"file in one{'' if target.exists() else '; there is nothing of that name'}"
         )
     run = RunDir.open(path.parent)
-    where = run.path / "config.json"
-    config = from_mapping(read_config_file(where), where=str(where))
+    config = run.config()
     if not path.is_file():
         advice = f"the run is {run.status}; continue it with: {run.resume_command}"
         if run.status == "done" or path != run.model_path:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from finetune.backbone import freezing
 from finetune.batchnorm.statistics import KerasSubject
-from finetune.config.checking import from_mapping
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
 from finetune.process import stop_signals
-from finetune.runs.config_file import FORMAT_VERSION, read_config_file
+from finetune.runs.config_file import FORMAT_VERSION
 from finetune.runs.directory import RunDir, check_place
 from finetune.runs.model import load_snapshot, refuse_broken_plan, save_snapshot
 from finetune.runs.run_data import check_unchanged, describe_data
@@ -89,8 +88,7 @@ def resume(path: Path, *, display: Display | None = None, distribution: Distribu
         run.remove_leftovers()
         if RunDir.open(path).status == "done":  # by who held it until now
             return _finished(run, display, on)
-        where = run.path / "config.json"
-        config = from_mapping(read_config_file(where), where=str(where))
+        config = run.config()
         state = State.load(run.state_path) if run.status == "interrupted" else None
         digests: dict[str, str] = {}
         if state is not None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from finetune.config.checking import from_mapping
 from finetune.config.run_config import RunConfig
 from finetune.errors import WrongUse
-from finetune.runs.config_file import read_config_file
 from finetune.runs.directory import RunDir, check_place
 from finetune.training import chief as runs
 from finetune.training.display import Display, Silent
@@ -48,8 +47,7 @@ def resume(path: Path, *, distribute: str | None = None, display: Display | None
         raise WrongUse(f"--distribute {distribute!r} will not do: expected one of none, mirrored, multi-worker")
     there = (path / "config.json").is_file()
     if there or distribute != "multi-worker":
-        where = RunDir.open(path).path / "config.json"
-        config = from_mapping(read_config_file(where), where=str(where))
+        config = RunDir.open(path).config()
         distribute = distribute or config.distribute
     if distribute == "none":
         return runs.resume(path, display=display)
