@@ -142,7 +142,9 @@ def verify(name: str, checkpoint: Path | None, photos: Path | None, as_json: boo
     from finetune.inference import verification
 
     with console_display(quiet=quiet or as_json) as display:
-        result = verification.verify(name, checkpoint=checkpoint, photos=photos, display=display)
+        result = verification.verify(
+            name, checkpoint=checkpoint, photos=photos, say=display.say, progress=display.download
+        )
     if as_json:
         shared_options.emit(result.to_json())
     else:

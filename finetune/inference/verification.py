@@ -1,7 +1,8 @@
-"""Prove a file of weights: it fills its network exactly, and what runs here computes what the original computes."""
+"""Prove a file of weights: it fills its network exactly, and the network computes the same outputs as the original."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.errors import CheckpointError, UnknownBackbone
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.matching.fit import fit_row as fit_of
-from checkpoints.matching.fit import fits
+from checkpoints.matching.fit import Fit, fit_row, fits
 from checkpoints.matching.pairing import of_head, pair
 from checkpoints.matching.structures import structures
 from checkpoints.matching.transfer import LoadReport
@@ -27,27 +27,31 @@ from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.evaluator import Evaluation, Evaluator
 from finetune.inference import reference
-from finetune.training.display import Display, Silent
 
 TOLERANCE = 1e-4
-"""Largest difference from the original, as a share of its outputs' scale: two orders over what float32 leaves."""
+"""Largest difference from the original, as a share of its outputs' scale. Float32 rounding alone stays a factor of 100
+below it."""
 
 _IMAGENET_CLASSES = 1000
 _NAME = re.compile(r"(\d{3})_.*\.(jpe?g|png)$", re.IGNORECASE)
 _ENDINGS = (".ckpt", ".h5", ".keras", ".tar.gz", ".tgz")
 _GENERATED, _MOST_COMPARED = 4, 32
-"""Images a network is compared with its original on."""
+"""How many images the two networks are compared on: that many generated ones, or at most that many photos."""
+Say = Callable[[str], None]
+"""Takes a line about what happens now."""
+Progress = Callable[[int, int | None], None]
+"""Takes the bytes fetched so far, and the total where it is known."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What runs here beside the original, on the same images.
+    """A network of this package compared with the original, on the same images.
 
-    reference: the library that built the original. outputs: `logits` or `features`. images: how many, of what kind.
+    name: the library that built the original. outputs: `logits` or `features`. images: how many, of what kind.
     difference: the largest absolute one. scale: the largest absolute output of the original.
     """
 
-    reference: str
+    name: str
     outputs: str
     images: str
     difference: float
@@ -63,10 +67,14 @@ class Agreement:
         """Whether it is within `TOLERANCE`; NaN is not."""
         return self.difference == 0 or self.share <= TOLERANCE
 
+    def to_json(self) -> dict[str, Any]:
+        """For `backbones verify --json`."""
+        return {**asdict(self), "share": self.share, "tolerance": TOLERANCE, "agrees": self.holds}
+
     def summary(self) -> str:
         """One line."""
         return (
-            f"reference: {self.reference}: largest difference {self.difference:.2g} in {self.outputs} up to "
+            f"reference: {self.name}: largest difference {self.difference:.2g} in {self.outputs} up to "
             f"{self.scale:.4g}, {self.share:.1e} of their scale, on {self.images}"
         )
 
@@ -75,7 +83,7 @@ class Agreement:
 class Verification:
     """What was loaded, how it compares with the original, and the score on photos where there were any.
 
-    agreement: None where there is no original to run; `no_reference` then says why.
+    agreement: None where there is no original to run; `no_reference` then is the reason.
     """
 
     spec: BackboneSpec
@@ -86,30 +94,19 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """For `backbones verify --json`."""
-        photos, agreement = self.photos, self.agreement
+        photos = self.photos
         return {
             "backbone": self.spec.id,
             "load": self.report.to_json(),
-            "reference": None
-            if agreement is None
-            else {
-                "name": agreement.reference,
-                "outputs": agreement.outputs,
-                "images": agreement.images,
-                "difference": agreement.difference,
-                "scale": agreement.scale,
-                "share": agreement.share,
-                "tolerance": TOLERANCE,
-                "agrees": agreement.holds,
-            },
+            "reference": self.agreement.to_json() if self.agreement else None,
             "no_reference": self.no_reference or None,
-            "photos": None
-            if photos is None
-            else {"examples": photos.examples, "top1": photos.correct, "top5": photos.correct_top5},
+            "photos": {"examples": photos.examples, "top1": photos.correct, "top5": photos.correct_top5}
+            if photos
+            else None,
         }
 
     def summary(self) -> str:
-        """A few lines a person reads."""
+        """The same in a few lines for people."""
         lines = [f"{self.spec.id}: {self.report.summary()}"]
         lines.append(f"reference: {self.no_reference}" if self.agreement is None else self.agreement.summary())
         if self.photos is not None:
@@ -120,85 +117,87 @@ class Verification:
         return "\n".join(lines)
 
     def check(self) -> None:
-        """Raise FinetuneError where what runs here is not the original."""
+        """Raise FinetuneError where the outputs differ from the original's by more than `TOLERANCE`."""
         if self.agreement is not None and not self.agreement.holds:
             raise FinetuneError(
-                f"{self.spec.id} with {self.report.path} is not what {self.agreement.reference} computes: the outputs "
+                f"{self.spec.id} with {self.report.path} is not what {self.agreement.name} computes: the outputs "
                 f"differ by {self.agreement.share:.1e} of their scale, expected at most {TOLERANCE:g}; do not trust "
                 "results with it, and report this as a defect"
             )
 
 
 def verify(
-    name: str, *, checkpoint: Path | None = None, photos: Path | None = None, display: Display | None = None
+    name: str,
+    *,
+    checkpoint: Path | None = None,
+    photos: Path | None = None,
+    say: Say | None = None,
+    progress: Progress | None = None,
 ) -> Verification:
     """Load weights strictly, run the original beside them where a library can build it, score `photos`.
 
-    `name` is a catalogue row's, or a path: then the row is the one the file fits. The images compared are the photos
-    (centre crop at the published size), or generated ones, always the same. A file with its published head, or with
-    own classes under the published names, is compared by its logits, any other by its features.
-    Raises CheckpointError for files, WrongUse for --photos with a file that has not the published head.
+    `name` is a catalogue row, or a path: then the row is the one that the file fits. The images compared are the photos
+    (centre crop at the published size), or generated ones, always the same. The logits are compared for a file with its
+    published head, or with a head of other classes under the published names; the features for any other file.
+    Raises CheckpointError for files, WrongUse for --photos with a file that lacks the published head.
     """
-    display = display or Silent()
-    spec, opened = _find(name, checkpoint, display)
+    spec, opened = _find(name, checkpoint, progress)
     entries = structures().get(spec.id, ())
-    fit = fit_of(opened, spec, entries)
-    if photos and spec.outputs < _IMAGENET_CLASSES:
-        raise WrongUse(f"--photos are of ImageNet's classes, which {spec.id} was not published for: leave out --photos")
-    if photos and fit.head != "published":
-        raise WrongUse(
-            f"--photos: {opened.path} has not the {spec.outputs} published logits of {spec.id} "
-            f"({'no head' if fit.outputs is None else f'{fit.outputs} outputs'}): expected them to tell ImageNet "
-            "classes; leave out --photos"
-        )
-    own = fit.head == "other" and any(of_head(spec, variable) for variable in opened.shapes)
-    outputs = fit.outputs if own or fit.head == "published" else None
+    fit = fit_row(opened, spec, entries)
+    if photos is not None:
+        _check_photos(spec, opened, fit)
+    own_classes = fit.head == "other" and any(of_head(spec, variable) for variable in opened.shapes)
     scored = read_photos(photos, spec.image_size) if photos else None
     loaded = load_backbone(
         spec,
         image_size=spec.image_size,
         checkpoint=opened,
         with_head=fit.head == "published",
-        keep_head=fit.outputs if own else None,
+        keep_head=fit.outputs if own_classes else None,
     )
     assert loaded.report is not None
     subject = KerasSubject(loaded.model)
-    agreement, reason = None, ""
+    preprocessing = find_preprocessing(spec.preprocessing)
+    agreement, reason, evaluation = None, "", None
     try:
         library = reference.name(spec, opened)
         pixels, images = _compared(scored, spec.image_size)
-        inputs = find_preprocessing(spec.preprocessing).apply(pixels)
-        ours = np.asarray(subject.forward("moving")(inputs)[0])
-        display.say(f"running the original ({library})")
-        theirs = reference.run(
-            spec, opened, np.asarray(inputs), outputs=outputs, names=pair(opened, spec, entries).names
-        )
-        agreement = Agreement(
-            library,
-            "logits" if outputs else "features",
-            images,
-            difference=float(np.abs(ours - theirs).max()),
-            scale=float(np.abs(theirs).max()),
-        )
+        inputs = np.asarray(preprocessing.apply(pixels))
+        computed = np.asarray(subject.forward("moving")(inputs)[0])
+        if say is not None:
+            say(f"running the original ({library})")
+        outputs = fit.outputs if own_classes or fit.head == "published" else None
+        original = reference.run(spec, opened, inputs, outputs=outputs, names=pair(opened, spec, entries).names)
+        difference, scale = float(np.abs(computed - original).max()), float(np.abs(original).max())
+        agreement = Agreement(library, "logits" if outputs else "features", images, difference, scale)
     except reference.NoReference as no:
         reason = str(no)
-    if scored is None:
-        return Verification(spec, loaded.report, agreement, reason, None)
-    batches = pipeline.eval_batches(
-        scored, batch_size=25, image_size=spec.image_size, preprocessing=find_preprocessing(spec.preprocessing)
-    )
-    evaluation = Evaluator(subject, label_offset=spec.label_offset).evaluate(batches)
+    if scored is not None:
+        batches = pipeline.eval_batches(scored, batch_size=25, image_size=spec.image_size, preprocessing=preprocessing)
+        evaluation = Evaluator(subject, label_offset=spec.label_offset).evaluate(batches)
     return Verification(spec, loaded.report, agreement, reason, evaluation)
 
 
-def _find(name: str, checkpoint: Path | None, display: Display) -> tuple[BackboneSpec, Checkpoint]:
-    """The row and the file that `name`, a row's or a path, and `checkpoint` say."""
+def _check_photos(spec: BackboneSpec, opened: Checkpoint, fit: Fit) -> None:
+    """Raise WrongUse where the file has no logits of ImageNet's classes."""
+    if spec.outputs < _IMAGENET_CLASSES:
+        raise WrongUse(f"--photos are of ImageNet's classes, which {spec.id} was not published for: leave out --photos")
+    if fit.head != "published":
+        raise WrongUse(
+            f"--photos: {opened.path} has not the {spec.outputs} published logits of {spec.id} "
+            f"({'no head' if fit.outputs is None else f'{fit.outputs} outputs'}), which the ImageNet classes are read "
+            "from; leave out --photos"
+        )
+
+
+def _find(name: str, checkpoint: Path | None, progress: Progress | None) -> tuple[BackboneSpec, Checkpoint]:
+    """The catalogue row and the opened file for `name`, a row or a path, and the option --checkpoint."""
     try:
         spec = find_row(name)
     except UnknownBackbone:
         path = Path(name).expanduser()
-        looks_like_one = name.startswith((".", "/", "~")) or name.endswith(_ENDINGS)
-        if not (looks_like_one or path.exists() or Path(f"{path}.index").exists()):
+        looks_like_path = name.startswith((".", "/", "~")) or name.endswith(_ENDINGS)
+        if not (looks_like_path or path.exists() or Path(f"{path}.index").exists()):
             raise
         if checkpoint is not None:
             raise WrongUse(
@@ -213,11 +212,11 @@ def _find(name: str, checkpoint: Path | None, display: Display) -> tuple[Backbon
                 f"{best.why_not()}. 'finetune checkpoint inspect {path}' shows what it holds"
             ) from None
         return best.spec, opened
-    return spec, open_checkpoint(checkpoint or store.locate(spec, with_head=True, progress=display.download))
+    return spec, open_checkpoint(checkpoint or store.locate(spec, with_head=True, progress=progress))
 
 
 def _compared(scored: Split | None, side: int) -> tuple[np.ndarray, str]:
-    """(uint8 `[n, side, side, 3]`, what they are): photos, or patterns with edges and noise, always the same."""
+    """(uint8 `[n, side, side, 3]`, their description): photos, or patterns with edges and noise, always the same."""
     if scored is not None:
         images = scored.images[:_MOST_COMPARED]
         return images, f"{len(images)} photo{'s' if len(images) > 1 else ''}"
@@ -231,7 +230,7 @@ def _compared(scored: Split | None, side: int) -> tuple[np.ndarray, str]:
 
 
 def layers_with_variables(spec: BackboneSpec) -> dict[str, list[LayerInfo]]:
-    """Stage -> its layers that have variables, as patterns see them; builds the graph, loads nothing."""
+    """Stage -> its layers that have variables, under the names patterns match; builds the graph, loads no weights."""
     loaded = load_backbone(spec, image_size=spec.image_size, from_scratch=True)
     rows: dict[str, list[LayerInfo]] = {}
     for info in layer_infos(loaded.model, loaded.stages, loaded.scope):

@@ -17,11 +17,11 @@ from thin_rows import fit_of, random_values, thin
 from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
-from finetune import backbone
 from finetune.backbone import load_backbone, networks
 from finetune.cli import main
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference import reference, verification
+from tools.structures import entries as structure_entries
 
 SHARED = Path(__file__).parents[3] / "shared"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real weights and photos: {SHARED} is absent")
@@ -42,8 +42,8 @@ def row(monkeypatch: pytest.MonkeyPatch) -> None:
     """`slim/resnet_v1_50` is a thin network at 64 px for the length of a test."""
     spec = dataclasses.replace(thin("resnet_v1"), image_size=64)
     network = networks.build(spec.family, image_size=32, outputs=spec.outputs, arguments=spec.arguments)
-    entries = tuple(backbone.structures.entries(network.model, source="slim"))
-    monkeypatch.setattr(verification.catalog, "find", lambda name: spec)
+    entries = tuple(structure_entries(network.model, source="slim"))
+    monkeypatch.setattr(verification, "find_row", lambda name: spec)
     monkeypatch.setattr(verification, "structures", lambda: {spec.id: entries})
 
 
@@ -51,7 +51,7 @@ def test_the_network_is_its_original(slim_file: Path, row: None) -> None:
     verified = verification.verify("slim/resnet_v1_50", checkpoint=slim_file)
     agreement = verified.agreement
     assert agreement is not None
-    assert agreement.reference.startswith("tf_slim 1.")
+    assert agreement.name.startswith("tf_slim 1.")
     assert (agreement.outputs, agreement.images) == ("logits", "4 generated images")
     assert agreement.share < 1e-5
     assert agreement.scale > 1e-3
@@ -62,7 +62,7 @@ def test_a_network_that_computes_something_else_fails(
     slim_file: Path, row: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = load_backbone
-    monkeypatch.setattr(verification.backbone, "load", lambda *args, **kw: load(*args, **kw, bn_epsilon=1e-3))
+    monkeypatch.setattr(verification, "load_backbone", lambda *args, **kw: load(*args, **kw, bn_epsilon=1e-3))
     result = CliRunner().invoke(main, ["backbones", "verify", "slim/resnet_v1_50", "--checkpoint", str(slim_file)])
     assert result.exit_code == 1
     assert "reference: tf_slim" in result.stdout
@@ -147,7 +147,7 @@ def test_keras_loads_its_own_files_into_its_own_network(ending: str, tmp_path: P
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
     original.save_weights(path) if ending == ".weights.h5" else original.save(path)
     verified = verification.verify(str(path))  # by its path: the row is found
-    assert (verified.spec.id, verified.agreement.reference[:18]) == ("keras/mobilenet_0.25", "keras.applications")
+    assert (verified.spec.id, verified.agreement.name[:18]) == ("keras/mobilenet_0.25", "keras.applications")
     verified.check()
 
 
