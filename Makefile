@@ -45,7 +45,7 @@ coverage: $(INSTALLED)  ## Lines and branches the tests reach, and those they do
 mutation: $(INSTALLED)  ## Changes to verdict, strict loading and evaluation that no test notices; fails below 85 %.
 	$(BIN)/python tests/mutation/run_mutants.py
 
-soak: $(INSTALLED)  ## Thousands of hostile files, hundreds of kills, full disks: docs/reliability.md.
+soak: $(INSTALLED)  ## Thousands of hostile files, hundreds of kills, full disks: docs/evidence/reliability.md.
 	$(BIN)/python -m pytest -m soak tests/soak
 
 # PyTorch is a contender, not a dependency: it has an environment of its own, 1 GB of it.

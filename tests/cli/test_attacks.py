@@ -1,4 +1,4 @@
-"""The attacks of docs/reliability.md, each through the command line or a public function: one clear error."""
+"""The attacks of docs/evidence/reliability.md, each through the command line or a public function: one clear error."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""What README.md and docs/*.md ask a reader to type, and how a page says so.
+"""What README.md and the pages of docs/ ask a reader to type, and how a page says so.
 
 Conventions of a page, which `test_commands_in_docs.py` holds:
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples" / "README.md")
 
 _BLOCK = re.compile(r"((?:^[ ]*<!--[^\n]*-->\n)*)^[ ]*```([^\n`]*)\n(.*?)^[ ]*```$", re.MULTILINE | re.DOTALL)
 

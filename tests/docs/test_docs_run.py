@@ -175,8 +175,8 @@ NOT_RUN = {
     "docs/choosing-a-decay.md": ["half an hour"],
     "docs/cluster.md": ["Ray", "Slurm", "Slurm"],
     "docs/distributed.md": ["two machines", "Slurm"],
-    "docs/reliability.md": [*3 * ["tests themselves"], "six ResNet-50s", *4 * ["tests themselves"]],
-    "docs/speed.md": ["an hour", "quiet machine"],
+    "docs/evidence/reliability.md": [*3 * ["tests themselves"], "six ResNet-50s", *4 * ["tests themselves"]],
+    "docs/evidence/speed.md": ["an hour", "quiet machine"],
 }
 """All that no test types, by a word of the reason the page gives."""
 

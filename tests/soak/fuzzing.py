@@ -25,7 +25,7 @@ class Tally:
     largest: float = 0.0
 
     def table(self) -> str:
-        """A line a reader, as docs/reliability.md has it."""
+        """A line a reader, as docs/evidence/reliability.md has it."""
         lines = ["| reader | files | read | refused |", "|---|---:|---:|---:|"]
         for name, count in self.outcomes.items():
             lines.append(f"| {name} | {count.total()} | {count['read']} | {count['refused']} |")
