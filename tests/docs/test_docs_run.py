@@ -74,7 +74,7 @@ def exit_codes(block: Block) -> dict[tuple[str, ...], tuple[int, str]]:
     """The commands of which the page says how they end: `# exit code 3: WORDS`, WORDS being in what they print."""
     found = {}
     for line in block.typed.replace("\\\n", " ").splitlines():
-        said = re.search(r"^finetune (.*?)\s+# exit code (\d+): (\S+)", line)
+        said = re.search(r"^\s*finetune (.*?)\s+# exit code (\d+): (\S+)", line)
         if said:
             found[tuple(shlex.split(said[1]))] = (int(said[2]), said[3])
     return found
