@@ -30,11 +30,11 @@ def one(options, deterministic):
 
     from finetune.config.run_config import RunConfig
     from finetune.training.chief import start
-    from finetune.training.display import Silent
+    from finetune.training.display import Display
 
     seen = []
 
-    class Clock(Silent):
+    class Clock(Display):
         """Looks at both clocks after every step."""
 
         def step(self, **_):

@@ -36,7 +36,8 @@ def main():
     from finetune.diagnosis.rules.rule import Commands
     from finetune.diagnosis.verdict import judge
     from finetune.evaluation.evaluator import Evaluator
-    from finetune.training.display import Silent
+    from finetune.training.display import Display
+    from finetune.training.loop.feed import ImageFeed
     from finetune.training.loop.train import train
     from finetune.training.prepare import prepare
 
@@ -51,9 +52,9 @@ def main():
         "keras/mobilenet_0.25", checkpoint=arguments.keras_weights, data_dir=arguments.data_dir, examples=4000,
         validation=0.0, image_size=arguments.image_size, freeze=("*",), bn=("freeze",), epochs=2, batch_size=64,
     )  # fmt: skip
-    prepared = prepare(config, Silent(), load_weights=True)
+    prepared = prepare(config, Display(), load_weights=True)
     model, config = prepared.model, prepared.config
-    train(model, prepared.dataset, config, Quiet())
+    train(ImageFeed(model, prepared.dataset, config), config, Quiet())
     form = batches.form(config)
     test = EvalSet(stratified_subset(prepared.dataset.test, arguments.test_images, 0), **form)
     subset = EvalSet(training_subset(prepared.dataset.train, config, TRAINING_IMAGES), **form)

@@ -9,7 +9,8 @@ import pytest
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config.run_config import RunConfig
-from finetune.training.display import Silent
+from finetune.training.display import Display
+from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.train import train
 from finetune.training.prepare import prepare
 
@@ -30,7 +31,7 @@ def prepared(decay):
         "resnet_v1_demo", data="demo-target", examples=96, validation=0.0, image_size=32, batch_size=16, epochs=2,
         bn_decay=decay, recalibrate_at_end=False,
     )  # fmt: skip
-    return prepare(config, Silent(), load_weights=True)
+    return prepare(config, Display(), load_weights=True)
 
 
 def test_averaged_statistics_are_those_of_a_run_with_that_decay(atlas):
@@ -38,10 +39,10 @@ def test_averaged_statistics_are_those_of_a_run_with_that_decay(atlas):
     for layer in bn_layers(one.model):
         layer.momentum = 0.0
     averages = atlas.Averages(one.model, DECAYS)
-    train(one.model, one.dataset, one.config, averages)
+    train(ImageFeed(one.model, one.dataset, one.config), one.config, averages)
     for decay in DECAYS:
         real = prepared(decay)
-        train(real.model, real.dataset, real.config, atlas.Averages(real.model, ()))
+        train(ImageFeed(real.model, real.dataset, real.config), real.config, atlas.Averages(real.model, ()))
         for name, (mean, variance) in KerasSubject(real.model).snapshot().items():
             sigma = np.sqrt(variance + 1e-5)
             assert np.max(np.abs(averages.moving[decay][name][0] - mean) / sigma) < 1e-3

@@ -23,7 +23,7 @@ from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.inference import export
 from finetune.runs import defaults
 from finetune.runs.config_file import read_config_file
-from finetune.training.display import Silent
+from finetune.training.display import Display
 from finetune.training.prepare import prepare
 
 TINY = "--data demo-target --examples 100 --epochs 1 --image-size 8 --batch-size 20 --learning-rate 0.003 --quiet"
@@ -112,7 +112,7 @@ def test_a_checkpoint_of_ones_own(finished, tmp_path):
     np.testing.assert_allclose(loaded.model(images), features(images), rtol=1e-4, atol=1e-5)
 
     own = RunConfig("cifar_resnet", "demo-target", str(tmp_path / "own.ckpt"), examples=100, image_size=8)
-    ready = prepare(own, Silent(), load_weights=True)
+    ready = prepare(own, Display(), load_weights=True)
     assert not ready.config.from_scratch
     assert ready.backbone.report is not None
     assert len(ready.backbone.report.assigned) == 15 * 5
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_ones_own(finished, tmp_path):
 def test_switches_reach_the_layers_of_a_pretrained_network_too():
     config = RunConfig("resnet_v1_demo", "demo-target", examples=100, epochs=10, batch_size=20, image_size=8)
     config = replace(config, bn_renorm=True, bn_zero_debias=True, freeze_until="block1")
-    ready = prepare(config, Silent(), load_weights=True)
+    ready = prepare(config, Display(), load_weights=True)
     layers = bn_layers(ready.model)
     # 100 images, 5 held out: 4 steps an epoch.
     assert {(one.renormalise, one.zero_debias, one.run_steps) for one in layers} == {(True, True, 40)}

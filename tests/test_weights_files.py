@@ -162,8 +162,9 @@ import sys
 from pathlib import Path
 import tensorflow as tf
 tf.constant(1.0) + 1
-from checkpoints.catalog import find
+from checkpoints.catalog import lookup
 from finetune import backbone
+from finetune.backbone import load_backbone
 
 
 def memory(kind):
@@ -172,7 +173,7 @@ def memory(kind):
     return int(line.split()[1]) * 1024
 
 before = memory("VmRSS")
-loaded = backbone.load(find("slim/resnet_v1_152"), image_size=224, checkpoint=Path(sys.argv[1]), with_head=True)
+loaded = load_backbone(lookup("slim/resnet_v1_152"), image_size=224, checkpoint=Path(sys.argv[1]), with_head=True)
 print(memory("VmHWM") - before, len(loaded.report.assigned))
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from checkpoints.catalog.lookup import find_row
 from finetune.backbone import conversion
 from finetune.config.run_config import RunConfig
-from finetune.training import chief, display
+from finetune.training import display, start
 
 BACKBONE = "bundled/resnet_v1_demo"
 SETTINGS = RunConfig(
@@ -30,7 +30,7 @@ SETTINGS = RunConfig(
 
 def make(folder: Path) -> Path:
     """Train into `folder/run` and write `folder/<bundled name>`; returns its prefix."""
-    finished = chief.start(SETTINGS, run_dir=folder / "run", display=_Lines())
+    finished = start.start(SETTINGS, run_dir=folder / "run", display=_Lines())
     spec = find_row(BACKBONE)
     assert spec.bundled is not None
     prefix = folder / spec.bundled
@@ -38,7 +38,7 @@ def make(folder: Path) -> Path:
     return prefix
 
 
-class _Lines(display.Silent):
+class _Lines(display.Display):
     def epoch(self, row: dict[str, object]) -> None:
         print(row, flush=True)
 

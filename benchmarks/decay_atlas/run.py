@@ -22,7 +22,8 @@ from finetune.data import batches
 from finetune.data.batches import training_subset
 from finetune.data.dataset import stratified_subset
 from finetune.evaluation.evaluator import Evaluator
-from finetune.training.display import Silent
+from finetune.training.display import Display
+from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.train import train
 from finetune.training.prepare import prepare
 
@@ -88,13 +89,13 @@ def cell(arguments, updates, batch, seed):
         validation=0.0, image_size=arguments.image_size, batch_size=batch, epochs=epochs, seed=seed, bn_decay=0.5,
         recalibrate_at_end=False,
     )  # fmt: skip
-    prepared = prepare(config, Silent(), load_weights=True)
+    prepared = prepare(config, Display(), load_weights=True)
     model, config = prepared.model, prepared.config
     for layer in bn_layers(model):
         layer.momentum = 0.0
     auto = auto_decay(updates // epochs, updates)
     averages = Averages(model, sorted({*DECAYS, auto}))
-    history = train(model, prepared.dataset, config, averages)
+    history = train(ImageFeed(model, prepared.dataset, config), config, averages)
     assert history[-1]["step"] == updates
     test = stratified_subset(prepared.dataset.test, arguments.test_images, seed=0)
     subset = training_subset(prepared.dataset.train, config, min(images, 2048))

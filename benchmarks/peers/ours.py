@@ -35,13 +35,14 @@ def main(settings):
 
     load_tensorflow()
     from finetune.config.checking import from_mapping
-    from finetune.training.display import Silent
+    from finetune.training.display import Display
+    from finetune.training.loop.feed import ImageFeed
     from finetune.training.loop.train import train
     from finetune.training.prepare import prepare
 
-    prepared = prepare(from_mapping(settings, where="the options"), Silent(), load_weights=True)
+    prepared = prepare(from_mapping(settings, where="the options"), Display(), load_weights=True)
     pace.ready()
-    train(prepared.model, prepared.dataset, prepared.config, Told(pace), save_seconds=1e9)
+    train(ImageFeed(prepared.model, prepared.dataset, prepared.config), prepared.config, Told(pace), save_seconds=1e9)
 
 
 if __name__ == "__main__":

@@ -26,56 +26,73 @@ def warnings(
     """One sentence a concern, for a completed config.
 
     batch_statistics: whether any BN layer normalises by them in training. steps: of the whole run, or of its last
-    phase where layers are unfrozen one after another. parts: in how many microbatches a batch goes through the network.
-    replicas: over how many the batch is divided.
+    phase where layers are unfrozen one after another. parts: how many microbatches of a batch go through the network
+    one after another. replicas: over how many the batch is divided.
     """
-    found, updates = [], steps * parts
-    if batch_statistics and config.bn_updates == "off":
-        found.append(
-            "--bn-updates off: the moving statistics stay what they are while the weights move; test accuracy with "
-            "is_training=False will suffer, as where UPDATE_OPS are forgotten"
-        )
-    left = residual(float(config.bn_decay), updates)
-    if batch_statistics and config.bn_updates == "on" and left > FORGOTTEN and not config.recalibrate_at_end:
-        found.append(
-            f"--bn-decay {config.bn_decay:g} leaves {left:.0%} of the starting statistics after {updates} updates: "
-            f"give --bn-decay {auto_decay(per_epoch * parts, updates):g} (or auto), more --epochs, or "
-            "--recalibrate-at-end"
-        )
-    begun = config.ema**steps if config.ema is not None else 0.0
-    if begun > FORGOTTEN:
-        found.append(
-            f"--ema {config.ema:g} over {steps} steps: {begun:.0%} of the average are the weights of the first step: "
-            f"give --ema {math.floor(100 * FORGOTTEN ** (1 / steps)) / 100:g} or less, or more --epochs"
-        )
-    normalised = (config.batch_size or 0) // (1 if config.bn_sync else replicas)
-    if batch_statistics and normalised < LEAST_BATCH <= (config.batch_size or 0) and not config.bn_renorm:
-        found.append(
-            f"--batch-size {config.batch_size} over {replicas} replicas: each normalises by {normalised} images, too "
-            "few for batch statistics: give --bn-sync, a larger --batch-size, --bn-renorm, or --bn freeze"
-        )
-    elif batch_statistics and parts > 1 and normalised // parts < LEAST_BATCH and not config.bn_renorm:
-        found.append(
-            f"--microbatch {config.microbatch}: BatchNorm normalises by {normalised // parts} images at a time, too "
-            f"few: give {LEAST_BATCH} or more, --bn-renorm, or --bn freeze"
-        )
-    elif batch_statistics and normalised < LEAST_BATCH and not config.bn_renorm:
-        found.append(
-            f"--batch-size {config.batch_size} is too small for batch statistics: give {LEAST_BATCH} or more, "
-            "--bn-renorm, or --bn freeze"
-        )
+    found = []
+    if batch_statistics:
+        found.append(_statistics(config, updates=steps * parts, per_epoch=per_epoch * parts))
+    found.append(_averages(config, steps))
+    if batch_statistics and not config.bn_renorm:
+        found.append(_batch_size(config, parts=parts, replicas=replicas))
     if config.precision == "bfloat16" and not bfloat16_pays():
         found.append(
             "--precision bfloat16: this processor has no instructions for it, and will be slower: leave it out"
         )
-    if (
-        not config.from_scratch
-        and not spec.unpublished
-        and spec.preprocessing
-        and config.preprocess != spec.preprocessing
-    ):
+    published = spec.preprocessing if not config.from_scratch and not spec.unpublished else None
+    if published and config.preprocess != published:
         found.append(
-            f"--preprocess {config.preprocess}, but the weights of {spec.id} were trained with {spec.preprocessing}: "
+            f"--preprocess {config.preprocess}, but the weights of {spec.id} were trained with {published}: "
             "leave --preprocess out unless you know better"
         )
-    return found
+    return [sentence for sentence in found if sentence]
+
+
+def _statistics(config: RunConfig, *, updates: int, per_epoch: int) -> str | None:
+    """Of moving statistics that never update, or keep too much of their start."""
+    if config.bn_updates == "off":
+        return (
+            "--bn-updates off: the moving statistics stay what they are while the weights change; test accuracy with "
+            "is_training=False will suffer, as where UPDATE_OPS are forgotten"
+        )
+    left = residual(float(config.bn_decay), updates)
+    if left <= FORGOTTEN or config.recalibrate_at_end:
+        return None
+    return (
+        f"--bn-decay {config.bn_decay:g} leaves {left:.0%} of the starting statistics after {updates} updates: "
+        f"give --bn-decay {auto_decay(per_epoch, updates):g} (or auto), more --epochs, or "
+        "--recalibrate-at-end"
+    )
+
+
+def _averages(config: RunConfig, steps: int) -> str | None:
+    """Of averaged weights that keep too much of the first ones."""
+    begun = config.ema**steps if config.ema is not None else 0.0
+    if begun <= FORGOTTEN:
+        return None
+    return (
+        f"--ema {config.ema:g} over {steps} steps: {begun:.0%} of the average are the weights of the first step: "
+        f"give --ema {math.floor(100 * FORGOTTEN ** (1 / steps)) / 100:g} or less, or more --epochs"
+    )
+
+
+def _batch_size(config: RunConfig, *, parts: int, replicas: int) -> str | None:
+    """Of batches too small for batch statistics."""
+    batch_size = config.batch_size or 0
+    normalised = batch_size // (1 if config.bn_sync else replicas)
+    if normalised < LEAST_BATCH <= batch_size:
+        return (
+            f"--batch-size {batch_size} over {replicas} replicas: each normalises by {normalised} images, too "
+            "few for batch statistics: give --bn-sync, a larger --batch-size, --bn-renorm, or --bn freeze"
+        )
+    if parts > 1 and normalised // parts < LEAST_BATCH:
+        return (
+            f"--microbatch {config.microbatch}: BatchNorm normalises by {normalised // parts} images at a time, too "
+            f"few: give {LEAST_BATCH} or more, --bn-renorm, or --bn freeze"
+        )
+    if normalised < LEAST_BATCH:
+        return (
+            f"--batch-size {batch_size} is too small for batch statistics: give {LEAST_BATCH} or more, "
+            "--bn-renorm, or --bn freeze"
+        )
+    return None

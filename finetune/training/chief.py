@@ -1,25 +1,27 @@
-"""A run from its config to its result: data, backbone, head, plan, training, proof, evaluation, files."""
+"""The process that writes a run, from its config to its result."""
 
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from finetune.backbone import freezing
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.config.run_config import RunConfig
+from finetune.data.share import Share
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
 from finetune.process import stop_signals
 from finetune.runs.config_file import FORMAT_VERSION
 from finetune.runs.directory import RunDir, check_place
 from finetune.runs.model import load_snapshot, refuse_broken_plan, save_snapshot
 from finetune.runs.run_data import check_unchanged, describe_data
-from finetune.training import proof
-from finetune.training.display import Display, Silent
-from finetune.training.distribution.strategy import ALONE, Distribution
-from finetune.training.environment import describe
+from finetune.training import environment, proof
+from finetune.training.display import Display
+from finetune.training.distribution.strategy import Distribution
 from finetune.training.feature_cache.preparing import Progress, cached_feed
 from finetune.training.finish import Outcome, finish
+from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State, put_back
 from finetune.training.loop.train import train
 from finetune.training.observers import Recorder
@@ -31,34 +33,19 @@ from finetune.training.tracking.trackers import Trackers, opened
 
 
 def start(
-    config: RunConfig,
-    *,
-    run_dir: Path | None = None,
-    runs_dir: Path = Path("runs"),
-    display: Display | None = None,
-    distribution: Distribution | None = None,
+    config: RunConfig, *, run_dir: Path | None, runs_dir: Path, display: Display, distribution: Distribution
 ) -> RunDir:
-    """Run `config` in a new directory (`run_dir`, or the next free name in `runs_dir`) to its result.
-
-    Everything the config says is checked, and data and weights are read, before the directory is made; what fails
-    before the first epoch or saved state takes the directory with it. `distribution` is what `config.distribute` asks
-    for, connected (`finetune.training.start`); of several processes only the chief calls this.
-    Raises WrongUse, FinetuneError, CheckpointError; Interrupted leaves a run that `resume` continues.
-    """
-    display, on = display or Silent(), distribution or ALONE
-    if config.distribute != "none" and distribution is None:
-        raise ValueError(
-            f"distribute is '{config.distribute}': call finetune.launch.start, which connects what it takes"
-        )
+    """`finetune.training.start.start` in the process that writes the run; `distribution` is connected."""
     check_place(run_dir, runs_dir)
-    prepared, tested = settle_learning_rate(prepare(config, display, load_weights=True, distribution=on), display)
-    surroundings, digests = describe() | {"distribution": on.describe()}, proof.digests(prepared.model)
-    run = (
-        RunDir.create_or_take_over(run_dir)
-        if run_dir is not None
-        else RunDir.create_numbered(runs_dir, f"{prepared.backbone.spec.label}-{prepared.dataset.name}")
-    )
-    # The lock first: who does not get it must not remove what its holder writes.
+    prepared = prepare(config, display, load_weights=True, distribution=distribution)
+    prepared, tested = settle_learning_rate(prepared, display)
+    surroundings = environment.describe() | {"distribution": distribution.describe()}
+    digests = proof.digests(prepared.model)
+    if run_dir is not None:
+        run = RunDir.create_or_take_over(run_dir)
+    else:
+        run = RunDir.create_numbered(runs_dir, f"{prepared.backbone.spec.label}-{prepared.dataset.name}")
+    # The lock first: a process that does not get it must not remove what its holder writes.
     with run.locked(), run.removed_unless_begun():
         run.remove_leftovers()
         run.write("environment.json", surroundings)
@@ -69,25 +56,23 @@ def start(
         if tested is not None:
             write_range_test(run, tested)
         save_snapshot(run, KerasSubject(prepared.model).snapshot())
-        # Last: a directory without it is no run, and nothing would resume it half described.
+        # Last: a directory without it is not a run, and nothing resumes a run that is half described.
         run.write("config.json", {"format_version": FORMAT_VERSION, **prepared.config.to_json()})
-        _train_and_finish(run, prepared, display, digests, resume_from=None, on=on)
+        _Chief(run, prepared, display, distribution, digests).train_and_finish(None)
     return run
 
 
-def resume(path: Path, *, display: Display | None = None, distribution: Distribution | None = None) -> RunDir:
-    """Continue an interrupted run; a finished one is left as it is. `distribution` as in `start`, and by default none:
-    what a run is distributed over may change between its parts."""
-    display, on = display or Silent(), distribution or ALONE
+def resume(path: Path, *, display: Display, distribution: Distribution) -> RunDir:
+    """`finetune.training.start.resume` in the process that writes the run. The distribution may have changed."""
     run = RunDir.open(path)
     if run.status == "done":
-        with suppress(OSError, FinetuneError), run.locked():  # it may lie where nobody may write
+        with suppress(OSError, FinetuneError), run.locked():  # the run may lie in a directory that is read-only
             run.remove_leftovers()
-        return _finished(run, display, on)
+        return _finished(run, display, distribution)
     with run.locked():
         run.remove_leftovers()
-        if RunDir.open(path).status == "done":  # by who held it until now
-            return _finished(run, display, on)
+        if RunDir.open(path).status == "done":  # by the process that held the lock until now
+            return _finished(run, display, distribution)
         config = run.config()
         state = State.load(run.state_path) if run.status == "interrupted" else None
         digests: dict[str, str] = {}
@@ -96,101 +81,102 @@ def resume(path: Path, *, display: Display | None = None, distribution: Distribu
             digests = run.read("freeze.json", "digests", "stages")["digests"]
         advice = "put it back, or start a new run with 'finetune run --config'"
         check = partial(check_unchanged, run, advice=advice)
-        on.share(state is None)
-        prepared = prepare(config, display, load_weights=state is None, check_data=check, distribution=on)
-        there = (run.path / "environment.json").is_file()
-        then = run.read("environment.json").get("distribution", {}).get("replicas", 1) if there else on.replicas
-        if then != on.replicas and prepared.plan.uses_batch_statistics and not config.bn_sync:
-            display.warn(
-                f"the run was started on {then} replicas and goes on on {on.replicas}: without --bn-sync, BatchNorm "
-                "now normalises by another number of images"
-            )
+        distribution.share(state is None)
+        prepared = prepare(config, display, load_weights=state is None, check_data=check, distribution=distribution)
+        _warn_of_other_replicas(run, prepared, display, distribution.replicas)
         if state is None:
             digests = proof.digests(prepared.model)
             run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests})
-        elif digests.keys() != proof.expected_to_move(prepared.model).keys():
+        elif digests.keys() != proof.expected_to_change(prepared.model).keys():
             raise FinetuneError(f"{run.path / 'freeze.json'} is of another model: the run directory is damaged")
-        _train_and_finish(run, prepared, display, digests, resume_from=state, on=on)
+        _Chief(run, prepared, display, distribution, digests).train_and_finish(state)
     return run
 
 
-def _finished(run: RunDir, display: Display, on: Distribution) -> RunDir:
-    on.share(None)
+def _finished(run: RunDir, display: Display, distribution: Distribution) -> RunDir:
+    distribution.share(None)
     refuse_broken_plan(run)
     display.say(f"{run} is finished: nothing to do")
     return run
 
 
-def _train_and_finish(
-    run: RunDir,
-    prepared: Prepared,
-    display: Display,
-    digests: dict[str, str],
-    *,
-    resume_from: State | None,
-    on: Distribution,
-) -> None:
-    """`digests` are the variables' before training: the proof compares with them at the end."""
-    again = "continue with, on every worker" if on.workers > 1 else "continue with"
-    try:
-        source, settings = load_snapshot(run), prepared.config.to_json()
-        with (
-            on.watching(),
-            opened(prepared.config.tracker, run.path, settings=settings, source=source, warn=display.warn) as trackers,
-            ExitStack() as held,
-        ):
-            if on.workers > 1:
-                on.share({"run": str(run), "data": prepared.dataset.fingerprint()})
-            _to_result(run, prepared, display, trackers, digests, held, resume_from=resume_from, on=on)
-            on.meet()
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        words = str(stopped) or "interrupted"
-        raise Interrupted(f"{words}; {again}: {run.resume_command}") from None
-    except WorkerLost as lost:
-        raise WorkerLost(f"{lost}; {again}: {run.resume_command}") from None
-    except OSError as error:
-        if run.begun:
-            error.add_note(f"continue with: {run.resume_command}")
-        raise
-
-
-def _to_result(
-    run: RunDir,
-    prepared: Prepared,
-    display: Display,
-    trackers: Trackers,
-    digests: dict[str, str],
-    held: ExitStack,
-    *,
-    resume_from: State | None,
-    on: Distribution,
-) -> None:
-    config, model, dataset = prepared.config, prepared.model, prepared.dataset
-    started = time.monotonic()
-    expected = proof.expected_to_move(model, prepared.plan)
-    with stop_signals() as requested:
-        checkup = Checkup(prepared, load_snapshot(run)) if config.diagnose_every else None
-        phases = Phases(run, prepared, display)
-        recorder = Recorder(run, model, display, trackers, requested, checkup, phases)
-        if resume_from is not None:
-            put_back(model.variables, resume_from.arrays, "model")  # features are those of its weights
-        telling = Progress(display.say, display.features, requested, display.warn)
-        not_for = "the run is distributed, and each worker sees images of its own" if on.replicas > 1 else None
-        if len(prepared.phases) > 1:
-            not_for = "layers are unfrozen one after another"
-        feed, cached = held.enter_context(cached_feed(model, dataset, config, telling, not_for=not_for)) or (None, None)
-        history = train(
-            model,
-            dataset,
-            config,
-            recorder,
-            feed=feed,
-            stretches=phases.stretches(),
-            rates=freezing.rates_by_variable(model, prepared.plan),
-            resume_from=resume_from,
-            distribution=on,
+def _warn_of_other_replicas(run: RunDir, prepared: Prepared, display: Display, replicas: int) -> None:
+    there = (run.path / "environment.json").is_file()
+    before = run.read("environment.json").get("distribution", {}).get("replicas", 1) if there else replicas
+    if before != replicas and prepared.plan.uses_batch_statistics and not prepared.config.bn_sync:
+        display.warn(
+            f"the run was started on {before} replicas and continues on {replicas}: without --bn-sync, BatchNorm "
+            "now normalises by another number of images"
         )
-        if requested():
-            raise Interrupted("stopped after the last step")
-    trained = Outcome(history, recorder.averages, phases, digests, expected, started, feed, cached)
-    finish(run, prepared, display, trackers, trained)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chief:
+    """A prepared run in its directory. `digests` are the variables' before training, for the proof at the end."""
+
+    run: RunDir
+    prepared: Prepared
+    display: Display
+    distribution: Distribution
+    digests: dict[str, str]
+
+    def train_and_finish(self, resume_from: State | None) -> None:
+        """Train, and write everything up to `result.json`. Errors say how to continue."""
+        run, config, on = self.run, self.prepared.config, self.distribution
+        again = "continue with, on every worker" if on.workers > 1 else "continue with"
+        try:
+            source, settings = load_snapshot(run), config.to_json()
+            with (
+                on.watching(),
+                opened(config.tracker, run.path, settings=settings, source=source, warn=self.display.warn) as trackers,
+                ExitStack() as held,
+            ):
+                if on.workers > 1:
+                    on.share({"run": str(run), "data": self.prepared.dataset.fingerprint()})
+                outcome = self._train(trackers, held, resume_from)
+                finish(run, self.prepared, self.display, trackers, outcome)
+                on.meet()
+        except (Interrupted, KeyboardInterrupt) as stopped:
+            words = str(stopped) or "interrupted"
+            raise Interrupted(f"{words}; {again}: {run.resume_command}") from None
+        except WorkerLost as lost:
+            raise WorkerLost(f"{lost}; {again}: {run.resume_command}") from None
+        except OSError as error:
+            if run.begun:
+                error.add_note(f"continue with: {run.resume_command}")
+            raise
+
+    def _train(self, trackers: Trackers, held: ExitStack, resume_from: State | None) -> Outcome:
+        """Train to the last step. `held` keeps cached features until the test images are scored."""
+        run, prepared, display, on = self.run, self.prepared, self.display, self.distribution
+        config, model, dataset = prepared.config, prepared.model, prepared.dataset
+        started = time.monotonic()
+        expected = proof.expected_to_change(model, prepared.plan)
+        with stop_signals() as requested:
+            checkup = Checkup(prepared, load_snapshot(run)) if config.diagnose_every else None
+            phases = Phases(run, prepared, display)
+            recorder = Recorder(run, model, display, trackers, requested, checkup, phases)
+            if resume_from is not None:
+                put_back(model.variables, resume_from.arrays, "model")  # features are those of its weights
+            not_for = None
+            if len(prepared.phases) > 1:
+                not_for = "layers are unfrozen one after another"
+            elif on.replicas > 1:
+                not_for = "the run is distributed, and each worker sees images of its own"
+            progress = Progress(display.say, display.features, requested, display.warn)
+            feed, cached = held.enter_context(cached_feed(model, dataset, config, progress, not_for=not_for)) or (
+                ImageFeed(model, dataset, config, share=Share(on.rank, on.workers)),
+                None,
+            )
+            history = train(
+                feed,
+                config,
+                recorder,
+                phases=phases,
+                rates=freezing.rates_by_variable(model, prepared.plan),
+                resume_from=resume_from,
+                distribution=on,
+            )
+            if requested():
+                raise Interrupted("stopped after the last step")
+        return Outcome(history, recorder.averages, phases, self.digests, expected, started, feed, cached)

@@ -1,13 +1,13 @@
-"""Where a run tells how it goes, and how it hears that it should stop."""
+"""Where a run reports its progress."""
 
-from typing import Any, Protocol
+from typing import Any
 
 from finetune.backbone.freezing import FreezePlan
 from finetune.config.run_config import RunConfig
 
 
-class Display(Protocol):
-    """What a run tells a person. `Silent` says nothing."""
+class Display:
+    """Reports a run to a person. This one shows nothing; a display overrides what it shows."""
 
     def say(self, text: str) -> None:
         """A line about what happens now."""
@@ -16,7 +16,7 @@ class Display(Protocol):
         """A concern that does not stop the run."""
 
     def plan(self, plan: FreezePlan, config: RunConfig) -> None:
-        """What trains and which statistics each stage uses, before training."""
+        """Which layers train and which statistics each stage uses, before training."""
 
     def step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
         """After every training step."""
@@ -31,38 +31,7 @@ class Display(Protocol):
         """While a file is fetched: bytes so far, and in all where known."""
 
     def on_scan(self, done: int, total: int | None) -> None:
-        """While photos are looked through before a run: how many so far, and in all where known."""
+        """While photos are checked before a run: how many so far, and in all where known."""
 
     def features(self, done: int, total: int) -> None:
         """While features are computed: images so far, and in all."""
-
-
-class Silent:
-    """A display that shows nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def warn(self, text: str) -> None:
-        """Nothing."""
-
-    def plan(self, plan: FreezePlan, config: RunConfig) -> None:
-        """Nothing."""
-
-    def step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
-        """Nothing."""
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def batch(self) -> None:
-        """Nothing."""
-
-    def download(self, done: int, total: int | None) -> None:
-        """Nothing."""
-
-    def on_scan(self, done: int, total: int | None) -> None:
-        """Nothing."""
-
-    def features(self, done: int, total: int) -> None:
-        """Nothing."""

@@ -1,4 +1,4 @@
-"""What hears the loop: writes the run's files, and passes on to the display and the trackers."""
+"""Observers of the loop: one writes the run's files, the other, of the further workers, writes nothing."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,14 +1,11 @@
 """The phases of a run whose layers are unfrozen one after another: switches, what is said, and the proof of each."""
 
-from functools import partial
 from typing import Any
 
-from finetune.data import batches
 from finetune.runs.directory import RunDir
 from finetune.training import proof
 from finetune.training.display import Display
-from finetune.training.loop.train import Phase
-from finetune.training.prepare import Prepared, apply_plan
+from finetune.training.prepare import Prepared
 
 
 class Phases:
@@ -21,14 +18,12 @@ class Phases:
 
     def __init__(self, run: RunDir, prepared: Prepared, display: Display) -> None:
         self._run, self._prepared, self._display = run, prepared, display
-        split, config = prepared.dataset.train, prepared.config
-        self._per_epoch = batches.steps_per_epoch(split, config) * batches.parts_per_step(split, config)
+        self._per_epoch = prepared.steps_per_epoch * prepared.parts_per_step
 
-    def stretches(self) -> list[Phase]:
-        """For the loop."""
-        return [
-            Phase(phase.first_epoch, partial(self._enter, number)) for number, phase in enumerate(self._prepared.phases)
-        ]
+    @property
+    def first_epochs(self) -> list[int]:
+        """The epoch each phase begins with, counted from 0."""
+        return [phase.first_epoch for phase in self._prepared.phases]
 
     def close(self) -> list[dict[str, Any]]:
         """After the last step, before anything else moves: the proofs of all phases, for `result.json`; none where
@@ -63,7 +58,8 @@ class Phases:
         (*_, phase) = (one for one in self._prepared.phases if one.first_epoch < epoch)
         return bool(phase.plan.uses_batch_statistics)
 
-    def _enter(self, number: int) -> None:
+    def enter(self, number: int) -> None:
+        """Set the layers' switches for a phase, with its plan and digests in `freeze.json`."""
         model, phases = self._prepared.model, self._prepared.phases
         kept = self._kept() if len(phases) > 1 else []
         if len(kept) > number:
@@ -75,7 +71,7 @@ class Phases:
         if number and len(kept) == number:
             self._close(kept)
         phase = phases[number]
-        self._apply(number)
+        self._prepared.apply(phase.plan)
         if len(phases) > 1 and len(kept) == number:
             stages, digests = phase.plan.stages(), proof.digests(model)
             kept.append({"first_epoch": phase.first_epoch + 1, "stages": stages, "digests": digests})
@@ -86,17 +82,13 @@ class Phases:
             words = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
             self._display.say(f"epoch {phase.first_epoch + 1}: {words} train{'s' if len(names) == 1 else ''} as well")
 
-    def _apply(self, number: int) -> None:
-        config, phases = self._prepared.config, self._prepared.phases
-        updates = self._per_epoch * ((config.epochs or 0) - phases[-1].first_epoch)
-        apply_plan(self._prepared.model, phases[number].plan, config, updates=updates)
-
     def _close(self, kept: list[dict[str, Any]]) -> None:
         """Prove the last phase of `kept`."""
         if "proof" not in kept[-1]:
             model = self._prepared.model
-            self._apply(len(kept) - 1)  # a run resumed between two phases has not set its switches
-            expected = proof.expected_to_move(model, self._prepared.phases[len(kept) - 1].plan)
+            plan = self._prepared.phases[len(kept) - 1].plan
+            self._prepared.apply(plan)  # a run resumed between two phases has not set its switches
+            expected = proof.expected_to_change(model, plan)
             proved = proof.prove(kept[-1]["digests"], proof.digests(model), expected)
             # What trains need not move within one phase: where it was the last one before the best epoch, say.
             kept[-1]["proof"] = {

@@ -10,7 +10,7 @@ import keras
 
 from checkpoints import store
 from checkpoints.errors import CheckpointError
-from finetune.backbone import Backbone, BackboneSpec, check_plan, freezing, load_backbone
+from finetune.backbone import Backbone, check_plan, freezing, load_backbone
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config import presets
@@ -23,7 +23,7 @@ from finetune.data.load_data import load_data
 from finetune.data.overlap import find_overlap
 from finetune.errors import FinetuneError, WrongUse
 from finetune.runs import defaults
-from finetune.runs.request import check_request
+from finetune.runs.request import Resolved, check_request
 from finetune.training import advice, unfreezing
 from finetune.training.display import Display
 from finetune.training.distribution.strategy import ALONE, Distribution
@@ -42,8 +42,28 @@ class Prepared:
 
     @property
     def plan(self) -> freezing.FreezePlan:
-        """Of the last phase: what moves at any time of the run moves there."""
+        """Of the last phase: what changes at any time of the run changes there."""
         return self.phases[-1].plan
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps of an epoch."""
+        return batches.steps_per_epoch(self.dataset.train, self.config)
+
+    @property
+    def parts_per_step(self) -> int:
+        """Microbatches of a step: each updates the moving statistics."""
+        return batches.parts_per_step(self.dataset.train, self.config)
+
+    @property
+    def last_phase_steps(self) -> int:
+        """Steps of the last phase: every trainable layer trains for at least so many."""
+        return self.steps_per_epoch * ((self.config.epochs or 0) - self.phases[-1].first_epoch)
+
+    def apply(self, plan: freezing.FreezePlan) -> None:
+        """Set the layers' switches as `plan`, of one of the phases, says."""
+        config, updates = self.config, self.last_phase_steps * self.parts_per_step
+        freezing.apply(self.model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on", steps=updates)
 
 
 def prepare(
@@ -57,48 +77,87 @@ def prepare(
     """Check `config`, read data and weights, build the model and plan what trains.
 
     `load_weights=False` leaves random weights, which a resumed run replaces by its state. `check_data` may refuse the
-    data before anything is built for it. The model is made in the scope of `distribution`. Says what was read once all
-    of it is known to fit together. Raises WrongUse, FinetuneError, CheckpointError.
+    data before anything is built for it. The model is made in the scope of `distribution`. What was read is reported
+    once all of it is known to fit together. Raises WrongUse, FinetuneError, CheckpointError.
     """
     request = check_request(config)
-    config, spec = request.config, request.spec
     # A run is evaluated and resumed from anywhere: its data must not depend on where it was started.
+    config = request.config
     config = replace(config, data=sources.absolute(config.data), tracker=absolute_trackers(config.tracker))
-    dataset = _data_and_weights(config, spec, display, weights=load_weights and not config.from_scratch)
-    if check_data is not None:
-        check_data(dataset)
-    dataset = _without_overlap(dataset, config)
+    request = replace(request, config=config)
+    dataset = read_data(request, display, weights=load_weights and not config.from_scratch, check=check_data)
+    source_size = int(dataset.train.images.shape[1])
+    config = replace(config, image_size=config.image_size or defaults.image_size(request.spec, source_size))
+    request = replace(request, config=config)
+    with distribution.scope():
+        backbone, model = build_model(request, dataset, display, load_weights=load_weights)
+    prepared = plan_training(request, dataset, backbone, model)
+    distribution.check_batch(len(dataset.train), prepared.config.batch_size or 1)
+    announce(prepared, display, replicas=distribution.replicas)
+    return prepared
+
+
+def read_data(
+    request: Resolved, display: Display, *, weights: bool, check: Callable[[Dataset], None] | None = None
+) -> Dataset:
+    """The data, once both it and the published weights are on this machine. `check` may refuse it.
+
+    Offline, one message names every missing file. Raises CheckpointError, FinetuneError, WrongUse.
+    """
+    config, missing = request.config, []
+    try:
+        if weights and config.checkpoint is None and request.spec.source not in ("file", "hub"):
+            store.locate(request.spec, with_head=config.head == "keep", progress=display.download)
+    except CheckpointError as error:
+        missing.append(error)
+    try:
+        dataset = load_data(config, progress=display.download, on_scan=display.on_scan)
+    except CheckpointError as error:
+        missing.append(error)
+    if missing:
+        raise CheckpointError("\n".join(str(error) for error in missing))
+    if check is not None:
+        check(dataset)
     if config.patience is not None and dataset.validation is None:
         raise WrongUse(
             f"--patience {config.patience} waits for a better validation accuracy, and no validation images are held "
             "out: leave --patience out, or give a --validation above 0"
         )
-    source_size = int(dataset.train.images.shape[1])
-    image_size = config.image_size or defaults.image_size(spec, source_size)
+    return _without_overlap(dataset, config)
+
+
+def build_model(
+    request: Resolved, dataset: Dataset, display: Display, *, load_weights: bool
+) -> tuple[Backbone, keras.Model]:
+    """The backbone with its weights, and the model with the head for the classes of `dataset`."""
+    config, classes = request.config, len(dataset.class_names)
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    with distribution.scope():
-        backbone = load_backbone(
-            spec,
-            image_size=image_size,
-            checkpoint=Path(config.checkpoint) if config.checkpoint is not None else None,
-            keep_head=len(dataset.class_names) if config.head == "keep" else None,
-            features=config.features,
-            from_scratch=config.from_scratch or not load_weights,
-            bn_epsilon=config.bn_epsilon,
-            bn_renorm=config.bn_renorm,
-            bn_zero_debias=config.bn_zero_debias,
-            progress=display.download,
-        )
-        model = backbone.model
-        if config.head == "swap":
-            model = attach_head(
-                model, len(dataset.class_names), dropout=config.dropout, hidden=config.hidden, seed=config.seed
-            )
-    locking = partial(
+    backbone = load_backbone(
+        request.spec,
+        image_size=int(config.image_size or 0),
+        checkpoint=Path(config.checkpoint) if config.checkpoint is not None else None,
+        keep_head=classes if config.head == "keep" else None,
+        features=config.features,
+        from_scratch=config.from_scratch or not load_weights,
+        bn_epsilon=config.bn_epsilon,
+        bn_renorm=config.bn_renorm,
+        bn_zero_debias=config.bn_zero_debias,
+        progress=display.download,
+    )
+    if config.head == "keep":
+        return backbone, backbone.model
+    model = attach_head(backbone.model, classes, dropout=config.dropout, hidden=config.hidden, seed=config.seed)
+    return backbone, model
+
+
+def plan_training(request: Resolved, dataset: Dataset, backbone: Backbone, model: keras.Model) -> Prepared:
+    """Complete the config, plan which layers train in which epochs, and set the model's switches."""
+    config, spec = request.config, request.spec
+    resolve = partial(
         freezing.resolve,
         freezing.layer_infos(model, backbone.stages, backbone.scope),
         freeze=request.freeze,
@@ -106,29 +165,31 @@ def prepare(
         bn=request.bn,
         layer_decay=config.layer_decay,
     )
-    plan = locking()
+    plan = resolve()
     config = defaults.complete(
-        replace(config, image_size=image_size),
+        config,
         spec,
         examples=len(dataset.train),
-        source_size=source_size,
+        source_size=int(dataset.train.images.shape[1]),
         photos=isinstance(dataset.train.images, LazyImages),
         everything=any(layer.trains for layer in plan.layers if layer.layer.stage != freezing.HEAD),
     )
-    distribution.check_batch(len(dataset.train), config.batch_size or 1)
     batches.check_augmentation(dataset.train, config)
     phases: tuple[Phase, ...] = (Phase(0, plan),)
     if config.unfreeze_epochs is not None:
-        phases = unfreezing.phases(plan, lambda stages: locking(locked=stages), over=config.unfreeze_epochs)
-        plan = phases[-1].plan
+        phases = unfreezing.phases(plan, lambda stages: resolve(locked=stages), over=config.unfreeze_epochs)
     for phase in phases:
         check_plan(model, phase.plan)
-    per_epoch = batches.steps_per_epoch(dataset.train, config)
-    parts = batches.parts_per_step(dataset.train, config)
-    steps = per_epoch * ((config.epochs or 0) - phases[-1].first_epoch)
     for layer in bn_layers(model):
         layer.across_replicas = config.bn_sync
-    apply_plan(model, plan, config, updates=steps * parts)
+    prepared = Prepared(config, dataset, backbone, model, phases)
+    prepared.apply(prepared.plan)
+    return prepared
+
+
+def announce(prepared: Prepared, display: Display, *, replicas: int) -> None:
+    """Report what was read, what trains, and what to be warned of."""
+    config, dataset, backbone = prepared.config, prepared.dataset, prepared.backbone
     if config.preset is not None:
         display.say(presets.describe(config))
     display.say(f"data: {dataset.source}: {_counts(dataset)}, {len(dataset.class_names)} classes")
@@ -138,23 +199,24 @@ def prepare(
         display.say(f"weights: {backbone.report.summary()}")
     if backbone.words:
         display.say(backbone.words)
-    display.plan(plan, config)
+    display.plan(prepared.plan, config)
     for concern in advice.warnings(
         config,
-        spec,
-        batch_statistics=plan.uses_batch_statistics,
-        steps=steps,
-        per_epoch=per_epoch,
-        parts=parts,
-        replicas=distribution.replicas,
+        backbone.spec,
+        batch_statistics=prepared.plan.uses_batch_statistics,
+        steps=prepared.last_phase_steps,
+        per_epoch=prepared.steps_per_epoch,
+        parts=prepared.parts_per_step,
+        replicas=replicas,
     ):
         display.warn(concern)
-    return Prepared(config, dataset, backbone, model, phases)
 
 
 def _without_overlap(dataset: Dataset, config: RunConfig) -> Dataset:
-    """`dataset` itself where no test image is a training image, with a remark where the user says that it may be, or a
-    published data set has it so, whose figures are compared with others'. FinetuneError otherwise."""
+    """`dataset` itself where no test image is also a training image.
+
+    With a remark where the user allows it, or a published data set has it so: its figures are compared with others'.
+    FinetuneError otherwise."""
     found = find_overlap(dataset)
     if found is None:
         return dataset
@@ -166,29 +228,6 @@ def _without_overlap(dataset: Dataset, config: RunConfig) -> Dataset:
     )
 
 
-def apply_plan(model: keras.Model, plan: freezing.FreezePlan, config: RunConfig, *, updates: int) -> None:
-    """Set the layers' switches as `plan` and a completed config say; `updates` of moving statistics are those of the
-    last phase, which every layer that trains has at least."""
-    freezing.apply(model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on", steps=updates)
-
-
 def _counts(dataset: Dataset) -> str:
     held_out = f", {len(dataset.validation)} validation" if dataset.validation else ""
     return f"{len(dataset.train)} training{held_out}, {len(dataset.test)} test images"
-
-
-def _data_and_weights(config: RunConfig, spec: BackboneSpec, display: Display, *, weights: bool) -> Dataset:
-    """The data, once both it and the weights are on this machine: offline, one message names every missing file."""
-    missing = []
-    try:
-        if weights and config.checkpoint is None and spec.source not in ("file", "hub"):
-            store.locate(spec, with_head=config.head == "keep", progress=display.download)
-    except CheckpointError as error:
-        missing.append(error)
-    try:
-        dataset = load_data(config, progress=display.download, on_scan=display.on_scan)
-    except CheckpointError as error:
-        missing.append(error)
-    if missing:
-        raise CheckpointError("\n".join(str(error) for error in missing))
-    return dataset

@@ -37,7 +37,7 @@ class Proof:
         }
 
 
-def expected_to_move(model: keras.Model, plan: FreezePlan | None = None) -> dict[str, bool]:
+def expected_to_change(model: keras.Model, plan: FreezePlan | None = None) -> dict[str, bool]:
     """Variable path -> whether training steps may change it: by `plan`, what the user was told, and by the layers'
     switches as well. Without a plan, by the switches alone.
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from finetune.backbone import freezing
 from finetune.config.run_config import RunConfig
+from finetune.data.share import Share
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
 from finetune.process import stop_signals
 from finetune.runs.directory import RunDir
-from finetune.training.display import Display, Silent
+from finetune.training.display import Display
 from finetune.training.distribution.strategy import Distribution
+from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.train import train
 from finetune.training.observers import FollowingObserver
 from finetune.training.prepare import prepare
@@ -17,7 +19,7 @@ from finetune.training.prepare import prepare
 
 @dataclass(frozen=True)
 class Worker:
-    """What a worker has to tell that is not the chief: `run` is where the chief has written."""
+    """A worker that is not the chief. `run` is the directory that the chief has written."""
 
     rank: int
     workers: int
@@ -25,13 +27,13 @@ class Worker:
 
 
 def follow(config: RunConfig, on: Distribution, display: Display, *, load_weights: bool) -> Worker:
-    """What a worker does that is not the chief: the same steps on its own share, and no files."""
-    prepared = prepare(config, Silent(), load_weights=load_weights, distribution=on)
+    """Train as a worker that is not the chief: the same steps on its own share of the images, and no files."""
+    prepared = prepare(config, Display(), load_weights=load_weights, distribution=on)
     begun = on.share(None)
     run = str(begun["run"])
     if begun["data"] != prepared.dataset.fingerprint():
         raise FinetuneError(
-            f"the images of worker {on.rank} ({prepared.dataset.source}) are not those of worker 0: copy them anew, or "
+            f"the images of worker {on.rank} ({prepared.dataset.source}) differ from worker 0's: copy them again, or "
             "give --data-dir where the same ones lie"
         )
     who = f"worker {on.rank} of {on.workers}"
@@ -41,8 +43,8 @@ def follow(config: RunConfig, on: Distribution, display: Display, *, load_weight
         with stop_signals() as requested, on.watching():
             model = prepared.model
             rates = freezing.rates_by_variable(model, prepared.plan)
-            following = FollowingObserver(display, requested)
-            train(model, prepared.dataset, prepared.config, following, rates=rates, distribution=on)
+            feed = ImageFeed(model, prepared.dataset, prepared.config, share=Share(on.rank, on.workers))
+            train(feed, prepared.config, FollowingObserver(display, requested), rates=rates, distribution=on)
             on.meet()
     except (Interrupted, KeyboardInterrupt) as stopped:
         raise Interrupted(f"{who}: {str(stopped) or 'interrupted'}; {again}") from None

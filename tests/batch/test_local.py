@@ -95,7 +95,8 @@ def test_it_hears_that_the_batch_has_died(tmp_path):
 
 def test_a_script_without_a_guard_is_run_once(tmp_path):
     (tmp_path / "script.py").write_text(
-        "from pathlib import Path\nfrom finetune.batch.local import Forked\nfrom finetune.batch.process import Launch\n"
+        "from pathlib import Path\nfrom finetune.batch.executors.local import Forked\n"
+        "from finetune.batch.executors.job_process import Launch\n"
         "print('begun', flush=True)\n"
         f"print(Forked(Launch(('--version',), Path({str(tmp_path / 'log')!r}))).wait().exit_code)\n"
     )

@@ -290,10 +290,10 @@ from pathlib import Path
 from test_scheduler import Stubbed
 from finetune.batch import jobs
 from finetune.batch.call import Call
-from finetune.batch.place import Place
+from finetune.batch.folder import BatchFolder
 Call._survey = lambda self, some: {{}}
 every = jobs.read(Path("night.toml"))
-Call(Path("night.toml"), Place(Path("night")), every, every).run(Stubbed, fail_fast=False)
+Call(Path("night.toml"), BatchFolder(Path("night")), every, every).run(Stubbed, fail_fast=False)
 """
 
 

@@ -92,5 +92,5 @@ def test_a_row_without_weights_is_said(server: Server) -> None:
 
 
 def test_nothing_here_imports_tensorflow_before_a_file_is_opened() -> None:
-    code = "import sys, checkpoints.store, checkpoints.transfer; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, checkpoints.store, checkpoints.matching.transfer; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -8,8 +8,8 @@ from PIL import Image
 from typing_commands import typed
 
 from finetune.training import chief as runs
-from finetune.training import phases
 from finetune.training.loop import train
+from finetune.training.prepare import Prepared
 
 UNIT = "resnet_v1_demo/block1/unit_1/bottleneck_v1"
 RUN = "run SMALL --epochs 1 --validation 0 --quiet --cache-features off"
@@ -45,20 +45,21 @@ def last_bit(variable):
 
 def undone(monkeypatch):
     """The plan is made, shown and set; then the layers' switches change (Lightning#13902)."""
-    apply = phases.apply_plan
+    apply = Prepared.apply
 
-    def applied(model, *arguments, **settings):
-        apply(model, *arguments, **settings)
+    def applied(self, plan):
+        apply(self, plan)
+        model = self.model
         layer(model, "conv1").trainable = True
         bn = layer(model, "conv1/BatchNorm")
         bn.statistics, bn.updates = "batch", True
 
-    monkeypatch.setattr(phases, "apply_plan", applied)
+    monkeypatch.setattr(Prepared, "apply", applied)
 
 
 def optimizer_takes_it(monkeypatch):
     """The step is given a frozen weight among those to train, as with a list of variables taken too early."""
-    build, make = train.train_step, train.optimizers.build
+    build, make = train.train_step, train.build
 
     def more(variables):
         return [*variables, *extra]
@@ -72,7 +73,7 @@ def optimizer_takes_it(monkeypatch):
 
     monkeypatch.setattr(runs, "prepare", prepared)
     monkeypatch.setattr(train, "train_step", lambda model, opt, variables, **s: build(model, opt, more(variables), **s))
-    monkeypatch.setattr(train.optimizers, "build", lambda config, variables, **s: make(config, more(variables), **s))
+    monkeypatch.setattr(train, "build", lambda config, variables, **s: make(config, more(variables), **s))
 
 
 def by_one_bit(monkeypatch):

@@ -220,7 +220,7 @@ def test_diagnosed_repaired_and_healthy_again(finished, tmp_path):
 REPEATS = """
 import os, signal, sys, time
 from finetune.cli import main
-from finetune.cli.display import ConsoleDisplay
+from finetune.cli.display_training import ConsoleDisplay
 
 def finetune(*arguments):
     try:

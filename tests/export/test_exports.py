@@ -15,7 +15,7 @@ from PIL import Image
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference.export import FORMATS, export, staging
-from finetune.training import chief as runs
+from finetune.training import start
 
 INFERENCE = ("savedmodel", "tflite", "onnx")
 
@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = RunConfig(
         backbone="resnet_v1_demo", data="demo-target", examples=60, epochs=1, batch_size=20, image_size=24
     )
-    return runs.start(settings, run_dir=tmp_path_factory.mktemp("trained") / "run").path
+    return start.start(settings, run_dir=tmp_path_factory.mktemp("trained") / "run").path
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def on_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = RunConfig(
         backbone="resnet_v1_demo", data=str(folder / "data"), epochs=1, batch_size=8, image_size=24, test=0.5
     )
-    return runs.start(settings, run_dir=folder / "run").path
+    return start.start(settings, run_dir=folder / "run").path
 
 
 def test_every_format_at_once_is_the_same_classifier(trained: Path, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def trained(
     listener, said = listener or Listener(), []
     with cached_feed(model, dataset, config, Progress(said.append, lambda done, total: None, stop)) as cached:
         feed, about = cached or (ImageFeed(model, dataset, config), None)
-        history = train(model, dataset, config, listener, feed=cached and feed, resume_from=resume_from)
+        history = train(feed, config, listener, resume_from=resume_from)
         scorings = ((mode, *feed.scoring("test", mode)) for mode in ("moving", "batch"))
         test = {mode: evaluator.evaluate(images, mode) for mode, evaluator, images in scorings}
     weights = [np.array(variable) for variable in model.variables]

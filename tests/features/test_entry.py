@@ -135,7 +135,7 @@ HOLDER = """
 import sys, time
 import numpy as np
 from pathlib import Path
-from finetune.features.entry import Entry
+from finetune.training.feature_cache.entry import Entry
 of_places = lambda count: np.frombuffer(np.random.default_rng(1).bytes(16 * 4000), "S16")[:count]
 entry = Entry(Path(sys.argv[1]), (3, 2), np.dtype("float32"))
 print(entry.claim(of_places(10)[:5]).tolist(), flush=True)
@@ -160,7 +160,7 @@ WRITER = """
 import os, sys
 import numpy as np
 from pathlib import Path
-from finetune.features.entry import Entry
+from finetune.training.feature_cache.entry import Entry
 of_places = lambda count: np.frombuffer(np.random.default_rng(1).bytes(16 * 4000), "S16")[:count]
 entry = Entry(Path(sys.argv[1]), (3, 2), np.dtype("float32"))
 ids, rng = of_places(4000), np.random.default_rng(int(sys.argv[2]))

@@ -19,7 +19,7 @@ PROGRAM = """
 import json, sys, time
 sys.path.insert(0, sys.argv[1])
 from small_features import CONFIG, classifier, generated, cached_feed, Telling
-from finetune.features.extraction import Network
+from finetune.training.feature_cache.extraction import Network
 own, patient = Network.__call__, float(sys.argv[2])
 
 def slow(self, images):

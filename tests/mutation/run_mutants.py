@@ -213,7 +213,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Mutation testing of the parts that must not be wrong.")
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}; default: all")
     parser.add_argument("--jobs", type=int, default=2, help="children at once")
-    parser.add_argument("--module", action="append", default=[], help="only this module, such as checkpoints.transfer")
+    parser.add_argument(
+        "--module", action="append", default=[], help="only this module, such as checkpoints.matching.transfer"
+    )
     asked = parser.parse_args()
     if not set(asked.groups) <= set(GROUPS):
         parser.error(f"groups are {', '.join(GROUPS)}")

@@ -19,7 +19,7 @@ from finetune.errors import FinetuneError, WrongUse
 from finetune.inference import reference
 from finetune.inference.export import export
 from finetune.inference.export import to_slim as module
-from finetune.training import chief as runs
+from finetune.training import start
 
 NAMES = ["daisy", "rose: red", "Löwenzahn"]
 SIZES = {"inception_v1": 193, "inception_v3": 139}
@@ -110,7 +110,7 @@ def test_tf_slims_own_functions_restore_full_networks(name: str, tmp_path: Path)
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = RunConfig(backbone="resnet_v1_demo", data="demo-target", examples=60, epochs=1, batch_size=20)
-    return runs.start(settings, run_dir=tmp_path_factory.mktemp("trained") / "run").path
+    return start.start(settings, run_dir=tmp_path_factory.mktemp("trained") / "run").path
 
 
 def test_a_run_goes_out_as_it_was_trained(trained: Path, tmp_path: Path) -> None:

@@ -22,10 +22,9 @@ from finetune.cli import main
 from finetune.cli.startup import load_tensorflow
 
 load_tensorflow()
-import finetune.export, finetune.features.preparing, finetune.launch, finetune.recorder
-import finetune.cli.display, finetune.targets.doctor
-from checkpoints.download import fetch
-from finetune.training import loop
+import finetune.training.start, finetune.cli.display_training, finetune.diagnosis.doctor
+from checkpoints.download.resumable import fetch
+from finetune.training.loop import train as loop
 
 # A state after every step and every epoch: many more of them to be killed in.
 loop._SAVING_SHARE = 0

@@ -233,9 +233,9 @@ def test_a_limit_to_the_size_of_files(finetune: Killable, line: str, name: str, 
 
 
 ALWAYS_WORTH_IT = """
-import finetune.features.preparing, finetune.features.store
-finetune.features.preparing._LEAST = 0
-finetune.features.store._SPARE = 0
+import finetune.training.feature_cache.preparing, finetune.training.feature_cache.feature_store
+finetune.training.feature_cache.preparing._LEAST = 0
+finetune.training.feature_cache.feature_store._SPARE = 0
 """
 
 

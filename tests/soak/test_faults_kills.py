@@ -84,7 +84,7 @@ def check_download(finetune: Killable, address: str, kills: int) -> int:
 
 def check_archive(finetune: Killable, address: str, kills: int) -> int:
     program = (
-        "from checkpoints.archive import unpack; from checkpoints.download import fetch\n"
+        "from checkpoints.cache.archive import unpack; from checkpoints.download.resumable import fetch\n"
         f"unpack(fetch('{address}/net.tar.gz', first_wait=0.01))"
     )
 

@@ -14,6 +14,7 @@ from finetune.config.run_config import RunConfig
 from finetune.errors import Interrupted
 from finetune.training import proof
 from finetune.training.loop import optimizer as optimizers
+from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
 from finetune.training.loop.step import train_step
 from finetune.training.loop.train import train
@@ -96,7 +97,7 @@ def test_a_step_of_every_network_under_every_policy(name, renorm, zero_debias, u
     variables = model.trainable_variables
     step = train_step(model, optimizers.build(config, variables, steps=1), variables, label_smoothing=0.0)
     before = {variable.path: np.array(variable) for layer in layers for variable in layer.weights}
-    digests, moves = proof.digests(model), proof.expected_to_move(model)
+    digests, moves = proof.digests(model), proof.expected_to_change(model)
     step(images, tf.constant(rng.integers(0, 4, 8)))
     proved = proof.prove(digests, proof.digests(model), moves)
     assert proved.moved_though_frozen == ()
@@ -133,20 +134,20 @@ def classifier(**switches):
 def test_resumed_equals_unbroken_to_the_bit(tmp_path):
     switches = {"renorm": True, "zero_debias": True}
     whole, listener = classifier(**switches), Listener()
-    history = train(whole, dataset(), CONFIG, listener)
+    history = train(ImageFeed(whole, dataset(), CONFIG), CONFIG, listener)
     plain, without = classifier(), Listener()
-    train(plain, dataset(), CONFIG, without)
+    train(ImageFeed(plain, dataset(), CONFIG), CONFIG, without)
     assert listener.losses != without.losses, "the switches change nothing: the test shows nothing"
 
     state, seen, path = None, [], tmp_path / "state.npz"
     for stop in (1, 2, 4):
         stopped = Listener(stop_at=stop, path=path)
         with pytest.raises(Interrupted):
-            train(classifier(**switches), dataset(), CONFIG, stopped, resume_from=state)
+            train(ImageFeed(classifier(**switches), dataset(), CONFIG), CONFIG, stopped, resume_from=state)
         state = State.load(path)
         seen += stopped.losses
     model, last = classifier(**switches), Listener()
-    resumed = train(model, dataset(), CONFIG, last, resume_from=state)
+    resumed = train(ImageFeed(model, dataset(), CONFIG), CONFIG, last, resume_from=state)
     assert seen + last.losses == listener.losses
     assert untimed(resumed) == untimed(history)
     assert int(bn_layers(model)[0].local_step) == 9

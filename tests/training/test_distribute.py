@@ -237,9 +237,10 @@ tf.config.set_logical_device_configuration(
 )
 from finetune.batchnorm.layer import BatchNorm
 from finetune.batchnorm.surgery import bn_layers
-from finetune.distribution.connection import mirrored
-from finetune.distribution.strategy import ALONE
-from finetune.training.loop import train
+from finetune.training.distribution.connection import mirrored
+from finetune.training.distribution.strategy import ALONE
+from finetune.training.loop.feed import ImageFeed
+from finetune.training.loop.train import train
 import test_loop
 
 two = mirrored(print)
@@ -289,7 +290,7 @@ for key, on in (("one", ALONE), ("two", two)):
         model = test_loop.classifier(config)
     for layer in bn_layers(model):
         layer.across_replicas = True
-    history = train(model, test_loop.dataset(), config, test_loop.Listener(), distribution=on)
+    history = train(ImageFeed(model, test_loop.dataset(), config), config, test_loop.Listener(), distribution=on)
     found[f"train/{key}/loss"] = [(row["train_loss"], row["validation_loss"], row["train_accuracy"]) for row in history]
     for number, variable in enumerate(model.variables):
         found[f"train/{key}/{number}"] = variable.numpy()

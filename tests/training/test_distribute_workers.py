@@ -35,7 +35,7 @@ SETTINGS = {
 WORKER = """
 import os, signal, sys
 from finetune.cli import main
-from finetune.cli.display import ConsoleDisplay
+from finetune.cli.display_training import ConsoleDisplay
 seen, (at, number) = ConsoleDisplay.step, map(int, os.environ.get("DIES", "0 0").split())
 def step(self, **values):
     seen(self, **values)

@@ -12,7 +12,8 @@ from finetune.config.run_config import RunConfig
 from finetune.errors import Interrupted, WrongUse
 from finetune.runs import model as models
 from finetune.runs.evaluate import evaluate_run
-from finetune.training import advice, chief, ema
+from finetune.training import advice, ema, start
+from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
 from finetune.training.loop.train import train
 
@@ -37,7 +38,7 @@ class Averaging(Listener):
 def trained(stop_at=None, path=None, resume_from=None):
     model = classifier()
     listener = Averaging(model, stop_at=stop_at, path=path)
-    train(model, dataset(), EMA, listener, resume_from=resume_from)
+    train(ImageFeed(model, dataset(), EMA), EMA, listener, resume_from=resume_from)
     return model, listener
 
 
@@ -84,7 +85,7 @@ def test_the_run_keeps_both_and_recalibrates_for_the_average(tmp_path):
         freeze_until="block1",
         ema=0.5,
     )
-    finished = chief.start(config, run_dir=tmp_path / "run")
+    finished = start.start(config, run_dir=tmp_path / "run")
     result = finished.read("result.json")
     weights = result["weights"]
     assert (weights["kind"], weights["ema"], weights["statistics"]) == ("averaged", 0.5, "recalibrated")

@@ -16,7 +16,8 @@ from finetune.batchnorm.surgery import adopt
 from finetune.errors import Interrupted, WrongUse
 from finetune.runs import defaults
 from finetune.runs.directory import RunDir
-from finetune.training.display import Silent
+from finetune.training.display import Display
+from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
 from finetune.training.loop.train import train
 from finetune.training.phases import Phases
@@ -129,14 +130,16 @@ def started(path):
     ready, run = prepared(), RunDir(path)
     if not (path / "freeze.json").exists():
         run.write("freeze.json", {"stages": [], "digests": {}})
-    return Phases(run, ready, Silent()), ready
+    return Phases(run, ready, Display()), ready
 
 
 def trained(path, **options):
     stages, ready = started(path)
     listener = Listener(stop_at=options.pop("stop_at", None), path=path / "state.npz")
     rates = freezing.rates_by_variable(ready.model, ready.plan)
-    history = train(ready.model, ready.dataset, GRADUAL, listener, stretches=stages.stretches(), rates=rates, **options)
+    history = train(
+        ImageFeed(ready.model, ready.dataset, GRADUAL), GRADUAL, listener, phases=stages, rates=rates, **options
+    )
     return ready.model, untimed(history), listener.losses, stages.close()
 
 
@@ -180,12 +183,11 @@ def test_resumed_equals_unbroken_across_phases(unbroken, tmp_path, stops):
 
 def test_a_frozen_variable_that_moves_in_one_phase_fails_that_phase(tmp_path):
     stages, ready = started(tmp_path)
-    first, second, third = stages.stretches()
-    first.enter()
+    stages.enter(0)
     kernel = ready.model.get_layer("conv1").kernel
-    second.enter()
+    stages.enter(1)
     kernel.assign_add(np.full(kernel.shape, 1e-6, np.float32))
-    third.enter()
+    stages.enter(2)
     found = stages.close()
     assert [one["holds"] for one in found] == [True, False, True]
     assert found[1]["moved_though_frozen"] == [kernel.path]
@@ -200,21 +202,19 @@ def test_updates_are_those_of_what_opened_last(tmp_path):
 
 def test_phases_noted_after_the_state_that_a_killed_run_goes_on_from_are_noted_anew(tmp_path):
     stages, ready = started(tmp_path)
-    first, second, third = stages.stretches()
-    first.enter()
+    stages.enter(0)
     state = [np.array(variable) for variable in ready.model.variables]
-    second.enter()
-    third.enter()
+    stages.enter(1)
+    stages.enter(2)
     # Killed here, and resumed from a state of the first phase; the same steps end in other bits.
     stages, ready = started(tmp_path)
     for variable, value in zip(ready.model.variables, state, strict=True):
         variable.assign(value)
-    first, second, third = stages.stretches()
-    first.enter()
+    stages.enter(0)
     head = ready.model.get_layer("head.logits").kernel
     head.assign_add(np.full(head.shape, 1e-6, np.float32))
-    second.enter()
+    stages.enter(1)
     kernel = ready.model.get_layer("conv3").kernel
     kernel.assign_add(np.full(kernel.shape, 1e-6, np.float32))
-    third.enter()
+    stages.enter(2)
     assert [(one["first_epoch"], one["moved_though_frozen"]) for one in stages.close()] == [(1, []), (2, []), (3, [])]

@@ -13,6 +13,7 @@ from finetune.config.run_config import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.errors import FinetuneError, Interrupted
 from finetune.training.loop import optimizer as optimizers
+from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
 from finetune.training.loop.step import train_step
 from finetune.training.loop.train import train
@@ -85,7 +86,7 @@ def untimed(history):
 @pytest.fixture(scope="module")
 def unbroken():
     model, listener = classifier(), Listener()
-    history = train(model, dataset(), CONFIG, listener)
+    history = train(ImageFeed(model, dataset(), CONFIG), CONFIG, listener)
     return [np.array(v) for v in model.variables], untimed(history), listener.losses
 
 
@@ -106,11 +107,11 @@ def test_resumed_equals_unbroken_to_the_bit(unbroken, tmp_path, stops):
     for stop in stops:
         listener = Listener(stop_at=stop, path=path)
         with pytest.raises(Interrupted):
-            train(classifier(), dataset(), CONFIG, listener, resume_from=state)
+            train(ImageFeed(classifier(), dataset(), CONFIG), CONFIG, listener, resume_from=state)
         state = State.load(path)
         seen += listener.losses
     model, listener = classifier(), Listener()
-    resumed = train(model, dataset(), CONFIG, listener, resume_from=state)
+    resumed = train(ImageFeed(model, dataset(), CONFIG), CONFIG, listener, resume_from=state)
     assert seen + listener.losses == losses
     assert untimed(resumed) == history
     for a, b in zip(weights, model.variables, strict=True):
@@ -120,14 +121,16 @@ def test_resumed_equals_unbroken_to_the_bit(unbroken, tmp_path, stops):
 def test_mixed_labels_are_scored_by_their_shares_and_resume_to_the_bit(tmp_path):
     config, path = dataclasses.replace(CONFIG, mixup=0.5, cutmix=1.0), tmp_path / "state.npz"
     model, listener = classifier(), Listener()
-    history = train(model, dataset(), config, listener)
+    history = train(ImageFeed(model, dataset(), config), config, listener)
     assert {row["train_labels"] for row in history} == {"mixed"}
     # The first loss is log(classes) whatever the shares are, and the head that starts at zero names class 0.
     assert listener.losses[0] == pytest.approx(np.log(3), abs=1e-6)
     with pytest.raises(Interrupted):
-        train(classifier(), dataset(), config, Listener(stop_at=5, path=path))
+        train(ImageFeed(classifier(), dataset(), config), config, Listener(stop_at=5, path=path))
     again = classifier()
-    assert untimed(train(again, dataset(), config, Listener(), resume_from=State.load(path))) == untimed(history)
+    assert untimed(
+        train(ImageFeed(again, dataset(), config), config, Listener(), resume_from=State.load(path))
+    ) == untimed(history)
     for a, b in zip(model.variables, again.variables, strict=True):
         np.testing.assert_array_equal(np.array(a), np.array(b))
 
@@ -147,7 +150,12 @@ def test_a_step_on_shares_counts_them():
 def test_equal_rates_by_variable_change_no_bit(unbroken):
     weights, history, _ = unbroken
     model = classifier()
-    assert untimed(train(model, dataset(), CONFIG, Listener(), rates={v.path: 1.0 for v in model.variables})) == history
+    assert (
+        untimed(
+            train(ImageFeed(model, dataset(), CONFIG), CONFIG, Listener(), rates={v.path: 1.0 for v in model.variables})
+        )
+        == history
+    )
     for a, b in zip(weights, model.variables, strict=True):
         np.testing.assert_array_equal(a, np.array(b))
 
@@ -156,7 +164,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
     model = classifier()
     config = dataclasses.replace(CONFIG, learning_rate=1e30, warmup=0.0)
     with pytest.raises(FinetuneError, match=r"the loss is (nan|inf) at step \d+ \(epoch 1\)"):
-        train(model, dataset(), config, Listener())
+        train(ImageFeed(model, dataset(), config), config, Listener())
 
 
 def test_weights_that_are_not_finite_after_the_last_step_stop_the_run_too():
@@ -171,7 +179,11 @@ def test_weights_that_are_not_finite_after_the_last_step_stop_the_run_too():
 
     listener.on_step = ruin
     with pytest.raises(FinetuneError, match=rf"{bad.path} holds values that are not finite: the run has stopped"):
-        train(model, dataset(), dataclasses.replace(CONFIG, epochs=1), listener)
+        train(
+            ImageFeed(model, dataset(), dataclasses.replace(CONFIG, epochs=1)),
+            dataclasses.replace(CONFIG, epochs=1),
+            listener,
+        )
     assert listener.saved == 0  # what cannot be gone on from is not kept
 
 
@@ -189,7 +201,7 @@ def test_patience_stops_early_and_puts_the_best_weights_back():
             kept[history[-1]["epoch"]] = [np.array(v) for v in model.variables]
 
     model = classifier()
-    history = train(model, data, config, Keeping())
+    history = train(ImageFeed(model, data, config), config, Keeping())
     accuracies = [row["validation_accuracy"] for row in history]
     best = int(np.argmax(accuracies)) + 1
     assert len(history) < 30
@@ -254,6 +266,8 @@ def test_schedule_warms_up_and_ends_where_it_should(schedule, last):
 def test_no_validation_split_is_fine():
     data = dataclasses.replace(dataset(), validation=None)
     model = classifier()
-    history = train(model, data, dataclasses.replace(CONFIG, epochs=1), Listener())
+    history = train(
+        ImageFeed(model, data, dataclasses.replace(CONFIG, epochs=1)), dataclasses.replace(CONFIG, epochs=1), Listener()
+    )
     assert "validation_accuracy" not in history[0]
     assert bn_layers(model)

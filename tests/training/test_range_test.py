@@ -11,7 +11,8 @@ from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError
 from finetune.reporting import curves
 from finetune.runs.directory import RunDir
-from finetune.training import chief, range_test
+from finetune.training import range_test, start
+from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.train import train
 from finetune.training.range_test import HIGHEST, LOWEST, STEPS, read, write_range_test
 
@@ -56,7 +57,7 @@ def test_the_drawing_is_an_svg_that_says_its_numbers():
 
 
 def test_a_run_keeps_the_number_and_the_curve(tmp_path):
-    found = chief.start(RunConfig(**SETTINGS, learning_rate="auto"), run_dir=tmp_path / "auto")
+    found = start.start(RunConfig(**SETTINGS, learning_rate="auto"), run_dir=tmp_path / "auto")
     test = json.loads((found.path / "lr_range.json").read_text())
     assert found.read("config.json")["learning_rate"] == test["learning_rate"] == test["chosen"]
     assert len(test["rates"]) == len(test["losses"]) == len(test["smoothed"]) <= STEPS
@@ -70,7 +71,7 @@ def test_the_test_leaves_no_trace():
     found = range_test.range_test(tested, dataset().train, CONFIG)
     assert found == range_test.range_test(classifier(), dataset().train, CONFIG)
     for model in (fresh, tested):
-        train(model, dataset(), CONFIG, Listener())
+        train(ImageFeed(model, dataset(), CONFIG), CONFIG, Listener())
     for a, b in zip(fresh.variables, tested.variables, strict=True):
         np.testing.assert_array_equal(np.array(a), np.array(b), err_msg=a.path)
 

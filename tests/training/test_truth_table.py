@@ -73,7 +73,7 @@ def test_truth_table(build, updates):
     variables = model.trainable_variables
     step = train_step(model, optimizers.build(config, variables, steps=1), variables, label_smoothing=0.0)
     before = {variable.path: np.array(variable) for layer in model.layers for variable in layer.weights}
-    digests, expected = proof.digests(model), proof.expected_to_move(model)
+    digests, expected = proof.digests(model), proof.expected_to_change(model)
     images = tf.constant(rng.normal(0, 1, (8, *model.input_shape[1:])), tf.float32)
     normalised_by = normalisers(model, layers, images)
     step(images, tf.constant(rng.integers(0, 4, 8)))

@@ -40,7 +40,7 @@ def write(source: Source, out: Path) -> Exported:
     if source.with_preprocessing:
         model = _with_pixels(source, model)
     size = sum(int(np.prod(variable.shape)) * 4 for variable in model.variables)
-    # As in finetune.models: HDF5 crashes the process where the disk is full.
+    # As in finetune.backbone.keras_file: HDF5 crashes the process where the disk is full.
     if shutil.disk_usage(out.parent).free < size + 2**20:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
     model.save(out)

@@ -11,7 +11,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config.run_config import RunConfig
 from finetune.data import batches, pipeline
-from finetune.data.dataset import Split
+from finetune.data.dataset import Dataset, Split
 from finetune.evaluation.evaluator import Evaluator
 from finetune.training.feature_cache.entry import Entry
 
@@ -40,27 +40,29 @@ class Table:
 
 
 class CachedFeed:
-    """`finetune.training.loop.train.feed.Feed` of features.
+    """A `finetune.training.loop.feed.Feed` of features.
 
     views: the training images' tables, as they are and, where they are mirrored at random, mirrored. `measured`: the
     test images' features under batch statistics, in whole batches; None where they are computed from the images.
-    `whole` is the model the other one is the upper half of.
+    `whole` is the model of the run, `above` its upper half.
     """
+
+    stacked = True
 
     def __init__(
         self,
         whole: keras.Model,
         above: keras.Model,
         config: RunConfig,
-        splits: dict[str, Split],
+        dataset: Dataset,
         *,
         views: list[Table],
         tables: dict[str, Table],
         measured: Table | None,
         multiplications: int,
     ) -> None:
-        self.model = above
-        self._whole, self._config, self._splits = whole, config, splits
+        self.whole, self.model, self.dataset = whole, above, dataset
+        self._config = config
         self._views, self._tables, self._measured = views, tables, measured
         self._evaluators: dict[bool, Evaluator] = {}
         self._steps = _steps_per_call(above, config, multiplications)
@@ -68,7 +70,7 @@ class CachedFeed:
     def training(self, *, epoch: int, start: int) -> Any:
         """(features `[steps, batch, ...]`, labels `[steps, batch]`) from batch `start` of an epoch on: the images, and
         which of them are mirrored, are those of `finetune.data.batches.training`."""
-        labels, augmentation = self._splits["train"].labels, batches.augmentation(self._config)
+        labels, augmentation = self.dataset.train.labels, batches.augmentation(self._config)
         size = min(self._batch_size, len(labels))
         order = pipeline.epoch_order(len(labels), seed=self._config.seed, epoch=epoch)
         count = pipeline.steps_per_epoch(len(labels), self._batch_size)
@@ -100,10 +102,10 @@ class CachedFeed:
         """`split` is a name: validation or test. Every number is the whole model's."""
         from_images = statistics == "batch" and (split != "test" or self._measured is None)
         if from_images not in self._evaluators:
-            self._evaluators[from_images] = Evaluator(KerasSubject(self._whole if from_images else self.model))
+            self._evaluators[from_images] = Evaluator(KerasSubject(self.whole if from_images else self.model))
         evaluator = self._evaluators[from_images]
         evaluator.on_batch = on_batch
-        images = self._splits[split]
+        images = getattr(self.dataset, split)
         if from_images:
             return evaluator, batches.evaluation(images, self._config)
         return evaluator, self._evaluation(images, split, statistics)

@@ -149,7 +149,7 @@ class _Preparation:
             self._model,
             above,
             self._config,
-            self._splits,
+            self._dataset,
             views=[tables[name] for name in ("train", "mirrored") if name in tables],
             tables=tables,
             measured=by_batch if measured or not bn_layers(below) else None,

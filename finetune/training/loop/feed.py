@@ -15,13 +15,21 @@ from finetune.evaluation.evaluator import Evaluator
 
 
 class Feed(Protocol):
-    """Batches of a run, for `model`: all of it, or that part of it which trains."""
+    """Batches of a run.
 
+    whole: the model of the run. model: the part of it that the batches are for; the rest is frozen.
+    stacked: whether a batch holds several steps.
+    """
+
+    whole: keras.Model
     model: keras.Model
+    dataset: Dataset
+    stacked: bool
 
     def training(self, *, epoch: int, start: int) -> Any:
-        """(inputs, labels int64) from batch `start` of an epoch on, of one batch, or `[steps, batch, ...]` of several:
-        a function of the config, the epoch and the batch's number."""
+        """(inputs, labels int64) from batch `start` of an epoch on, `[batch, ...]`, or stacked `[steps, batch, ...]`.
+
+        A function of the config, the epoch and the batch's number."""
 
     def scoring(
         self, split: str, statistics: Statistics = "moving", *, on_batch: Callable[[], None] | None = None
@@ -31,21 +39,24 @@ class Feed(Protocol):
 
 
 class ImageFeed:
-    """Images, for the whole model. `share` is this worker's part of them, but for test images, which one scores."""
+    """Images, for the whole model. `share` is this worker's part of them; test images are scored by one worker."""
+
+    stacked = False
 
     def __init__(self, model: keras.Model, dataset: Dataset, config: RunConfig, *, share: Share = WHOLE) -> None:
-        self.model = model
-        self._dataset, self._config, self._share = dataset, config, share
+        self.whole = self.model = model
+        self.dataset = dataset
+        self._config, self._share = config, share
         self._evaluator = Evaluator(KerasSubject(model))
 
     def training(self, *, epoch: int, start: int) -> Any:
         """One batch at a time, as `finetune.data.batches.training`."""
-        return batches.training(self._dataset.train, self._config, epoch=epoch, start=start, share=self._share)
+        return batches.training(self.dataset.train, self._config, epoch=epoch, start=start, share=self._share)
 
     def scoring(
         self, split: str, statistics: Statistics = "moving", *, on_batch: Callable[[], None] | None = None
     ) -> tuple[Evaluator, Any]:
-        """`split` is the name of one there is."""
+        """As `Feed.scoring`. The evaluator is one for all splits, so each kind of statistics is traced once a run."""
         self._evaluator.on_batch = on_batch
         share = WHOLE if split == "test" else self._share
-        return self._evaluator, batches.evaluation(getattr(self._dataset, split), self._config, share=share)
+        return self._evaluator, batches.evaluation(getattr(self.dataset, split), self._config, share=share)

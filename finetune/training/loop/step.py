@@ -34,7 +34,7 @@ def train_step(
     normalise. Only `variables` are watched: nothing below the first of them is kept for a gradient.
     Where `distribution` has several replicas, the images are this process's share of the global batch, the gradient
     and what is returned are those of the whole, and the gradient is clipped as a whole.
-    `precision` is what the layers compute in, float32 or bfloat16 (`finetune.training.loop.train.kernels`).
+    `precision` is what the layers compute in, float32 or bfloat16 (`finetune.training.loop.kernels`).
     With a `microbatch`, at most so many images go through the network at a time, and their gradients are added up to
     one update. BatchNorm sees the parts: each is normalised by its own statistics, and each moves the moving ones.
     """

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,31 +12,29 @@ import numpy as np
 
 from finetune.config.run_config import RunConfig
 from finetune.data import batches
-from finetune.data.dataset import Dataset
-from finetune.data.share import Share
 from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation.evaluator import Evaluation, Evaluator
 from finetune.training.distribution.strategy import ALONE, Distribution
-from finetune.training.loop.feed import Feed, ImageFeed
+from finetune.training.loop.feed import Feed
 from finetune.training.loop.optimizer import averages, build
 from finetune.training.loop.state import State, model_arrays, optimizer_arrays, put_back
-from finetune.training.loop.step import Step, train_step, train_steps
+from finetune.training.loop.step import train_step, train_steps
 
 _SAVING_SHARE = 20
-"""Of the time between the states kept at the ends of epochs, one part in so many goes into writing them."""
+"""At most one part in so many of the time between two states goes into writing them."""
 
 
 class Observer(Protocol):
-    """Hears what the loop does, and may ask it to stop."""
+    """Is called by the loop, and may ask it to stop."""
 
     def on_step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
-        """After every step: how far the run is, how many images it trained on, the batch's mean loss."""
+        """After every step: the epoch and step, how many images the step trained on, the batch's mean loss."""
 
     def on_epoch(self, history: list[dict[str, Any]]) -> None:
         """After every epoch, with the rows of all epochs so far."""
 
     def on_averages(self, weights: dict[str, np.ndarray]) -> None:
-        """Once at the end of a run with `ema`: the averaged value of each variable that trained, by its path."""
+        """Once at the end of a run with `ema`: the averaged value of each trainable variable, by its path."""
 
     def save(self, state: State) -> None:
         """Keep `state`: the run may be resumed from it."""
@@ -45,20 +43,29 @@ class Observer(Protocol):
         """True once the user wants the run to stop at the next step."""
 
 
-@dataclass(frozen=True)
-class Phase:
-    """Epochs in which the same layers train: from `first_epoch`, counted from 0, until the next stretch.
+class Phases(Protocol):
+    """Which layers train in which epochs. Each phase has an optimizer and a schedule of its own."""
 
-    `enter` sets the layers' switches; a resumed run enters a stretch anew.
-    """
+    @property
+    def first_epochs(self) -> Sequence[int]:
+        """The epoch each phase begins with, counted from 0, ascending; the first is 0."""
 
-    first_epoch: int
-    enter: Callable[[], None]
+    def enter(self, number: int) -> None:
+        """Set the layers' switches for a phase. A resumed run enters its phase again."""
+
+
+class OnePhase:
+    """The layers' switches are set already and stay."""
+
+    first_epochs = (0,)
+
+    def enter(self, number: int) -> None:
+        """Nothing."""
 
 
 @dataclass
 class _Progress:
-    """Where the run stands. JSON values only: it is stored with the state."""
+    """How far the run is. JSON values only: it is stored with the state."""
 
     epoch: int = 0
     batch: int = 0
@@ -72,132 +79,198 @@ class _Progress:
 
 
 def train(
-    model: keras.Model,
-    dataset: Dataset,
+    feed: Feed,
     config: RunConfig,
     observer: Observer,
     *,
-    stretches: Sequence[Phase] = (),
+    phases: Phases | None = None,
     rates: Mapping[str, float] | None = None,
-    feed: Feed | None = None,
     resume_from: State | None = None,
     distribution: Distribution = ALONE,
     save_seconds: float = 300.0,
 ) -> list[dict[str, Any]]:
-    """Train `model` in place on a completed `config`; returns one row per epoch.
+    """Train the model of `feed` in place on a completed `config`; returns one row per epoch.
 
-    The layers' switches (`finetune.backbone.freezing.apply`) must have been set, or are by the `stretches`, the first of which
-    begins with epoch 0: each has an optimizer and a schedule of its own, and its steps are traced anew. `rates`
+    Either the layers' switches are set (`finetune.backbone.freezing.apply`), or `phases` sets them. `rates`
     multiplies the learning rate of each variable by its path. The batches, their order and their augmentation are
-    functions of (seed, epoch, batch), so a resumed run sees what an unbroken one would have.
-    `feed` may train the upper part of `model` alone, on features of the rest; without, images go through all of it.
-    With a `distribution`, `model` was made in its scope, every process calls this, and the chief alone has a state to
+    functions of (seed, epoch, batch), so a resumed run sees the batches of an unbroken one.
+    With a `distribution`, the model was made in its scope and every process calls this. Only the chief has a state to
     resume from and is asked to save one.
     With `patience`, the weights of the best validation epoch are put back at the end.
-    Raises FinetuneError when a loss is not finite, or a variable that would be kept; Interrupted when the observer
+    `save_seconds`: the longest time between two saved states within an epoch.
+    Raises FinetuneError when a loss or a variable that would be kept is not finite; Interrupted when the observer
     asked to stop (state saved).
     """
-    split, epochs = dataset.train, config.epochs or 0
-    per_epoch = batches.steps_per_epoch(split, config)
-    mixed = batches.mixes(config)
-    stretches = stretches or [Phase(0, lambda: None)]
-    ends = [*(stretch.first_epoch for stretch in stretches[1:]), epochs]
-    whole = ImageFeed(model, dataset, config, share=Share(distribution.rank, distribution.workers))
-    source: Feed = feed or whole
+    training = _Training(feed, config, observer, phases or OnePhase(), rates, distribution)
+    training.begin(resume_from)
+    while training.continues():
+        training.run_epoch(save_seconds)
+    return training.end()
 
-    def begin(number: int) -> tuple[Any, list[Any], Step]:
-        stretches[number].enter()
-        variables = model.trainable_variables
-        steps = per_epoch * (ends[number] - stretches[number].first_epoch)
-        with distribution.scope():
-            optimizer = build(config, variables, steps=steps, rates=rates)
+
+class _Training:
+    """One training: its progress, the optimizer and step of its present phase, and when its state was last saved."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        config: RunConfig,
+        observer: Observer,
+        phases: Phases,
+        rates: Mapping[str, float] | None,
+        distribution: Distribution,
+    ) -> None:
+        self._feed, self._config, self._observer = feed, config, observer
+        self._phases, self._rates, self._on = phases, rates, distribution
+        self._model = feed.whole
+        self._epochs = config.epochs or 0
+        self._per_epoch = batches.steps_per_epoch(feed.dataset.train, config)
+        self._ends = [*phases.first_epochs[1:], self._epochs]
+        self._progress = _Progress()
+        self._best: dict[str, np.ndarray] = {}
+        self._saved_at, self._pause = time.monotonic(), 0.0
+
+    def begin(self, resume_from: State | None) -> None:
+        """Enter the first phase, or that of `resume_from` with its model, optimizer and progress."""
+        if resume_from is not None:
+            self._progress = _progress_of(resume_from)
+            put_back(self._model.variables, resume_from.arrays, "model")
+            self._best = {name: value for name, value in resume_from.arrays.items() if name.startswith("best/")}
+        resumed = self._on.share(resume_from is not None)
+        if resumed:
+            self._progress = _Progress(**self._on.share(dataclasses.asdict(self._progress)))
+        progress, first_epochs = self._progress, self._phases.first_epochs
+        self._enter(sum(first <= progress.epoch for first in first_epochs) - 1)
+        phase_has_begun = progress.batch > 0 or first_epochs[self._phase] < progress.epoch
+        if resume_from is not None and phase_has_begun:
+            put_back(self._optimizer.variables, resume_from.arrays, "optimizer")
+        if resumed:
+            self._on.give_out([*self._model.variables, *self._optimizer.variables])
+        self._on.part_seeds(self._model)
+        self._saved_at = time.monotonic()
+
+    def continues(self) -> bool:
+        """Whether there is another epoch. Patience is counted from the last phase on: the others lead to it."""
+        progress, patience = self._progress, self._config.patience
+        if progress.epoch >= self._epochs:
+            return False
+        since = max(progress.best_epoch, self._phases.first_epochs[-1] - 1)
+        return patience is None or progress.epoch - 1 - since < patience
+
+    def run_epoch(self, save_seconds: float) -> None:
+        """Train from the present batch to the end of the epoch, score the validation images, save the state."""
+        progress = self._progress
+        if progress.epoch == self._ends[self._phase]:
+            self._enter(self._phase + 1)
+        tick = time.monotonic()
+        for inputs, labels in self._feed.training(epoch=progress.epoch, start=progress.batch):
+            losses, corrects = (np.atleast_1d(value).tolist() for value in self._step(inputs, labels))
+            images = int(labels.shape[1 if self._feed.stacked else 0]) * self._on.workers
+            progress.seconds, tick = progress.seconds + time.monotonic() - tick, time.monotonic()
+            for loss_sum, correct in zip(losses, corrects, strict=True):
+                self._count(loss_sum, correct, images)
+            if self._on.any(self._observer.stop_requested()):
+                self._save()
+                raise Interrupted(f"stopped at step {self._steps_done} of {self._per_epoch * self._epochs}")
+            if time.monotonic() - self._saved_at > save_seconds:
+                self._save()
+        validation = None
+        if self._feed.dataset.validation is not None:
+            validation = _evaluated(*self._feed.scoring("validation"), self._on)
+        self._close_epoch(validation)
+        if self._config.patience and progress.best_epoch == progress.epoch - 1:
+            self._best = {f"best/{name.split('/')[1]}": value for name, value in model_arrays(self._model).items()}
+        self._observer.on_epoch(progress.history)
+        # Where an epoch is shorter than writing its state, only some epochs are saved.
+        if time.monotonic() - self._saved_at > self._pause:
+            self._save()
+
+    def end(self) -> list[dict[str, Any]]:
+        """Hand out the averages, put the best weights back; returns one row per epoch."""
+        _check_finite(self._model, self._config)
+        if self._config.ema is not None:
+            self._observer.on_averages(averages(self._optimizer, self._variables))
+        if self._best:
+            put_back(self._model.variables, self._best, "best")
+        if self._config.patience:
+            self._on.give_out(self._model.variables)
+        return self._progress.history
+
+    @property
+    def _steps_done(self) -> int:
+        return self._progress.epoch * self._per_epoch + self._progress.batch
+
+    def _enter(self, number: int) -> None:
+        """Set the switches of a phase, make its optimizer and trace its step."""
+        self._phase = number
+        self._phases.enter(number)
+        config, variables = self._config, self._model.trainable_variables
+        steps = self._per_epoch * (self._ends[number] - self._phases.first_epochs[number])
+        with self._on.scope():
+            optimizer = build(config, variables, steps=steps, rates=self._rates)
+        self._optimizer, self._variables = optimizer, variables
         how: dict[str, Any] = {
             "label_smoothing": config.label_smoothing,
             "precision": config.precision,
             "microbatch": config.microbatch,
         }
-        if feed is not None:
-            return optimizer, variables, train_steps(feed.model, optimizer, variables, **how)
-        return (
-            optimizer,
-            variables,
-            train_step(model, optimizer, variables, mixed=mixed, distribution=distribution, **how),
+        if self._feed.stacked:
+            self._step = train_steps(self._feed.model, optimizer, variables, **how)
+        else:
+            mixed = batches.mixes(config)
+            self._step = train_step(self._feed.model, optimizer, variables, mixed=mixed, distribution=self._on, **how)
+
+    def _count(self, loss_sum: float, correct: float, images: int) -> None:
+        """Add one step to the progress and report it. FinetuneError where its loss is not finite."""
+        progress = self._progress
+        if not math.isfinite(loss_sum):
+            where = f"step {self._steps_done + 1} (epoch {progress.epoch + 1})"
+            raise _diverged(f"the loss is {loss_sum} at {where}", self._config)
+        progress.batch += 1
+        progress.loss_sum += loss_sum
+        progress.correct += correct
+        progress.seen += images
+        self._observer.on_step(
+            epoch=progress.epoch + 1,
+            step=self._steps_done,
+            steps=self._per_epoch * self._epochs,
+            images=images,
+            loss=loss_sum / images,
         )
 
-    progress, best = _Progress(), {}
-    if resume_from is not None:
-        progress = _continued(resume_from)
-        put_back(model.variables, resume_from.arrays, "model")
-        best = {name: value for name, value in resume_from.arrays.items() if name.startswith("best/")}
-    goes_on = distribution.share(resume_from is not None)
-    if goes_on:
-        progress = _Progress(**distribution.share(dataclasses.asdict(progress)))
-
-    number = sum(stretch.first_epoch <= progress.epoch for stretch in stretches) - 1
-    optimizer, variables, step = begin(number)
-    at_its_start = progress.batch == 0 and stretches[number].first_epoch == progress.epoch
-    if resume_from is not None and not at_its_start:
-        put_back(optimizer.variables, resume_from.arrays, "optimizer")
-    if goes_on:
-        distribution.give_out([*model.variables, *optimizer.variables])
-    distribution.part_seeds(model)
-
-    saved_at, pause = time.monotonic(), 0.0
-
-    def save() -> None:
-        nonlocal saved_at, pause
-        if not distribution.is_chief:
+    def _save(self) -> None:
+        if not self._on.is_chief:
             return
         began = time.monotonic()
-        _check_finite(model, config)  # before it replaces a state that was
-        arrays = model_arrays(model) | optimizer_arrays(optimizer) | best
-        observer.save(State(arrays, dataclasses.asdict(progress), config.to_json()))
-        saved_at = time.monotonic()
-        pause = _SAVING_SHARE * (saved_at - began)
+        _check_finite(self._model, self._config)  # before it replaces a state that was finite
+        arrays = model_arrays(self._model) | optimizer_arrays(self._optimizer) | self._best
+        self._observer.save(State(arrays, dataclasses.asdict(self._progress), self._config.to_json()))
+        self._saved_at = time.monotonic()
+        self._pause = _SAVING_SHARE * (self._saved_at - began)
 
-    while progress.epoch < epochs and not _out_of_patience(progress, config, since=stretches[-1].first_epoch):
-        if progress.epoch == ends[number]:
-            number += 1
-            optimizer, variables, step = begin(number)
-        tick = time.monotonic()
-        for inputs, labels in source.training(epoch=progress.epoch, start=progress.batch):
-            losses, corrects = (np.atleast_1d(value).tolist() for value in step(inputs, labels))
-            count = int(labels.shape[0 if feed is None else 1]) * distribution.workers
-            progress.seconds, tick = progress.seconds + time.monotonic() - tick, time.monotonic()
-            for loss_sum, correct in zip(losses, corrects, strict=True):
-                done = progress.epoch * per_epoch + progress.batch + 1
-                if not math.isfinite(loss_sum):
-                    raise _diverged(f"the loss is {loss_sum} at step {done} (epoch {progress.epoch + 1})", config)
-                progress.batch += 1
-                progress.loss_sum += loss_sum
-                progress.correct += correct
-                progress.seen += count
-                observer.on_step(
-                    epoch=progress.epoch + 1, step=done, steps=per_epoch * epochs, images=count, loss=loss_sum / count
-                )
-            if distribution.any(observer.stop_requested()):
-                save()
-                raise Interrupted(f"stopped at step {done} of {per_epoch * epochs}")
-            if time.monotonic() - saved_at > save_seconds:
-                save()
-        validation = None
-        if dataset.validation is not None:
-            validation = _evaluated(*source.scoring("validation"), distribution)
-        _close_epoch(progress, optimizer, validation, steps=per_epoch, mixed=mixed)
-        if config.patience and progress.best_epoch == progress.epoch - 1:
-            best = {f"best/{name.split('/')[1]}": value for name, value in model_arrays(model).items()}
-        observer.on_epoch(progress.history)
-        # Where an epoch takes less than writing its state, there is one every few epochs.
-        if time.monotonic() - saved_at > pause:
-            save()
-    _check_finite(model, config)
-    if config.ema is not None:
-        observer.on_averages(averages(optimizer, variables))
-    if best:
-        put_back(model.variables, best, "best")
-    if config.patience:
-        distribution.give_out(model.variables)
-    return progress.history
+    def _close_epoch(self, validation: Evaluation | None) -> None:
+        """Append the epoch's row and turn to the next epoch."""
+        progress = self._progress
+        row: dict[str, Any] = {
+            "kind": "epoch",
+            "epoch": progress.epoch + 1,
+            "step": (progress.epoch + 1) * self._per_epoch,
+            "train_loss": progress.loss_sum / progress.seen,
+            "train_accuracy": progress.correct / progress.seen,
+            "learning_rate": float(np.asarray(self._optimizer.learning_rate)),
+        }
+        if batches.mixes(self._config):
+            row["train_labels"] = "mixed"  # loss and accuracy of mixed images cannot be compared with validation's
+        if validation:
+            row["validation_loss"], row["validation_accuracy"] = validation.loss, validation.accuracy
+            if validation.accuracy > progress.best:
+                progress.best, progress.best_epoch = validation.accuracy, progress.epoch
+        row["seconds"] = round(progress.seconds, 3)
+        row["images_per_second"] = round(progress.seen / max(progress.seconds, 1e-9), 1)
+        progress.history.append(row)
+        progress.epoch += 1
+        progress.batch = progress.correct = progress.seen = 0
+        progress.loss_sum = progress.seconds = 0.0
 
 
 def _evaluated(evaluator: Evaluator, part: Any, distribution: Distribution) -> Evaluation:
@@ -210,7 +283,7 @@ def _evaluated(evaluator: Evaluator, part: Any, distribution: Distribution) -> E
 
 
 def _check_finite(model: keras.Model, config: RunConfig) -> None:
-    """FinetuneError where a weight or statistic is not finite: a loss tells of the steps before it, not of the last."""
+    """FinetuneError where a weight or statistic is not finite: the loss shows the steps before, not the last one."""
     bad = [
         variable.path
         for variable in model.variables
@@ -227,44 +300,8 @@ def _diverged(what: str, config: RunConfig) -> FinetuneError:
     )
 
 
-def _continued(state: State) -> _Progress:
+def _progress_of(state: State) -> _Progress:
     try:
         return _Progress(**state.progress)
     except TypeError as error:
-        raise FinetuneError(f"state.npz is of another version ({error}): delete it to begin anew") from None
-
-
-def _close_epoch(
-    progress: _Progress,
-    optimizer: keras.optimizers.Optimizer,
-    validation: Evaluation | None,
-    *,
-    steps: int,
-    mixed: bool,
-) -> None:
-    """Append the epoch's row and turn to the next epoch."""
-    row: dict[str, Any] = {
-        "kind": "epoch",
-        "epoch": progress.epoch + 1,
-        "step": (progress.epoch + 1) * steps,
-        "train_loss": progress.loss_sum / progress.seen,
-        "train_accuracy": progress.correct / progress.seen,
-        "learning_rate": float(np.asarray(optimizer.learning_rate)),
-    }
-    if mixed:
-        row["train_labels"] = "mixed"  # loss and accuracy are of mixed images, and no match for validation's
-    if validation:
-        row["validation_loss"], row["validation_accuracy"] = validation.loss, validation.accuracy
-        if validation.accuracy > progress.best:
-            progress.best, progress.best_epoch = validation.accuracy, progress.epoch
-    row["seconds"] = round(progress.seconds, 3)
-    row["images_per_second"] = round(progress.seen / max(progress.seconds, 1e-9), 1)
-    progress.history.append(row)
-    progress.epoch += 1
-    progress.batch = progress.correct = progress.seen = 0
-    progress.loss_sum = progress.seconds = 0.0
-
-
-def _out_of_patience(progress: _Progress, config: RunConfig, *, since: int) -> bool:
-    """Patience is counted from the last stretch on, epoch `since`: those before it are on the way to it."""
-    return config.patience is not None and progress.epoch - 1 - max(progress.best_epoch, since - 1) >= config.patience
+        raise FinetuneError(f"state.npz is of another version ({error}): delete it to start again") from None

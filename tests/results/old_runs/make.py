@@ -33,7 +33,7 @@ SETTINGS = (
 STOPPED = """
 import os, signal, sys
 from finetune.cli import main
-from finetune.cli.display import ConsoleDisplay
+from finetune.cli.display_training import ConsoleDisplay
 own = ConsoleDisplay.step
 
 def step(self, **values):
