@@ -1,4 +1,4 @@
-"""What a run ran on: versions, processors, memory."""
+"""This process: its processors and memory, silence on file descriptor 2, stop signals."""
 
 import os
 import resource
@@ -12,8 +12,11 @@ from finetune.errors import WrongUse
 
 
 def cores() -> int:
-    """Processors this process may use: FINETUNE_THREADS where it is set, else what the system lets it have (a
-    cluster's queue may allow fewer than the machine has). WrongUse where FINETUNE_THREADS is no such number."""
+    """The number of processors this process may use: at most FINETUNE_THREADS, if that is set.
+
+    A cluster's queue may allow fewer processors than the machine has. Raises WrongUse if FINETUNE_THREADS is not a
+    whole number from 1.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = os.environ.get("FINETUNE_THREADS")
     if not wanted:
@@ -25,26 +28,29 @@ def cores() -> int:
 
 @contextmanager
 def silent_descriptor() -> Iterator[None]:
-    """Inside, what native code writes to file descriptor 2 goes nowhere; Python's exceptions say what goes wrong."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    """Inside, text that native code writes to file descriptor 2 is dropped. Python's exceptions report what fails."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def peak_memory_mib() -> float:
-    """The most memory this process has held so far, MiB."""
+    """The peak resident memory of this process so far, MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1))
 
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C or SIGTERM is only remembered (call what is given to ask); the second one interrupts."""
+    """Inside, the first Ctrl-C or SIGTERM is only recorded, and the second one interrupts.
+
+    The function that this context gives returns whether a signal has been received.
+    """
     received: list[int] = []
 
     def handle(number: int, frame: Any) -> None:
@@ -56,7 +62,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
             previous[number] = signal.signal(number, handle)
-        except ValueError:  # not the main thread: whoever runs us there handles signals
+        except ValueError:  # not the main thread: the caller handles signals
             break
     try:
         yield lambda: bool(received)

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune.batch.folder import BatchFolder
 from finetune.batch.status import STATES, JobStatus
-from finetune.evaluation.significance import FORMULA, Repeats, rank, verdict
+from finetune.evaluation.significance import FORMULA, Repeats, difference_words, rank_results
 from finetune.files import to_json, write_text
 
 
@@ -118,14 +118,14 @@ def summarise(standings: Sequence[JobStatus]) -> Summary:
     names = dict.fromkeys(one.job.group for one in standings)
     groups = [Group(name, tuple(one for one in standings if one.job.group == name)) for name in names]
     with_result = [group for group in groups if group.done]
-    by, order = rank([group.results for group in with_result])
+    by, order = rank_results([group.results for group in with_result])
     ordered = [with_result[position] for position in order]
     ranked = [
         Group(
             group.name,
             group.standings,
             place,
-            verdict(group.results, ordered[0].results) if group is not ordered[0] else "best",
+            difference_words(group.results, ordered[0].results) if group is not ordered[0] else "best",
         )
         for place, group in enumerate(ordered, 1)
     ]

@@ -1,4 +1,4 @@
-"""What can be evaluated and examined under either kind of statistics: a Keras model of ours, a TF1 graph, ..."""
+"""A network that can be evaluated under either kind of statistics: an adopted Keras model, a TF1 graph and so on."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ Snapshot = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Layer name -> (moving mean, moving variance), float32 `[channels]`."""
 
 Forward = Callable[[Any], tuple[Any, Sequence[tuple[Any, Any, Any]]]]
-"""Preprocessed images `[batch, ...]` to logits `[batch, outputs]` and, under batch statistics, what each BN layer
-saw: (mean, population variance, N) in the order of `Subject.layers`, float64 where it matters."""
+"""Preprocessed images `[batch, ...]` to logits `[batch, outputs]` and, under batch statistics, those of each BN layer's
+inputs: (mean, population variance, N) in the order of `Subject.layers`, float64 where the precision matters."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,19 @@ class BNInfo:
     beta: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
-class Subject(Protocol):
-    """A network without dropout whose BN layers can be run under batch or moving statistics.
+class Runnable(Protocol):
+    """A network without dropout whose BN layers can be run under batch or moving statistics."""
 
-    `forward` never updates anything; `restore` writes moving statistics (in memory only).
-    """
+    def forward(self, statistics: Statistics) -> Forward:
+        """The network normalising by `statistics`. Calling it never updates anything."""
+
+
+class Subject(Runnable, Protocol):
+    """A `Runnable` with known BN layers, whose moving statistics can be read and written (in memory only)."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The name used in messages."""
 
     @property
     def outputs(self) -> int:
@@ -47,9 +51,6 @@ class Subject(Protocol):
     @property
     def layers(self) -> Sequence[BNInfo]:
         """Every BN layer, from the input to the output."""
-
-    def forward(self, statistics: Statistics) -> Forward:
-        """The network normalising by `statistics`."""
 
     def snapshot(self) -> Snapshot:
         """A copy of every moving statistic."""
@@ -60,7 +61,7 @@ class Subject(Protocol):
 
 @contextmanager
 def kept(subject: Subject) -> Iterator[None]:
-    """Whatever happens inside, also Ctrl-C, the moving statistics are afterwards what they were."""
+    """Restores the moving statistics at the end, also after an error or Ctrl-C."""
     saved = subject.snapshot()
     try:
         yield

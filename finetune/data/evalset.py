@@ -7,7 +7,6 @@ import numpy as np
 
 from finetune.data import pipeline
 from finetune.data.dataset import Split
-from finetune.evaluation.evaluator import Batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +21,11 @@ class EvalSet:
     def __len__(self) -> int:
         return len(self.split)
 
-    def batches(self) -> Batches:
+    def batches(self) -> pipeline.Batches:
         """(preprocessed images, labels, counted) in the split's order, every image counted once, every batch full."""
-        ready: Batches = pipeline.eval_batches(
+        return pipeline.eval_batches(
             self.split, batch_size=self.batch_size, image_size=self.image_size, preprocessing=self.preprocessing
         )
-        return ready
 
     def through(self, preprocessing: Any) -> "EvalSet":
         """The same images fed in another way."""

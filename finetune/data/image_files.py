@@ -12,9 +12,10 @@ from PIL import Image
 from finetune.data import decoding, scanning
 from finetune.data.dataset import Split
 from finetune.data.lazy import LazyImages
-from finetune.data.sources.assembly import Progress, printable
+from finetune.data.sources.assembly import Progress
 from finetune.data.sources.image_folder import images_below, passed_over
 from finetune.errors import FinetuneError
+from finetune.text import printable
 
 
 @dataclass(frozen=True, eq=False)

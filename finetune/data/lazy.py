@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from finetune.data import crops, decoding
+from finetune.process import cores
 
 _READ_WHOLE = 2_000
 """Images whose bytes go into a fingerprint; of more, so many evenly drawn ones, and of all the names and sizes."""
@@ -141,15 +141,4 @@ def in_threads(work: Callable[[int], Any], numbers: range) -> Any:
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers(), thread_name_prefix="decode")
-
-
-def workers() -> int:
-    """Threads that decode: FINETUNE_THREADS, or the cores this process may use."""
-    allowed = os.environ.get("FINETUNE_THREADS", "")
-    if allowed.isdigit():
-        return max(int(allowed), 1)
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1
+    return ThreadPoolExecutor(cores(), thread_name_prefix="decode")

@@ -14,10 +14,11 @@ import tensorflow as tf
 from finetune.data.augmentation import Augmentation
 from finetune.data.custom import CustomPreprocessing
 from finetune.data.dataset import Split
-from finetune.data.lazy import random_crops, workers
+from finetune.data.lazy import random_crops
 from finetune.data.preprocessing import AnyPreprocessing
 from finetune.data.share import WHOLE, Share
 from finetune.errors import FinetuneError, WrongUse
+from finetune.process import cores
 
 _AT_ONCE = 2
 """Evaluation batches that are not worth a pipeline of their own, which takes some 20 ms to set up."""
@@ -217,7 +218,7 @@ def mapped(
     options.experimental_optimization.apply_default_optimizations = False
     source = tf.data.Dataset.range(numbers.start, numbers.stop, numbers.step)
     as_written = tf.autograph.experimental.do_not_convert(batch)
-    ready = source.map(as_written, num_parallel_calls=min(4, workers()), deterministic=True)
+    ready = source.map(as_written, num_parallel_calls=min(4, cores()), deterministic=True)
     return Batches(ready.prefetch(_AHEAD).with_options(options), failures)
 
 

@@ -1,21 +1,21 @@
-"""One evaluation: sums and counts over every image exactly once, divided once, at the end.
+"""One evaluation: sums and counts over every image exactly once, divided once at the end.
 
-Everything that reports an accuracy calls this.
+Everything that reports an accuracy calls this module.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
 
 from finetune.batchnorm.statistics import Moments, pool
-from finetune.batchnorm.subject import Forward, Statistics, Subject
-from finetune.evaluation import predictions
-from finetune.evaluation.predictions import Predictions
+from finetune.batchnorm.subject import Forward, Runnable, Statistics
+from finetune.evaluation.predictions import Predictions, join_predictions, predictions_from_logits
 
 Batches = Iterable[tuple[Any, Any, Any]]
-"""(preprocessed images, labels, counted) of `finetune.data.pipeline.eval_batches`."""
+"""(preprocessed images float32 `[batch, ...]`, labels int `[batch]`, counted bool `[batch]`): an image that only fills
+up a batch has `counted` False."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Evaluation:
 
     @property
     def standard_error(self) -> float:
-        """Of the accuracy, binomial."""
+        """The binomial standard error of the accuracy."""
         return float(np.sqrt(self.accuracy * (1 - self.accuracy) / self.examples))
 
     def to_json(self) -> dict[str, Any]:
-        """Counts and quotients, for the run's files."""
+        """Counts and quotients, as they are written to the run's files."""
         return {
             "accuracy": self.accuracy,
             "loss": self.loss,
@@ -55,8 +55,11 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One pass over images, in their order: the counts, and what was said of each counted image; with batch statistics
-    also what each BN layer saw, pooled."""
+    """One pass over images, in their order.
+
+    evaluation: the counts. images: the prediction of each counted image. moments: under batch statistics, the pooled
+    statistics of each BN layer's inputs; otherwise empty.
+    """
 
     evaluation: Evaluation
     images: Predictions
@@ -81,8 +84,9 @@ class Pass:
 def count(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
     """Score logits `[batch, classes]` against labels int `[batch]`, in float64.
 
-    An image counts as correct in top-k when fewer than k other logits are larger and none of the larger or equal
-    ones comes first; so ties go to the lower class index, as argmax does. NaN logits are never correct.
+    An image counts as correct in top-k when fewer than k other classes rank before its own. A class ranks before
+    another if its logit is larger, or equal with a lower index; argmax breaks ties the same way. Images with NaN or
+    infinite logits are never correct.
     """
     scores = logits.astype(np.float64)
     own = scores[np.arange(len(labels)), labels][:, None]
@@ -101,46 +105,44 @@ def count(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
 
 def total(parts: Iterable[Evaluation]) -> Evaluation:
     """The sum of evaluations over disjoint images."""
-    rows = [(part.examples, part.correct, part.correct_top5, part.loss_sum) for part in parts]
-    examples, correct, top5, loss = (sum(column) for column in zip(*rows, strict=True))
-    return Evaluation(examples, correct, top5, loss)
+    return Evaluation(*(sum(column) for column in zip(*map(astuple, parts), strict=True)))
 
 
 class Evaluator:
-    """Evaluates one subject, whose weights may change between calls; each kind of statistics is traced once.
+    """Evaluates one subject, whose weights may change between calls. Each kind of statistics is traced once.
 
-    Dropout is off, nothing is updated. `label_offset` is the logit of class 0 (1 for published heads with a
+    Dropout is off, and nothing is updated. `label_offset` is the logit index of class 0 (1 for published heads with a
     background class). `on_batch` is called after every batch, for progress bars.
     """
 
-    def __init__(self, subject: Subject, *, label_offset: int = 0, on_batch: Callable[[], None] | None = None) -> None:
+    def __init__(self, subject: Runnable, *, label_offset: int = 0, on_batch: Callable[[], None] | None = None) -> None:
         self._subject = subject
         self._label_offset = label_offset
         self.on_batch = on_batch
         self._forward: dict[Statistics, Forward] = {}
 
     def evaluate(self, batches: Batches, statistics: Statistics = "moving") -> Evaluation:
-        """`is_training=False` is `moving`, `is_training=True` is `batch`."""
+        """Counts over all images; statistics `moving` is `is_training=False`, `batch` is `is_training=True`."""
         return total(part for part, *_ in self._score(batches, statistics))
 
     def measure(self, batches: Batches) -> tuple[Evaluation, list[Moments]]:
-        """Evaluate with batch statistics and pool, in the same pass, what each BN layer saw."""
+        """Evaluate with batch statistics; in the same pass, pool the statistics of each BN layer's inputs."""
         passed = self.examine(batches, "batch")
         return passed.evaluation, passed.moments
 
     def examine(self, batches: Batches, statistics: Statistics) -> Pass:
-        """Evaluate, and keep what the same pass gives besides."""
+        """Evaluate, and keep the predictions and BN statistics of the same pass."""
         parts: list[Evaluation] = []
         images: list[Predictions] = []
 
         def moments() -> Iterator[Any]:
-            for part, said, layers in self._score(batches, statistics):
+            for part, predicted, layers in self._score(batches, statistics):
                 parts.append(part)
-                images.append(said)
+                images.append(predicted)
                 yield layers
 
         pooled = pool(moments())
-        return Pass(total(parts), predictions.joined(images), pooled)
+        return Pass(total(parts), join_predictions(images), pooled)
 
     def _score(self, batches: Batches, statistics: Statistics) -> Iterator[tuple[Evaluation, Predictions, Any]]:
         if statistics not in self._forward:
@@ -150,6 +152,6 @@ class Evaluator:
             raw, moments = run(images)
             chosen = np.asarray(counted)
             logits, own = np.asarray(raw)[chosen], np.asarray(labels)[chosen] + self._label_offset
-            yield count(logits, own), predictions.of(logits, own), moments
+            yield count(logits, own), predictions_from_logits(logits, own), moments
             if self.on_batch:
                 self.on_batch()

@@ -1,4 +1,4 @@
-"""What predictions say beyond their accuracy: confusion, per-class scores, calibration. Pure NumPy."""
+"""Scores of predictions beyond their accuracy: confusion, per-class scores, calibration. Pure NumPy."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,14 +6,17 @@ from typing import Any
 import numpy as np
 
 BINS = 15
-"""As in Guo et al. 2017."""
+"""Number of bins, as in Guo et al. 2017."""
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class. precision: of the images predicted to be it, the share that are; recall: of its images, the share that
-    are found; f1: their harmonic mean. None where there is no such image. images: how many it has; predicted: how many
-    are taken for it."""
+    """The scores of one class; None where they divide by zero images.
+
+    precision: of the images predicted as this class, the share that belong to it. recall: of the images of this class,
+    the share predicted as it. f1: the harmonic mean of both. images: how many images the class has. predicted: how many
+    images are predicted as it.
+    """
 
     precision: float | None
     recall: float | None
@@ -24,7 +27,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Bin:
-    """Images with a confidence in (low, high]: their number, mean confidence and accuracy (None for no images)."""
+    """Images with a confidence in (low, high]: their number, mean confidence and accuracy (None without images)."""
 
     low: float
     high: float
@@ -35,50 +38,50 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """expected_error: mean over images of |accuracy - confidence| of their bin; largest_error: of the worst bin."""
+    """expected_error: mean over images of |accuracy - confidence| of their bin; largest_error: the largest of a bin."""
 
     expected_error: float
     largest_error: float
     bins: tuple[Bin, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Plain values, for JSON files."""
         return asdict(self)
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """int64 `[classes, classes]`: images of a class (row) taken for a class (column); predictions of -1 are nowhere."""
+    """int64 `[classes, classes]`: images of a class (row) predicted as a class (column), without predictions of -1."""
     some = predicted >= 0
     counts = np.bincount(labels[some] * classes + predicted[some], minlength=classes * classes)
     return counts.reshape(classes, classes)
 
 
 def per_class(labels: np.ndarray, predicted: np.ndarray, classes: int) -> list[ClassScore]:
-    """A score of every class, in their order. f1 = 2 hits / (images + predicted), which is 0 where nothing is hit."""
+    """The scores of every class, in their order. f1 = 2 hits / (images + predicted), which is 0 without hits."""
     hits = np.bincount(labels[labels == predicted], minlength=classes)
     images = np.bincount(labels, minlength=classes)
     taken = np.bincount(predicted[predicted >= 0], minlength=classes)
     return [
         ClassScore(
-            precision=int(hit) / int(of) if of else None,
-            recall=int(hit) / int(n) if n else None,
-            f1=2 * int(hit) / int(n + of) if n + of else None,
-            images=int(n),
-            predicted=int(of),
+            precision=hit / guesses if guesses else None,
+            recall=hit / n if n else None,
+            f1=2 * hit / (n + guesses) if n + guesses else None,
+            images=n,
+            predicted=guesses,
         )
-        for hit, n, of in zip(hits, images, taken, strict=True)
+        for hit, n, guesses in zip(hits.tolist(), images.tolist(), taken.tolist(), strict=True)
     ]
 
 
 def macro_f1(scores: list[ClassScore]) -> float:
-    """Mean F1 of the classes that have images."""
+    """Mean F1 over the classes that have images."""
     return float(np.mean([score.f1 for score in scores if score.images]))
 
 
 def calibration(confidences: np.ndarray, correct: np.ndarray, *, bins: int = BINS) -> Calibration:
     """Expected calibration error (Guo et al. 2017, equation 5): `bins` equal bins of confidence, ((m-1)/M, m/M].
 
-    confidences: float `[n]` in [0, 1], of what was predicted; correct: bool `[n]`; n is 1 or more.
+    confidences: float `[n]` in [0, 1], of the predicted classes; correct: bool `[n]`; n is 1 or more.
     """
     sure = confidences.astype(np.float64)
     place = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
@@ -98,7 +101,7 @@ def calibration(confidences: np.ndarray, correct: np.ndarray, *, bins: int = BIN
 
 
 def confused(table: np.ndarray, most: int) -> list[tuple[int, int, int]]:
-    """At most so many (true class, taken for, images) off the diagonal, the commonest first."""
+    """At most `most` entries (true class, predicted class, images) off the diagonal, the most frequent first."""
     wrong = table - np.diag(np.diag(table))
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [(int(place) // len(table), int(place) % len(table)) for place in order]

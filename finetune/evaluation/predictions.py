@@ -1,4 +1,4 @@
-"""What a model said of each image: kept with a run, so that nobody has to score it again to look closer. NumPy only."""
+"""A model's predictions for each image. A run keeps them, so that reports need not score it again. NumPy only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from finetune.errors import FinetuneError
 from finetune.files import read_arrays, write_arrays
 
 TOP = 5
-"""Classes kept of an image."""
+"""Number of classes kept per image."""
 _NAMES = ("labels", "top_classes", "top_probabilities", "label_log_probability")
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Of n images, in their order.
+    """The predictions for n images, in their order.
 
-    labels: int64 `[n]`. top_classes: int64 `[n, k]`, the likeliest first, k = min(5, outputs). top_probabilities:
-    float32 `[n, k]`, softmax. label_log_probability: float32 `[n]`, of the true class, nats. Where a logit is not
-    finite, the classes are -1, the probabilities 0, their logarithm -infinity.
+    labels: int64 `[n]`. top_classes: int64 `[n, k]`, the most likely first, k = min(5, outputs). top_probabilities:
+    float32 `[n, k]`, softmax. label_log_probability: float32 `[n]`, of the true class, nats. If a logit of an image is
+    not finite, its classes are -1, its probabilities 0 and the logarithm -infinity.
     """
 
     labels: np.ndarray
@@ -33,19 +33,19 @@ class Predictions:
 
     @property
     def classes(self) -> np.ndarray:
-        """int64 `[n]`: what was predicted, -1 for nothing; of equal logits the lower class, as argmax does."""
+        """int64 `[n]`: the predicted class, or -1 for none. Of equal logits the lower class, as argmax does."""
         chosen: np.ndarray = self.top_classes[:, 0]
         return chosen
 
     @property
     def confidences(self) -> np.ndarray:
-        """float32 `[n]`: the probability of what was predicted."""
+        """float32 `[n]`: the probability of the predicted class."""
         likeliest: np.ndarray = self.top_probabilities[:, 0]
         return likeliest
 
     @property
     def correct(self) -> np.ndarray:
-        """bool `[n]`."""
+        """bool `[n]`: whether the predicted class is the label."""
         right: np.ndarray = self.labels == self.classes
         return right
 
@@ -54,8 +54,8 @@ class Predictions:
         write_arrays(path, {name: getattr(self, name) for name in _NAMES})
 
 
-def of(logits: np.ndarray, labels: np.ndarray) -> Predictions:
-    """Of logits `[n, outputs]` and int labels `[n]`; computed in float64."""
+def predictions_from_logits(logits: np.ndarray, labels: np.ndarray) -> Predictions:
+    """The predictions of logits `[n, outputs]` for images with int labels `[n]`; computed in float64."""
     scores = logits.astype(np.float64)
     finite = np.asarray(np.isfinite(scores).all(axis=1))
     scores = np.where(finite[:, None], scores, 0.0)
@@ -71,17 +71,17 @@ def of(logits: np.ndarray, labels: np.ndarray) -> Predictions:
     )
 
 
-def joined(parts: Sequence[Predictions]) -> Predictions:
-    """One after the other; all of one model."""
+def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """One after another; all of the same model."""
     return Predictions(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in _NAMES})
 
 
-def load(path: Path, *, classes: int) -> Predictions:
-    """What `save` wrote, of a model with so many classes. Nothing in it is ever unpickled.
+def load_predictions(path: Path, *, classes: int) -> Predictions:
+    """Read what `save` wrote, for a model with `classes` classes. Nothing in the file is ever unpickled.
 
-    Raises FileNotFoundError where there is none, FinetuneError where it is damaged or of another model.
+    Raises FileNotFoundError if there is no such file, FinetuneError if it is damaged or of another model.
     """
-    advice = "delete it, and the run is scored anew"
+    advice = "delete it, and the run is scored again"
     arrays = read_arrays(path, advice=advice)
     lacking = [name for name in _NAMES if name not in arrays]
     if lacking:

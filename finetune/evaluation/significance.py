@@ -1,4 +1,4 @@
-"""Which result is better, and when a difference is noise: of a finite test set, and of seeds. Pure arithmetic."""
+"""Which result is better, and when a difference is noise of a finite test set or of the seeds. Pure arithmetic."""
 
 import math
 import statistics
@@ -11,20 +11,21 @@ FORMULA = (
     "|difference of mean test accuracy| <= 2 sqrt(p1(1-p1)/n + p2(1-p2)/n + s1^2/k1 + s2^2/k2): p mean test accuracy, "
     "n test images, s standard deviation over k seeds (no s term for one seed)"
 )
-"""When two results are within noise. The test-set terms are not divided by k: all seeds meet the same images."""
+"""When two results are within noise. The test-set terms are not divided by k: all seeds see the same images."""
 
 PAIRED_FORMULA = (
     "|gained - lost| <= 2 sqrt(gained + lost): test images that one gets right and the other wrong, where both saw the "
     "same images (McNemar)"
 )
-"""The same for two single runs whose predictions of the same images are known: far sharper than two accuracies."""
+"""The same for two single runs whose predictions of the same images are known: far sharper than two accuracies
+(McNemar 1947)."""
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """The results of one thing, repeated with other seeds: accuracies as fractions, None where one is not known.
+    """The accuracies of one setup, repeated with other seeds, as fractions.
 
-    test, validation: one entry a repeat. examples: test images.
+    test, validation: one entry per repeat, None where it is not known. examples: number of test images.
     """
 
     name: str
@@ -34,54 +35,66 @@ class Repeats:
 
     @property
     def mean(self) -> float | None:
-        """Of the test accuracies that are known."""
+        """Mean of the known test accuracies; None if there is none."""
         return _mean(_known(self.test))
 
     @property
     def spread(self) -> float | None:
-        """Their standard deviation (n - 1); None for fewer than two."""
+        """Standard deviation (n - 1) of the known test accuracies; None for fewer than two."""
         return _spread(_known(self.test))
 
     @property
     def validation_mean(self) -> float | None:
-        """Of the validation accuracies; None where a repeat has none."""
+        """Mean of the validation accuracies; None where a repeat has none."""
         return _mean(_known(self.validation)) if None not in self.validation else None
 
     @property
     def validation_spread(self) -> float | None:
-        """Their standard deviation (n - 1)."""
+        """Standard deviation (n - 1) of the validation accuracies; None where a repeat has none."""
         return _spread(_known(self.validation)) if None not in self.validation else None
 
     @property
     def variance(self) -> float:
-        """Of the mean test accuracy, from a finite test set and from the seeds where there are several."""
+        """Variance of the mean test accuracy: from the finite test set, and from the seeds if there are several."""
         p, spread = self.mean or 0.0, self.spread
         return p * (1 - p) / self.examples + (spread**2 / len(_known(self.test)) if spread is not None else 0.0)
 
 
 @dataclass(frozen=True)
 class Paired:
-    """The same images, one by one: how many one result gets right that the reference gets wrong, and the reverse."""
+    """Two results on the same images, compared image by image. Far sharper than two accuracies.
+
+    gained: images that the result gets right and the reference gets wrong. lost: the reverse.
+    """
 
     gained: int
     lost: int
 
     @property
+    def standard_error(self) -> float:
+        """Standard error of `gained - lost`, in images, if both are equally likely (McNemar 1947)."""
+        return math.sqrt(self.gained + self.lost)
+
+    @property
     def within_noise(self) -> bool:
-        """Whether so uneven a split of the images that differ is chance, at two standard errors."""
-        return abs(self.gained - self.lost) <= 2 * math.sqrt(self.gained + self.lost)
+        """Whether `gained - lost` is at most two standard errors."""
+        return abs(self.gained - self.lost) <= 2 * self.standard_error
+
+    def reversed(self) -> "Paired":
+        """The same images, with the result and the reference exchanged."""
+        return Paired(gained=self.lost, lost=self.gained)
 
 
-def paired(correct: np.ndarray, reference: np.ndarray) -> Paired:
-    """Of two bool `[n]` over the same images."""
-    return Paired(int(np.sum(correct & ~reference)), int(np.sum(reference & ~correct)))
+def compare_paired(correct: np.ndarray, reference: np.ndarray) -> Paired:
+    """Compare two results on the same n images. Both are bool `[n]`: whether each image is classified correctly."""
+    return Paired(gained=int(np.sum(correct & ~reference)), lost=int(np.sum(reference & ~correct)))
 
 
-def rank(results: Sequence[Repeats]) -> tuple[str, list[int]]:
+def rank_results(results: Sequence[Repeats]) -> tuple[str, list[int]]:
     """("validation" or "test", the positions of `results`, the best first).
 
-    By validation accuracy where all have one, else by test accuracy: to choose by test accuracy is to train on the test
-    set a little, so it is the last resort, and to be said. Equals keep their order.
+    Ranks by validation accuracy if all results have one, else by test accuracy. Choosing by test accuracy trains on the
+    test set a little, so it is the last resort, and reports must mention it. Equal results keep their order.
     """
     by = "validation" if all(one.validation_mean is not None for one in results) else "test"
     keys = [one.validation_mean if by == "validation" else one.mean for one in results]
@@ -89,7 +102,7 @@ def rank(results: Sequence[Repeats]) -> tuple[str, list[int]]:
 
 
 def ranking_words(by: str, *, one: str = "run") -> str:
-    """What a reader of the ranking must know; `one` is what was ranked."""
+    """What a reader of the ranking must know; `one` names what was ranked."""
     if by == "validation":
         return "ranked by validation accuracy; the test accuracy of the best is then an honest estimate"
     return (
@@ -98,7 +111,7 @@ def ranking_words(by: str, *, one: str = "run") -> str:
     )
 
 
-def verdict(one: Repeats, best: Repeats, pairs: Paired | None = None) -> str:
+def difference_words(one: Repeats, best: Repeats, pairs: Paired | None = None) -> str:
     """How `one` compares with the best in test accuracy: "= best within noise", or the difference in points."""
     if one.mean is None or best.mean is None:
         return ""

@@ -18,12 +18,13 @@ from finetune.data.dataset import Dataset, Split
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import load_data
 from finetune.data.sources import absolute
-from finetune.data.sources.assembly import Progress, printable
+from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import replacing, room_for
 from finetune.runs import evaluate
 from finetune.runs.model import open_trained, refuse_broken_plan
 from finetune.runs.run_data import image_shape
+from finetune.text import printable
 
 Pooling = Literal["mean", "max", "none"]
 UNKNOWN = -1

@@ -18,12 +18,13 @@ from finetune.batchnorm.surgery import adopt
 from finetune.config.run_config import RunConfig
 from finetune.data import batches, image_files
 from finetune.data.preprocessing import PREPROCESSINGS
-from finetune.data.sources.assembly import Progress, printable
+from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import write_text
 from finetune.inference.export.to_keras import CARD
 from finetune.runs.model import open_trained, refuse_broken_plan
 from finetune.runs.run_data import image_shape
+from finetune.text import printable
 
 _NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote"
 

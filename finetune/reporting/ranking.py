@@ -6,9 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from finetune.evaluation import significance
 from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.significance import Paired, Repeats
+from finetune.evaluation.significance import (
+    FORMULA,
+    PAIRED_FORMULA,
+    Paired,
+    Repeats,
+    compare_paired,
+    difference_words,
+    rank_results,
+    ranking_words,
+)
 from finetune.reporting.record import RunRecord
 
 _NO_SETTING = ("seed", "data_dir", "tracker")
@@ -51,9 +59,9 @@ class Order:
         """Plain values."""
         return {
             "ranked_by": f"{self.ranked_by}_accuracy" if self.ranked_by else None,
-            "ranking": significance.ranking_words(self.ranked_by) if self.ranked_by else None,
-            "within_noise": significance.FORMULA,
-            "within_noise_paired": significance.PAIRED_FORMULA,
+            "ranking": ranking_words(self.ranked_by) if self.ranked_by else None,
+            "within_noise": FORMULA,
+            "within_noise_paired": PAIRED_FORMULA,
             "differs": self.differs,
             "remarks": self.remarks,
             "groups": [
@@ -84,14 +92,14 @@ def rank(records: Sequence[RunRecord], said: Mapping[str, Predictions]) -> Order
             together.setdefault(repr(settings), []).append(record)
     groups = list(together.values())
     results = [_results(group) for group in groups]
-    by, order = significance.rank(results)
+    by, order = rank_results(results)
     ranked: list[Group] = []
     for place, position in enumerate(order, 1):
         mine, best = groups[position], groups[order[0]]
         pairs = None
         if len(mine) == len(best) == 1 and position != order[0] and _same_images(mine[0], best[0], said):
-            pairs = significance.paired(said[mine[0].name].correct, said[best[0].name].correct)
-        words = "best" if place == 1 else significance.verdict(results[position], results[order[0]], pairs)
+            pairs = compare_paired(said[mine[0].name].correct, said[best[0].name].correct)
+        words = "best" if place == 1 else difference_words(results[position], results[order[0]], pairs)
         if not all(_comparable(one, best[0], said) for one in mine):
             words = ANOTHER_TEST_SET
         ranked.append(Group(results[position], tuple(one.name for one in mine), place, words, pairs))

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune.errors import FinetuneError
-from finetune.evaluation import predictions
-from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.predictions import Predictions, load_predictions
 from finetune.reporting.record import RunRecord
 
 
@@ -20,7 +19,7 @@ def read(record: RunRecord, *, data_dir: Path | None, score: Callable[[str], Cal
     """
     path = record.run.predictions_path
     try:
-        found = predictions.load(path, classes=len(record.class_names))
+        found = load_predictions(path, classes=len(record.class_names))
     except FileNotFoundError:
         found = _scored(record, data_dir, score(f"{record.run} has no predictions.npz: scoring its test images"))
         if data_dir is None:

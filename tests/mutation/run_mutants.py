@@ -65,7 +65,7 @@ GROUPS = {
         ("tests/checkpoints/test_transfer.py", "tests/checkpoints/test_fit.py"),
     ),
     "evaluation": Group(
-        ("finetune.evaluation.evaluator", "finetune.evaluation.evaluator.predictions", "finetune.evaluation.metrics"),
+        ("finetune.evaluation.evaluator", "finetune.evaluation.predictions", "finetune.evaluation.metrics"),
         ("tests/test_evaluation.py", "tests/results/test_predictions.py", "tests/results/test_metrics.py"),
     ),
 }

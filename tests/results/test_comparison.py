@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.evaluation import significance
-from finetune.evaluation.significance import Paired, Repeats
+from finetune.evaluation.significance import Paired, Repeats, compare_paired, difference_words, rank_results
 
 
 def single(name, test, validation=None, examples=1000):
@@ -29,9 +28,9 @@ def test_a_repeat_without_a_result_does_not_count():
 def test_images_that_differ_decide_where_accuracies_cannot():
     """90 % and 91 % of 10,000 images: plain where only 100 images differ, noise where 5,000 do."""
     best, other = single("best", 0.91, examples=10_000), single("other", 0.90, examples=10_000)
-    assert significance.verdict(single("x", 0.905, examples=10_000), best) == "= best within noise"
-    assert significance.verdict(other, best, Paired(gained=0, lost=100)) == "-1.0 points"
-    assert significance.verdict(other, best, Paired(gained=2450, lost=2550)) == "= best within noise"
+    assert difference_words(single("x", 0.905, examples=10_000), best) == "= best within noise"
+    assert difference_words(other, best, Paired(gained=0, lost=100)) == "-1.0 points"
+    assert difference_words(other, best, Paired(gained=2450, lost=2550)) == "= best within noise"
 
 
 def test_the_edge_of_noise_among_images_that_differ():
@@ -42,11 +41,11 @@ def test_the_edge_of_noise_among_images_that_differ():
 
 def test_paired_counts():
     one, reference = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 0], bool)
-    assert significance.paired(one, reference) == Paired(gained=2, lost=1)
+    assert compare_paired(one, reference) == Paired(gained=2, lost=1)
 
 
 def test_ranked_by_validation_only_where_all_have_it():
     results = [single("a", 0.9, 0.5), single("b", 0.6, 0.8)]
-    assert significance.rank(results) == ("validation", [1, 0])
-    assert significance.rank([*results, single("c", 0.7)]) == ("test", [0, 2, 1])
-    assert significance.rank([]) == ("validation", [])
+    assert rank_results(results) == ("validation", [1, 0])
+    assert rank_results([*results, single("c", 0.7)]) == ("test", [0, 2, 1])
+    assert rank_results([]) == ("validation", [])

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from finetune.data.dataset import Dataset, Split
-from finetune.data.sources.assembly import ReadOptions, assemble, printable
+from finetune.data.sources.assembly import ReadOptions, assemble
 from finetune.errors import FinetuneError
+from finetune.text import printable
 
 _KEYS = {"train": ("x_train", "y_train"), "validation": ("x_val", "y_val"), "test": ("x_test", "y_test")}
 _NAMES = "class_names"

@@ -80,8 +80,3 @@ def photo_splits(
         numbers = numbers[seen.good[numbers]]
         splits[split] = Split(LazyImages(photos, numbers, seen.side), labels[numbers])
     return splits, seen.bad
-
-
-def printable(name: str) -> str:
-    """`name` with what would move a cursor or is no text written out, as it stands in a file of names."""
-    return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")

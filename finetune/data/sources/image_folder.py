@@ -12,8 +12,9 @@ from PIL import Image
 
 from finetune.data import decoding
 from finetune.data.dataset import Dataset
-from finetune.data.sources.assembly import ReadOptions, assemble, photo_splits, printable
+from finetune.data.sources.assembly import ReadOptions, assemble, photo_splits
 from finetune.errors import FinetuneError
+from finetune.text import printable
 
 _SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 _HEAD_BYTES = 16

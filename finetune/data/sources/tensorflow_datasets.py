@@ -10,9 +10,10 @@ from PIL import Image
 from finetune.data import decoding
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import Photos
-from finetune.data.sources.assembly import ReadOptions, assemble, photo_splits, printable
+from finetune.data.sources.assembly import ReadOptions, assemble, photo_splits
 from finetune.data.sources.tfrecord import Keys, index
 from finetune.errors import FinetuneError, WrongUse
+from finetune.text import printable
 
 _SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 

@@ -11,8 +11,9 @@ from PIL import Image
 from finetune.data import decoding
 from finetune.data.dataset import Dataset
 from finetune.data.sources import tfrecord_file as wire
-from finetune.data.sources.assembly import Progress, ReadOptions, assemble, photo_splits, printable
+from finetune.data.sources.assembly import Progress, ReadOptions, assemble, photo_splits
 from finetune.errors import FinetuneError
+from finetune.text import printable
 
 _SPLIT = re.compile(r"(?:^|[_.-])(train|training|validation|valid|val|test)(?=[_.-]|$)", re.IGNORECASE)
 _NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation"}
