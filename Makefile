@@ -43,7 +43,7 @@ coverage: $(INSTALLED)  ## Lines and branches the tests reach, and those they do
 	$(COVERAGE) report
 
 mutation: $(INSTALLED)  ## Changes to verdict, strict loading and evaluation that no test notices; fails below 85 %.
-	$(BIN)/python tests/mutation/run_mutants.py
+	$(BIN)/python -m tests.mutation.run_mutants
 
 soak: $(INSTALLED)  ## Thousands of hostile files, hundreds of kills, full disks: docs/evidence/reliability.md.
 	$(BIN)/python -m pytest -m soak tests/soak

@@ -2,8 +2,9 @@
 
 In training, batch statistics normalise: the weights do not depend on the decay. So one training run serves every
 decay. Decay 0 makes the moving statistics after a step those of its batch; they are averaged here, in float64, with
-each decay, and put into the model at the end. `tests/test_decay_atlas.py` shows that a run with that decay has the
-same statistics. Finished cells are kept in results.jsonl: a second call goes on where the first one stopped.
+each decay, and put into the model at the end. `tests/unit/benchmarks/test_decay_atlas.py` shows that a run with that
+decay has the same statistics. Finished cells are kept in results.jsonl: a second call goes on where the first one
+stopped.
 """
 
 import argparse

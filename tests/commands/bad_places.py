@@ -3,15 +3,15 @@
 import os
 import pickle
 import shutil
-from pathlib import Path
 
 import keras
 import numpy as np
 
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
+from tests.support.places import ROOT
 
-DEMO = Path(__file__).parents[2] / "checkpoints" / "bundled" / "resnet_v1_demo.ckpt"
+DEMO = ROOT / "checkpoints" / "bundled" / "resnet_v1_demo.ckpt"
 PIXELS = 3 * 32 * 32
 FIRST_UNIT = "resnet_v1_demo/block1/unit_1/bottleneck_v1"
 

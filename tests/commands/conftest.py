@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from bad_places import Evil, write_checkpoints, write_cifar, write_strangers
 from click.testing import Result
-from typing_commands import tree, typed
 
 from finetune.cli.display_training import ConsoleDisplay
 from finetune.data import sources
+from tests.commands.bad_places import Evil, write_checkpoints, write_cifar, write_strangers
+from tests.support.commands import tree, typed
 
 
 @pytest.fixture(scope="session", autouse=True)

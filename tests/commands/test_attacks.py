@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from typing_commands import typed
 
 from finetune.backbone.hub import signatures
 from finetune.batch import jobs
 from finetune.cli.terminal import neutral
+from tests.support.commands import typed
 
 STEERING = "\x1b]0;owned\x07\x1b[2J\u202e"
 

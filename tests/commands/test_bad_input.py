@@ -1,8 +1,9 @@
 """Whatever is wrong: one message with the value and the way out, the right exit code, nothing left behind."""
 
 import pytest
-from bad_places import DEMO, FIRST_UNIT
-from typing_commands import typed
+
+from tests.commands.bad_places import DEMO, FIRST_UNIT
+from tests.support.commands import typed
 
 NAMES = [
     ("run", 2, "--backbone", "finetune backbones list"),

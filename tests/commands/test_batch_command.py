@@ -10,9 +10,9 @@ import sys
 import time
 
 import pytest
-from typing_commands import tree, typed
 
 from finetune.batch import call
+from tests.support.commands import tree, typed
 
 FINETUNE = (sys.executable, "-m", "finetune")
 NIGHT = """
@@ -221,7 +221,7 @@ def test_the_slurm_script_runs_the_same_jobs(tmp_path, night):
 
 @pytest.mark.slow
 def test_killed_children_and_a_killed_parent_change_nothing(tmp_path):
-    """The short form, with a stand-in for the runs, is in tests/batch."""
+    """The short form, with a stand-in for the runs, is in tests/unit/batch."""
     text = NIGHT.replace("epochs = 2", "epochs = 12\ndeterministic = true").replace("exclude", "#")
     (tmp_path / "night.toml").write_text(text)
     whole = subprocess.Popen([*FINETUNE, "batch", "night.toml", "--runs-dir", "whole", "--quiet"], cwd=tmp_path)

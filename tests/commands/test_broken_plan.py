@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from typing_commands import typed
 
 from finetune.training import chief as runs
 from finetune.training.loop import train
 from finetune.training.prepare import Prepared
+from tests.support.commands import typed
 
 UNIT = "resnet_v1_demo/block1/unit_1/bottleneck_v1"
 RUN = "run SMALL --epochs 1 --validation 0 --quiet --cache-features off"
@@ -139,7 +139,8 @@ def test_the_proof_of_a_sound_run_is_of_the_bits_in_the_file(tmp_path):
     """Every frozen variable of `model.keras` is that of the bundled checkpoint, read without the package's loader."""
     import keras
     import tensorflow as tf
-    from test_bad_input import DEMO
+
+    from tests.commands.test_bad_input import DEMO
 
     place = tmp_path / "run"
     result = typed(f"run SMALL --epochs 1 --quiet --freeze-until block2 --bn freeze --run-dir {place}")

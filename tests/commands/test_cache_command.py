@@ -4,7 +4,8 @@ import json
 import re
 
 import pytest
-from typing_commands import typed
+
+from tests.support.commands import typed
 
 RUN = "run SMALL --freeze '*' --quiet"
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from typing_commands import typed
 
 from finetune.cli.display_training import ConsoleDisplay
 from finetune.data.load_data import load_data
 from finetune.reporting import record
+from tests.support.commands import typed
 
 
 def test_metrics_csv_says_what_metrics_jsonl_says(finished):

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from typing_commands import typed
 
 from checkpoints.formats.slim_writer import write_slim
 from checkpoints.matching.structures import structures
+from tests.support.commands import typed
 
 
 def arrays():

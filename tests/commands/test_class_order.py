@@ -8,9 +8,9 @@ import signal
 import numpy as np
 import pytest
 from PIL import Image
-from typing_commands import tree, typed
 
 from finetune.cli.display_training import ConsoleDisplay
+from tests.support.commands import tree, typed
 
 NAMES = ["cat", "dog", "newt", "wasp"]
 RUN = (

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typing_commands import tree, typed
 
 from checkpoints import store
 from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
+from tests.support.commands import tree, typed
 
 
 @pytest.fixture(scope="module")

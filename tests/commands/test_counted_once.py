@@ -7,7 +7,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from typing_commands import typed
+
+from tests.support.commands import typed
 
 TEST, CLASSES = 41, 4
 RUN = (

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_places import Evil
 
 from finetune.runs.directory import RunDir
+from tests.commands.bad_places import Evil
 
 
 @pytest.mark.parametrize(

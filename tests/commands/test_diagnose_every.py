@@ -3,9 +3,9 @@
 import json
 
 import numpy as np
-from typing_commands import typed
 
 from finetune.runs.model import open_trained
+from tests.support.commands import typed
 
 
 def test_a_checkup_is_logged_and_changes_nothing(finished, tmp_path):

@@ -6,12 +6,12 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from typing_commands import typed
 
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
 from finetune.data.sources.generated import demo_target
 from finetune.inference.export import export
+from tests.support.commands import typed
 
 
 def taught(images, labels, *, momentum):

@@ -6,12 +6,12 @@ import resource
 import shutil
 
 import pytest
-from typing_commands import typed
 
 from checkpoints.catalog import lookup
 from finetune.backbone.keras_file import save_stock
 from finetune.files import write_text
 from finetune.runs import model as models
+from tests.support.commands import typed
 
 
 def test_nobody_may_write_there(place, refused, monkeypatch):

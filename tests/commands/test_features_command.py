@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from typing_commands import tree, typed
 
 from finetune.data import sources
+from tests.support.commands import tree, typed
 
 
 def test_a_runs_layer_over_its_test_images(finished: tuple, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import shlex
 import signal
 
-import hub_modules
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,6 +15,7 @@ from finetune.cli import main
 from finetune.cli.display_training import ConsoleDisplay
 from finetune.errors import FinetuneError
 from finetune.runs import model
+from tests.support import hub_modules
 
 SIZE = 12
 SMALL = f"--data demo-target --examples 100 --epochs 2 --image-size {SIZE} --batch-size 20 --quiet"

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from typing_commands import typed
+
+from tests.support.commands import typed
 
 MODULE = """
 import numpy as np

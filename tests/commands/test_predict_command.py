@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from typing_commands import tree, typed
 
 from finetune.data import sources
+from tests.support.commands import tree, typed
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from typing_commands import typed
 
 from finetune.data.load_data import load_data
 from finetune.evaluation.predictions import Predictions
 from finetune.reporting import record
+from tests.support.commands import typed
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J"
 

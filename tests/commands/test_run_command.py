@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from typing_commands import SMALL, typed
 
 from finetune.cli import main
+from tests.support.commands import SMALL, typed
 
 FINETUNE = (sys.executable, "-m", "finetune")
 

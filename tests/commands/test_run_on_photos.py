@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from typing_commands import tree, typed
 
 from finetune.cli.display_training import ConsoleDisplay
+from tests.support.commands import tree, typed
 
 COLOURS = {"lion": (200, 60, 40), "newt": (40, 190, 60), "wasp": (60, 60, 210)}
 TINY = "--backbone resnet_v1_demo --image-size 16 --epochs 2 --batch-size 8 --learning-rate 0.003"

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from typing_commands import typed
+
+from tests.support.commands import typed
 
 RUN = "run --backbone resnet_v1_demo --from-scratch --epochs 1 --image-size 16 --batch-size 10 --validation 0 --quiet "
 

@@ -32,6 +32,7 @@ from finetune.cli.display_training import ConsoleDisplay
 from finetune.data.dataset import Split, stratified_subset
 from finetune.data.sources import generated
 from finetune.inference import reference
+from tests.support.places import ROOT
 from tools import structures as of_networks
 
 SERVED = ("resnet_v1_50", "resnet_v1_101", "resnet_v1_152", "resnet_v1_200", "inception_v1", "mobilenet_v1_0.25")
@@ -242,4 +243,4 @@ def lay_out(shelf: Path, folder: Path) -> None:
             shutil.copytree(path, folder / path.name)
         else:
             shutil.copy(path, folder / path.name)
-    (folder / "examples").symlink_to(Path(__file__).parents[2] / "examples")
+    (folder / "examples").symlink_to(ROOT / "examples")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 import pytest
-from doc_pages import PAGES, blocks, commands, prose
 
 from finetune.backbone.freezing import parse_freeze_rule
 from finetune.batchnorm.policy import parse_bn_rule
@@ -17,6 +16,7 @@ from finetune.cli import main
 from finetune.cli.run_command import run as run_command
 from finetune.config.checking import from_mapping
 from finetune.errors import FinetuneError
+from tests.docs.doc_pages import PAGES, blocks, commands, prose
 
 OF_OTHERS = {"--signal", "--logdir", "--backend-store-uri"}
 """Options in the pages that belong to other programs (sbatch, tensorboard, mlflow)."""
@@ -137,7 +137,7 @@ def test_what_belongs_to_a_page_is_found(tmp_path):
 
 
 def _commands_anywhere(page):
-    import doc_pages
+    from tests.docs import doc_pages
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(doc_pages, "ROOT", page.parent)

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import stand_ins
-from doc_pages import PAGES, ROOT, Block, blocks, commands
-from warm_shell import Ran, WarmShell
 
 from finetune.batch.jobs import read
 from finetune.training.start import start
+from tests.docs import stand_ins
+from tests.docs.doc_pages import PAGES, ROOT, Block, blocks, commands
+from tests.support.warm_shell import Ran, WarmShell
 
 SMALL = {"run": "--epochs 1 --image-size 32 --batch-size 20", "export": "--images 40"}
 """Command -> what makes it small; `--examples 60` besides where a run does not say `--few-shot`."""
@@ -204,7 +204,7 @@ def test_little_is_left_out():
 
 
 def test_a_page_that_is_wrong_would_be_found(shelf, tmp_path, monkeypatch):
-    import doc_pages
+    from tests.docs import doc_pages
 
     monkeypatch.setattr(doc_pages, "ROOT", tmp_path)
     for number, (text, said) in enumerate(

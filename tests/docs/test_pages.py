@@ -15,8 +15,9 @@ from finetune.backbone.freezing import HEAD, layer_infos, parse_freeze_rule, res
 from finetune.backbone.networks.stages import layers_by_stage
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt
+from tests.support.places import ROOT
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 SLIM = {
     "slim.batch_norm": ("layers/layers.py", "batch_norm"),
     "resnet_arg_scope": ("nets/resnet_utils.py", "resnet_arg_scope"),

@@ -1,4 +1,4 @@
-"""Mutation testing: `python tests/mutation/run_mutants.py [GROUP ...]`, or `make mutation`.
+"""Mutation testing: `python -m tests.mutation.run_mutants [GROUP ...]`, or `make mutation`.
 
 One process imports TensorFlow and everything else that is not ours once, and forks a child for each mutant, which
 imports our packages with the changed module in place of the one on disk and runs the tests of its group. Nothing is
@@ -25,11 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mutants
 import pytest
-from mutants import Mutant
 
-ROOT = Path(__file__).parents[2]
+from tests.mutation import mutants
+from tests.mutation.mutants import Mutant
+from tests.support.places import ROOT
+
 REQUIRED = 0.85
 _SILENT_SECONDS = 300  # a child that neither ends nor uses its processor time in this long hangs
 
@@ -50,23 +51,27 @@ GROUPS = {
             f"finetune.diagnosis.{name}"
             for name in (
                 "verdict",
-                "reading",
-                "reading_data",
-                "reading_statistics",
-                "reading_training",
+                "rules.rule",
+                "rules.data_rules",
+                "rules.statistics_rules",
+                "rules.training_rules",
                 "thresholds",
-                "words",
+                "verdict_words",
             )
         ),
-        ("tests/diagnosis/test_verdict.py", "tests/diagnosis/test_verdict_edges.py"),
+        ("tests/unit/diagnosis/test_verdict.py", "tests/unit/diagnosis/test_verdict_edges.py"),
     ),
     "strict loading": Group(
         ("checkpoints.matching.transfer", "checkpoints.matching.leftovers", "checkpoints.matching.fit"),
-        ("tests/checkpoints/test_transfer.py", "tests/checkpoints/test_fit.py"),
+        ("tests/unit/checkpoints/matching/test_transfer.py", "tests/unit/checkpoints/matching/test_fit.py"),
     ),
     "evaluation": Group(
         ("finetune.evaluation.evaluator", "finetune.evaluation.predictions", "finetune.evaluation.metrics"),
-        ("tests/test_evaluation.py", "tests/results/test_predictions.py", "tests/results/test_metrics.py"),
+        (
+            "tests/unit/evaluation/test_evaluator.py",
+            "tests/unit/evaluation/test_predictions.py",
+            "tests/unit/evaluation/test_metrics.py",
+        ),
     ),
 }
 
@@ -213,9 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Mutation testing of the parts that must not be wrong.")
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}; default: all")
     parser.add_argument("--jobs", type=int, default=2, help="children at once")
-    parser.add_argument(
-        "--module", action="append", default=[], help="only this module, such as checkpoints.matching.transfer"
-    )
+    parser.add_argument("--module", action="append", default=[], help="only this module, such as checkpoints.store")
     asked = parser.parse_args()
     if not set(asked.groups) <= set(GROUPS):
         parser.error(f"groups are {', '.join(GROUPS)}")

@@ -2,7 +2,6 @@
 
 import math
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import keras
 import pytest
@@ -15,13 +14,14 @@ from finetune.backbone.networks.names import keras_variables, slim_variables
 from finetune.backbone.networks.stages import HEAD, layers_by_stage
 from finetune.cli import main
 from finetune.data.preprocessing import PREPROCESSINGS
+from tests.support.places import ROOT
 
 UNPADDED = {"inception_v3", "inception_v4", "inception_resnet_v2", "densenet"}
 """Families that somewhere round a map down."""
 
 
 CHEAP = [spec for spec in CATALOG if (spec.parameters or 0) < 1_000_000]
-PAGE = Path(__file__).parents[2] / "docs" / "backbones.md"
+PAGE = ROOT / "docs" / "backbones.md"
 
 
 def builds(spec: BackboneSpec, image_size: int) -> bool:

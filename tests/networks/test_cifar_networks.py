@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from agreement import random_images
 
 from checkpoints.catalog.scratch_rows import SCRATCH
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
 from finetune.backbone.networks.stages import layers_by_stage
+from tests.support.agreement import random_images
 
 EPSILON = 1e-5
 

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
+from tests.support.places import SHARED
 
-CHECKPOINTS = Path(__file__).parents[3] / "shared" / "checkpoints"
+CHECKPOINTS = SHARED / "checkpoints"
 SLIM_V1 = CHECKPOINTS / "slim" / "v1" / "mobilenet_v1_0.25_224.ckpt"
 SLIM_V2 = CHECKPOINTS / "slim" / "v2" / "mobilenet_v1_0.25_224.ckpt"
 KERAS = CHECKPOINTS / "keras" / "mobilenet_2_5_224_tf.h5"

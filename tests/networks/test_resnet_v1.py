@@ -2,10 +2,10 @@
 
 import keras
 import pytest
-import slim_oracle
-from agreement import Size, build_with, difference, random_images
 
 from finetune.backbone import networks
+from tests.support import slim_oracle
+from tests.support.agreement import Size, build_with, difference, random_images
 
 UNITS = {
     "resnet_v1_50": (3, 4, 6, 3),

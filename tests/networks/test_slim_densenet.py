@@ -5,16 +5,16 @@ Where a side is 4k + 1 px, TensorFlow's SAME and Keras's explicit padding are th
 
 import math
 
-import golden_structure
 import keras
 import numpy as np
 import pytest
-from agreement import difference, random_images
-from golden_structure import assert_golden, of_file
 
 from checkpoints.catalog.lookup import find_row
 from finetune.backbone import networks
 from finetune.backbone.networks.stages import layers_by_stage
+from tests.networks import golden_structure
+from tests.networks.golden_structure import assert_golden, of_file
+from tests.support.agreement import difference, random_images
 
 KERAS_EPSILON = 1.001e-5
 THIN = {"scope": "thin", "layers": (2, 3, 1, 2)}

@@ -1,16 +1,16 @@
 """Our slim Inception-ResNet v2: the names of its source, and exactly the outputs of `keras.applications`."""
 
-import golden_structure
 import keras
 import numpy as np
 import pytest
-from agreement import difference, random_images
-from golden_structure import assert_golden
 
 from checkpoints.catalog.lookup import find_row
 from finetune.backbone import networks
 from finetune.backbone.networks.network import Network
 from finetune.backbone.networks.stages import layers_by_stage
+from tests.networks import golden_structure
+from tests.networks.golden_structure import assert_golden
+from tests.support.agreement import difference, random_images
 
 SPEC = find_row("slim/inception_resnet_v2")
 SCOPE = SPEC.arguments["scope"]

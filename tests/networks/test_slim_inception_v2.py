@@ -2,13 +2,13 @@
 
 import keras
 import pytest
-import slim_oracle
-from agreement import build_with, difference, random_images, trained
 
 from checkpoints.catalog.lookup import find_row
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
 from finetune.backbone.networks.stages import layers_by_stage
+from tests.support import slim_oracle
+from tests.support.agreement import build_with, difference, random_images, trained
 
 SPEC = find_row("slim/inception_v2")
 SCOPE = SPEC.arguments["scope"]

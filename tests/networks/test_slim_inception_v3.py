@@ -4,12 +4,12 @@ from fnmatch import fnmatchcase
 
 import keras
 import pytest
-import slim_oracle
-from agreement import build_with, difference, random_images, trained
 
 from checkpoints.catalog.lookup import find_row
 from finetune.backbone import networks
 from finetune.backbone.networks.stages import layers_by_stage
+from tests.support import slim_oracle
+from tests.support.agreement import build_with, difference, random_images, trained
 
 SPEC = find_row("slim/inception_v3")
 SCOPE = SPEC.arguments["scope"]

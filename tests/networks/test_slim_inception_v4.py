@@ -2,17 +2,17 @@
 
 import math
 
-import golden_structure
 import keras
 import numpy as np
 import pytest
-from agreement import build_with, difference, random_images
-from golden_structure import assert_golden, of_file
-from slim_oracle import random_variables
 
 from checkpoints.catalog.lookup import find_row
 from finetune.backbone.networks.network import Network
 from finetune.backbone.networks.stages import layers_by_stage
+from tests.networks import golden_structure
+from tests.networks.golden_structure import assert_golden, of_file
+from tests.support.agreement import build_with, difference, random_images
+from tests.support.slim_oracle import random_variables
 
 SPEC = find_row("slim/inception_v4")
 SCOPE = SPEC.arguments["scope"]

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from agreement import difference, random_images
-from slim_oracle import random_variables
 
 from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
@@ -17,6 +15,8 @@ from checkpoints.matching.fit import fits
 from checkpoints.matching.structures import structures
 from finetune.backbone import load_backbone
 from finetune.inference.reference import mend
+from tests.support.agreement import difference, random_images
+from tests.support.slim_oracle import random_variables
 
 OUTPUTS = 5
 THIN = replace(

@@ -2,12 +2,12 @@
 
 import keras
 import pytest
-import slim_oracle
-from agreement import Size, build_with, difference, random_images
 
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
 from finetune.backbone.networks.stages import layers_by_stage
+from tests.support import slim_oracle
+from tests.support.agreement import Size, build_with, difference, random_images
 
 THIN = {"scope": "thin", "units": (2, 3, 1), "width": 8}
 UNITS = {

@@ -15,6 +15,7 @@ from finetune.batch.executors.job_process import Launch
 from finetune.batch.executors.local import Forked, Local
 from finetune.batch.jobs import Job, read
 from finetune.batch.sharing import features_of
+from tests.support.places import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux only")
 
@@ -26,7 +27,7 @@ RUN = (
 
 @pytest.fixture(autouse=True)
 def own_checkout(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 def launched(tmp_path, *arguments, **environment):
@@ -95,7 +96,8 @@ def test_it_hears_that_the_batch_has_died(tmp_path):
 
 def test_a_script_without_a_guard_is_run_once(tmp_path):
     (tmp_path / "script.py").write_text(
-        "from pathlib import Path\nfrom finetune.batch.executors.local import Forked\n"
+        "from pathlib import Path\n"
+        "from finetune.batch.executors.local import Forked\n"
         "from finetune.batch.executors.job_process import Launch\n"
         "print('begun', flush=True)\n"
         f"print(Forked(Launch(('--version',), Path({str(tmp_path / 'log')!r}))).wait().exit_code)\n"

@@ -1,15 +1,12 @@
 """Jobs on a Ray cluster, with the stand-in for `finetune run`; skipped where the extra `ray` is not installed."""
 
 import importlib.util
-import os
 import socket
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from stub_run import StubLaunch
 
 from finetune.batch import jobs
 from finetune.batch.call import Call, Display
@@ -18,6 +15,8 @@ from finetune.batch.executors.job_process import Launch
 from finetune.batch.executors.ray_cluster import Ray
 from finetune.batch.folder import BatchFolder
 from finetune.errors import FinetuneError, WrongUse
+from tests.support.places import ROOT
+from tests.support.stub_run import StubLaunch
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None,
@@ -73,8 +72,7 @@ def test_a_job_that_waits_for_its_process_is_stopped_before_it_starts(tmp_path):
 def test_a_node_dies_and_its_job_goes_on_elsewhere(tmp_path, monkeypatch):
     from ray.cluster_utils import Cluster
 
-    root = Path(__file__).parents[2]
-    monkeypatch.setenv("PYTHONPATH", f"{root}{os.pathsep}{Path(__file__).parent}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("STUB", str(tmp_path / "stub"))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setattr(ray_cluster, "Launch", StubLaunch)

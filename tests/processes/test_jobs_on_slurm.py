@@ -6,9 +6,9 @@ import sys
 import time
 
 import pytest
-from one_node_slurm import Slurm, missing
 
 from finetune.runs.directory import RunDir
+from tests.support.one_node_slurm import Slurm, missing
 
 pytestmark = [
     pytest.mark.slow,

@@ -5,22 +5,21 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
-from small_features import CONFIG, classifier, generated, trained
 
 from finetune.training.feature_cache import feature_store
+from tests.support.places import ROOT
+from tests.support.small_features import CONFIG, classifier, generated, trained
 
 IMAGES = 1550
 ROWS = IMAGES + 32  # and the test images in whole batches
 
 PROGRAM = """
 import json, sys, time
-sys.path.insert(0, sys.argv[1])
-from small_features import CONFIG, classifier, generated, cached_feed, Telling
+from tests.support.small_features import CONFIG, classifier, generated, cached_feed, Progress
 from finetune.training.feature_cache.extraction import Network
-own, patient = Network.__call__, float(sys.argv[2])
+own, patient = Network.__call__, float(sys.argv[1])
 
 def slow(self, images):
     time.sleep(patient)
@@ -30,18 +29,18 @@ Network.__call__ = slow
 print("ready", flush=True)
 sys.stdin.readline()
 done = lambda count, total: print(count, total, flush=True)
-with cached_feed(classifier(), generated(count=1550), CONFIG, Telling(print, done, lambda: False)) as (feed, about):
+with cached_feed(classifier(), generated(count=1550), CONFIG, Progress(print, done, lambda: False)) as (feed, about):
     print(json.dumps(about), flush=True)
 """
 
 
 def started(patient):
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(patient)],
+        [sys.executable, "-c", PROGRAM, str(patient)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=dict(os.environ),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 
 

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from checkpoints.formats import open_checkpoint
+from tests.support.places import ROOT, SHARED
 
-ROOT = Path(__file__).parents[2]
-SHARED = Path(os.environ.get("FINETUNE_SHARED", ROOT.parent / "shared"))
 MOBILENET = SHARED / "checkpoints" / "keras" / "mobilenet_2_5_224_tf_no_top.h5"
 SLIM = SHARED / "checkpoints" / "slim" / "v2"
 pytestmark = [

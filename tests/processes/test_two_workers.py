@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,8 +14,8 @@ import pytest
 
 from finetune.config.run_config import RunConfig
 from finetune.training import start
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "data": "demo-target",
     "examples": 120,

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hostile_process import Reading
-from small_server import serving
+
+from tests.soak.hostile_process import Reading
+from tests.soak.small_server import serving
 
 _BACKBONE = """
 import sys, keras
@@ -31,7 +32,7 @@ def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reading]:
 
 @pytest.fixture(scope="session")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    import corpus
+    from tests.soak import corpus
 
     return corpus.make_trees(tmp_path_factory.mktemp("whole"))
 

@@ -7,7 +7,6 @@ import pickle
 import random
 import shutil
 import signal
-import sys
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -19,21 +18,13 @@ import numpy as np
 import tensorflow as tf
 from click.testing import CliRunner
 
-for _folder in ("data", "diagnosis", "networks"):
-    _place = str(Path(__file__).parents[1] / _folder)
-    if _place not in sys.path:
-        sys.path.append(_place)
-
-import hub_modules  # noqa: E402
-import mutations  # noqa: E402
-import tf1_forms  # noqa: E402
-import written_cifar  # noqa: E402
-from written_photos import encoded, photo  # noqa: E402
-
-from checkpoints.formats.slim_writer import write_slim  # noqa: E402
-from finetune.cli import main  # noqa: E402
-from finetune.cli.display_training import ConsoleDisplay  # noqa: E402
-from finetune.training.feature_cache import feature_store  # noqa: E402
+from checkpoints.formats.slim_writer import write_slim
+from finetune.cli import main
+from finetune.cli.display_training import ConsoleDisplay
+from finetune.training.feature_cache import feature_store
+from tests.soak import mutations
+from tests.support import hub_modules, tf1_forms, written_cifar
+from tests.support.written_photos import encoded, photo
 
 
 @dataclass(frozen=True)

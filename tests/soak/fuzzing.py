@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import corpus
-from hostile_process import Reading
+from tests.soak import corpus
+from tests.soak.hostile_process import Reading
 
 
 @dataclass

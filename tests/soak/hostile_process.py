@@ -12,12 +12,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.places import ROOT
+
 MOST_SECONDS = 10.0
 """Of processor time: what else the machine does must not decide."""
 MOST_WALL_SECONDS = 300.0
 MOST_MIB = 2048.0
 _SCRIPT = Path(__file__).with_name("hostile_reading.py")
-_ROOT = Path(__file__).parents[2]
 _FOLDERS = ("home", "cwd", "cache", "tmp", "case")
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -94,7 +95,7 @@ class Reading:
         if self._process is not None:
             return self._process
         errors = (self.sandbox / "errors.txt").open("w")
-        environment = {**os.environ, "PYTHONPATH": str(_ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
         process = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", str(_SCRIPT), str(self.sandbox)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,

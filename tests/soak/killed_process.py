@@ -22,7 +22,9 @@ from finetune.cli import main
 from finetune.cli.startup import load_tensorflow
 
 load_tensorflow()
-import finetune.training.start, finetune.cli.display_training, finetune.diagnosis.doctor
+import finetune.inference.export, finetune.training.feature_cache.preparing, finetune.training.start
+import finetune.training.observers
+import finetune.cli.display_training, finetune.diagnosis.doctor
 from checkpoints.download.resumable import fetch
 from finetune.training.loop import train as loop
 

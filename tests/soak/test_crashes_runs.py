@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killed_process import Ended, Killable
-from run_content import SETTINGS, content, goes_on, leftovers
+
+from tests.soak.killed_process import Ended, Killable
+from tests.soak.run_content import SETTINGS, content, goes_on, leftovers
 
 WAYS = {
     "averaged": "--dropout 0.2 --ema 0.9 --diagnose-every 2",

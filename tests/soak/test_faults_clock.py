@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from killed_process import Killable
-from run_content import SETTINGS, content, leftovers
 
 from finetune.batch.folder import BatchFolder
 from finetune.errors import FinetuneError
 from finetune.runs.directory import RunDir
 from finetune.training.feature_cache import feature_store
 from finetune.training.feature_cache.entry import ID
+from tests.soak.killed_process import Killable
+from tests.soak.run_content import SETTINGS, content, leftovers
+from tests.support.places import ROOT
 
 JUMPS = """
 import random, time
@@ -31,7 +32,7 @@ time.time_ns = lambda: int(time.time() * 1e9)
 WALL_CLOCK = {
     "checkpoints/download/transport.py": "Retry-After as a date; the wait is held between 0 and 60 s",
     "finetune/batch/scheduler.py": "when an attempt was started, for people",
-    "finetune/training/feature_cache/feature_store.py": "when an entry was used; later than all others at any clock",
+    "finetune/training/feature_cache/feature_store.py": "when an entry was used; always the latest",
     "finetune/reporting/html.py": "when a page was written, for people",
     "finetune/training/tracking/to_mlflow.py": "what MLflow asks for",
     "finetune/training/tracking/to_tensorboard.py": "what TensorBoard asks for",
@@ -58,14 +59,13 @@ def line(finetune: Killable, backbone: Path) -> str:
 
 def test_no_duration_is_taken_from_a_clock_that_can_be_set() -> None:
     """Who reads the time of day is known by name."""
-    root = Path(__file__).parents[2]
     readers = set()
-    for path in [path for package in ("finetune", "checkpoints") for path in (root / package).rglob("*.py")]:
+    for path in [path for package in ("finetune", "checkpoints") for path in (ROOT / package).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and (
                 ast.unparse(node) in ("time.time", "time.time_ns") or node.attr in ("now", "utcnow", "today")
             ):
-                readers.add(str(path.relative_to(root)))
+                readers.add(str(path.relative_to(ROOT)))
     assert readers == set(WALL_CLOCK)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killed_process import CHANGES, WRITES, Ended, Killable, namespace
-from run_content import SETTINGS, content, goes_on, leftovers
-from small_server import BODY
+
+from tests.soak.killed_process import CHANGES, WRITES, Ended, Killable, namespace
+from tests.soak.run_content import SETTINGS, content, goes_on, leftovers
+from tests.soak.small_server import BODY
 
 OPTIONS = "--ema 0.9 --diagnose-every 2 --tracker tensorboard"
 SAID = {
@@ -233,9 +234,9 @@ def test_a_limit_to_the_size_of_files(finetune: Killable, line: str, name: str, 
 
 
 ALWAYS_WORTH_IT = """
-import finetune.training.feature_cache.preparing, finetune.training.feature_cache.feature_store
-finetune.training.feature_cache.preparing._LEAST = 0
-finetune.training.feature_cache.feature_store._SPARE = 0
+from finetune.training.feature_cache import feature_store, preparing
+preparing._LEAST = 0
+feature_store._SPARE = 0
 """
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from killed_process import Ended, Killable
-from run_content import SETTINGS, leftovers
-from small_server import BODY
+
+from tests.soak.killed_process import Ended, Killable
+from tests.soak.run_content import SETTINGS, leftovers
+from tests.soak.small_server import BODY
 
 DELAYS = (0, 0.2, 1, 5)
 

@@ -6,11 +6,10 @@ The long form (`make soak`) reads some 2,600 files; the short one a few of each 
 import random
 from pathlib import Path
 
-import corpus
-import fuzzing
-import mutations
 import pytest
-from hostile_process import Reading
+
+from tests.soak import corpus, fuzzing, mutations
+from tests.soak.hostile_process import Reading
 
 SHORT, LONG = 2, 46
 

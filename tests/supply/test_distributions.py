@@ -6,13 +6,12 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from finetune import __version__
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 NAME = f"finetune_backbones-{__version__}"
 PACKAGES = ("checkpoints", "finetune")
 DATA = {

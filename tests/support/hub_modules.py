@@ -2,11 +2,11 @@
 
 import warnings
 
-import slim_oracle
 import tensorflow as tf
 from tensorflow.python.eager.wrap_function import VariableHolder, WrappedGraph
 
 from finetune.inference.reference import mend
+from tests.support import slim_oracle
 
 SCOPE = "thin"
 CONV1 = f"{SCOPE}/conv1"

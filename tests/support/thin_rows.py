@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import slim_oracle
 
 from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.formats import open_checkpoint
@@ -15,6 +14,7 @@ from checkpoints.matching.fit import Fit, fit_row
 from checkpoints.matching.structures import Entry
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
+from tests.support import slim_oracle
 from tools.structures import entries
 
 THIN: dict[str, tuple[str, dict[str, Any]]] = {

@@ -1,6 +1,6 @@
-"""Write the run directories that `tests/results/test_old_runs.py` reads, by the version of finetune that is installed.
+"""Write the run directories that `tests/commands/test_old_runs.py` reads, by the version of finetune that is installed.
 
-    python tests/results/old_runs/make.py FORMAT
+    python tests/commands/old_runs/make.py FORMAT
 
 writes `format-FORMAT/` beside this file: `data.npz`, a thin network `backbone.keras`, and of runs on them `finished`,
 and `stopped` at its fourth step. To be called once per format version, by the release that introduced it, and never for

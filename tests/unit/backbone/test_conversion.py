@@ -6,7 +6,6 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from thin_rows import THIN, fit_of, random_values, thin
 
 from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.errors import CheckpointError
@@ -16,6 +15,7 @@ from finetune.backbone import networks
 from finetune.backbone.conversion import convert, transcribe
 from finetune.backbone.networks.names import keras_variables
 from finetune.errors import FinetuneError, WrongUse
+from tests.support.thin_rows import THIN, fit_of, random_values, thin
 
 LEFTOVERS = {
     "global_step": np.array(7, np.int64),

@@ -6,14 +6,14 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import slim_oracle
 import tensorflow as tf
-from agreement import build_with, difference, random_images
 
 from finetune.backbone import networks
 from finetune.backbone.endpoints import POOLED, end_points, find_layer, scope
 from finetune.errors import WrongUse
 from finetune.inference import reference
+from tests.support import slim_oracle
+from tests.support.agreement import build_with, difference, random_images
 
 Values = dict[str, np.ndarray]
 

@@ -1,7 +1,5 @@
 """Where catalogue, network, weights and BN meet: the real ImageNet weights, and what is refused."""
 
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -13,8 +11,8 @@ from finetune.backbone import load_backbone
 from finetune.batchnorm.surgery import bn_layers
 from finetune.errors import WrongUse
 from finetune.inference.verification import read_photos, verify
+from tests.support.places import SHARED
 
-SHARED = Path(__file__).parents[2] / "shared"
 FILES = {
     "keras": ("keras/mobilenet_0.25", SHARED / "checkpoints/keras/mobilenet_2_5_224_tf.h5"),
     "slim-v1": ("mobilenet_v1_0.25", SHARED / "checkpoints/slim/v1/mobilenet_v1_0.25_224.ckpt"),

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from stub_run import StubLaunch
 
 from finetune.batch import jobs
 from finetune.batch.call import Call, Display
@@ -20,6 +19,8 @@ from finetune.batch.executors.local import Local
 from finetune.batch.folder import BatchFolder
 from finetune.batch.scheduler import Scheduler
 from finetune.errors import FinetuneError, WrongUse
+from tests.support.places import ROOT
+from tests.support.stub_run import StubLaunch
 
 
 class Stubbed(Local):
@@ -57,7 +58,7 @@ class Heard(Display):
 def batch(tmp_path, monkeypatch):
     """Runs a file of jobs a, b, c, ... that do what is asked of them, word by word; returns the call."""
     monkeypatch.setenv("STUB", str(tmp_path / "stub"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (tmp_path / "stub").mkdir()
 
     def make(defaults="batch-size = 64", seeds=None, **words):
@@ -285,9 +286,9 @@ def _config(place, job):
 
 PARENT = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {root!r})
 from pathlib import Path
-from test_scheduler import Stubbed
+from tests.unit.batch.test_scheduler import Stubbed
 from finetune.batch import jobs
 from finetune.batch.call import Call
 from finetune.batch.folder import BatchFolder
@@ -300,7 +301,7 @@ Call(Path("night.toml"), BatchFolder(Path("night")), every, every).run(Stubbed, 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_when_the_parent_goes_its_children_save_their_state_and_a_second_call_goes_on(batch, tmp_path, number):
     call = batch(a="hang:60 ok", b="hang:60 ok", c="ok")
-    program = PARENT.format(tests=str(Path(__file__).parent))
+    program = PARENT.format(root=str(ROOT))
     with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as parent:
         pids = [tmp_path / "night" / name / "pid" for name in "ab"]
         while not all(path.exists() and path.read_text() for path in pids):

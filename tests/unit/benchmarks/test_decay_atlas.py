@@ -1,7 +1,6 @@
 """The decay atlas averages batch statistics itself, for all decays of one run: a run with that decay has the same."""
 
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,9 @@ from finetune.training.display import Display
 from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.train import train
 from finetune.training.prepare import prepare
+from tests.support.places import ROOT
 
-PATH = Path(__file__).parents[1] / "benchmarks" / "decay_atlas" / "run.py"
+PATH = ROOT / "benchmarks" / "decay_atlas" / "run.py"
 DECAYS = (0.5, 0.95)
 
 

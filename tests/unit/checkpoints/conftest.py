@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from misbehaving_server import Server
 
-SHARED = Path(__file__).parents[3] / "shared" / "checkpoints"
+from tests.support.misbehaving_server import Server
+from tests.support.places import SHARED
+
+CHECKPOINTS = SHARED / "checkpoints"
 
 
 @pytest.fixture
@@ -26,6 +28,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def shared() -> Path:
-    if not SHARED.is_dir():
+    if not CHECKPOINTS.is_dir():
         pytest.skip("the real checkpoints are not beside the project (../shared/checkpoints)")
-    return SHARED
+    return CHECKPOINTS

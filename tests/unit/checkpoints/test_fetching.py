@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from misbehaving_server import Server, say, serve
 
 from checkpoints.catalog.lookup import CATALOG
 from checkpoints.download import resumable
 from checkpoints.errors import UnknownBackbone
 from checkpoints.fetching import select
 from finetune.cli import main
+from tests.support.misbehaving_server import Server, say, serve
 
 
 @pytest.fixture(autouse=True)

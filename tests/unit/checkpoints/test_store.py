@@ -5,17 +5,17 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from misbehaving_server import Server, say, serve
 
 import checkpoints
 from checkpoints import store
 from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
+from tests.support.misbehaving_server import Server, say, serve
+from tests.support.places import ROOT
 
 KERAS = dataclasses.replace(find_row("keras/mobilenet_0.25"), md5=None)
 SLIM = find_row("slim/mobilenet_v1_0.25")
-ROOT = Path(checkpoints.__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from written_photos import encoded, photo
 
 from finetune.data import decoding
 from finetune.data.decoding import BadImage
+from tests.support.written_photos import encoded, photo
 
 RAMP = np.linspace(0, 255, 64 * 48).astype(np.uint8).reshape(48, 64)
 

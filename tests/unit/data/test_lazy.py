@@ -6,7 +6,6 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
-from written_photos import encoded, photo
 
 from finetune.data import crops, decoding, lazy, pipeline
 from finetune.data.augmentation import Augmentation
@@ -14,6 +13,7 @@ from finetune.data.dataset import Dataset, Split
 from finetune.data.decoding import BadImage
 from finetune.data.lazy import LazyImages
 from finetune.data.preprocessing import find_preprocessing
+from tests.support.written_photos import encoded, photo
 
 RAW = find_preprocessing("raw")
 CROPS = Augmentation(crop_padding=0, flip=True, resized_crop=True)

@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
-import written_cifar
 from PIL import Image
-from written_photos import CLASSES, encoded, photo, write_splits
 
 from finetune.data import overlap
 from finetune.data.dataset import Dataset, Split
 from finetune.data.overlap import find_overlap
 from finetune.data.sources import load_dataset
+from tests.support import written_cifar
+from tests.support.written_photos import CLASSES, encoded, photo, write_splits
 
 
 def load(path, *, validation=0.0, data_dir=None):

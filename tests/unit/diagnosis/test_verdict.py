@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
-from made_evidence import BROKEN, COMMANDS, HEALTHY, NAME, facts, fed, layer
-from verdict_cases import CASES
 
 from finetune.diagnosis.verdict import judge
+from tests.unit.diagnosis.made_evidence import BROKEN, COMMANDS, HEALTHY, NAME, facts, fed, layer
+from tests.unit.diagnosis.verdict_cases import CASES
 
 VERDICTS = Path(__file__).with_name("verdicts.json")
 
@@ -37,7 +37,7 @@ def in_full():
 
 
 def test_every_word_of_every_verdict():
-    """As read and found right. `python tests/diagnosis/test_verdict.py` writes them anew: read the difference."""
+    """As read and found right. `python tests/unit/diagnosis/test_verdict.py` writes them anew: read the difference."""
     assert in_full() == json.loads(VERDICTS.read_text())
 
 

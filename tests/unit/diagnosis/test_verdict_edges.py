@@ -3,11 +3,22 @@
 import dataclasses
 
 import pytest
-from made_evidence import BROKEN, COMMANDS, HEALTHY, UNKNOWN, facts, fed, labels, layer, score, ways
 
 from finetune.diagnosis.evidence import PreprocessingCheck, Share, Trial
 from finetune.diagnosis.rules.rule import Commands, Reading, size
 from finetune.diagnosis.verdict import judge
+from tests.unit.diagnosis.made_evidence import (
+    BROKEN,
+    COMMANDS,
+    HEALTHY,
+    UNKNOWN,
+    facts,
+    fed,
+    labels,
+    layer,
+    score,
+    ways,
+)
 
 
 def reading(**changes):

@@ -1,8 +1,19 @@
 """Each cause and its near misses, as changes to the evidence of a healthy run; a name begins with its cause."""
 
-from made_evidence import BROKEN, FAR, UNKNOWN, changed, company, facts, fed, labels, layer, score, ways
-
 from finetune.diagnosis.evidence import Change, Facts, Share, ThreeWays
+from tests.unit.diagnosis.made_evidence import (
+    BROKEN,
+    FAR,
+    UNKNOWN,
+    changed,
+    company,
+    facts,
+    fed,
+    labels,
+    layer,
+    score,
+    ways,
+)
 
 CASES = {
     "healthy": {},

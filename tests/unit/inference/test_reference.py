@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
-from thin_rows import fit_of, random_values, thin
 
 from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
@@ -21,9 +20,10 @@ from finetune.backbone import load_backbone, networks
 from finetune.cli import main
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference import reference, verification
+from tests.support.places import SHARED
+from tests.support.thin_rows import fit_of, random_values, thin
 from tools.structures import entries as structure_entries
 
-SHARED = Path(__file__).parents[3] / "shared"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real weights and photos: {SHARED} is absent")
 
 

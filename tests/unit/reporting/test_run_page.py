@@ -6,9 +6,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from test_diagnosis_page import brightness, contrast
 
 from finetune.reporting import run_page as pages
+from tests.unit.reporting.test_diagnosis_page import brightness, contrast
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J\u202e"
 

@@ -12,8 +12,9 @@ import pytest
 from finetune.data.dataset import Split
 from finetune.data.sources.cifar import read_cifar10
 from finetune.data.sources.generated import demo_target
+from tests.support.places import ROOT, SHARED
 
-CIFAR = Path(__file__).parents[3] / "shared" / "data"
+CIFAR = SHARED / "data"
 BATCH, TESTED = 100, 250
 
 
@@ -46,7 +47,7 @@ def written(tmp_path_factory):
     def write(*kinds):
         missing = [kind for kind in kinds if not (directory / kind).exists()]
         if missing:
-            script = Path(__file__).with_name("tf1_writer.py")
+            script = ROOT / "tests" / "support" / "tf1_writer.py"
             environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1"}
             command = [sys.executable, str(script), str(directory), *missing]
             ran = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from tf1_forms import Form, conv, fused, head, images, network, save, switch, v1
 
 from checkpoints.errors import CheckpointError
 from finetune.errors import FinetuneError, WrongUse
 from finetune.tf_graphs import open_graph
+from tests.support.tf1_forms import Form, conv, fused, head, images, network, save, switch, v1
 
 
 def refused(path, message, error=FinetuneError, **options):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from tf1_forms import Form, Saved, arrays, conv, fused, head, images, network, save, switch, v1
 
 from checkpoints.formats.slim_writer import write_slim
 from finetune.data.dataset import Split
@@ -11,6 +10,7 @@ from finetune.data.evalset import EvalSet
 from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.measure import examine
 from finetune.tf_graphs import open_graph
+from tests.support.tf1_forms import Form, Saved, arrays, conv, fused, head, images, network, save, switch, v1
 
 
 def agrees(saved: Saved, **options):

@@ -5,7 +5,6 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from test_loop import CONFIG, Listener, classifier, dataset
 
 from finetune.config.checking import check_config
 from finetune.config.run_config import RunConfig
@@ -16,6 +15,7 @@ from finetune.training import advice, ema, start
 from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
 from finetune.training.loop.train import train
+from tests.unit.training.loop.test_train import CONFIG, Listener, classifier, dataset
 
 EMA = dataclasses.replace(CONFIG, ema=0.7)
 

@@ -5,7 +5,6 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-from test_loop import CONFIG, Listener, classifier, dataset
 
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError
@@ -15,6 +14,7 @@ from finetune.training import range_test, start
 from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.train import train
 from finetune.training.range_test import HIGHEST, LOWEST, STEPS, read, write_range_test
+from tests.unit.training.loop.test_train import CONFIG, Listener, classifier, dataset
 
 RATES = [float(rate) for rate in np.geomspace(LOWEST, HIGHEST, STEPS)]
 SETTINGS = {

@@ -6,7 +6,6 @@ import json
 import keras
 import numpy as np
 import pytest
-from test_loop import CONFIG, Listener, dataset, untimed
 
 from finetune.backbone import freezing
 from finetune.backbone.freezing import HEAD, LayerInfo, resolve
@@ -23,6 +22,7 @@ from finetune.training.loop.train import train
 from finetune.training.phases import Phases
 from finetune.training.prepare import Prepared
 from finetune.training.unfreezing import phases
+from tests.unit.training.loop.test_train import CONFIG, Listener, dataset, untimed
 
 STAGES = {"low": ["conv1", "bn1"], "middle": ["conv2", "bn2"], "high": ["conv3", "bn3"]}
 GRADUAL = dataclasses.replace(CONFIG, epochs=4, unfreeze_epochs=2, dropout=0.0, hidden=None, layer_decay=0.5)

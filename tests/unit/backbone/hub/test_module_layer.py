@@ -1,6 +1,5 @@
 """A Hub module made of a real slim graph is frozen, fine-tuned at a chosen decay and diagnosed like any backbone."""
 
-import hub_modules
 import keras
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.statistics import forward, pool
 from finetune.batchnorm.surgery import bn_layers
 from finetune.errors import FinetuneError, WrongUse
+from tests.support import hub_modules
 
 SIZE = 12
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from misbehaving_server import Server, say, serve
 
 from checkpoints.download.resumable import fetch, file_name
 from checkpoints.errors import CheckpointError
+from tests.support.misbehaving_server import Server, say, serve
 
 BODY = bytes(range(256)) * 4000
 OTHER = BODY[::-1]

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from misbehaving_server import Server, say, serve
 
 from checkpoints.download import transport
 from checkpoints.download.resumable import fetch
 from checkpoints.errors import CheckpointError
+from tests.support.misbehaving_server import Server, say, serve
+from tests.support.places import ROOT
 
 BODY = bytes(range(256)) * 400
 MD5 = hashlib.md5(BODY).hexdigest()
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

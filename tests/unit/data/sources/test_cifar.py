@@ -4,16 +4,16 @@ import hashlib
 import pickle
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import written_cifar as written
 
 from finetune.data.sources import cifar
 from finetune.errors import FinetuneError
+from tests.support import written_cifar as written
+from tests.support.places import SHARED
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+DATA = SHARED / "data"
 
 LAYOUTS = {"pickled": written.write_pickled, "binary": written.write_binary}
 ARCHIVES = {"pickled": "cifar-10-python.tar.gz", "binary": "cifar-10-binary.tar.gz"}
@@ -137,9 +137,9 @@ def test_names_come_from_the_files_where_there_are_any(tmp_path):
 
 
 def test_the_real_files_are_read():
-    if not (SHARED / "cifar-10-batches-py").is_dir():
+    if not (DATA / "cifar-10-batches-py").is_dir():
         pytest.skip("the real CIFAR-10 batches are not beside the project (../shared/data)")
-    dataset = cifar.read_cifar10(SHARED)
+    dataset = cifar.read_cifar10(DATA)
     assert "(2 of 5)" in dataset.source
     assert (dataset.train.images.shape, dataset.test.images.shape) == ((20_000, 32, 32, 3), (10_000, 32, 32, 3))
     assert dataset.class_names == written.NAMES

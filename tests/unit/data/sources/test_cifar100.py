@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import written_cifar as written
 
 from finetune.data.sources import cifar, load_dataset
 from finetune.errors import FinetuneError
+from tests.support import written_cifar as written
 
 FINE, COARSE = tuple(f"fine{n:02d}" for n in range(100)), tuple(f"coarse{n:02d}" for n in range(20))
 

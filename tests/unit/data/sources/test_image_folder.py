@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from written_photos import CLASSES, COLOURS, encoded, photo, write_class_folders, write_splits
 
 from finetune.data import scanning
 from finetune.data.lazy import LazyImages
 from finetune.data.sources import absolute, load_dataset
 from finetune.errors import FinetuneError, WrongUse
+from tests.support.places import SHARED
+from tests.support.written_photos import CLASSES, COLOURS, encoded, photo, write_class_folders, write_splits
 
-FLOWERS = Path(__file__).parents[3] / "shared" / "data" / "flowers"
+FLOWERS = SHARED / "data" / "flowers"
 
 
 def load(path, *, examples=None, validation=0.0, seed=0, **options):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import written_cifar as written
 
 from finetune.data.sources import load_dataset
 from finetune.errors import FinetuneError, WrongUse
+from tests.support import written_cifar as written
 
 
 def load(tmp_path, examples=None, validation=0.0, seed=0):

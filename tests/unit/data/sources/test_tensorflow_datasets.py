@@ -5,10 +5,10 @@ import warnings
 
 import numpy as np
 import pytest
-from written_photos import CLASSES, COLOURS, photo
 
 from finetune.data.sources import load_dataset
 from finetune.errors import FinetuneError, WrongUse
+from tests.support.written_photos import CLASSES, COLOURS, photo
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from written_photos import CLASSES, COLOURS, encoded, photo
 
 from finetune.data.sources import load_dataset, tfrecord
 from finetune.data.sources import tfrecord_file as wire
 from finetune.errors import FinetuneError
+from tests.support.written_photos import CLASSES, COLOURS, encoded, photo
 
 LABELS = "".join(f"{label}:{name}\n" for label, name in enumerate(CLASSES))
 

@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from thin_rows import fit_of, random_values, thin
 
 from checkpoints.catalog.lookup import BackboneSpec, find_row
 from finetune.backbone import networks
@@ -20,6 +19,7 @@ from finetune.inference import reference
 from finetune.inference.export import export
 from finetune.inference.export import to_slim as module
 from finetune.training import start
+from tests.support.thin_rows import fit_of, random_values, thin
 
 NAMES = ["daisy", "rose: red", "Löwenzahn"]
 SIZES = {"inception_v1": 193, "inception_v3": 139}

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +20,8 @@ from finetune.training.distribution import cluster as clusters
 from finetune.training.distribution.connection import _objection
 from finetune.training.distribution.rendezvous import meet
 from finetune.training.distribution.strategy import ALONE, Distribution
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 TWO = {"worker": ["a:2222", "b:2222"]}
 
 
@@ -241,7 +240,7 @@ from finetune.training.distribution.connection import mirrored
 from finetune.training.distribution.strategy import ALONE
 from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.train import train
-import test_loop
+from tests.unit.training.loop import test_train as test_loop
 
 two = mirrored(print)
 assert two.replicas == two.local_replicas == 2
@@ -314,8 +313,7 @@ np.savez(sys.argv[1], **found)
 def mirrored_values(tmp_path_factory):
     """What one replica and two compute of the same."""
     path = tmp_path_factory.mktemp("mirrored") / "values.npz"
-    places = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
-    environment = {**os.environ, "PYTHONPATH": places, "FINETUNE_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FINETUNE_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", MIRRORED, str(path)], env=environment, capture_output=True, text=True, timeout=300
     )

@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-from small_features import CONFIG, Listener, classifier, generated, trained
 
 from finetune.errors import Interrupted
 from finetune.training.feature_cache import extraction
 from finetune.training.loop import optimizer as optimizers
 from finetune.training.loop.step import train_step, train_steps
+from tests.support.small_features import CONFIG, Listener, classifier, generated, trained
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from small_features import CONFIG, HEAD_ONLY, classifier, generated, trained
 
 from finetune.errors import WrongUse
 from finetune.evaluation.evaluator import Evaluation
+from tests.support.small_features import CONFIG, HEAD_ONLY, classifier, generated, trained
 
 pytestmark = pytest.mark.usefixtures("home")
 

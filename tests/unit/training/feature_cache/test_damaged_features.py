@@ -6,11 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from small_features import CONFIG, classifier, generated, trained
-from test_processes_share import PROGRAM
 
 from finetune.training.feature_cache import feature_store, preparing
 from finetune.training.feature_cache.entry import RECORD
+from tests.processes.test_shared_features import PROGRAM
+from tests.support.places import ROOT
+from tests.support.small_features import CONFIG, classifier, generated, trained
 
 
 @pytest.fixture
@@ -94,11 +95,16 @@ def test_two_processes_find_the_same_damage(filled):
     row = (path / "rows.bin").stat().st_size // 150
     for number in range(0, 150, 10):
         flip(path / "rows.bin", number * row + 1)
-    here = os.path.dirname(__file__)
     both = [
-        subprocess.Popen([sys.executable, "-c", program, here, "0.02"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                         text=True) for _ in range(2)
-    ]  # fmt: skip
+        subprocess.Popen(
+            [sys.executable, "-c", program, "0.02"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        for _ in range(2)
+    ]
     try:
         for one in both:
             assert one.stdout.readline() == "ready\n"

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from small_features import CONFIG, classifier, trained
 
 from finetune.data.sources import load_dataset
+from tests.support.small_features import CONFIG, classifier, trained
 
 pytestmark = pytest.mark.usefixtures("home")
 

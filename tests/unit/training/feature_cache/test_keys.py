@@ -5,12 +5,12 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from small_features import CONFIG, classifier, generated, trained
 
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find_preprocessing
 from finetune.training.feature_cache import feature_store, keys
 from finetune.training.feature_cache.cut import cuts
+from tests.support.small_features import CONFIG, classifier, generated, trained
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -5,13 +5,13 @@ import re
 
 import keras
 import pytest
-import small_features
-from small_features import CONFIG, classifier, generated, trained
 
 from finetune.batchnorm.surgery import adopt
 from finetune.errors import WrongUse
 from finetune.training.feature_cache import feature_store
 from finetune.training.feature_cache.cut import cuts
+from tests.support import small_features
+from tests.support.small_features import CONFIG, classifier, generated, trained
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_loop import CONFIG, Listener, dataset, untimed
 
 from finetune.backbone import freezing, networks
 from finetune.backbone.head import attach_head
@@ -18,6 +17,7 @@ from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
 from finetune.training.loop.step import train_step
 from finetune.training.loop.train import train
+from tests.unit.training.loop.test_train import CONFIG, Listener, dataset, untimed
 
 SCRATCH = {
     "cifar_resnet": ("cifar_resnet", {"units": (2, 3, 2), "width": 8, "shortcut": "pad"}),
