@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from doc_pages import PAGES, ROOT
+from tests.docs.doc_pages import PAGES, ROOT
 
 MORE = [
     ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "benchmarks/clinic/README.md")
@@ -37,5 +37,5 @@ def test_every_page_is_in_the_index():
 
 def test_a_broken_link_would_be_found():
     page = ROOT / "docs" / "quickstart.md"
-    text = "[a](nosuch.md) [b](data.md#photos) [c](https://example.org) `finetune/nosuch.py`, `tests/cli/<name>.py`"
+    text = "[a](nosuch.md) [b](data.md#photos) [c](https://example.org) `finetune/nosuch.py`, `tests/commands/<name>.py`"
     assert broken(page, text) == ["nosuch.md", "finetune/nosuch.py"]
