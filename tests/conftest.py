@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +29,10 @@ def nothing_becomes_deterministic() -> Iterator[None]:
     yield
     if _deterministic() and not before:
         pytest.fail("it made the whole process deterministic: it needs a process of its own")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where everything that is kept lies, FINETUNE_HOME, for one test alone; not there yet."""
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"

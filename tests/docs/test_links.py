@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from tests.docs.doc_pages import PAGES, ROOT
 
 MORE = [
@@ -37,5 +38,5 @@ def test_every_page_is_in_the_index():
 
 def test_a_broken_link_would_be_found():
     page = ROOT / "docs" / "quickstart.md"
-    text = "[a](nosuch.md) [b](data.md#photos) [c](https://example.org) `finetune/nosuch.py`, `tests/commands/<name>.py`"
+    text = "[a](nosuch.md) [b](data.md#photos) [c](https://example.org) `finetune/nosuch.py`, `tests/docs/<name>.py`"
     assert broken(page, text) == ["nosuch.md", "finetune/nosuch.py"]
