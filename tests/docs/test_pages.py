@@ -15,6 +15,7 @@ from finetune.backbone.freezing import HEAD, layer_infos, parse_freeze_rule, res
 from finetune.backbone.networks.stages import layers_by_stage
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt
+from finetune.diagnosis import thresholds
 from tests.support.places import ROOT
 
 DOCS = ROOT / "docs"
@@ -61,3 +62,27 @@ def test_every_freezing_recipe_freezes_what_it_says():
         assert sum(one.trains for one in backbone if one.bn is None) == int(convolutions), recipe
         found = Counter(one.bn.name for one in backbone if one.bn is not None)
         assert found == {name: int(count) for name, count in re.findall(r"`(\w+)` (\d+)", policies)}, recipe
+
+
+def test_the_table_of_causes_has_the_thresholds_of_the_verdict():
+    text = (DOCS / "diagnosis.md").read_text()
+    table = text.partition("## How a cause is recognised")[2].partition("## The JSON report")[0]
+    causes = dict(re.findall(r"^\| `([\w: -]+)` \| ([^|]+) \|", table, re.MULTILINE))
+    assert len(causes) == 16, "fifteen causes and healthy"
+    for cause, words in {
+        "wrong-preprocessing": f"{thresholds.REPAIRED:.0%}",
+        "not-batchnorm: labels": f"{thresholds.RENUMBERED * 100:.0f} points",
+        "different-data": f"over {thresholds.FAR_SIGMAS} sigmas and {thresholds.FAR_DATA:.0f} standard errors",
+        "batch-composition": f"{thresholds.REPAIRED:.0%}",
+        "averaged-weights-raw-statistics": f"{thresholds.AHEAD:.0%}",
+        "statistics-noisy": f"{thresholds.NOISE_RATIO} times",
+        "not-batchnorm: undertrained": f"over {thresholds.UNDERTRAINED:.0%} of log(classes)",
+        "not-batchnorm: overfitting": f"{thresholds.OVERFITTED * 100:.0f} points",
+    }.items():
+        assert words.replace("%", " %") in causes[cause], cause
+    lag = re.findall(r"^\| `statistics-lag` \| ([^|]+) \|", text, re.MULTILINE)[0]
+    assert f"over {thresholds.FORGOTTEN:.0%}".replace("%", " %") in lag
+    assert f"over {thresholds.FITTED:.0%}".replace("%", " %") in lag
+    assert f"by more than {thresholds.LEAST_GAP * 100:.0f} points" in text
+    assert f"more than {thresholds.NOISE:.0f} standard errors" in text
+    assert f"under {thresholds.GOOD_ON_TRAINING:.0%}".replace("%", " %") in text
