@@ -69,7 +69,8 @@ check: $(INSTALLED)  ## Format, lint, type-check and test: the one command befor
 	$(BIN)/mypy
 	$(PYTEST) -m "not slow and not soak"
 
-docs: $(INSTALLED)  ## Write docs/backbones.md from the catalogue.
+docs: $(INSTALLED)  ## Write docs/backbones.md from the catalogue, and the table of docs/settings.md.
+	$(BIN)/python -m tools.settings_table
 	$(BIN)/finetune backbones list --markdown > docs/backbones.md.tmp
 	mv docs/backbones.md.tmp docs/backbones.md
 

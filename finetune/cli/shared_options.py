@@ -6,6 +6,10 @@ from typing import Any
 
 import click
 
+from finetune.cli import completion_command
+from finetune.config.run_config import SETTINGS
+from finetune.config.settings import Check
+
 
 class _Path(click.ParamType[Path]):
     """A path; `~` is the home directory also where no shell has replaced it (`--run-dir=~/x`)."""
@@ -33,30 +37,52 @@ class _Count(click.IntRange):
 PATH = _Path()
 COUNT = _Count()
 
+
+class NumberOrAuto(click.ParamType[Any]):
+    """A number or `auto`; the library checks the range, which the message quotes from `check`."""
+
+    name = "number or auto"
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click's."""
+        if value == "auto":
+            return value
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} will not do: expected {self._check.expected}", param, ctx)
+
+
+def setting_option(name: str) -> Callable[..., Any]:
+    """The click option of a setting, as it is declared. An option that is not given is None or (), so that a file's
+    value or the default holds; values are checked by `finetune.config`."""
+    setting = SETTINGS[name]
+    check, flag = setting.check, f"--{name.replace('_', '-')}"
+    words = setting.help + (f"  [default: {setting.default_words}]" if setting.default_words else "")
+    if check.kind is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=words)
+    kinds: dict[type, Any] = {Path: PATH, tuple: str}
+    kind = NumberOrAuto(check) if check.kind is float and check.choices else kinds.get(check.kind, check.kind)
+    return click.option(
+        *([flag, f"--{setting.short}"] if setting.short else [flag]),
+        type=kind,
+        metavar=check.metavar,
+        multiple=check.kind is tuple,
+        help=words,
+        shell_complete=completion_command.backbones if name == "backbone" else None,
+        **({} if setting.alone is None else {"is_flag": False, "flag_value": setting.alone}),
+    )
+
+
 TARGET = click.argument("target", type=PATH, metavar="RUN")
-DATA = click.option(
-    "--data",
-    metavar="NAME|PATH",
-    help="cifar10, cifar100, cifar100-coarse, demo-source, demo-target or tfds:NAME; or a folder of images per class "
-    "(with train/, val/, test/ or without), a folder of slim's TFRecords, or an .npz.  [default: cifar10]",
-)
-DATA_DIR = click.option(
-    "--data-dir",
-    type=PATH,
-    metavar="DIR",
-    help="Folder that holds the data: cifar-10-batches-py/, cifar-100-python/ or the like, or the .tar.gz; for a path "
-    "given with --data, where that lies now.",
-)
-SKIP_BAD_IMAGES = click.option("--skip-bad-images", is_flag=True, help="Leave damaged images out, and say which.")
+DATA_DIR = setting_option("data_dir")
+CHECKPOINT = setting_option("checkpoint")
+SKIP_BAD_IMAGES = click.option("--skip-bad-images", is_flag=True, help=SETTINGS["skip_bad_images"].help)
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress; results and errors only.")
-CHECKPOINT = click.option(
-    "--checkpoint",
-    type=PATH,
-    metavar="PATH",
-    help="Your own file of the backbone's weights: slim V1/V2 file, .ckpt prefix, training directory or .tar.gz; "
-    "Keras .h5, .weights.h5 or .keras; SavedModel directory. Default: the published file, from the cache or fetched.",
-)
 
 
 class Sectioned(click.Command):
@@ -107,21 +133,3 @@ def emit(value: Any) -> None:
     from finetune.files import finite
 
     click.echo(json.dumps(finite(value), allow_nan=False))
-
-
-class NumberOrAuto(click.ParamType[Any]):
-    """A number or `auto`; the library checks the range, which is only named here."""
-
-    name = "F|auto"
-
-    def __init__(self, allowed: str) -> None:
-        self._allowed = allowed
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As click's."""
-        if value == "auto":
-            return value
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            self.fail(f"{value!r} is neither a number {self._allowed} nor 'auto'", param, ctx)

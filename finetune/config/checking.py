@@ -1,33 +1,53 @@
-"""The complete description of a run: running it again repeats the run."""
+"""The settings of a run from the keys of a file, and the checks of a complete `RunConfig`."""
 
-import dataclasses
 import difflib
 from collections.abc import Collection, Mapping
+from dataclasses import MISSING
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from finetune.config.contradictions import refuse_contradictions
 from finetune.config.presets import refuse_change
-from finetune.config.run_config import RunConfig
-from finetune.config.settings import TAKES, Takes, check_decay
+from finetune.config.run_config import SETTINGS, RunConfig
 from finetune.errors import WrongUse
 
-_FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
-
-PATHS = tuple(name for name, takes in TAKES.items() if takes.path)
+PATHS = tuple(name for name, setting in SETTINGS.items() if setting.check.kind is Path)
 """Settings that name a file or folder; a config holds them absolute."""
-LISTS = tuple(name for name, field in _FIELDS.items() if isinstance(field.default, tuple))
+LISTS = tuple(name for name, setting in SETTINGS.items() if setting.check.kind is tuple)
 """Settings that take a list of rules."""
-DEFAULTS: dict[str, Any] = {
-    name: field.default for name, field in _FIELDS.items() if field.default is not dataclasses.MISSING
-}
-"""What every setting is that nobody gives; those that have to be given are not in it."""
+DEFAULTS = {name: setting.default for name, setting in SETTINGS.items() if setting.default is not MISSING}
+"""The default of every setting that has one."""
+_SHORT = {setting.short: name for name, setting in SETTINGS.items() if setting.short}
+
+_ONE_VALUE = {"learning_rate": "auto", "preset": "gradual"}
+"""Settings of which one value alone contradicts another setting; of others, every value but the default does."""
+_KEPT_HEAD = "the head is the file's"
+_WHOLE_BATCH = "it pairs the images of a whole batch"
+_UNFREEZING = "layers are unfrozen on one device"
+CONTRADICTIONS = (
+    ("from_scratch", "checkpoint", ""),
+    ("examples", "few_shot", "both set the number of images"),
+    ("ema", "patience", "--ema ends with the last step, --patience keeps the best epoch"),
+    ("head", "from_scratch", _KEPT_HEAD),
+    ("head", "hidden", _KEPT_HEAD),
+    ("head", "dropout", _KEPT_HEAD),
+    ("head", "features", _KEPT_HEAD),
+    ("distribute", "mixup", _WHOLE_BATCH),
+    ("distribute", "cutmix", _WHOLE_BATCH),
+    ("distribute", "rand_augment", "it draws for a whole batch"),
+    ("distribute", "ema", "the average is kept on one device"),
+    ("distribute", "learning_rate", "the range test runs on one device"),
+    ("distribute", "preset", _UNFREEZING),
+    ("distribute", "unfreeze_epochs", _UNFREEZING),
+    ("distribute", "microbatch", "each replica has a part of the batch already"),
+)
+"""Two settings that cannot both be given, and why."""
 
 
 def named(key: str) -> str:
-    """The setting a key of a file means: with dashes or underscores, or by its short name."""
+    """The setting that a key of a file means: with dashes or underscores, or by its short name."""
     name = key.replace("-", "_")
-    return {"lr": "learning_rate"}.get(name, name)
+    return _SHORT.get(name, name)
 
 
 def from_mapping(
@@ -35,15 +55,15 @@ def from_mapping(
 ) -> RunConfig:
     """A checked RunConfig from a file's keys, with dashes or underscores; `options` of the command line win.
 
-    `where` names the file in errors. Raises WrongUse for an unknown key (with the nearest one), and for a value of
-    the wrong type or out of range.
+    `where` names the file in errors. Raises WrongUse for an unknown key (with the closest valid name), and for a value
+    of the wrong type or out of range.
     """
     known: dict[str, Any] = {}
     for key, value in values.items():
         name = named(key)
-        if name not in _FIELDS:
-            near = difflib.get_close_matches(name, _FIELDS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"expected some of {', '.join(_FIELDS)}"
+        if name not in SETTINGS:
+            near = difflib.get_close_matches(name, SETTINGS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"expected some of {', '.join(SETTINGS)}"
             raise WrongUse(f"unknown key '{key}' in {where}: {hint}")
         if name in known:
             raise WrongUse(f"'{name}' comes twice in {where}, spelt in two ways: leave one out")
@@ -59,24 +79,25 @@ def from_mapping(
 
 
 def check_config(config: RunConfig, *, where: str | None = None, options: Collection[str] = ()) -> RunConfig:
-    """`config` itself, or WrongUse naming the first value that will not do.
+    """`config` itself, or WrongUse that names the first wrong value or two settings that contradict each other.
 
-    `where` names the file it comes from, but for `options`, which come from the command line.
+    `where` names the file the values come from, except for `options`, which come from the command line.
     """
-    for name, takes in TAKES.items():
-        value = getattr(config, name)
-        if value is None and _FIELDS[name].default is None:
-            continue
-        if not takes.test(value):
+    for name, setting in SETTINGS.items():
+        value, check = getattr(config, name), setting.check
+        if not (value is None and setting.default is None) and not check.test(value):
             at = f" in {where}" if where and name not in options else ""
-            raise _wrong(name, list(value) if isinstance(value, tuple) else value, takes, at)
-    if config.bn_decay != "auto":
-        check_decay(config.bn_decay)
-    refuse_contradictions(config)
+            near = difflib.get_close_matches(str(value), check.choices, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            shown = list(value) if isinstance(value, tuple) else value
+            raise WrongUse(f"--{name.replace('_', '-')} {shown!r}{at} will not do: {hint}expected {check.expected}")
+    for first, second, why in CONTRADICTIONS:
+        if _contradicts(config, first) and _contradicts(config, second):
+            both = f"{config.as_option(first)} and {config.as_option(second)}"
+            raise WrongUse(f"{both} contradict each other{why and ', '}{why}: give one of them")
     return config
 
 
-def _wrong(name: str, value: Any, takes: Takes, at: str) -> WrongUse:
-    near = difflib.get_close_matches(str(value), takes.choices, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return WrongUse(f"--{name.replace('_', '-')} {value!r}{at} will not do: {hint}expected {takes.expected}")
+def _contradicts(config: RunConfig, name: str) -> bool:
+    value = getattr(config, name)
+    return config.is_set(name) and value == _ONE_VALUE.get(name, value)

@@ -1,52 +1,48 @@
-"""Named bundles of settings. What is given beside a preset wins over it."""
+"""Named bundles of settings. Settings given together with a preset win over it."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from finetune.config.run_config import RunConfig
 from finetune.errors import WrongUse
-
-if TYPE_CHECKING:
-    from finetune.config.run_config import RunConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     "linear-probe": {"freeze": ("*",), "bn": ("freeze",)},
     "fine-tune": {},
     "gradual": {"layer_decay": 0.8},
 }
-"""What each sets. `fine-tune` is the defaults by a name: everything trains, BatchNorm adapts, one learning rate.
-`gradual` unfreezes over the first half of the epochs as well, which `finetune.runs.defaults` works out.
+"""What each preset sets. `fine-tune` is a name for the defaults: everything trains, BatchNorm adapts, one learning
+rate. `gradual` also unfreezes over the first half of the epochs, which `finetune.runs.defaults` works out.
 
-Only settings whose default is None or empty, so that one that is given can be told from one that is not."""
+A preset only sets settings whose default is None or empty, so that a given setting differs from its default."""
 
 _INSTEAD = {"freeze": ("freeze", "freeze_until")}
-"""Settings any one of which decides what the preset would."""
+"""Setting of a preset -> the settings that replace it, each of them alone."""
 
 
-def expand(config: "RunConfig") -> "RunConfig":
-    """`config` with what its preset sets; expanding twice changes nothing."""
+def expand(config: RunConfig) -> RunConfig:
+    """`config` with the settings of its preset; expanding twice changes nothing."""
     chosen = PRESETS.get(config.preset or "", {})
     return replace(config, **{name: value for name, value in chosen.items() if not _given(config, name)})
 
 
-def describe(config: "RunConfig") -> str:
+def describe(config: RunConfig) -> str:
     """One sentence on what the preset of an expanded config sets, and what was given instead."""
     chosen = PRESETS[config.preset or "fine-tune"]
-    kept = {name: value for name, value in chosen.items() if getattr(config, name) == value}
-    words = " ".join(_option(name, value) for name, value in kept.items())
+    kept = [name for name, value in chosen.items() if getattr(config, name) == value]
+    by_preset = [*kept, *(["unfreeze_epochs"] if config.preset == "gradual" and config.unfreeze_epochs else [])]
+    words = " ".join(map(config.as_option, by_preset)) or "nothing"
     if not chosen:
         words = "the defaults: every layer trains unless it is frozen by --freeze"
-    if config.unfreeze_epochs is not None and config.preset == "gradual":
-        words = f"{words} {_option('unfreeze_epochs', config.unfreeze_epochs)}".strip()
-    instead = [one for name in chosen if name not in kept for one in _INSTEAD.get(name, (name,)) if _set(config, one)]
-    won = f"; given instead: {' '.join(_option(name, getattr(config, name)) for name in instead)}" if instead else ""
-    return f"preset {config.preset}: {words or 'nothing'}{won}"
+    instead = [one for name in chosen if name not in kept for one in _given(config, name)]
+    won = f"; given instead: {' '.join(map(config.as_option, instead))}" if instead else ""
+    return f"preset {config.preset}: {words}{won}"
 
 
 def refuse_change(values: Mapping[str, Any], options: Mapping[str, Any], *, where: str) -> None:
-    """WrongUse where the command line gives another preset than the file `where` was written with: what that one set
-    stands in the file like everything else, and would be taken for given."""
+    """WrongUse where the command line gives another preset than the file `where` was written with. The file holds the
+    settings of its own preset like any others, so they would count as given and win over the new preset."""
     before, now = values.get("preset"), options.get("preset")
     if before and now and before != now:
         raise WrongUse(
@@ -55,15 +51,6 @@ def refuse_change(values: Mapping[str, Any], options: Mapping[str, Any], *, wher
         )
 
 
-def _given(config: "RunConfig", name: str) -> bool:
-    return any(_set(config, one) for one in _INSTEAD.get(name, (name,)))
-
-
-def _set(config: "RunConfig", name: str) -> bool:
-    return getattr(config, name) not in (None, ())
-
-
-def _option(name: str, value: Any) -> str:
-    option = f"--{name.replace('_', '-')}"
-    values = value if isinstance(value, tuple) else (value,)
-    return " ".join(f"{option} {shlex.quote(str(one))}" for one in values)
+def _given(config: RunConfig, name: str) -> list[str]:
+    """The settings given that replace `name` of a preset."""
+    return [one for one in _INSTEAD.get(name, (name,)) if config.is_set(one)]

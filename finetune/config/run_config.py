@@ -1,8 +1,24 @@
-"""A run's settings as one value: running it again repeats the run."""
+"""A run's settings as one value: running it again repeats the run. Each setting is declared here and nowhere else."""
 
 import dataclasses
-from dataclasses import dataclass
+import shlex
+from dataclasses import KW_ONLY, MISSING, dataclass
 from typing import Any, Literal
+
+from finetune.config.settings import (
+    Role,
+    declared_settings,
+    fraction,
+    number,
+    or_auto,
+    path,
+    setting,
+    share,
+    size,
+    text,
+    texts,
+    whole,
+)
 
 Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
 
@@ -12,67 +28,211 @@ class RunConfig:
     """What `finetune run` was asked for. None means "choose what suits the data"; `finetune.runs.defaults`
     replaces every None before the run starts, and the complete value is written to `config.json`.
 
-    decays, fractions and probabilities lie in [0, 1); sizes are px; `examples` counts images.
+    The check, the option of `finetune run`, the keys of a jobs file and the table in docs/settings.md come from these
+    declarations, in this order; the string below a setting is its help text. Decays, fractions and probabilities lie in
+    [0, 1); sizes are px.
     """
 
-    backbone: str
-    data: str = "cifar10"
-    checkpoint: str | None = None
-    data_dir: str | None = None
-    from_scratch: bool = False
-    examples: int | None = None
-    few_shot: int | None = None
-    test: float = 0.2
-    validation: float = 0.05
-    skip_bad_images: bool = False
-    allow_overlap: bool = False
-    image_size: int | None = None
-    preprocess: str | None = None
-    augment: Augment | None = None
-    crop_padding: int | None = None
-    rand_augment: float | None = None
-    mixup: float | None = None
-    cutmix: float | None = None
-    dropout: float = 0.0
-    hidden: int | None = None
-    preset: str | None = None
-    freeze: tuple[str, ...] = ()
-    freeze_until: str | None = None
-    bn: tuple[str, ...] = ()
-    unfreeze_epochs: int | None = None
-    head: Literal["swap", "keep"] = "swap"
-    features: str | None = None
-    bn_decay: float | Literal["auto"] = "auto"
-    bn_epsilon: float | None = None
-    bn_updates: Literal["on", "off"] = "on"
-    bn_renorm: bool = False
-    bn_zero_debias: bool = False
-    bn_sync: bool = False
-    recalibrate_at_end: bool | None = None
-    diagnose_every: int | None = None
-    tracker: tuple[str, ...] = ()
-    epochs: int | None = None
-    batch_size: int | None = None
-    microbatch: int | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: float | Literal["auto"] | None = None
-    layer_decay: float | None = None
-    weight_decay: float | None = None
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.1
-    label_smoothing: float = 0.0
-    clip_norm: float | None = None
-    patience: int | None = None
-    ema: float | None = None
-    tta: Literal["flip"] | None = None
-    distribute: Literal["none", "mirrored", "multi-worker"] = "none"
-    cache_features: Literal["auto", "on", "off"] = "auto"
-    cache_precision: Literal["float32", "float16"] = "float32"
-    cache_budget: str | None = None
-    seed: int = 0
-    deterministic: bool = False
+    backbone: str = setting(
+        MISSING,
+        text("a name of 'finetune backbones list', hub:HANDLE, or the path of a model", "NAME|PATH"),
+        section="What to start from",
+        roles=("decides_features",),
+    )
+    """A name of 'finetune backbones list', such as resnet_v1_101; a Keras model of your own (.keras, .h5, a run);
+    hub:HANDLE or a SavedModel directory."""
+    _: KW_ONLY
+    checkpoint: str | None = setting(
+        None,
+        path("PATH"),
+        unset="the published file, from the cache or fetched",
+        roles=("decides_features", "may_change_on_resume"),
+    )
+    """Your own file of the backbone's weights: slim V1/V2 file, .ckpt prefix, training directory or .tar.gz; Keras .h5,
+    .weights.h5 or .keras; SavedModel directory."""
+    from_scratch: bool = setting(False)
+    """Start from random weights instead of a checkpoint."""
+
+    data: str = setting(
+        "cifar10",
+        text("the name of a data set, such as cifar10, or a path", "NAME|PATH"),
+        section="Data",
+        roles=("chooses_images", "decides_features"),
+    )
+    """cifar10, cifar100, cifar100-coarse, demo-source, demo-target or tfds:NAME; or a folder of images per class (with
+    train/, val/, test/ or without), a folder of slim's TFRecords, or an .npz."""
+    data_dir: str | None = setting(
+        None, path("DIR"), roles=("chooses_images", "decides_features", "may_change_on_resume", "not_compared")
+    )
+    """Folder that holds the data: cifar-10-batches-py/, cifar-100-python/ or the like, or the .tar.gz. For a path given
+    with --data: where that data is now."""
+    examples: int | None = setting(None, whole(1), roles=("chooses_images",))
+    """Train on N images, the same share of every class."""
+    few_shot: int | None = setting(None, whole(1, "K"), roles=("chooses_images",))
+    """Train on K images of every class, drawn by the seed."""
+    test: float = setting(0.2, number(1e-6, 0.999), roles=("chooses_images",))
+    """Share of the images held out as test images, where the data has none."""
+    validation: float = setting(0.05, fraction(), roles=("chooses_images",))
+    """Share of the training images held out for validation."""
+    skip_bad_images: bool = setting(False, roles=("chooses_images",))
+    """Leave damaged images out, and list them."""
+    allow_overlap: bool = setting(False, roles=("may_change_on_resume",))
+    """Run although some test images are also training images."""
+
+    image_size: int | None = setting(
+        None,
+        whole(1, "PX"),
+        unset="three times the images' own; their own from scratch",
+        section="Images",
+        roles=("decides_features",),
+    )
+    """Side of the images in px."""
+    preprocess: str | None = setting(
+        None,
+        text("the name of a preprocessing, such as inception", "NAME"),
+        unset="the backbone's",
+        roles=("decides_features",),
+    )
+    """inception, vgg, caffe, torch, densenet, unit or raw."""
+    augment: Augment | None = setting(  # noqa: RUF009 - it makes a field
+        None, unset="crop-flip; resized-crop-flip for photos; none for a linear probe", roles=("decides_features",)
+    )
+    """Random crops and mirror images."""
+    crop_padding: int | None = setting(None, whole(0, "PX"), unset="1/8 of the side")
+    """Padding of the random crop, in px."""
+    rand_augment: float | None = setting(None, number(0.01, 1, "[MAGNITUDE]"), alone=0.5)
+    """RandAugment: two random operations on every image. The magnitude is at most 1; without a number it is 0.5."""
+    mixup: float | None = setting(None, number(0.01, 10, "ALPHA"))
+    """Mix the images of a batch and their labels; 0.2 is usual."""
+    cutmix: float | None = setting(None, number(0.01, 10, "ALPHA"))
+    """Paste a box of another image, and its label; 1 is usual."""
+
+    dropout: float = setting(0.0, fraction(), section="Head")
+    """Dropout before the logits."""
+    hidden: int | None = setting(None, whole(1))
+    """A hidden layer of N units in the head."""
+    head: Literal["swap", "keep"] = setting("swap")
+    """swap: a new head. keep: the file's own head, whose classes are the data's in the same order."""
+    features: str | None = setting(
+        None, text("the name of a layer", "LAYER"), unset="the input of its head", roles=("decides_features",)
+    )
+    """Layer of a model file whose output is the features."""
+
+    preset: Literal["linear-probe", "fine-tune", "gradual"] | None = setting(None, section="What trains")
+    """linear-probe: train the head alone. fine-tune: the defaults. gradual: first the head, then stages from the top,
+    with lower rates below. Options given with a preset win over it."""
+    freeze: tuple[str, ...] = setting((), texts("PATTERN[=train]", "PATTERN[=train]"))
+    """Freeze matching layers; '=train' exempts them from later patterns. First match wins. Repeatable."""
+    freeze_until: str | None = setting(None, text("the name of a stage", "STAGE"))
+    """Freeze every stage up to and including STAGE."""
+    unfreeze_epochs: int | None = setting(None, whole(1))
+    """Train the head alone, then ever more stages from the top, and all of them after N epochs."""
+    layer_decay: float | None = setting(None, number(1e-3, 1))
+    """Multiply the learning rate once for every stage from the top: 0.8 gives 0.8, 0.64, ... below the head."""
+
+    bn: tuple[str, ...] = setting((), texts("[PATTERN=]POLICY", "[PATTERN=]POLICY"), section="BatchNorm")
+    """BN policy train, freeze, affine or stats, for matching layers. First match wins. Repeatable."""
+    bn_decay: float | Literal["auto"] = setting(
+        "auto",
+        or_auto(share("the share of the old moving value kept at one update, a number inside (0, 1), such as 0.95")),
+    )
+    """Share of the old moving value kept at one update."""
+    bn_epsilon: float | None = setting(None, number(1e-12, 1), unset="as published", roles=("decides_features",))
+    """Added to the variance."""
+    bn_updates: Literal["on", "off"] = setting("on")
+    """off: never update the moving statistics, as with forgotten UPDATE_OPS."""
+    bn_renorm: bool = setting(False)
+    """Batch renormalisation, for small batches."""
+    bn_zero_debias: bool = setting(False)
+    """Zero-debiased moving mean: the first update replaces its start."""
+    bn_sync: bool = setting(False)
+    """With --distribute: batch statistics over the whole batch, not over each replica's share."""
+    recalibrate_at_end: bool | None = setting(None, unset="on where --bn-decay is auto and the updates are too few")
+    """Recompute the moving statistics at the end."""
+    diagnose_every: int | None = setting(None, whole(1, "K"))
+    """Diagnose BatchNorm every K epochs, on validation and training images, into metrics.jsonl."""
+    tracker: tuple[str, ...] = setting(
+        (),
+        texts("tensorboard[=DIR] and mlflow[=DIR|URI]", "NAME[=PLACE]"),
+        roles=("may_change_on_resume", "not_compared"),
+    )
+    """Also report to a tracker: tensorboard[=DIR] (in the run, or in DIR), mlflow[=DIR|URI] (mlflow.db next to the
+    runs, or there). Repeatable. metrics.csv and metrics.jsonl are always written."""
+
+    epochs: int | None = setting(None, whole(1), unset="by the number of images", section="Training")
+    """Passes over the training images."""
+    batch_size: int | None = setting(None, whole(1), unset="64, less for few images")
+    """Images of one training step."""
+    microbatch: int | None = setting(None, whole(1), unset="the whole batch")
+    """At most N images of a batch at a time, their gradients added up: less memory. BatchNorm normalises by each N, and
+    is updated by each."""
+    precision: Literal["float32", "bfloat16"] = setting("float32")
+    """What training steps compute in. bfloat16 is faster where the processor has it; weights, statistics and every
+    evaluation stay float32."""
+    optimizer: Literal["sgd", "adamw"] = setting("adamw")
+    """adamw, or sgd with Nesterov momentum 0.9."""
+    learning_rate: float | Literal["auto"] | None = setting(
+        None, or_auto(number(1e-12, 1e6)), unset="by optimizer and batch", short="lr"
+    )
+    """Peak learning rate; auto: found by a range test."""
+    weight_decay: float | None = setting(None, fraction(), unset="by optimizer")
+    """Decoupled weight decay; not on BN and biases."""
+    schedule: Literal["cosine", "constant"] = setting("cosine")
+    """Learning rate after the warm-up."""
+    warmup: float = setting(0.1, fraction())
+    """Share of the steps in which the learning rate warms up."""
+    label_smoothing: float = setting(0.0, fraction())
+    """Share of each label spread evenly over all classes."""
+    # Limits beyond 1e6 make no sense, and what overflows float32 would be NaN without a reason given.
+    clip_norm: float | None = setting(None, number(1e-12, 1e6))
+    """Clip the gradients' global norm."""
+    patience: int | None = setting(None, whole(1))
+    """Stop after N epochs without a better validation accuracy."""
+    distribute: Literal["none", "mirrored", "multi-worker"] = setting("none", roles=("may_change_on_resume",))
+    """mirrored: over the GPUs of this machine. multi-worker: over machines, each of which runs this command, as
+    TF_CONFIG or Slurm says. --batch-size is that of all of them together."""
+
+    ema: float | None = setting(None, share(), section="At the end")
+    """Average the weights, keeping the share F at every step, such as 0.999. BN statistics are recalibrated for the
+    average, which is what model.keras holds."""
+    tta: Literal["flip"] | None = setting(None)
+    """Also score the averaged probabilities of every test image and its mirror image."""
+    cache_features: Literal["auto", "on", "off"] = setting("auto", roles=("may_change_on_resume",))
+    """Compute the output of the frozen layers once per image, and keep it for other runs. auto: where that pays and
+    fits. on: or fail. off: never."""
+    cache_precision: Literal["float32", "float16"] = setting("float32", roles=("decides_features",))
+    """Type of the cached features; float16 takes half the space."""
+    cache_budget: str | None = setting(
+        None, size(), unset="a quarter of the free disk", roles=("may_change_on_resume",)
+    )
+    """What all cached features may take, such as 10GiB; the least recently used are removed first."""
+
+    seed: int = setting(0, whole(0), section="The run")
+    """Seed of all random numbers."""
+    deterministic: bool = setting(False)
+    """Bit-identical repeats on one machine; slower."""
 
     def to_json(self) -> dict[str, Any]:
         """For `config.json`."""
         return dataclasses.asdict(self)
+
+    def is_set(self, name: str) -> bool:
+        """Whether the setting `name` differs from its default."""
+        return bool(getattr(self, name) != SETTINGS[name].default)
+
+    def as_option(self, name: str) -> str:
+        """The setting `name` as it is typed: `--freeze '*' --freeze conv1`, `--from-scratch`."""
+        option, value = f"--{name.replace('_', '-')}", getattr(self, name)
+        if value is True:
+            return option
+        values = value if isinstance(value, tuple) else (value,)
+        return " ".join(f"{option} {shlex.quote(str(one))}" for one in values)
+
+
+SETTINGS = declared_settings(RunConfig)
+"""Every setting by its name, in the order of `config.json`."""
+
+
+def settings_with(role: Role) -> tuple[str, ...]:
+    """The names of the settings that have `role`."""
+    return tuple(name for name, setting in SETTINGS.items() if role in setting.roles)

@@ -1,136 +1,186 @@
-"""What each setting of a run takes."""
+"""How a setting of a run is declared: default, help text, what it takes, and the roles it has elsewhere."""
 
+import ast
+import dataclasses
+import inspect
+import itertools
+import types
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, get_args
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
 
-from finetune.config.presets import PRESETS
-from finetune.config.run_config import Augment
-from finetune.errors import WrongUse
 from finetune.text import size_in_bytes
+
+Role = Literal["chooses_images", "decides_features", "may_change_on_resume", "not_compared"]
+"""What other packages ask of a setting:
+
+- chooses_images: it changes which images a run reads, or how many.
+- decides_features: cached features depend on it.
+- may_change_on_resume: a resumed run may have another value than the interrupted one.
+- not_compared: runs that differ only in it are repeats of the same thing.
+"""
 
 
 @dataclass(frozen=True)
-class Takes:
-    """What a setting takes: in words, and as a test. None is another matter: allowed where it is the default."""
+class Check:
+    """The values a setting takes. None is not tested: it is allowed where it is the default.
+
+    expected: the values in words, for errors and for the table in docs/settings.md. test: whether a value is one of
+    them. kind: the Python type of a value; `tuple` for a list of texts, `Path` for a text that is a path. metavar: what
+    stands for a value in `--help`. choices: names among the values, from which an error suggests the nearest.
+    """
 
     expected: str
     test: Callable[[Any], bool]
+    kind: type
+    metavar: str = ""
     choices: tuple[str, ...] = ()
-    path: bool = False
 
 
-def _text(expected: str) -> Takes:
-    return Takes(expected, lambda value: isinstance(value, str))
+def text(expected: str, metavar: str) -> Check:
+    """Any text; `expected` says what it should be."""
+    return Check(expected, _is_text, str, metavar)
 
 
-def _path() -> Takes:
-    return Takes("a path", lambda value: isinstance(value, str), path=True)
-
-
-def _texts(expected: str) -> Takes:
-    return Takes(expected, lambda value: isinstance(value, tuple) and all(isinstance(one, str) for one in value))
-
-
-def _choice(*allowed: str) -> Takes:
-    return Takes(f"one of {', '.join(allowed)}", lambda value: value in allowed, allowed)
-
-
-def _whole(least: int) -> Takes:
-    return Takes(
-        f"a whole number from {least} to 2^31 - 1", lambda value: type(value) is int and least <= value < 2**31
+def texts(expected: str, metavar: str) -> Check:
+    """A list of texts; on the command line an option that is repeated."""
+    return Check(
+        f"a list of {expected}", lambda value: isinstance(value, tuple) and all(map(_is_text, value)), tuple, metavar
     )
 
 
-def _number(least: float, most: float) -> Takes:
-    return Takes(f"a number from {least:g} to {most:g}", lambda value: _is_number(value) and least <= value <= most)
+def path(metavar: str) -> Check:
+    """The path of a file or folder. A config holds it absolute."""
+    return Check("a path", _is_text, Path, metavar)
 
 
-def _fraction() -> Takes:
-    return Takes("a number from 0 up to but not including 1", lambda value: _is_number(value) and 0 <= value < 1)
+def size() -> Check:
+    """An amount of memory or disk, such as 10GiB."""
+    expected = "a size, such as 10GiB or 500MB"
+    return Check(expected, lambda value: _is_text(value) and size_in_bytes(value) is not None, str, "SIZE")
+
+
+def whole(least: int, metavar: str = "N") -> Check:
+    """A whole number of at least `least`."""
+    expected = f"a whole number from {least} to 2^31 - 1"
+    return Check(expected, lambda value: type(value) is int and least <= value < 2**31, int, metavar)
+
+
+def number(least: float, most: float, metavar: str = "F") -> Check:
+    """A number of at least `least` and at most `most`."""
+    expected = f"a number from {least:g} to {most:g}"
+    return Check(expected, lambda value: _is_number(value) and least <= value <= most, float, metavar)
+
+
+def fraction() -> Check:
+    """A number in [0, 1)."""
+    expected = "a number from 0 up to but not including 1"
+    return Check(expected, lambda value: _is_number(value) and 0 <= value < 1, float, "F")
+
+
+def share(expected: str = "a number inside (0, 1)") -> Check:
+    """A number in (0, 1): a decay of 0 would keep nothing of the old value, and 1 would never change it."""
+    return Check(expected, lambda value: _is_number(value) and 0 < value < 1, float, "F")
+
+
+def or_auto(check: Check) -> Check:
+    """What `check` takes, or 'auto'."""
+    expected = f"{check.expected}, or 'auto'"
+    return Check(
+        expected, lambda value: value == "auto" or check.test(value), float, f"{check.metavar}|auto", ("auto",)
+    )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-_FLAG = Takes("true or false", lambda value: isinstance(value, bool))
-_LARGEST = 1e6
-"""Beyond what makes sense, and within float32: what overflows there would be NaN without a reason given."""
-
-TAKES: dict[str, Takes] = {
-    "backbone": _text("a name of 'finetune backbones list', hub:HANDLE, or the path of a model"),
-    "data": _text("the name of a data set, such as cifar10, or a path"),
-    "checkpoint": _path(),
-    "data_dir": _path(),
-    "from_scratch": _FLAG,
-    "examples": _whole(1),
-    "few_shot": _whole(1),
-    "test": _number(1e-6, 0.999),
-    "validation": _fraction(),
-    "skip_bad_images": _FLAG,
-    "allow_overlap": _FLAG,
-    "image_size": _whole(1),
-    "preprocess": _text("the name of a preprocessing, such as inception"),
-    "augment": _choice(*get_args(Augment)),
-    "crop_padding": _whole(0),
-    "rand_augment": _number(0.01, 1),
-    "mixup": _number(0.01, 10),
-    "cutmix": _number(0.01, 10),
-    "dropout": _fraction(),
-    "hidden": _whole(1),
-    "preset": _choice(*PRESETS),
-    "freeze": _texts("a list of PATTERN[=train]"),
-    "freeze_until": _text("the name of a stage"),
-    "unfreeze_epochs": _whole(1),
-    "head": _choice("swap", "keep"),
-    "features": _text("the name of a layer"),
-    "bn": _texts("a list of [PATTERN=]POLICY"),
-    "bn_decay": Takes("a number between 0 and 1, or 'auto'", lambda value: value == "auto" or _is_number(value)),
-    "bn_epsilon": _number(1e-12, 1),
-    "bn_updates": _choice("on", "off"),
-    "bn_renorm": _FLAG,
-    "bn_zero_debias": _FLAG,
-    "bn_sync": _FLAG,
-    "recalibrate_at_end": _FLAG,
-    "diagnose_every": _whole(1),
-    "tracker": _texts("a list of tensorboard[=DIR] and mlflow[=DIR|URI]"),
-    "epochs": _whole(1),
-    "batch_size": _whole(1),
-    "microbatch": _whole(1),
-    "precision": _choice("float32", "bfloat16"),
-    "optimizer": _choice("sgd", "adamw"),
-    "learning_rate": Takes(
-        f"a number from 1e-12 to {_LARGEST:g}, or 'auto'",
-        lambda value: value == "auto" or (_is_number(value) and 1e-12 <= value <= _LARGEST),
-        ("auto",),
-    ),
-    "layer_decay": _number(1e-3, 1),
-    "weight_decay": _fraction(),
-    "schedule": _choice("cosine", "constant"),
-    "warmup": _fraction(),
-    "label_smoothing": _fraction(),
-    "clip_norm": _number(1e-12, _LARGEST),
-    "patience": _whole(1),
-    "ema": Takes("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1),
-    "tta": _choice("flip"),
-    "distribute": _choice("none", "mirrored", "multi-worker"),
-    "cache_features": _choice("auto", "on", "off"),
-    "cache_precision": _choice("float32", "float16"),
-    "cache_budget": Takes(
-        "a size, such as 10GiB or 500MB", lambda value: isinstance(value, str) and size_in_bytes(value) is not None
-    ),
-    "seed": _whole(0),
-    "deterministic": _FLAG,
-}
-"""Setting -> what it takes; every setting of `RunConfig` is here."""
+def _check_of(annotation: Any) -> Check:
+    """What a `bool` or a `Literal` of texts takes, None aside: its annotation says all of it."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = get_args(annotation)[0]
+    if annotation is bool:
+        return Check("true or false", lambda value: isinstance(value, bool), bool)
+    names = get_args(annotation)
+    return Check(f"one of {', '.join(names)}", lambda value: value in names, str, "|".join(names), names)
 
 
-def check_decay(decay: float) -> float:
-    """The decay itself, or WrongUse where it is not strictly between 0 and 1."""
-    if not 0.0 < decay < 1.0:
-        raise WrongUse(
-            f"--bn-decay {decay} is outside (0, 1): it is the share of the old moving value kept at one update, "
-            "such as 0.95; give a number between, or 'auto'"
-        )
-    return decay
+@dataclass(frozen=True)
+class Setting:
+    """A setting as it is declared.
+
+    unset: in words, what is chosen where the default is None. section: the heading it is listed under. short: a second
+    name of it. alone: the value of its option where that is given without one.
+    """
+
+    default: Any
+    help: str
+    check: Check
+    section: str
+    roles: tuple[Role, ...]
+    unset: str
+    short: str | None
+    alone: Any
+
+    @property
+    def default_words(self) -> str:
+        """The default as `--help` and the table of settings print it; empty where there is nothing to print."""
+        if self.default in (None, (), MISSING):
+            return self.unset
+        if isinstance(self.default, bool):
+            return "on" if self.default else "off"
+        return self.default if isinstance(self.default, str) else f"{self.default:g}"
+
+
+def setting(
+    default: Any,
+    check: Check | None = None,
+    *,
+    unset: str = "",
+    section: str = "",
+    roles: tuple[Role, ...] = (),
+    short: str | None = None,
+    alone: Any = None,
+) -> Any:
+    """A field of `RunConfig` that declares a setting; `MISSING` as the default of one that must be given. The string
+    below the field is the help text.
+
+    Without a `check`, the field's annotation is a `bool` or a `Literal`, and the check follows from it. A `section`
+    lasts until the next field that has one. The other arguments are those of `Setting`.
+    """
+    metadata = {"check": check, "unset": unset, "section": section, "roles": roles, "short": short, "alone": alone}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def declared_settings(config: type) -> dict[str, Setting]:
+    """The settings that the fields of the dataclass `config` declare, by name, in their order."""
+    found, section, helps = dict[str, Setting](), "", _docstrings(config)
+    for field in dataclasses.fields(config):
+        section = field.metadata["section"] or section
+        check = field.metadata["check"] or _check_of(field.type)
+        settled = {"default": field.default, "help": helps.get(field.name, ""), "check": check, "section": section}
+        found[field.name] = Setting(**{**field.metadata, **settled})
+    return found
+
+
+def _docstrings(config: type) -> dict[str, str]:
+    """Field -> the string below it in the source: Python keeps the docstrings of classes, but not those of fields.
+
+    Empty where only compiled files are installed: then settings have no help text.
+    """
+    try:
+        (definition,) = ast.parse(inspect.getsource(config)).body
+    except OSError:
+        return {}
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: " ".join(str(below.value.value).split())
+        for field, below in itertools.pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    }

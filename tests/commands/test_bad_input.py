@@ -33,17 +33,17 @@ NAMES = [
     ("run SMALL --tta flop", 2, "--tta 'flop'", "did you mean flip?"),
     ("run SMALL --rand-augment 2", 2, "--rand-augment 2", "0.01 to 1"),
     ("run SMALL --mixup 0", 2, "--mixup 0", "0.01 to 10"),
-    ("run --backbone x --lr atuo", 2, "'atuo'", "nor 'auto'"),
+    ("run --backbone x --lr atuo", 2, "'atuo'", "or 'auto'"),
     ("run --backbone x --lr 0", 2, "--learning-rate 0.0", "or 'auto'"),
     ("run SMALL --preset linear-probe --unfreeze-epochs 2", 2, "nothing but the head trains", "--unfreeze-epochs"),
     ("run SMALL --preset gradual --epochs 1", 2, "1 of 1 epoch", "--epochs"),
-    ("run SMALL --ema 1", 2, "--ema 1", "between 0 and 1"),
+    ("run SMALL --ema 1", 2, "--ema 1", "inside (0, 1)"),
     ("run SMALL --patience 2 --validation 0", 2, "--patience 2", "no validation images", "--validation"),
     ("run SMALL --distribute mirrored --ema 0.9", 2, "--distribute mirrored and --ema", "give one of them"),
     ("run SMALL --distribute mirrored --unfreeze-epochs 1", 2, "--distribute mirrored and --unfreeze-epochs"),
     ("run SMALL --preset finetune", 2, "--preset 'finetune'", "did you mean fine-tune?"),
     ("evaluate run --tta flop", 2, "'flop'", "'flip'"),
-    ("run SMALL --few-shot 2", 2, "--examples and --few-shot", "give one of them"),
+    ("run SMALL --few-shot 2", 2, "and --few-shot 2 contradict", "--examples", "give one of them"),
     ("run --backbone resnet_v1_demo --data demo-target --few-shot 9999", 2, "--few-shot 9999", "200 training images"),
     ("evaluate run --split tset", 2, "'tset'", "'validation'"),
 ]
@@ -59,7 +59,7 @@ NOT_NUMBERS = [
 ]
 
 NUMBERS = [
-    *((f"run SMALL --bn-decay {value}", 2, value, "outside (0, 1)", "auto") for value in ("0", "1", "1.5", "-0.5")),
+    *((f"run SMALL --bn-decay {value}", 2, value, "inside (0, 1)", "auto") for value in ("0", "1", "1.5", "-0.5")),
     *(
         (f"run SMALL --{option} 0", 2, f"--{option} 0", "expected")
         for option in (

@@ -25,7 +25,7 @@ from tests.commands.bad_places import Evil
         ({"optimizer": None}, 2, ("--optimizer None", "sgd, adamw")),
         ({"data_dir": 3}, 2, ("--data-dir 3", "a path")),
         ({"seed": None}, 2, ("--seed None", "whole number")),
-        ({"bn_decay": 2}, 2, ("--bn-decay 2", "outside (0, 1)")),
+        ({"bn_decay": 2}, 2, ("--bn-decay 2", "inside (0, 1)")),
         ({"format_version": 99}, 1, ("format_version 99", "upgrade")),
         ({"format_version": "1"}, 1, ("format_version '1'",)),
         ({"epochs": 8}, 1, ("'epochs' is 8", "interrupted with 3")),

@@ -111,7 +111,9 @@ def test_a_checkpoint_of_ones_own(finished, tmp_path):
     features = keras.Model(model.input, model.get_layer("head.logits").input)
     np.testing.assert_allclose(loaded.model(images), features(images), rtol=1e-4, atol=1e-5)
 
-    own = RunConfig("cifar_resnet", "demo-target", str(tmp_path / "own.ckpt"), examples=100, image_size=8)
+    own = RunConfig(
+        "cifar_resnet", data="demo-target", checkpoint=str(tmp_path / "own.ckpt"), examples=100, image_size=8
+    )
     ready = prepare(own, Display(), load_weights=True)
     assert not ready.config.from_scratch
     assert ready.backbone.report is not None
@@ -131,7 +133,7 @@ def test_a_checkpoint_of_ones_own(finished, tmp_path):
 
 
 def test_switches_reach_the_layers_of_a_pretrained_network_too():
-    config = RunConfig("resnet_v1_demo", "demo-target", examples=100, epochs=10, batch_size=20, image_size=8)
+    config = RunConfig("resnet_v1_demo", data="demo-target", examples=100, epochs=10, batch_size=20, image_size=8)
     config = replace(config, bn_renorm=True, bn_zero_debias=True, freeze_until="block1")
     ready = prepare(config, Display(), load_weights=True)
     layers = bn_layers(ready.model)

@@ -18,7 +18,7 @@ from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from finetune.batch import jobs
 from finetune.config import checking as configs
-from finetune.config.settings import TAKES
+from finetune.config.run_config import SETTINGS
 from finetune.data.sources import tfrecord_file as wire
 from finetune.data.sources.restricted_pickle import read_pickle
 from finetune.errors import FinetuneError
@@ -35,7 +35,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
-names = st.sampled_from([*TAKES, "backbone", "format_version", "nonsense", "learning-rate"])
+names = st.sampled_from([*SETTINGS, "backbone", "format_version", "nonsense", "learning-rate"])
 
 
 def _config(content: dict[str, Any], place: Path) -> None:

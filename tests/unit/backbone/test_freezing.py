@@ -4,7 +4,6 @@ import pytest
 
 from finetune.backbone.freezing import HEAD, LayerInfo, parse_freeze_rule, resolve
 from finetune.batchnorm.policy import Rule, parse_bn_rule
-from finetune.config.settings import check_decay
 from finetune.errors import WrongUse
 
 SCOPE = "resnet_v1_50"
@@ -85,9 +84,3 @@ def test_layer_decay_multiplies_once_for_every_stage_from_the_top():
     assert plan.rates == {"head": 1.0, "block4": 0.5, "block1": 0.25, "conv1": 0.125}
     # What is frozen has no rate to read.
     assert [row["learning_rate"] for row in plan.stages()] == [None, 0.25, 0.5, 1.0]
-
-
-@pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, 1.5, float("nan")])
-def test_decay_outside_the_open_interval(decay):
-    with pytest.raises(WrongUse, match="outside"):
-        check_decay(decay)

@@ -207,7 +207,7 @@ BAD = [
     ("[matrix]\nepochs = [1]\n[matrix.batch-size]\nx = 1", "batch-size in [matrix]", "expected"),
     ('[matrix]\nfreeze = ["*", "block1"]', "freeze in [matrix]", "is a list itself", '[["*", "block1"], []]'),
     ("[matrix]\nepochs = [1, 'two']", "--epochs 'two' in [matrix] of ", "a whole number"),
-    ("[matrix]\nbn-decay = [2]", "[matrix] of ", "--bn-decay 2 is outside (0, 1)"),
+    ("[matrix]\nbn-decay = [2]", "[matrix] of ", "--bn-decay 2 in [matrix] of ", "inside (0, 1)"),
     ("[matrix]\nbn-decay = [0.9]\nbn_decay = [0.8]", "'bn_decay' comes twice in [matrix]"),
     ("[matrix]\nepochs = [1]\nexclude = 3", "exclude in [matrix]", "is 3", "a list of tables"),
     ("[matrix]\nepochs = [1]\nexclude = [{}]", "exclude in [matrix]", "a list of tables"),

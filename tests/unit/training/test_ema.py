@@ -132,5 +132,5 @@ def test_too_much_of_the_first_weights_is_warned_of():
 
 
 def test_average_and_best_epoch_contradict():
-    with pytest.raises(WrongUse, match="--ema and --patience contradict each other"):
+    with pytest.raises(WrongUse, match=r"--ema 0\.9 and --patience 2 contradict each other"):
         check_config(dataclasses.replace(CONFIG, ema=0.9, patience=2))
