@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NoReturn
 
@@ -12,7 +12,7 @@ from finetune.batch.call import Call
 from finetune.batch.jobs import Job
 from finetune.batch.status import look
 from finetune.batch.timing import TimeLeft
-from finetune.config.run_config import RunConfig
+from finetune.config.run_config import RunConfig, settings_with
 from finetune.data.load_data import load_data
 from finetune.data.pipeline import steps_per_epoch
 from finetune.errors import FinetuneError
@@ -98,19 +98,8 @@ def _refuse(done: int, total: int | None) -> NoReturn:
 
 
 def _only_data(config: RunConfig) -> RunConfig:
-    """`config` without what cannot change the number of images, so that jobs on the same data read it once."""
-    plain = RunConfig(backbone="")
-    same = {name: getattr(plain, name) for name in _NOT_DATA}
-    return replace(config, **same)
-
-
-_NOT_DATA = (
-    *("backbone", "checkpoint", "from_scratch", "image_size", "preprocess", "augment", "dropout", "hidden", "freeze"),
-    *("freeze_until", "bn", "bn_decay", "bn_epsilon", "bn_updates", "recalibrate_at_end", "epochs", "batch_size"),
-    *("optimizer", "learning_rate", "weight_decay", "schedule", "warmup", "label_smoothing", "clip_norm", "patience"),
-    *("cache_features", "cache_precision", "cache_budget", "seed", "deterministic", "tracker"),
-)
-"""Settings that do not choose images; one that is missing here only costs time."""
+    """`config` with the settings alone that choose images, so that jobs on the same data read it once."""
+    return RunConfig(backbone="", **{name: getattr(config, name) for name in settings_with("chooses_images")})
 
 
 def plan(call: Call, workers: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:

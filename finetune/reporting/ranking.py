@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.config.run_config import settings_with
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.significance import (
     FORMULA,
@@ -19,8 +20,7 @@ from finetune.evaluation.significance import (
 )
 from finetune.reporting.record import RunRecord
 
-_NO_SETTING = ("seed", "data_dir", "tracker")
-"""What may differ between repeats of one thing: the seed, where the data lies, who else is told."""
+_NOT_COMPARED = settings_with("not_compared")
 ANOTHER_TEST_SET = "another test set"
 
 
@@ -88,7 +88,7 @@ def rank(records: Sequence[RunRecord], said: Mapping[str, Predictions]) -> Order
     together: dict[str, list[RunRecord]] = {}
     for record in records:
         if record.result is not None:
-            settings = {k: v for k, v in record.config.to_json().items() if k not in _NO_SETTING}
+            settings = {k: v for k, v in record.config.to_json().items() if k not in ("seed", *_NOT_COMPARED)}
             together.setdefault(repr(settings), []).append(record)
     groups = list(together.values())
     results = [_results(group) for group in groups]
@@ -130,7 +130,7 @@ def _differs(records: Sequence[RunRecord]) -> list[str]:
     return [
         name
         for name in names
-        if name not in ("data_dir", "tracker") and len({repr(getattr(one.config, name)) for one in records}) > 1
+        if name not in _NOT_COMPARED and len({repr(getattr(one.config, name)) for one in records}) > 1
     ]
 
 

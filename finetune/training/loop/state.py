@@ -9,15 +9,12 @@ import keras
 import numpy as np
 
 from finetune.config.checking import DEFAULTS
-from finetune.config.run_config import RunConfig
+from finetune.config.run_config import RunConfig, settings_with
 from finetune.errors import FinetuneError
 from finetune.files import read_arrays, write_arrays
 
 _NOTES = "notes"
 _ADVICE = "delete it, and the run can be resumed from its first epoch"
-_MAY_CHANGE = ("data_dir", "allow_overlap", "checkpoint", "cache_features", "cache_budget", "distribute", "tracker")
-"""Settings a resumed run need not share with the one that was interrupted: where files lie now, whether features are
-kept on the disk, on what it runs, and who else is told."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class State:
         for name, value in json.loads(json.dumps(config.to_json())).items():
             # A setting younger than the state had its default, whatever the file says.
             then = self.settings.get(name, json.loads(json.dumps(DEFAULTS.get(name))))
-            if name not in _MAY_CHANGE and value != then:
+            if name not in settings_with("may_change_on_resume") and value != then:
                 raise FinetuneError(
                     f"'{name}' is {value!r} in config.json, but the run was interrupted with {then!r}: put it back, or "
                     "start a new run with 'finetune run --config'"
