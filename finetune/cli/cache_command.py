@@ -62,7 +62,8 @@ def list_cache(as_json: bool) -> None:
         )
     total = sum(one.size for one in entries)
     click.echo(
-        f"{len(entries)} entries, {size_in_words(total)} of {size_in_words(feature_store.default_budget())}, in {feature_store.place()}"
+        f"{len(entries)} entries, {size_in_words(total)} of {size_in_words(feature_store.default_budget())}, "
+        f"in {feature_store.place()}"
     )
 
 

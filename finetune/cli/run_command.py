@@ -56,7 +56,7 @@ def run(
     load_tensorflow()
     from finetune.cli.display_training import console_display, show_result
     from finetune.training import start
-    from finetune.training.start import Worker
+    from finetune.training.worker import Worker
 
     with console_display(quiet=quiet) as display:
         if resume is not None:
