@@ -8,12 +8,11 @@ import click
 from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.tables import print_table
-from finetune.inference.export import FORMATS
+from finetune.errors import WrongUse
+from finetune.inference.export.formats import FORMATS
 
 if TYPE_CHECKING:
-    from finetune.inference.export import Export
-
-_FRACTION = click.FloatRange(0, 1)
+    from finetune.inference.export.exported import Export
 
 
 @click.command(epilog="Formats: " + "; ".join(f"{name}: {one.words}" for name, one in FORMATS.items()) + ".")
@@ -46,11 +45,11 @@ _FRACTION = click.FloatRange(0, 1)
 @click.option(
     "--assert-accuracy",
     "least_accuracy",
-    type=_FRACTION,
+    type=click.FloatRange(0, 1),
     metavar="F",
     help="Write nothing, and exit with 1, where an export's test accuracy is below this fraction.",
 )
-@click.option("--no-evaluation", is_flag=True, help="Do not re-evaluate: where the test images are not at hand.")
+@click.option("--no-evaluation", is_flag=True, help="Do not re-evaluate, as when the test images are missing.")
 @shared_options.JSON
 @shared_options.QUIET
 def export(
@@ -65,26 +64,26 @@ def export(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Write a finished run in forms that other programs take, and re-evaluate each by its own runtime.
+    """Write a finished run in the formats of other programs, and re-evaluate each by its own runtime.
 
     RUN is a run directory, or a .keras file in one, such as what recalibrate-bn writes.
     """
     from finetune.cli.display_training import console_display
 
+    if least_accuracy is not None and no_evaluation:
+        raise WrongUse("--assert-accuracy needs the evaluation: leave --no-evaluation out")
     load_tensorflow()
-    from finetune.inference.export import export as write
+    from finetune.inference.export.trial import TrialOptions
+    from finetune.inference.export.write import export as write_export
 
     with console_display(quiet=quiet or as_json) as display:
-        exported = write(
+        options = TrialOptions(data_dir, images, least_accuracy, display.batch)
+        exported = write_export(
             target,
             out,
             forms=forms,
             with_preprocessing=with_preprocessing,
-            data_dir=data_dir,
-            evaluate=not no_evaluation,
-            images=images,
-            least_accuracy=least_accuracy,
-            on_batch=display.batch,
+            evaluation=None if no_evaluation else options,
         )
     if as_json:
         shared_options.emit({"target": str(target), **exported.to_json()})
@@ -96,7 +95,7 @@ def export(
 
 def _print_trials(target: Path, exported: "Export") -> None:
     """The table of the re-evaluation, and a warning where an export is another classifier than the run."""
-    from finetune.inference.export.trial import AGREEMENT
+    from finetune.inference.export.exported import AGREEMENT
 
     if exported.run is None:
         click.echo("not re-evaluated (--no-evaluation)", err=True)
@@ -109,16 +108,11 @@ def _print_trials(target: Path, exported: "Export") -> None:
     header = ("", "accuracy", "difference", "same class", "logits differ by", "MB", "ms/image")
     cells = []
     for name, trial in rows:
-        compared = (f"{trial.difference:+.2%}", f"{trial.agreement:.2%}", f"{trial.logit_difference:.1e}")
-        cells.append(
-            (
-                name,
-                f"{trial.accuracy:.2%}",
-                *(("", "", "") if name == "run" else compared),
-                f"{trial.bytes / 1e6:.2f}",
-                f"{trial.milliseconds:.2f}",
-            )
-        )
+        compared = [f"{trial.difference:+.2%}", f"{trial.agreement:.2%}", f"{trial.logit_difference:.1e}"]
+        if name == "run":
+            compared = ["", "", ""]
+        size, time = f"{trial.bytes / 1e6:.2f}", f"{trial.milliseconds:.2f}"
+        cells.append((name, f"{trial.accuracy:.2%}", *compared, size, time))
     click.echo()
     print_table(header, cells, numbers=header[1:])
     click.echo(f"{exported.run.images} test images; each by its own runtime, the time is that of single images")

@@ -1,8 +1,8 @@
-"""Embeddings: what a network computes at one of its layers, for every image, in one file."""
+"""Embeddings: the output of one layer of a network for every image, in one file."""
 
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -21,23 +21,24 @@ from finetune.data.sources import absolute
 from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import replacing, room_for
-from finetune.runs import evaluate
-from finetune.runs.model import open_trained, refuse_broken_plan
+from finetune.runs.evaluate import open_run
+from finetune.runs.model import finished_class_names, open_trained
 from finetune.runs.run_data import image_shape
 from finetune.text import printable
 
 Pooling = Literal["mean", "max", "none"]
 UNKNOWN = -1
-"""The label of an image that nobody labelled."""
+"""The label of an image without one."""
 
 
 @dataclass(frozen=True)
 class EmbeddingOptions:
-    """What is asked for. None, "" or () where nothing was said.
+    """The options of `finetune features`; None or () where one is not given.
 
-    target: a run, a `.keras` file in one, or what `finetune run --backbone` takes. layer: see `find_layer`. images:
-    files and folders without labels; otherwise `split` of `data`, or of the run's own data. pool: over height and
-    width, where the layer gives maps. checkpoint, image_size in px, preprocess: for backbones, as of `finetune run`.
+    target: a run, a `.keras` file in one, or a backbone as in `finetune run --backbone`. layer: see `find_layer`.
+    images: files and folders without labels; without any, `split` of `data`, or of the run's own data. pool: over
+    height and width, where the layer gives maps. checkpoint, image_size in px, preprocess: for backbones, as in
+    `finetune run`.
     """
 
     target: str
@@ -57,7 +58,11 @@ class EmbeddingOptions:
 
 @dataclass(frozen=True)
 class Written:
-    """shape: of the features. layer: the Keras layer they come from. skipped: damaged images that were left out."""
+    """The file of embeddings.
+
+    layer: the Keras layer they come from. shape: of the features. classes: how many have a name in the file. skipped:
+    damaged images that were left out.
+    """
 
     out: Path
     layer: str
@@ -68,20 +73,16 @@ class Written:
 
     def to_json(self) -> dict[str, Any]:
         """For `features --json`."""
-        return {
-            "out": str(self.out),
-            "layer": self.layer,
-            "shape": list(self.shape),
-            "classes": self.classes,
-            "skipped": list(self.skipped),
-            "remarks": list(self.remarks),
-        }
+        return {**asdict(self), "out": str(self.out)}
 
 
 @dataclass(frozen=True, eq=False)
 class _Network:
-    """model: adopted; config: how it takes its images, and its data; stages: as of `backbone.Backbone`; run: whose it
-    is, with where its data lies; native: as in `rundata.image_shape`."""
+    """The network that computes the embeddings.
+
+    model: adopted. config: how images are prepared for it, and its data. stages: as in `backbone.Backbone`. native: as
+    in `run_data.image_shape`. class_names: of a finished run.
+    """
 
     model: keras.Model
     config: RunConfig
@@ -94,12 +95,12 @@ def write_features(
     request: EmbeddingOptions, *, progress: Progress | None = None, on_scan: Progress | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> Written:  # fmt: skip
-    """Write what the layer gives for every image to the `.npz` file `request.out`, which must not be there.
+    """Write the layer's output for every image to the `.npz` file `request.out`, which must not exist.
 
-    Arrays: `features` float32 `[images, channels]`, or with pooling "none" as the layer gives them, `[images, height,
-    width, channels]`; `labels` int64 `[images]`, -1 where unknown; `class_names`; `paths`, of images without a file
-    their split and number; `layer`. BatchNorm uses its moving statistics and dropout is off. Images are prepared as in
-    evaluation. One batch is in memory at a time: the file is written as it goes, beside its place, and renamed.
+    Arrays: `features` float32 `[images, channels]`, or with pooling "none" the layer's own `[images, height, width,
+    channels]`; `labels` int64 `[images]`, -1 where unknown; `class_names`; `paths`, for images without a file their
+    split and number; `layer`. BatchNorm uses its moving statistics and dropout is off. Images are prepared as in
+    evaluation. One batch is in memory at a time: batches are appended to a temporary file, which is renamed at the end.
     Raises WrongUse for options that contradict each other and for an unknown layer, FinetuneError for files.
     """
     _check(request)
@@ -148,21 +149,19 @@ def _is_run(target: str) -> bool:
 
 
 def _open(request: EmbeddingOptions, progress: Progress | None) -> _Network:
+    """The run's model, or the backbone. WrongUse for options that do not go with it."""
     if _is_run(request.target):
         given = [name for name in ("checkpoint", "image_size", "preprocess") if getattr(request, name) is not None]
         if given:
             raise WrongUse(
-                f"--{given[0].replace('_', '-')}: {request.target} is a run, whose config.json says what it was: leave "
-                "it out"
+                f"--{given[0].replace('_', '-')}: {request.target} is a run, whose config.json has this setting: "
+                "leave it out"
             )
         trained = open_trained(Path(request.target))
         config = trained.config
         if request.batch_size:
             config = replace(config, batch_size=request.batch_size)
-        names: tuple[str, ...] = ()
-        if trained.run.status == "done":
-            refuse_broken_plan(trained.run)
-            names = tuple(trained.run.read("result.json", "class_names")["class_names"])
+        names = finished_class_names(trained.run) if trained.run.status == "done" else ()
         native = image_shape(trained.run, config) if request.images else None
         return _Network(trained.model, config, {}, native, names)
     if not request.images and request.data is None:
@@ -183,7 +182,7 @@ def _open(request: EmbeddingOptions, progress: Progress | None) -> _Network:
 
 
 def _forward(model: keras.Model, layer: Any, pool: Pooling) -> Any:
-    """Preprocessed images to float32 features, traced: BatchNorm by its moving statistics, no dropout."""
+    """Preprocessed images to float32 features, traced: BatchNorm uses its moving statistics, dropout is off."""
     part = keras.Model(model.input, layer.output)
     axes = list(range(1, len(layer.output.shape) - 1))
     reduce = {"mean": tf.reduce_mean, "max": tf.reduce_max, "none": None}[pool]
@@ -197,7 +196,7 @@ def _forward(model: keras.Model, layer: Any, pool: Pooling) -> Any:
 
 
 _Chosen = tuple[Split, Sequence[str], tuple[str, ...], tuple[str, ...], tuple[str, ...]]
-"""Images, their paths, the names of the classes, what was skipped, and remarks."""
+"""Images, their paths, the class names, the skipped images, and remarks."""
 
 
 def _images(request: EmbeddingOptions, network: _Network, on_scan: Progress | None) -> _Chosen:
@@ -215,7 +214,7 @@ def _images(request: EmbeddingOptions, network: _Network, on_scan: Progress | No
 
 def _dataset(request: EmbeddingOptions, config: RunConfig, on_scan: Progress | None) -> Dataset:
     if request.data is None:
-        return evaluate.open_run(Path(request.target), data_dir=request.data_dir).dataset
+        return open_run(Path(request.target), data_dir=request.data_dir).dataset
     other = replace(
         config,
         data=absolute(request.data),
@@ -239,5 +238,5 @@ def _header(file: IO[bytes], shape: tuple[int, ...]) -> None:
 
 
 def _text(names: Sequence[str]) -> np.ndarray:
-    """Text as an array that is never unpickled."""
+    """Text as an array of a fixed-width string type, which is read without unpickling."""
     return np.array([printable(name) for name in names], dtype=np.str_)

@@ -1,4 +1,4 @@
-"""What a trained model says about image files."""
+"""Predict the classes of image files with a trained model."""
 
 import csv
 import io
@@ -21,8 +21,8 @@ from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import write_text
-from finetune.inference.export.to_keras import CARD
-from finetune.runs.model import open_trained, refuse_broken_plan
+from finetune.inference.export.exportable import CARD
+from finetune.runs.model import finished_class_names, open_trained
 from finetune.runs.run_data import image_shape
 from finetune.text import printable
 
@@ -31,7 +31,7 @@ _NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune
 
 @dataclass(frozen=True)
 class Classified:
-    """An image's most probable classes, the best first: (label, its name, probability in [0, 1])."""
+    """The most probable classes of one image, the best first: (label, class name, probability in [0, 1])."""
 
     image: str
     classes: tuple[tuple[int, str, float], ...]
@@ -39,7 +39,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class Classifications:
-    """The images in their order; `skipped` are damaged ones that were left out, each with the reason."""
+    """All images in their order. skipped: damaged ones that were left out, each with the reason."""
 
     target: str
     images: tuple[Classified, ...]
@@ -69,7 +69,7 @@ class Classifications:
         return [(one.image, rank, *row) for one in self.images for rank, row in enumerate(one.classes, start=1)]
 
     def write_csv(self, path: Path) -> None:
-        """`rows` with a header, in UTF-8, atomically."""
+        """Write `rows` with a header, in UTF-8, atomically."""
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(("image", "rank", "label", "class", "probability"))
@@ -79,7 +79,7 @@ class Classifications:
 
 @dataclass(frozen=True, eq=False)
 class _Classifier:
-    """model: adopted, to logits. config: how it takes its images. native: as in `rundata.image_shape`."""
+    """model: adopted, to logits. config: how images are prepared for it. native: as in `run_data.image_shape`."""
 
     model: keras.Model
     config: RunConfig
@@ -100,10 +100,10 @@ def predict(
 ) -> Classifications:
     """The `top` most probable classes of image files, and of all images in folders, by a run's model.
 
-    Images are decoded, resized and preprocessed as the run's evaluation did it, in 8 bits until they are in a batch;
-    for a run on images in memory of one size (CIFAR), files are first brought to that size. Probabilities are the
-    softmax of the logits, in float64. They are also written to `csv_file`, which must not be there.
-    Raises FinetuneError for images that are missing or damaged, unless `skip_bad_images`, and for what is no run.
+    Images are decoded, resized and preprocessed as in the run's evaluation, in 8 bits until they are in a batch. For a
+    run on images in memory of one size (CIFAR), files are first resized to that size. Probabilities are the softmax of
+    the logits, in float64. They are also written to `csv_file`, which must not exist.
+    Raises FinetuneError where `target` is no run and for missing images; for damaged ones unless `skip_bad_images`.
     """
     if csv_file is not None and (csv_file.exists() or csv_file.is_symlink()):
         raise WrongUse(f"--csv {csv_file} is already there and is not overwritten: give another name")
@@ -128,7 +128,7 @@ def predict(
 
 
 def _probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, float64. FinetuneError where the model gives NaN or infinity."""
+    """Softmax over the last axis, float64. FinetuneError for logits that are NaN or infinite."""
     if not np.isfinite(logits).all():
         raise FinetuneError("the model gives logits that are no numbers (NaN or infinity): its training went wrong")
     exact = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
@@ -143,14 +143,12 @@ def _open(target: Path) -> _Classifier:
     run = trained.run
     if run.status != "done":
         raise FinetuneError(f"{run} is not finished, so its model is not known: continue it with: {run.resume_command}")
-    refuse_broken_plan(run)
-    names = run.read("result.json", "class_names")["class_names"]
-    native = image_shape(run, trained.config)
-    return _Classifier(trained.model, trained.config, _checked(names, trained.model, trained.path), native)
+    names = _checked(list(finished_class_names(run)), trained.model, trained.path)
+    return _Classifier(trained.model, trained.config, names, image_shape(run, trained.config))
 
 
 def _exported(path: Path) -> _Classifier:
-    """A `.keras` file that `finetune export` wrote, by what it keeps in it about itself."""
+    """A `.keras` file that `finetune export` wrote, opened by the card in it."""
     model = open_model(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -169,7 +167,7 @@ def _exported(path: Path) -> _Classifier:
             "export without"
         )
     if not isinstance(preprocess, str) or preprocess not in PREPROCESSINGS:
-        # MODULE:FUNCTION would be code that the file chooses; it is run only where the user's own run names it.
+        # MODULE:FUNCTION would be code chosen by the file. It is called only where the user's own run names it.
         raise FinetuneError(
             f"{path} asks for the preprocessing {preprocess!r}: expected one of {', '.join(PREPROCESSINGS)}; give the "
             "run it was exported from"
@@ -185,6 +183,7 @@ def _exported(path: Path) -> _Classifier:
 
 
 def _checked(names: Any, model: keras.Model, path: Path) -> tuple[str, ...]:
+    """`names` as a tuple. FinetuneError where they are not one name for each output of the model."""
     outputs = model.output_shape[-1]
     if not isinstance(names, list) or len(names) != outputs or not all(isinstance(name, str) for name in names):
         raise FinetuneError(

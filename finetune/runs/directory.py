@@ -148,6 +148,17 @@ class RunDir:
         path = self.path / "config.json"
         return from_mapping(read_config_file(path), where=str(path))
 
+    def class_names(self) -> list[str]:
+        """Of label 0 and up: from the result, or before there is one, from the data that the run read.
+
+        FinetuneError where the file has no list of names.
+        """
+        name = "result.json" if self.status == "done" else "data.json"
+        names = self.read(name, "class_names")["class_names"]
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+            raise FinetuneError(f"{self.path / name} has no list of names in class_names: restore it from a copy")
+        return names
+
     def epochs(self) -> list[dict[str, Any]]:
         """The rows of finished epochs so far; FinetuneError where metrics.jsonl is damaged."""
         path = self.path / "metrics.jsonl"

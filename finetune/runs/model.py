@@ -128,3 +128,12 @@ def refuse_broken_plan(run: RunDir) -> None:
     broken = broken_plan(run)
     if broken is not None:
         raise FinetuneError(broken)
+
+
+def finished_class_names(run: RunDir) -> tuple[str, ...]:
+    """The class names of a finished run, in the order of its outputs.
+
+    Raises FinetuneError where its freeze plan was not kept, or `result.json` has no class names.
+    """
+    refuse_broken_plan(run)
+    return tuple(run.class_names())

@@ -32,12 +32,9 @@ def check_classes(run: RunDir, dataset: Dataset, *, advice: str = "give the data
 
     The run's classes are those of its result, before it has one those it read. `advice` is for data of other classes.
     """
-    name = "result.json" if run.status == "done" else _DATA
-    if not (run.path / name).is_file():
+    if run.status != "done" and not (run.path / _DATA).is_file():
         return
-    trained, found = run.read(name, "class_names")["class_names"], list(dataset.class_names)
-    if not isinstance(trained, list) or not all(isinstance(one, str) for one in trained):
-        raise FinetuneError(f"{run.path / name} has no list of names in class_names: restore it from a copy")
+    trained, found = run.class_names(), list(dataset.class_names)
     if trained == found:
         return
     where = [place for place, pair in enumerate(zip(trained, found, strict=False)) if pair[0] != pair[1]]

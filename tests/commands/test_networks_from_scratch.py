@@ -20,7 +20,7 @@ from finetune.cli import main
 from finetune.config.checking import from_mapping
 from finetune.config.run_config import RunConfig
 from finetune.data.preprocessing import PREPROCESSINGS
-from finetune.inference import export
+from finetune.inference.export.write import export
 from finetune.runs import defaults
 from finetune.runs.config_file import read_config_file
 from finetune.training.display import Display
@@ -102,7 +102,7 @@ def test_repeated_without_a_switch(finished):
 def test_a_checkpoint_of_ones_own(finished, tmp_path):
     spec = find_row("cifar_resnet")
     model = keras.models.load_model(finished[0] / "model.keras")
-    (exported,) = export.export(finished[0], tmp_path / "own.ckpt", forms=["slim"]).exported
+    (exported,) = export(finished[0], tmp_path / "own.ckpt", forms=["slim"]).exported
     assert "77 variables of scratch/cifar_resnet with 10 outputs" in exported.summary()
     loaded = load_backbone(spec, image_size=8, checkpoint=tmp_path / "own.ckpt")
     assert loaded.report is not None

@@ -1,4 +1,4 @@
-"""What is exported: a run's model, and what one must know to use it."""
+"""What is exported: a finished run's model, and the facts that its users need."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +15,11 @@ from finetune.data.preprocessing import AnyPreprocessing, find_preprocessing
 from finetune.errors import FinetuneError
 from finetune.files import to_json
 from finetune.runs.directory import RunDir
-from finetune.runs.model import find_trained, open_trained, refuse_broken_plan
+from finetune.runs.model import find_trained, finished_class_names, open_trained
 from finetune.runs.run_data import image_shape
+
+CARD, LABELS = "finetune.json", "labels.txt"
+"""Files that go with an export: its card, and its class names, one a line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +27,8 @@ class Source:
     """A finished run's model to export.
 
     path: its `.keras` file.
-    with_preprocessing: whether the export takes pixels as they are, uint8 RGB `[batch, height, width, 3]` of the
-    native size, or otherwise what the network takes: float32 `[batch, side, side, 3]`, preprocessed.
+    with_preprocessing: True where the export takes pixels as they are, uint8 RGB `[batch, height, width, 3]` of the
+    native size. False where it takes the network's own input, preprocessed float32 `[batch, side, side, 3]`.
     """
 
     run: RunDir
@@ -52,30 +55,30 @@ class Source:
 
     @property
     def side(self) -> int:
-        """Of the network's input, in px."""
+        """Height and width of the network's input, in px."""
         return int(self.config.image_size or self.stock.input_shape[1])
 
     @property
     def photos(self) -> bool:
-        """Whether the run's images are photos of any size, which evaluation cuts to their centre square."""
+        """Whether the run's images are photos of any size, of which evaluation takes the centre square."""
         return self.native is None
 
     @property
     def preprocessing(self) -> AnyPreprocessing:
-        """The run's."""
+        """The run's. FinetuneError where its config names none."""
         if self.config.preprocess is None:
             raise FinetuneError(f"{self.run.path / 'config.json'} has no preprocess: it is damaged; restore it")
         return find_preprocessing(self.config.preprocess)
 
     @property
     def shape(self) -> list[int | None]:
-        """What the export takes."""
+        """Shape of the export's input."""
         if not self.with_preprocessing:
             return [None, self.side, self.side, 3]
         return [None, *(self.native or (None, None)), 3]
 
     def card(self) -> dict[str, Any]:
-        """What goes with every export, for programs: how its pixels are prepared, and what its outputs mean."""
+        """Metadata for programs, in every export: how its pixels are prepared, and what its outputs mean."""
         return {
             "written_by": f"finetune {__version__}",
             "backbone": self.config.backbone,
@@ -97,7 +100,7 @@ class Source:
         return "".join(one_line(name) + "\n" for name in self.class_names)
 
     def notes(self) -> list[str]:
-        """What whoever feeds the export must know."""
+        """What the user of the export must feed it."""
         if not self.with_preprocessing:
             return [f"feed images of {self.side} px with the preprocessing '{self.config.preprocess}'"]
         if self.native:
@@ -108,19 +111,15 @@ class Source:
 
 
 def one_line(name: str) -> str:
-    """`name` with what breaks lines or moves a cursor written out."""
+    """`name` with control characters and line breaks written as escapes."""
     return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
 
 
 def open_source(target: Path, *, with_preprocessing: bool) -> Source:
-    """The run `target`, a directory or a `.keras` file in one; its model is read when it is asked for.
+    """The run `target`, a directory or a `.keras` file in one. Its model is read on first use.
 
     Raises FinetuneError where it is no finished run.
     """
     run, config, path = find_trained(target)
-    result = run.read("result.json", "class_names", "steps")
-    refuse_broken_plan(run)
-    names = result["class_names"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise FinetuneError(f"{run.path / 'result.json'} has no list of class names: it is damaged; restore it")
-    return Source(run, config, path, tuple(names), result["steps"], with_preprocessing)
+    steps = run.read("result.json", "class_names", "steps")["steps"]
+    return Source(run, config, path, finished_class_names(run), steps, with_preprocessing)

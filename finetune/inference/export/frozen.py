@@ -1,4 +1,4 @@
-"""The graph that inference formats hold: BatchNorm folded, weights as constants, from images to class probabilities."""
+"""The graph in inference formats: images to class probabilities, BatchNorm folded, weights as constants."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,35 +13,35 @@ from finetune.inference.export.exportable import Source
 from finetune.inference.export.folding import fold
 
 INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
-"""What inputs and outputs are called in every inference format."""
+"""Names of the input and the outputs in every inference format."""
 
 _MOST_BYTES = 2**31 - 2**20
-"""Of a protocol buffer, which the graph with its constants is."""
+"""Limit of a protocol buffer, and so of a graph with its constants."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
     """`function`: a ConcreteFunction without variables, `images` to a list of logits and probabilities, both float32
-    `[batch, classes]`. folded: in words, what became of BatchNorm."""
+    `[batch, classes]`. folded: in words, how many BatchNorm layers were folded."""
 
     function: Any
     folded: str
 
 
-def check(source: Source) -> None:
-    """FinetuneError for preprocessing that is Python code."""
+def check_frozen(source: Source) -> None:
+    """FinetuneError where the export would have to hold preprocessing that is Python code."""
     if source.with_preprocessing:
         pixels.check(source.preprocessing)
 
 
 def input_spec(source: Source) -> tf.TensorSpec:
-    """What an export takes."""
+    """Shape, dtype and name of the export's input."""
     return tf.TensorSpec(source.shape, tf.uint8 if source.with_preprocessing else tf.float32, name=INPUT)
 
 
 @lru_cache(maxsize=1)
 def freeze(source: Source) -> Frozen:
-    """The frozen graph of a run's model, made once for all formats. Raises FinetuneError for more than 2 GiB."""
+    """The frozen graph of a run's model, the same one for all formats. Raises FinetuneError for more than 2 GiB."""
     folded = fold(source.stock)
     model = folded.model
 

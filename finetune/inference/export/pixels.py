@@ -58,11 +58,6 @@ def resized(images: tf.Tensor, side: int, *, photos: bool) -> tf.Tensor:
     return tf.reshape(columns, [shape[0], side, side, 3])
 
 
-def preprocessed(pixels: tf.Tensor, preprocessing: AnyPreprocessing) -> tf.Tensor:
-    """The run's preprocessing of float32 RGB in [0, 255]; call `check` first."""
-    return preprocessing.apply(pixels)
-
-
 def check(preprocessing: AnyPreprocessing) -> None:
     """FinetuneError where a preprocessing cannot be put into a graph."""
     if isinstance(preprocessing, CustomPreprocessing):

@@ -13,18 +13,13 @@ import tensorflow as tf
 from finetune.batchnorm.surgery import to_stock
 from finetune.errors import FinetuneError
 from finetune.inference.export import pixels
-from finetune.inference.export.exportable import Source
-from finetune.inference.export.exported import Exported
+from finetune.inference.export.exportable import CARD, Source
+from finetune.inference.export.exported import Exported, Runtime
 from finetune.inference.export.frozen import INPUT
-from finetune.inference.export.trial import Run
-
-CARD = "finetune.json"
-"""A file inside the `.keras` archive, beside Keras's own: the class names, and how pixels are prepared. Keras passes it
-over, and leaves it out when it saves the model again."""
 
 
 def check(source: Source) -> None:
-    """FinetuneError for a run whose model is more than Keras layers."""
+    """FinetuneError for a run on a Hub module, and for preprocessing inside that is Python code."""
     if source.module is not None:
         raise FinetuneError(
             f"{source.path} holds the Hub module {source.module}, which is no Keras layer: a .keras file of it would "
@@ -35,7 +30,10 @@ def check(source: Source) -> None:
 
 
 def write(source: Source, out: Path) -> Exported:
-    """Write the model, BatchNorm as it is so that it can be trained further: one input, logits `[batch, classes]`."""
+    """Write the model: one input, logits `[batch, classes]`. BatchNorm is not folded: the model stays trainable.
+
+    `finetune.json` is one more file inside the archive. Keras ignores it, and drops it when it saves the model again.
+    """
     model = source.stock
     if source.with_preprocessing:
         model = _with_pixels(source, model)
@@ -50,14 +48,18 @@ def write(source: Source, out: Path) -> Exported:
     return Exported("keras", out, (out,), what, (*source.notes(), f"class names: {CARD} in the archive"))
 
 
-def open_runtime(source: Source, out: Path) -> Run:
+def open_runtime(source: Source, out: Path) -> Runtime:
     """`keras.saving.load_model` in safe mode."""
-    model = keras.saving.load_model(out, compile=False, safe_mode=True)
+    return keras_runtime(keras.saving.load_model(out, compile=False, safe_mode=True))
+
+
+def keras_runtime(model: keras.Model) -> Runtime:
+    """A Keras model in inference mode, traced."""
     signature = [tf.TensorSpec(model.input_shape, model.input.dtype)]
     traced = tf.function(lambda images: model(images, training=False), input_signature=signature, autograph=False)
 
     def run(images: np.ndarray) -> np.ndarray:
-        return np.asarray(traced(tf.constant(images)))
+        return np.asarray(traced(tf.constant(images))).reshape(len(images), -1)
 
     return run
 
@@ -65,7 +67,7 @@ def open_runtime(source: Source, out: Path) -> Run:
 def _with_pixels(source: Source, model: keras.Model) -> keras.Model:
     images = keras.Input(tuple(source.shape[1:]), dtype="uint8", name=INPUT)
     x = pixels.layers(images, source.side, source.preprocessing, photos=source.photos, native=source.native)
-    # Flat: a model within a model hides its layers from whoever opens the file.
+    # Flat: a model within a model would hide its layers from the reader of the file.
     copy = to_stock(model)
     logits = copy._run_through_graph([x], call_fn=lambda operation, *args, **kwargs: operation(*args, **kwargs))
     return keras.Model(images, logits, name=model.name)

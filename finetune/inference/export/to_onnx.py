@@ -9,36 +9,37 @@ import numpy as np
 
 from finetune.errors import FinetuneError
 from finetune.files import to_json
-from finetune.inference.export import frozen as inference
 from finetune.inference.export.exportable import Source
-from finetune.inference.export.exported import Exported
-from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES
-from finetune.inference.export.trial import Run
+from finetune.inference.export.exported import Exported, Runtime
+from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES, check_frozen, freeze
 from finetune.process import cores
 
 OPSET = 17
-"""Of ONNX 1.12 (2022); newer runtimes read it, and tf2onnx 1.17 writes up to 18."""
+"""The operator set of ONNX 1.12 (2022). Newer runtimes read it; tf2onnx 1.17 writes up to 18."""
 
 _PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
 
 def check(source: Source) -> None:
-    """FinetuneError, with the command that mends it, where the extra is not installed."""
+    """FinetuneError, with the command that installs it, where the extra is missing; otherwise as `check_frozen`."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise FinetuneError(
             f"--format onnx needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
             "pip install 'finetune-backbones[onnx]'"
         )
-    inference.check(source)
+    check_frozen(source)
 
 
 def write(source: Source, out: Path) -> Exported:
-    """Write `out`: input `images`, outputs `logits` and `probabilities`, any number of images; the class names and how
-    pixels are prepared are in its `metadata_props`. Raises FinetuneError for an operation that ONNX does not have."""
+    """Write `out`: input `images`, outputs `logits` and `probabilities`, any number of images.
+
+    `metadata_props` holds the class names and how pixels are prepared. Raises FinetuneError for an operation that ONNX
+    does not have.
+    """
     import onnx
 
-    frozen = inference.freeze(source)
+    frozen = freeze(source)
     model = _converted(frozen.function, source)
     card = source.card()
     for key, value in card.items():
@@ -51,7 +52,7 @@ def write(source: Source, out: Path) -> Exported:
     return Exported("onnx", out, (out,), what, (*source.notes(), "class names: class_names in metadata_props, as JSON"))
 
 
-def open_runtime(source: Source, out: Path) -> Run:
+def open_runtime(source: Source, out: Path) -> Runtime:
     """Onnxruntime, on the processor."""
     import onnxruntime
 
@@ -67,7 +68,7 @@ def open_runtime(source: Source, out: Path) -> Run:
 
 
 def _converted(function: Any, source: Source) -> Any:
-    """The ModelProto of a frozen function, its inputs and outputs called by their names."""
+    """The ModelProto of a frozen function, its input and outputs renamed to `INPUT`, `LOGITS` and `PROBABILITIES`."""
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)

@@ -7,29 +7,28 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints.cache.disk import written_by_tensorflow
-from finetune.inference.export import frozen as inference
-from finetune.inference.export.exportable import Source
-from finetune.inference.export.exported import Exported
-from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES
-from finetune.inference.export.trial import Run
-
-LABELS, CARD = "labels.txt", "finetune.json"
+from finetune.inference.export.exportable import CARD, LABELS, Source
+from finetune.inference.export.exported import Exported, Runtime
+from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES, check_frozen, freeze, input_spec
 
 
 def check(source: Source) -> None:
-    """Whatever the run holds, it has this form."""
-    inference.check(source)
+    """As `check_frozen`: every model can be written as a SavedModel."""
+    check_frozen(source)
 
 
 def write(source: Source, out: Path) -> Exported:
-    """Write the directory `out`: signature `serving_default`, `images` to `logits` and `probabilities`; signature
-    `class_names`, of no argument, to their names; and `labels.txt` and `finetune.json` among its assets."""
-    frozen = inference.freeze(source)
+    """Write the directory `out`.
+
+    Signature `serving_default`: `images` to `logits` and `probabilities`. Signature `class_names`, without arguments:
+    the class names. Assets: `labels.txt` and `finetune.json`.
+    """
+    frozen = freeze(source)
     module = tf.Module()
     names = tf.constant([name.encode() for name in source.class_names])
     serve = tf.function(
         lambda images: dict(zip((LOGITS, PROBABILITIES), frozen.function(images), strict=True)),
-        input_signature=[inference.input_spec(source)],
+        input_signature=[input_spec(source)],
         autograph=False,
     )
     module.serve = serve
@@ -48,7 +47,7 @@ def write(source: Source, out: Path) -> Exported:
     return Exported("savedmodel", out, files, what, notes)
 
 
-def open_runtime(source: Source, out: Path) -> Run:
+def open_runtime(source: Source, out: Path) -> Runtime:
     """`tf.saved_model.load` and its signature."""
     loaded = tf.saved_model.load(str(out))
     serve = loaded.signatures["serving_default"]
@@ -56,5 +55,5 @@ def open_runtime(source: Source, out: Path) -> Run:
     def run(images: np.ndarray) -> np.ndarray:
         return np.asarray(serve(**{INPUT: tf.constant(images)})[LOGITS])
 
-    run._kept = loaded  # type: ignore[attr-defined]  # the signature refers to what it is part of weakly
+    run._kept = loaded  # type: ignore[attr-defined]  # the signature refers to its model weakly
     return run

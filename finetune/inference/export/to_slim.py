@@ -15,11 +15,11 @@ from finetune.backbone.networks.names import slim_variables
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import write_text
-from finetune.inference.export.exportable import Source, one_line
-from finetune.inference.export.exported import Exported
-from finetune.inference.export.trial import Run
+from finetune.inference.export.exportable import LABELS, Source, one_line
+from finetune.inference.export.exported import Exported, Runtime
+from finetune.inference.export.to_keras import keras_runtime
 
-_STATE, _LABELS = "checkpoint", "labels.txt"
+_STATE = "checkpoint"
 
 
 def places(out: Path) -> list[Path]:
@@ -59,34 +59,23 @@ def write(source: Source, out: Path) -> Exported:
     return Exported("slim", out, files, what, tuple(_notes(spec, source)))
 
 
-def open_runtime(source: Source, out: Path) -> Run:
-    """The checkpoint read by our reader into the network of its row, with the epsilon that the notes ask for."""
+def open_runtime(source: Source, out: Path) -> Runtime:
+    """The checkpoint read by this package into the network of its row, with the epsilon that the notes ask for."""
     opened = open_checkpoint(out)
     model, _ = conversion.load_stock(opened, fits(opened)[0], image_size=source.side)
     if source.config.bn_epsilon is not None:
-        _set_epsilon(model, source.config.bn_epsilon)
-    signature = [tf.TensorSpec(model.input_shape, tf.float32)]
-    traced = tf.function(lambda images: model(images, training=False), input_signature=signature, autograph=False)
-
-    def run(images: np.ndarray) -> np.ndarray:
-        return np.asarray(traced(tf.constant(images))).reshape(len(images), -1)
-
-    return run
-
-
-def _set_epsilon(model: keras.Model, epsilon: float) -> None:
-    """What the note tells whoever uses the checkpoint to do."""
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.epsilon = epsilon
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.epsilon = source.config.bn_epsilon
+    return keras_runtime(model)
 
 
 def _beside(out: Path) -> tuple[Path, Path]:
-    return out.with_name(_STATE), out.with_name(_LABELS)
+    return out.with_name(_STATE), out.with_name(LABELS)
 
 
 def _check_slim(spec: BackboneSpec | None, config: RunConfig, path: Path) -> None:
-    """Raise FinetuneError where the model in `path` is no network with slim's names."""
+    """Raise FinetuneError where the model in `path` has no network in slim that restores it."""
     if module_handle(config.backbone) is not None:
         raise FinetuneError(f"{config.backbone} is a Hub module: it has no slim names, and no slim network restores it")
     if config.hidden:
@@ -110,7 +99,7 @@ def _state(out: Path) -> str:
 
 
 def _notes(spec: BackboneSpec, source: Source) -> list[str]:
-    """What a checkpoint does not hold, and slim must be told."""
+    """Settings that a checkpoint does not hold, and that must be set in slim."""
     config = source.config
     notes = source.notes()
     if config.bn_epsilon is not None and config.bn_epsilon != spec.bn_epsilon:

@@ -12,25 +12,23 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.errors import FinetuneError
-from finetune.inference.export import frozen, to_savedmodel
-from finetune.inference.export.exportable import Source
-from finetune.inference.export.exported import Exported
-from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES
-from finetune.inference.export.to_savedmodel import CARD, LABELS
-from finetune.inference.export.trial import Run
+from finetune.inference.export import to_savedmodel
+from finetune.inference.export.exportable import CARD, LABELS, Source
+from finetune.inference.export.exported import Exported, Runtime
+from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES, check_frozen
 from finetune.process import cores, silent_descriptor
 
 
 def check(source: Source) -> None:
-    """Whether it can be frozen; what TFLite lacks is known when it is converted."""
-    frozen.check(source)
+    """As `check_frozen`. Operations that TFLite lacks are found by `write`."""
+    check_frozen(source)
 
 
 def write(source: Source, out: Path) -> Exported:
     """Write `out`: signature `serving_default`, `images` to `logits` and `probabilities`, any number of images.
 
-    `labels.txt` and `finetune.json` are attached as a zip archive at its end, where TFLite's associated files are:
-    `unzip -p model.tflite labels.txt` shows them. Raises FinetuneError for an operation that TFLite does not have.
+    `labels.txt` and `finetune.json` are in a zip archive at the end of the file, as TFLite's associated files are:
+    `unzip -p model.tflite labels.txt` prints one. Raises FinetuneError for an operation that TFLite does not have.
     """
     with tempfile.TemporaryDirectory() as folder:
         written = to_savedmodel.write(source, Path(folder) / "model")
@@ -52,9 +50,9 @@ def write(source: Source, out: Path) -> Exported:
     return Exported("tflite", out, (out,), what, notes)
 
 
-def open_runtime(source: Source, out: Path) -> Run:
+def open_runtime(source: Source, out: Path) -> Runtime:
     """TensorFlow's TFLite interpreter, by its signature."""
-    with warnings.catch_warnings(), silent_descriptor():  # it says which delegate it made
+    with warnings.catch_warnings(), silent_descriptor():  # it prints which delegate it made
         warnings.simplefilter("ignore")  # that the interpreter has moved to a package of its own
         interpreter = tf.lite.Interpreter(model_path=str(out), num_threads=cores())
         runner = interpreter.get_signature_runner("serving_default")
@@ -68,7 +66,7 @@ def open_runtime(source: Source, out: Path) -> Run:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the converter's account of its passes; its errors are exceptions as well."""
+    """Without the converter's log of its passes. Its errors are exceptions too, so none is lost."""
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -10,11 +10,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 from PIL import Image
 
+from finetune.cli.export_command import export as export_command
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
-from finetune.inference.export import FORMATS, export, staging
+from finetune.inference.export.formats import FORMATS
+from finetune.inference.export.trial import TrialOptions
+from finetune.inference.export.write import WRITERS, export, staged
 from finetune.training import start
 
 INFERENCE = ("savedmodel", "tflite", "onnx")
@@ -48,7 +52,7 @@ def on_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_format_at_once_is_the_same_classifier(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
-    exported = export(trained, out, forms=list(FORMATS), images=200)
+    exported = export(trained, out, forms=list(FORMATS), evaluation=TrialOptions(images=200))
     assert sorted(one.name for one in out.iterdir()) == [
         "model.keras", "model.onnx", "model.tflite", "saved_model", "slim"
     ]  # fmt: skip
@@ -67,7 +71,8 @@ def test_every_format_at_once_is_the_same_classifier(trained: Path, tmp_path: Pa
 
 
 def test_with_preprocessing_the_images_go_in_as_they_are(trained: Path, tmp_path: Path) -> None:
-    exported = export(trained, tmp_path / "out", forms=["keras", *INFERENCE], with_preprocessing=True, images=200)
+    forms, options = ["keras", *INFERENCE], TrialOptions(images=200)
+    exported = export(trained, tmp_path / "out", forms=forms, with_preprocessing=True, evaluation=options)
     for one in exported.exported:
         assert one.trial is not None
         assert (one.trial.images, one.trial.agreement) == (200, 1.0)
@@ -87,7 +92,7 @@ def test_photos_of_any_size_go_in_as_they_are(on_photos: Path, tmp_path: Path) -
 def test_class_names_are_in_every_export(on_photos: Path, tmp_path: Path) -> None:
     import onnx
 
-    export(on_photos, tmp_path / "out", forms=["keras", *INFERENCE], evaluate=False)
+    export(on_photos, tmp_path / "out", forms=["keras", *INFERENCE], evaluation=None)
     names = json.loads((on_photos / "result.json").read_text())["class_names"]
     assert names == ["$(id)|..%2Fetc", "red"]
     with zipfile.ZipFile(tmp_path / "out" / "model.keras") as archive:
@@ -106,7 +111,7 @@ def test_class_names_are_in_every_export(on_photos: Path, tmp_path: Path) -> Non
 def test_what_each_takes_and_gives(trained: Path, tmp_path: Path) -> None:
     import onnxruntime
 
-    export(trained, tmp_path / "out", forms=["keras", *INFERENCE], with_preprocessing=True, evaluate=False)
+    export(trained, tmp_path / "out", forms=["keras", *INFERENCE], with_preprocessing=True, evaluation=None)
     image = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     model = keras.saving.load_model(tmp_path / "out" / "model.keras", safe_mode=True)
     logits = np.asarray(model(image, training=False))
@@ -127,11 +132,18 @@ def kept(folder: Path) -> list[str]:
 
 
 def test_too_low_an_accuracy_writes_nothing(trained: Path, tmp_path: Path) -> None:
+    evaluation = TrialOptions(images=50, least_accuracy=1.0)
     with pytest.raises(FinetuneError, match=r"--assert-accuracy 1: the tflite export has 0\.\d{4} on 50 test images"):
-        export(trained, tmp_path / "new" / "m.tflite", forms=["tflite"], images=50, least_accuracy=1.0)
+        export(trained, tmp_path / "new" / "m.tflite", forms=["tflite"], evaluation=evaluation)
     assert kept(tmp_path) == []
+    line = f"export {trained} --format tflite --out {tmp_path}/m.tflite --no-evaluation --assert-accuracy 0.5"
     with pytest.raises(WrongUse, match="leave --no-evaluation out"):
-        export(trained, tmp_path / "m.tflite", forms=["tflite"], evaluate=False, least_accuracy=0.5)
+        CliRunner().invoke(export_command, line.split()[1:], catch_exceptions=False)
+    assert kept(tmp_path) == []
+
+
+def test_every_format_has_a_module() -> None:
+    assert list(WRITERS) == list(FORMATS)
 
 
 @pytest.mark.parametrize(
@@ -152,15 +164,15 @@ def test_a_wrong_name_is_said_before_any_work(forms: list[str], out: str, words:
 def test_nothing_is_overwritten(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "saved_model").mkdir()
     with pytest.raises(WrongUse, match=r"saved_model is already there and is not overwritten"):
-        export(trained, tmp_path, forms=["keras", "savedmodel"], evaluate=False)
+        export(trained, tmp_path, forms=["keras", "savedmodel"], evaluation=None)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(WrongUse, match="is a file, not a directory"):
-        export(trained, tmp_path / "file" / "m.keras", forms=["keras"], evaluate=False)
+        export(trained, tmp_path / "file" / "m.keras", forms=["keras"], evaluation=None)
     assert kept(tmp_path) == ["file", "saved_model"]
 
 
 def test_a_name_taken_meanwhile_is_not_overwritten_and_nothing_else_stays(tmp_path: Path) -> None:
-    with pytest.raises(WrongUse, match="b is already there"), staging.staged(tmp_path) as stage:  # noqa: PT012
+    with pytest.raises(WrongUse, match="b is already there"), staged(tmp_path) as stage:  # noqa: PT012
         for name in ("a", "b"):
             (stage / name).write_text("new")
         (tmp_path / "b").write_text("mine")
@@ -178,7 +190,7 @@ def test_a_failing_converter_is_one_message_and_no_file(
         tf.lite.TFLiteConverter, "from_saved_model", lambda *_, **__: type("C", (), {"convert": convert})()
     )
     with pytest.raises(FinetuneError, match=r"an operation that TFLite does not have .*Bessel"):
-        export(trained, tmp_path / "out" / "m.tflite", forms=["tflite"], evaluate=False)
+        export(trained, tmp_path / "out" / "m.tflite", forms=["tflite"], evaluation=None)
     assert kept(tmp_path) == []
 
 

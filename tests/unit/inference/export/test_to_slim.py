@@ -16,8 +16,8 @@ from finetune.backbone.head import attach_head
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference import reference
-from finetune.inference.export import export
 from finetune.inference.export import to_slim as module
+from finetune.inference.export.write import export
 from finetune.training import start
 from tests.support.thin_rows import fit_of, random_values, thin
 
@@ -48,7 +48,7 @@ def made_run(folder: Path, spec: BackboneSpec, size: int) -> keras.Model:
 
 def exported_slim(run: Path, out: Path) -> Any:
     """Without a look at test images: what tf_slim makes of the checkpoint is looked at here."""
-    (exported,) = export(run, out, forms=["slim"], evaluate=False).exported
+    (exported,) = export(run, out, forms=["slim"], evaluation=None).exported
     return exported
 
 
