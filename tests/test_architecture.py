@@ -25,7 +25,7 @@ SURFACES = {
     "reporting": {
         *("run_report", "run_page", "diagnosis_page", "model_card", "curves", "html", "words"),
     },
-    "inference": {"predict", "embeddings", "verification", "export", "export.formats"},
+    "inference": {"predict", "embeddings", "verification", "export.write", "export.exported", "export.format_table"},
     "batch": {
         *("jobs", "call", "folder", "status", "survey", "summary", "slurm"),
         *("executors.job_process", "executors.local", "executors.ray_cluster"),
@@ -36,7 +36,12 @@ SURFACES = {
 """The modules of each package that other packages may import; "" is the package itself. All of `checkpoints` is."""
 
 NO_TENSORFLOW = (
-    *("finetune.reporting", "finetune.config", "finetune.inference.export.formats"),
+    *(
+        "finetune.reporting",
+        "finetune.config",
+        "finetune.inference.export.format_table",
+        "finetune.inference.export.exported",
+    ),
     *("finetune.evaluation.predictions", "finetune.evaluation.metrics", "finetune.evaluation.significance"),
     *("finetune.runs.directory", "finetune.runs.config_file", "finetune.runs.run_data"),
     *("checkpoints.catalog", "checkpoints.matching"),

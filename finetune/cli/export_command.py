@@ -1,7 +1,6 @@
 """`finetune export`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -9,10 +8,8 @@ from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.tables import print_table
 from finetune.errors import WrongUse
-from finetune.inference.export.formats import FORMATS
-
-if TYPE_CHECKING:
-    from finetune.inference.export.exported import Export
+from finetune.inference.export.exported import AGREEMENT, Export, TrialOptions
+from finetune.inference.export.format_table import FORMATS
 
 
 @click.command(epilog="Formats: " + "; ".join(f"{name}: {one.words}" for name, one in FORMATS.items()) + ".")
@@ -73,7 +70,6 @@ def export(
     if least_accuracy is not None and no_evaluation:
         raise WrongUse("--assert-accuracy needs the evaluation: leave --no-evaluation out")
     load_tensorflow()
-    from finetune.inference.export.trial import TrialOptions
     from finetune.inference.export.write import export as write_export
 
     with console_display(quiet=quiet or as_json) as display:
@@ -93,10 +89,8 @@ def export(
     _print_trials(target, exported)
 
 
-def _print_trials(target: Path, exported: "Export") -> None:
+def _print_trials(target: Path, exported: Export) -> None:
     """The table of the re-evaluation, and a warning where an export is another classifier than the run."""
-    from finetune.inference.export.exported import AGREEMENT
-
     if exported.run is None:
         click.echo("not re-evaluated (--no-evaluation)", err=True)
         return

@@ -1,4 +1,4 @@
-"""What an export has written, and how it scored when it was re-evaluated. No TensorFlow."""
+"""What an export has written, how it is re-evaluated, and how it scored. No TensorFlow."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +12,20 @@ Runtime = Callable[[np.ndarray], np.ndarray]
 
 AGREEMENT = 0.999
 """Least share of images with the same predicted class: below it, an export is another classifier than the run."""
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """How exports are re-evaluated.
+
+    data_dir: where the run's data lies now. images: at most so many test images, evenly spread. least_accuracy: a
+    fraction; an export that scores less is an error. on_batch: called after every batch.
+    """
+
+    data_dir: Path | None = None
+    images: int | None = None
+    least_accuracy: float | None = None
+    on_batch: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)

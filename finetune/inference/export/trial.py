@@ -1,9 +1,8 @@
 """Re-evaluate an export: the test set through its own runtime, compared image by image with the run itself."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,27 +14,13 @@ from finetune.data.dataset import Split
 from finetune.data.lazy import LazyImages
 from finetune.evaluation.evaluator import Batches, Evaluator, Pass
 from finetune.inference.export.exportable import Source
-from finetune.inference.export.exported import Runtime, Trial
+from finetune.inference.export.exported import Runtime, Trial, TrialOptions
 from finetune.runs.evaluate import Opened
 
 _COMPARED = 1_000
 """Images whose logits are compared, and not only their class."""
 _WARM, _TIMED, _SECONDS = 3, 30, 3.0
 """Calls with one image before the clock starts and while it runs; the most seconds it may run."""
-
-
-@dataclass(frozen=True)
-class TrialOptions:
-    """How exports are re-evaluated.
-
-    data_dir: where the run's data lies now. images: at most so many test images, evenly spread. least_accuracy: a
-    fraction; an export that scores less is an error. on_batch: called after every batch.
-    """
-
-    data_dir: Path | None = None
-    images: int | None = None
-    least_accuracy: float | None = None
-    on_batch: Callable[[], None] | None = None
 
 
 class Reference:

@@ -11,9 +11,9 @@ from finetune.errors import FinetuneError, WrongUse
 from finetune.files import naming, room_for
 from finetune.inference.export import to_keras, to_onnx, to_savedmodel, to_slim, to_tflite
 from finetune.inference.export.exportable import Source, open_source
-from finetune.inference.export.exported import Export, Exported, Runtime
-from finetune.inference.export.formats import file_names
-from finetune.inference.export.trial import Reference, TrialOptions
+from finetune.inference.export.exported import Export, Exported, Runtime, TrialOptions
+from finetune.inference.export.format_table import file_names
+from finetune.inference.export.trial import Reference
 from finetune.runs.evaluate import open_run
 
 _PREFIX = ".tmp.export-"
@@ -40,7 +40,7 @@ WRITERS: dict[str, Writer] = {
     "onnx": to_onnx,
     "slim": to_slim,
 }
-"""The module of each row of `formats.FORMATS`."""
+"""The module of each row of `format_table.FORMATS`."""
 
 
 def export(
@@ -51,7 +51,7 @@ def export(
     with_preprocessing: bool = False,
     evaluation: TrialOptions | None = _ALL_IMAGES,
 ) -> Export:
-    """Write the run `target`, a directory or a `.keras` file in one, in each of `forms`, keys of `formats.FORMATS`.
+    """Write the run `target`, a directory or a `.keras` file in one, in each of `forms` (`format_table.FORMATS`).
 
     One format is written to `out` itself. Several are written into the directory `out`, under the names in the table.
     `with_preprocessing`: as in `Source`. Each export is re-evaluated, by its own runtime on the run's test images;

@@ -16,8 +16,8 @@ from PIL import Image
 from finetune.cli.export_command import export as export_command
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
-from finetune.inference.export.formats import FORMATS
-from finetune.inference.export.trial import TrialOptions
+from finetune.inference.export.exported import TrialOptions
+from finetune.inference.export.format_table import FORMATS
 from finetune.inference.export.write import WRITERS, export, staged
 from finetune.training import start
 
