@@ -37,7 +37,7 @@ def list_cache(as_json: bool) -> None:
             for one in entries
         ]
         shared_options.emit(
-            {"place": str(feature_store.place()), "budget": feature_store.default_budget(), "entries": rows}
+            {"place": str(feature_store.cache_folder()), "budget": feature_store.default_budget(), "entries": rows}
         )
         return
     if entries:
@@ -63,7 +63,7 @@ def list_cache(as_json: bool) -> None:
     total = sum(one.size for one in entries)
     click.echo(
         f"{len(entries)} entries, {size_in_words(total)} of {size_in_words(feature_store.default_budget())}, "
-        f"in {feature_store.place()}"
+        f"in {feature_store.cache_folder()}"
     )
 
 

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what a finished run's model is, for whoever gets it without having trained it."""
+"""`MODEL_CARD.md`: describes the model of a finished run to people who did not train it."""
 
 from dataclasses import asdict
 from typing import Any
@@ -17,11 +17,11 @@ from finetune.training.prepare import Prepared
 NAME = "MODEL_CARD.md"
 
 
-def write(run: RunDir, prepared: Prepared, result: dict[str, Any], said: Predictions) -> None:
-    """Write the card of a run whose result is known. `said` is of its test images, with `is_training=False`."""
+def write(run: RunDir, prepared: Prepared, result: dict[str, Any], predictions: Predictions) -> None:
+    """Write the card of a run whose result is known. `predictions`: of its test images, with `is_training=False`."""
     config, dataset, spec = prepared.config, prepared.dataset, prepared.backbone.spec
     names = dataset.class_names
-    scores = metrics.per_class(said.labels, said.classes, len(names))
+    scores = metrics.per_class(predictions.labels, predictions.classes, len(names))
     report = prepared.backbone.report
     trained = np.bincount(dataset.train.labels, minlength=len(names))
     facts = {
@@ -45,13 +45,13 @@ def write(run: RunDir, prepared: Prepared, result: dict[str, Any], said: Predict
             for name, images, score in zip(names, trained, scores, strict=True)
         ],
         "macro_f1": metrics.macro_f1(scores),
-        "calibration_error": metrics.calibration(said.confidences, said.correct).expected_error,
+        "calibration_error": metrics.calibration(predictions.confidences, predictions.correct).expected_error,
         "environment": run.read("environment.json") if (run.path / "environment.json").is_file() else {},
     }
     write_text(run.path / NAME, model_card.text(facts))
 
 
 def _preprocessing(name: str) -> dict[str, Any]:
-    """Its arithmetic, where it is one of the known ones."""
+    """The name of a preprocessing, with its arithmetic where it is a known one."""
     found = find_preprocessing(name)
     return {"name": name, **(asdict(found) if isinstance(found, Preprocessing) else {"scale": None})}

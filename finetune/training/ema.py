@@ -23,11 +23,11 @@ def take_over(
     score: Callable[[], dict[str, Any]],
     recalibrate: Callable[[], bool],
 ) -> dict[str, Any]:
-    """Make `model` the averaged one, and keep what it was as LAST_STEP; returns what `result.json` says of it.
+    """Give `model` the averaged weights, and keep the last step's model as LAST_STEP. Returns `weights` of the result.
 
-    Moving statistics are averages over batches as the last weights saw them: under averaged weights every layer's
-    inputs are others, and test accuracy suffers (tensorflow/tensorflow#30274). So they are measured anew by
-    `recalibrate`, which tells whether any update at all. `score` gives both test evaluations as JSON values.
+    The moving statistics belong to the last weights. Under averaged weights every layer has other inputs, and test
+    accuracy suffers (tensorflow/tensorflow#30274). So `recalibrate` measures them again; it returns whether any layer
+    updates its statistics. `score` returns both test evaluations as JSON values.
     """
     last = {"model": LAST_STEP, "test": score()}
     save_stock(model, run.path / LAST_STEP)

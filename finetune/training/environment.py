@@ -1,4 +1,4 @@
-"""`environment.json`: what a run ran on."""
+"""`environment.json`: versions, processors and devices of a run."""
 
 import os
 import platform

@@ -10,13 +10,14 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.runs.directory import RunDir
 from finetune.training.display import Display
 from finetune.training.loop.state import State
+from finetune.training.loop.train import Observer
 from finetune.training.periodic_diagnosis import Checkup
 from finetune.training.phases import Phases
 from finetune.training.tracking.trackers import Trackers
 
 
-class Recorder:
-    """The loop's observer. `averages`: the averaged weights, at the end of a run with `ema`."""
+class Recorder(Observer):
+    """The observer of the chief: it writes the run's files. `averages`: the averaged weights of a run with `ema`."""
 
     def __init__(
         self,
@@ -28,7 +29,7 @@ class Recorder:
         checkup: Checkup | None,
         phases: Phases,
     ) -> None:
-        self._run, self._display, self.stop_requested, self._checkup = run, display, requested, checkup
+        self._run, self._display, self._requested, self._checkup = run, display, requested, checkup
         self._trackers, self._statistics = trackers, KerasSubject(model).snapshot
         self._phases = phases
         self.averages: dict[str, np.ndarray] | None = None
@@ -50,28 +51,31 @@ class Recorder:
         self._trackers.epoch(history, self._statistics)
         self._display.epoch(row)
 
+    def stop_requested(self) -> bool:
+        """Whether the user asked the run to stop."""
+        return self._requested()
+
     def on_averages(self, weights: dict[str, np.ndarray]) -> None:
-        """Kept for the end."""
+        """Keep them for the end of the run."""
         self.averages = weights
 
     def save(self, state: State) -> None:
-        """Trackers first: a state never knows of epochs that they do not."""
+        """Save the state after the trackers: a saved state never holds epochs that they lack."""
         self._trackers.flush()
         self._run.state_path.parent.mkdir(exist_ok=True)
         state.save(self._run.state_path)
 
 
-class FollowingObserver:
-    """The loop's observer where nothing is written."""
+class FollowingObserver(Observer):
+    """The observer of a further worker: it shows the steps and writes nothing."""
 
-    def __init__(self, display: Display, requested: Any) -> None:
-        self.on_step, self.stop_requested = display.step, requested
+    def __init__(self, display: Display, requested: Callable[[], bool]) -> None:
+        self._display, self._requested = display, requested
 
-    def on_epoch(self, history: list[dict[str, Any]]) -> None:
-        """Nothing: the chief writes."""
+    def on_step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
+        """After a step: shown."""
+        self._display.step(epoch=epoch, step=step, steps=steps, images=images, loss=loss)
 
-    def on_averages(self, weights: Any) -> None:
-        """Nothing: the chief keeps them."""
-
-    def save(self, state: State) -> None:
-        """Nothing: the chief saves."""
+    def stop_requested(self) -> bool:
+        """Whether this worker was asked to stop."""
+        return self._requested()

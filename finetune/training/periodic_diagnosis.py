@@ -1,4 +1,4 @@
-"""A diagnosis while a run trains, every K epochs, logged like any metric."""
+"""`--diagnose-every`: a diagnosis every K epochs while a run trains, logged like any metric."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from finetune.diagnosis.verdict import judge
 from finetune.training.prepare import Prepared
 
 IMAGES = 1_000
-"""Validation and training images looked at, each: a checkup costs six passes over them."""
+"""Validation images examined, and training images: a checkup costs six passes over them."""
 
 
 class _Traced(KerasSubject):
@@ -47,13 +47,13 @@ class Checkup:
         self._config = config
 
     def due(self, epoch: int) -> bool:
-        """Whether there is one after `epoch`, counted from 1."""
+        """Whether a checkup follows `epoch`, counted from 1."""
         return bool(self._every) and epoch % (self._every or 1) == 0 and bool(self._subject.layers)
 
     def row(self, *, updates: int, batch: bool) -> dict[str, Any]:
-        """`bn` of an epoch's row: the cause and its figures, accuracies as fractions. The model is left as it was.
+        """`bn` of an epoch's row: the cause and its figures, accuracies as fractions. The model is unchanged.
 
-        updates: of the moving statistics so far. batch: whether any layer normalises by the batch now.
+        updates: of the moving statistics so far. batch: whether any layer normalises by batch statistics now.
         """
         evidence = examine(
             self._subject,
@@ -71,13 +71,13 @@ class Checkup:
             extent="quick",
         )
         verdict = judge(evidence, Commands("RUN"))
-        ways = evidence.test
+        modes = evidence.test
         return {
             "cause": verdict.cause,
-            "is_training_false": ways.is_training_false.accuracy,
-            "is_training_true": ways.is_training_true.accuracy,
-            "recalibrated": ways.recalibrated.accuracy,
-            "images": ways.is_training_false.examples,
+            "is_training_false": modes.is_training_false.accuracy,
+            "is_training_true": modes.is_training_true.accuracy,
+            "recalibrated": modes.recalibrated.accuracy,
+            "images": modes.is_training_false.examples,
             "largest_mean_shift": max(layer.mean_shift for layer in evidence.layers),
             "share_left": evidence.shares[0].share if evidence.shares else None,
         }

@@ -1,4 +1,4 @@
-"""The phases of a run whose layers are unfrozen one after another: switches, what is said, and the proof of each."""
+"""The phases of a run: the layers' switches, the messages and the proof of each."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from finetune.training.prepare import Prepared
 
 
 class Phases:
-    """What the loop enters, phase by phase. A run without unfreezing is one phase.
+    """The phases of a run for the loop. A run without gradual unfreezing is one phase.
 
-    Of each phase of several, `freeze.json` keeps the plan and the digests of all variables at its start, and, once it
-    is over, the proof that what it froze has not moved. Entering a phase again, as a resumed run does, changes neither:
-    a phase begins with the state that the one before it left, to the bit.
+    With several phases, `freeze.json` keeps for each its plan and the digests of all variables at its start. Once a
+    phase is over, it also keeps the proof that its frozen variables are unchanged. Entering a phase again, as a resumed
+    run does, changes neither: a phase begins with the state that the one before it left, to the bit.
     """
 
     def __init__(self, run: RunDir, prepared: Prepared, display: Display) -> None:
@@ -26,8 +26,9 @@ class Phases:
         return [phase.first_epoch for phase in self._prepared.phases]
 
     def close(self) -> list[dict[str, Any]]:
-        """After the last step, before anything else moves: the proofs of all phases, for `result.json`; none where
-        there is one phase, which the proof of the whole run is about."""
+        """The proofs of all phases, for `result.json`. To be called after the last step, before anything else changes.
+
+        Empty where there is one phase: the proof of the whole run covers it."""
         if len(self._prepared.phases) == 1:
             return []
         kept = self._kept()
@@ -36,8 +37,8 @@ class Phases:
         return [{"first_epoch": one["first_epoch"], **one["proof"]} for one in kept]
 
     def updates(self, epochs: int) -> int:
-        """How often the moving statistics were updated after so many epochs that were updated least of all that are
-        updated then; 0 where none are."""
+        """How many updates the moving statistics have had after `epochs` epochs: the fewest of any layer that updates
+        then; 0 where none does."""
         config, phases = self._prepared.config, self._prepared.phases
         if config.bn_updates == "off" or epochs == 0:
             return 0
@@ -63,8 +64,8 @@ class Phases:
         model, phases = self._prepared.model, self._prepared.phases
         kept = self._kept() if len(phases) > 1 else []
         if len(kept) > number:
-            # A killed run goes on from a state before what it had noted last: steps done again, without
-            # --deterministic, end in other bits, and phases entered again begin with those.
+            # A killed run continues from a state that is older than its last entry here. Without --deterministic,
+            # steps that are repeated end in other bits, so later phases start from other values.
             kept = kept[: number + 1]
             kept[number].pop("proof", None)
             self._keep(kept)
@@ -90,7 +91,7 @@ class Phases:
             self._prepared.apply(plan)  # a run resumed between two phases has not set its switches
             expected = proof.expected_to_change(model, plan)
             proved = proof.prove(kept[-1]["digests"], proof.digests(model), expected)
-            # What trains need not move within one phase: where it was the last one before the best epoch, say.
+            # A trainable variable need not change within one phase: for example after the best epoch.
             kept[-1]["proof"] = {
                 "holds": not proved.moved_though_frozen,
                 "frozen_variables": proved.frozen,

@@ -1,4 +1,4 @@
-"""Proof, after training, that what was called frozen is bit-identical and that what should have moved has moved."""
+"""Proof, after training, that frozen variables are bit-identical and that trainable variables have changed."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from finetune.training.loop import kernels
 
 @dataclass(frozen=True)
 class Proof:
-    """`moved_though_frozen` must be empty, or the run has failed; `unmoved` names what trained yet kept every bit."""
+    """`moved_though_frozen` must be empty, or the run has failed. `unmoved`: trainable ones that did not change."""
 
     frozen: int
     moving: int
@@ -23,7 +23,7 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Nothing frozen has moved, and something that should move did."""
+        """No frozen variable has changed, and at least one trainable variable has."""
         return not self.moved_though_frozen and (self.moving == 0 or len(self.unmoved) < self.moving)
 
     def to_json(self) -> dict[str, Any]:
@@ -38,27 +38,28 @@ class Proof:
 
 
 def expected_to_change(model: keras.Model, plan: FreezePlan | None = None) -> dict[str, bool]:
-    """Variable path -> whether training steps may change it: by `plan`, what the user was told, and by the layers'
-    switches as well. Without a plan, by the switches alone.
+    """Variable path -> whether training steps may change it, by the layers' switches and by `plan`, if given.
 
-    A convolution's bias in front of a BatchNorm that normalises by batch statistics has no gradient, and dropout's
-    seed moves without being a weight; both are left to `unmoved` or out of the account.
+    Two kinds of variables are special. The bias of a convolution before a BatchNorm that normalises by batch statistics
+    has no gradient: it may end up in `unmoved`. Dropout's seed changes but is not a weight: it is left out.
     """
-    told = {one.layer.name: one for one in plan.layers} if plan is not None else {}
+    planned = {one.layer.name: one for one in plan.layers} if plan is not None else {}
     expected = {}
     for layer in parts(model):
-        said = told.get(layer.name)
+        layer_plan = planned.get(layer.name)
         for variable in layer.weights:
             if is_bn(layer) and (variable is layer.moving_mean or variable is layer.moving_variance):
-                may = said is None or (said.bn is not None and said.bn.statistics == "batch" and said.bn.updates)
+                may = layer_plan is None or (
+                    layer_plan.bn is not None and layer_plan.bn.statistics == "batch" and layer_plan.bn.updates
+                )
                 expected[variable.path] = may and layer.statistics == "batch" and layer.updates
             else:
-                expected[variable.path] = bool(variable.trainable) and (said is None or said.trains)
+                expected[variable.path] = bool(variable.trainable) and (layer_plan is None or layer_plan.trains)
     return expected
 
 
 def without_gradient(model: keras.Model, proved: Proof) -> int:
-    """How many of `unmoved` are biases that BatchNorm takes away again, as the model's switches are set."""
+    """How many of `unmoved` are biases that BatchNorm cancels, as the model's switches are set."""
     biases = {layer.bias.path for layer in parts(model) if kernels.bias_cancels(layer)}
     return len(biases & set(proved.unmoved))
 
@@ -73,7 +74,7 @@ def digests(model: keras.Model) -> dict[str, str]:
 
 
 def prove(before: dict[str, str], after: dict[str, str], expected: dict[str, bool]) -> Proof:
-    """Compare the digests of before and after training with what was expected to move."""
+    """Compare the digests before and after training with which variables were expected to change."""
     same = {path: before[path] == after[path] for path in after}
     return Proof(
         frozen=sum(not moves for moves in expected.values()),

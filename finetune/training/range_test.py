@@ -1,4 +1,4 @@
-"""The learning-rate range test (Smith 2017, arXiv 1506.01186, section 3.3): a rate read off the first steps."""
+"""The learning-rate range test (Smith 2017, arXiv 1506.01186, section 3.3): a rate from the first steps."""
 
 import dataclasses
 import math
@@ -26,25 +26,25 @@ from finetune.training.prepare import Prepared
 STEPS = 100
 LOWEST, HIGHEST = 1e-6, 10.0
 _DIVERGED = 4.0
-"""Times the lowest loss so far: what lies beyond says nothing more."""
+"""The test ends at this multiple of the lowest loss so far."""
 _WINDOW = 5
-"""Steps either way that a loss is averaged over: a third of a decade of rates."""
+"""A loss is averaged over so many steps before and after it: a third of a decade of rates."""
 _BELOW = 3.0
-"""How far below the rate of the lowest loss the chosen one lies.
+"""The rate of the lowest loss is divided by this.
 
-A tenth is usual, for a rate that is kept. Here it is the peak of a schedule that warms up to it and falls to 0, and a
+A tenth is usual for a constant rate. Here the rate is the peak of a schedule that warms up to it and falls to 0, and a
 tenth was too little: MobileNet 0.25 on 2,000 CIFAR-10 images at 64 px, 4 epochs, seed 0, had its lowest loss at 0.0040;
 61.1 % with a tenth of it, 68.7 % with a third, 67.2 % with the default 0.001. With SGD the lowest loss is at 0.028,
-where the default, which was tuned, is 0.01."""
+where the tuned default is 0.01."""
 _LEAST_FALL = 0.01
-"""Share by which the loss must fall for its minimum to be one."""
+"""Share by which the loss must fall for its minimum to count."""
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What was measured: the rate of each step, the batch's mean loss before it, the same smoothed, and the verdict.
+    """The rate of each step, the batch's mean loss before it, the smoothed losses, and the chosen rate.
 
-    diverged: whether the loss rose out of sight before the highest rate was reached.
+    diverged: whether the loss rose to `_DIVERGED` times its minimum before the highest rate was reached.
     """
 
     rates: tuple[float, ...]
@@ -63,12 +63,11 @@ class RangeTest:
 def range_test(
     model: keras.Model, split: Split, config: RunConfig, *, rates: Mapping[str, float] | None = None
 ) -> RangeTest:
-    """Train on batches of `split` while the rate grows from LOWEST to HIGHEST by equal factors; `model` is afterwards
-    what it was to the bit, statistics and dropout's seed included.
+    """Train on batches of `split` while the rate grows from LOWEST to HIGHEST by equal factors, then restore `model`.
 
-    The batches are those of the run's first steps. The rate chosen is a third of that at which the smoothed loss is
-    lowest: beyond the minimum the loss rises because steps overshoot, and at the minimum itself some already do.
-    `config` is complete but for its learning rate; `rates` as in `training.loop.train`.
+    `model` is restored to the bit, statistics and dropout's seed included. The batches are those of the run's first
+    steps. The chosen rate is a third of the rate with the lowest smoothed loss: beyond the minimum steps overshoot, and
+    at the minimum some already do. `config` is complete but for its learning rate; `rates` as in `training.loop.train`.
     Raises FinetuneError where the loss falls at no rate.
     """
     before = model_arrays(model)
@@ -82,7 +81,7 @@ def range_test(
 def _measure(
     model: keras.Model, split: Split, config: RunConfig, rates: Mapping[str, float] | None
 ) -> Iterator[tuple[float, float]]:
-    """(rate, mean loss of the batch before the step), until the loss is out of sight."""
+    """(rate, mean loss of the batch before the step), until the loss diverges."""
     variables = model.trainable_variables
     config = dataclasses.replace(config, learning_rate=LOWEST, schedule="constant")
     optimizer = build(config, variables, steps=STEPS, rates=rates)
@@ -113,7 +112,7 @@ def _endless(split: Split, config: RunConfig) -> Iterator[Any]:
 
 
 def read(rates: list[float], losses: list[float]) -> RangeTest:
-    """The verdict on a measured curve. FinetuneError where the loss falls at no rate."""
+    """The chosen rate of a measured curve. FinetuneError where the loss falls at no rate."""
     smoothed = [float(np.mean(losses[max(at - _WINDOW, 0) : at + _WINDOW + 1])) for at in range(len(losses))]
     lowest = int(np.argmin(smoothed)) if smoothed else 0
     if not smoothed or smoothed[lowest] > (1 - _LEAST_FALL) * max(smoothed[: lowest + 1]):
@@ -126,14 +125,14 @@ def read(rates: list[float], losses: list[float]) -> RangeTest:
 
 
 def settle_learning_rate(prepared: Prepared, display: Display) -> tuple[Prepared, RangeTest | None]:
-    """`prepared` with a learning rate that is a number; where that was `auto`, also how it was found.
+    """`prepared` with a number as learning rate, and the range test that found it where it was `auto`.
 
-    The model is left as it was. Raises FinetuneError where the loss falls at no rate.
+    The model is unchanged. Raises FinetuneError where the loss falls at no rate.
     """
     config, model = prepared.config, prepared.model
     if config.learning_rate != "auto":
         return prepared, None
-    display.say("learning-rate range test: a few steps at growing rates, which are then undone")
+    display.say("learning-rate range test: a few steps at growing rates; the model is then restored")
     rates = freezing.rates_by_variable(model, prepared.plan)
     test = range_test(model, prepared.dataset.train, config, rates=rates)
     display.say(

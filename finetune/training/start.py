@@ -12,7 +12,8 @@ from finetune.training.distribution.cluster import from_environment
 from finetune.training.distribution.connection import mirrored, multi_worker
 from finetune.training.distribution.strategy import ALONE
 from finetune.training.prepare import Prepared, prepare
-from finetune.training.worker import Worker, follow
+from finetune.training.worker import Worker as Worker
+from finetune.training.worker import follow
 
 
 def plan(config: RunConfig, *, display: Display | None = None) -> Prepared:

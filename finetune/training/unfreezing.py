@@ -1,4 +1,4 @@
-"""Gradual unfreezing: which stages train in which epochs. Pure."""
+"""Gradual unfreezing: which stages train in which epochs. A pure function of the plan."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -16,18 +16,17 @@ class Phase:
 
 
 def phases(plan: FreezePlan, locking: Callable[[Collection[str]], FreezePlan], *, over: int) -> tuple[Phase, ...]:
-    """The head alone, then with ever more stages from the top, and from epoch `over` on all that `plan` trains (after
-    Howard & Ruder 2018, section 3.3, who add one layer an epoch).
+    """First the head trains, then more and more stages from the top, and from epoch `over` on all that `plan` trains.
 
-    The stages come in as many equal groups as there are epochs to add them in, the first of which is the head's alone;
-    a network of few stages takes several epochs for each. `locking` gives the plan under which some stages are frozen.
-    Every plan but the last is thus part of the next one. The last one is `plan` itself, with `opens`.
-    Raises WrongUse where nothing but the head trains.
+    After Howard & Ruder 2018, section 3.3, who add one layer an epoch. The stages are divided into equal groups, one
+    for each epoch after the head's; a network of few stages takes several epochs for each. `locking` returns the plan
+    under which some stages are frozen. The last plan is `plan` itself, with `opens`.
+    Raises WrongUse where only the head trains.
     """
     stages = [stage for stage in plan.training_stages if stage != HEAD][::-1]
     if not stages:
         raise WrongUse(
-            "nothing but the head trains, so that there is nothing to unfreeze: leave out --unfreeze-epochs and "
+            "only the head trains, so there is nothing to unfreeze: leave out --unfreeze-epochs and "
             "--preset gradual, or freeze less"
         )
     steps = min(len(stages), over)

@@ -1,4 +1,4 @@
-"""Where a model can be cut in two: below, nothing that a training step changes; above, everything it does."""
+"""Where a model can be cut in two: a frozen part below, and above it everything that a training step changes."""
 
 from dataclasses import dataclass
 from math import prod
@@ -13,10 +13,10 @@ from finetune.errors import FinetuneError
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """One tensor through which every way from the images to what changes leads.
+    """A tensor through which every path from the images to a changing layer leads.
 
-    layer: whose output it is. shape: of one image's value. multiplications: that one image costs below the cut, and
-    `above` it, in an inference pass.
+    layer: the layer whose output it is. shape: of one image's value. multiplications, above: the cost of one image in
+    an inference pass, below and above the cut.
     """
 
     tensor: Any
@@ -41,9 +41,9 @@ class Cut:
 def cuts(model: keras.Model) -> list[Cut]:
     """Every useful cut of a flat functional `model` as its switches are set, the best first.
 
-    The first is the latest; what costs no multiplications (padding, pooling, activations) is left above it where that
-    makes the value smaller. Those that follow lie earlier and are smaller, for when the first does not fit. Raises
-    FinetuneError, saying which layer is in the way, where there is none.
+    The first is the last possible one. Layers without multiplications (padding, pooling, activations) stay above it
+    where that makes its value smaller. The cuts that follow lie earlier and are smaller, for when the first does not
+    fit. Raises FinetuneError with the layer that prevents a cut, where there is none.
     """
     graph = _Graph(model)
     candidates = [cut for tensor in graph.dominators() if (cut := graph.cut(tensor)) is not None]
@@ -60,7 +60,7 @@ def cuts(model: keras.Model) -> list[Cut]:
 
 
 def changes(operation: Any) -> str | None:
-    """Why the output of a layer or operation is not the same in every training step, in words; None where it is."""
+    """Why the output of a layer or operation may differ between training steps, in words; None where it cannot."""
     if isinstance(operation, Module):
         if any(part.trainable_variables for part in operation.parts):
             return "trains"
@@ -81,12 +81,12 @@ def changes(operation: Any) -> str | None:
         elif len(layer.variables) > len(layer.weights):
             return "draws random numbers"
         elif not type(layer).__module__.startswith("keras.") and layer._call_has_training_arg:
-            return "is of a class of its own that may do otherwise in training"
+            return "is of a custom class that may behave otherwise in training"
     return None
 
 
 class _Graph:
-    """The graph of a model, its tensors numbered in an order in which each comes after what it is computed from."""
+    """The graph of a model. Its tensors are numbered so that each comes after those it is computed from."""
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
@@ -123,7 +123,7 @@ class _Graph:
             self._moving.append(moving)
 
     def dominators(self) -> list[int]:
-        """Numbers of the tensors that all of the frontier is computed from alone, the latest first."""
+        """Numbers of the tensors through which all of the frontier is computed, the last first."""
         if not self._moving[self._number[id(self._model.output)]]:
             return []
         common = -1
@@ -150,7 +150,7 @@ class _Graph:
 
 
 def nodes(model: keras.Model) -> list[Any]:
-    """Every call of a layer or operation on the way to the output, each after those it takes its inputs from."""
+    """Every call of a layer or operation that the output needs, each after those its inputs come from."""
     order: list[Any] = []
     seen: set[int] = {id(model.input)}
     stack: list[tuple[Any, bool]] = [(model.output, False)]
@@ -172,7 +172,7 @@ def nodes(model: keras.Model) -> list[Any]:
 
 
 def _multiplications(node: Any) -> int:
-    """Of one image: every weight of rank two and more is used once at each place of the output's map."""
+    """Multiplications of one image: each weight of rank two and more is used once at each pixel of the output."""
     operation, output = node.operation, node.output_tensors[0]
     if isinstance(operation, Module):
         height, width = node.input_tensors[0].shape[1:3]

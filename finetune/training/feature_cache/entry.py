@@ -1,13 +1,14 @@
-"""One set of features on disk: a row per image, found by what the image is, written by any number of processes.
+"""One set of features on disk: a row per image, found by a digest of the image, written by any number of processes.
 
-`rows.bin` holds rows of one size and nothing else (`np.memmap` opens it); `index.bin` names the image of each row by 16
-bytes, with a checksum over name and row. A row is written, then flushed to the disk, then named: a row without a name
-is none, whoever was killed when. So there is nothing that is "complete", and nothing to rename: what is named and has
-its checksum is right, and the next run computes the rest. A row that has changed since is disowned: its name is
-overwritten, and the image gets a new row.
+- `rows.bin` holds rows of one size and nothing else (`np.memmap` opens it).
+- `index.bin` names the image of each row by 16 bytes, with a checksum over name and row.
 
-Processes that want the same rows share the work: each takes the images it is about to compute under a lock on one
-byte of `claims`, which the system lets go of when its process ends, however it ends.
+A row is written, then flushed to the disk, then named. A row without a name does not count, so a process may be killed
+at any time. An entry is never "complete": rows with a name and a right checksum are valid, and the next run computes
+the missing ones. A row that has changed since is disowned: its name is overwritten, and the image gets a new row.
+
+Processes that want the same rows share the work. Each locks one byte of `claims` for every image it computes; the
+system releases the lock when the process ends, however it ends.
 """
 
 import fcntl
@@ -24,15 +25,15 @@ import numpy as np
 from finetune.errors import FinetuneError
 
 ID = np.dtype("S16")
-"""What names an image: 16 bytes of a digest of its content."""
+"""The name of an image: 16 bytes of a digest of its content."""
 
 RECORD = np.dtype([("id", ID), ("sum", "<u4")])
-"""Of `index.bin`: the name of a row, and the CRC-32 of the name and the row's bytes after it."""
+"""A record of `index.bin`: the name of a row, and the CRC-32 of the name followed by the row's bytes."""
 DISOWNED = b"\xff" * ID.itemsize
-"""The name of rows that were found damaged: no image has it."""
+"""The name of damaged rows: no image has it."""
 
 _AT_ONCE = 2**22
-"""Bytes checked with one read."""
+"""Bytes read and checked at once."""
 
 _APPENDING = 2**62
 """The byte of `claims` that is locked while rows are added; images' bytes lie below it."""
@@ -56,13 +57,13 @@ class Entry:
         self._known = np.empty(0, RECORD)  # as they were when rows were last looked for
 
     def close(self) -> None:
-        """Let go of the files; rows can no longer be read."""
+        """Close the files; rows can no longer be read."""
         for descriptor in self._descriptors:
             with suppress(OSError):
                 os.close(descriptor)
 
     def __len__(self) -> int:
-        """How many rows there are now, those of other processes included."""
+        """The number of rows now, with those of other processes."""
         return min(os.fstat(self._index).st_size // RECORD.itemsize, os.fstat(self._rows).st_size // self.row_bytes)
 
     def ids(self, start: int = 0) -> np.ndarray:
@@ -81,39 +82,40 @@ class Entry:
         return np.where(known[rows] == ids, rows, -1)
 
     def damaged(self, ids: np.ndarray) -> np.ndarray:
-        """int64: those rows of `ids` whose bytes, name or checksum are no longer what was written. Every one is read;
-        its checksum takes less time than that."""
+        """int64: the rows of `ids` whose bytes, name or checksum have changed since they were written. Every row is
+        read."""
         rows = np.unique(self.find(ids))
         rows = rows[rows >= 0]
         parts = np.array_split(rows, -(-len(rows) * self.row_bytes // _AT_ONCE) or 1)
         return np.concatenate([part[self._wrong(part, self._values(part))] for part in parts])
 
     def disown(self, rows: np.ndarray) -> None:
-        """Take their names from damaged `rows`: they are none from now on, for every process."""
+        """Overwrite the names of damaged `rows`: from now on they do not count, in any process."""
         with self._appending():
             now = self._records()
             for row in rows.tolist():
-                if row < len(now) and now[row] == self._known[row]:  # else somebody has done it, or put another there
+                # Else another process has disowned it, or has written another row there.
+                if row < len(now) and now[row] == self._known[row]:
                     _write(self._index, memoryview(DISOWNED), row * RECORD.itemsize)
             _flush(self._index)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The values at int `rows`, `[n, *shape]`. Neighbouring rows are read at once.
 
-        Read, not mapped: pages of a mapped file count as this process's memory, and one that somebody cuts short ends
-        the process. FinetuneError where the file has become shorter, or a row is not what was written under the name
-        it was found by.
+        The file is not mapped: mapped pages count as this process's memory, and a mapped file that is cut short ends
+        the process. FinetuneError where the file has become shorter, or a row differs from what was written under
+        its name.
         """
         out = self._values(rows)
         if self._wrong(rows, out).any():
             raise FinetuneError(
-                f"{self.path} has changed while it was used: rows in it are not what was written; continue the run, or "
-                "repeat it: they are then thrown away and computed anew"
+                f"{self.path} has changed while it was used: its rows differ from what was written; continue the run, "
+                "or repeat it: the damaged rows are then computed again"
             )
         return out
 
     def _wrong(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """bool per row whether its `values`, just read, have another checksum than they had."""
+        """bool per row: whether the checksum of its `values`, just read, differs from the recorded one."""
         if len(rows) and rows.max() >= len(self._known):
             self._known = self._records()
             if rows.max() >= len(self._known):
@@ -137,11 +139,11 @@ class Entry:
         return out
 
     def claim(self, ids: np.ndarray) -> np.ndarray:
-        """bool per id: whether it is now this process's to compute. False where another process is at it."""
+        """bool per id: whether this process now computes it. False where another process does."""
         return np.array([self._lock(byte) for byte in _bytes_of(ids)], bool)
 
     def release(self, ids: np.ndarray) -> None:
-        """What was claimed is computed, or left to others."""
+        """Give up claims: the images are computed, or left to other processes."""
         for byte in _bytes_of(ids):
             fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, byte)
 
@@ -152,7 +154,7 @@ class Entry:
         records["id"], records["sum"] = ids, _sums(ids, data, self.row_bytes)
         with self._appending():
             count = len(self)
-            # After a kill there may be rows without a name, or half a name: they are written over.
+            # After a kill there may be rows without a name, or half a name: they are overwritten.
             os.ftruncate(self._rows, count * self.row_bytes)
             os.ftruncate(self._index, count * RECORD.itemsize)
             _write(self._rows, _bytes(data), count * self.row_bytes)
@@ -165,7 +167,7 @@ class Entry:
 
     @contextmanager
     def _appending(self) -> Iterator[None]:
-        """One process at a time changes the files. Short: nobody computes in here."""
+        """Lock the files against changes by other processes, for a short time: nothing is computed inside."""
         fcntl.lockf(self._claims, fcntl.LOCK_EX, 1, _APPENDING)
         try:
             yield
@@ -181,7 +183,7 @@ class Entry:
 
 
 def _sums(ids: np.ndarray, values: np.ndarray, row_bytes: int) -> np.ndarray:
-    """CRC-32 of each name and its row, uint32 `[rows]`: a row in another one's place has a wrong one, too."""
+    """CRC-32 of each name and its row, uint32 `[rows]`. A row under another name has a wrong one as well."""
     content, names, size = _bytes(values), np.ascontiguousarray(ids).tobytes(), ID.itemsize
     return np.array(
         [
@@ -218,8 +220,8 @@ def _read_into(descriptor: int, buffer: memoryview, offset: int, path: Path) -> 
 
 def _shorter(path: Path) -> FinetuneError:
     return FinetuneError(
-        f"{path} has become shorter while it was read: somebody has changed it; remove it with 'finetune cache clear', "
-        "and continue the run"
+        f"{path} has become shorter while it was read: another program has changed it; remove it with "
+        "'finetune cache clear', and continue the run"
     )
 
 

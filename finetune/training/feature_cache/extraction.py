@@ -1,4 +1,4 @@
-"""Compute the rows an entry lacks, together with whoever else wants them."""
+"""Compute the rows an entry lacks, together with other processes that want them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,20 +20,20 @@ from finetune.training.feature_cache.entry import Entry
 from finetune.training.loop import kernels
 
 _BATCH, _PIXELS = 32, 32 * 128 * 128
-"""Images computed at once at least, and how many pixels they have where there are more, up to four times as many: a
-product of many rows is faster, and maps of large images have enough of them."""
+"""The least number of images computed at once, and the number of pixels up to which small images are computed in
+larger batches, of at most four times as many images. Products of many rows are faster; large images have enough."""
 _LOOK = 0.1
-"""Seconds between looks at what other processes have computed."""
+"""Seconds between two reads of what other processes have computed."""
 _ATTEMPTS = 2
-"""How often damaged rows are computed anew before a place is given up."""
+"""How often damaged rows are computed again before the entry is given up."""
 
 
 class DoesNotKeep(FinetuneError):
-    """What was just written to an entry is not what is read from it."""
+    """Rows read back from an entry differ from the rows just written."""
 
 
 def batch_size(image_size: int) -> int:
-    """Images computed at once. Always so many, or an image's last bits would depend on how many there were with it."""
+    """Images computed at once. The number is fixed: an image's last bits depend on the size of its batch."""
     return max(_BATCH, min(4 * _BATCH, _PIXELS // image_size**2 // _BATCH * _BATCH))
 
 
@@ -41,8 +41,8 @@ def batch_size(image_size: int) -> int:
 class Part:
     """Images whose rows are wanted: `ids[i]` names the row of `images[numbers[i]]`, mirrored or not.
 
-    together: this many at a time, exactly and from the start, because they share batch statistics; None where each
-    image is on its own.
+    together: the exact number of images of each batch, because they share batch statistics; None where an image's row
+    does not depend on the others.
     """
 
     ids: np.ndarray
@@ -54,8 +54,11 @@ class Part:
 
 @dataclass
 class Watch:
-    """What an extraction tells, and asks, while it works: images done of all, whether to stop, what it waits for, what
-    should not be."""
+    """Callbacks of an extraction.
+
+    progress: images done, and of all. stop: whether to stop. waiting: how many images another process computes. warn:
+    a sentence about damaged rows.
+    """
 
     progress: Callable[[int, int], None]
     stop: Callable[[], bool]
@@ -75,7 +78,7 @@ class Network:
         self.batch_size = batch_size(image_size)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Rows, computed by a graph that is traced at the first call: where nothing is missing, it never is."""
+        """Rows. The graph is traced at the first call, so only where rows are missing."""
         if self._run is None:
             with kernels.products(parts(self._below)):
                 run = forward(self._below, self._statistics, moments=False)
@@ -85,11 +88,11 @@ class Network:
 
 
 def fill(entry: Entry, network: Network, wanted: list[Part], watch: Watch) -> int:
-    """Make `entry` hold a row for every image of `wanted`, each as it was written; returns how many rows this process
-    computed. Damaged ones are told of once, thrown away and computed anew.
+    """Make `entry` hold an intact row for every image of `wanted`; returns how many rows this process computed.
 
-    Raises Interrupted where `watch` says to stop: what is there already stays, and is not computed again. WrongUse
-    where a value does not fit float16; OSError where the disk is full; DoesNotKeep.
+    Damaged rows are reported once and computed again. Raises Interrupted where `watch` says to stop: finished rows stay
+    and are not computed again. Also WrongUse where a value does not fit float16, OSError where the disk is full, and
+    DoesNotKeep.
     """
     ids = np.concatenate([part.ids for part in wanted])
     computed = _fill(entry, network, wanted, watch)
@@ -101,7 +104,7 @@ def fill(entry: Entry, network: Network, wanted: list[Part], watch: Watch) -> in
         if not attempt:
             watch.warn(
                 f"features: {len(damaged):,} of {len(np.unique(ids)):,} rows of {entry.path} have changed since they "
-                "were written: they are thrown away and computed anew. If it comes again, check the disk"
+                "were written: they are computed again. If this happens again, check the disk"
             )
         computed += _fill(entry, network, wanted, watch)
     if len(entry.damaged(ids)):
@@ -110,13 +113,13 @@ def fill(entry: Entry, network: Network, wanted: list[Part], watch: Watch) -> in
 
 
 def _fill(entry: Entry, network: Network, wanted: list[Part], watch: Watch) -> int:
-    """A row for every image that has none, sound or not."""
+    """Compute a row for every image that has none, intact or not."""
     todo = [_Todo(part, entry.find(part.ids) >= 0, part.together or network.batch_size) for part in wanted]
     total, computed = sum(len(one.done) for one in todo), 0
     seen = len(entry)
-    told = False
+    reported = False
 
-    def look() -> None:
+    def read_new() -> None:
         nonlocal seen
         new = entry.ids(seen)
         seen += len(new)
@@ -138,29 +141,29 @@ def _fill(entry: Entry, network: Network, wanted: list[Part], watch: Watch) -> i
     ):
         while not all(one.done.all() for one in todo):
             kept: Future[None] | None = None
-            for one, places, pixels in _ahead(entry, todo, reader, look):
+            for one, places, pixels in _ahead(entry, todo, reader, read_new):
                 rows = network(pixels.result())[: len(places)]
                 if kept is not None:
                     kept.result()
                 kept = writer.submit(keep, one.part.ids[places], rows)
                 computed += len(places)
-                look()
+                read_new()
                 report()
             if kept is not None:
                 kept.result()
-            look()
+            read_new()
             report()
             left = sum(int((~one.done).sum()) for one in todo)
             if left:
-                if not told:
+                if not reported:
                     watch.waiting(left)
-                    told = True
+                    reported = True
                 time.sleep(_LOOK)
     return computed
 
 
 class _Todo:
-    """Which images of a part have their row."""
+    """The images of a part, and which of them have their row."""
 
     def __init__(self, part: Part, done: np.ndarray, batch_size: int) -> None:
         self.part, self.done, self.batch_size = part, done, batch_size
@@ -170,20 +173,20 @@ class _Todo:
         self.first[np.unique(part.ids, return_index=True)[1]] = True
 
     def mark(self, ids: np.ndarray) -> None:
-        """Rows that have been added, by whomever; the same image may be there several times."""
+        """Mark images whose rows have been added, by any process; the same image may occur several times."""
         first, last = (np.searchsorted(self._sorted, ids, side=side) for side in ("left", "right"))
         for start, end in zip(first.tolist(), last.tolist(), strict=True):
             self.done[self._order[start:end]] = True
 
 
 def _ahead(
-    entry: Entry, todo: list[_Todo], reader: ThreadPoolExecutor, look: Callable[[], None]
+    entry: Entry, todo: list[_Todo], reader: ThreadPoolExecutor, read_new: Callable[[], None]
 ) -> Iterator[tuple[_Todo, np.ndarray, "Future[np.ndarray]"]]:
-    """Batches claimed for this process, each read while the one before it is computed."""
+    """Batches claimed by this process. Each is read while the one before it is computed."""
     waiting: list[tuple[_Todo, np.ndarray, Future[np.ndarray]]] = []
     try:
         for one in todo:
-            for places in _claimed(entry, one, look):
+            for places in _claimed(entry, one, read_new):
                 waiting.append((one, places, reader.submit(_pixels, one.part, places, one.batch_size)))
                 if len(waiting) > 1:
                     yield waiting.pop(0)
@@ -194,8 +197,8 @@ def _ahead(
             entry.release(one.part.ids[places])
 
 
-def _claimed(entry: Entry, one: _Todo, look: Callable[[], None]) -> Iterator[np.ndarray]:
-    """Places in the part whose images are now this process's to compute, a batch at a time."""
+def _claimed(entry: Entry, one: _Todo, read_new: Callable[[], None]) -> Iterator[np.ndarray]:
+    """Places in the part whose images this process now computes, a batch at a time."""
     size = one.batch_size
     if one.part.together:
         for start in range(0, len(one.done), size):
@@ -203,7 +206,7 @@ def _claimed(entry: Entry, one: _Todo, look: Callable[[], None]) -> Iterator[np.
             if one.done[places].all():
                 continue
             taken = entry.claim(one.part.ids[places])
-            look()  # claimed after somebody had finished it
+            read_new()  # another process may have finished it before the claim
             if taken.all() and not one.done[places].all():
                 yield places
             else:
@@ -213,7 +216,7 @@ def _claimed(entry: Entry, one: _Todo, look: Callable[[], None]) -> Iterator[np.
     for start in range(0, len(one.done), size):
         places = start + np.flatnonzero(~one.done[start : start + size] & one.first[start : start + size])
         taken = entry.claim(one.part.ids[places])
-        look()
+        read_new()
         late = taken & one.done[places]
         entry.release(one.part.ids[places[late]])
         batch += places[taken & ~late].tolist()
@@ -225,7 +228,7 @@ def _claimed(entry: Entry, one: _Todo, look: Callable[[], None]) -> Iterator[np.
 
 
 def _pixels(part: Part, places: np.ndarray, batch_size: int) -> np.ndarray:
-    """uint8 images of `places`, filled up to a whole batch with the last of them."""
+    """uint8 images of `places`; a short batch is filled up with its last image."""
     images = part.images[part.numbers[places]]
     if part.mirrored:
         images = images[:, :, ::-1]

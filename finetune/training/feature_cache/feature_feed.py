@@ -1,4 +1,4 @@
-"""A model's upper half, fed with features instead of the whole with images: the same batches in the same order."""
+"""A feed of features for the upper half of a model: the same batches in the same order as those of images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,16 +16,16 @@ from finetune.evaluation.evaluator import Evaluator
 from finetune.training.feature_cache.entry import Entry
 
 _OPERATIONS = 5e10
-"""Multiplications a second that two cores do: only to tell milliseconds from seconds."""
+"""Multiplications that two cores do in a second: a rough figure, to tell milliseconds from seconds."""
 _CALL_SECONDS = 0.1
-"""How long a call of several training steps may take: a run that is asked to stop does so after it."""
+"""The longest time of a call of several training steps, in seconds: a run stops between two calls."""
 _MOST_STEPS = 64
 _CALL_BYTES = 2**24
-"""Features handed to one call."""
+"""Largest size of the features passed to one call."""
 
 
 class Table:
-    """Rows in the order of a split: read from the disk when they are asked for, or held in memory."""
+    """Rows in the order of a split, read from the disk when needed, or held in memory."""
 
     def __init__(self, entry: Entry, rows: np.ndarray, *, in_memory: bool) -> None:
         self._entry, self._rows = entry, rows
@@ -35,16 +35,17 @@ class Table:
         return len(self._rows)
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
-        """Those at int `numbers`, `[n, ...]`."""
+        """The rows at int `numbers`, `[n, ...]`."""
         return self._held[numbers] if self._held is not None else self._entry.read(self._rows[numbers])
 
 
 class CachedFeed:
     """A `finetune.training.loop.feed.Feed` of features.
 
-    views: the training images' tables, as they are and, where they are mirrored at random, mirrored. `measured`: the
-    test images' features under batch statistics, in whole batches; None where they are computed from the images.
-    `whole` is the model of the run, `above` its upper half.
+    whole: the model of the run. above: its upper half.
+    views: the training images' tables: the images, and their mirror images where they are mirrored at random.
+    measured: the test images' features under batch statistics, in whole batches; None where the evaluation computes
+    them from the images.
     """
 
     stacked = True
@@ -68,8 +69,9 @@ class CachedFeed:
         self._steps = _steps_per_call(above, config, multiplications)
 
     def training(self, *, epoch: int, start: int) -> Any:
-        """(features `[steps, batch, ...]`, labels `[steps, batch]`) from batch `start` of an epoch on: the images, and
-        which of them are mirrored, are those of `finetune.data.batches.training`."""
+        """(features `[steps, batch, ...]`, labels `[steps, batch]`) from batch `start` of an epoch on.
+
+        The images and which of them are mirrored are as in `finetune.data.batches.training`."""
         labels, augmentation = self.dataset.train.labels, batches.augmentation(self._config)
         size = min(self._batch_size, len(labels))
         order = pipeline.epoch_order(len(labels), seed=self._config.seed, epoch=epoch)
@@ -99,7 +101,7 @@ class CachedFeed:
     def scoring(
         self, split: str, statistics: Statistics = "moving", *, on_batch: Callable[[], None] | None = None
     ) -> tuple[Evaluator, Any]:
-        """`split` is a name: validation or test. Every number is the whole model's."""
+        """As `Feed.scoring`. The results are those of the whole model."""
         from_images = statistics == "batch" and (split != "test" or self._measured is None)
         if from_images not in self._evaluators:
             self._evaluators[from_images] = Evaluator(KerasSubject(self.whole if from_images else self.model))
@@ -142,7 +144,7 @@ def _as_float32(features: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...
 
 
 def _steps_per_call(above: keras.Model, config: RunConfig, multiplications: int) -> int:
-    """How many training steps one call runs: as many as keep it short and its input small; they are the same steps."""
+    """How many training steps one call runs: as many as keep the call short and its input small."""
     batch_size = int(batches.form(config)["batch_size"])
     values = int(np.prod(above.input_shape[1:])) * batch_size
     # A step computes three products of the size of an inference's.

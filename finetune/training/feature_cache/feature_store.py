@@ -1,4 +1,4 @@
-"""Every entry of the feature cache: which there are, which may be added within the budget, which go to make room."""
+"""The entries of the feature cache: listing them, adding within the budget, removing the least recently used."""
 
 import errno
 import fcntl
@@ -22,16 +22,16 @@ from finetune.training.feature_cache.entry import DISOWNED, ID, RECORD, Entry
 
 _ABOUT = "about.json"
 _SPARE = 2**28
-"""Bytes of the disk that are left free whatever the budget: runs are written, too."""
+"""Bytes of the disk that stay free whatever the budget: runs need space too."""
 
 
-class NoRoom(FinetuneError):
-    """An entry does not fit: why, in words."""
+class OverBudget(FinetuneError):
+    """An entry does not fit. The message says why."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """An entry as it lies on the disk. size: bytes; used: seconds since 1970; about: what its features are of."""
+    """An entry on the disk. size: bytes; used: seconds since 1970; about: what its features belong to."""
 
     path: Path
     about: dict[str, Any]
@@ -46,7 +46,7 @@ class Listed:
 
     @property
     def images(self) -> int:
-        """How many rows it has, without those that were found damaged."""
+        """The number of rows, without damaged ones."""
         row: int = int(np.prod(self.about["shape"])) * np.dtype(self.about["dtype"]).itemsize
         record = int(self.about.get("record", ID.itemsize))  # entries of earlier versions had no checksums
         count = min(_size(self.path / "index.bin") // record, _size(self.path / "rows.bin") // row)
@@ -59,39 +59,39 @@ class Listed:
 
     @property
     def held(self) -> int:
-        """Bytes to reckon with: a process that is at work may still write what it has announced."""
+        """Bytes it may take: a process that holds it may still write all that it planned."""
         return max(self.size, int(self.about["planned"])) if self.busy else self.size
 
 
-def place() -> Path:
-    """Where entries lie, a directory each. Not created here."""
+def cache_folder() -> Path:
+    """The directory of the cache, with a directory for each entry. Not created here."""
     return cache_dir() / "features"
 
 
 def entries() -> list[Listed]:
-    """All of them, the least recently used first."""
-    root = place()
+    """All entries, the least recently used first."""
+    root = cache_folder()
     paths = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."] if root.is_dir() else []
     found = [_listed(path) for path in paths]
     return sorted((one for one in found if one is not None), key=lambda one: (one.used, one.key))
 
 
 def default_budget() -> int:
-    """Bytes: a quarter of what the disk would have free without the cache."""
-    root = place()
+    """Bytes: a quarter of what would be free on the disk without the cache."""
+    root = cache_folder()
     there = next(parent for parent in (root, *root.parents) if parent.exists())
     return (shutil.disk_usage(there).free + sum(one.size for one in entries())) // 4
 
 
 @contextmanager
 def opened(key: str, about: dict[str, Any], ids: np.ndarray, *, budget: int | None) -> Iterator[Entry]:
-    """The entry `key`, made where there is none, with room for rows of `ids` as well; held while the block lasts.
+    """The entry `key`, created if needed, with space for rows of `ids`; held while the block lasts.
 
-    about: `shape` and `dtype` of a row, and words for people. Least recently used entries go where the budget (bytes,
-    None for the default) asks for it, but none that a process holds. Raises NoRoom where it does not fit,
-    OSError where the place cannot be written.
+    about: `shape` and `dtype` of a row, and a description for people. To stay within the budget (bytes, None for the
+    default), the least recently used entries that no process holds are removed. Raises OverBudget where the entry does
+    not fit, OSError where the folder cannot be written.
     """
-    path = place() / key
+    path = cache_folder() / key
     with ExitStack() as held:
         with _locked():
             known = path.is_dir()
@@ -99,7 +99,7 @@ def opened(key: str, about: dict[str, Any], ids: np.ndarray, *, budget: int | No
             try:
                 holding = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 held.callback(os.close, holding)
-                fcntl.flock(holding, fcntl.LOCK_SH)  # whoever would have it alone holds the lock of the place
+                fcntl.flock(holding, fcntl.LOCK_SH)  # a process that removes entries holds the lock of the folder
                 entry = Entry(path, tuple(about["shape"]), np.dtype(about["dtype"]))
                 held.callback(entry.close)
                 rows = len(entry) + len(np.unique(ids[entry.find(ids) < 0]))
@@ -118,7 +118,7 @@ def opened(key: str, about: dict[str, Any], ids: np.ndarray, *, budget: int | No
 
 
 def _used_now(path: Path) -> None:
-    """Later than every other entry, even where the clock has gone back since they were used."""
+    """Mark as used after every other entry, even where the clock has gone back since."""
     with suppress(OSError):
         latest = max((one.used for one in entries() if one.path != path), default=0.0)
         now = max(time.time(), latest + 1e-3)
@@ -126,16 +126,16 @@ def _used_now(path: Path) -> None:
 
 
 def clear(names: tuple[str, ...] = ()) -> tuple[list[Listed], list[Listed]]:
-    """Remove the entries whose key begins with one of `names`, without names all: (removed, held by a process).
+    """Remove the entries whose key begins with one of `names`, or all without names: (removed, held by a process).
 
-    WrongUse where a name is of none.
+    WrongUse where no entry has a name.
     """
     found = entries()
     for name in names:
         if not name or not any(one.key.startswith(name) for one in found):
             known = ", ".join(one.key[:12] for one in found) or "nothing"
             raise WrongUse(f"no entry '{name}' in the cache: expected the beginning of a key; there is {known}")
-    if not place().is_dir():
+    if not cache_folder().is_dir():
         return [], []
     with _locked():
         _remove_leftovers()
@@ -145,24 +145,26 @@ def clear(names: tuple[str, ...] = ()) -> tuple[list[Listed], list[Listed]]:
 
 
 def _make_room(path: Path, needed: int, budget: int, *, chosen: bool) -> None:
-    """Remove what must go for `path` to grow to `needed` bytes; nothing where that would not be enough."""
+    """Remove other entries so that `path` may grow to `needed` bytes. Raises OverBudget before anything is removed."""
     _remove_leftovers()
     all_others = [one for one in entries() if one.path != path]
     there = _size_of(path)
     held = sum(one.held for one in all_others)
-    free = shutil.disk_usage(place()).free
+    free = shutil.disk_usage(cache_folder()).free
     movable = [one for one in all_others if not one.busy]
     can_free = sum(one.size for one in movable)
     words = "--cache-budget" if chosen else "a quarter of the free disk"
     if needed > budget:
-        raise NoRoom(f"they would take {size_in_words(needed)}, more than {words} ({size_in_words(budget)})")
+        raise OverBudget(f"they would take {size_in_words(needed)}, more than {words} ({size_in_words(budget)})")
     if held - can_free + needed > budget:
-        raise NoRoom(
+        raise OverBudget(
             f"they would take {size_in_words(needed)}, and other runs are using {size_in_words(held - can_free)} of "
             f"{words} ({size_in_words(budget)})"
         )
     if needed - there + _SPARE > free + can_free:
-        raise NoRoom(f"they would take {size_in_words(needed)}, and {place()} has {size_in_words(free)} free")
+        raise OverBudget(
+            f"they would take {size_in_words(needed)}, and {cache_folder()} has {size_in_words(free)} free"
+        )
     for one in movable:
         if held + needed <= budget and needed - there + _SPARE <= free:
             break
@@ -179,7 +181,7 @@ def _listed(path: Path) -> Listed | None:
             return None
         used = about.stat().st_mtime
     except (OSError, ValueError, TypeError, KeyError):
-        return None  # being made, or being removed
+        return None  # being created or removed
     return Listed(path, value, _size_of(path), used, _is_held(path))
 
 
@@ -198,7 +200,7 @@ def _is_held(path: Path) -> bool:
 
 
 def _remove(path: Path) -> bool:
-    """Remove an entry unless a process holds it. Called with the lock of the place, so nobody opens it meanwhile."""
+    """Remove an entry unless a process holds it. The caller holds the folder's lock, so no process opens it now."""
     if _is_held(path):
         return False
     gone = path.with_name(f".removed.{path.name}")
@@ -209,8 +211,8 @@ def _remove(path: Path) -> bool:
 
 
 def _remove_leftovers() -> None:
-    """What a killed process was removing or making."""
-    for path in place().iterdir():
+    """Remove entries that a killed process was removing or creating."""
+    for path in cache_folder().iterdir():
         unreadable = path.is_dir() and not path.name.startswith(".") and _listed(path) is None
         if path.name.startswith(".removed.") or (unreadable and not _is_held(path)):
             shutil.rmtree(path, ignore_errors=True)
@@ -218,8 +220,8 @@ def _remove_leftovers() -> None:
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """One process at a time opens and removes entries."""
-    root = place()
+    """Lock the folder: one process at a time opens and removes entries."""
+    root = cache_folder()
     try:
         root.mkdir(parents=True, exist_ok=True)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""What features depend on, as a key: equal keys mean equal features, whatever the run, its seed or its file names."""
+"""A key of everything features depend on: equal keys mean equal features, whatever the run, its seed or file names."""
 
 import hashlib
 import inspect
@@ -35,8 +35,8 @@ _CHUNK = 256
 
 
 def of_network(below: keras.Model) -> str:
-    """Hex digest of what `below` computes: its operations and how they are joined, the value of every weight, and the
-    library that runs them. Names do not matter, nor does what only training looks at."""
+    """Hex digest of what `below` computes: its operations, their connections, the value of every weight, and the
+    library that runs them. Names do not matter, nor do settings that only training uses."""
     digest = hashlib.sha256(f"{VERSION} {tf.__version__} {keras.__version__}".encode())
     numbers: dict[int, int] = {id(below.input): 0}
     digest.update(repr((below.input.shape, str(below.input.dtype))).encode())
@@ -60,10 +60,10 @@ def of_network(below: keras.Model) -> str:
 
 
 def of_pixels(split: Split, *, image_size: int, preprocessing: AnyPreprocessing) -> str:
-    """Hex digest of how images of this kind become the network's input: what comes out for two images of noise.
+    """Hex digest of how images of this kind become the network's input: the output for two images of noise.
 
-    Whatever preprocessing and resizing do is in it, also where code of the user's own does it. Of photos decoded at
-    their size, Pillow's version as well.
+    It covers everything that preprocessing and resizing do, the user's own code included. For photos that are decoded
+    at their size, it covers Pillow's version too.
     """
     shape = split.at(image_size).images.shape[1:]
     noise = np.random.default_rng(VERSION).integers(0, 256, (2, *shape), np.uint8)
@@ -77,7 +77,7 @@ def of_pixels(split: Split, *, image_size: int, preprocessing: AnyPreprocessing)
 
 
 def of_images(split: Split) -> np.ndarray:
-    """What names each image, `[n]` of `entry.ID`: a digest of its pixels, or of the bytes it is stored as."""
+    """The name of each image, `[n]` of `entry.ID`: a digest of its pixels, or of the bytes it is stored as."""
 
     def hashed(chunk: int) -> bytes:
         numbers = range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(split)))
@@ -87,7 +87,7 @@ def of_images(split: Split) -> np.ndarray:
 
 
 def of_mirrored(ids: np.ndarray) -> np.ndarray:
-    """What names the mirror images of images named `ids`."""
+    """The names of the mirror images of images named `ids`."""
     raw = ids.tobytes()
     return np.frombuffer(_names(b"mirrored" + raw[at : at + ID.itemsize] for at in range(0, len(raw), ID.itemsize)), ID)
 
@@ -133,7 +133,7 @@ def _argument(value: Any, numbers: dict[int, int]) -> Any:
 
 
 def _source(function: Any) -> bytes:
-    """The text of the module a function of the user's own is in, where there is one."""
+    """The source text of the module that defines a user's function, where there is one."""
     try:
         return inspect.getsource(inspect.getmodule(function) or function).encode()
     except (OSError, TypeError):

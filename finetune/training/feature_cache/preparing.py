@@ -1,4 +1,4 @@
-"""Whether a run's frozen layers are computed once or every time, and everything ready for the former."""
+"""Decide whether the output of a run's frozen layers is computed once an image, and prepare it."""
 
 import hashlib
 import os
@@ -28,16 +28,19 @@ from finetune.training.feature_cache.extraction import DoesNotKeep, Network, Par
 from finetune.training.feature_cache.feature_feed import CachedFeed, Table
 
 _LEAST = 50
-"""Multiplications that must be saved for each byte that is read instead. Two cores do 50 in a nanosecond and a disk
-gives a byte in about one: with less, reading takes longer than computing."""
+"""Multiplications that must be saved for each byte read instead. Two cores do 50 in a nanosecond, and a disk reads a
+byte in about one: below this, reading takes longer than computing."""
 _IN_MEMORY = 2**30
-"""Bytes of features held in memory at most, and no more than a quarter of what is available; the rest is read from
-the disk, through the system's own cache, when a batch wants it."""
+"""Largest size in bytes of features kept in memory, and at most a quarter of what is available. Larger ones are read
+from the disk batch by batch, through the system's cache."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How the work is told: sentences, images done of all; and whether to stop. `warn` is for what should not be."""
+    """Callbacks of the work.
+
+    say: a sentence. progress: images done, and of all. stop: whether to stop. warn: a sentence about damage.
+    """
 
     say: Callable[[str], None]
     progress: Callable[[int, int], None]
@@ -46,33 +49,34 @@ class Progress:
 
 
 class NotCached(Exception):
-    """Why features are not cached, in words."""
+    """Features are not cached. The message says why."""
 
 
 class NothingFrozen(NotCached):
-    """There is nothing that could be cached, so nothing need be said."""
+    """Nothing is frozen, so nothing is reported."""
 
 
 @contextmanager
 def cached_feed(
-    model: keras.Model, dataset: Dataset, config: RunConfig, telling: Progress, *, not_for: str | None = None
+    model: keras.Model, dataset: Dataset, config: RunConfig, progress: Progress, *, not_for: str | None = None
 ) -> Iterator[tuple[CachedFeed, dict[str, Any]] | None]:
-    """The feed of features for a planned `model` whose frozen weights are final, and what was done, for
-    `result.json`. None where the whole model is to be fed with images: why was said. `not_for`: a reason for it.
+    """(feed of features, `cached_features` of `result.json`) for a planned `model` whose frozen weights are final.
 
-    The entries are held, so that nobody removes them, until the block ends. Raises WrongUse with `--cache-features on`
-    where features cannot be cached, and OSError where they cannot be written; Interrupted where `telling` says to stop.
+    None where features are not cached; the reason has been reported. `not_for`: a reason the caller knows.
+    The entries are held until the block ends, so that no process removes them. Raises WrongUse with
+    `--cache-features on` where features cannot be cached, OSError where they cannot be written, and Interrupted where
+    `progress` says to stop.
     """
     with ExitStack() as held:
         found = None
         if config.cache_features != "off":
             try:
-                found = _Preparation(model, dataset, config, telling, held).feed(not_for)
+                found = _Preparation(model, dataset, config, progress, held).feed(not_for)
             except NotCached as reason:
                 if config.cache_features == "on":
                     raise WrongUse(f"--cache-features on: {reason}") from None
                 if not isinstance(reason, NothingFrozen):
-                    telling.say(f"features are not cached: {reason}")
+                    progress.say(f"features are not cached: {reason}")
         yield found
 
 
@@ -80,10 +84,10 @@ class _Preparation:
     """Finds the cut, opens the entries it needs and fills them."""
 
     def __init__(
-        self, model: keras.Model, dataset: Dataset, config: RunConfig, telling: Progress, held: ExitStack
+        self, model: keras.Model, dataset: Dataset, config: RunConfig, progress: Progress, held: ExitStack
     ) -> None:
         self._model, self._dataset, self._config = model, dataset, config
-        self._telling, self._held = telling, held
+        self._progress, self._held = progress, held
         self._form = batches.form(config)
         self._budget = size_in_bytes(config.cache_budget) if config.cache_budget is not None else None
         named = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
@@ -102,7 +106,7 @@ class _Preparation:
         mirrored = _views(self._config)
         if isinstance(self._form["preprocessing"], CustomPreprocessing) and self._config.cache_features == "auto":
             raise NotCached(
-                f"--preprocess {self._config.preprocess} is code of yours, which may give an image other pixels each "
+                f"--preprocess {self._config.preprocess} is your own code, which may give an image other pixels each "
                 "time; give --cache-features on where it does not"
             )
         ids = {name: keys.of_images(split) for name, split in self._splits.items()}
@@ -120,8 +124,8 @@ class _Preparation:
     def _at(self, cut: Cut, ids: dict[str, np.ndarray], started: float) -> tuple[CachedFeed, dict[str, Any]]:
         if self._config.cache_features == "auto" and cut.multiplications < _LEAST * 4 * cut.values:
             raise NotCached(
-                f"what is frozen, up to {cut.layer}, is little work for the {cut.values:,} numbers an image it gives: "
-                "reading them would take as long"
+                f"the frozen layers, up to {cut.layer}, are little work for the {cut.values:,} numbers they give for "
+                "an image: reading them would take as long"
             )
         below, above = cut.halves(self._model)
         network = keys.of_network(below)
@@ -156,7 +160,7 @@ class _Preparation:
             multiplications=cut.above,
         )
         read = total // entry.row_bytes - computed
-        self._telling.say(
+        self._progress.say(
             f"features: everything up to {cut.layer} is frozen: {computed:,} images computed, {read:,} read "
             f"from the cache, {size_in_words(total)}, {seconds:.1f} s"
         )
@@ -175,9 +179,11 @@ class _Preparation:
     def _measured(
         self, cut: Cut, network: str, below: keras.Model, test: np.ndarray
     ) -> tuple[Entry, np.ndarray, int] | None:
-        """The test images' features under batch statistics: (entry, rows, computed). They depend on which images make
-        a batch, so they are kept by the place in the sequence of batches an evaluation takes. None where no BatchNorm
-        lies below the cut, or where they do not fit: the evaluation that needs them then takes the images."""
+        """The test images' features under batch statistics: (entry, rows, computed).
+
+        They depend on which images share a batch, so they are kept by their place in the evaluation's sequence of
+        batches. None where no BatchNorm lies below the cut, or where they do not fit: the evaluation then uses the
+        images."""
         if not bn_layers(below):
             return None
         size, starts = pipeline.eval_starts(len(test), self._form["batch_size"])
@@ -188,14 +194,14 @@ class _Preparation:
         try:
             entry, computed = self._filled(cut, network, below, "batch", [part], batch_size=size, sequence=sequence)
         except NotCached as reason:
-            self._telling.say(f"features under batch statistics are not cached: {reason}")
+            self._progress.say(f"features under batch statistics are not cached: {reason}")
             return None
         return entry, entry.find(places), computed
 
     def _filled(
         self, cut: Cut, network: str, below: keras.Model, statistics: Statistics, parts: list[Part], **more: Any
     ) -> tuple[Entry, int]:
-        """The entry with a row for every image of `parts`, and how many were computed. Raises NotCached."""
+        """(entry with a row for every image of `parts`, number of rows computed). Raises NotCached."""
         image_size, preprocessing = self._form["image_size"], self._form["preprocessing"]
         pixels = keys.of_pixels(self._dataset.train, image_size=image_size, preprocessing=preprocessing)
         about = {
@@ -220,23 +226,25 @@ class _Preparation:
         try:
             entry = self._held.enter_context(feature_store.opened(key, about, ids, budget=self._budget))
             watch = Watch(
-                self._telling.progress, self._telling.stop, self._wait, self._telling.warn or self._telling.say
+                self._progress.progress, self._progress.stop, self._wait, self._progress.warn or self._progress.say
             )
             run = Network(below, statistics=statistics, image_size=image_size, preprocessing=preprocessing)
             return entry, fill(entry, run, parts, watch)
-        except (feature_store.NoRoom, DoesNotKeep) as reason:
+        except (feature_store.OverBudget, DoesNotKeep) as reason:
             raise NotCached(str(reason)) from None
         except OSError as error:
             if self._config.cache_features == "on":
                 raise
-            raise NotCached(f"{os.strerror(error.errno or 0)}: {error.filename or feature_store.place()}") from None
+            raise NotCached(
+                f"{os.strerror(error.errno or 0)}: {error.filename or feature_store.cache_folder()}"
+            ) from None
 
     def _wait(self, images: int) -> None:
-        self._telling.say(f"features of the last {images:,} images are being computed by another process: waiting")
+        self._progress.say(f"features of the last {images:,} images are being computed by another process: waiting")
 
 
 def _views(config: RunConfig) -> bool:
-    """Whether training images are seen mirrored as well. Raises NotCached where they are seen in ever other ways."""
+    """Whether training images are also mirrored. Raises NotCached where they are changed in other random ways."""
     augmentation = batches.augmentation(config)
     for mirrored in (False, True):
         if augmentation == Augmentation(crop_padding=0, flip=mirrored):
@@ -248,7 +256,7 @@ def _views(config: RunConfig) -> bool:
 
 
 def _available() -> int:
-    """Bytes of memory that programs can still have; 4 GiB where the system does not say."""
+    """Bytes of memory that are available; 4 GiB where the system does not report it."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

@@ -1,10 +1,13 @@
-"""How a training step computes what the convolutions say: the same function of the same weights, by a faster way.
+"""Faster kernels for training steps and features: the same function of the same weights, computed as matrix products.
 
-Only what is traced inside `chosen` or `products` is computed so, which are training steps and features; evaluation and
-export are Keras's own, to the bit. oneDNN lays a
-convolution's kernel out anew at every call, goes back into strides slowly and multiplies the zeros around a small map,
-which on 2 x 2 pixels are more than half of what it reads; its matrix product does none of that. `benchmarks/step.py`
-measures it.
+Only what is traced inside `chosen` or `products` is affected. Evaluation and export use Keras's own convolutions, to
+the bit. oneDNN's convolution has three costs that its matrix product has not:
+
+- it lays the kernel out again at every call;
+- its gradient with strides is slow;
+- it multiplies the zeros around a small map, which on 2 x 2 pixels are more than half of what it reads.
+
+`benchmarks/step.py` measures the difference.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,19 +22,19 @@ from finetune.batchnorm.layer import BatchNorm
 from finetune.batchnorm.surgery import parts
 
 _MOST = 0.65
-"""A convolution becomes products where no more than this share of what it multiplies lies on the map: with more, adding
-the products up costs what leaving the zeros out saves (measured at 3 x 3 and 4 x 4 pixels)."""
+"""A convolution becomes products where at most this share of the pixels it multiplies lies on the map. Above it, adding
+up the products costs what leaving out the zeros saves (measured at 3 x 3 and 4 x 4 pixels)."""
 
 
 @contextmanager
 def chosen(model: keras.Model, precision: str = "float32") -> Iterator[None]:
-    """While a training step of `model` is traced; `precision` is what its layers compute in.
+    """Use the faster kernels while a training step of `model` is traced; its layers compute in `precision`.
 
-    In `bfloat16` every layer but the last casts what it is given, and its weights, to bfloat16; the weights themselves,
-    their gradients, BatchNorm's statistics and the loss stay float32 (Micikevicius et al. 2018, arXiv 1710.03740;
-    bfloat16 has float32's range, so nothing has to be scaled).
-    Convolutions become matrix products: 1x1 convolutions one, and larger ones on maps so small that they see
-    mostly zeros one for each element of the kernel that sees something else.
+    In `bfloat16` every layer but the last casts its inputs and its weights to bfloat16. The stored weights, their
+    gradients, BatchNorm's statistics and the loss stay float32 (Micikevicius et al. 2018, arXiv 1710.03740). bfloat16
+    has float32's range, so no loss scaling is needed.
+    A 1x1 convolution becomes one matrix product. A larger one, on a map so small that its kernel covers mostly zeros,
+    becomes one product for each element of the kernel that covers a pixel.
     """
     with ExitStack() as undo:
         undo.enter_context(products(parts(model)))
@@ -44,7 +47,7 @@ def chosen(model: keras.Model, precision: str = "float32") -> Iterator[None]:
 
 @contextmanager
 def products(layers: Iterable[Any]) -> Iterator[None]:
-    """While those of `layers` that are convolutions are traced as matrix products, where that is less work."""
+    """Trace the convolutions among `layers` as matrix products inside, where that is less work."""
     with ExitStack() as undo:
         for layer in layers:
             if type(layer) is keras.layers.Conv2D:
@@ -53,7 +56,7 @@ def products(layers: Iterable[Any]) -> Iterator[None]:
 
 
 def _faster(layer: Any) -> Callable[[Any], Any]:
-    """What calls a `keras.layers.Conv2D`: products where they are the same and less work, else as it is."""
+    """A replacement for the `call` of a `keras.layers.Conv2D`: products where they are less work, else its own."""
     stride, sides = layer.strides[0], layer.kernel_size
     own, cancelled = layer.call, bias_cancels(layer)
     plain = layer.groups == 1 and layer.data_format == "channels_last" and len(set(layer.strides)) == 1
@@ -87,10 +90,10 @@ def _faster(layer: Any) -> Callable[[Any], Any]:
 
 
 def bias_cancels(layer: Any) -> bool:
-    """Whether a layer is a convolution with a bias that BatchNorm takes away again, with the batch's mean.
+    """Whether a layer is a convolution whose bias BatchNorm removes again with the batch's mean, as in Keras's ResNets.
 
-    Its gradient is zero, and what is computed for it is rounding, of which Adam makes steps as large as any (Keras's
-    ResNets have such biases). It is not computed: it takes a pass over every map.
+    The gradient of such a bias is zero. Computing it takes a pass over every map and gives rounding errors, from which
+    Adam makes steps of the usual size. So it is not computed.
     """
     if type(layer) is not keras.layers.Conv2D or not layer.use_bias or layer.data_format != "channels_last":
         return False
@@ -103,7 +106,7 @@ def bias_cancels(layer: Any) -> bool:
 
 
 def _share_on_map(size: tuple[int, ...], sides: tuple[int, ...]) -> float:
-    """Of the pixels that a centred kernel of `sides` sees from all pixels of a map of `size`, those that are on it."""
+    """The share of pixels on the map, of all pixels that a centred kernel of `sides` covers on a map of `size`."""
     share = 1.0
     for length, side in zip(size, sides, strict=True):
         offsets = range(-(side // 2), side // 2 + 1)
@@ -112,8 +115,8 @@ def _share_on_map(size: tuple[int, ...], sides: tuple[int, ...]) -> float:
 
 
 def _products(images: Any, kernel: Any) -> Any:
-    """A convolution of stride 1 and as much output as input: for each element of the kernel, what it sees of the map
-    times it, moved to where it is seen from. What it sees around the map is not computed."""
+    """A convolution of stride 1 whose output is as large as its input: the sum, over the elements of the kernel, of the
+    shifted map times the element. Pixels outside the map are left out."""
     (height, width), (tall, wide, channels, filters) = images.shape[1:3], kernel.shape
     # Unstacked: the gradient is stacked once. That of a slice is as large as the whole kernel, for each of them.
     elements = tf.unstack(tf.reshape(kernel, [tall * wide, channels, filters]))
@@ -177,7 +180,7 @@ def _computing(layer: Any, policy: str) -> Iterator[None]:
 
 
 def bfloat16_pays() -> bool:
-    """Whether something here multiplies bfloat16 faster than float32: a GPU, or instructions of the processor."""
+    """Whether this machine has a GPU, or a processor with instructions for bfloat16."""
     if tf.config.list_physical_devices("GPU"):
         return True
     try:

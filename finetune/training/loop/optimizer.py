@@ -1,7 +1,6 @@
-"""Keras's optimizers and schedules, with weight decay kept off BatchNorm and biases, and rates by layer.
+"""Keras's optimizers and schedules, without weight decay on BatchNorm and biases, and with learning rates by layer.
 
-An update is one pass over each variable by TensorFlow's own op; Keras's are several, each of which reads and writes
-all of it.
+An update is one pass over each variable, by TensorFlow's fused op. Keras's own updates take several passes.
 """
 
 from collections.abc import Mapping
@@ -53,9 +52,9 @@ class OnePassAdam(keras.optimizers.Adam):  # type: ignore[misc]
 
 
 class _RatesByVariable:
-    """Multiplies the learning rate and the weight decay of each variable, which an optimizer of Keras has one of.
+    """A learning rate and a weight decay for each variable; an optimizer of Keras has one of each.
 
-    Weight decay is done here for that: it shrinks a variable by rate * decay of it, and so by its own rate.
+    Weight decay is applied here: it shrinks a variable by its own rate times the decay.
     """
 
     def __init__(self, rates: Mapping[str, float], shrinking: float | None, **settings: Any) -> None:
@@ -69,7 +68,7 @@ class _RatesByVariable:
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One variable's update, at its own rate."""
-        # A variable comes as TensorFlow's own, which has no path.
+        # `variable` is TensorFlow's own here, which has no path.
         own = learning_rate * self._own_rates[self._get_variable_index(variable)]  # type: ignore[attr-defined]
         if self._shrinking and _shrinks(variable):
             variable.assign(variable - variable * self._shrinking * own)
@@ -81,7 +80,7 @@ class RatedSGD(_RatesByVariable, OnePassSGD):
 
 
 class RatedAdamW(_RatesByVariable, OnePassAdam):
-    """AdamW with rates by variable: Adam, as AdamW is but for the weight decay."""
+    """AdamW with rates by variable: Adam, with the weight decay of `_RatesByVariable`."""
 
 
 def build(
@@ -89,8 +88,8 @@ def build(
 ) -> keras.optimizers.Optimizer:
     """The optimizer of a completed config, built for `variables` and a run of `steps` updates.
 
-    With `ema` it also keeps an average of every variable, begun at the first update; it is one of its variables.
-    `rates` multiplies the learning rate of each variable by its path; None or empty: all have the same.
+    With `ema` it also keeps an average of every variable, from the first update on, among its own variables.
+    `rates` multiplies the learning rate of each variable by its path; with None or an empty mapping all are equal.
     """
     common: dict[str, Any] = {"learning_rate": _schedule(config, steps), "global_clipnorm": config.clip_norm}
     if config.ema is not None:
@@ -103,7 +102,7 @@ def build(
         optimizer = OnePassSGD(weight_decay=config.weight_decay or None, **common, **momentum)
     else:
         optimizer = OnePassAdam(weight_decay=config.weight_decay or None, **common)
-    # Biases, gamma and beta are the variables of rank one: shrinking them towards zero is not a simpler model.
+    # Biases, gamma and beta are the variables of rank one: shrinking them towards zero does not simplify the model.
     if config.weight_decay and not rates:
         optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not _shrinks(v)])
     optimizer.build(variables)
@@ -111,7 +110,7 @@ def build(
 
 
 def averages(optimizer: keras.optimizers.Optimizer, variables: list[Any]) -> dict[str, np.ndarray]:
-    """The averaged value of each variable by its path, as an optimizer of `ema` keeps it; the variables stay."""
+    """The averaged value of each variable by its path, from an optimizer with `ema`; the variables are unchanged."""
     last = [np.array(variable) for variable in variables]
     try:
         optimizer.finalize_variable_values(variables)

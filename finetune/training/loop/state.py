@@ -1,4 +1,4 @@
-"""Everything a resumed run needs to go on as if it had never stopped."""
+"""Everything a resumed run needs to continue as an unbroken one would."""
 
 import json
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _ADVICE = "delete it, and the run can be resumed from its first epoch"
 
 @dataclass(frozen=True)
 class State:
-    """Arrays of the model and the optimizer, where in the data the run stands, and its config (JSON values)."""
+    """Arrays of the model and the optimizer, the progress through the data, and the config (JSON values)."""
 
     arrays: dict[str, np.ndarray]
     progress: dict[str, Any]
@@ -38,12 +38,12 @@ class State:
             notes = json.loads(arrays.pop(_NOTES).tobytes())
             return cls(arrays, dict(notes["progress"]), dict(notes["settings"]))
         except (ValueError, KeyError, TypeError):
-            raise FinetuneError(f"{path} is damaged (it does not say where the run stands): {_ADVICE}") from None
+            raise FinetuneError(f"{path} is damaged (it has no record of the progress): {_ADVICE}") from None
 
     def check_settings(self, config: RunConfig) -> None:
-        """FinetuneError where `config` is not the one the interrupted run had: resuming would be neither run."""
+        """FinetuneError where `config` differs from the interrupted run's: the resumed run would repeat neither."""
         for name, value in json.loads(json.dumps(config.to_json())).items():
-            # A setting younger than the state had its default, whatever the file says.
+            # A setting that was added after the state was written had its default then.
             then = self.settings.get(name, json.loads(json.dumps(DEFAULTS.get(name))))
             if name not in settings_with("may_change_on_resume") and value != then:
                 raise FinetuneError(
@@ -63,7 +63,7 @@ def optimizer_arrays(optimizer: keras.optimizers.Optimizer) -> dict[str, np.ndar
 
 
 def put_back(variables: list[Any], arrays: dict[str, np.ndarray], prefix: str) -> None:
-    """Assign the arrays named `prefix/position`; FinetuneError where they are another model's."""
+    """Assign the arrays named `prefix/position`. FinetuneError where their number, shape or dtype differs."""
     for index, variable in enumerate(variables):
         value = arrays.get(f"{prefix}/{index}")
         if value is None or value.shape != tuple(variable.shape) or value.dtype != np.array(variable).dtype:

@@ -24,19 +24,19 @@ def train_step(
     precision: str = "float32",
     microbatch: int | None = None,
 ) -> Step:
-    """A function of images float32 `[batch, height, width, 3]` and labels int64 `[batch]`.
+    """A function of images float32 `[batch, height, width, 3]` and labels int64 `[batch]` that trains one step.
 
-    Where they are `mixed`, labels are each class's share, float32 `[batch, classes]`, and a prediction is correct by
-    the share of the class it names (as in the code of Zhang et al. 2018).
+    It updates `variables` and the moving statistics that update. It returns the summed loss and the number of correct
+    predictions of the batch before the update, under batch statistics where they normalise. Only `variables` are
+    watched: nothing below the first of them is kept for a gradient.
 
-    It runs one update of `variables` and of the moving statistics that update, and returns the summed loss and the
-    number of correct predictions of the batch as it was before the update, under batch statistics where they
-    normalise. Only `variables` are watched: nothing below the first of them is kept for a gradient.
-    Where `distribution` has several replicas, the images are this process's share of the global batch, the gradient
-    and what is returned are those of the whole, and the gradient is clipped as a whole.
-    `precision` is what the layers compute in, float32 or bfloat16 (`finetune.training.loop.kernels`).
-    With a `microbatch`, at most so many images go through the network at a time, and their gradients are added up to
-    one update. BatchNorm sees the parts: each is normalised by its own statistics, and each moves the moving ones.
+    mixed: labels are each class's share, float32 `[batch, classes]`. A prediction then counts as correct by the share
+        of the class it names (as in the code of Zhang et al. 2018).
+    distribution: with several replicas, the images are this process's share of the global batch. The gradient, its
+        clipping and the returned values are those of the global batch.
+    precision: what the layers compute in, float32 or bfloat16 (`finetune.training.loop.kernels`).
+    microbatch: at most so many images go through the network at a time; their gradients are added up to one update.
+        BatchNorm normalises each part by its own statistics, and each part updates the moving statistics.
     """
     replica = _replica(model, optimizer, variables, label_smoothing, distribution, mixed=mixed, microbatch=microbatch)
     signature = [
@@ -63,7 +63,7 @@ def train_steps(
 ) -> Step:
     """Several of `train_step`, one after another, in one call: inputs `[steps, batch, ...]`, labels `[steps, batch]`.
 
-    The steps are the same to the bit; what is saved is the way from Python into the graph and back, which takes longer
+    The steps are the same to the bit. One call saves the way from Python into the graph and back, which takes longer
     than a step of a small head. Returns the summed loss and the number of correct predictions of each, `[steps]`.
     """
     one = _replica(model, optimizer, variables, label_smoothing, ALONE, microbatch=microbatch)
@@ -76,7 +76,7 @@ def train_steps(
             return index + 1, losses.write(index, loss), corrects.write(index, correct)
 
         begin = (tf.constant(0), *(tf.TensorArray(dtype, size=steps) for dtype in (tf.float32, tf.int64)))
-        # One at a time: each takes the weights the one before it leaves.
+        # One at a time: each step needs the weights of the step before.
         with kernels.chosen(model, precision):
             _, losses, corrects = tf.while_loop(lambda index, *_: index < steps, body, begin, parallel_iterations=1)
         return losses.stack(), corrects.stack()
@@ -98,7 +98,7 @@ def _replica(
     mixed: bool = False,
     microbatch: int | None = None,
 ) -> Step:
-    """What one replica does in a step, not yet traced."""
+    """The step of one replica, not yet traced."""
     classes = model.output_shape[-1]
     values = [variable.value for variable in variables]
     if distribution.replicas > 1:
@@ -106,7 +106,7 @@ def _replica(
         optimizer._all_reduce_sum_gradients = lambda pairs: pairs
 
     def gradient(images: tf.Tensor, labels: tf.Tensor, examples: tf.Tensor) -> tuple[list[tf.Tensor], Any, Any]:
-        """Of the summed loss over `examples` in all; with the summed loss, and what was correct."""
+        """(gradient of the summed loss over `examples`, summed loss, number of correct predictions)."""
         shares = labels if mixed else tf.one_hot(labels, classes)
         targets = shares * (1.0 - label_smoothing) + label_smoothing / classes
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -140,8 +140,8 @@ def _replica(
 
 
 def _in_parts(gradient: Any, images: tf.Tensor, labels: tf.Tensor, microbatch: int) -> Any:
-    """The sum of what `gradient` gives for parts of at most `microbatch` images, as equal as can be: a last part of
-    one image would have the statistics of one image."""
+    """The sum of `gradient` over parts of at most `microbatch` images. The parts are as equal as possible: a last part
+    of one image would be normalised by the statistics of one image."""
     examples = tf.shape(images)[0]
     parts = (examples + microbatch - 1) // microbatch
 

@@ -24,8 +24,8 @@ _SAVING_SHARE = 20
 """At most one part in so many of the time between two states goes into writing them."""
 
 
-class Observer(Protocol):
-    """Is called by the loop, and may ask it to stop."""
+class Observer:
+    """Is called by the loop, and may ask it to stop. This one does nothing."""
 
     def on_step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
         """After every step: the epoch and step, how many images the step trained on, the batch's mean loss."""
@@ -40,7 +40,8 @@ class Observer(Protocol):
         """Keep `state`: the run may be resumed from it."""
 
     def stop_requested(self) -> bool:
-        """True once the user wants the run to stop at the next step."""
+        """Whether the run is to stop after this step."""
+        return False
 
 
 class Phases(Protocol):

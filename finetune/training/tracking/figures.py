@@ -1,4 +1,4 @@
-"""What trackers are told, under the names they show."""
+"""The values trackers get, under the names they show."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,14 +20,14 @@ _NAMES = {
 
 
 def of_epoch(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row of metrics.jsonl; those of a checkup (`--diagnose-every`) as bn/..."""
+    """The numbers of a row of metrics.jsonl; those of a checkup (`--diagnose-every`) are called bn/..."""
     found = {_NAMES.get(name, name): value for name, value in row.items() if name not in ("step", "kind", "bn")}
     found |= {f"bn/{name}": value for name, value in (row.get("bn") or {}).items()}
     return {name: float(value) for name, value in found.items() if _is_number(value)}
 
 
 def of_result(result: Mapping[str, Any]) -> dict[str, float]:
-    """The test images' accuracy and loss under both kinds of statistics; plain are those with `is_training=False`."""
+    """The test images' accuracy and loss: without a suffix with `is_training=False`, with a suffix with True."""
     ways = {"": "is_training_false", "_is_training_true": "is_training_true"}
     found = {
         f"{measure}/test{suffix}": result["test"][way][measure]
@@ -38,7 +38,7 @@ def of_result(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
-    """Those of a config that are set; a list as words."""
+    """The settings of a config that are set; a list as one text."""
     return {
         name: " ".join(map(str, value)) if isinstance(value, list | tuple) else value
         for name, value in config.items()
@@ -47,15 +47,14 @@ def settings(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
 
 
 def drift(now: Snapshot, source: Snapshot | None) -> dict[str, np.ndarray]:
-    """For each layer whose moving statistics are no longer those of `source`: (moving mean - its start) / sigma of the
-    start, float `[channels]`."""
+    """(moving mean - its start) / sigma of the start, float `[channels]`, for each layer whose statistics changed."""
     found = {}
     for name, (mean, variance) in now.items():
         if source is None or name not in source:
             continue
         start, spread = source[name]
         if not (np.array_equal(mean, start) and np.array_equal(variance, spread)):
-            # What hardly varies would be divided by nothing: epsilon as BatchNorm itself has it.
+            # As in BatchNorm, epsilon keeps channels with hardly any variance from a division by zero.
             found[name] = (mean - start) / np.sqrt(np.maximum(spread, 0) + 1e-3)
     return found
 

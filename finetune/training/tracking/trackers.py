@@ -1,4 +1,4 @@
-"""Trackers by name, all told the same."""
+"""Experiment trackers, opened by name; each gets the same values."""
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,25 +14,25 @@ Status = Literal["finished", "interrupted", "failed"]
 
 
 class Tracker(Protocol):
-    """One place a run is told to. Every call may raise whatever its library raises.
+    """One experiment tracker of a run. Every call may raise whatever its library raises.
 
-    What a resumed run tells again is left out: its epochs are told from the first one on.
+    A resumed run reports its epochs from the first one on; a tracker skips what it already has.
     """
 
     def step(self, step: int, loss: float) -> None:
         """After a training step, counted from 1: the mean loss of its batch."""
 
     def epoch(self, history: Sequence[Mapping[str, Any]], statistics: Callable[[], Snapshot]) -> None:
-        """After an epoch, the rows of metrics.jsonl so far; `statistics` gives the moving statistics of now."""
+        """After an epoch, the rows of metrics.jsonl so far; `statistics` returns the present moving statistics."""
 
     def flush(self) -> None:
-        """The run has saved its state: what was told before it will not be told again."""
+        """The run has saved its state: values before it are not reported again."""
 
     def end(self, result: Mapping[str, Any]) -> None:
         """The content of result.json."""
 
     def close(self, status: Status) -> None:
-        """Nothing more comes, or not in this process."""
+        """Nothing more is reported, or not by this process."""
 
 
 class Trackers:
@@ -43,32 +43,32 @@ class Trackers:
 
     def step(self, step: int, loss: float) -> None:
         """As `Tracker.step`."""
-        self._tell(lambda one: one.step(step, loss))
+        self._report(lambda one: one.step(step, loss))
 
     def epoch(self, history: Sequence[Mapping[str, Any]], statistics: Callable[[], Snapshot]) -> None:
         """As `Tracker.epoch`."""
-        self._tell(lambda one: one.epoch(history, statistics))
+        self._report(lambda one: one.epoch(history, statistics))
 
     def flush(self) -> None:
         """As `Tracker.flush`."""
-        self._tell(lambda one: one.flush())
+        self._report(lambda one: one.flush())
 
     def end(self, result: Mapping[str, Any]) -> None:
         """As `Tracker.end`."""
-        self._tell(lambda one: one.end(result))
+        self._report(lambda one: one.end(result))
 
     def close(self, status: Status) -> None:
         """As `Tracker.close`."""
-        self._tell(lambda one: one.close(status))
+        self._report(lambda one: one.close(status))
 
-    def _tell(self, call: Callable[[Tracker], None]) -> None:
+    def _report(self, call: Callable[[Tracker], None]) -> None:
         for kind, tracker in list(self._trackers.items()):
             try:
                 call(tracker)
-            except Exception as error:  # a library of somebody else's, a server that is gone: the run goes on
+            except Exception as error:  # a third-party library, a server that is gone: the run continues
                 del self._trackers[kind]
                 self._warn(
-                    f"the {kind} tracker failed ({_reason(error)}): it is told nothing more; the run goes on, its own "
+                    f"the {kind} tracker failed ({_reason(error)}): it is closed; the run continues, its own "
                     "files are complete"
                 )
 
@@ -82,10 +82,10 @@ def opened(
     source: Snapshot | None,
     warn: Callable[[str], None],
 ) -> Iterator[Trackers]:
-    """The trackers of the run in directory `run`, told at the end how the block ended.
+    """The trackers of the run in directory `run`. They are closed with the status the block ended with.
 
-    settings: of the run's config. source: the moving statistics it started from. FinetuneError where one cannot be
-    opened: no step has been trained then.
+    settings: of the run's config. source: the moving statistics it started from. FinetuneError where a tracker cannot
+    be opened: no step has been trained then.
     """
     found: dict[str, Tracker] = {}
     for text in trackers:
@@ -97,7 +97,7 @@ def opened(
             raise
         except Exception as error:
             raise FinetuneError(
-                f"--tracker {text} cannot be opened ({_reason(error)}): mend it, give another place, or leave it out"
+                f"--tracker {text} cannot be opened ({_reason(error)}): repair it, give another place, or leave it out"
             ) from None
     all_of_them = Trackers(found, warn)
     try:

@@ -25,7 +25,7 @@ def made(key, rows, *, used, budget=None):
     ids = of_places(rows)
     with feature_store.opened(key, ABOUT, ids, budget=budget) as entry:
         entry.append(ids, np.zeros((rows, 1000), np.float32))
-    os.utime(feature_store.place() / key / "about.json", (used, used))
+    os.utime(feature_store.cache_folder() / key / "about.json", (used, used))
 
 
 def keys():
@@ -63,7 +63,7 @@ def test_what_runs_hold_stays_and_what_does_not_fit_is_refused_without_removing_
     with feature_store.opened("b", ABOUT, of_places(20), budget=40 * ROW) as held:
         # 20 rows are announced, though none is written yet.
         with (
-            pytest.raises(feature_store.NoRoom, match=r"other runs are using .* of --cache-budget"),
+            pytest.raises(feature_store.OverBudget, match=r"other runs are using .* of --cache-budget"),
             feature_store.opened("c", ABOUT, of_places(21), budget=40 * ROW),
         ):
             pass
@@ -72,12 +72,12 @@ def test_what_runs_hold_stays_and_what_does_not_fit_is_refused_without_removing_
         assert sorted(keys()) == ["b", "c"]
         held.append(of_places(1), np.zeros((1, 1000), np.float32))
     with (
-        pytest.raises(feature_store.NoRoom, match="more than --cache-budget"),
+        pytest.raises(feature_store.OverBudget, match="more than --cache-budget"),
         feature_store.opened("d", ABOUT, of_places(9), budget=0),
     ):
         pass
     assert sorted(keys()) == ["b", "c"]
-    assert sorted(path.name for path in feature_store.place().iterdir()) == [".lock", "b", "c"]
+    assert sorted(path.name for path in feature_store.cache_folder().iterdir()) == [".lock", "b", "c"]
 
 
 def test_by_default_a_quarter_of_the_disk_and_never_the_last_of_it(monkeypatch):
@@ -85,10 +85,10 @@ def test_by_default_a_quarter_of_the_disk_and_never_the_last_of_it(monkeypatch):
     spare = 2**28
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 400 * ROW))
     assert feature_store.default_budget() == 100 * ROW
-    with pytest.raises(feature_store.NoRoom, match="a quarter of the free disk"):
+    with pytest.raises(feature_store.OverBudget, match="a quarter of the free disk"):
         made("a", 101, used=1)
     # The budget would allow it, the disk does not: 256 MiB are left for the runs themselves.
-    with pytest.raises(feature_store.NoRoom, match=r"has .* free"):
+    with pytest.raises(feature_store.OverBudget, match=r"has .* free"):
         made("a", 10, used=1, budget=100 * ROW)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, spare + 11 * ROW))
     made("a", 10, used=1, budget=100 * ROW)
@@ -117,14 +117,14 @@ def test_a_place_that_is_not_there_is_an_empty_cache(home):
 
 def test_what_a_killed_process_was_making_or_removing_goes_with_the_next():
     made("a", 1, used=1)
-    (feature_store.place() / "half").mkdir()
-    (feature_store.place() / "half" / "rows.bin").write_bytes(b"x")
-    shutil.copytree(feature_store.place() / "a", feature_store.place() / ".removed.b")
-    (feature_store.place() / "odd").mkdir()
-    (feature_store.place() / "odd" / "about.json").write_text('{"planned": "x"}')
+    (feature_store.cache_folder() / "half").mkdir()
+    (feature_store.cache_folder() / "half" / "rows.bin").write_bytes(b"x")
+    shutil.copytree(feature_store.cache_folder() / "a", feature_store.cache_folder() / ".removed.b")
+    (feature_store.cache_folder() / "odd").mkdir()
+    (feature_store.cache_folder() / "odd" / "about.json").write_text('{"planned": "x"}')
     assert keys() == ["a"]
     made("c", 1, used=2)
-    assert sorted(path.name for path in feature_store.place().iterdir()) == [".lock", "a", "c"]
+    assert sorted(path.name for path in feature_store.cache_folder().iterdir()) == [".lock", "a", "c"]
 
 
 def test_no_permission_and_no_directory_are_errors_with_a_place(home):
