@@ -248,15 +248,15 @@ def _features(tree: Path) -> None:
     home = tree / "home"
     with_home = tree / "home/features"
     with_home.mkdir(parents=True)
-    place = feature_store.place
-    feature_store.place = lambda: with_home  # type: ignore[assignment]
+    place = feature_store.cache_folder
+    feature_store.cache_folder = lambda: with_home  # type: ignore[assignment]
     try:
         ids = np.array([b"a" * 16, b"b" * 16], "S16")
         about = {"shape": [3], "dtype": "float32", "model": "small", "data": "demo"}
         with feature_store.opened("key", about, ids, budget=2**20) as entry:
             entry.append(ids, np.ones((2, 3), np.float32))
     finally:
-        feature_store.place = place
+        feature_store.cache_folder = place
     assert (home / "features/key/about.json").is_file()
 
 
