@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO, cast
 
+from checkpoints.atomic import remove_abandoned, working_folder
 from checkpoints.cache.records import cache_dir, read_record, sha256_of
-from checkpoints.cache.working import remove_abandoned, working_folder
 from checkpoints.errors import CheckpointError
 
 MOST_BYTES = 4 << 30

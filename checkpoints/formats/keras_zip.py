@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from checkpoints.atomic import remove_abandoned, working_folder
 from checkpoints.cache import archive
 from checkpoints.cache.records import cache_dir, sha256_of
-from checkpoints.cache.working import remove_abandoned, working_folder
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.hdf5 import Hdf5, numeric

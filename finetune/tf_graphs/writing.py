@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from checkpoints.cache.working import remove_abandoned, working_folder
+from checkpoints.atomic import remove_abandoned, working_folder
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from checkpoints.cache.working import move_all, remove_abandoned, working_folder
+from checkpoints.atomic import move_all, remove_abandoned, working_folder
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import naming, room_for
 from finetune.inference.export import to_keras, to_onnx, to_savedmodel, to_slim, to_tflite
