@@ -1,13 +1,12 @@
-"""The errors a user can mend. `finetune.cli` translates them once, in the command group."""
+"""The errors of this package that a user can correct. `finetune.cli` prints them, in one place."""
+
+from checkpoints.errors import UserError
+
+__all__ = ["FinetuneError", "Interrupted", "UserError", "WorkerLost", "WrongUse"]
 
 
-class FinetuneError(Exception):
-    """The work failed on its input or its surroundings (exit code 1).
-
-    The message says what is wrong with the value in it, what was expected and what to do.
-    """
-
-    exit_code = 1
+class FinetuneError(UserError):
+    """The work failed on its input or on its environment (exit code 1)."""
 
 
 class WrongUse(FinetuneError):

@@ -16,44 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from checkpoints.atomic import replacing
 from finetune.errors import FinetuneError
-
-TEMPORARY = ".tmp."
-"""What the name of a file begins with that is being written."""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` with the same ending; renamed onto it when the block ends well.
-
-    Whoever reads `path` sees the old file or the new one, whole. The temporary file never outlives the block,
-    unless the process is killed; the next writer of the same file then replaces it. An OSError from inside names
-    `path`, whether writing, closing or renaming has failed.
-    """
-    temporary = path.with_name(TEMPORARY + path.name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(temporary), temporary):
-            error.filename, error.filename2 = str(path), None
-        raise
-
-
-@contextmanager
-def naming(path: Path, *, instead_of: Path) -> Iterator[None]:
-    """An OSError from inside that names nothing, or something in the temporary folder `instead_of`, names `path`."""
-    try:
-        yield
-    except OSError as error:
-        named = error.filename
-        if named is None or instead_of in (Path(os.fsdecode(named)), *Path(os.fsdecode(named)).parents):
-            error.filename, error.filename2 = str(path), None
-        raise
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Write `checkpoints/structures.json.gz` from the networks: `python -m tools.structures [NAME...]`."""
 
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import keras
 
 import checkpoints
+from checkpoints.atomic import replacing
 from checkpoints.catalog.lookup import CATALOG, BackboneSpec, find_row
 from checkpoints.matching import structures
 from checkpoints.matching.structures import Entry
@@ -39,9 +39,8 @@ def write(path: Path, specs: Iterable[BackboneSpec] = CATALOG, *, kept: Mapping[
     for spec in specs:
         rows[spec.id] = build(spec)
         print(f"{spec.id:32} {len(rows[spec.id]):5d} variables", file=sys.stderr)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(structures.encoded(rows))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(structures.encoded(rows))
 
 
 if __name__ == "__main__":

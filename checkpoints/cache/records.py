@@ -1,21 +1,18 @@
-"""Where fetched files lie, what was recorded about them, and the lock two processes share."""
+"""Where fetched files lie, what is recorded about them, and the lock of a file among processes."""
 
 import contextlib
-import glob
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import filelock
 import platformdirs
 
+from checkpoints.atomic import replacing
 from checkpoints.errors import CheckpointError
-
-if sys.platform != "win32":
-    import fcntl
 
 
 def cache_dir() -> Path:
@@ -61,24 +58,8 @@ def write_record(path: Path, url: str, sha256: str, md5: str) -> None:
     """Record a file as it lies now. Silent where the directory cannot be written: it is hashed again next time."""
     stat = path.stat()
     record = FetchRecord(url=url, sha256=sha256, md5=md5, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
-    with contextlib.suppress(OSError):
-        write_atomically(record_path(path), json.dumps(asdict(record), indent=1) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old text or the new, never a part.
-
-    What killed processes left of theirs goes. So would what another process is writing at this moment, which then gets
-    a FileNotFoundError: files that two may write at once can be done without (`write_record`), or are locked.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        for left in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
-            with contextlib.suppress(OSError):
-                left.unlink()
+    with contextlib.suppress(OSError), replacing(record_path(path), several_writers=True) as temporary:
+        temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
 
 
 def digests(path: Path) -> tuple[str, str]:
@@ -104,54 +85,30 @@ def sha256_of(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def _lock(path: Path, *, wait: bool) -> filelock.BaseFileLock:
+    """The lock file of `path`. The system releases it when its process ends, even where that is killed."""
+    return filelock.FileLock(path.with_name(f".{path.name}.lock"), blocking=wait, fallback_to_soft=False)
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path` among the processes of this machine; wait where another holds it.
+    """Hold the lock of `path` among the processes of this machine; wait while another holds it.
 
-    The lock file is gone afterwards. On Windows there is no lock: two fetches then cost twice, and the atomic
-    rename at the end still leaves one whole file.
+    The lock file is removed at the end. Whoever waited for it notices that, and makes a new one.
     """
-    if sys.platform == "win32":
-        yield
-        return
-    name = path.with_name(f".{path.name}.lock")
-    while True:
-        descriptor = os.open(name, os.O_CREAT | os.O_RDWR, 0o644)
+    with _lock(path, wait=True) as lock:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Who held it before removed the file: a lock on a removed file locks nobody out.
-            if _is(descriptor, name):
-                break
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-    try:
-        yield
-    finally:
-        name.unlink(missing_ok=True)
-        os.close(descriptor)
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def remove_abandoned_lock(path: Path) -> bool:
     """Remove the lock file of `path` that a killed process has left; True where there was one. Never waits."""
-    name = path.with_name(f".{path.name}.lock")
-    if sys.platform == "win32" or not name.exists():
+    lock = _lock(path, wait=False)
+    if not Path(lock.lock_file).exists():
         return False
-    with contextlib.suppress(OSError):
-        descriptor = os.open(name, os.O_RDWR)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is(descriptor, name):
-                name.unlink()
-                return True
-        finally:
-            os.close(descriptor)
+    with contextlib.suppress(OSError), lock:
+        Path(lock.lock_file).unlink()
+        return True
     return False
-
-
-def _is(descriptor: int, name: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(name))
-    except FileNotFoundError:
-        return False

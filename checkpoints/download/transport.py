@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from checkpoints.cache.records import write_atomically
+from checkpoints.atomic import replacing
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that lie on disk and the bytes of the whole file (None where the server does not say)."""
@@ -94,7 +94,8 @@ def receive(client: requests.Session, url: str, part: Path, *, hash_known: bool,
         blocks = _blocks(response)
         first = next(blocks, b"")
         _refuse_web_page(response, first if start == 0 else b"", part)
-        write_atomically(_notes_path(part), json.dumps(asdict(_Notes(url, _validator(response), total))))
+        with replacing(_notes_path(part)) as temporary:
+            temporary.write_text(json.dumps(asdict(_Notes(url, _validator(response), total))), encoding="utf-8")
         done = start
         with part.open("ab" if start else "wb") as file:
             while first:

@@ -11,13 +11,13 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from checkpoints.atomic import replacing
 from checkpoints.formats import keras_zip
 from checkpoints.formats.hdf5 import Hdf5
 from checkpoints.formats.location import HDF5_MAGIC, starts_with
 from finetune.backbone.hub.module_layer import trusting
 from finetune.batchnorm.surgery import to_stock
 from finetune.errors import FinetuneError
-from finetune.files import replacing
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 

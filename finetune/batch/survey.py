@@ -15,7 +15,7 @@ from finetune.batch.timing import TimeLeft
 from finetune.config.run_config import RunConfig, settings_with
 from finetune.data.load_data import load_data
 from finetune.data.pipeline import steps_per_epoch
-from finetune.errors import FinetuneError
+from finetune.errors import UserError
 from finetune.runs import defaults
 from finetune.runs.request import check_request
 
@@ -55,14 +55,14 @@ class Survey:
 def survey(jobs: Sequence[Job]) -> list[Survey]:
     """One Survey a job, in order. Imports TensorFlow.
 
-    Raises WrongUse, FinetuneError or CheckpointError, naming the job, where a job could not even begin: a name that
+    Raises UserError, naming the job, where a job could not even begin: a name that
     is not in the catalogue, a rule that cannot be read, data that is not as asked for.
     """
     found = []
     for job in jobs:
         try:
             found.append(_survey(job.config))
-        except (FinetuneError, CheckpointError) as error:
+        except UserError as error:
             error.args = (f"job {job.name}: {error}",)
             raise
     return found
@@ -106,7 +106,7 @@ def plan(call: Call, workers: int) -> tuple[list[dict[str, Any]], dict[str, Any]
     """A row for every job of the call, and the estimate of what is still to run. Imports TensorFlow.
 
     Seconds are only given where jobs of this batch have been measured, and what they are taken from is said.
-    Raises WrongUse, FinetuneError or CheckpointError for a job that could not begin.
+    Raises UserError for a job that could not begin.
     """
     surveys = survey(call.jobs)
     standings = [look(call.place, job) for job in call.jobs]

@@ -8,8 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from checkpoints.cache.disk import refusal
-from checkpoints.errors import CheckpointError
+from checkpoints.atomic import refusal
 from finetune._version import __version__
 from finetune.cli import (
     backbones_command,
@@ -28,7 +27,7 @@ from finetune.cli import (
     run_command,
 )
 from finetune.cli.terminal import neutral_streams
-from finetune.errors import FinetuneError
+from finetune.errors import UserError
 
 
 class _Translating(click.Group):
@@ -51,7 +50,7 @@ class _Translating(click.Group):
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "finetune"
             _fail(f"{error.format_message().rstrip('.')} (see '{path} --help')", 2)
-        except (FinetuneError, CheckpointError) as error:
+        except UserError as error:
             _fail(str(error), error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             _fail("interrupted", 130)

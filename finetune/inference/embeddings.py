@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from checkpoints.atomic import replacing
 from finetune.backbone import find_backbone, load_backbone
 from finetune.backbone.endpoints import find_layer
 from finetune.config.run_config import RunConfig
@@ -20,7 +21,7 @@ from finetune.data.load_data import load_data
 from finetune.data.sources import absolute
 from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
-from finetune.files import replacing, room_for
+from finetune.files import room_for
 from finetune.runs.evaluate import open_run
 from finetune.runs.model import finished_class_names, open_trained
 from finetune.runs.run_data import image_shape

@@ -6,9 +6,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from checkpoints.atomic import replacing
 from finetune._version import __version__
 from finetune.errors import WrongUse
-from finetune.files import replacing
 
 
 def render(template: str, **values: Any) -> str:

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from checkpoints.errors import CheckpointError
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import load_data
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, UserError
 from finetune.evaluation.predictions import Predictions
 from finetune.reporting.record import RunRecord
 from finetune.runs.run_data import check_unchanged
@@ -46,7 +45,7 @@ class Pictures:
             images = images.at(SIDE) if isinstance(images, LazyImages) else images
             photos = isinstance(images, LazyImages)
             return [_data_uri(images[position : position + 1][0], photo=photos) for position in positions]
-        except (FinetuneError, CheckpointError, OSError) as error:
+        except (UserError, OSError) as error:
             return f"{error}"
 
     def _dataset(self, record: RunRecord) -> Dataset:

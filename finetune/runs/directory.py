@@ -12,10 +12,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from checkpoints.atomic import TEMPORARY
 from finetune.config.checking import from_mapping
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
-from finetune.files import TEMPORARY, Held, finite, locked, read_json, to_json, write_text
+from finetune.files import Held, finite, locked, read_json, to_json, write_text
 from finetune.runs.config_file import read_config_file
 
 _BEFORE_CONFIG = (

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from checkpoints.atomic import remove_abandoned, working_folder
+from checkpoints.atomic import naming, remove_abandoned, replacing, working_folder
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
 from finetune.errors import FinetuneError
-from finetune.files import naming, replacing
 from finetune.tf_graphs.program.metagraph import Saved
 from finetune.tf_graphs.program.variables import cuts
 

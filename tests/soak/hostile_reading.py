@@ -39,7 +39,7 @@ load_tensorflow()
 
 import keras  # noqa: E402
 
-from checkpoints.errors import CheckpointError  # noqa: E402
+from checkpoints.errors import UserError  # noqa: E402
 from checkpoints.formats import hdf5  # noqa: E402
 from finetune.backbone import open_model  # noqa: E402
 from finetune.config import checking as configs  # noqa: E402
@@ -217,7 +217,7 @@ def answer(reader: str, path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             READERS[reader](path)
-    except (FinetuneError, CheckpointError) as error:
+    except UserError as error:
         outcome, words = "refused", str(error)
         if not words.strip() or "Traceback" in words or "defect of finetune" in words:
             outcome = "broken"

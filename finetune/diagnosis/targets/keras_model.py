@@ -11,6 +11,7 @@ import h5py
 import keras
 import numpy as np
 
+from checkpoints.atomic import replacing
 from finetune.backbone import find_backbone, open_model
 from finetune.backbone.head import as_logits
 from finetune.batchnorm.flatten import flat, originals
@@ -22,7 +23,6 @@ from finetune.diagnosis.targets.options import TargetOptions, check_classes, rea
 from finetune.diagnosis.targets.origin import known
 from finetune.diagnosis.targets.target import Target
 from finetune.errors import FinetuneError
-from finetune.files import replacing
 
 
 def open_target(request: TargetOptions) -> Target:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from checkpoints.cache.disk import written_by_tensorflow
+from checkpoints.atomic import written_by_tensorflow
 from finetune.inference.export.exportable import CARD, LABELS, Source
 from finetune.inference.export.exported import Exported, Runtime
 from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES, check_frozen, freeze, input_spec

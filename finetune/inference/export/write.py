@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from checkpoints.atomic import move_all, remove_abandoned, working_folder
+from checkpoints.atomic import move_all, naming, remove_abandoned, working_folder
 from finetune.errors import FinetuneError, WrongUse
-from finetune.files import naming, room_for
+from finetune.files import room_for
 from finetune.inference.export import to_keras, to_onnx, to_savedmodel, to_slim, to_tflite
 from finetune.inference.export.exportable import Source, open_source
 from finetune.inference.export.exported import Export, Exported, Runtime, TrialOptions

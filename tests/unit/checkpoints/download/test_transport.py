@@ -204,7 +204,7 @@ def test_processes_that_fetch_one_file_fetch_it_once(server: Server, tmp_path: P
 
     server.script = [slowly]
     code = (
-        "import sys; from pathlib import Path; from checkpoints.download import fetch; "
+        "import sys; from pathlib import Path; from checkpoints.download.resumable import fetch; "
         f"print(len(fetch('{server.address}/w.h5', md5='{MD5}', into=Path(sys.argv[1])).read_bytes()))"
     )
     processes = [
