@@ -1,21 +1,26 @@
-"""CIFAR-10 and CIFAR-100 as published: the Python version, the binary version, and the archives of both."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) as published: the Python version, the binary version, and both archives."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from checkpoints import store
+from checkpoints.cache import archive
 from finetune.data.dataset import Dataset, Split
-from finetune.data.sources.cifar_files import CIFAR10, CIFAR100, CIFAR100_COARSE, Layout
+from finetune.data.sources.assembly import Progress
+from finetune.data.sources.restricted_pickle import read_bytes, read_pickle
 from finetune.errors import FinetuneError
 
-Progress = Callable[[int, int | None], None]
+_PIXELS = 3 * 32 * 32
+_TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True)
 class Published:
-    """What is fetched where nothing is there: the archive of the Python version, with its published hash."""
+    """The archive of the Python version, which is downloaded if there are no files: its URL and published MD5 hash."""
 
     url: str
     md5: str
@@ -31,35 +36,37 @@ ARCHIVES = {
 }
 
 
-def read_cifar10(data_dir: Path | None, progress: Progress | None = None) -> Dataset:
-    """CIFAR-10: all training batches that are there, and the test batch; images uint8 `[n, 32, 32, 3]` RGB.
+@dataclass(frozen=True)
+class Layout:
+    """The files of one published version.
 
-    `data_dir` holds `cifar-10-batches-py/`, `cifar-10-batches-bin/` or an archive of one, or is one of these (the
-    first found is taken). Without it the cache's `data/` is such a folder, and filled by a download where it is
-    empty. Archives are unpacked in the cache. Raises FinetuneError, and CheckpointError from the download.
+    read: gives the pixels of a file, uint8 `[n, 3072]` channel by channel, and its labels, int64 `[n]`.
+    class_names: gives the names that the folder's files list.
     """
-    return _read("cifar10", "CIFAR-10", CIFAR10, data_dir, progress)
+
+    folder: str
+    archive: str
+    training: tuple[str, ...]
+    test: str
+    read: Callable[[Path], tuple[np.ndarray, np.ndarray]]
+    class_names: Callable[[Path], tuple[str, ...]]
 
 
-def read_cifar100(data_dir: Path | None, progress: Progress | None = None) -> Dataset:
-    """CIFAR-100 by its 100 fine labels; as `read_cifar10`, from `cifar-100-python/` or `cifar-100-binary/`."""
-    return _read("cifar100", "CIFAR-100", CIFAR100, data_dir, progress)
+def read_cifar(name: str, data_dir: Path | None, progress: Progress | None = None) -> Dataset:
+    """A data set of `CIFAR`: all training batches that are present, and the test batch; uint8 `[n, 32, 32, 3]` RGB.
 
-
-def read_cifar100_coarse(data_dir: Path | None, progress: Progress | None = None) -> Dataset:
-    """CIFAR-100 by its 20 superclasses."""
-    return _read("cifar100-coarse", "CIFAR-100", CIFAR100_COARSE, data_dir, progress)
-
-
-def _read(
-    name: str, title: str, layouts: tuple[Layout, ...], data_dir: Path | None, progress: Progress | None
-) -> Dataset:
+    `data_dir` is the folder of one published version or its archive, or holds one of these; the first found is read.
+    Without `data_dir`, the `data/` folder of the cache is read. The archive is downloaded to it if it has no such
+    files. Archives are unpacked in the cache. Raises FinetuneError, and CheckpointError from the download.
+    """
+    title, layouts = CIFAR[name]
     place = _downloaded(layouts, ARCHIVES[title], progress) if data_dir is None else data_dir
     found = _locate(place, layouts)
     if found is None:
+        expected = [f"{layout.folder}/" for layout in layouts] + [layout.archive for layout in layouts]
         raise FinetuneError(
-            f"{place} holds no {title}: expected {' or '.join(_names(layouts))} in it{_there(place)}; look at "
-            "--data-dir, or leave it out to have the data fetched"
+            f"{place} holds no {title}: expected {' or '.join(expected)} in it{_content(place)}; check --data-dir, or "
+            "leave it out to download the data"
         )
     folder, layout = found
     present = [one for one in layout.training if (folder / one).is_file()]
@@ -95,42 +102,141 @@ def _locate(place: Path, layouts: tuple[Layout, ...]) -> tuple[Path, Layout] | N
     for layout in layouts:
         path = place if place.name == layout.archive else place / layout.archive
         if path.is_file():
-            from checkpoints.cache import archive
-
             return archive.unpack(path) / layout.folder, layout
     return None
 
 
-def _downloaded(layouts: tuple[Layout, ...], archive: Published, progress: Progress | None) -> Path:
-    """The cache's folder of data, with the data in it."""
-    from checkpoints import store
-
+def _downloaded(layouts: tuple[Layout, ...], published: Published, progress: Progress | None) -> Path:
+    """The `data/` folder of the cache, after a download if it did not hold the data."""
     place = store.cache_dir() / "data"
     if _locate(place, layouts) is None:
         instead = "use --data-dir PATH of a folder with it"
-        store.fetch(archive.url, md5=archive.md5, into=place, progress=progress, instead=instead)
+        store.fetch(published.url, md5=published.md5, into=place, progress=progress, instead=instead)
     return place
 
 
 def _joined(batches: list[tuple[np.ndarray, np.ndarray]]) -> Split:
     labels = np.concatenate([labels for _, labels in batches])
     images = np.empty((len(labels), 32, 32, 3), np.uint8)
-    start = 0
-    for pixels, _ in batches:
-        images[start : start + len(pixels)] = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        start += len(pixels)
+    np.concatenate([pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for pixels, _ in batches], out=images)
     return Split(images, labels)
 
 
-def _names(layouts: tuple[Layout, ...]) -> list[str]:
-    return [f"{layout.folder}/" for layout in layouts] + [layout.archive for layout in layouts]
-
-
-def _there(place: Path) -> str:
-    """What lies in `place` instead, for the message."""
+def _content(place: Path) -> str:
+    """The content of `place`, for the message that it is not the expected one."""
     if not place.exists():
         return ", but it does not exist"
     if not place.is_dir():
         return ", but it is a file"
     names = sorted(path.name for path in place.iterdir())
     return f", found {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ", but it is empty"
+
+
+def _pickled(labels_key: str) -> Callable[[Path], tuple[np.ndarray, np.ndarray]]:
+    """Reads a pickled dict with the pixels under 'data' and the labels under `labels_key`."""
+
+    def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+        batch = read_pickle(read_bytes(path), str(path))
+        pixels, labels = batch.get("data"), batch.get(labels_key, [])
+        # A list of lists may contain itself many times over: as an array it would not fit into any memory.
+        if isinstance(labels, list) and all(isinstance(label, int | float) for label in labels):
+            labels = np.array(labels)
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (_PIXELS,):
+            raise _damaged(path, f"its 'data' is {_described(pixels)}", f"uint8 [n, {_PIXELS}]")
+        if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu" or labels.shape != pixels.shape[:1]:
+            raise _damaged(path, f"its '{labels_key}' are {_described(labels)}", f"{len(pixels)} whole numbers")
+        return pixels, labels.astype(np.int64)
+
+    return read
+
+
+def _binary(labels: int, column: int) -> Callable[[Path], tuple[np.ndarray, np.ndarray]]:
+    """Reads records of `labels` bytes and the pixels; the label is the byte at `column`."""
+
+    def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+        content, record = read_bytes(path), labels + _PIXELS
+        if not content or len(content) % record:
+            what = "a label and its pixels" if labels == 1 else f"{labels} labels and their pixels"
+            raise _damaged(path, f"it has {len(content)} bytes", f"a multiple of {record}, {what}")
+        records = np.frombuffer(content, np.uint8).reshape(-1, record)
+        return records[:, labels:], records[:, column].astype(np.int64)
+
+    return read
+
+
+def _names(file: str, *, key: str | None = None, otherwise: tuple[str, ...] = ()) -> Callable[[Path], tuple[str, ...]]:
+    """Reads the class names in `file`: the list under `key` of a pickle, or a text file with a name per line.
+
+    `otherwise` are the names if there is no such file.
+    """
+
+    def read(folder: Path) -> tuple[str, ...]:
+        path = folder / file
+        if otherwise and not path.is_file():
+            return otherwise
+        content = read_bytes(path)
+        found = read_pickle(content, str(path)).get(key) if key else content.decode("utf-8", "replace").split()
+        if not key and not found and otherwise:
+            return otherwise
+        if not isinstance(found, list) or not found or not all(isinstance(name, bytes | str) for name in found):
+            raise _damaged(path, f"it has no '{key}'" if key else "it is empty", "a list of names")
+        return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in found)
+
+    return read
+
+
+def _cifar100(labels: str) -> tuple[Layout, Layout]:
+    """`labels`: fine (100 classes) or coarse (20 superclasses). In the binary version the coarse label comes first."""
+    return (
+        Layout(
+            folder="cifar-100-python",
+            archive="cifar-100-python.tar.gz",
+            training=("train",),
+            test="test",
+            read=_pickled(f"{labels}_labels"),
+            class_names=_names("meta", key=f"{labels}_label_names"),
+        ),
+        Layout(
+            folder="cifar-100-binary",
+            archive="cifar-100-binary.tar.gz",
+            training=("train.bin",),
+            test="test.bin",
+            read=_binary(2, ("coarse", "fine").index(labels)),
+            class_names=_names(f"{labels}_label_names.txt"),
+        ),
+    )
+
+
+def _described(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def _damaged(path: Path, found: str, expected: str) -> FinetuneError:
+    return FinetuneError(f"{path} is no file of CIFAR: {found}, expected {expected}; download or unpack it again")
+
+
+_CIFAR10 = (
+    Layout(
+        folder="cifar-10-batches-py",
+        archive="cifar-10-python.tar.gz",
+        training=tuple(f"data_batch_{number}" for number in range(1, 6)),
+        test="test_batch",
+        read=_pickled("labels"),
+        class_names=_names("batches.meta", key="label_names", otherwise=_TEN),
+    ),
+    Layout(
+        folder="cifar-10-batches-bin",
+        archive="cifar-10-binary.tar.gz",
+        training=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        test="test_batch.bin",
+        read=_binary(1, 0),
+        class_names=_names("batches.meta.txt", otherwise=_TEN),
+    ),
+)
+
+CIFAR: dict[str, tuple[str, tuple[Layout, ...]]] = {
+    "cifar10": ("CIFAR-10", _CIFAR10),
+    "cifar100": ("CIFAR-100", _cifar100("fine")),
+    "cifar100-coarse": ("CIFAR-100", _cifar100("coarse")),
+}
+"""Data set -> title, and the versions it is published in. `cifar100-coarse` has the 20 superclasses of CIFAR-100."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from finetune.data.dataset import Split
-from finetune.data.sources.cifar import read_cifar10
+from finetune.data.sources.cifar import read_cifar
 from finetune.data.sources.generated import demo_target
 from tests.support.places import ROOT, SHARED
 
@@ -33,7 +33,7 @@ class Written:
 def written(tmp_path_factory):
     """A function from a kind of `tf1_writer` to what was written; each is written when first asked for."""
     directory = tmp_path_factory.mktemp("tf1")
-    dataset = read_cifar10(CIFAR) if (CIFAR / "cifar-10-batches-py").is_dir() else demo_target()
+    dataset = read_cifar("cifar10", CIFAR) if (CIFAR / "cifar-10-batches-py").is_dir() else demo_target()
     train = Split(dataset.train.images[:2000], dataset.train.labels[:2000])
     test = Split(dataset.test.images[:TESTED], dataset.test.labels[:TESTED])
     np.savez(

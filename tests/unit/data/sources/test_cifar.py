@@ -37,15 +37,15 @@ def check(dataset):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_folder_that_holds_the_batches_or_is_theirs(layout, tmp_path):
     folder = LAYOUTS[layout](tmp_path / "data")
-    check(cifar.read_cifar10(tmp_path / "data"))
-    check(cifar.read_cifar10(folder))
+    check(cifar.read_cifar("cifar10", tmp_path / "data"))
+    check(cifar.read_cifar("cifar10", folder))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_archive_is_unpacked_in_the_cache_only(layout, tmp_path, cache):
     archive = written.write_archive(tmp_path / "data", LAYOUTS[layout](tmp_path), ARCHIVES[layout])
-    check(cifar.read_cifar10(tmp_path / "data"))
-    check(cifar.read_cifar10(archive))
+    check(cifar.read_cifar("cifar10", tmp_path / "data"))
+    check(cifar.read_cifar("cifar10", archive))
     assert [path.name for path in (tmp_path / "data").iterdir()] == [ARCHIVES[layout]]
     assert cache.is_dir()
 
@@ -53,7 +53,7 @@ def test_an_archive_is_unpacked_in_the_cache_only(layout, tmp_path, cache):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_source_says_which_batches_were_read(layout, tmp_path):
     folder = LAYOUTS[layout](tmp_path, training=(1, 4))
-    dataset = cifar.read_cifar10(tmp_path)
+    dataset = cifar.read_cifar("cifar10", tmp_path)
     end = "" if layout == "pickled" else ".bin"
     assert dataset.source == f"{folder}: data_batch_1{end}, data_batch_4{end} (2 of 5), test_batch{end}"
     assert len(dataset.train) == 40
@@ -63,22 +63,22 @@ def test_source_says_which_batches_were_read(layout, tmp_path):
 def test_missing_batches_are_errors(layout, tmp_path):
     LAYOUTS[layout](tmp_path / "a", test=False)
     with pytest.raises(FinetuneError, match=r"has no test_batch.*unpack cifar-10-.*again"):
-        cifar.read_cifar10(tmp_path / "a")
+        cifar.read_cifar("cifar10", tmp_path / "a")
     LAYOUTS[layout](tmp_path / "b", training=())
     with pytest.raises(FinetuneError, match=r"has no training batch: expected at least one of data_batch_1"):
-        cifar.read_cifar10(tmp_path / "b")
+        cifar.read_cifar("cifar10", tmp_path / "b")
 
 
 def test_a_wrong_folder_is_told_what_was_expected_and_what_is_there(tmp_path):
     with pytest.raises(FinetuneError, match=r"expected cifar-10-batches-py/ or .* in it, but it is empty"):
-        cifar.read_cifar10(tmp_path)
+        cifar.read_cifar("cifar10", tmp_path)
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(FinetuneError, match=r"found notes.txt"):
-        cifar.read_cifar10(tmp_path)
+        cifar.read_cifar("cifar10", tmp_path)
     with pytest.raises(FinetuneError, match=r"nowhere holds no CIFAR-10.*it does not exist"):
-        cifar.read_cifar10(tmp_path / "nowhere")
+        cifar.read_cifar("cifar10", tmp_path / "nowhere")
     with pytest.raises(FinetuneError, match=r"notes.txt holds no CIFAR-10.*it is a file"):
-        cifar.read_cifar10(tmp_path / "notes.txt")
+        cifar.read_cifar("cifar10", tmp_path / "notes.txt")
 
 
 def test_a_class_without_training_images_is_an_error(tmp_path):
@@ -87,14 +87,14 @@ def test_a_class_without_training_images_is_an_error(tmp_path):
     labels[labels == 9] = 0
     (folder / "data_batch_1").write_bytes(pickle.dumps({"data": pixels, "labels": labels.tolist()}, protocol=2))
     with pytest.raises(FinetuneError, match=r"has no training images of class 9 \(truck\): expected some of each"):
-        cifar.read_cifar10(tmp_path)
+        cifar.read_cifar("cifar10", tmp_path)
 
 
 def test_a_label_without_a_class_is_an_error(tmp_path):
     folder = written.write_binary(tmp_path)
     (folder / "test_batch.bin").write_bytes(bytes([10]) + bytes(3072))
     with pytest.raises(FinetuneError, match=r"has test label 10: expected 0 to 9"):
-        cifar.read_cifar10(tmp_path)
+        cifar.read_cifar("cifar10", tmp_path)
 
 
 PIXELS, LABELS = written.batch(1)
@@ -115,7 +115,7 @@ def test_a_pickle_that_is_no_batch_is_an_error(content, said, tmp_path):
     folder = written.write_pickled(tmp_path, training=(1,))
     (folder / "data_batch_1").write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(FinetuneError, match=f"data_batch_1 is no file of CIFAR: .*{said}"):
-        cifar.read_cifar10(tmp_path)
+        cifar.read_cifar("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -123,23 +123,23 @@ def test_a_batch_that_is_cut_off_is_an_error(layout, tmp_path):
     folder = LAYOUTS[layout](tmp_path)
     path = next(folder.glob("test_batch*"))
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(FinetuneError, match=r"test_batch.*(damaged|no file of CIFAR).*(fetch|unpack)"):
-        cifar.read_cifar10(tmp_path)
+    with pytest.raises(FinetuneError, match=r"test_batch.*(damaged|no file of CIFAR).*(download|unpack)"):
+        cifar.read_cifar("cifar10", tmp_path)
 
 
 def test_names_come_from_the_files_where_there_are_any(tmp_path):
     folder = written.write_binary(tmp_path)
     names = [f"kind{number}" for number in range(10)]
     (folder / "batches.meta.txt").write_text("\n".join(names))
-    assert cifar.read_cifar10(tmp_path).class_names == tuple(names)
+    assert cifar.read_cifar("cifar10", tmp_path).class_names == tuple(names)
     (folder / "batches.meta.txt").unlink()
-    assert cifar.read_cifar10(tmp_path).class_names == written.NAMES
+    assert cifar.read_cifar("cifar10", tmp_path).class_names == written.NAMES
 
 
 def test_the_real_files_are_read():
     if not (DATA / "cifar-10-batches-py").is_dir():
         pytest.skip("the real CIFAR-10 batches are not beside the project (../shared/data)")
-    dataset = cifar.read_cifar10(DATA)
+    dataset = cifar.read_cifar("cifar10", DATA)
     assert "(2 of 5)" in dataset.source
     assert (dataset.train.images.shape, dataset.test.images.shape) == ((20_000, 32, 32, 3), (10_000, 32, 32, 3))
     assert dataset.class_names == written.NAMES
@@ -161,9 +161,9 @@ def published(tmp_path, monkeypatch, loopback):
 
 def test_without_a_folder_it_is_fetched_once(published, loopback, cache):
     told = []
-    check(cifar.read_cifar10(None, progress=lambda done, total: told.append((done, total))))
+    check(cifar.read_cifar("cifar10", None, progress=lambda done, total: told.append((done, total))))
     assert told[-1] == (len(published), len(published))
-    check(cifar.read_cifar10(None))
+    check(cifar.read_cifar("cifar10", None))
     assert loopback.requests == ["/~kriz/cifar-10-python.tar.gz"]
     assert (cache / "data" / "cifar-10-python.tar.gz").is_file()
 
@@ -171,7 +171,7 @@ def test_without_a_folder_it_is_fetched_once(published, loopback, cache):
 def test_a_folder_in_the_cache_is_found_before_anything_is_fetched(tmp_path, cache, loopback, monkeypatch):
     monkeypatch.setenv("FINETUNE_MIRROR", loopback.address)
     shutil.move(written.write_pickled(tmp_path / "made"), cache / "data" / "cifar-10-batches-py")
-    check(cifar.read_cifar10(None))
+    check(cifar.read_cifar("cifar10", None))
     assert loopback.requests == []
 
 
@@ -180,6 +180,6 @@ def test_what_cannot_be_fetched_can_be_brought(cache, loopback, monkeypatch):
 
     monkeypatch.setenv("FINETUNE_MIRROR", loopback.address)
     with pytest.raises(CheckpointError) as caught:
-        cifar.read_cifar10(None)
+        cifar.read_cifar("cifar10", None)
     assert f"Put the file at {cache / 'data' / 'cifar-10-python.tar.gz'}" in str(caught.value)
     assert "--data-dir PATH" in str(caught.value)
