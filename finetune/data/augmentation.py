@@ -22,7 +22,7 @@ class Augmentation:
     images without bars.
 
     Where `resized_crop`, parts of random area and shape are taken of the photos themselves instead, mirrored half of
-    the time (`crops.draw`), before they become a batch: there is nothing left to do here.
+    the time (`lazy.draw_crop`), before they become a batch: there is nothing left to do here.
 
     What follows works on whatever the crop gave: RandAugment of magnitude `rand_augment` (`rand_augment.py`), then
     `mixup` and `cutmix` with their alphas (`mixing.py`); None leaves one out.

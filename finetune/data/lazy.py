@@ -1,55 +1,97 @@
-"""Images that stay where they are, encoded, until a batch needs them: memory does not grow with their pixels."""
+"""Photos that stay encoded in their files until a batch needs them: memory does not grow with their pixels."""
 
 import functools
 import hashlib
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from finetune.data import crops, decoding
+from finetune.data import decoding
+from finetune.data.decoding import Box
 from finetune.process import cores
 
+AREA = (0.08, 1.0)
+"""Smallest and largest share of the photo that a random crop covers (Szegedy et al. 2015, section 6; the numbers are
+those of torchvision)."""
+ASPECT = (3 / 4, 4 / 3)
+"""Smallest and largest ratio of width to height of a random crop."""
+_TRIES = 10
 _READ_WHOLE = 2_000
-"""Images whose bytes go into a fingerprint; of more, so many evenly drawn ones, and of all the names and sizes."""
+"""Images whose bytes go into a fingerprint. Of larger sets so many are drawn evenly, and all names and sizes count."""
 
 
-class Photos(Protocol):
-    """Encoded images of any size, numbered from 0, each read when it is asked for."""
+class Photos(ABC):
+    """Encoded images of any size, numbered from 0. Each is read when it is asked for."""
 
+    @abstractmethod
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of images."""
 
-    def open(self, number: int) -> Image.Image:
-        """The image with its header read; decoding.BadImage where it is none."""
-
+    @abstractmethod
     def name(self, number: int) -> str:
-        """Where it lies, within the data set: the same wherever the data set lies."""
+        """Its place within the data set: the same wherever the data set lies."""
 
-    def place(self, number: int) -> str:
-        """Where it lies, for messages."""
-
+    @abstractmethod
     def content(self, number: int) -> bytes:
         """Its bytes as they are stored."""
 
+    def place(self, number: int) -> str:
+        """Its place, for messages."""
+        return self.name(number)
+
+    def open(self, number: int) -> Image.Image:
+        """The image with its header read. Raises decoding.BadImage if it is none."""
+        return decoding.opened(self.content(number), self.place(number))
+
     def bytes_of(self, number: int) -> int:
-        """How many these are, without reading them."""
+        """The length of `content`."""
+        return len(self.content(number))
 
     def picture(self, number: int) -> bytes:
         """The encoded image alone, without what is stored with it."""
+        return self.content(number)
 
     def picture_size(self, number: int) -> int | None:
-        """How many bytes that is; None where only reading tells."""
+        """The length of `picture`; None if it is not known without reading it."""
+        return None
+
+
+class PhotoFiles(Photos):
+    """Photos that are a file each."""
+
+    @abstractmethod
+    def path(self, number: int) -> Path:
+        """The file's path."""
+
+    def open(self, number: int) -> Image.Image:
+        """The image with its header read, which leaves the rest of the file unread."""
+        return decoding.opened(self.path(number), self.place(number))
+
+    def content(self, number: int) -> bytes:
+        """The file's bytes."""
+        return self.path(number).read_bytes()
+
+    def bytes_of(self, number: int) -> int:
+        """The file's size."""
+        return self.path(number).stat().st_size
+
+    def picture_size(self, number: int) -> int | None:
+        """The file's size."""
+        return self.bytes_of(number)
 
 
 @dataclass(frozen=True, eq=False)
 class LazyImages:
-    """Those of `photos` numbered `chosen` (int64 `[n]`), seen as uint8 `[n, side, side, 3]`: each one's centre square.
+    """The photos numbered `chosen` (int64 `[n]`) as uint8 `[n, side, side, 3]`: the centre square of each.
 
-    An index reads, decodes and resizes; `select` and `at` do not. `draft` as in `decoding.part`.
+    Indexing reads, decodes and resizes; `select` and `at` do not. `draft` as in `decoding.centre`.
     """
 
     photos: Photos
@@ -73,7 +115,7 @@ class LazyImages:
         return self._decoded(self.chosen[key], lambda _, image: decoding.square(image, self.side, draft=self.draft))
 
     def select(self, indices: np.ndarray) -> "LazyImages":
-        """A part of them, without reading any."""
+        """The images at int `indices`, without reading any."""
         return replace(self, chosen=self.chosen[indices])
 
     def at(self, side: int) -> "LazyImages":
@@ -81,22 +123,17 @@ class LazyImages:
         return replace(self, side=side)
 
     def random_crops(self, indices: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
-        """Random parts of the images at int `indices`, by `crops.draw` from (`seed`, index). Raises BadImage."""
+        """Random crops of the images at int `indices`, by `draw_crop` from (`seed`, index). Raises BadImage."""
 
         def crop(position: int, image: Image.Image) -> np.ndarray:
-            box, mirrored = crops.draw(decoding.upright_size(image), (*seed, int(indices[position])))
-            pixels = decoding.part(image, box, self.side)
-            return pixels[:, ::-1] if mirrored else pixels
+            box, mirrored = draw_crop(decoding.upright_size(image), (*seed, int(indices[position])))
+            return _cropped(image, box, self.side, mirrored)
 
         return self._decoded(self.chosen[indices], crop)
 
-    def _decoded(
-        self,
-        numbers: np.ndarray,
-        view: Callable[[int, Image.Image], np.ndarray],
-        size: tuple[int, int] | None = None,
-    ) -> np.ndarray:
-        out = np.empty((len(numbers), *(size or (self.side, self.side)), 3), np.uint8)
+    def _decoded(self, numbers: np.ndarray, view: Callable[[int, Image.Image], np.ndarray]) -> np.ndarray:
+        """uint8 `[n, ...]`: `view(position, photo)` of the photos with those numbers."""
+        out = np.empty((len(numbers), *self.shape[1:]), np.uint8)
 
         def fill(position: int) -> None:
             number = int(numbers[position])
@@ -108,9 +145,9 @@ class LazyImages:
         return out
 
     def update(self, digest: "hashlib._Hash") -> None:
-        """Feed names and sizes of all images, and the bytes of up to 2,000, evenly drawn, into `digest`.
+        """Add the names and sizes of all images, and the bytes of up to 2,000, evenly drawn, to `digest`.
 
-        A photo that was edited, and kept its name and its size to the byte, is noticed where it is one of these.
+        An edited photo that keeps its name and its size to the byte is noticed only if it is one of these.
         """
         for number in self.chosen:
             digest.update(f"{self.photos.name(int(number))}\0{self.photos.bytes_of(int(number))}\n".encode())
@@ -122,20 +159,47 @@ class LazyImages:
 def random_crops(
     images: "np.ndarray | LazyImages", indices: np.ndarray, side: int, seed: tuple[int, int]
 ) -> np.ndarray:
-    """As `LazyImages.random_crops`, at `side` px, of images in memory as well: uint8 `[n, side, side, 3]`."""
+    """As `LazyImages.random_crops`, at `side` px, also of images in memory: uint8 `[n, side, side, 3]`."""
     if isinstance(images, LazyImages):
         return images.at(side).random_crops(indices, seed)
     height, width = images.shape[1:3]
     out = np.empty((len(indices), side, side, 3), np.uint8)
     for position, index in enumerate(indices):
-        box, mirrored = crops.draw((width, height), (*seed, int(index)))
-        pixels = decoding.part(Image.fromarray(np.ascontiguousarray(images[index])), box, side)
-        out[position] = pixels[:, ::-1] if mirrored else pixels
+        box, mirrored = draw_crop((width, height), (*seed, int(index)))
+        out[position] = _cropped(Image.fromarray(np.ascontiguousarray(images[index])), box, side, mirrored)
     return out
 
 
+def draw_crop(size: tuple[int, int], seed: tuple[int, ...]) -> tuple[Box, bool]:
+    """Inception's random crop: its box within a photo of `size` (width, height) in px, and whether to mirror it.
+
+    The area is uniform within AREA, the logarithm of the aspect ratio within that of ASPECT, the place within the
+    photo. A crop that does not fit is drawn again, up to ten times; after that, the largest centre part of an allowed
+    aspect ratio is taken. `seed` holds the run's seed, the epoch and the image's number: the draw is the same in every
+    batch, thread and process.
+    """
+    width, height = size
+    rng = np.random.default_rng(seed)
+    mirrored = bool(rng.random() < 0.5)
+    for _ in range(_TRIES):
+        area = width * height * rng.uniform(*AREA)
+        aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
+        across, down = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < across <= width and 0 < down <= height:
+            left, top = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
+            return (left, top, left + across, top + down), mirrored
+    across, down = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
+    left, top = (width - across) // 2, (height - down) // 2
+    return (left, top, left + across, top + down), mirrored
+
+
+def _cropped(image: Image.Image, box: Box, side: int, mirrored: bool) -> np.ndarray:
+    pixels = decoding.part(image, box, (side, side))
+    return pixels[:, ::-1] if mirrored else pixels
+
+
 def in_threads(work: Callable[[int], Any], numbers: range) -> Any:
-    """`work` of each number, in their order, on as many threads as there are cores: Pillow decodes outside the GIL."""
+    """`work` of each number, in their order, on one thread per core: Pillow decodes outside the GIL."""
     return _pool().map(work, numbers)
 
 

@@ -33,7 +33,7 @@ def test_the_answer_is_that_of_the_evaluation(finished: tuple, images: Path, tmp
     found = json.loads(result.stdout)
     names = [Path(one["image"]).name for one in found["images"]]
     assert names == ["a.png", "0.png", "1.png", "c.png", "d\\x1b[31m\\n.png", "e.png"]
-    assert found["remarks"] == ["passed over 1 file that is no image (.txt 1)"]
+    assert found["remarks"] == ["skipped 1 file that is no image (.txt 1)"]
     # By hand: enlarged and preprocessed as evaluation does it, and a softmax in float64.
     model = keras.models.load_model(run / "model.keras")
     pixels = sources._GENERATED["demo-target"]().test.images[:6]

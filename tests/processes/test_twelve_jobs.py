@@ -55,11 +55,12 @@ def finished(*words, cwd):
 @pytest.fixture(scope="module")
 def night(tmp_path_factory):
     """A jobs file with its data and backbones, and its results without any interruption."""
+    from finetune.config.run_config import RunConfig
     from finetune.data.dataset import stratified_subset
-    from finetune.data.sources import load_dataset
+    from finetune.data.load_data import load_data
 
     folder = tmp_path_factory.mktemp("twelve")
-    cifar = load_dataset("cifar10", data_dir=SHARED / "data", examples=None, validation=0.0, seed=0)
+    cifar = load_data(RunConfig("any", data="cifar10", data_dir=str(SHARED / "data"), validation=0.0))
     arrays = {}
     for name, split, count in (("train", cifar.train, 320), ("test", cifar.test, 200)):
         some = stratified_subset(split, count, 0)

@@ -44,7 +44,8 @@ from checkpoints.formats import hdf5  # noqa: E402
 from finetune.backbone import open_model  # noqa: E402
 from finetune.config import checking as configs  # noqa: E402
 from finetune.data.image_files import read_images  # noqa: E402
-from finetune.data.sources import load_dataset  # noqa: E402
+from finetune.config.run_config import RunConfig  # noqa: E402
+from finetune.data.load_data import load_data  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
 from finetune.runs import model as models  # noqa: E402
 from finetune.runs.directory import RunDir  # noqa: E402
@@ -126,8 +127,9 @@ def _graph(path: Path) -> None:
 
 def _data(name: str | None) -> Callable[[Path], None]:
     def read(path: Path) -> None:
-        where = {"data_dir": path if name else None, "examples": None, "validation": 0.0, "seed": 0}
-        dataset = load_dataset(name or str(path), **where)
+        dataset = load_data(
+            RunConfig("any", data=name or str(path), data_dir=str(path) if name else None, validation=0.0)
+        )
         for split in (dataset.train, dataset.test):
             assert split.images[:].dtype == np.uint8
             assert split.labels.min() >= 0

@@ -1,31 +1,32 @@
-"""From what a source has to a data set: who is the test set, and which photos are left out."""
+"""From the images of a source to a data set: which are the test set, and which photos are left out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from finetune.data import scanning
 from finetune.data.dataset import Dataset, Split, hold_out
 from finetune.data.lazy import LazyImages, Photos
+from finetune.data.scanning import Progress as Progress
+from finetune.data.scanning import first_few, inspect_photos
 from finetune.errors import FinetuneError
 
-Progress = Callable[[int, int | None], None]
-"""Called as work goes on: so many done, of so many in all where that is known."""
-
-TEST_SHARE = 0.2
 _TEST_STREAM = 1
-"""Beside the seed, so that test images are not drawn by the very numbers that draw validation images."""
+"""Added to the seed, so that test images and validation images are drawn by different random numbers."""
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a data set is to be read: where it is now (None: where its name says), the share of the images that become
-    the test set where it has none, the seed of that draw, whether damaged photos are left out; and who hears how far
-    a download (`progress`, bytes) and a look through the photos (`on_scan`, images) have got."""
+    """How a data set is read.
 
-    data_dir: str | None = None
-    test: float = TEST_SHARE
+    data_dir: where it lies now; None if its name says so. test: the share of the images that become the test set, if
+    the data has none. seed: of that draw. skip_bad_images: whether damaged photos are left out. progress, on_scan:
+    receive the progress of a download in bytes, and of the inspection of photos in images.
+    """
+
+    data_dir: Path | None = None
+    test: float = 0.2
     seed: int = 0
     skip_bad_images: bool = False
     progress: Progress | None = None
@@ -33,7 +34,7 @@ class ReadOptions:
 
 
 def assemble(
-    request: ReadOptions,
+    options: ReadOptions,
     *,
     name: str,
     class_names: tuple[str, ...],
@@ -42,10 +43,11 @@ def assemble(
     remarks: tuple[str, ...] = (),
     skipped: tuple[str, ...] = (),
 ) -> Dataset:
-    """A data set of the `splits` that are there, of train, validation and test; train must be.
+    """A data set of `splits`, which may hold train, validation and test; train is required.
 
-    Without test images, validation images are the test set; without either, `request.test` of every class is, drawn
-    by the seed. `remarks` then say so. Raises FinetuneError for what Dataset refuses, WrongUse for an impossible share.
+    Without test images, validation images are the test set. Without either, a fraction `options.test` of every class
+    is, drawn by the seed. `remarks` report both cases. Raises FinetuneError for what Dataset rejects, WrongUse for an
+    impossible fraction.
     """
     train, validation, test = (splits.get(one) for one in ("train", "validation", "test"))
     if train is None:
@@ -54,27 +56,27 @@ def assemble(
         test, validation = validation, None
         remarks = (*remarks, "there are no test images of its own: its validation images serve as the test set")
     elif test is None:
-        train, test = hold_out(train, request.test, (request.seed, _TEST_STREAM), what="test")
+        train, test = hold_out(train, options.test, (options.seed, _TEST_STREAM), what="test")
         remarks = (
             *remarks,
-            f"there are no test images of its own: {len(test)} images, {request.test:g} of every class, are held out "
-            f"as the test set, drawn by --seed {request.seed} (--test says how many)",
+            f"there are no test images of its own: {len(test)} images, {options.test:g} of every class, are held out "
+            f"as the test set, drawn by --seed {options.seed} (--test says how many)",
         )
     if skipped:
         left_out = f"{len(skipped)} damaged image{'s are' if len(skipped) > 1 else ' is'} left out"
-        remarks = (*remarks, f"{left_out} (--skip-bad-images): {scanning.listed(skipped)}")
+        remarks = (*remarks, f"{left_out} (--skip-bad-images): {first_few(skipped)}")
     return Dataset(name, class_names, train, validation, test, source, remarks, skipped)
 
 
 def photo_splits(
-    request: ReadOptions, photos: Photos, labels: np.ndarray, members: Mapping[str, np.ndarray]
+    options: ReadOptions, photos: Photos, labels: np.ndarray, members: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """The splits whose photos are numbered `members`, with the photos looked through; and what is left out, named.
+    """The splits whose photos have the numbers `members`, after an inspection; and the photos that are left out.
 
-    `labels` int64 `[len(photos)]`. Seen at the median of the short sides. Raises FinetuneError for damaged photos,
-    unless the request is to leave them out.
+    `labels` int64 `[len(photos)]`. The images have the median of the short sides as their side. Raises FinetuneError
+    for damaged photos, unless the options are to leave them out.
     """
-    seen = scanning.inspect(photos, skip_bad=request.skip_bad_images, progress=request.on_scan)
+    seen = inspect_photos(photos, skip_bad=options.skip_bad_images, progress=options.on_scan)
     splits = {}
     for split, numbers in members.items():
         numbers = numbers[seen.good[numbers]]

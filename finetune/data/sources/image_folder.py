@@ -1,4 +1,4 @@
-"""A folder of images per class, read from the disk as they are needed."""
+"""A folder of images per class. The images are read from disk when they are needed."""
 
 import os
 from array import array
@@ -8,10 +8,10 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from finetune.data import decoding
 from finetune.data.dataset import Dataset
+from finetune.data.lazy import PhotoFiles
 from finetune.data.sources.assembly import ReadOptions, assemble, photo_splits
 from finetune.errors import FinetuneError
 from finetune.text import printable
@@ -20,15 +20,14 @@ _SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "t
 _HEAD_BYTES = 16
 
 
-def read_folder(root: Path, request: ReadOptions) -> Dataset:
-    """The photos below `root`, which holds `train/` and, where there are any, `val/` (or `validation/`) and `test/`,
-    each with a folder per class; or the class folders themselves.
+def read_folder(root: Path, options: ReadOptions) -> Dataset:
+    """The photos below `root`, which holds the class folders, or one folder of class folders per split.
 
-    The classes are the training folders' names, sorted. Folders in a class folder belong to it; links are followed.
-    Hidden files and files that are no images are passed over. The order of the images is that of a hash of their
-    paths: in a listing's order every batch of an evaluation would be of one class, and batch statistics worthless.
-    Raises FinetuneError where there is nothing of that shape, a split has other classes than `train/`, or photos are
-    damaged.
+    The split folders are `train/` and optionally `val/` (or `validation/`) and `test/`. The classes are the names of
+    the training folders, sorted. Folders in a class folder belong to it. Links are followed. Hidden files and files
+    that are no images are skipped. Images are ordered by a hash of their paths: in the order of a listing, every
+    batch of an evaluation would be of one class, and batch statistics would be worthless. Raises FinetuneError if
+    there are no such folders, a split has other classes than `train/`, or photos are damaged.
     """
     split_folders = _split_folders(root)
     classes = _folders(split_folders["train"])
@@ -48,21 +47,21 @@ def read_folder(root: Path, request: ReadOptions) -> Dataset:
         members[split] = begin + paths.mixed(begin)
         if begin == len(labels):
             raise FinetuneError(f"the class folders in {folder} hold no images{_of_kinds(ignored)}: check the folder")
-    splits, skipped = photo_splits(request, paths, np.array(labels, np.int64), members)
+    splits, skipped = photo_splits(options, paths, np.array(labels, np.int64), members)
     own = [f"{folder.name}/" for folder in split_folders.values() if folder != root]
     return assemble(
-        request,
+        options,
         name=printable(root.name) or "folder",
         class_names=tuple(printable(name) for name in classes),
         splits=splits,
         source=f"{root}: {', '.join(own) or 'a folder per class'}",
-        remarks=passed_over(ignored),
+        remarks=skipped_files(ignored),
         skipped=skipped,
     )
 
 
-class _Paths:
-    """The photos of a folder by number. Their paths lie in one string of bytes: a million take some 40 MB."""
+class _Paths(PhotoFiles):
+    """The photos of a folder. Their paths lie in one string of bytes: a million take some 40 MB."""
 
     def __init__(self, root: Path) -> None:
         self._root = os.fspath(root)
@@ -74,7 +73,7 @@ class _Paths:
         self._ends.append(len(self._text))
 
     def mixed(self, begin: int) -> np.ndarray:
-        """The images from number `begin` on in an order that depends on nothing but their names: int64, from 0."""
+        """The images from number `begin` on, in an order that depends only on their names: int64 numbers from 0."""
         digests = (blake2b(self.name(number).encode(), digest_size=8).digest() for number in range(begin, len(self)))
         keys = np.frombuffer(b"".join(digests), np.dtype(">u8"))
         return np.argsort(keys, kind="stable").astype(np.int64)
@@ -82,43 +81,24 @@ class _Paths:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def open(self, number: int) -> Image.Image:
-        """The image with its header read."""
-        return decoding.opened(Path(self._path(number)), self.place(number))
-
     def name(self, number: int) -> str:
         """Its path below the root, with slashes."""
         return printable(self._relative(number).replace(os.sep, "/"))
 
     def place(self, number: int) -> str:
+        """Its path, printable."""
+        return printable(os.path.join(self._root, self._relative(number)))
+
+    def path(self, number: int) -> Path:
         """Its path."""
-        return printable(self._path(number))
-
-    def content(self, number: int) -> bytes:
-        """The file's bytes."""
-        return Path(self._path(number)).read_bytes()
-
-    def bytes_of(self, number: int) -> int:
-        """The file's size."""
-        return os.stat(self._path(number)).st_size
-
-    def picture(self, number: int) -> bytes:
-        """The file's bytes."""
-        return self.content(number)
-
-    def picture_size(self, number: int) -> int | None:
-        """The file's size."""
-        return self.bytes_of(number)
+        return Path(self._root, self._relative(number))
 
     def _relative(self, number: int) -> str:
         return os.fsdecode(bytes(self._text[self._ends[number] : self._ends[number + 1]]))
 
-    def _path(self, number: int) -> str:
-        return os.path.join(self._root, self._relative(number))
-
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Split -> the folder that holds its class folders."""
+    """Maps each split to the folder that holds its class folders."""
     if not root.is_dir():
         raise FinetuneError(f"{root} is no folder: expected one with a folder of images per class")
     found: dict[str, Path] = {}
@@ -133,8 +113,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
     if "train" in found:
         return found
     if found:
+        others = " and ".join(f"{one.name}/" for one in found.values())
         raise FinetuneError(
-            f"{root} holds {' and '.join(f'{one.name}/' for one in found.values())}, but no train/ with class folders: "
+            f"{root} holds {others}, but no train/ with class folders: "
             "add train/, or give the folder that holds the class folders themselves"
         )
     own = _folders(root)
@@ -147,7 +128,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _folders(place: Path) -> list[str]:
-    """The names of the visible folders in `place`, sorted; none where it is no folder."""
+    """The names of the visible folders in `place`, sorted; none if it is no folder."""
     if not place.is_dir():
         return []
     with os.scandir(place) as entries:
@@ -171,11 +152,13 @@ def _some(names: list[str]) -> str:
 
 
 def images_below(folder: Path, ignored: "Counter[str]", above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """The paths of the images in `folder` and the folders in it, sorted in each; the rest is counted by its suffix.
+    """The paths of the images in `folder` and all folders in it, sorted within each.
 
-    Hidden files are passed over; links are followed, but not to a folder of `above`, in which it lies itself."""
+    Hidden files are skipped. Other files are counted in `ignored` by suffix. Links are followed, except those to one
+    of the folders `above`, which contain `folder`.
+    """
     real = os.path.realpath(folder)
-    if real in above:  # a link to a folder it lies in
+    if real in above:  # a link to a folder that contains it
         return
     with os.scandir(folder) as scanned:
         entries = sorted((entry for entry in scanned if not entry.name.startswith(".")), key=lambda entry: entry.name)
@@ -196,24 +179,21 @@ def _begins_as_image(path: str) -> bool:
     return head.startswith(starts) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP") or head[4:12] == b"ftypavif"
 
 
-def passed_over(ignored: "Counter[str]") -> tuple[str, ...]:
-    """What `images_below` counted, in words; nothing where there was nothing."""
+def skipped_files(ignored: "Counter[str]") -> tuple[str, ...]:
+    """A sentence on the files that `images_below` counted; none if there were none."""
     count = sum(ignored.values())
     what = "1 file that is no image" if count == 1 else f"{count} files that are no images"
-    return (f"passed over {what}{_of_kinds(ignored)}",) if count else ()
-
-
-def _by_count(ignored: "Counter[str]") -> list[tuple[str, int]]:
-    return sorted(ignored.items(), key=lambda pair: (-pair[1], pair[0]))
+    return (f"skipped {what}{_of_kinds(ignored)}",) if count else ()
 
 
 def _of_kinds(ignored: "Counter[str]") -> str:
-    kinds = ", ".join(f"{printable(suffix)} {count}" for suffix, count in _by_count(ignored)[:4])
+    by_count = sorted(ignored.items(), key=lambda pair: (-pair[1], pair[0]))
+    kinds = ", ".join(f"{printable(suffix)} {count}" for suffix, count in by_count[:4])
     return f" ({kinds}{', ...' if len(ignored) > 4 else ''})" if ignored else ""
 
 
 def _too_few(place: Path, classes: list[str]) -> str:
-    """Why `place` holds no two classes."""
+    """Why `place` does not hold two classes."""
     if (place / "batches.meta").is_file() or (place / "cifar-10-batches-py").is_dir():
         return f"{place} holds CIFAR's own files: give --data cifar10 --data-dir {place}"
     expected = "expected two or more folders of images, each named after its class"

@@ -1,7 +1,7 @@
-"""Read the pickles CIFAR is published in without running what a pickle may ask to run.
+"""Read the pickles CIFAR is published in, without running code that a pickle may ask to run.
 
-Unpickling calls whatever functions the file names. Here it gets to call four stand-ins, written below, which build
-arrays from bytes; any other name is refused. NumPy's own functions are not called before the file has been read.
+Unpickling calls whatever functions the file names. Here it can call only the four stand-ins below, which build arrays
+from bytes; any other name is rejected. NumPy's own functions are not called before the whole file has been read.
 """
 
 import io
@@ -17,15 +17,15 @@ import numpy as np
 from finetune.errors import FinetuneError
 
 LARGEST = 256 * 2**20
-"""Bytes. A CIFAR batch has 31 million; the limit keeps a wrong file from filling the memory."""
+"""Largest file in bytes. A CIFAR batch has 31 million; the limit keeps a wrong file from filling the memory."""
 
 
 def read_pickle(content: bytes, name: str) -> dict[str, Any]:
-    """The dict pickled in `content`: text to numpy arrays, lists, tuples, bytes, str, int and float.
+    """The dict pickled in `content`. Its values are numpy arrays, lists, tuples, bytes, str, int and float.
 
-    Text of Python 2 comes as bytes, except in the keys. Arrays hold whole numbers or floats, lie directly in the dict,
-    in any of NumPy's pickle formats, and are read-only. `name` is the file in messages. Raises FinetuneError where
-    the pickle asks for anything else, or is damaged.
+    Text of Python 2 is bytes, except in the keys. Arrays hold whole numbers or floats, are read-only, and must lie
+    directly in the dict, in any of NumPy's pickle formats. `name` is the file's name in messages. Raises FinetuneError
+    if the pickle asks for anything else, or is damaged.
     """
     try:
         _check_program(content)
@@ -35,29 +35,29 @@ def read_pickle(content: bytes, name: str) -> dict[str, Any]:
         return {_text(key): one.numpy() if isinstance(one, _Array) else one for key, one in values.items()}
     except FinetuneError:
         raise
-    # A damaged pickle is a random program: there is no telling which exception it ends with.
+    # A damaged pickle is a random program and may end in any exception.
     except Exception as error:
         raise FinetuneError(
             f"{name} is damaged: it cannot be unpickled ({type(error).__name__}: {error}); "
-            "delete it and fetch or unpack it anew"
+            "delete it and download or unpack it again"
         ) from None
 
 
 def _check_program(content: bytes) -> None:
-    """ValueError where the pickle would make the unpickler take memory that nothing in it stands for.
+    """Raise ValueError if the pickle would make the unpickler allocate memory that its content does not account for.
 
-    It makes room for whatever number a value is to be remembered by (8 bytes each, up to 2**32 in one step), and for a
-    text's bytes before it has read them.
+    The unpickler allocates a table as long as the largest number under which a value is stored (8 bytes per entry, up
+    to 2**32 in one step), and the bytes of a text before it has read them.
     """
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > len(content):
-            raise ValueError(f"it would remember a value by the number {argument}")
+            raise ValueError(f"it would store a value under the number {argument}")
         if opcode.name == "STOP":
             return
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's content. Raises FinetuneError where it is larger than any file of CIFAR, or cannot be read."""
+    """The file's content. Raises FinetuneError if it is larger than any file of CIFAR, or cannot be read."""
     try:
         check_size(path.stat().st_size, str(path))
         return path.read_bytes()
@@ -66,11 +66,11 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_size(size: int, name: str) -> None:
-    """FinetuneError where `size` bytes are more than any file of CIFAR has."""
+    """Raise FinetuneError if `size` bytes are more than any file of CIFAR has."""
     if size > LARGEST:
         raise FinetuneError(
             f"{name} has {size / 2**20:.0f} MiB: expected at most {LARGEST // 2**20}; it is not a file of CIFAR, "
-            "look at --data-dir"
+            "check --data-dir"
         )
 
 
@@ -115,25 +115,25 @@ def _dtype(code: Any, *_: Any) -> _DType:
 
 
 def _reconstruct(*_: Any) -> _Array:
-    """An array whose state follows: NumPy's format up to pickle protocol 4."""
+    """An array whose state follows. This is NumPy's format up to pickle protocol 4."""
     return _Array()
 
 
 def _frombuffer(content: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    """A whole array: NumPy's format for pickle protocol 5."""
+    """A whole array. This is NumPy's format for pickle protocol 5."""
     array = _Array()
     array.__setstate__((1, shape, dtype, order == "F", content))
     return array
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """What `_codecs.encode` does in the pickles of Python 3: bytes written as latin-1 text."""
+    """As `_codecs.encode` in pickles of Python 3, where bytes are written as latin-1 text."""
     if type(text) is not str or encoding != "latin1":
         raise ValueError("only latin-1 text is encoded")
     return text.encode("latin1")
 
 
-# No classes: a pickle may set attributes of what it gets hold of, and of a class that would outlive the reading.
+# Functions only: a pickle could set attributes of a class, which would outlive the reading.
 _ALLOWED: dict[tuple[str, str], Callable[..., Any] | str] = {
     ("numpy", "dtype"): _dtype,
     ("numpy", "ndarray"): "the class, which is passed to _reconstruct and never called",

@@ -1,34 +1,33 @@
 """`tfds:NAME`: image classification data sets of tensorflow_datasets, an extra of this package."""
 
+import difflib
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from finetune.data import decoding
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import Photos
 from finetune.data.sources.assembly import ReadOptions, assemble, photo_splits
-from finetune.data.sources.tfrecord import Keys, index
+from finetune.data.sources.tfrecord import Keys, index_records
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import printable
 
-_SPLITS = {"train": "train", "validation": "validation", "test": "test"}
+_SPLITS = ("train", "validation", "test")
 
 
-def read_tfds(name: str, request: ReadOptions) -> Dataset:
-    """The data set `name` (`NAME`, `NAME/CONFIG`, `NAME:VERSION`) of tensorflow_datasets, prepared where it is not yet.
+def read_tfds(name: str, options: ReadOptions) -> Dataset:
+    """The data set `name` (`NAME`, `NAME/CONFIG`, `NAME:VERSION`) of tensorflow_datasets, which is prepared if needed.
 
-    `request.data_dir` is tensorflow_datasets' own `data_dir`. Its files are read at random access: TFRecords, which
-    it writes by default, by their index; ArrayRecord and the like as its `as_data_source` gives them.
-    Raises WrongUse where the extra is not installed or the name unknown; FinetuneError where it is no image
+    `options.data_dir` is tensorflow_datasets' own `data_dir`. The files are read at random access: TFRecords, which it
+    writes by default, by an index of this package; ArrayRecord and others through its `as_data_source`. Raises
+    WrongUse if the extra is not installed or the name is unknown; FinetuneError if the data set is no image
     classification, or cannot be prepared.
     """
     if not name:
         raise WrongUse("--data tfds: names no data set: expected tfds:NAME, such as tfds:oxford_flowers102")
-    builder = _prepared(name, request)
+    builder = _prepared(name, options.data_dir)
     info = builder.info
     image_key, label_key = _keys(name, info)
     names = info.features[label_key].names
@@ -38,12 +37,12 @@ def read_tfds(name: str, request: ReadOptions) -> Dataset:
     if all(paths is not None for paths in files.values()):
         given = {split: paths for split, paths in files.items() if paths is not None}
         photos: Photos
-        photos, labels, members = index(given, Keys(image_key, label_key, "", "", ""), request.on_scan)
+        photos, labels, members = index_records(given, Keys(image_key, label_key, "", "", ""), options.on_scan)
     else:
         photos, labels, members = _sourced(builder, list(files), image_key, label_key)
-    splits, skipped = photo_splits(request, photos, labels, members)
+    splits, skipped = photo_splits(options, photos, labels, members)
     return assemble(
-        request,
+        options,
         name=info.name,
         class_names=tuple(printable(one) for one in names),
         splits=splits,
@@ -52,7 +51,7 @@ def read_tfds(name: str, request: ReadOptions) -> Dataset:
     )
 
 
-def _prepared(name: str, request: ReadOptions) -> Any:
+def _prepared(name: str, data_dir: Path | None) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError:
@@ -60,17 +59,18 @@ def _prepared(name: str, request: ReadOptions) -> Any:
             f"--data tfds:{name} needs tensorflow_datasets: pip install 'finetune-backbones[tfds]'"
         ) from None
     try:
-        builder = tfds.builder(name, data_dir=request.data_dir)
+        builder = tfds.builder(name, data_dir=data_dir and str(data_dir))
     except tfds.core.DatasetNotFoundError:
-        near = _near(name, tfds)
-        raise WrongUse(f"unknown data 'tfds:{name}': {near}tensorflow_datasets knows no such name") from None
-    except Exception as error:  # whatever it makes of a name, a configuration or a version
+        near = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], tfds.list_builders(), n=1)
+        hint = f"did you mean tfds:{near[0]}? " if near else ""
+        raise WrongUse(f"unknown data 'tfds:{name}': {hint}tensorflow_datasets knows no such name") from None
+    except Exception as error:  # it checks names, configurations and versions in many ways
         raise FinetuneError(f"tfds:{name} cannot be opened: {_first_line(error)}; check the name") from None
     if os.path.isdir(builder.data_dir):
         return builder
     try:
         builder.download_and_prepare()
-    except Exception as error:  # its downloads, its checksums, its code for the data set
+    except Exception as error:  # from its downloads, its checksums or its code for the data set
         raise FinetuneError(
             f"tfds:{name} is not in {builder.data_dir}, and could not be fetched: {_first_line(error)}; prepare it "
             f"with 'tfds build {name}' on a machine that can, and give its folder with --data-dir"
@@ -79,7 +79,7 @@ def _prepared(name: str, request: ReadOptions) -> Any:
 
 
 def _keys(name: str, info: Any) -> tuple[str, str]:
-    """What the image and the label are called."""
+    """The names of the image feature and of the label feature."""
     import tensorflow_datasets as tfds
 
     features = dict(info.features)
@@ -97,7 +97,7 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
 
 
 def _files(builder: Any, split: str) -> list[Path] | None:
-    """The split's TFRecords, or None where it is kept in another format."""
+    """The split's TFRecords, or None if its files have another format."""
     info = builder.info.splits[split]
     paths = [Path(os.fspath(path)) for path in info.filepaths]
     if builder.info.file_format.value != "tfrecord":
@@ -110,8 +110,8 @@ def _files(builder: Any, split: str) -> list[Path] | None:
     return paths
 
 
-class _Sources:
-    """The images of some random access sources of tensorflow_datasets, one after another."""
+class _Sources(Photos):
+    """The images of some random access sources of tensorflow_datasets, one source after another."""
 
     def __init__(self, named: list[tuple[str, Any]], key: str) -> None:
         self._named, self._key = named, key
@@ -125,35 +125,19 @@ class _Sources:
         name, source = self._named[which]
         return name, source, number - (int(self._ends[which - 1]) if which else 0)
 
-    def open(self, number: int) -> Image.Image:
-        """The image with its header read."""
-        return decoding.opened(self.content(number), self.place(number))
-
     def name(self, number: int) -> str:
-        """Its split and its number there."""
+        """Its split and its number in that split."""
         name, _, within = self._at(number)
         return f"{name} {within}"
 
     def place(self, number: int) -> str:
-        """The same."""
+        """The same, for messages."""
         return f"example {self.name(number)}"
 
     def content(self, number: int) -> bytes:
         """The image as it is stored."""
         _, source, within = self._at(number)
         return bytes(source[within][self._key])
-
-    def bytes_of(self, number: int) -> int:
-        """Its length."""
-        return len(self.content(number))
-
-    def picture(self, number: int) -> bytes:
-        """The same as `content`."""
-        return self.content(number)
-
-    def picture_size(self, number: int) -> int | None:
-        """None: it takes reading."""
-        return None
 
 
 def _sourced(
@@ -173,13 +157,6 @@ def _sourced(
     ends = np.cumsum([0, *(len(source) for _, source in named)])
     members = {split: np.arange(ends[i], ends[i + 1], dtype=np.int64) for i, split in enumerate(splits)}
     return _Sources(named, image), np.array(labels, np.int64), members
-
-
-def _near(name: str, tfds: Any) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], tfds.list_builders(), n=1)
-    return f"did you mean tfds:{near[0]}? " if near else ""
 
 
 def _first_line(error: Exception) -> str:

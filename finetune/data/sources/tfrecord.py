@@ -1,4 +1,4 @@
-"""slim's own data sets: TFRecords of encoded images with labels, and their names in `labels.txt`."""
+"""slim's data sets: TFRecords of encoded images with labels, and the class names in `labels.txt`."""
 
 import re
 from collections.abc import Mapping
@@ -10,23 +10,23 @@ from PIL import Image
 
 from finetune.data import decoding
 from finetune.data.dataset import Dataset
+from finetune.data.lazy import Photos
 from finetune.data.sources import tfrecord_file as wire
 from finetune.data.sources.assembly import Progress, ReadOptions, assemble, photo_splits
 from finetune.errors import FinetuneError
 from finetune.text import printable
 
 _SPLIT = re.compile(r"(?:^|[_.-])(train|training|validation|valid|val|test)(?=[_.-]|$)", re.IGNORECASE)
-_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation"}
-_NAMES |= {"val": "validation", "test": "test"}
+_NAMES = {"training": "train", "valid": "validation", "val": "validation"}
 _SHARD = re.compile(r"[_-](\d+)-of-(\d+)(?=$|\.tfrecords?$)")
 _LABEL_LINE = re.compile(r"\s*(\d+)\s*:\s*(\S.*?)\s*$")
 _BACKGROUND = re.compile(r"(unused )?background|dummy|none", re.IGNORECASE)
-_TOLD_EVERY = 1_000
+_REPORT_EVERY = 1_000
 
 
 @dataclass(frozen=True)
 class Keys:
-    """What the features are called. `height` and `width` are needed for images of format `raw` only."""
+    """The names of the features. `height` and `width` are needed only for images of the format `raw`."""
 
     image: str = "image/encoded"
     label: str = "image/class/label"
@@ -39,10 +39,10 @@ SLIM = Keys()
 
 
 def tfrecord_files(folder: Path) -> dict[str, list[Path]]:
-    """Split -> its TFRecord files in `folder`, sorted; empty where there are none.
+    """Maps each split to its TFRecord files in `folder`, sorted; empty if there are none.
 
-    Names as slim writes them: `flowers_train_00000-of-00005.tfrecord`, `train-00000-of-01024`, `mnist_test.tfrecord`.
-    Raises FinetuneError where a file's name does not say its split, or a shard is missing.
+    File names are as slim writes them: `flowers_train_00000-of-00005.tfrecord`, `train-00000-of-01024`,
+    `mnist_test.tfrecord`. Raises FinetuneError if a file's name has no split, or a shard is missing.
     """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
@@ -54,28 +54,30 @@ def tfrecord_files(folder: Path) -> dict[str, list[Path]]:
             raise FinetuneError(
                 f"{path} does not say what its images are for: expected train, validation or test in its name"
             )
-        found.setdefault(_NAMES[split.group(1).lower()], []).append(path)
+        word = split.group(1).lower()
+        found.setdefault(_NAMES.get(word, word), []).append(path)
     for paths in found.values():
         _check_shards(paths)
     return found
 
 
-def read_tfrecords(folder: Path, request: ReadOptions) -> Dataset:
-    """The TFRecords in `folder`: images of any size in `image/encoded` (JPEG, PNG, ... or raw pixels, as `image/format`
-    says), labels in `image/class/label`, and names in `labels.txt` (`0:daisy`); without it classes are named by number.
+def read_tfrecords(folder: Path, options: ReadOptions) -> Dataset:
+    """The TFRecords in `folder`.
 
-    Labels that start at 1, as those of slim's ImageNet with its background class 0, are made to start at 0.
-    Raises FinetuneError for files, records or labels that do not fit.
+    `image/encoded` holds images of any size, in the format that `image/format` names: JPEG, PNG and so on, or raw
+    pixels. `image/class/label` holds the labels. `labels.txt` holds the class names (`0:daisy`); without it, classes
+    are named by number. If labels start at 1, as in slim's ImageNet with its background class 0, they are shifted to
+    start at 0. Raises FinetuneError for files, records or labels that do not fit.
     """
     files = tfrecord_files(folder)
     if "train" not in files:
         raise FinetuneError(f"{folder} holds {', '.join(files)} TFRecords, but none with train in the name: add them")
-    photos, labels, members = index(files, SLIM, request.on_scan)
+    photos, labels, members = index_records(files, SLIM, options.on_scan)
     names = _read_names(folder / "labels.txt")
     class_names, labels, remarks = _classes(folder, names, labels)
-    splits, skipped = photo_splits(request, photos, labels, members)
+    splits, skipped = photo_splits(options, photos, labels, members)
     return assemble(
-        request,
+        options,
         name=printable(folder.name) or "tfrecords",
         class_names=class_names,
         splits=splits,
@@ -85,8 +87,11 @@ def read_tfrecords(folder: Path, request: ReadOptions) -> Dataset:
     )
 
 
-class Records:
-    """The images of some TFRecord files by number."""
+class Records(Photos):
+    """The images of some TFRecord files.
+
+    file, begin, end: int64 `[n]`, the position of each record's file in `paths` and of its bytes in that file.
+    """
 
     def __init__(self, paths: list[Path], file: np.ndarray, begin: np.ndarray, end: np.ndarray, keys: Keys) -> None:
         self._paths, self._file, self._begin, self._end, self._keys = paths, file, begin, end, keys
@@ -101,19 +106,14 @@ class Records:
         record, place = self.content(number), self.place(number)
         with decoding.naming(place):
             found = wire.features(record, (0, len(record)))
-            image = wire.first_bytes(record, found[self._keys.image]) or (0, 0)
-            pixels = record[image[0] : image[1]]
-            kind = wire.first_bytes(record, found[self._keys.format]) if self._keys.format in found else None
-            if kind is not None and record[kind[0] : kind[1]].lower() == b"raw":
+            pixels = _first_bytes(record, found, self._keys.image)
+            if _first_bytes(record, found, self._keys.format).lower() == b"raw":
                 return self._raw(record, found, pixels)
         return decoding.opened(pixels, place)
 
     def _raw(self, record: bytes, found: dict[str, wire.Span], pixels: bytes) -> Image.Image:
-        sides = [
-            wire.first_int(record, found[key]) if key in found else None
-            for key in (self._keys.width, self._keys.height)
-        ]
-        width, height = (side or 0 for side in sides)
+        keys = (self._keys.width, self._keys.height)
+        width, height = ((wire.first_int(record, found[key]) if key in found else 0) or 0 for key in keys)
         channels = len(pixels) // (width * height) if width > 0 and height > 0 else 0
         if channels not in (1, 3) or width * height * channels != len(pixels):
             raise ValueError(f"{len(pixels)} raw bytes are no image of {width} x {height} pixels")
@@ -128,7 +128,7 @@ class Records:
         return f"{printable(str(self._paths[self._file[number]]))} record {self._within[number]}"
 
     def content(self, number: int) -> bytes:
-        """The record, whole."""
+        """The whole record."""
         with self._paths[self._file[number]].open("rb") as file:
             file.seek(int(self._begin[number]))
             content: bytes = file.read(self.bytes_of(number))
@@ -139,22 +139,22 @@ class Records:
         return int(self._end[number] - self._begin[number])
 
     def picture(self, number: int) -> bytes:
-        """The image in the record, whatever its label, file name and other features."""
-        record, place = self.content(number), self.place(number)
-        with decoding.naming(place):
-            found = wire.features(record, (0, len(record)))
-            begin, end = wire.first_bytes(record, found[self._keys.image]) or (0, 0)
-            return record[begin:end]
-
-    def picture_size(self, number: int) -> int | None:
-        """None: the index knows the record's length only."""
-        return None
+        """The image in the record, without its label, file name and other features."""
+        record = self.content(number)
+        with decoding.naming(self.place(number)):
+            return _first_bytes(record, wire.features(record, (0, len(record))), self._keys.image)
 
 
-def index(
+def _first_bytes(record: bytes, found: dict[str, wire.Span], key: str) -> bytes:
+    """The first value of the bytes feature `key`; empty if there is none."""
+    begin, end = (wire.first_bytes(record, found[key]) if key in found else None) or (0, 0)
+    return record[begin:end]
+
+
+def index_records(
     files: Mapping[str, list[Path]], keys: Keys, progress: Progress | None
 ) -> tuple[Records, np.ndarray, dict[str, np.ndarray]]:
-    """(the images, their labels int64 `[n]`, the numbers of each split's). Raises FinetuneError."""
+    """(the images, their labels int64 `[n]`, the numbers of each split's images). Raises FinetuneError."""
     paths: list[Path] = []
     rows: list[np.ndarray] = []
     labels: list[int] = []
@@ -166,13 +166,15 @@ def index(
             for mapped, span in wire.records(path):
                 labels.append(_label(mapped, span, keys, path, len(spans)))
                 spans.append(span)
-                if progress is not None and len(labels) % _TOLD_EVERY == 0:
+                if progress is not None and len(labels) % _REPORT_EVERY == 0:
                     progress(len(labels), None)
             rows.append(np.column_stack([np.full(len(spans), len(paths)), np.array(spans, np.int64).reshape(-1, 2)]))
             paths.append(path)
         members[split] = np.arange(first, len(labels), dtype=np.int64)
         if first == len(labels):
-            raise FinetuneError(f"{of_split[0].parent}: the {split} TFRecords hold no image: fetch or write them anew")
+            raise FinetuneError(
+                f"{of_split[0].parent}: the {split} TFRecords hold no image: download or write them again"
+            )
     file, begin, end = np.concatenate(rows).astype(np.int64).T
     return Records(paths, file, begin, end, keys), np.array(labels, np.int64), members
 
@@ -198,7 +200,7 @@ def _label(mapped: wire.Buffer, span: wire.Span, keys: Keys, path: Path, number:
 
 
 def _read_names(path: Path) -> dict[int, str] | None:
-    """Label -> name from `labels.txt`; lines without numbers count from 0. None where there is no such file."""
+    """Maps labels to the names in `labels.txt`. Lines without numbers count from 0. None if there is no such file."""
     if not path.is_file():
         return None
     lines = [line for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
@@ -209,7 +211,9 @@ def _read_names(path: Path) -> dict[int, str] | None:
     for line, match in zip(lines, matches, strict=True):
         if match is None or int(match.group(1)) in names:
             what = "is not of the form 0:daisy" if match is None else "gives its number a second name"
-            raise FinetuneError(f"{path}: the line {line[:80]!r} {what}: expected a number and a name a line; mend it")
+            raise FinetuneError(
+                f"{path}: the line {line[:80]!r} {what}: expected a number and a name per line; correct it"
+            )
         names[int(match.group(1))] = printable(match.group(2))
     if not names:
         raise FinetuneError(f"{path} is empty: expected lines like 0:daisy; remove it to have classes named by number")
@@ -219,7 +223,7 @@ def _read_names(path: Path) -> dict[int, str] | None:
 def _classes(
     folder: Path, names: dict[int, str] | None, labels: np.ndarray
 ) -> tuple[tuple[str, ...], np.ndarray, tuple[str, ...]]:
-    """(class names, labels from 0, what a person should know)."""
+    """(class names, labels from 0, remarks for the user)."""
     least, most = int(labels.min()), int(labels.max())
     remarks: tuple[str, ...] = ()
     if least < 0:
@@ -244,12 +248,12 @@ def _classes(
 
 
 def _check_shards(paths: list[Path]) -> None:
-    """FinetuneError where one of `NNNNN-of-NNNNN` is missing."""
+    """Raise FinetuneError if one of the shards `NNNNN-of-NNNNN` is missing."""
     shards = [(match.group(1), match.group(2)) for path in paths if (match := _SHARD.search(path.name))]
     for total in {total for _, total in shards}:
         missing = sorted(set(range(int(total))) - {int(number) for number, of in shards if of == total})
         if missing:
             raise FinetuneError(
                 f"{paths[0].parent} lacks {len(missing)} of {int(total)} shards, the first being that of "
-                f"{paths[0].name} with number {missing[0]:05d}: fetch them"
+                f"{paths[0].name} with number {missing[0]:05d}: download them"
             )

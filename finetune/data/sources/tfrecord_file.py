@@ -1,8 +1,8 @@
-"""TFRecord files of `tf.train.Example`s, at random access: where each record lies, and what features it has.
+"""TFRecord files of `tf.train.Example`s at random access: the position of each record, and its features.
 
-TensorFlow reads these files from front to back and copies every record to parse it. Here a file is mapped and walked:
-a label costs the few bytes before and after it, not the image beside it, so that 130 GB of ImageNet are indexed
-without being read. Formats: tensorflow/core/lib/io/record_writer.h; tensorflow/core/example/{example,feature}.proto.
+TensorFlow reads these files from front to back and copies every record to parse it. This module maps a file into
+memory and steps through it. Reading a label touches a few bytes and not the image next to it, so 130 GB of ImageNet
+are indexed without being read. Formats: tensorflow/core/lib/io/record_writer.h; tensorflow/core/example/{example,feature}.proto.
 """
 
 import mmap
@@ -14,20 +14,20 @@ from finetune.errors import FinetuneError
 
 Buffer = bytes | mmap.mmap
 Span = tuple[int, int]
-"""Where something begins and ends in a buffer."""
+"""Begin and end of a part of a buffer, in bytes."""
 
 _HEADER, _FOOTER = 12, 4
 _LENGTH_DELIMITED = 2
 
 
 class Malformed(ValueError):
-    """Bytes that are no Example."""
+    """Bytes that are not an Example."""
 
 
 def records(path: Path) -> Iterator[tuple[mmap.mmap, Span]]:
-    """The file, mapped, with the place of each record's payload in it, in order.
+    """The mapped file with the span of each record's payload, in order.
 
-    The lengths are checked against their CRC32C. Raises FinetuneError where one is wrong, or the file is cut off.
+    The lengths are checked against their CRC32C. Raises FinetuneError if one is wrong, or the file is cut off.
     """
     size = path.stat().st_size
     if not size:
@@ -38,23 +38,23 @@ def records(path: Path) -> Iterator[tuple[mmap.mmap, Span]]:
             header = mapped[at : at + _HEADER]
             length, checksum = struct.unpack("<QI", header) if len(header) == _HEADER else (0, -1)
             if checksum != masked_crc32c(header[:8]):
-                compressed = mapped[:2] == b"\x1f\x8b" or mapped[:1] == b"\x78"
-                reason = (
-                    "it is compressed: write it anew without" if not number and compressed else "fetch or write it anew"
+                compressed = not number and (mapped[:2] == b"\x1f\x8b" or mapped[:1] == b"\x78")
+                advice = (
+                    "it is compressed: write it without compression" if compressed else "download or write it again"
                 )
                 raise FinetuneError(
                     f"{path} is no TFRecord file, or damaged: the checksum of record {number}'s length, at byte {at}, "
-                    f"is wrong; {reason}"
+                    f"is wrong; {advice}"
                 )
             end = at + _HEADER + length
             if end + _FOOTER > size:
-                raise FinetuneError(f"{path} is cut off in record {number}, at byte {at}: fetch or write it anew")
+                raise FinetuneError(f"{path} is cut off in record {number}, at byte {at}: download or write it again")
             yield mapped, (at + _HEADER, end)
             at, number = end + _FOOTER, number + 1
 
 
 def features(buffer: Buffer, span: Span) -> dict[str, Span]:
-    """The features of the Example at `span`, by name: where the Feature message of each lies. Raises Malformed."""
+    """The features of the Example at `span`: maps names to the span of the Feature message. Raises Malformed."""
     found = {}
     for _, outer in _messages(buffer, span, 1):  # Example.features
         for _, entry in _messages(buffer, outer, 1):  # Features.feature, a map: entries of key and value
@@ -66,7 +66,7 @@ def features(buffer: Buffer, span: Span) -> dict[str, Span]:
 
 
 def first_bytes(buffer: Buffer, feature: Span) -> Span | None:
-    """Where the first value of a bytes feature lies; None where there is none. Raises Malformed."""
+    """The span of the first value of a bytes feature; None if there is none. Raises Malformed."""
     for _, values in _messages(buffer, feature, 1):  # Feature.bytes_list
         for _, value in _messages(buffer, values, 1):
             return value
@@ -74,7 +74,7 @@ def first_bytes(buffer: Buffer, feature: Span) -> Span | None:
 
 
 def first_int(buffer: Buffer, feature: Span) -> int | None:
-    """The first value of an int64 feature, packed or not; None where there is none. Raises Malformed."""
+    """The first value of an int64 feature, packed or not; None if there is none. Raises Malformed."""
     for _, (begin, end) in _messages(buffer, feature, 3):  # Feature.int64_list
         if begin == end:
             return None
@@ -89,7 +89,7 @@ def first_int(buffer: Buffer, feature: Span) -> int | None:
 
 
 def _messages(buffer: Buffer, span: Span, wanted: int | None) -> Iterator[tuple[int, Span]]:
-    """The length-delimited fields at `span` with the number `wanted` (None: any); others are stepped over."""
+    """The length-delimited fields at `span` with the number `wanted` (None: any); other fields are skipped."""
     at, end = span
     while at < end:
         tag, at = _varint(buffer, at, end)
@@ -104,14 +104,14 @@ def _messages(buffer: Buffer, span: Span, wanted: int | None) -> Iterator[tuple[
             raise Malformed(f"field of type {kind}")
         length, at = _varint(buffer, at, end)
         if at + length > end:
-            raise Malformed("a field is longer than what it lies in")
+            raise Malformed("a field is longer than the message around it")
         if wanted is None or tag >> 3 == wanted:
             yield tag >> 3, (at, at + length)
         at += length
 
 
 def _varint(buffer: Buffer, at: int, end: int) -> tuple[int, int]:
-    """(value, where the next thing begins)."""
+    """(value, position after it)."""
     value = shift = 0
     while at < end and shift < 70:
         byte = buffer[at]

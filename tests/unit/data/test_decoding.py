@@ -69,7 +69,7 @@ def test_a_turned_photo_is_cut_from_its_upright_self():
     exif[0x0112] = 6  # to be turned clockwise: its left is then its top
     with decoding.opened(encoded(Image.fromarray(stored), "PNG", exif=exif), "it") as image:
         assert decoding.upright_size(image) == (40, 80)
-        assert (decoding.part(image, (0, 0, 40, 20), 10)[:-1] == 200).all()
+        assert (decoding.part(image, (0, 0, 40, 20), (10, 10))[:-1] == 200).all()
 
 
 def test_broken_exif_does_not_cost_the_photo():
@@ -103,7 +103,7 @@ SIXTEEN = Image.fromarray((RAMP.astype(np.uint16) << 8) + 77)
 def test_every_way_to_store_grey_gives_it_three_times(content):
     expected = RAMP[12:36, 20:44]
     with decoding.opened(content, "it") as image:
-        found = decoding.part(image, (20, 12, 44, 36), 24)
+        found = decoding.part(image, (20, 12, 44, 36), (24, 24))
     assert np.abs(found.astype(int) - expected[..., None]).max() <= 1
 
 
@@ -167,8 +167,8 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpa
     ("content", "said"),
     [
         (b"", "it is empty"),
-        (b"no image at all", "it is no image, or of a kind that is not read"),
-        (EPS, "it is no image, or of a kind that is not read"),
+        (b"no image at all", "it is no image, or of a format that is not read"),
+        (EPS, "it is no image, or of a format that is not read"),
         (encoded(photo(0))[:700], "it is damaged .*truncated"),
         (encoded(photo(0), "PNG")[:700], "it is damaged"),
         (encoded(photo(0))[:3], "it is no image"),

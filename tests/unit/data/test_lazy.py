@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data import crops, decoding, lazy, pipeline
+from finetune.data import decoding, lazy, pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Dataset, Split
 from finetune.data.decoding import BadImage
@@ -127,7 +127,7 @@ def test_other_augmentations_move_the_centre_square():
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (40, 40), (1000, 10), (3, 200), (1, 1)])
 def test_crops_lie_within_the_photo_and_have_the_areas_and_shapes_of_inception(size):
-    drawn = [crops.draw(size, (0, 0, n)) for n in range(400)]
+    drawn = [lazy.draw_crop(size, (0, 0, n)) for n in range(400)]
     for (left, top, right, bottom), _ in drawn:
         assert 0 <= left < right <= size[0]
         assert 0 <= top < bottom <= size[1]

@@ -9,16 +9,17 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from finetune.config.run_config import RunConfig
 from finetune.data import overlap
 from finetune.data.dataset import Dataset, Split
+from finetune.data.load_data import load_data
 from finetune.data.overlap import find_overlap
-from finetune.data.sources import load_dataset
 from tests.support import written_cifar
 from tests.support.written_photos import CLASSES, encoded, photo, write_splits
 
 
 def load(path, *, validation=0.0, data_dir=None):
-    return load_dataset(str(path), data_dir=data_dir, examples=None, validation=validation, seed=0)
+    return load_data(RunConfig("any", data=str(path), data_dir=data_dir and str(data_dir), validation=validation))
 
 
 def drawn(count, seed):

@@ -5,7 +5,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from finetune.data.sources import load_dataset
+from finetune.config.run_config import RunConfig
+from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError, WrongUse
 
 RNG = np.random.default_rng(0)
@@ -14,8 +15,8 @@ X[0, 0, 0], XT[0, 0, 0] = 255, 0
 Y, YT = np.arange(12) % 3, np.arange(6) % 3
 
 
-def load(path, *, examples=None, validation=0.0, seed=0, **options):
-    return load_dataset(str(path), data_dir=None, examples=examples, validation=validation, seed=seed, **options)
+def load(path, *, on_scan=None, **settings):
+    return load_data(RunConfig("any", data=str(path), **{"validation": 0.0, **settings}), on_scan=on_scan)
 
 
 def save(tmp_path, compressed=False, **arrays):

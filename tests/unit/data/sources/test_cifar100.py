@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from finetune.data.sources import cifar, load_dataset
+from finetune.config.run_config import RunConfig
+from finetune.data.load_data import load_data
+from finetune.data.sources import cifar
 from finetune.errors import FinetuneError
 from tests.support import written_cifar as written
 
@@ -50,7 +52,7 @@ LAYOUTS = {"cifar-100-python": write_pickled, "cifar-100-binary": write_binary}
 
 
 def load(place, name="cifar100"):
-    return load_dataset(name, data_dir=place, examples=None, validation=0.0, seed=0)
+    return load_data(RunConfig("any", data=name, data_dir=place and str(place), validation=0.0))
 
 
 def check(dataset, fine=True):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune.config.run_config import RunConfig
 from finetune.data import scanning
 from finetune.data.lazy import LazyImages
-from finetune.data.sources import absolute, load_dataset
+from finetune.data.load_data import load_data
+from finetune.data.sources import absolute
 from finetune.errors import FinetuneError, WrongUse
 from tests.support.places import SHARED
 from tests.support.written_photos import CLASSES, COLOURS, encoded, photo, write_class_folders, write_splits
@@ -18,8 +20,8 @@ from tests.support.written_photos import CLASSES, COLOURS, encoded, photo, write
 FLOWERS = SHARED / "data" / "flowers"
 
 
-def load(path, *, examples=None, validation=0.0, seed=0, **options):
-    return load_dataset(str(path), data_dir=None, examples=examples, validation=validation, seed=seed, **options)
+def load(path, *, on_scan=None, **settings):
+    return load_data(RunConfig("any", data=str(path), **{"validation": 0.0, **settings}), on_scan=on_scan)
 
 
 def names(split):
@@ -89,12 +91,7 @@ def test_the_same_folder_elsewhere_is_the_same_data(tmp_path):
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     before = load(tmp_path / "a").fingerprint()
     assert load(tmp_path / "b").fingerprint() == before
-    assert (
-        load_dataset(
-            str(tmp_path / "gone"), data_dir=tmp_path / "b", examples=None, validation=0.0, seed=0
-        ).fingerprint()
-        == before
-    )
+    assert load(tmp_path / "gone", data_dir=str(tmp_path / "b")).fingerprint() == before
     (tmp_path / "b" / "train" / "lion" / "000.jpg").write_bytes(encoded(photo(0, seed=77)))
     assert load(tmp_path / "b").fingerprint() != before
 
@@ -113,7 +110,7 @@ def test_what_else_lies_about_is_passed_over(tmp_path):
     dataset = load(tmp_path)
     assert len(dataset.train) == 11
     assert {"train/lion/no_suffix", "train/lion/wrong.dat"} < {*names(dataset.train)}
-    assert dataset.remarks == ("passed over 2 files that are no images (.db 1, .txt 1)",)
+    assert dataset.remarks == ("skipped 2 files that are no images (.db 1, .txt 1)",)
 
 
 def test_content_decides_and_not_the_name(tmp_path):
@@ -201,7 +198,7 @@ def test_of_many_images_headers_are_read_and_of_very_many_some(damaged, monkeypa
     with pytest.raises(FinetuneError, match="3 of 24 images cannot be used"):
         load(damaged)
     monkeypatch.setattr(scanning, "OPENED", 12)
-    with pytest.raises(FinetuneError, match=r"of the 12 images looked at \(of 24\) cannot be used"):
+    with pytest.raises(FinetuneError, match=r"of the 12 images inspected \(of 24\) cannot be used"):
         load(damaged)
     assert len(load(damaged, skip_bad_images=True).skipped) == 4
 

@@ -103,7 +103,7 @@ def damaged():
 
 @pytest.mark.parametrize(("case", "content"), [pytest.param(*one, id=one[0]) for one in damaged()])
 def test_damaged_files_are_named(case, content):
-    with pytest.raises(FinetuneError, match=r"^test_batch is damaged.*fetch or unpack it anew$"):
+    with pytest.raises(FinetuneError, match=r"^test_batch is damaged.*download or unpack it again$"):
         read_pickle(content, "test_batch")
 
 

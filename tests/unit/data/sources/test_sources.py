@@ -1,17 +1,17 @@
 """The table of names, and what is taken of a data set."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from finetune.data.sources import load_dataset
+from finetune.config.run_config import RunConfig
+from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError, WrongUse
 from tests.support import written_cifar as written
 
 
-def load(tmp_path, examples=None, validation=0.0, seed=0):
-    return load_dataset("cifar10", data_dir=tmp_path, examples=examples, validation=validation, seed=seed)
+def load(folder, *, data="cifar10", validation=0.0, **settings):
+    place = folder and str(folder)
+    return load_data(RunConfig("any", data=data, data_dir=place, validation=validation, **settings))
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_examples_are_the_budget_and_validation_is_part_of_it(tmp_path):
 
 def test_all_few_shots_train_and_validation_images_are_others(tmp_path):
     def shots(count, validation, seed=0):
-        return load_dataset("cifar10", data_dir=tmp_path, examples=None, shots=count, validation=validation, seed=seed)
+        return load(tmp_path, few_shot=count, validation=validation, seed=seed)
 
     dataset = shots(4, 0.25)
     assert np.bincount(dataset.train.labels).tolist() == [4] * 10
@@ -60,17 +60,17 @@ def test_all_few_shots_train_and_validation_images_are_others(tmp_path):
 )
 def test_an_unknown_name_is_wrong_use(name, said):
     with pytest.raises(WrongUse) as caught:
-        load_dataset(name, data_dir=None, examples=None, validation=0.0, seed=0)
+        load(None, data=name)
     assert said in str(caught.value)
 
 
 def test_generated_data_take_no_folder():
     with pytest.raises(WrongUse, match="demo-target is generated, not read from here: leave --data-dir out"):
-        load_dataset("demo-target", data_dir=Path("here"), examples=None, validation=0.0, seed=0)
+        load("here", data="demo-target")
 
 
 def test_generated_data_are_the_same_for_every_seed():
-    dataset = load_dataset("demo-target", data_dir=None, examples=None, validation=0.0, seed=1)
+    dataset = load(None, data="demo-target", seed=1)
     # Of demo_target(): it changes with the images, see test_generated.py.
     assert dataset.fingerprint()[:16] == "3a71c792b309fd1a"
     assert (len(dataset.train), len(dataset.test), len(dataset.class_names)) == (2_000, 1_000, 10)

@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from finetune.data.sources import load_dataset
+from finetune.config.run_config import RunConfig
+from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError, WrongUse
 from tests.support.written_photos import CLASSES, COLOURS, photo
 
@@ -50,7 +51,7 @@ class TinyTexts(tfds.core.GeneratorBasedBuilder):
 
 
 def load(name, place):
-    return load_dataset(name, data_dir=place, examples=None, validation=0.0, seed=0)
+    return load_data(RunConfig("any", data=name, data_dir=str(place), validation=0.0))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from finetune.data.sources import load_dataset, tfrecord
+from finetune.config.run_config import RunConfig
+from finetune.data.load_data import load_data
+from finetune.data.sources import tfrecord
 from finetune.data.sources import tfrecord_file as wire
 from finetune.errors import FinetuneError
 from tests.support.written_photos import CLASSES, COLOURS, encoded, photo
@@ -61,8 +63,8 @@ def flowers(place, labels=LABELS, offset=0, kinds=("jpeg",), validation=True):
     return place
 
 
-def load(path, *, validation=0.0, seed=0, **options):
-    return load_dataset(str(path), data_dir=None, examples=None, validation=validation, seed=seed, **options)
+def load(path, *, on_scan=None, **settings):
+    return load_data(RunConfig("any", data=str(path), **{"validation": 0.0, **settings}), on_scan=on_scan)
 
 
 def check_colours(split):
@@ -182,10 +184,10 @@ def nothing(path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (cut, r"train_00000-of-00002.tfrecord is cut off in record 5, at byte \d+: fetch or write it anew"),
+        (cut, r"train_00000-of-00002.tfrecord is cut off in record 5, at byte \d+: download or write it again"),
         (cut_at_a_header, r"the checksum of record 1's length, at byte \d+, is wrong"),
-        (flipped, "is no TFRecord file, or damaged: the checksum of record 0's length, at byte 0, is wrong; fetch"),
-        (compressed, "it is compressed: write it anew without"),
+        (flipped, "is no TFRecord file, or damaged: the checksum of record 0's length, at byte 0, is wrong; download"),
+        (compressed, "it is compressed: write it without"),
         (other_features, "record 0 has no image/class/label: expected .*, found image, label"),
         (no_example, "record 0 is no tf.train.Example"),
     ],

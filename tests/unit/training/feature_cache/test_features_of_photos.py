@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.sources import load_dataset
+from finetune.config.run_config import RunConfig
+from finetune.data.load_data import load_data
 from tests.support.small_features import CONFIG, classifier, trained
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -26,9 +27,7 @@ def photos(tmp_path_factory):
 
 
 def dataset(folder, seed=0):
-    return load_dataset(
-        str(folder), data_dir=None, examples=None, validation=0.2, seed=seed, test=0.3, skip_bad_images=False
-    )
+    return load_data(RunConfig("any", data=str(folder), validation=0.2, seed=seed, test=0.3))
 
 
 @pytest.mark.parametrize("augment", ["none", "flip"])
