@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from finetune.errors import FinetuneError
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""Formats that are read, by Pillow's names. Pillow reads more; but an EPS file, for one, is a program for Ghostscript."""
+"""Formats that are read, by Pillow's names. Pillow reads more; an EPS file, for one, is a program for Ghostscript."""
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .avif"
 SUFFIXES = frozenset(_SUFFIXES.split())
 """Files with these suffixes count as images. For any other file, the content decides."""

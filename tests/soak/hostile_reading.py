@@ -43,8 +43,8 @@ from checkpoints.errors import UserError  # noqa: E402
 from checkpoints.formats import hdf5  # noqa: E402
 from finetune.backbone import open_model  # noqa: E402
 from finetune.config import checking as configs  # noqa: E402
-from finetune.data.image_files import read_images  # noqa: E402
 from finetune.config.run_config import RunConfig  # noqa: E402
+from finetune.data.image_files import read_images  # noqa: E402
 from finetune.data.load_data import load_data  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
 from finetune.runs import model as models  # noqa: E402

@@ -2,7 +2,9 @@
 
 TensorFlow reads these files from front to back and copies every record to parse it. This module maps a file into
 memory and steps through it. Reading a label touches a few bytes and not the image next to it, so 130 GB of ImageNet
-are indexed without being read. Formats: tensorflow/core/lib/io/record_writer.h; tensorflow/core/example/{example,feature}.proto.
+are indexed without being read.
+
+Formats: tensorflow/core/lib/io/record_writer.h; tensorflow/core/example/{example,feature}.proto.
 """
 
 import mmap
