@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError
 
 from checkpoints.catalog.lookup import CATALOG
 from checkpoints.errors import CheckpointError
@@ -33,6 +37,28 @@ def open_by_keys(directory: Path) -> Checkpoint:
     """Open the checkpoint in a SavedModel; names are its keys, `path` is its prefix. Raises as `open_saved_model`."""
     prefix = _prefix(directory)
     return open_variables(prefix, prefix, "savedmodel", own_names=False)
+
+
+def parse_saved_model(directory: Path) -> Any:
+    """The SavedModel message of `saved_model.pb`, or of `saved_model.pbtxt` where there is no binary one.
+
+    Raises CheckpointError where the file cannot be read, or is no whole message.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2  # imports TensorFlow, which other readers do without
+
+    message = saved_model_pb2.SavedModel()
+    binary, text = directory / "saved_model.pb", directory / "saved_model.pbtxt"
+    path = binary if binary.is_file() else text
+    try:
+        if path == binary:
+            message.ParseFromString(path.read_bytes())
+        else:
+            text_format.Parse(path.read_text(encoding="utf-8"), message)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    except (DecodeError, text_format.ParseError, UnicodeDecodeError, RecursionError):
+        raise CheckpointError(f"{path} is damaged or cut off: copy or fetch it again") from None
+    return message
 
 
 def _prefix(directory: Path) -> Path:

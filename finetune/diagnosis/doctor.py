@@ -29,8 +29,8 @@ def diagnose(
     """Examine on all test and at most `images` training images, judge, and keep the report with the target."""
     evidence = examine(
         target.subject,
-        test=target.test,
-        train=target.training(images),
+        test=target.data.test(),
+        train=target.data.training(images),
         source=target.source,
         facts=target.facts,
         extent=extent,
@@ -77,11 +77,11 @@ def recalibrate_bn(
     if not subject.layers:
         raise FinetuneError(f"{target.name} has no BatchNormalization layer: there is nothing to recalibrate")
     path = _check_place(out or target.copy, target.suffix)
-    subset = target.training(images)
+    test, subset = target.data.test(), target.data.training(images)
     evaluator = Evaluator(subject, on_batch=on_batch)
-    before = evaluator.evaluate(target.test.batches())
+    before = evaluator.evaluate(test.batches())
     recalibrate(subject, (batch for batch, _, _ in subset.batches()))
-    after = evaluator.evaluate(target.test.batches())
+    after = evaluator.evaluate(test.batches())
     if better(before, after, least=0.005):
         raise FinetuneError(
             f"recalibrating makes {target.name} worse ({before.accuracy:.1%} -> {after.accuracy:.1%} on test images): "

@@ -1,22 +1,28 @@
-"""A graph in memory: both ways side by side in one session, with one set of variables."""
+"""A graph in memory: both modes side by side in one session, with one set of variables, for any number of images."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
 
+from finetune.batchnorm.subject import Statistics
 from finetune.errors import FinetuneError
-from finetune.tf_graphs.program import variables
-from finetune.tf_graphs.program.graphdef import to_graph_def
-from finetune.tf_graphs.program.metagraph import MetaGraph
+from finetune.tf_graphs.program.graphdef import first_line, import_graph
+from finetune.tf_graphs.program.metagraph import MetaGraph, variables_of
 from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, Graph, Node, Ref
+from finetune.tf_graphs.program.roles import Input
 from finetune.tf_graphs.program.sites import Site
 
 Measured = tuple[np.ndarray, np.ndarray, float]
 """(mean, population variance, N), float64 `[channels]`."""
+_Kept = TypeVar("_Kept")
+_SIZES = (32, 64, 96, 224, 299)
+"""Sides in px to try with a network that takes images of any size."""
+_COUNT = 8
 
 
 @dataclass(frozen=True)
@@ -26,30 +32,39 @@ class _Variable:
     value: Any
 
 
-class Running:
-    """Two folded graphs imported under `batch/` and `moving/`, which read the same variables.
+class GraphSession:
+    """Two folded graphs, imported under `batch/` and `moving/`, which read the same variables.
 
-    Raises FinetuneError where TensorFlow does not take them.
+    Images are float32 `[batch, height, width, 3]`; they are converted to the layout and type that `images` describes.
+    `name` is used in messages. Raises FinetuneError where TensorFlow does not take the graphs.
     """
 
-    def __init__(self, meta: MetaGraph, batch: Graph, moving: Graph) -> None:
-        self._path = meta.path
+    def __init__(self, name: str, meta: MetaGraph, batch: Graph, moving: Graph, images: Input) -> None:
+        self.name, self.images = name, images
+        self._dtype = tf.as_dtype(images.dtype)
         self._tf = tf.Graph()
         self._variables: dict[str, _Variable] = {}
+        stripped = meta.stripped if meta.stripped.op else None
         with self._tf.as_default():
-            for way, graph in (("batch", batch), ("moving", moving)):
-                operations = meta.stripped if meta.stripped.op else None
-                try:
-                    tf.import_graph_def(to_graph_def(graph, meta.versions), name=way, producer_op_list=operations)
-                except (ValueError, TypeError, tf.errors.OpError) as error:
-                    raise FinetuneError(
-                        f"TensorFlow {tf.__version__} does not take the graph of {meta.path} ({_line(error)}): it was "
-                        "written by another version, or is damaged"
-                    ) from None
-                for name in variables.of(graph):
-                    if name not in self._variables:
-                        self._variables[name] = self._variable(way, graph.nodes[name])
+            for mode, graph in (("batch", batch), ("moving", moving)):
+                import_graph(graph, meta.versions, meta.path, name=mode, stripped=stripped)
+                for variable in variables_of(graph):
+                    if variable not in self._variables:
+                        self._variables[variable] = self._variable(mode, graph.nodes[variable])
         self._session = tf.compat.v1.Session(graph=self._tf, config=_config(batch, moving))
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the graph takes whole numbers."""
+        return bool(self._dtype.is_integer)
+
+    @cached_property
+    def outputs(self) -> int:
+        """The number of logits, by running the graph once where its shapes do not show it."""
+        shape = self._tensor("batch", LOGITS).shape
+        if shape.rank is not None and shape.rank >= 2 and shape[-1] is not None:
+            return int(shape[-1])
+        return int(self.logits("moving")(self.example()).shape[-1])
 
     def assign(self, values: Mapping[str, np.ndarray]) -> None:
         """Set variables by their names; the arrays are reshaped to them."""
@@ -60,34 +75,109 @@ class Running:
             feed[given] = np.asarray(value, given.dtype.as_numpy_dtype).reshape(shape)
         self._run([self._variables[name].assign for name in values], feed)
 
-    def logits(self, way: str) -> Callable[[np.ndarray], np.ndarray]:
-        """A function from images as the graph takes them to its logits."""
-        fetch, given = self._tensor(way, LOGITS), self._tensor(way, IMAGES)
-        return lambda images: np.asarray(self._run(fetch, {given: images}))
+    def logits(self, mode: Statistics) -> Callable[[Any], np.ndarray]:
+        """A function from images to logits `[batch, outputs]`.
 
-    def measuring(self, sites: Sequence[Site]) -> Callable[[np.ndarray], tuple[np.ndarray, list[Measured]]]:
-        """A function from images to logits under batch statistics, and what each site saw."""
+        Where the graph takes a fixed number of images, they are run in parts. The last part is filled up with images
+        whose logits are left out, which changes no logit under moving statistics.
+        """
+        fetch, given = self._tensor(mode, LOGITS), self._tensor(mode, IMAGES)
+        return lambda images: self._in_parts(images, lambda part: (self._run(fetch, {given: part}), None))[0]
+
+    def measuring(self, sites: Sequence[Site]) -> Callable[[Any], tuple[np.ndarray, list[list[Measured]]]]:
+        """A function from images to logits under batch statistics, and to the statistics of each site in each part.
+
+        It raises FinetuneError where the last part would have to be filled up.
+        """
         with self._tf.as_default():
             moments = [_moments(self._tensor("batch", str(site.x)), site.axes) for site in sites]
         fetches, given = (self._tensor("batch", LOGITS), moments), self._tensor("batch", IMAGES)
-        return lambda images: self._run(fetches, {given: images})
+        size = self.images.batch_size
+
+        def measure(images: Any) -> tuple[np.ndarray, list[list[Measured]]]:
+            if size and len(images) % size:
+                raise FinetuneError(
+                    f"{self.name} takes exactly {size} images at once, and statistics of a batch filled up would be "
+                    f"wrong: it was given {len(images)}; give at least {size} images, in batches of that size"
+                )
+            return self._in_parts(images, lambda part: self._run(fetches, {given: part}))
+
+        return measure
 
     def updated(self, updates: Iterable[str], images: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         """Run the assignments `updates` once on `images`; the values of the variables `names` afterwards."""
         operations = [self._tf.get_operation_by_name(f"batch/{name}") for name in updates]
-        self._run(operations, {self._tensor("batch", IMAGES): images})
+        self._run(operations, {self._tensor("batch", IMAGES): self._converted(images)})
         return [np.asarray(value) for value in self._run([self._variables[name].value for name in names], {})]
 
-    def outputs(self) -> int | None:
-        """The number of logits, where the graph says it."""
-        shape = self._tensor("batch", LOGITS).shape
-        return None if shape.rank is None or shape.rank < 2 or shape[-1] is None else int(shape[-1])
+    def example(self) -> np.ndarray:
+        """Noise that the graph takes, float32 `[batch, height, width, 3]`. FinetuneError where it takes none."""
+        run = self.logits("moving")
+        sizes = [self.images.size] if self.images.size else [(side, side) for side in _SIZES]
+        for size in sizes:
+            noise = np.random.default_rng(0).normal(size=(self.images.batch_size or _COUNT, *size, 3))
+            images = (np.clip(noise * 60 + 120, 0, 255) if self.takes_pixels else noise).astype(np.float32)
+            try:
+                run(images)
+            except FinetuneError:
+                if size == sizes[-1]:
+                    raise
+            else:
+                break
+        return images
 
-    def _tensor(self, way: str, name: str) -> Any:
-        return self._tf.get_tensor_by_name(f"{way}/{name}" if ":" in name else f"{way}/{name}:0")
+    def _in_parts(
+        self, images: Any, run: Callable[[np.ndarray], tuple[np.ndarray, _Kept]]
+    ) -> tuple[np.ndarray, list[_Kept]]:
+        images = np.asarray(images)
+        size = self.images.batch_size or len(images)
+        logits, kept = [], []
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            filled = part if len(part) == size else part[np.arange(size) % len(part)]
+            values, more = run(self._converted(filled))
+            logits.append(self._two_axes(np.asarray(values), size)[: len(part)])
+            kept.append(more)
+        return np.concatenate(logits), kept
 
-    def _variable(self, way: str, node: Node) -> _Variable:
-        tensor = self._tensor(way, str(Ref(node.name)))
+    def _two_axes(self, logits: np.ndarray, count: int) -> np.ndarray:
+        """Logits `[batch, outputs]`, also of a fully convolutional network, which gives `[batch, 1, 1, outputs]`."""
+        if logits.ndim > 2 and logits.size == count * logits.shape[-1]:
+            logits = logits.reshape(count, -1)
+        if logits.ndim != 2 or len(logits) != count:
+            raise FinetuneError(
+                f"the logits of {self.name} have the shape {list(logits.shape)} for {count} images: expected "
+                "[batch, classes]; name others with --logits"
+            )
+        return logits
+
+    def _converted(self, images: np.ndarray) -> np.ndarray:
+        """Images in the layout and type of the graph's input."""
+        size, layout, dtype = self.images.size, self.images.layout, self._dtype
+        if size is not None and images.shape[1:3] != size:
+            raise FinetuneError(
+                f"{self.name} takes images of {size[0]} x {size[1]} px, but was given {images.shape[1]} x "
+                f"{images.shape[2]} px: resize them with --image-size {size[0]}"
+            )
+        if layout.endswith("nchw"):
+            images = np.transpose(images, (0, 3, 1, 2))
+        if layout.startswith("flat"):
+            images = images.reshape(len(images), -1)
+        if dtype.is_integer:
+            images = np.rint(images)
+            low, high = float(images.min()), float(images.max())
+            if low < dtype.min or high > dtype.max:
+                raise FinetuneError(
+                    f"{self.name} takes {dtype.name} pixels, but was given values from {low:g} to {high:g}: it "
+                    "prepares images itself, so give --preprocess raw"
+                )
+        return np.ascontiguousarray(images, dtype.as_numpy_dtype)
+
+    def _tensor(self, mode: str, name: str) -> Any:
+        return self._tf.get_tensor_by_name(f"{mode}/{name}" if ":" in name else f"{mode}/{name}:0")
+
+    def _variable(self, mode: str, node: Node) -> _Variable:
+        tensor = self._tensor(mode, str(Ref(node.name)))
         dtype, shape = tf.as_dtype(node.attr["dtype"].type), node.attr["shape"].shape
         given = tf.compat.v1.placeholder(dtype, tf.TensorShape(shape))
         if node.op == "VarHandleOp":
@@ -101,14 +191,14 @@ class Running:
         except tf.errors.ResourceExhaustedError:
             raise
         except (tf.errors.OpError, ValueError, TypeError) as error:
-            raise FinetuneError(f"the graph of {self._path} cannot be run: {_line(error)}") from None
+            raise FinetuneError(f"the graph of {self.name} cannot be run: {first_line(error)}") from None
 
 
 def _moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any, Any]:
-    """(mean, population variance, N) of `x` over `axes`, exact enough to pool from: 1e-6 of NumPy in float64.
+    """(mean, population variance, N) of `x` over `axes`, within 1e-6 of NumPy in float64, so that they can be pooled.
 
-    As in `finetune.batchnorm.layer`: nothing cancels around the mean in float32, and no more than one row is summed
-    in float32.
+    As in `finetune.batchnorm.layer`, values are centred before they are squared, and no more than one row is summed in
+    float32.
     """
     if len(axes) > 1:
         x = tf.cast(x, tf.float32)
@@ -125,11 +215,7 @@ def _moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any, Any]:
         return tf.reduce_sum(tf.cast(part, tf.float64), rest if row is not None else axes, keepdims=True) / n
 
     shift, square = averaged(centred), averaged(centred * centred)
-    return (
-        tf.reshape(tf.cast(mean, tf.float64) + shift, [-1]),
-        tf.reshape(square - shift * shift, [-1]),
-        n,
-    )
+    return tf.reshape(tf.cast(mean, tf.float64) + shift, [-1]), tf.reshape(square - shift * shift, [-1]), n
 
 
 def _config(*graphs: Graph) -> Any:
@@ -141,11 +227,6 @@ def _config(*graphs: Graph) -> Any:
         if "data_format" in node.attr
     )
     if first and not tf.config.list_physical_devices("GPU"):
-        # Written for a GPU; on a CPU there are no kernels for channels that come first.
+        # The graph was written for a GPU. On a CPU there are no kernels for channels that come first.
         config.graph_options.rewrite_options.cpu_layout_conversion = rewriter_config_pb2.RewriterConfig.NCHW_TO_NHWC
     return config
-
-
-def _line(error: Exception) -> str:
-    text = getattr(error, "message", None) or str(error)
-    return str(text).strip().partition("\n")[0][:300] or type(error).__name__

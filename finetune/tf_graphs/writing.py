@@ -1,10 +1,11 @@
-"""A checkpoint or SavedModel written anew with other moving statistics and nothing else changed."""
+"""Write a checkpoint or SavedModel again with other moving statistics and nothing else changed."""
 
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -14,82 +15,90 @@ from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
 from finetune.errors import FinetuneError
-from finetune.tf_graphs.program.metagraph import Saved
-from finetune.tf_graphs.program.variables import cuts
+from finetune.tf_graphs.program.graphdef import first_line
+from finetune.tf_graphs.program.metagraph import Saved, cuts
+
+
+class Origin(Protocol):
+    """The files a graph was opened from."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The file of the variables."""
+
+    def write(self, out: Path, values: Mapping[str, np.ndarray]) -> None:
+        """Write the files to `out` with `values` (by variable) in place of what they hold.
+
+        CheckpointError where `out` exists, FinetuneError where it cannot be written; nothing is left behind then.
+        """
 
 
 @dataclass(frozen=True)
-class Origin:
-    """The files a graph was opened from, and where the checkpoint keeps each variable."""
+class TrainingFiles:
+    """A `.meta` and its checkpoint. places: where each variable is read from, its own tensor or its average."""
 
     meta: Path
     checkpoint: Checkpoint
     places: Mapping[str, Saved]
 
-
-def write(origin: Origin, prefix: Path, values: Mapping[str, np.ndarray]) -> None:
-    """Write `origin`'s checkpoint to `prefix` with `values` (by variable) in place of what it holds.
-
-    A variable that was read from its moving average is written there. CheckpointError where `prefix` is there already,
-    FinetuneError where it cannot be written; nothing is left behind then.
-    """
-    meta = prefix.with_name(prefix.name + ".meta")
-    taken = [path for path in (meta, prefix) if path.exists()]
-    if taken:
-        raise CheckpointError(f"{taken[0]} is already there and is not overwritten: give another name")
-    if not prefix.absolute().parent.is_dir():
-        raise FinetuneError(f"there is no directory {prefix.parent}: make it, or give another name")
-    arrays = everything(origin.checkpoint)
-    for name, value in values.items():
-        _put(arrays, origin.places[name], value)
-    try:
-        write_slim(prefix, arrays)
-        with replacing(meta) as temporary:
-            temporary.write_bytes(origin.meta.read_bytes())
-    except tf.errors.OpError as error:
-        raise FinetuneError(f"cannot write {prefix}: {str(error.message).partition(chr(10))[0][:200]}") from None
-    except OSError:
-        for ending in (".index", ".data-00000-of-00001"):
-            with suppress(OSError):
-                Path(f"{prefix}{ending}").unlink()
-        raise
+    def write(self, out: Path, values: Mapping[str, np.ndarray]) -> None:
+        """`out` is the prefix of the new checkpoint."""
+        meta = out.with_name(out.name + ".meta")
+        _require_free(meta, out)
+        arrays = everything(self.checkpoint)
+        for name, value in values.items():
+            _put(arrays, self.places[name], value)
+        try:
+            write_slim(out, arrays)
+            with replacing(meta) as temporary:
+                temporary.write_bytes(self.meta.read_bytes())
+        except tf.errors.OpError as error:
+            raise FinetuneError(f"cannot write {out}: {first_line(error)}") from None
+        except OSError:
+            for ending in (".index", ".data-00000-of-00001"):
+                with suppress(OSError):
+                    Path(f"{out}{ending}").unlink()
+            raise
 
 
-def write_saved_model(
-    directory: Path,
-    origin: Origin,
-    out: Path,
-    values: Mapping[str, np.ndarray],
-    twins: Mapping[str, Sequence[Saved]],
-) -> None:
-    """Write the SavedModel in `directory` to `out` with `values` (by variable) in place of what it holds.
+@dataclass(frozen=True)
+class ExportedFiles:
+    """A SavedModel. twins: further places of a variable, which are written where they hold the same value now."""
 
-    A variable is written to the places of its `twins` as well where they hold the same now. The fingerprint is left
-    out: it is of the old variables, and loading does not need it. CheckpointError where `out` is there already,
-    FinetuneError where it cannot be written; nothing is left behind then.
-    """
-    remove_abandoned(out.absolute().parent, f".{out.name}.")
-    if out.exists():
-        raise CheckpointError(f"{out} is already there and is not overwritten: give another name")
-    if not out.absolute().parent.is_dir():
-        raise FinetuneError(f"there is no directory {out.parent}: make it, or give another name")
-    arrays = everything(origin.checkpoint)
-    for name, value in values.items():
-        before = arrays[origin.places[name].key]
-        same = [place for place in twins.get(name, ()) if np.array_equal(arrays[place.key], before, equal_nan=True)]
-        for place in (origin.places[name], *same):
-            _put(arrays, place, value)
-    try:
+    directory: Path
+    checkpoint: Checkpoint
+    places: Mapping[str, Saved]
+    twins: Mapping[str, Sequence[Saved]]
+
+    def write(self, out: Path, values: Mapping[str, np.ndarray]) -> None:
+        """`out` is the new directory. The fingerprint is left out: it is of the old variables, and nothing needs it."""
         parent = out.absolute().parent
-        with naming(out, instead_of=parent), working_folder(parent, f".{out.name}.") as temporary:
-            left = shutil.ignore_patterns("fingerprint.pb", "variables.index", "variables.data-*")
-            shutil.copytree(directory, temporary / "copy", ignore=left, symlinks=False)
-            write_slim(temporary / "copy" / "variables" / "variables", arrays)
-            (temporary / "copy").rename(out)
-    except tf.errors.OpError as error:
-        raise FinetuneError(f"cannot write {out}: {str(error.message).partition(chr(10))[0][:200]}") from None
-    except shutil.Error as error:
-        raise FinetuneError(f"cannot copy {directory} to {out}: {error.args[0][0][2]}") from None
+        remove_abandoned(parent, f".{out.name}.")
+        _require_free(out)
+        arrays = everything(self.checkpoint)
+        for name, value in values.items():
+            before = arrays[self.places[name].key]
+            twins = [one for one in self.twins[name] if np.array_equal(arrays[one.key], before, equal_nan=True)]
+            for place in (self.places[name], *twins):
+                _put(arrays, place, value)
+        try:
+            with naming(out, instead_of=parent), working_folder(parent, f".{out.name}.") as temporary:
+                left_out = shutil.ignore_patterns("fingerprint.pb", "variables.index", "variables.data-*")
+                shutil.copytree(self.directory, temporary / "copy", ignore=left_out, symlinks=False)
+                write_slim(temporary / "copy" / "variables" / "variables", arrays)
+                (temporary / "copy").rename(out)
+        except tf.errors.OpError as error:
+            raise FinetuneError(f"cannot write {out}: {first_line(error)}") from None
+        except shutil.Error as error:
+            raise FinetuneError(f"cannot copy {self.directory} to {out}: {error.args[0][0][2]}") from None
+
+
+def _require_free(*paths: Path) -> None:
+    for path in paths:
+        if path.exists():
+            raise CheckpointError(f"{path} is already there and is not overwritten: give another name")
+    if not paths[0].absolute().parent.is_dir():
+        raise FinetuneError(f"there is no directory {paths[0].parent}: make it, or give another name")
 
 
 def _put(arrays: dict[str, np.ndarray], place: Saved, value: np.ndarray) -> None:

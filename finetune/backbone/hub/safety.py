@@ -8,12 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import saved_model_pb2
-
 from checkpoints.formats import operations
 from checkpoints.formats.location import find_slim
+from checkpoints.formats.saved_model import parse_saved_model
 from checkpoints.formats.table import check_index
 from finetune.errors import FinetuneError
 
@@ -28,12 +25,11 @@ _ALLOWED = (
 )
 _HARMLESS_ATTRIBUTES = {"_construction_context", "_input_shapes"}
 """Of a function that nobody calls. Others can put it in the place of one that is called (`api_implements`)."""
-_DAMAGED = "is damaged or cut off: copy or fetch it again"
 
 
 def of_objects(directory: Path) -> bool:
     """Whether a SavedModel is of TF2: one of TF1 has graphs, and no objects, and running it is another matter."""
-    return any(graph.HasField("object_graph_def") for graph in _parsed(directory).meta_graphs)
+    return any(graph.HasField("object_graph_def") for graph in parse_saved_model(directory).meta_graphs)
 
 
 def require_harmless(directory: Path, handle: str) -> None:
@@ -41,7 +37,7 @@ def require_harmless(directory: Path, handle: str) -> None:
     that only write and read checkpoints of it, which nobody calls; CheckpointError where its variables are damaged."""
     if (directory / "saved_model.cpb").exists():
         raise FinetuneError(f"{handle} is split over several files (saved_model.cpb): expected one saved_model.pb")
-    graphs = _parsed(directory).meta_graphs
+    graphs = parse_saved_model(directory).meta_graphs
     if len(graphs) != 1:  # TensorFlow loads such a file as one of TF1, and runs what it says is for initialising
         raise FinetuneError(f"{handle} holds {len(graphs)} graphs, expected one: it is no SavedModel of TF2")
     functions = {function.signature.name: function for function in graphs[0].graph_def.library.function}
@@ -87,19 +83,3 @@ def _called(nodes: Iterable[Any], functions: Mapping[str, Any]) -> Iterator[str]
         for value in node.attr.values():
             named = [value.func.name] if value.HasField("func") else [one.name for one in value.list.func]
             yield from (name for name in named if name in functions)
-
-
-def _parsed(directory: Path) -> Any:
-    message = saved_model_pb2.SavedModel()
-    binary, text = directory / "saved_model.pb", directory / "saved_model.pbtxt"
-    path = binary if binary.is_file() else text
-    try:
-        if path == binary:
-            message.ParseFromString(path.read_bytes())
-        else:
-            text_format.Parse(path.read_text(encoding="utf-8"), message)
-    except OSError as error:
-        raise FinetuneError(f"cannot read {path}: {error.strerror}") from None
-    except (DecodeError, text_format.ParseError, UnicodeDecodeError, RecursionError):
-        raise FinetuneError(f"{path} {_DAMAGED}") from None
-    return message

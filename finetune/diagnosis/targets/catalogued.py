@@ -1,6 +1,5 @@
 """A network of the catalogue with weights of the user's own: a slim training directory or checkpoint, a Keras file."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from checkpoints.formats import Checkpoint, open_checkpoint
@@ -10,17 +9,16 @@ from finetune.backbone import find_backbone, head_outputs, load_backbone
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot
 from finetune.diagnosis.evidence import Facts
-from finetune.diagnosis.rules.rule import Commands
-from finetune.diagnosis.targets.options import TargetOptions, check_classes, read_data
-from finetune.diagnosis.targets.origin import known
-from finetune.diagnosis.targets.target import Target
+from finetune.diagnosis.targets.options import TargetOptions
+from finetune.diagnosis.targets.origin import with_origin
+from finetune.diagnosis.targets.target import Target, check_classes, read_data
 from finetune.errors import FinetuneError, WrongUse
 
 _STATISTICS = ("moving_mean", "moving_variance")
 
 
-def open_target(request: TargetOptions) -> Target:
-    """`request.backbone` with the weights and the head of `request.checkpoint`; the class count is read from it.
+def open_catalogued(request: TargetOptions) -> Target:
+    """`request.backbone` with the weights and the head of `request.checkpoint`, which also shows the number of classes.
 
     Raises WrongUse where one of the two is missing, CheckpointError where the file does not fit the network.
     """
@@ -39,49 +37,36 @@ def open_target(request: TargetOptions) -> Target:
         spec, image_size=image_size, checkpoint=averages.checkpoint if averages else opened, keep_head=outputs
     )
     subject = KerasSubject(loaded.model)
-    slim = opened.kind.startswith("slim")
-    facts = replace(
-        _facts(opened, request),
-        weights_averaged=_raw_statistics(averages),
+    step = int(opened.read("global_step")) if opened.shapes.get("global_step") == () else None
+    raw = sum(name.endswith(_STATISTICS) for name in averages.without) if averages else 0
+    facts = Facts(
+        decay=request.bn_decay,
+        updates=step,
+        weights_moved=True if step else None,
+        weights_averaged=raw > 0,
         expected_preprocessing=spec.preprocessing,
     )
+    source, facts = with_origin(request.source_checkpoint, subject, facts)
+    notes = [f"{opened.path} ({opened.kind}): a head of {outputs} outputs"]
+    if averages:
+        without = f"; {raw} moving statistics have none and are read as they are" if raw else ""
+        notes.append(f"--ema: {len(averages.replaced)} variables read from their moving averages{without}")
     return Target(
         name=str(request.checkpoint),
         subject=subject,
-        test=data.test(),
-        training=data.training,
-        commands=Commands(request.command(), f"finetune run --backbone {spec.id}{request.training()}"),
+        data=data,
+        commands=request.commands(spec.id),
         write=lambda out: _write(out, opened, averages, subject.snapshot()),
         copy=opened.path.with_name(f"{opened.path.name}-recalibrated"),
-        suffix=None if slim else opened.path.suffix,
-        notes=_notes(opened, averages, outputs),
-        **known(request.source_checkpoint, subject, facts),
+        suffix=None if opened.kind.startswith("slim") else opened.path.suffix,
+        notes=tuple(notes),
+        source=source,
+        facts=facts,
     )
 
 
-def _facts(opened: Checkpoint, request: TargetOptions) -> Facts:
-    step = int(opened.read("global_step")) if opened.shapes.get("global_step") == () else None
-    return Facts(decay=request.bn_decay, updates=step, weights_moved=True if step else None)
-
-
-def _raw_statistics(averages: Averaged | None) -> bool:
-    """Whether weights are read from their averages and the statistics are not."""
-    return averages is not None and any(name.endswith(_STATISTICS) for name in averages.without)
-
-
-def _notes(opened: Checkpoint, averages: Averaged | None, outputs: int) -> tuple[str, ...]:
-    notes = [f"{opened.path} ({opened.kind}): a head of {outputs} outputs"]
-    if averages:
-        raw = sum(name.endswith(_STATISTICS) for name in averages.without)
-        notes.append(
-            f"--ema: {len(averages.replaced)} variables read from their moving averages"
-            + (f"; {raw} moving statistics have none, they are read as they are" if raw else "")
-        )
-    return tuple(notes)
-
-
 def _write(out: Path, opened: Checkpoint, averages: Averaged | None, statistics: Snapshot) -> None:
-    """The checkpoint with other moving statistics, every other tensor as it was; where averages were read, there."""
+    """Write the checkpoint with other moving statistics, in place of their averages where those were read."""
     if not opened.kind.startswith("slim"):
         raise FinetuneError(
             f"{opened.path} is a {opened.kind} file of weights: recalibrate-bn writes slim checkpoints and whole Keras "

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shlex
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,14 @@ from finetune.batchnorm.flatten import flat, originals
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis.evidence import Facts
-from finetune.diagnosis.rules.rule import Commands
-from finetune.diagnosis.targets.options import TargetOptions, check_classes, read_data
-from finetune.diagnosis.targets.origin import known
-from finetune.diagnosis.targets.target import Target
+from finetune.diagnosis.targets.options import TargetOptions
+from finetune.diagnosis.targets.origin import with_origin
+from finetune.diagnosis.targets.target import Target, check_classes, read_data
 from finetune.errors import FinetuneError
 
 
-def open_target(request: TargetOptions) -> Target:
-    """The model of `request.target`. Its BatchNorm is examined inside models inside it as well.
+def open_keras_model(request: TargetOptions) -> Target:
+    """The model of `request.target`. The BatchNorm of models inside it is examined as well.
 
     Raises FinetuneError where it is no image classifier with as many outputs as the data has classes.
     """
@@ -49,21 +47,22 @@ def open_target(request: TargetOptions) -> Target:
         with replacing(out) as temporary:
             original.save(temporary)
 
+    source, facts = with_origin(request.source_checkpoint, subject, _facts(path, original, request))
     return Target(
         name=str(path),
         subject=subject,
-        test=data.test(),
-        training=data.training,
-        commands=Commands(request.command(), f"finetune run --backbone {shlex.quote(str(path))}{request.training()}"),
+        data=data,
+        commands=request.commands(str(path)),
         write=write,
         copy=path.with_name(f"{path.stem}-recalibrated{path.suffix}"),
         suffix=path.suffix,
-        **known(request.source_checkpoint, subject, _facts(path, original, request)),
+        source=source,
+        facts=facts,
     )
 
 
 def _facts(path: Path, model: keras.Model, request: TargetOptions) -> Facts:
-    """What the file says of its training: decay, the optimizer's steps, whether the weights are averages of it."""
+    """What the file records of its training: the decay, the optimizer's steps, whether the weights are averages."""
     bn = [one for one in model._flatten_layers() if isinstance(one, keras.layers.BatchNormalization)]
     decay = request.bn_decay or (float(np.median([one.momentum for one in bn])) if bn else None)
     steps, averaged = _training(path) if path.suffix == ".keras" else (None, None)

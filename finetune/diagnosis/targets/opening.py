@@ -1,12 +1,17 @@
-"""One way in: whatever a user names is opened by the module for its kind."""
+"""Open whatever a user names, by the function for its kind."""
 
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 from finetune.backbone.hub.signatures import is_saved_model
 from finetune.backbone.keras_file import SUFFIXES
+from finetune.diagnosis.targets.catalogued import open_catalogued
+from finetune.diagnosis.targets.keras_model import open_keras_model
 from finetune.diagnosis.targets.options import TargetOptions
+from finetune.diagnosis.targets.run import open_run_target
 from finetune.diagnosis.targets.target import Target
+from finetune.diagnosis.targets.tf_graph import open_tf_graph
+from finetune.diagnosis.targets.tf_saved_model import open_saved_model
 from finetune.errors import FinetuneError, WrongUse
 
 _GRAPH_ONLY = ("input", "logits", "is_training", "input_layout", "feed")
@@ -14,30 +19,27 @@ _GRAPH_ONLY = ("input", "logits", "is_training", "input_layout", "feed")
 
 def open_target(request: TargetOptions) -> Target:
     """Open what `request` names, with its data. Raises WrongUse for options that contradict each other."""
-    kind = _kind(request)
-    if kind != "meta_graph":
+    opener = _opener(request)
+    if opener is not open_tf_graph:
         given = [f"--{name.replace('_', '-')}" for name in _GRAPH_ONLY if getattr(request, name)]
         if given:
             raise WrongUse(f"{given[0]} is for TF1 graphs: give --meta-graph FILE.meta with it, or leave it out")
-    if request.ema and kind not in ("meta_graph", "catalogued"):
+    if request.ema and opener not in (open_tf_graph, open_catalogued):
         raise WrongUse("--ema is for TF1 checkpoints: give --backbone and --checkpoint, or --meta-graph")
-    # Each kind needs its own part of TensorFlow: only the one that is asked for is imported.
-    module = importlib.import_module(f"finetune.diagnosis.targets.{kind}")
-    opened: Target = module.open_target(request)
-    return opened
+    return opener(request)
 
 
-def _kind(request: TargetOptions) -> str:
-    """The module of this package that opens it."""
+def _opener(request: TargetOptions) -> Callable[[TargetOptions], Target]:
+    """The function that opens it."""
     named = [words for words, given in (
         (f"{request.target}", request.target), ("--backbone", request.backbone), ("--meta-graph", request.meta_graph)
     ) if given]  # fmt: skip
     if len(named) > 1:
         raise WrongUse(f"{' and '.join(named)} name two models: give one of them")
     if request.meta_graph:
-        return "meta_graph"
+        return open_tf_graph
     if request.backbone:
-        return "catalogued"
+        return open_catalogued
     if request.target is None:
         raise WrongUse(
             "missing the model to examine: a run directory, a .keras or .h5 file, a SavedModel directory; or "
@@ -48,11 +50,11 @@ def _kind(request: TargetOptions) -> str:
         raise WrongUse(f"--checkpoint goes with --backbone or --meta-graph, not with {path}: leave one of them out")
     folder = path if path.is_dir() else path.parent
     if (folder / "config.json").is_file() and (path.is_dir() or path.suffix == ".keras"):
-        return "run"
+        return open_run_target
     if path.suffix in SUFFIXES:
-        return "keras_model"
+        return open_keras_model
     if path.is_dir() and is_saved_model(path):
-        return "saved_model"
+        return open_saved_model
     raise FinetuneError(_unknown(path))
 
 

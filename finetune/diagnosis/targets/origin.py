@@ -1,8 +1,8 @@
-"""What a model was fine-tuned from: the moving statistics, and whether gamma and beta have moved since."""
+"""The checkpoint a model was fine-tuned from: its moving statistics, and whether gamma and beta have changed since."""
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,32 +17,36 @@ from finetune.errors import FinetuneError
 _KINDS = ("gamma", "beta", "moving_mean", "moving_variance")
 """In the order in which Keras keeps a BatchNormalization layer's variables."""
 _COUNTED = re.compile(r"(.*/)?batch_normalization(_\d+)?")
-"""Names that depend on what else was built in the same process: they say which layer only all together."""
+"""Keras's numbered names. The numbers depend on what else the process built, so one alone identifies no layer."""
 _KEY = re.compile(r"(.*?)([^/]+)/vars/\d+$")
 
 
 @dataclass(frozen=True)
 class Source:
-    """statistics: of the BN layers that are known. affine_moved: whether any gamma or beta differs; None if unknown."""
+    """What a subject has in common with its origin.
+
+    statistics: of the BN layers that both have. affine_moved: whether any gamma or beta differs, None if unknown.
+    """
 
     statistics: Snapshot
     affine_moved: bool | None
 
 
-def known(path: Path | None, subject: Subject, facts: Facts) -> dict[str, Any]:
-    """`source` and `facts` of a target, completed from the checkpoint at `path`; where there is none, as they are."""
+def with_origin(path: Path | None, subject: Subject, facts: Facts) -> tuple[Snapshot | None, Facts]:
+    """`source` and `facts` of a target, completed from the checkpoint at `path` where one is given."""
     if path is None:
-        return {"source": None, "facts": facts}
-    found = read(path, subject)
-    return {"source": found.statistics, "facts": replace(facts, affine_moved=found.affine_moved)}
+        return None, facts
+    found = read_origin(path, subject)
+    return found.statistics, replace(facts, affine_moved=found.affine_moved)
 
 
-def read(path: Path, subject: Subject) -> Source:
-    """The statistics of every BN layer that the file has too, and whether gamma and beta are still the file's.
+def read_origin(path: Path, subject: Subject) -> Source:
+    """The statistics of every BN layer that the file has too, and whether gamma and beta are still those of the file.
 
-    Layers are found by name (slim's scopes with `/` or `.`, or Keras's layer names, in a model or scope of any name);
-    where no name agrees, in their order, if the file has as many BN layers with the same numbers of channels.
-    Raises CheckpointError where the file cannot be read, FinetuneError where it has none of the subject's layers.
+    Layers are found by name: slim's scopes with `/` or `.`, or Keras's layer names, in a model or scope of any name.
+    Where names do not find all, they are matched in their order, if the file has as many BN layers with the same
+    numbers of channels. Raises CheckpointError where the file cannot be read, FinetuneError where it has none of the
+    subject's layers.
     """
     file = open_checkpoint(path)
     places = _places(file)
@@ -99,25 +103,19 @@ def _places(file: Checkpoint) -> dict[str, dict[str, str]]:
 
 
 def _of_keys(file: Checkpoint, names: Sequence[str]) -> tuple[str, ...]:
-    """The kinds of variables that `.weights.h5` calls `vars/0` and so on; none where that is no BatchNormalization."""
+    """The kinds of the variables `vars/0` and so on of a `.weights.h5`; none where that is no BatchNormalization."""
     shapes = {file.shapes[name] for name in names}
     if "batch_normalization" not in names[0].split("/vars/")[0].rpartition("/")[2] or len(shapes) != 1:
         return ()
-    # With three, gamma or beta is missing, and which one the file does not say: only the statistics are certain.
+    # With three, gamma or beta is missing. The file does not say which, so only the statistics are certain.
     return {4: _KINDS, 3: ("", *_KINDS[2:]), 2: _KINDS[2:]}.get(len(names), ())
 
 
 def _scope(name: str, places: Mapping[str, Any]) -> str | None:
-    """The file's name of a layer, also where one of the two is inside a model or a scope more; None if not certain."""
+    """The file's name of a layer, also where one of the two has another model or scope around it; None if not certain."""
     spelled = (name, name.replace(".", "/"))
     for one in spelled:
         if one in places:
             return one
-    inside = [scope for one in spelled for scope in _nested(one, places)]
-    return inside[0] if len(set(inside)) == 1 else None
-
-
-def _nested(name: str, places: Mapping[str, Any]) -> Iterator[str]:
-    for scope in places:
-        if scope.endswith(f"/{name}") or name.endswith(f"/{scope}"):
-            yield scope
+    inside = {scope for one in spelled for scope in places if scope.endswith(f"/{one}") or one.endswith(f"/{scope}")}
+    return inside.pop() if len(inside) == 1 else None

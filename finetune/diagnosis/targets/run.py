@@ -1,4 +1,4 @@
-"""A run directory of ours, or a `.keras` file in one."""
+"""A run directory, or a `.keras` file in one."""
 
 import errno
 import shlex
@@ -9,41 +9,34 @@ from typing import Any
 from finetune.backbone import published_preprocessing
 from finetune.backbone.keras_file import save_stock
 from finetune.batchnorm.statistics import KerasSubject
-from finetune.data import batches
-from finetune.data.batches import training_subset
-from finetune.data.evalset import EvalSet
-from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.targets.options import TargetOptions
-from finetune.diagnosis.targets.origin import known
-from finetune.diagnosis.targets.target import Target
+from finetune.diagnosis.targets.origin import with_origin
+from finetune.diagnosis.targets.target import Data, Target
 from finetune.errors import WrongUse
 from finetune.runs import evaluate
 from finetune.runs.model import TrainedModel, load_snapshot
 
 
-def open_target(request: TargetOptions) -> Target:
+def open_run_target(request: TargetOptions) -> Target:
     """Open the run's own model, or another file in its directory, on the run's own data.
 
     `request.preprocess` replaces the run's preprocessing. The source's statistics are those the run kept, or those of
     `request.source_checkpoint`. `bn.json` is written for the run's own model, unless the run may only be read.
     """
-    path, preprocess, source_checkpoint = Path(str(request.target)), request.preprocess, request.source_checkpoint
+    path = Path(str(request.target))
     given = [name for name in ("data", "image_size", "batch_size", "bn_decay") if getattr(request, name) is not None]
     if given:
         raise WrongUse(
             f"--{given[0].replace('_', '-')}: {path} is a run, whose config.json says what it was: leave it out"
         )
     opened = evaluate.open_run(path, data_dir=request.data_dir)
-    trained, dataset, config = opened.trained, opened.dataset, opened.config
-    form = batches.form(config)
-    if preprocess is not None:
-        form["preprocessing"] = find_preprocessing(preprocess)
+    trained = opened.trained
     subject = KerasSubject(trained.model)
-    origin = known(source_checkpoint, subject, _facts(trained))
-    if source_checkpoint is None:
-        origin["source"] = load_snapshot(trained.run)
+    source, facts = with_origin(request.source_checkpoint, subject, _facts(trained))
+    if request.source_checkpoint is None:
+        source = load_snapshot(trained.run)
 
     def record(report: dict[str, Any]) -> None:
         if trained.path != trained.run.model_path:
@@ -57,15 +50,15 @@ def open_target(request: TargetOptions) -> Target:
     return Target(
         name=str(path),
         subject=subject,
-        test=EvalSet(dataset.test, **form),
-        training=lambda images: EvalSet(training_subset(dataset.train, config, images), **form),
+        data=Data(opened.dataset, opened.config, request.preprocess),
         commands=Commands(
             shlex.quote(str(path)), f"finetune run --config {shlex.quote(str(trained.run.path / 'config.json'))}"
         ),
         write=lambda out: save_stock(trained.model, out),
         copy=trained.path.with_name(f"{trained.path.stem}-recalibrated.keras"),
+        source=source,
+        facts=facts,
         record=record,
-        **origin,
     )
 
 

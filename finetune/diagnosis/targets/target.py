@@ -1,4 +1,4 @@
-"""A model with the data it is for and what is known of both: all that a diagnosis and its remedy need."""
+"""A model with its data and the known facts of both: all that a diagnosis and its remedy need."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,26 +6,55 @@ from pathlib import Path
 from typing import Any
 
 from finetune.batchnorm.subject import Snapshot, Subject
+from finetune.config.run_config import RunConfig
+from finetune.data import batches
+from finetune.data.batches import training_subset
+from finetune.data.dataset import Dataset
 from finetune.data.evalset import EvalSet
+from finetune.data.load_data import load_data
+from finetune.data.preprocessing import PREPROCESSINGS, find_preprocessing
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
+from finetune.diagnosis.targets.options import TargetOptions
+from finetune.errors import FinetuneError, WrongUse
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The data of a model, in the form it takes. preprocessing: in place of the one `config` names."""
+
+    dataset: Dataset
+    config: RunConfig
+    preprocessing: str | None = None
+
+    def test(self) -> EvalSet:
+        """Test images in the data's own order."""
+        return EvalSet(self.dataset.test, **self._form())
+
+    def training(self, images: int) -> EvalSet:
+        """At most so many training images, stratified and in random order. WrongUse for fewer than classes."""
+        return EvalSet(training_subset(self.dataset.train, self.config, images), **self._form())
+
+    def _form(self) -> dict[str, Any]:
+        form = batches.form(self.config)
+        return form if self.preprocessing is None else form | {"preprocessing": find_preprocessing(self.preprocessing)}
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """name: what the user called it. test: in the data's own order.
+    """A model to diagnose.
 
-    training: at most so many training images, stratified and in random order; raises WrongUse for fewer than classes.
-    source: the moving statistics training started from, where known. write: puts the subject as it now is into a new
-    file, of the format that was read. copy: where that goes unless told otherwise; suffix: what its name must end in
-    (None: it is a prefix, or a directory). notes: how the model was opened, for people. record: keeps the report of a
-    diagnosis with the target.
+    name: as the user wrote it. write: writes the subject with its present statistics to a new file of the format that
+    was read. copy: the default path of that file; suffix: what its name must end in (None: it is a prefix, or a
+    directory). notes: how the model was opened, for people. source: the moving statistics training started from, where
+    known. record: keeps the report of a diagnosis with the target.
     """
 
     name: str
     subject: Subject
-    test: EvalSet
-    training: Callable[[int], EvalSet]
+    data: Data
     commands: Commands
     write: Callable[[Path], None]
     copy: Path
@@ -34,3 +63,52 @@ class Target:
     source: Snapshot | None = None
     facts: Facts = field(default_factory=Facts)
     record: Callable[[dict[str, Any]], None] = lambda report: None
+
+
+def read_data(
+    request: TargetOptions, *, image_size: int, preprocess: str | None, batch_size: int | None = None
+) -> Data:
+    """The data a request names. `preprocess` is what is known of the weights; the request's own replaces it.
+
+    `batch_size` is the only one the model takes, where it takes only one.
+    """
+    chosen = request.preprocess or preprocess
+    if not chosen:
+        raise WrongUse(
+            "missing --preprocess: the file does not say how its pixels were prepared; give one of "
+            f"{', '.join(PREPROCESSINGS)}, or MODULE:FUNCTION of your own ('raw' where the model does it itself)"
+        )
+    if batch_size and request.batch_size and request.batch_size % batch_size:
+        raise WrongUse(
+            f"--batch-size {request.batch_size} will not do: the graph takes exactly {batch_size} images; leave it out"
+        )
+    config = RunConfig(
+        "",
+        data=request.data or "cifar10",
+        data_dir=str(request.data_dir) if request.data_dir else None,
+        validation=0.0,
+        image_size=request.image_size or image_size,
+        preprocess=chosen,
+        batch_size=request.batch_size or batch_size or BATCH_SIZE,
+    )
+    dataset = load_data(config)
+    for name, split in (("test", dataset.test), ("training", dataset.train)):
+        if batch_size and len(split) < batch_size:
+            raise FinetuneError(
+                f"{dataset.source} has {len(split)} {name} images, but the graph takes {batch_size} at once: "
+                "expected at least one batch"
+            )
+    return Data(dataset, config)
+
+
+def check_classes(name: str, outputs: int, data: Data) -> None:
+    """FinetuneError where a model has not as many outputs as the data has classes."""
+    classes = len(data.dataset.class_names)
+    if outputs != classes:
+        background = (
+            " (a background class would be one more: number the data's labels so)" if outputs - 1 == classes else ""
+        )
+        raise FinetuneError(
+            f"{name} has {outputs} outputs, but {data.dataset.source} has {classes} classes{background}: give the data "
+            "it was trained for with --data and --data-dir"
+        )

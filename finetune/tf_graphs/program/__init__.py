@@ -1,1 +1,1 @@
-"""A graph read from a file, as data: no session is opened here."""
+"""A graph read from a file, as data. No session is opened here."""

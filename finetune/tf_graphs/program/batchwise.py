@@ -1,4 +1,4 @@
-"""A graph that only normalises by moving statistics, made to normalise by the batch's."""
+"""Rewrite a graph that normalises by moving statistics only, so that it normalises by the batch's."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,25 +9,26 @@ import tensorflow as tf
 
 from checkpoints.formats.operations import FUSED
 from finetune.errors import FinetuneError
-from finetune.tf_graphs.program.graphdef import to_graph_def
-from finetune.tf_graphs.program.nodes import Graph, Node, Ref, constant
+from finetune.tf_graphs.program.graphdef import import_graph
+from finetune.tf_graphs.program.nodes import Graph, Node, Ref, constant, new_node
 from finetune.tf_graphs.program.sites import Site
 
-_OURS = "finetune_batch"
+_SCOPE = "finetune_batch"
+"""In front of the names of all nodes that are added."""
 
 
 def batchwise(graph: Graph, sites: Sequence[Site], versions: Any, path: object) -> Graph:
     """`graph` with mean and variance of each of `sites` (those of `find_sites` that read variables) replaced by the
-    moments of what is normalised, over all axes but the channels'; epsilon, gamma and beta stay.
+    moments of what is normalised, over all axes but the channels'. Epsilon, gamma and beta stay.
 
-    Nothing is run, but TensorFlow works out the shapes: `graph` must have passed `safety.refuse`. Raises FinetuneError
-    where a normalisation has a form that cannot be rewritten, or x no known number of axes.
+    Nothing is run, but TensorFlow infers the shapes, so `graph` must have passed `graphdef.refuse`. Raises
+    FinetuneError where a normalisation has a form that cannot be rewritten, or x has no known number of axes.
     """
     shapes = _Shapes(graph, versions, path)
     for index, site in enumerate(sites):
         node = graph.nodes[site.node]
         if node.op in FUSED:
-            graph = graph.with_nodes(_fused(node, f"{_OURS}/{index}"))
+            graph = graph.with_nodes(_fused(node, f"{_SCOPE}/{index}"))
             continue
         if site.entries is None:
             raise FinetuneError(
@@ -35,7 +36,7 @@ def batchwise(graph: Graph, sites: Sequence[Site], versions: Any, path: object) 
                 f"(around its node '{site.node}'): its statistics cannot be replaced by those of a batch; examine the "
                 ".keras file it was exported from"
             )
-        moments = _Moments.of(site, shapes, f"{_OURS}/{index}")
+        moments = _Moments.of(site, shapes, f"{_SCOPE}/{index}")
         graph = graph.with_nodes(moments.nodes)
         for (name, number), to in ((site.entries.mean, moments.mean), (site.entries.variance, moments.variance)):
             graph = graph.with_nodes([_reading(graph.nodes[name], number, to)])
@@ -43,6 +44,7 @@ def batchwise(graph: Graph, sites: Sequence[Site], versions: Any, path: object) 
 
 
 def _reading(node: Node, number: int, ref: Ref) -> Node:
+    """`node` with another input of this number."""
     return replace(node, inputs=(*node.inputs[:number], ref, *node.inputs[number + 1 :]))
 
 
@@ -61,14 +63,8 @@ class _Shapes:
 
     def __init__(self, graph: Graph, versions: Any, path: object) -> None:
         self._path, self._tf = path, tf.Graph()
-        try:
-            with self._tf.as_default():
-                tf.import_graph_def(to_graph_def(graph, versions), name="")
-        except (ValueError, TypeError, tf.errors.OpError) as error:
-            raise FinetuneError(
-                f"TensorFlow {tf.__version__} does not take the graph of {path} ({str(error).partition(chr(10))[0]}): "
-                "it was written by another version, or is damaged"
-            ) from None
+        with self._tf.as_default():
+            import_graph(graph, versions, path)
 
     def tensor(self, ref: Ref) -> Any:
         return self._tf.get_tensor_by_name(str(ref))
@@ -83,7 +79,7 @@ class _Shapes:
         wide = [] if shape.rank is None else [axis - shape.rank for axis, side in enumerate(shape) if side != 1]
         if rank is None or shape.rank is None or len(wide) > 1:
             raise FinetuneError(
-                f"{self._path} normalises '{x}', whose axes cannot be told from the graph ({self.tensor(x).shape} by "
+                f"{self._path} normalises '{x}', whose axes the graph does not show ({self.tensor(x).shape} by "
                 f"{shape}): export the model with a fixed number of axes, or examine the .keras file it came from"
             )
         return rank, rank + (wide[0] if wide else -1)
@@ -91,7 +87,7 @@ class _Shapes:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Nodes that work out mean and population variance, with axes of length 1 where they average."""
+    """Nodes that compute mean and population variance, with axes of length 1 where they average."""
 
     nodes: tuple[Node, ...]
     mean: Ref
@@ -105,21 +101,13 @@ class _Moments:
         axes = constant(f"{scope}/axes", np.array([axis for axis in range(rank) if axis != channels], np.int32))
         nodes = [axes]
         if shapes.tensor(x).dtype.base_dtype != kind:
-            nodes.append(_node(f"{scope}/x", "Cast", x, SrcT=shapes.tensor(x).dtype, DstT=kind))
+            nodes.append(new_node(f"{scope}/x", "Cast", x, SrcT=shapes.tensor(x).dtype, DstT=kind))
             x = Ref(nodes[-1].name)
-        mean = _node(f"{scope}/mean", "Mean", x, Ref(axes.name), T=kind, Tidx=tf.int32, keep_dims=True)
-        square = _node(f"{scope}/square", "SquaredDifference", x, Ref(mean.name), T=kind)
-        variance = _node(
-            f"{scope}/variance", "Mean", Ref(square.name), Ref(axes.name), T=kind, Tidx=tf.int32, keep_dims=True
-        )
+
+        def averaged(name: str, values: Ref) -> Node:
+            return new_node(name, "Mean", values, Ref(axes.name), T=kind, Tidx=tf.int32, keep_dims=True)
+
+        mean = averaged(f"{scope}/mean", x)
+        square = new_node(f"{scope}/square", "SquaredDifference", x, Ref(mean.name), T=kind)
+        variance = averaged(f"{scope}/variance", Ref(square.name))
         return cls((*nodes, mean, square, variance), Ref(mean.name), Ref(variance.name))
-
-
-def _node(name: str, op: str, *inputs: Ref, **attributes: Any) -> Node:
-    proto = tf.compat.v1.NodeDef()
-    for key, value in attributes.items():
-        if isinstance(value, bool):
-            proto.attr[key].b = value
-        else:
-            proto.attr[key].type = value.as_datatype_enum
-    return Node(name, op, inputs, (), proto)

@@ -1,4 +1,10 @@
-"""Nodes out of a GraphDef, checked so far that following them cannot go wrong."""
+"""From a GraphDef to nodes and back, and which of its operations may run.
+
+Nodes are checked so far that following their inputs cannot fail. A graph in a file is a program of somebody else's: it
+can hold operations that read and write files, call Python or open connections. So only the part of it that is run is
+given to TensorFlow, without its input pipeline and its own save and restore operations, and only if every operation of
+that part computes and does nothing else.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -6,75 +12,80 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
-from checkpoints.formats.operations import VARIABLES
+from checkpoints.formats.operations import ASSIGNMENTS, COMPUTING, FUSED, RANDOM, VARIABLES, reason
 from finetune.errors import FinetuneError
-from finetune.tf_graphs.program.nodes import Graph, Node, Ref
+from finetune.tf_graphs.program.nodes import Graph, Node, Ref, damaged, reached
 
+ALLOWED = COMPUTING | RANDOM | FUSED | VARIABLES
+"""Operations that compute and do nothing else."""
 _KINDS = {"int": "i", "float": "f", "bool": "b", "string": "s"}
-"""Types of attributes in an OpDef by the field of an AttrValue that holds them; the others are called the same."""
+"""Types of attributes in an OpDef -> the field of an AttrValue that holds them, where the two names differ."""
 
 
 def read_nodes(protos: Iterable[Any], functions: Mapping[str, Any], path: object) -> dict[str, Node]:
-    """Nodes of a GraphDef. FinetuneError where two share a name, one reads what is not there, or too few or many."""
+    """Nodes of a GraphDef. FinetuneError where two share a name, or one has missing inputs or too few or many."""
     nodes = {}
     for proto in protos:
         data, control = parse_inputs(proto.input)
         if proto.name in nodes:
-            raise FinetuneError(f"{path} is damaged: it has two nodes called '{proto.name}'; write it again")
+            raise damaged(f"it has two nodes called '{proto.name}'", path)
         nodes[proto.name] = Node(proto.name, proto.op, data, control, proto)
         require_inputs(nodes[proto.name], functions)
     for node in nodes.values():
         for needed in (*(ref.node for ref in node.inputs), *node.control):
             if needed not in nodes:
-                raise FinetuneError(
-                    f"{path} is damaged: its node '{node.name}' reads '{needed}', which is not there; write it again"
-                )
+                raise damaged(f"its node '{node.name}' reads '{needed}', which is not there", path)
     return nodes
+
+
+def read_graph(graph_def: Any, path: object) -> Graph:
+    """The graph of a GraphDef. FinetuneError where it contradicts itself, or a node waits for itself."""
+    functions = {function.signature.name: function for function in graph_def.library.function}
+    graph = Graph(read_nodes(graph_def.node, functions, path), functions)
+    graph.ordered()
+    return graph
+
+
+def op_signature(op: str, functions: Mapping[str, Any]) -> Any:
+    """The OpDef of an operation or of a function that is called like one, None where TensorFlow has none."""
+    return functions[op].signature if op in functions else op_def_registry.get(op)
+
+
+def tensors(arg: Any, attr: Any) -> int:
+    """How many tensors one argument of an OpDef is, by the attributes of a node."""
+    if arg.type_list_attr:
+        return len(attr[arg.type_list_attr].list.type)
+    return int(attr[arg.number_attr].i) if arg.number_attr else 1
 
 
 def require_inputs(node: Node, functions: Mapping[str, Any]) -> None:
     """FinetuneError where a node has not as many inputs as its operation reads."""
-    op_def = functions[node.op].signature if node.op in functions else op_def_registry.get(node.op)
-    if op_def is None:
-        return
-    expected = 0
-    for arg in op_def.input_arg:
-        if arg.type_list_attr:
-            expected += len(node.attr[arg.type_list_attr].list.type)
-        else:
-            expected += int(node.attr[arg.number_attr].i) if arg.number_attr else 1
+    op_def = op_signature(node.op, functions)
+    expected = len(node.inputs) if op_def is None else sum(tensors(arg, node.attr) for arg in op_def.input_arg)
     if len(node.inputs) != expected:
-        raise FinetuneError(
-            f"the graph is damaged: its node '{node.name}' has {len(node.inputs)} inputs, but {node.op} reads "
-            f"{expected}; write it again"
-        )
+        raise damaged(f"its node '{node.name}' has {len(node.inputs)} inputs, but {node.op} reads {expected}")
 
 
 def require_attributes(proto: Any, where: str) -> None:
     """FinetuneError where a NodeDef inside a function lacks an attribute, or has one of another kind.
 
-    TensorFlow looks at these of a graph's own nodes only; in a function they can end the process.
+    TensorFlow checks these for a graph's own nodes only; in a function they can end the process.
     """
     op_def = op_def_registry.get(proto.op)
     for attr in op_def.attr if op_def else ():
         held = proto.attr[attr.name].WhichOneof("value") if attr.name in proto.attr else None
         expected = "list" if attr.type.startswith("list(") else _KINDS.get(attr.type, attr.type)
         if held != expected and not (held is None and attr.HasField("default_value")):
-            raise FinetuneError(
-                f"the graph is damaged: its node '{where}' has no valid attribute '{attr.name}' of {proto.op}; write "
-                "it again"
-            )
+            raise damaged(f"its node '{where}' has no valid attribute '{attr.name}' of {proto.op}")
 
 
 def parse_inputs(inputs: Iterable[str]) -> tuple[tuple[Ref, ...], tuple[str, ...]]:
     """The data inputs and the control inputs of a NodeDef outside a function."""
-    data, control = [], []
-    for text in inputs:
-        if text.startswith("^"):
-            control.append(text[1:])
-        else:
-            data.append(parse_ref(text))
-    return tuple(data), tuple(control)
+    names = list(inputs)
+    return (
+        tuple(parse_ref(text) for text in names if not text.startswith("^")),
+        tuple(text[1:] for text in names if text.startswith("^")),
+    )
 
 
 def parse_ref(text: str) -> Ref:
@@ -84,7 +95,7 @@ def parse_ref(text: str) -> Ref:
 
 
 def to_graph_def(graph: Graph, versions: Any) -> Any:
-    """A GraphDef to import: no device (a GPU that is not here), no colocation, no other hints."""
+    """A GraphDef to import, without devices (a GPU that is not here), colocation and other hints."""
     graph_def = tf.compat.v1.GraphDef()
     graph_def.versions.CopyFrom(versions)
     for node in graph.nodes.values():
@@ -95,32 +106,77 @@ def to_graph_def(graph: Graph, versions: Any) -> Any:
             if not key.startswith("_") or key == "_lower_using_switch_merge":
                 proto.attr[key].CopyFrom(value)
         if node.op in VARIABLES:
-            # Both ways through the graph, imported side by side, have one set of variables.
+            # Both modes of a graph are imported side by side and share one set of variables.
             proto.attr["shared_name"].s = node.name.encode()
             proto.attr["container"].s = b""
     graph_def.library.function.extend(graph.functions[name] for name in called(graph))
     return graph_def
 
 
+def import_graph(graph: Graph, versions: Any, path: object, *, name: str = "", stripped: Any = None) -> None:
+    """Import `graph` under `name` into TensorFlow's default graph. FinetuneError where TensorFlow refuses it.
+
+    stripped: the operations the file's attributes were stripped by.
+    """
+    try:
+        tf.import_graph_def(to_graph_def(graph, versions), name=name, producer_op_list=stripped)
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        raise FinetuneError(
+            f"TensorFlow {tf.__version__} does not take the graph of {path} ({first_line(error)}): it was written by "
+            "another version, or is damaged"
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error of TensorFlow, at most 300 characters."""
+    text = str(getattr(error, "message", None) or error)
+    return text.strip().partition("\n")[0][:300] or type(error).__name__
+
+
 def called(graph: Graph) -> list[str]:
     """Every function the nodes call, and those these call."""
-    found: dict[str, None] = {}
-    waiting = [name for node in graph.nodes.values() for name in function_names(node.op, node.attr, graph.functions)]
-    while waiting:
-        name = waiting.pop()
-        if name not in found and name in graph.functions:
-            found[name] = None
-            for proto in graph.functions[name].node_def:
-                waiting += function_names(proto.op, proto.attr, graph.functions)
-    return list(found)
+    functions = graph.functions
+
+    def further(name: str) -> list[str]:
+        return [each for proto in functions[name].node_def for each in function_names(proto.op, proto.attr, functions)]
+
+    starts = [name for node in graph.nodes.values() for name in function_names(node.op, node.attr, functions)]
+    return list(reached(starts, further))
 
 
 def function_names(op: str, attr: Any, functions: Mapping[str, Any]) -> Iterator[str]:
-    """The functions a NodeDef names."""
+    """The functions of the file that a NodeDef calls."""
     if op in functions:
         yield op
     for value in attr.values():
-        if value.HasField("func"):
-            yield value.func.name
-        for item in value.list.func:
-            yield item.name
+        named = [value.func.name] if value.HasField("func") else [item.name for item in value.list.func]
+        yield from (name for name in named if name in functions)
+
+
+def refuse(graph: Graph, path: object, *, updating: bool = False) -> None:
+    """FinetuneError naming the first operation of `graph`, or of the functions it calls, that may not run.
+
+    `updating` allows assignments to variables as well.
+    """
+    for op, name in _operations(graph):
+        if op in ALLOWED or (updating and op in ASSIGNMENTS) or op in graph.functions:
+            continue
+        if op in ASSIGNMENTS:
+            raise FinetuneError(
+                f"{path} changes a variable on the way to the logits, in its node '{name}' ({op}): a diagnosis would "
+                "change what it measures; give logits that do not depend on it with --logits"
+            )
+        raise FinetuneError(
+            f"{path} has the operation {op} in its node '{name}' on the way to the logits, which {reason(op)}: "
+            "operations of a file are only run if they compute and do nothing else; cut the graph behind it with "
+            "--input or --logits, or write it without"
+        )
+
+
+def _operations(graph: Graph) -> Iterator[tuple[str, str]]:
+    for node in graph.nodes.values():
+        yield node.op, node.name
+    for name in called(graph):
+        for proto in graph.functions[name].node_def:
+            require_attributes(proto, f"{name}/{proto.name}")
+            yield proto.op, f"{name}/{proto.name}"

@@ -1,18 +1,19 @@
-"""The two ways through a graph, by batch and by moving statistics, and the switch that chooses between them."""
+"""The two modes of a graph, by batch and by moving statistics, without dropout, and the switch that chooses the mode.
+
+Dropout is taken out: with the training switch on, it would be measured along with BatchNorm.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
 
-from checkpoints.formats.operations import FUSED
+from checkpoints.formats.operations import FUSED, RANDOM
 from finetune.errors import FinetuneError, WrongUse
-from finetune.tf_graphs.program.allowed import allowed
-from finetune.tf_graphs.program.bn_layers import NormLayer, pair
-from finetune.tf_graphs.program.dropout import Undropped, without_dropout
 from finetune.tf_graphs.program.fold import fold
+from finetune.tf_graphs.program.graphdef import ALLOWED
 from finetune.tf_graphs.program.nodes import (
     IMAGES,
     LOGITS,
@@ -20,28 +21,42 @@ from finetune.tf_graphs.program.nodes import (
     Graph,
     Node,
     Ref,
+    constant_value,
     data_type,
     declared_shape,
-    placeholder,
+    new_node,
 )
 from finetune.tf_graphs.program.roles import Input, describe, listed
-from finetune.tf_graphs.program.sites import find_sites
+from finetune.tf_graphs.program.sites import SwitchedLayers, find_sites, pair
 
 _KEEP = re.compile(r"keep", re.IGNORECASE)
 _DROP = re.compile(r"drop", re.IGNORECASE)
 _SHOWN = 4
+_THRESHOLDS = frozenset({"Floor", "GreaterEqual", "Greater", "Less", "LessEqual"})
+_ELEMENTWISE = frozenset({"Mul", "Add", "AddV2", "Sub", "Identity", "Cast", "LogicalNot", "StopGradient"})
+_SCALINGS = frozenset({"Mul", "RealDiv", "Div"})
 
 
 @dataclass(frozen=True)
-class Ways:
+class Undropped:
+    """A graph, the nodes where dropout was cut out of it, and the random operations that are left in it."""
+
+    graph: Graph
+    cut: tuple[str, ...]
+    random: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Modes:
     """batch, moving: the graph folded by either value of the switch, without dropout.
 
-    `training` is the switch's value under which the batch's statistics normalise.
+    training: the switch's value that selects batch statistics. known: values of this and other placeholders.
+    lines: what was found, to print.
     """
 
     batch: Undropped
     moving: Undropped
-    paired: NormLayer
+    switched: SwitchedLayers
     switch: Ref
     training: np.ndarray
     known: Mapping[Ref, np.ndarray]
@@ -49,14 +64,14 @@ class Ways:
 
 
 def fed(graph: Graph, images: Input, logits: Ref) -> Graph:
-    """`graph` with a placeholder of ours for the images, wherever they came from, and a node of ours for `logits`."""
-    own = placeholder(IMAGES, images.dtype, images.shape)
+    """`graph` with a placeholder `IMAGES` in place of its images, wherever they came from, and a node `LOGITS`."""
+    own = new_node(IMAGES, "Placeholder", dtype=images.dtype, shape=tf.TensorShape(images.shape))
     end = replace(graph.producer(logits), name=LOGITS).identity(logits)
     return graph.with_nodes([own, end]).rewired({images.ref: Ref(IMAGES)})
 
 
-def find_ways(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]) -> Ways:
-    """Both ways to the logits of `graph` (already `fed`), by `switch` or by the one placeholder that switches.
+def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]) -> Modes:
+    """Both modes of `graph` (already `fed`), by `switch` or by the one placeholder that switches its BatchNorm.
 
     Raises FinetuneError where there is no BatchNorm, no switch, or more than one; or a placeholder that has no value.
     """
@@ -64,91 +79,92 @@ def find_ways(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray])
     if switch is not None:
         if switch.node not in needed.nodes:
             raise WrongUse(f"--is-training {switch}: the logits do not depend on it; they take {listed(needed)}")
-        ways = _by(needed, switch, known, "as given")
-        if ways is None:
+        modes = _by(needed, switch, known, "as given")
+        if modes is None:
             _require_batchnorm(needed, known)
             raise FinetuneError(
                 f"--is-training {switch} switches no BatchNorm between batch and moving statistics; the logits "
                 f"take {listed(needed)}"
             )
-        return ways
-    found = [ways for ref in _switches(needed, known) if (ways := _by(needed, ref, known, "found"))]
+        return modes
+    found = [modes for ref in _switches(needed, known) if (modes := _by(needed, ref, known, "found"))]
     if len(found) > 1:
-        names = ", ".join(str(ways.switch) for ways in found)
+        names = ", ".join(str(modes.switch) for modes in found)
         raise FinetuneError(
-            f"several placeholders switch BatchNorm: {names}. Choose one by --is-training, feed the others"
+            f"several placeholders switch BatchNorm: {names}. Choose one with --is-training and feed the others"
         )
     if not found:
         _require_batchnorm(needed, known)
         raise FinetuneError(
             "the graph has no training switch: no placeholder on the way to the logits changes BatchNorm from batch to "
-            f"moving statistics (its placeholders are {listed(graph)}). Name another tensor by --is-training, or "
+            f"moving statistics (its placeholders are {listed(graph)}). Name another tensor with --is-training, or "
             "write the graph with is_training a placeholder (tf.compat.v1.placeholder_with_default(False, []))"
         )
     return found[0]
 
 
 def _switches(graph: Graph, known: Mapping[Ref, np.ndarray]) -> list[Ref]:
-    """Scalar placeholders that can say yes or no, those of type bool first."""
-    scalars = [
-        node
-        for node in graph.nodes.values()
-        if node.op in PLACEHOLDERS and declared_shape(node) in ((), None) and Ref(node.name) not in known
-    ]
-    kinds: dict[bool, list[Ref]] = {True: [], False: []}
-    for node in scalars:
-        dtype = tf.as_dtype(data_type(node) or tf.string)
-        if dtype.is_bool or ((dtype.is_integer or dtype.is_floating) and declared_shape(node) == ()):
-            kinds[dtype.is_bool].append(Ref(node.name))
-    return kinds[True] + kinds[False]
+    """Scalar placeholders that can mean yes or no, those of type bool first."""
+    flags, numbers = [], []
+    for node in graph.nodes.values():
+        if _is_scalar_placeholder(node) and Ref(node.name) not in known:
+            dtype = tf.as_dtype(data_type(node) or tf.string)
+            if dtype.is_bool:
+                flags.append(Ref(node.name))
+            elif (dtype.is_integer or dtype.is_floating) and declared_shape(node) == ():
+                numbers.append(Ref(node.name))
+    return flags + numbers
 
 
-def _by(graph: Graph, switch: Ref, known: Mapping[Ref, np.ndarray], how: str) -> Ways | None:
-    """The ways by one tensor, None where it switches nothing."""
+def _is_scalar_placeholder(node: Node) -> bool:
+    return node.op in PLACEHOLDERS and declared_shape(node) in ((), None)
+
+
+def _by(graph: Graph, switch: Ref, known: Mapping[Ref, np.ndarray], how: str) -> Modes | None:
+    """The modes by one tensor, None where it switches nothing."""
     dtype = tf.as_dtype(data_type(graph.producer(switch)) or tf.bool).as_numpy_dtype
     yes, no = np.asarray(True, dtype), np.asarray(False, dtype)
-    with_yes, with_no = (way(graph, {**known, switch: value}) for value in (yes, no))
-    guessed, said = _guesses({**with_yes.graph.nodes, **with_no.graph.nodes})
+    with_yes, with_no = (logits_with(graph, {**known, switch: value}) for value in (yes, no))
+    guessed, lines = _guesses({**with_yes.graph.nodes, **with_no.graph.nodes})
     if guessed:
-        with_yes, with_no = (way(graph, {**known, **guessed, switch: value}) for value in (yes, no))
+        with_yes, with_no = (logits_with(graph, {**known, **guessed, switch: value}) for value in (yes, no))
     for batch, moving, training in ((with_yes, with_no, yes), (with_no, with_yes, no)):
-        paired = pair(find_sites(batch.graph), find_sites(moving.graph))
-        if paired.layers:
+        switched = pair(find_sites(batch.graph), find_sites(moving.graph))
+        if switched.layers:
             _require_values(batch.graph, moving.graph)
             means = "True" if training else "False"
-            lines = [f"training switch {describe(graph.producer(switch))}: {how}; {means} is batch statistics"]
-            lines += said
-            lines += _lines(paired, batch)
-            return Ways(batch, moving, paired, switch, training, {**known, **guessed}, tuple(lines))
+            first = f"training switch {describe(graph.producer(switch))}: {how}; {means} is batch statistics"
+            lines = [first, *lines, *_lines(switched, batch)]
+            return Modes(batch, moving, switched, switch, training, {**known, **guessed}, tuple(lines))
     return None
 
 
-def way(graph: Graph, known: Mapping[Ref, np.ndarray]) -> Undropped:
-    """What is run for the logits when the tensors of `known` have these values."""
+def logits_with(graph: Graph, known: Mapping[Ref, np.ndarray]) -> Undropped:
+    """The nodes that run for the logits when the tensors of `known` have these values."""
     folded = fold(graph, known, [LOGITS])
     return without_dropout(computing(folded).only([LOGITS]), [LOGITS])
 
 
 def computing(graph: Graph) -> Graph:
-    """`graph` with nothing that only happens beside the computation: updates of averages, checks, printing.
+    """`graph` without side effects: no updates of averages, checks or printing.
 
-    A node that waits for another one is left waiting only where a condition or a loop is still in the graph: there
-    it is how TensorFlow knows that a branch is not taken.
+    Control inputs are kept only where a condition or a loop is still in the graph. There they tell TensorFlow that a
+    branch is not taken.
     """
     conditions = any(node.op in ("Switch", "RefSwitch", "Enter", "RefEnter") for node in graph.nodes.values())
-    kept = {name for name, node in graph.nodes.items() if conditions and node.op != "NoOp" and allowed(node.op)}
+    kept = {name for name, node in graph.nodes.items() if conditions and node.op != "NoOp" and node.op in ALLOWED}
     nodes = {
-        name: Node(name, node.op, node.inputs, tuple(each for each in node.control if each in kept), node.proto)
+        name: replace(node, control=tuple(each for each in node.control if each in kept))
         for name, node in graph.nodes.items()
     }
     return Graph(nodes, graph.functions)
 
 
 def _guesses(nodes: Mapping[str, Node]) -> tuple[dict[Ref, np.ndarray], list[str]]:
-    """Values of what turns dropout on, with a line for each: the share kept is 1, the share dropped 0, a switch off."""
-    guessed, said = {}, []
+    """Values that turn dropout off, with a line for each: the share kept is 1, the share dropped 0, a switch off."""
+    guessed, lines = {}, []
     for node in nodes.values():
-        if node.op not in PLACEHOLDERS or node.name == IMAGES or declared_shape(node) not in ((), None):
+        if not _is_scalar_placeholder(node) or node.name == IMAGES:
             continue
         dtype = tf.as_dtype(data_type(node) or tf.string)
         value: object = None
@@ -158,8 +174,8 @@ def _guesses(nodes: Mapping[str, Node]) -> tuple[dict[Ref, np.ndarray], list[str
             value = 1.0 if _KEEP.search(node.name) else 0.0
         if value is not None:
             guessed[Ref(node.name)] = np.asarray(value, dtype.as_numpy_dtype)
-            said.append(f"{describe(node)} = {value}: guessed; --feed {node.name}=VALUE says otherwise")
-    return guessed, said
+            lines.append(f"{describe(node)} = {value}: guessed; --feed {node.name}=VALUE overrides it")
+    return guessed, lines
 
 
 def _require_values(*graphs: Graph) -> None:
@@ -172,7 +188,7 @@ def _require_values(*graphs: Graph) -> None:
     if missing:
         names = ", ".join(describe(node) for node in list(missing.values())[:_SHOWN])
         raise FinetuneError(
-            f"the logits depend on {names} as well: give it a value by --feed {next(iter(missing))}=VALUE"
+            f"the logits depend on {names} as well: give it a value with --feed {next(iter(missing))}=VALUE"
         )
 
 
@@ -181,27 +197,93 @@ def _require_batchnorm(graph: Graph, known: Mapping[Ref, np.ndarray]) -> None:
     names = {node.op for node in graph.nodes.values()}
     for function in graph.functions.values():
         names |= {proto.op for proto in function.node_def}
-    sites = find_sites(way(graph, known).graph)
+    sites = find_sites(logits_with(graph, known).graph)
     if not sites and not names & FUSED:
         raise FinetuneError(
             "the graph has no BatchNorm on the way to its logits: there is nothing for diagnose-bn to examine"
         )
 
 
-def _lines(paired: NormLayer, batch: Undropped) -> list[str]:
+def _lines(switched: SwitchedLayers, batch: Undropped) -> list[str]:
     lines = []
     if batch.cut:
-        lines.append(f"dropout off in both modes: cut at {', '.join(_first(batch.cut))}")
+        lines.append(f"dropout off in both modes: cut at {_first(batch.cut)}")
     if batch.random:
-        lines.append(
-            f"still random with the switch on, which makes its figures vary: {', '.join(_first(batch.random))}"
-        )
-    for nodes, always in ((paired.always_batch, "batch"), (paired.always_moving, "moving")):
+        lines.append(f"still random with the switch on, which makes its figures vary: {_first(batch.random)}")
+    for nodes, always in ((switched.always_batch, "batch"), (switched.always_moving, "moving")):
         if nodes:
             many = f"{len(nodes)} BN layers use" if len(nodes) > 1 else "1 BN layer uses"
-            lines.append(f"{many} {always} statistics whatever the switch says: {', '.join(_first(nodes))}")
+            lines.append(f"{many} {always} statistics whatever the switch says: {_first(nodes)}")
     return lines
 
 
-def _first(names: tuple[str, ...]) -> list[str]:
-    return [*names[:_SHOWN], *([f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])]
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join([*names[:_SHOWN], *([f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])])
+
+
+def without_dropout(graph: Graph, roots: Iterable[str]) -> Undropped:
+    """`graph` with every dropout passing its input on unchanged, neither masked nor scaled.
+
+    A dropout is a product with (or a selection by) a mask that compares or floors random numbers, as every
+    `tf.nn.dropout` since 0.x builds it. A mask over whole images (stochastic depth) is one as well.
+    """
+    consumers = graph.consumers()
+    mended: dict[str, Node] = {}
+    for node in graph.nodes.values():
+        if node.op in RANDOM:
+            for end, kept in _masked(graph, consumers, node):
+                mended[end.name] = end.identity(_unscaled(graph, kept))
+    graph = graph.with_nodes(mended.values())
+    # Cuts inside conditions may leave nodes of which only the shape was used.
+    graph = graph.only(roots)
+    random = tuple(node.name for node in graph.nodes.values() if node.op in RANDOM)
+    return Undropped(graph, tuple(name for name in mended if name in graph.nodes), random)
+
+
+def _masked(graph: Graph, consumers: dict[str, list[Node]], random: Node) -> list[tuple[Node, Ref]]:
+    """(the node that masks, the input it masks) for each mask made of these random numbers."""
+    found, seen = [], set()
+    waiting = [(random.name, False)]
+    noise = {random.name}
+    while waiting:
+        name, mask = waiting.pop()
+        for reader in consumers[name]:
+            if (reader.name, mask) in seen:
+                continue
+            seen.add((reader.name, mask))
+            kept = [ref for ref in reader.inputs if ref.node not in noise]
+            if mask and reader.op in ("Select", "SelectV2"):
+                found.append((reader, reader.inputs[1] if not _scalar(graph, reader.inputs[1]) else reader.inputs[2]))
+            elif mask and reader.op == "Mul" and len(kept) == 1 and not _scalar(graph, kept[0]):
+                found.append((reader, kept[0]))
+            elif reader.op in _THRESHOLDS or reader.op in _ELEMENTWISE:
+                noise.add(reader.name)
+                waiting.append((reader.name, mask or reader.op in _THRESHOLDS))
+    return found
+
+
+def _unscaled(graph: Graph, ref: Ref) -> Ref:
+    """The tensor before it was divided by the share that is kept."""
+    node = graph.producer(ref)
+    if node.op not in _SCALINGS:
+        return ref
+    left, right = node.inputs
+    if _scalar(graph, right):
+        return left
+    return right if node.op == "Mul" and _scalar(graph, left) else ref
+
+
+def _scalar(graph: Graph, ref: Ref, depth: int = 0) -> bool:
+    """Whether a tensor is certainly a single number: constants, placeholders and their arithmetic."""
+    node = graph.producer(ref)
+    if node.op == "Const":
+        value = constant_value(node)
+        return value is not None and value.shape == ()
+    if node.op in PLACEHOLDERS:
+        # A share to keep is often a placeholder without a shape. No placeholder but the images goes through dropout.
+        return declared_shape(node) in ((), None) and bool(node.inputs or node.name != IMAGES)
+    return (
+        node.op in (*_ELEMENTWISE, "RealDiv", "Div", "Reciprocal")
+        and depth < 20
+        and all(_scalar(graph, each, depth + 1) for each in node.inputs)
+    )

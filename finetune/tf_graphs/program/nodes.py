@@ -1,4 +1,4 @@
-"""A TF1 graph as plain data: what a node is, what it reads, who reads it. Nothing here runs anything."""
+"""A TF1 graph as plain data: its nodes, what each reads, and the values of its small constants. Nothing is run."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,14 +11,53 @@ from finetune.errors import FinetuneError
 
 PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
 IMAGES, LOGITS = "finetune_images", "finetune_logits"
-"""Nodes of ours in every graph that is folded: what is fed, what is fetched."""
-# What gives its first input on unchanged, but for its shape or who may differentiate it.
+"""Nodes that this package adds to every graph before it is folded: what is fed, what is fetched."""
+SWITCHES = ("Switch", "RefSwitch")
+_MOST_VALUES = 64
+"""Elements of the largest tensor worked out: a condition, or a list of axes."""
+# These pass their first input on. They may change its shape or stop its gradient, never its numbers.
 _PASSING = frozenset(
     {
         "Identity", "IdentityN", "RefIdentity", "StopGradient", "PreventGradient", "Snapshot", "CheckNumerics",
         "EnsureShape", "Squeeze", "Reshape", "ExpandDims", "Enter", "RefEnter", "ReadVariableOp", "Cast",
     }
 )  # fmt: skip
+
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
+    "LogicalNot": np.logical_not,
+    "LogicalAnd": np.logical_and,
+    "LogicalOr": np.logical_or,
+    "Equal": np.equal,
+    "NotEqual": np.not_equal,
+    "Greater": np.greater,
+    "GreaterEqual": np.greater_equal,
+    "Less": np.less,
+    "LessEqual": np.less_equal,
+    "Add": np.add,
+    "AddV2": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "RealDiv": np.true_divide,
+    "Neg": np.negative,
+    "Squeeze": np.squeeze,
+}
+
+
+def damaged(what: str, where: object = "the graph") -> FinetuneError:
+    """The error for a file that contradicts itself."""
+    return FinetuneError(f"{where} is damaged: {what}; write it again")
+
+
+def reached(starts: Iterable[str], following: Callable[[str], Iterable[str]]) -> dict[str, None]:
+    """Every name reached from `starts` by `following`, the starts included, in the order they are found."""
+    found: dict[str, None] = {}
+    waiting = list(starts)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = None
+            waiting += following(name)
+    return found
 
 
 class Ref(NamedTuple):
@@ -33,7 +72,7 @@ class Ref(NamedTuple):
 
 @dataclass(frozen=True)
 class Node:
-    """A node; `proto` is its NodeDef, of which only `attr` is looked at: name, op and inputs are the fields."""
+    """A node. `proto` is its NodeDef, used only for `attr`: name, operation and inputs are fields of their own."""
 
     name: str
     op: str
@@ -47,10 +86,8 @@ class Node:
         return self.proto.attr
 
     def identity(self, of: Ref) -> "Node":
-        """A node of the same name and type that gives `of` on."""
-        proto = tf.compat.v1.NodeDef()
-        proto.attr["T"].type = data_type(self) or tf.float32.as_datatype_enum
-        return Node(self.name, "Identity", (of,), (), proto)
+        """A node of the same name and type that passes `of` on."""
+        return new_node(self.name, "Identity", of, T=data_type(self) or tf.float32)
 
 
 @dataclass(frozen=True)
@@ -69,13 +106,25 @@ class Graph:
         return Graph({**self.nodes, **{node.name: node for node in nodes}}, self.functions)
 
     def rewired(self, to: Mapping[Ref, Ref]) -> "Graph":
-        """Every reader of a key of `to` reads its value instead, also where it only waits for it."""
-        whole = {old.node: new.node for old, new in to.items() if old.output == 0}
+        """Every reader of a key of `to` reads its value instead, also where it only waits for that node.
+
+        A value that is itself a key is followed further.
+        """
+
+        def resolved(ref: Ref) -> Ref:
+            for _ in to:  # as many steps at most: a damaged graph may lead in a circle
+                if ref not in to:
+                    break
+                ref = to[ref]
+            return ref
+
+        ends = {old: resolved(old) for old in to}
+        waited = {old.node: new.node for old, new in ends.items()}
         nodes = {
             name: replace(
                 node,
-                inputs=tuple(to.get(ref, ref) for ref in node.inputs),
-                control=tuple(whole.get(waited, waited) for waited in node.control),
+                inputs=tuple(ends.get(ref, ref) for ref in node.inputs),
+                control=tuple(dict.fromkeys(waited.get(each, each) for each in node.control)),
             )
             for name, node in self.nodes.items()
         }
@@ -83,19 +132,14 @@ class Graph:
 
     def ancestors(self, roots: Iterable[str], *, control: bool = True) -> set[str]:
         """The nodes `roots` need, themselves included."""
-        found: set[str] = set()
-        waiting = list(roots)
-        while waiting:
-            name = waiting.pop()
-            if name not in found:
-                found.add(name)
-                if name not in self.nodes:  # those of functions are looked at here for the first time
-                    raise FinetuneError(f"the graph is damaged: it reads '{name}', which is not there; write it again")
-                node = self.nodes[name]
-                waiting += [ref.node for ref in node.inputs]
-                if control:
-                    waiting += node.control
-        return found
+
+        def needed(name: str) -> list[str]:
+            node = self.nodes.get(name)
+            if node is None:  # the inputs of a function's nodes are followed here for the first time
+                raise damaged(f"it reads '{name}', which is not there")
+            return [ref.node for ref in node.inputs] + (list(node.control) if control else [])
+
+        return set(reached(roots, needed))
 
     def only(self, roots: Iterable[str]) -> "Graph":
         """What `roots` need, in the graph's order."""
@@ -113,41 +157,32 @@ class Graph:
 
     def descendants(self, roots: Iterable[str], *, control: bool = False) -> set[str]:
         """The nodes that depend on `roots`, themselves included."""
-        consumers, found, waiting = self.consumers(control=control), set[str](), list(roots)
-        while waiting:
-            name = waiting.pop()
-            if name not in found:
-                found.add(name)
-                waiting += [node.name for node in consumers[name]]
-        return found
+        consumers = self.consumers(control=control)
+        return set(reached(roots, lambda name: [node.name for node in consumers[name]]))
 
     def ordered(self) -> list[Node]:
         """Inputs before their readers; the edges that close a loop (from NextIteration) do not count.
 
         FinetuneError where any other loop is in the graph: no graph that has run has one.
         """
-        done: dict[str, bool] = {}
+        finished: dict[str, bool] = {}
         order: list[Node] = []
         for start in self.nodes:
-            stack = [(start, False)]
+            stack = [start]
             while stack:
-                name, left = stack.pop()
-                if left:
-                    if not done[name]:
-                        done[name] = True
+                name = stack[-1]
+                if name in finished:
+                    stack.pop()
+                    if not finished[name]:
+                        finished[name] = True
                         order.append(self.nodes[name])
                     continue
-                if name in done:
-                    continue
-                done[name] = False
-                stack.append((name, True))
+                finished[name] = False
                 for before in reversed(self._before(name)):
-                    if before not in done:
-                        stack.append((before, False))
-                    elif not done[before]:
-                        raise FinetuneError(
-                            f"the graph is damaged: its node '{before}' waits for itself; write it again"
-                        )
+                    if before not in finished:
+                        stack.append(before)
+                    elif not finished[before]:
+                        raise damaged(f"its node '{before}' waits for itself")
         return order
 
     def _before(self, name: str) -> list[str]:
@@ -157,9 +192,9 @@ class Graph:
         return [ref.node for ref in node.inputs] + list(node.control)
 
     def source(self, ref: Ref, on_the_way: Callable[[Node], Ref | None] | None = None) -> Ref:
-        """Where a value comes from: back through what changes neither the numbers nor their order.
+        """Where a value comes from: back through nodes that change neither its numbers nor their order.
 
-        `on_the_way(node)` may name the input to go on with at any other node.
+        At any other node, `on_the_way(node)` may name the input to follow.
         """
         for _ in range(len(self.nodes)):
             node = self.producer(ref)
@@ -172,8 +207,12 @@ class Graph:
         return ref
 
 
-def data_type(node: Node) -> int:
-    """The DataType of a node's first output by its attributes, 0 where they do not say."""
+def data_type(node: Node, output: int = 0) -> int:
+    """The DataType of a node's output by its attributes, 0 where they do not give it."""
+    for key in ("output_types", "component_types", "dtypes"):
+        if key in node.attr:
+            types = node.attr[key].list.type
+            return int(types[output]) if output < len(types) and known_type(types[output]) else 0
     for key in ("dtype", "T", "DstT", "out_type", "output_type"):
         if key in node.attr and known_type(node.attr[key].type):
             return int(node.attr[key].type)
@@ -202,17 +241,75 @@ def declared_shape(node: Node, output: int = 0) -> tuple[int | None, ...] | None
     return None
 
 
+def new_node(name: str, op: str, *inputs: Ref, **attributes: Any) -> Node:
+    """A node whose attributes are bools, DataTypes (or their numbers), shapes (TensorShape) or arrays."""
+    proto = tf.compat.v1.NodeDef()
+    for key, value in attributes.items():
+        if isinstance(value, bool):
+            proto.attr[key].b = value
+        elif isinstance(value, np.ndarray):
+            proto.attr[key].tensor.CopyFrom(tf.make_tensor_proto(value))
+        elif isinstance(value, tf.TensorShape):
+            proto.attr[key].shape.CopyFrom(value.as_proto())
+        else:
+            # The number of a DataType is kept as it is: one in a damaged file may not exist.
+            proto.attr[key].type = value if isinstance(value, int) else tf.as_dtype(value).as_datatype_enum
+    return Node(name, op, inputs, (), proto)
+
+
 def constant(name: str, value: np.ndarray) -> Node:
     """A node that gives `value`."""
-    proto = tf.compat.v1.NodeDef()
-    proto.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
-    proto.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
-    return Node(name, "Const", (), (), proto)
+    return new_node(name, "Const", dtype=value.dtype, value=value)
 
 
-def placeholder(name: str, dtype: int, shape: tuple[int | None, ...] | None) -> Node:
-    """A node to feed."""
-    proto = tf.compat.v1.NodeDef()
-    proto.attr["dtype"].type = dtype
-    proto.attr["shape"].shape.CopyFrom(tf.TensorShape(shape).as_proto())
-    return Node(name, "Placeholder", (), (), proto)
+class Values:
+    """The values of small tensors of a graph, where they follow from its constants alone."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._nodes = graph.nodes
+        self._seen: dict[Ref, np.ndarray | None] = {}
+
+    def of(self, ref: Ref, depth: int = 0) -> np.ndarray | None:
+        """The value of a tensor, None where it is not known or has more than 64 elements."""
+        if ref not in self._seen:
+            self._seen[ref] = None  # the value inside a loop is never known
+            self._seen[ref] = self._work_out(self._nodes[ref.node], ref, depth) if depth < 100 else None
+        return self._seen[ref]
+
+    def _work_out(self, node: Node, ref: Ref, depth: int) -> np.ndarray | None:
+        if node.op == "Const":
+            return constant_value(node)
+        if node.op in ("Identity", "StopGradient", *SWITCHES):
+            return self.of(node.inputs[0], depth + 1)
+        if node.op == "Cast":
+            value = self.of(node.inputs[0], depth + 1)
+            target = node.attr["DstT"].type
+            if value is None or not known_type(target):
+                return None
+            return value.astype(tf.as_dtype(target).as_numpy_dtype)
+        if node.op not in _ARITHMETIC:
+            return None
+        inputs = [self.of(each, depth + 1) for each in node.inputs]
+        if node.op in ("LogicalAnd", "LogicalOr"):  # one side may be enough
+            decisive = np.asarray(node.op == "LogicalOr")
+            if any(value is not None and value.shape == () and value == decisive for value in inputs):
+                return decisive
+        if any(value is None for value in inputs):
+            return None
+        with np.errstate(all="ignore"):
+            return np.asarray(_ARITHMETIC[node.op](*inputs))
+
+
+def constant_value(node: Node) -> np.ndarray | None:
+    """The value of a Const node, None where it is not numeric or has more than 64 elements."""
+    proto = node.attr["value"].tensor
+    if not known_type(proto.dtype):
+        return None
+    dtype = tf.as_dtype(proto.dtype)
+    count = int(np.prod([float(dim.size) for dim in proto.tensor_shape.dim]))
+    if not (dtype.is_floating or dtype.is_integer or dtype.is_bool) or not 0 <= count <= _MOST_VALUES:
+        return None
+    try:
+        return np.asarray(tf.make_ndarray(proto))
+    except (ValueError, TypeError):
+        return None

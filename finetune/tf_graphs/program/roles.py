@@ -1,4 +1,4 @@
-"""Which tensors of a graph are the images and the logits, and how the images lie in their tensor."""
+"""The tensors of a graph that are the images and the logits, and the layout of the images."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,21 +9,21 @@ import tensorflow as tf
 
 from checkpoints.formats.operations import VARIABLES
 from finetune.errors import FinetuneError, WrongUse
-from finetune.tf_graphs.program.constants import Values
-from finetune.tf_graphs.program.nodes import PLACEHOLDERS, Graph, Node, Ref, data_type, declared_shape, known_type
+from finetune.tf_graphs.program.nodes import PLACEHOLDERS, Graph, Node, Ref, Values, data_type, declared_shape
 
 Layout = Literal["nhwc", "nchw", "flat-nhwc", "flat-nchw"]
 LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw", "flat-nhwc", "flat-nchw")
-_LOSSES = {"SparseSoftmaxCrossEntropyWithLogits": 0, "SoftmaxCrossEntropyWithLogits": 0}
-_PREDICTIONS = {"Softmax": 0, "LogSoftmax": 0, "ArgMax": 0, "InTopK": 0, "InTopKV2": 0, "TopK": 0, "TopKV2": 0}
+_LOSSES = ("SparseSoftmaxCrossEntropyWithLogits", "SoftmaxCrossEntropyWithLogits")
+_PREDICTIONS = ("Softmax", "LogSoftmax", "ArgMax", "InTopK", "InTopKV2", "TopK", "TopKV2")
 _ENDS = frozenset({"MatMul", "BiasAdd", "Add", "AddV2", "Squeeze", "Reshape", "Identity", "Mean"})
 _PIPELINES = ("Iterator", "QueueDequeue", "Unstage", "RecordInput", "DatasetToSingleElement", "InfeedDequeue")
+_SCALINGS = ("Identity", "Cast", "Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "Switch", "Pad")
 _SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Input:
-    """The tensor of images: shape and DataType as declared, `how` it was found."""
+    """The tensor of images, with its shape and DataType as declared. `how` is a line that says how it was found."""
 
     ref: Ref
     dtype: int
@@ -73,12 +73,15 @@ def describe(node: Node, output: int = 0) -> str:
     """`x:0 (float32 [?, 32, 32, 3])`."""
     shape = declared_shape(node, output)
     sides = "any shape" if shape is None else f"[{', '.join('?' if side is None else str(side) for side in shape)}]"
-    dtype = _dtype(node, output)
+    dtype = data_type(node, output)
     return f"{node.name}:{output} ({tf.as_dtype(dtype).name if dtype else 'unknown type'} {sides})"
 
 
 def find_logits(graph: Graph) -> tuple[Ref, str]:
-    """What the loss or the predictions are made of, and a line that says so. FinetuneError where that is not one."""
+    """What the loss or the predictions are made of, and a line that says so.
+
+    FinetuneError where several tensors, or none, may be the logits.
+    """
     losses = _read_by(graph, _LOSSES)
     predictions = _read_by(graph, _PREDICTIONS)
     predicted = {graph.source(ref) for ref in predictions}
@@ -93,27 +96,31 @@ def find_logits(graph: Graph) -> tuple[Ref, str]:
         if found and how != "what loss and predictions are made of":
             names = ", ".join(map(str, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
             raise FinetuneError(
-                f"the graph has {len(found)} tensors that may be the logits: {names}. Choose by --logits"
+                f"the graph has {len(found)} tensors that may be the logits: {names}. Choose one with --logits"
             )
     raise FinetuneError(
-        "the graph has no cross-entropy, no softmax and no end from which its logits could be told: name them with "
-        "--logits (the tensor [batch, classes] before the softmax)"
+        "the graph has no cross-entropy, no softmax and no end that shows its logits: name them with --logits (the "
+        "tensor [batch, classes] before the softmax)"
     )
 
 
-def _read_by(graph: Graph, readers: dict[str, int]) -> list[Ref]:
-    """What nodes of these types read, if weights are in it, each once, whatever shape it is read in."""
+def _read_by(graph: Graph, readers: tuple[str, ...]) -> list[Ref]:
+    """The first inputs of nodes of these types that depend on weights, each once, whatever shape it is read in."""
     found: dict[Ref, Ref] = {}
     for node in graph.nodes.values():
         if node.op in readers and not node.name.startswith("gradients"):
-            ref = _unflattened(graph, node.inputs[readers[node.op]])
-            if any(graph.nodes[name].op in VARIABLES for name in graph.ancestors([ref.node], control=False)):
+            ref = _unflattened(graph, node.inputs[0])
+            if _has_weights(graph, graph.ancestors([ref.node], control=False)):
                 found.setdefault(graph.source(ref), ref)
     return list(found.values())
 
 
+def _has_weights(graph: Graph, names: Iterable[str]) -> bool:
+    return any(graph.nodes[name].op in VARIABLES for name in names)
+
+
 def _unflattened(graph: Graph, ref: Ref) -> Ref:
-    """Back through what TensorFlow itself puts before a loss: it flattens to a shape it computes, casts, renames."""
+    """Back through what TensorFlow itself puts before a loss: flattening to a computed shape, casts, new names."""
     for _ in range(len(graph.nodes)):
         node = graph.producer(ref)
         computed = node.op == "Reshape" and graph.producer(node.inputs[1]).op != "Const"
@@ -130,7 +137,7 @@ def _last(graph: Graph) -> list[Ref]:
     for node in graph.nodes.values():
         if node.op in _ENDS and not consumers[node.name]:
             needed = graph.ancestors([node.name], control=False)
-            if needed & sources and any(graph.nodes[name].op in VARIABLES for name in needed):
+            if needed & sources and _has_weights(graph, needed):
                 found[_unflattened(graph, Ref(node.name))] = None
     return list(found)
 
@@ -138,7 +145,7 @@ def _last(graph: Graph) -> list[Ref]:
 def find_input(graph: Graph, logits: Ref, chosen: Ref | None, layout: str | None) -> Input:
     """The tensor of images that the logits depend on: a placeholder, else what an input pipeline gives.
 
-    FinetuneError where none or several may be it, or where the layout cannot be told.
+    FinetuneError where no tensor or several may be the images, or where their layout is not clear.
     """
     needed = graph.only([logits.node])
     if chosen is not None:
@@ -164,7 +171,7 @@ def find_input(graph: Graph, logits: Ref, chosen: Ref | None, layout: str | None
         if images:
             found = ", ".join(describe(needed.producer(ref), ref.output) for ref in images)
             raise FinetuneError(
-                f"the graph has {len(images)} tensors that may be the images: {found}. Choose by --input"
+                f"the graph has {len(images)} tensors that may be the images: {found}. Choose one with --input"
             )
     raise FinetuneError(
         f"the graph has no tensor of images [batch, height, width, 3], [batch, 3, height, width] or [batch, pixels] "
@@ -173,44 +180,35 @@ def find_input(graph: Graph, logits: Ref, chosen: Ref | None, layout: str | None
 
 
 def _image(graph: Graph, ref: Ref) -> bool:
-    dtype, shape = _dtype(graph.producer(ref), ref.output), declared_shape(graph.producer(ref), ref.output)
+    node = graph.producer(ref)
+    dtype, shape = data_type(node, ref.output), declared_shape(node, ref.output)
     if not dtype or not (tf.as_dtype(dtype).is_floating or tf.as_dtype(dtype) == tf.uint8):
         return False
-    if shape is None:
-        return True
-    if len(shape) == 4:
+    if shape is None or len(shape) == 4:
         return True
     return len(shape) == 2 and (shape[1] is None or (shape[1] % 3 == 0 and ((shape[1] // 3) ** 0.5) % 1 == 0))
 
 
-def _dtype(node: Node, output: int) -> int:
-    for key in ("output_types", "component_types", "dtypes"):
-        if key in node.attr:
-            types = node.attr[key].list.type
-            return int(types[output]) if output < len(types) and known_type(types[output]) else 0
-    return data_type(node)
-
-
 def _input(graph: Graph, ref: Ref, layout: str | None, how: str) -> Input:
     node = graph.producer(ref)
-    shape, dtype = declared_shape(node, ref.output), _dtype(node, ref.output) or tf.float32.as_datatype_enum
+    shape, dtype = declared_shape(node, ref.output), data_type(node, ref.output) or tf.float32.as_datatype_enum
     if layout is not None and layout not in LAYOUTS:
         raise WrongUse(f"--input-layout {layout}: expected one of {', '.join(LAYOUTS)}")
-    told: Layout | None = next((each for each in LAYOUTS if each == layout), None) or _layout(graph, ref, shape)
-    if told is None:
+    used: Layout | None = next((each for each in LAYOUTS if each == layout), None) or _layout(graph, ref, shape)
+    if used is None:
         raise FinetuneError(
-            f"how images lie in {describe(node, ref.output)} cannot be told from the graph: give --input-layout "
+            f"the graph does not show the layout of the images in {describe(node, ref.output)}: give --input-layout "
             f"{'|'.join(LAYOUTS)} (CIFAR-10's own rows are flat-nchw)"
         )
-    rank = 2 if told.startswith("flat") else 4
+    rank = 2 if used.startswith("flat") else 4
     if shape is not None and len(shape) != rank:
-        raise WrongUse(f"--input-layout {told} has {rank} axes, but the input is {describe(node, ref.output)}")
-    channels = shape and {"nhwc": shape[-1], "nchw": shape[1]}.get(told)
+        raise WrongUse(f"--input-layout {used} has {rank} axes, but the input is {describe(node, ref.output)}")
+    channels = shape and {"nhwc": shape[-1], "nchw": shape[1]}.get(used)
     if channels not in (None, 3):
         raise FinetuneError(
             f"the input {describe(node, ref.output)} takes {channels} channels, but images have 3 (RGB)"
         )
-    return Input(ref, dtype, shape, told, f"{how}; images lie {told} in it")
+    return Input(ref, dtype, shape, used, f"{how}; their layout is {used}")
 
 
 def _layout(graph: Graph, ref: Ref, shape: tuple[int | None, ...] | None) -> Layout | None:
@@ -219,7 +217,7 @@ def _layout(graph: Graph, ref: Ref, shape: tuple[int | None, ...] | None) -> Lay
         if first != last:
             return "nchw" if first else "nhwc"
         if not first and shape[1] and shape[3]:
-            return "nhwc"  # neither has three: refused with the number of channels
+            return "nhwc"  # neither has three channels: the caller refuses it and names their number
     values = Values(graph)
     for node in _readers(graph, ref):
         if node.op == "Reshape" and (shape is None or len(shape) == 2):
@@ -232,7 +230,7 @@ def _layout(graph: Graph, ref: Ref, shape: tuple[int | None, ...] | None) -> Lay
 
 
 def _readers(graph: Graph, ref: Ref) -> Iterable[Node]:
-    """What reads a tensor, also after scaling or casting it."""
+    """The nodes that read a tensor, also after scaling or casting it."""
     consumers, waiting, seen = graph.consumers(), [ref], {ref.node}
     while waiting:
         current = waiting.pop()
@@ -240,5 +238,5 @@ def _readers(graph: Graph, ref: Ref) -> Iterable[Node]:
             if current in node.inputs and node.name not in seen:
                 seen.add(node.name)
                 yield node
-                if node.op in ("Identity", "Cast", "Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "Switch", "Pad"):
+                if node.op in _SCALINGS:
                     waiting += [Ref(node.name, 0), Ref(node.name, 1)] if node.op == "Switch" else [Ref(node.name)]

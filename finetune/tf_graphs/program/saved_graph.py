@@ -1,4 +1,4 @@
-"""A SavedModel read as data: its graph, its signature, which variable lies where in its checkpoint. Nothing is run."""
+"""A SavedModel read as data: its graph, its signature, and where its checkpoint keeps each variable. Nothing is run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from google.protobuf import text_format
-from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import saved_model_pb2
 
 from checkpoints.formats.operations import ASSIGNMENTS, VARIABLES
+from checkpoints.formats.saved_model import parse_saved_model
 from finetune.errors import FinetuneError
 from finetune.tf_graphs.program.fold import fold
-from finetune.tf_graphs.program.graphdef import parse_ref, read_nodes
+from finetune.tf_graphs.program.graphdef import parse_ref, read_graph
 from finetune.tf_graphs.program.metagraph import MetaGraph, places_saved
-from finetune.tf_graphs.program.nodes import Graph, Node, Ref
+from finetune.tf_graphs.program.nodes import Graph, Ref, new_node
 
 OUTPUT = "finetune_output"
-"""The node of ours that gives what the signature gives."""
+"""The node that is added for the output of the signature."""
 _SAVED = "finetune_saved"
 _SIGNATURES = ("serving_default", "serve", "default", "image_feature_vector")
 _OUTPUTS = ("logits", "default", "output_0", "probabilities")
@@ -26,10 +24,11 @@ _OUTPUTS = ("logits", "default", "output_0", "probabilities")
 
 @dataclass(frozen=True)
 class SavedModel:
-    """directory; meta: its graph, with `OUTPUT`. signature, images: the function that is examined and its argument.
+    """meta: the graph of the file in `directory`, with `OUTPUT`. signature, images: the function that is examined, and
+    its argument.
 
-    twins: variables by the variable they are a copy of. Keras's `model.export` saves every variable twice: TensorFlow
-    Serving restores the one, `tf.saved_model.load` the other.
+    twins: the copies of each variable. Keras's `model.export` saves every variable twice: TensorFlow Serving restores
+    one of them, `tf.saved_model.load` the other.
     """
 
     directory: Path
@@ -40,9 +39,9 @@ class SavedModel:
 
 
 def takes_training(directory: Path) -> bool:
-    """Whether a SavedModel is called with an argument `training`, by what it says of its `__call__`.
+    """Whether a SavedModel is called with an argument `training`, by the recorded signature of its `__call__`.
 
-    FinetuneError where it is damaged.
+    CheckpointError where it is damaged.
     """
     objects = _serving(directory).object_graph_def
     if not objects.nodes:
@@ -50,23 +49,20 @@ def takes_training(directory: Path) -> bool:
     for child in objects.nodes[0].children:
         if child.local_name == "__call__" and child.node_id < len(objects.nodes):
             spec = objects.nodes[child.node_id].function.function_spec.fullargspec
-            for part in spec.named_tuple_value.values:
-                if part.key in ("args", "kwonlyargs"):
-                    names = [one.string_value for one in part.value.list_value.values]
-                    if "training" in names:
-                        return True
+            lists = [one.value.list_value for one in spec.named_tuple_value.values if one.key in ("args", "kwonlyargs")]
+            return any(name.string_value == "training" for names in lists for name in names.values)
     return False
 
 
-def read(directory: Path) -> SavedModel:
-    """Parse the SavedModel in `directory`; what serves images in it is found by its signatures.
+def read_saved_model(directory: Path) -> SavedModel:
+    """Parse the SavedModel in `directory` and find the signature that takes images.
 
-    FinetuneError where it is damaged, or where no signature takes one tensor of images and gives one of classes.
+    CheckpointError where it is damaged. FinetuneError where no signature takes one tensor of images and gives one of
+    classes.
     """
     path = directory / "saved_model.pb"
     proto = _serving(directory)
-    functions = {function.signature.name: function for function in proto.graph_def.library.function}
-    graph = Graph(read_nodes(proto.graph_def.node, functions, path), functions)
+    graph = read_graph(proto.graph_def, path)
     name, signature = _signature(proto.signature_def, directory)
     (given,) = signature.inputs.values()
     output = _output(signature.outputs, f"the signature '{name}' of {directory}")
@@ -74,11 +70,10 @@ def read(directory: Path) -> SavedModel:
     for ref in (images, end):
         if ref.node not in graph.nodes:
             raise FinetuneError(f"{path} is damaged: its signature names '{ref}', which is not there; export it again")
-    graph = graph.with_nodes([_identity(OUTPUT, end, output.dtype)])
-    graph.ordered()
+    graph = graph.with_nodes([new_node(OUTPUT, "Identity", end, T=output.dtype)])
     twins, saved = _twins(graph), dict(_places(graph, proto.saver_def))
     for variable, copies in twins.items():
-        # `tf.saved_model.save` of a Keras 3 model keeps only the copies, which loading gives to the functions.
+        # `tf.saved_model.save` of a Keras 3 model keeps only the copies, which the functions get when it is loaded.
         saved.setdefault(variable, tuple(place for copy in copies for place in saved.get(copy, ())))
     meta = MetaGraph(path, graph, {}, saved, proto.graph_def.versions, proto.meta_info_def.stripped_op_list)
     return SavedModel(directory, meta, name, images, twins)
@@ -86,24 +81,13 @@ def read(directory: Path) -> SavedModel:
 
 def _serving(directory: Path) -> Any:
     """The MetaGraphDef that serves."""
-    message = saved_model_pb2.SavedModel()
-    binary, text = directory / "saved_model.pb", directory / "saved_model.pbtxt"
-    path = binary if binary.is_file() else text
-    try:
-        if path == binary:
-            message.ParseFromString(path.read_bytes())
-        else:
-            text_format.Parse(path.read_text(encoding="utf-8"), message)
-    except OSError as error:
-        raise FinetuneError(f"cannot read {path}: {error.strerror}") from None
-    except (DecodeError, text_format.ParseError, UnicodeDecodeError, RecursionError):
-        raise FinetuneError(f"{path} is damaged or cut off: copy or fetch it again") from None
+    message = parse_saved_model(directory)
     for proto in message.meta_graphs:
         if "serve" in proto.meta_info_def.tags:
             return proto
     if len(message.meta_graphs) != 1:
         tags = " and ".join(str(list(one.meta_info_def.tags)) for one in message.meta_graphs) or "none"
-        raise FinetuneError(f"{path} has no graph with the tag 'serve' (it has {tags}): export it for serving")
+        raise FinetuneError(f"{directory} has no graph with the tag 'serve' (it has {tags}): export it for serving")
     return message.meta_graphs[0]
 
 
@@ -141,18 +125,12 @@ def _output(outputs: Mapping[str, Any], where: str) -> Any:
     return chosen
 
 
-def _identity(name: str, of: Ref, dtype: int) -> Node:
-    proto = tf.compat.v1.NodeDef()
-    proto.attr["T"].type = dtype
-    return Node(name, "Identity", (of,), (), proto)
-
-
 def _places(graph: Graph, saver: Any) -> Mapping[str, Any]:
-    """Where the model's own save function puts each variable; it is read, not run."""
+    """Where the model's own save function puts each variable. The function is read, not run."""
     ref = parse_ref(saver.save_tensor_name)
     if ref.node not in graph.nodes:
         return {}
-    end = _identity(_SAVED, ref, tf.string.as_datatype_enum)
+    end = new_node(_SAVED, "Identity", ref, T=tf.string)
     return places_saved(fold(graph.with_nodes([end]), {}, [_SAVED]))
 
 

@@ -1,20 +1,21 @@
-"""Where a graph normalises by batch or by moving statistics, however it was written."""
+"""Where a graph normalises by batch or by moving statistics, in any way of writing it, and the BN layers this makes."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 
 from checkpoints.formats.operations import FUSED, VARIABLES
-from finetune.tf_graphs.program.constants import Values
-from finetune.tf_graphs.program.nodes import Graph, Node, Ref
+from finetune.tf_graphs.program.nodes import Graph, Node, Ref, Values
 
 
 @dataclass(frozen=True)
 class Entries:
-    """Where the two variables enter a normalisation by hand: (node, number of its input).
+    """Where the two variables enter a normalisation written by hand: (node, number of its input).
 
-    across: the tensor that is combined with x; its shape tells which axis the channels are.
+    across: the tensor that is combined with x. Its shape shows which axis the channels are.
     """
 
     mean: tuple[str, int]
@@ -24,7 +25,11 @@ class Entries:
 
 @dataclass(frozen=True)
 class _Formula:
-    """What is normalised, the variables of mean, gamma and beta, where the mean enters, what is combined with x."""
+    """The parts of a normalisation written by hand.
+
+    x: the tensor that is normalised. mean, gamma, beta: variables. entry: where the mean enters. across: the tensor
+    that is combined with x.
+    """
 
     x: Ref | None = None
     mean: str | None = None
@@ -38,10 +43,11 @@ class _Formula:
 class Site:
     """One normalisation in a folded graph.
 
-    x: what is normalised, read before it; axes: those that are averaged over. mean, variance: the variables it
-    normalises by, None under batch statistics. gamma, beta: their variables, None where there are none.
-    origin: the tensor x comes from, through what keeps its numbers: the same under both kinds of statistics.
-    entries: where the variables enter, for those written by hand that normalise by variables.
+    x: the tensor that is normalised. axes: those that are averaged over.
+    mean, variance: the variables it normalises by, None under batch statistics.
+    gamma, beta: their variables, None where there are none.
+    origin: the tensor x comes from, through nodes that keep its numbers. It is the same under both kinds of statistics.
+    entries: where the variables enter, for normalisations by variables that are written by hand.
     """
 
     node: str
@@ -53,7 +59,7 @@ class Site:
     variance: str | None = None
     gamma: str | None = None
     beta: str | None = None
-    entries: "Entries | None" = None
+    entries: Entries | None = None
 
     @property
     def batch(self) -> bool:
@@ -83,20 +89,15 @@ class _Reader:
     def _fused(self, node: Node) -> Site:
         batch = node.attr["is_training"].b if "is_training" in node.attr else True
         channels_first = node.attr["data_format"].s == b"NCHW"
-        epsilon = node.attr["epsilon"].f if "epsilon" in node.attr else 1e-4
+        axes = (0, 2, 3) if channels_first else (0, 1, 2)
+        epsilon = float(f"{node.attr['epsilon'].f if 'epsilon' in node.attr else 1e-4:.6g}")
         gamma, beta, mean, variance = (self._variable(ref) for ref in node.inputs[1:5])
+        if batch:
+            mean = variance = None
+        else:
+            variance = variance or node.inputs[4].node
         x = node.inputs[0]
-        return Site(
-            node.name,
-            x,
-            (0, 2, 3) if channels_first else (0, 1, 2),
-            float(f"{epsilon:.6g}"),
-            self._graph.source(x),
-            None if batch else mean,
-            None if batch else variance or node.inputs[4].node,
-            gamma,
-            beta,
-        )
+        return Site(node.name, x, axes, epsilon, self._graph.source(x), mean, variance, gamma, beta)
 
     def _by_hand(self, root: Node) -> Site | None:
         """(x - mean) / sqrt(variance + epsilon), in the order of `tf.nn.batch_normalization` or of a formula."""
@@ -126,7 +127,7 @@ class _Reader:
         return Site(root.name, x, (), epsilon, origin, found.mean, held, found.gamma, found.beta, entries)
 
     def _formula(self, root: Node) -> _Formula:
-        """By how 1/sqrt(...) is used."""
+        """Its parts, by the nodes that read 1/sqrt(...)."""
         inverse, gamma = root, None
         readers = self._consumers[root.name]
         if len(readers) == 1 and readers[0].op == "Mul":
@@ -154,7 +155,7 @@ class _Reader:
         return found
 
     def _uses(self, name: str) -> Iterator[tuple[str, Node]]:
-        """(the node read, its reader) of a node, also in another type."""
+        """(the node read, its reader) of a node, also after a cast to another type."""
         for reader in self._consumers[name]:
             if reader.op == "Cast":
                 yield from self._uses(reader.name)
@@ -165,7 +166,7 @@ class _Reader:
         return self._variable(node.inputs[0]) if node.op == "Sub" else None
 
     def _moments(self, variance: Ref) -> tuple[Ref, tuple[int, ...]] | None:
-        """What the batch variance is taken of, and over which axes, if it is a batch variance."""
+        """The tensor a batch variance is taken of, and over which axes; None where it is no batch variance."""
         node = self._producer(variance)
         if node.op == "Sub":  # E[x^2] - E[x]^2
             node = self._producer(node.inputs[0])
@@ -208,3 +209,87 @@ class _Reader:
 
 def _other(node: Node, name: str) -> Ref:
     return next((ref for ref in node.inputs if ref.node != name), node.inputs[0])
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A BN layer: its variables, and where it normalises by the batch (several sites where it is used again)."""
+
+    name: str
+    mean: str
+    variance: str
+    epsilon: float
+    gamma: str | None
+    beta: str | None
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True)
+class SwitchedLayers:
+    """The layers that the training switch switches, and nodes that use one kind of statistics whatever it is."""
+
+    layers: tuple[Layer, ...]
+    always_batch: tuple[str, ...]
+    always_moving: tuple[str, ...]
+
+
+def pair(batch: list[Site], moving: list[Site]) -> SwitchedLayers:
+    """Find the site of the same layer for each site of `batch`, the sites under the other value of the switch.
+
+    It is the same node, or a node that normalises the same tensor with the same gamma and beta.
+    """
+    by_node = {site.node: site for site in moving}
+    by_place: dict[tuple[object, ...], list[Site]] = defaultdict(list)
+    for site in moving:
+        by_place[_place(site)].append(site)
+    grouped: dict[tuple[str, str], list[tuple[Site, Site]]] = defaultdict(list)
+    always_batch, always_moving = [], []
+    others = {site.node: by_node.get(site.node) or _only(by_place[_place(site)]) for site in batch}
+    others.update(_in_order(batch, moving, others))
+    for site in batch:
+        other = others[site.node]
+        if not site.batch:
+            always_moving.append(site.node)
+        elif other is None or other.batch:
+            always_batch.append(site.node)
+        elif other.mean is not None and other.variance is not None:
+            grouped[other.mean, other.variance].append((site, other))
+    layers = []
+    for name, ((mean, variance), sites) in zip(_names(list(grouped)), grouped.items(), strict=True):
+        one, other = sites[0]
+        gamma, beta = other.gamma or one.gamma, other.beta or one.beta
+        layers.append(Layer(name, mean, variance, one.epsilon, gamma, beta, tuple(site for site, _ in sites)))
+    return SwitchedLayers(tuple(layers), tuple(always_batch), tuple(always_moving))
+
+
+def _place(site: Site) -> tuple[object, ...]:
+    return site.origin, site.gamma, site.beta
+
+
+def _only(sites: list[Site]) -> Site | None:
+    return sites[0] if len(sites) == 1 else None
+
+
+def _in_order(batch: list[Site], moving: list[Site], paired: dict[str, Site | None]) -> dict[str, Site | None]:
+    """Pair the sites that remain in their order, where one normalisation reads another one's output.
+
+    Empty where they are not as many, or where their gamma and beta differ.
+    """
+    taken = {site.node for site in paired.values() if site}
+    left = [site for site in batch if site.batch and paired[site.node] is None]
+    right = [site for site in moving if not site.batch and site.node not in taken]
+    if [(site.gamma, site.beta) for site in left] != [(site.gamma, site.beta) for site in right]:
+        return {}
+    return {a.node: b for a, b in zip(left, right, strict=True)}
+
+
+def _names(variables: list[tuple[str, str]]) -> list[str]:
+    """Each layer is called by the scope its two variables share, or by its mean where that scope is not its own."""
+    scopes = []
+    for mean, variance in variables:
+        shared = takewhile(lambda parts: parts[0] == parts[1], zip(mean.split("/"), variance.split("/"), strict=False))
+        scopes.append("/".join(part for part, _ in shared))
+    return [
+        scope if scope and scopes.count(scope) == 1 else mean
+        for scope, (mean, _) in zip(scopes, variables, strict=True)
+    ]
