@@ -57,7 +57,7 @@ class Moments:
         )
 
 
-class KerasSubject:
+class KerasSubject(Subject):
     """A Keras model adopted by `surgery.adopt`, as a `Subject`."""
 
     def __init__(self, model: keras.Model) -> None:

@@ -52,6 +52,16 @@ class Subject(Runnable, Protocol):
     def layers(self) -> Sequence[BNInfo]:
         """Every BN layer, from the input to the output."""
 
+    @property
+    def batch_size(self) -> int | None:
+        """The only number of images that `forward` takes at once, None where it takes any."""
+        return None
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether `forward` takes whole numbers from 0 to 255 and prepares them itself."""
+        return False
+
     def snapshot(self) -> Snapshot:
         """A copy of every moving statistic."""
 

@@ -112,7 +112,7 @@ def _of_keys(file: Checkpoint, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _scope(name: str, places: Mapping[str, Any]) -> str | None:
-    """The file's name of a layer, also where one of the two has another model or scope around it; None if not certain."""
+    """The file's name for a layer, also where one of them is inside another model or scope. None if not certain."""
     spelled = (name, name.replace(".", "/"))
     for one in spelled:
         if one in places:

@@ -54,9 +54,9 @@ def test_what_the_graph_says_of_its_updates(opened, kind, decay, layers, collect
     facts = subject.facts
     assert [layer.name for layer in subject.layers] == layers
     assert [layer.epsilon for layer in subject.layers] == [0.001, 0.001]
-    assert facts.decay == dict.fromkeys(layers, decay)
+    assert subject.decay == dict.fromkeys(layers, decay)
     assert (facts.step, facts.updates) == (100, updates)
-    assert (facts.update_ops, facts.train_op_runs_updates) == (collected, runs)
+    assert (facts.wiring.collected, facts.wiring.train_op_runs_updates) == (collected, runs)
     assert len(facts.wiring.updates) == 4
     assert (subject.outputs, subject.input_size) == (10, (32, 32))
     gammas = [layer.gamma for layer in subject.layers]
@@ -85,7 +85,7 @@ def test_batch_statistics_agree_with_the_graphs_own_updates_(opened, kind):
     _, moments = subject.forward("batch")(images)
     by_updates = subject.statistics_by_updates(np.asarray(images), 0.0)
     for layer, (mean, variance, n) in zip(subject.layers, moments, strict=True):
-        kept = subject.facts.decay[layer.name]
+        kept = subject.decay[layer.name]
         own_mean, own_variance = (value / (1 - kept) for value in by_updates[layer.name])
         # The fused op feeds n/(n-1) times the variance to the average, tf.nn.moments does not.
         factor = n / (n - 1) if kind in ("layers", "slim", "slim-averaged") else 1.0
@@ -148,10 +148,9 @@ def test_a_recalibrated_checkpoint_is_the_same_but_for_the_statistics(opened, tm
     truth, subject = opened["slim"]
     before = subject.snapshot()
     recalibrate(subject, (images for images, _, _ in batches(truth.train, "slim")()))
-    recalibrated = subject.snapshot()
     evaluated = Evaluator(subject).evaluate(batches(truth.test, "slim")())
+    subject.write(tmp_path / "model.ckpt-100")
     subject.restore(before)
-    subject.write_checkpoint(tmp_path / "model.ckpt-100", recalibrated)
 
     import tensorflow as tf
 
@@ -165,9 +164,9 @@ def test_a_recalibrated_checkpoint_is_the_same_but_for_the_statistics(opened, tm
     again = open_graph(tmp_path / "model.ckpt-100.meta")
     assert Evaluator(again).evaluate(batches(truth.test, "slim")()) == evaluated
     with pytest.raises(Exception, match="already there and is not overwritten"):
-        subject.write_checkpoint(tmp_path / "model.ckpt-100", recalibrated)
+        subject.write(tmp_path / "model.ckpt-100")
     with pytest.raises(Exception, match="there is no directory"):
-        subject.write_checkpoint(tmp_path / "none" / "model.ckpt", recalibrated)
+        subject.write(tmp_path / "none" / "model.ckpt")
 
 
 def test_averages_of_weights_are_listed_and_used_when_asked_for(opened):
@@ -191,6 +190,3 @@ def test_what_does_not_fit_is_said(opened):
     _, subject = opened["layers"]
     with pytest.raises(Exception, match="takes images of 32 x 32 px, but was given 40 x 40"):
         subject.forward("moving")(np.zeros((2, 40, 40, 3), np.float32))
-    with pytest.raises(Exception, match="has 10 logits, but the data has 7 classes"):
-        subject.require_classes(7)
-    subject.require_classes(9, offset=1)

@@ -49,8 +49,8 @@ def test_assignments_beside_the_batch_branch_are_seen_and_not_run(tmp_path, v2):
     subject = agrees(save(tmp_path, cond_around_everything, v2=v2))
     facts = subject.facts
     assert [layer.name for layer in subject.layers] == ["a", "b"]
-    assert facts.decay == {"a": 0.9, "b": 0.9}
-    assert (facts.step, facts.update_ops, facts.train_op_runs_updates) == (7, 0, True)
+    assert subject.decay == {"a": 0.9, "b": 0.9}
+    assert (facts.step, facts.wiring.collected, facts.wiring.train_op_runs_updates) == (7, 0, True)
 
 
 def a_switch_that_says_test():
@@ -79,11 +79,11 @@ def a_switch_that_says_test():
 def test_an_inverted_switch_rows_of_channels_and_a_dense_layer(tmp_path, v2):
     subject = agrees(save(tmp_path, a_switch_that_says_test, v2=v2))
     assert any("tst:0 (bool []): found; False is batch statistics" in line for line in subject.facts.lines)
-    assert any("images lie flat-nchw" in line for line in subject.facts.lines)
-    assert set(subject.facts.decay.values()) == {0.998}
+    assert any("their layout is flat-nchw" in line for line in subject.facts.lines)
+    assert set(subject.decay.values()) == {0.998}
     assert (subject.batch_size, subject.input_size) == (8, (16, 16))
     # Its average is run by a session.run of its own, which no graph tells; and its statistics have moved.
-    assert (subject.facts.train_op_runs_updates, subject.facts.updates) == (False, None)
+    assert (subject.facts.wiring.train_op_runs_updates, subject.facts.updates) == (False, None)
 
 
 def a_switch_in_arithmetic():
@@ -100,9 +100,9 @@ def a_switch_in_arithmetic():
 
 def test_a_switch_written_as_arithmetic(tmp_path):
     subject = agrees(save(tmp_path, a_switch_in_arithmetic))
-    assert subject.facts.decay == {"a": 0.9}
+    assert subject.decay == {"a": 0.9}
     assert (subject.input_size, subject.batch_size) == (None, None)
-    assert subject.facts.train_op_runs_updates is None
+    assert subject.facts.wiring.train_op_runs_updates is None
 
 
 def channels_first():
@@ -270,7 +270,7 @@ def test_variables_are_found_under_the_names_a_saver_gives_them(tmp_path):
     arrays = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     write_slim(tmp_path / "renamed", {f"net/{n}" if "moving" in n else n: a for n, a in arrays.items()})
     subject = agrees(saved, checkpoint=tmp_path / "renamed")
-    subject.write_checkpoint(tmp_path / "again", subject.snapshot())
+    subject.write(tmp_path / "again")
     assert "net/a/moving_mean" in tf.train.load_checkpoint(str(tmp_path / "again")).get_variable_to_shape_map()
 
 
@@ -292,5 +292,5 @@ def test_a_checkpoint_in_one_file(tmp_path):
     saved = save(tmp_path, network, version=v1.train.SaverDef.V1)
     assert saved.meta.with_suffix("").is_file()
     subject = agrees(saved)
-    subject.write_checkpoint(tmp_path / "new", subject.snapshot())
+    subject.write(tmp_path / "new")
     agrees(Saved(tmp_path / "new.meta", saved.images, saved.true, saved.false))
