@@ -8,7 +8,7 @@ import click
 from finetune.cli import completion_command, shared_options
 
 if TYPE_CHECKING:
-    from finetune.diagnosis.targets.target import Target
+    from finetune.diagnosis.targets.opening import Target
 
 _LAYOUTS = ("nhwc", "nchw", "flat-nhwc", "flat-nchw")
 _OPTIONS = (

@@ -14,6 +14,7 @@ from finetune.diagnosis.targets.tf_graph import open_tf_graph
 from finetune.diagnosis.targets.tf_saved_model import open_saved_model
 from finetune.errors import FinetuneError, WrongUse
 
+__all__ = ["Target", "open_target"]
 _GRAPH_ONLY = ("input", "logits", "is_training", "input_layout", "feed")
 
 
