@@ -36,15 +36,16 @@ def diagnose_bn(
     from finetune.cli.display_diagnosis import show_diagnosis
     from finetune.cli.display_training import console_display
     from finetune.errors import WrongUse
-    from finetune.reporting import html as page
+    from finetune.files import write_text
+    from finetune.reporting.html import check_page_path
 
     if quick and all_checks:
         raise WrongUse("--quick and --all-checks contradict each other: give one of them")
     if html is not None:
-        page.check_place(html)
+        check_page_path(html)
     load_tensorflow()
     from finetune.diagnosis.doctor import diagnose
-    from finetune.reporting import diagnosis_page as pages
+    from finetune.reporting.diagnosis_page import render_diagnosis_page
 
     with console_display(quiet=quiet or as_json) as display:
         diagnosis = diagnose(
@@ -54,7 +55,7 @@ def diagnose_bn(
             on_batch=display.batch,
         )
     if html is not None:
-        page.write(html, pages.page(diagnosis.to_json()))
+        write_text(html, render_diagnosis_page(diagnosis.to_json()))
     if as_json:
         shared_options.emit(diagnosis.to_json())
     else:

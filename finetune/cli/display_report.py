@@ -121,7 +121,7 @@ def _mistakes(out: Console, mistakes: Sequence[Mapping[str, Any]]) -> None:
         return
     table = table_of("image", "taken for", "probability", "true class", "its probability",
                    left=("taken for", "true class"))  # fmt: skip
-    out.print("surest mistakes, by the number of the test image")
+    out.print("most confident mistakes, by the number of the test image")
     for one in mistakes[:10]:
         table.add_row(
             str(one["image"]), Text(one["predicted"]), percent(one["probability"]), Text(one["true"]),

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from finetune.backbone.freezing import FreezePlan
 from finetune.cli.console import Console
 from finetune.config.run_config import RunConfig
 from finetune.reporting.words import others_moved
 
 if TYPE_CHECKING:
+    from finetune.backbone.freezing import FreezePlan
     from finetune.runs.directory import RunDir
 
 _STATISTICS = {"train": "batch, updating", "stats": "batch, updating", "freeze": "moving", "affine": "moving"}
@@ -50,7 +50,7 @@ class ConsoleDisplay:
         """A concern that does not stop the run."""
         self._console.print(f"warning: {text}", style="yellow", markup=False)
 
-    def plan(self, plan: FreezePlan, config: RunConfig) -> None:
+    def plan(self, plan: "FreezePlan", config: RunConfig) -> None:
         """What trains and which statistics each stage uses."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         counts = ("weight layers", "that train", "BN layers")

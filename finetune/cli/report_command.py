@@ -1,19 +1,26 @@
 """`finetune report`."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 
+if TYPE_CHECKING:
+    from finetune.evaluation.predictions import Predictions
+
 
 @click.command()
 @click.argument("targets", type=shared_options.PATH, metavar="RUN...", nargs=-1)
 @click.option("--html", type=shared_options.PATH, metavar="FILE", help="The same as a self-contained page with plots.")
 @click.option(
-    "--mistakes", type=click.IntRange(0, 500), default=24, metavar="N", help="Surest mistakes shown.  [default: 24]"
+    "--mistakes",
+    type=click.IntRange(0, 500),
+    default=24,
+    metavar="N",
+    help="Most confident mistakes shown.  [default: 24]",
 )
 @shared_options.DATA_DIR
 @shared_options.JSON
@@ -21,10 +28,10 @@ from finetune.cli.startup import load_tensorflow
 def report(
     targets: tuple[Path, ...], html: Path | None, mistakes: int, data_dir: Path | None, as_json: bool, quiet: bool
 ) -> None:
-    """What runs came to: curves, confusion, scores by class, the surest mistakes, calibration, BatchNorm, settings.
+    """Report on runs: curves, confusion, scores by class, most confident mistakes, calibration, BatchNorm, settings.
 
-    RUN is a run directory, or the directory of a batch, which stands for its finished runs. Several runs are ranked,
-    and a difference within the noise of the test set is said to be so.
+    RUN is a run directory, or the directory of a batch, which means all of its finished runs. Several runs are ranked,
+    and a difference within the noise of the test set is marked as such.
 
     \b
     finetune report runs/my-run --html my-run.html
@@ -32,26 +39,28 @@ def report(
     """
     from finetune.cli.display_training import console_display
     from finetune.errors import WrongUse
-    from finetune.reporting import html as page
-    from finetune.reporting.run_report import build
+    from finetune.files import write_text
+    from finetune.reporting.html import check_page_path
+    from finetune.reporting.run_report import build_report
 
     if not targets:
         raise WrongUse("missing RUN: give one or more run directories, or that of a batch")
     if html is not None:
-        page.check_place(html)
+        check_page_path(html)
     with console_display(quiet=quiet or as_json) as display:
 
-        def score(why: str) -> Callable[[], None]:
-            display.say(why)
+        def score(run: Path) -> "Predictions":
+            display.say(f"{run} has no predictions.npz: scoring its test images")
             load_tensorflow()
-            on_batch: Callable[[], None] = display.batch
-            return on_batch
+            from finetune.runs.evaluate import examine_run
 
-        found = build(targets, data_dir=data_dir, mistakes=mistakes, pictures=html is not None, score=score)
+            return examine_run(run, data_dir=data_dir, on_batch=display.batch)[0].images
+
+        found = build_report(targets, score=score, data_dir=data_dir, mistakes=mistakes, pictures=html is not None)
     if html is not None:
-        from finetune.reporting import run_page as pages
+        from finetune.reporting.run_page import render_run_page
 
-        page.write(html, pages.page(found.value, found.pictures))
+        write_text(html, render_run_page(found.value, found.pictures))
     if as_json:
         shared_options.emit(found.value)
         return

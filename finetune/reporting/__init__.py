@@ -1,1 +1,1 @@
-"""What people would rather look at than read: self-contained pages, with plots; no TensorFlow."""
+"""Reports on finished runs: from run directories to JSON, and from JSON to pages and model cards. No TensorFlow."""

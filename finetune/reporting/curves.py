@@ -5,102 +5,113 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from finetune.reporting import svg
 
 DRAWN = 7
-"""Runs in one plot at most: there are no more colours that are told apart."""
-_SPLITS = {"train": "training", "validation": "validation"}
+"""Runs in one plot at most: the scheme has no more colours that are easy to tell apart."""
+MODES = {
+    "is_training_false": "is_training=False",
+    "is_training_true": "is_training=True",
+    "recalibrated": "recalibrated",
+}
+"""The three modes a network is evaluated in: the key in a report, and the label in a plot."""
+
+_Line = tuple[str, Sequence[int], Sequence[float | None]]
+"""(label, epochs, values): one line of a plot over epochs."""
 
 
 def of_run(run: Mapping[str, Any], measure: str) -> Markup | None:
-    """Training and validation `accuracy` or `loss` by epoch, and the test images' at the end; None before an epoch."""
+    """Training and validation `accuracy` or `loss` by epoch, and that of the test images at the end. None before the
+    first epoch."""
     rows = run["epochs"]
-    series = {words: [row.get(f"{split}_{measure}") for row in rows] for split, words in _SPLITS.items()}
-    series = {words: values for words, values in series.items() if any(value is not None for value in values)}
-    if not rows or not series:
-        return None
-    figure, plot = svg.axes(x="epoch", y="accuracy" if measure == "accuracy" else "loss, nats")
     epochs = [row["epoch"] for row in rows]
-    for index, (words, values) in enumerate(series.items()):
-        plot.plot(epochs, _gaps(values), **_marks(values), label=words, color=svg.COLOURS[index])
-    if run["test"]:
-        tested = run["test"]["is_training_false"][measure]
-        if tested is not None:
-            plot.axhline(tested, linestyle="--", linewidth=1, label="test, at the end", color=svg.COLOURS[2])
-    if measure == "accuracy":
-        plot.yaxis.set_major_formatter(PercentFormatter(1.0))
-    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+    splits = {"train": "training", "validation": "validation"}
+    lines = [(label, epochs, [row.get(f"{split}_{measure}") for row in rows]) for split, label in splits.items()]
+    lines = [line for line in lines if any(value is not None for value in line[2])]
+    if not lines:
+        return None
+    figure, plot = _by_epoch(lines, y="accuracy" if measure == "accuracy" else "loss, nats")
+    tested = run["test"]["is_training_false"][measure] if run["test"] else None
+    if tested is not None:
+        plot.axhline(tested, linestyle="--", linewidth=1, label="test, at the end", color=svg.COLOURS[2])
     svg.legend(plot)
     return svg.svg(figure, f"{measure.capitalize()} by epoch: {run['name']}")
 
 
 def learning_rate(run: Mapping[str, Any]) -> Markup | None:
-    """At the end of each epoch; None where it never changed."""
+    """The learning rate at the end of each epoch. None where it never changed."""
     rows = [row for row in run["epochs"] if row.get("learning_rate") is not None]
     if len({row["learning_rate"] for row in rows}) < 2:
         return None
-    figure, plot = svg.axes(height=1.8, x="epoch", y="learning rate")
-    values = [row["learning_rate"] for row in rows]
-    plot.plot([row["epoch"] for row in rows], values, **_marks(values), color=svg.COLOURS[5])
+    line = ("learning rate", [row["epoch"] for row in rows], [row["learning_rate"] for row in rows])
+    figure, plot = _by_epoch([line], y="learning rate", height=1.8, colours=svg.COLOURS[5:])
     plot.set_ylim(bottom=0)
-    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
     return svg.svg(figure, f"Learning rate by epoch: {run['name']}")
 
 
 def statistics(run: Mapping[str, Any]) -> Markup | None:
-    """The checkups of `--diagnose-every`: accuracy under the three kinds of statistics; None where there were none."""
+    """Accuracy in the three modes, as `--diagnose-every` measured it during training. None without it."""
     rows = [row for row in run["epochs"] if isinstance(row.get("bn"), dict)]
     if not rows:
         return None
-    figure, plot = svg.axes(x="epoch", y="accuracy")
-    ways = {
-        "is_training_false": "is_training=False",
-        "is_training_true": "is_training=True",
-        "recalibrated": "recalibrated",
-    }
-    for index, (way, words) in enumerate(ways.items()):
-        values = [row["bn"].get(way) for row in rows]
-        plot.plot([row["epoch"] for row in rows], _gaps(values), marker="o", markersize=4, label=words,
-                  color=svg.COLOURS[index])  # fmt: skip
-    plot.yaxis.set_major_formatter(PercentFormatter(1.0))
-    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+    epochs = [row["epoch"] for row in rows]
+    lines = [(label, epochs, [row["bn"].get(mode) for row in rows]) for mode, label in MODES.items()]
+    figure, plot = _by_epoch(lines, y="accuracy")
     svg.legend(plot)
     return svg.svg(figure, f"Held-out accuracy under three kinds of statistics: {run['name']}")
 
 
 def of_runs(runs: Sequence[Mapping[str, Any]], measure: str, title: str) -> Markup | None:
-    """A line a run, of the first few; None where no run has the measure."""
-    having = [run for run in runs if any(row.get(measure) is not None for row in run["epochs"])]
-    if not having:
-        return None
-    percent = measure.endswith("accuracy")
-    figure, plot = svg.axes(x="epoch", y=measure.replace("train_", "training ").replace("_", " "))
-    for index, run in enumerate(having[:DRAWN]):
+    """One line for each of the first `DRAWN` runs that have the measure. None where no run has it."""
+    lines = []
+    for run in runs:
         values = [row.get(measure) for row in run["epochs"]]
-        epochs = [row["epoch"] for row in run["epochs"]]
-        plot.plot(epochs, _gaps(values), **_marks(values), label=_label(run["name"]), color=svg.COLOURS[index])
-    if percent:
-        plot.yaxis.set_major_formatter(PercentFormatter(1.0))
-    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if any(value is not None for value in values):
+            lines.append((_label(run["name"]), [row["epoch"] for row in run["epochs"]], values))
+    if not lines:
+        return None
+    figure, plot = _by_epoch(lines[:DRAWN], y=measure.replace("train_", "training ").replace("_", " "))
     svg.legend(plot, columns=1)
     return svg.svg(figure, title)
 
 
+def _by_epoch(
+    lines: Sequence[_Line], *, y: str, height: float = 2.8, colours: Sequence[str] = svg.COLOURS
+) -> tuple[Figure, Axes]:
+    """A plot over epochs. Accuracies are in percent."""
+    figure, plot = svg.axes(height=height, x="epoch", y=y)
+    for (label, epochs, values), colour in zip(lines, colours, strict=False):
+        marker = "o" if len(values) <= 40 else None
+        plot.plot(epochs, svg.gaps(values), marker=marker, markersize=4, label=label, color=colour)
+    if y.endswith("accuracy"):
+        plot.yaxis.set_major_formatter(PercentFormatter(1.0))
+    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, plot
+
+
+def _label(name: str) -> str:
+    """A run's name in a legend. Matplotlib leaves out names with a leading underscore, so a space is put first."""
+    short = name if len(name) <= 60 else f"{name[:28]}…{name[-28:]}"
+    return f" {short}" if short.startswith("_") else short
+
+
 def reliability(calibration: Mapping[str, Any]) -> Markup:
-    """Accuracy by confidence over the diagonal of a model that is as sure as it is right; below, how many images."""
+    """Accuracy by confidence. A perfectly calibrated model is on the diagonal. Below it: images by confidence."""
     bins = calibration["bins"]
     figure = svg.empty(height=4.0)
-    places = figure.add_gridspec(2, 1, height_ratios=(3, 1))
-    plot = svg.dressed(figure.add_subplot(places[0]), y="accuracy")
-    below = svg.dressed(figure.add_subplot(places[1], sharex=plot), x="confidence", y="images")
+    grid = figure.add_gridspec(2, 1, height_ratios=(3, 1))
+    plot = svg.styled(figure.add_subplot(grid[0]), y="accuracy")
+    below = svg.styled(figure.add_subplot(grid[1], sharex=plot), x="confidence", y="images")
     middle, width = [(one["low"] + one["high"]) / 2 for one in bins], 0.94 / len(bins)
     plot.bar(middle, [one["accuracy"] or 0.0 for one in bins], width, color=svg.COLOURS[0], label="accuracy")
-    full = [one for one in bins if one["images"]]
     plot.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color=svg.INK)
-    plot.plot([one["confidence"] for one in full], [one["confidence"] for one in full], marker="o", markersize=4,
-              linestyle="none", color=svg.COLOURS[1], label="mean confidence")  # fmt: skip
+    means = [one["confidence"] for one in bins if one["images"]]
+    plot.plot(means, means, marker="o", markersize=4, linestyle="none", color=svg.COLOURS[1], label="mean confidence")
     below.bar(middle, [one["images"] for one in bins], width, color=svg.COLOURS[6])
     plot.set_xlim(0, 1)
     plot.set_ylim(0, 1.02)
@@ -113,16 +124,17 @@ def reliability(calibration: Mapping[str, Any]) -> Markup:
 
 
 def drift(layers: Sequence[Mapping[str, Any]]) -> Markup:
-    """Moving statistics against the training images' own, layer by layer."""
+    """Moving statistics compared with those of the training images, layer by layer."""
+    series = {
+        "mean shift, in sigmas": [layer.get("mean_shift") for layer in layers],
+        "log variance ratio": [layer.get("log_variance_ratio") for layer in layers],
+    }
     figure, plot = svg.axes(x="BN layer, from the input to the output", y="drift")
-    places = range(1, len(layers) + 1)
-    for index, (key, words) in enumerate(
-        (("mean_shift", "mean shift, in sigmas"), ("log_variance_ratio", "log variance ratio"))
-    ):
-        values = _gaps([layer.get(key) for layer in layers])
-        plot.plot(places, values, marker="o", markersize=3, label=words, color=svg.COLOURS[index])
-    noise = _gaps([layer.get("batch_noise") for layer in layers])
-    plot.plot(places, noise, linestyle=":", label="spread of one batch's mean, in sigmas", color=svg.COLOURS[6])
+    numbers = range(1, len(layers) + 1)
+    for colour, (label, values) in zip(svg.COLOURS, series.items(), strict=False):
+        plot.plot(numbers, svg.gaps(values), marker="o", markersize=3, label=label, color=colour)
+    noise = svg.gaps([layer.get("batch_noise") for layer in layers])
+    plot.plot(numbers, noise, linestyle=":", label="spread of one batch's mean, in sigmas", color=svg.COLOURS[6])
     plot.set_ylim(bottom=0)
     plot.xaxis.set_major_locator(MaxNLocator(integer=True))
     svg.legend(plot, columns=1)
@@ -130,33 +142,19 @@ def drift(layers: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def heat(table: Sequence[Sequence[int]]) -> Markup:
-    """A confusion matrix of many classes as a picture: the darker, the larger the share of the row's images."""
+    """A confusion matrix of many classes as a picture: a darker cell is a larger share of its row's images."""
     counts = np.asarray(table, np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, plot = svg.axes(height=4.4, x="taken for class", y="true class")
-    red, green, blue = (int(svg.COLOURS[0][place : place + 2], 16) / 255 for place in (1, 3, 5))
-    # Transparent where there is nothing, so that it is right on white and on black; the root shows what is rare.
-    picture = np.stack([np.full_like(shares, red), np.full_like(shares, green), np.full_like(shares, blue),
-                        np.sqrt(shares)], axis=-1)  # fmt: skip
+    picture = np.empty((*shares.shape, 4))
+    picture[..., :3] = to_rgb(svg.COLOURS[0])
+    # An empty cell is transparent, so the picture suits a white and a black page. The root makes small shares visible.
+    picture[..., 3] = np.sqrt(shares)
     plot.imshow(picture, interpolation="nearest", aspect="equal")
     plot.grid(False)
     for axis in (plot.xaxis, plot.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     return svg.svg(figure, f"Confusion matrix of {len(counts)} classes")
-
-
-def _gaps(values: Sequence[float | None]) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
-
-
-def _marks(values: Sequence[Any]) -> dict[str, Any]:
-    return {"marker": "o" if len(values) <= 40 else None, "markersize": 4}
-
-
-def _label(name: str) -> str:
-    """Matplotlib leaves names with a leading underscore out of a legend."""
-    short = name if len(name) <= 60 else f"{name[:28]}…{name[-28:]}"
-    return f" {short}" if short.startswith("_") else short
 
 
 def range_test(test: Mapping[str, Any]) -> str:
@@ -169,6 +167,6 @@ def range_test(test: Mapping[str, Any]) -> str:
     axes.axvline(chosen, color=svg.COLOURS[2], linestyle="--", label=f"chosen, {chosen:g}")
     axes.set_xscale("log")
     svg.legend(axes)
-    # On its own, the drawing has no page whose colours it could take.
+    # The file is opened by itself, so there is no page whose colours it could take.
     drawing = str(svg.svg(figure, "Learning-rate range test"))
     return drawing.replace("<svg ", '<svg style="background: white; color: #222" ', 1) + "\n"

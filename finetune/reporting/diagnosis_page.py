@@ -1,4 +1,4 @@
-"""A diagnosis as a page: from the JSON report (docs/diagnosis.md), so that an old `bn.json` can be drawn as well."""
+"""A diagnosis as a page. It is made from the JSON report (docs/diagnosis.md), so an old `bn.json` has one too."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,22 +6,18 @@ from typing import Any
 from markupsafe import Markup
 
 from finetune.reporting import curves, svg
+from finetune.reporting.curves import MODES
 from finetune.reporting.html import render
 
-_WAYS = {
-    "is_training_false": "is_training=False",
-    "is_training_true": "is_training=True",
-    "recalibrated": "recalibrated",
-}
 _SPLITS = {"test": "test images", "train": "training subset"}
 
 
-def page(report: Mapping[str, Any]) -> str:
+def render_diagnosis_page(report: Mapping[str, Any]) -> str:
     """The HTML of `diagnose-bn --html`. `report` is what `--json` prints."""
     return render(
         "diagnosis.html",
         report=report,
-        ways=_WAYS,
+        modes=MODES,
         splits=_SPLITS,
         accuracy=_accuracy(report),
         drift=curves.drift(report["layers"]),
@@ -33,14 +29,14 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def _accuracy(report: Mapping[str, Any]) -> Markup:
-    series = {words: [report["accuracy"][split][way] for split in _SPLITS] for way, words in _WAYS.items()}
+    series = {words: [report["accuracy"][split][mode] for split in _SPLITS] for mode, words in MODES.items()}
     return svg.bars(
         list(_SPLITS.values()), series, y="accuracy", percent=True, title="Accuracy under three kinds of statistics"
     )
 
 
 def _shares(report: Mapping[str, Any]) -> Markup | None:
-    """The fitted share of each start, beside decay^n where it is known."""
+    """The fitted share of each start, and decay^updates where it is known."""
     shares = report.get("shares") or []
     if not shares:
         return None

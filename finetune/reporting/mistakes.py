@@ -1,4 +1,4 @@
-"""The test images a model was surest about and wrong, small enough for a page."""
+"""The most confident mistakes of a model on its test images, as small pictures for a page."""
 
 import base64
 import io
@@ -18,35 +18,38 @@ from finetune.reporting.record import RunRecord
 from finetune.runs.run_data import check_unchanged
 
 SIDE = 128
-"""Photos are shown at so many px; images in memory as they are."""
+"""Largest side of a shown photo, in px. Images in memory are shown at their own size."""
 
 
-def surest_mistakes(said: Predictions, most: int) -> np.ndarray:
-    """int64: positions of wrongly classified images, by the probability of what was predicted, the surest first."""
-    wrong = np.flatnonzero(~said.correct & (said.classes >= 0))
-    order = np.argsort(-said.confidences[wrong].astype(np.float64), kind="stable")
+def most_confident_mistakes(predictions: Predictions, most: int) -> np.ndarray:
+    """Positions, int64, of wrongly classified images, by the probability of the predicted class, the highest first."""
+    wrong = np.flatnonzero(~predictions.correct & (predictions.classes >= 0))
+    order = np.argsort(-predictions.confidences[wrong].astype(np.float64), kind="stable")
     return wrong[order][:most]
 
 
 class Pictures:
-    """The test images of runs, each data set read once."""
+    """The test images of several runs. Runs on the same data, one after another, share one reading of it."""
 
     def __init__(self, data_dir: Path | None) -> None:
         self._data_dir = data_dir
         self._last: tuple[str, Dataset] | None = None
 
-    def of(self, record: RunRecord, said: Predictions, positions: Sequence[int]) -> list[str] | str:
-        """A data URI for each of the test images at `positions`; or, where there are none to be had, why not."""
+    def data_uris(self, record: RunRecord, labels: np.ndarray, positions: Sequence[int]) -> list[str] | str:
+        """A data URI for each of the test images at `positions`; or the reason why there are none.
+
+        `labels` are those that the run was tested with.
+        """
         try:
             dataset = self._dataset(record)
-            if not np.array_equal(dataset.test.labels, said.labels):
+            if not np.array_equal(dataset.test.labels, labels):
                 return "the test images are no longer those of the run"
             images = dataset.test.images
             images = images.at(SIDE) if isinstance(images, LazyImages) else images
             photos = isinstance(images, LazyImages)
             return [_data_uri(images[position : position + 1][0], photo=photos) for position in positions]
         except (UserError, OSError) as error:
-            return f"{error}"
+            return str(error)
 
     def _dataset(self, record: RunRecord) -> Dataset:
         config = record.config
@@ -66,7 +69,7 @@ def _refuse(done: int, total: int | None) -> None:
 
 
 def _data_uri(pixels: np.ndarray, *, photo: bool) -> str:
-    """uint8 `[height, width, 3]`: small images to the bit, photos as JPEG."""
+    """Of uint8 `[height, width, 3]`: PNG, which is exact, for small images, JPEG for photos."""
     out = io.BytesIO()
     large = photo or max(pixels.shape) > SIDE
     image = Image.fromarray(np.ascontiguousarray(pixels))

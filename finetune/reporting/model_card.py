@@ -1,34 +1,25 @@
-"""A model card as Markdown, in which every name is only a name."""
+"""A model card in Markdown. Names from outside are escaped, so that none of them is taken for markup."""
 
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from finetune._version import __version__
-from finetune.reporting.html import number, percent
-from finetune.reporting.words import seconds, setting
+from finetune.reporting.html import templates
 from finetune.text import printable
 
 LISTED = 50
 """Classes listed; of more, those with the lowest F1."""
 FEW = 30
-"""Test images of a class below which its scores say little: at 90 % the standard error is 5 points."""
+"""With fewer test images of a class its scores mean little: at 90 % the standard error is 5 points."""
 _MARKS = re.compile(r"([\\`*_{}\[\]<>()#~|$&!^])")
 
 
-def text(facts: Mapping[str, Any]) -> str:
+def render_card(facts: Mapping[str, Any]) -> str:
     """The card of `facts` (`finetune.training.card_facts`)."""
-    environment = Environment(
-        loader=PackageLoader("finetune.reporting"), autoescape=False, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    environment.filters |= {
-        "md": escaped, "code": code, "percent": percent, "number": number, "setting": setting, "seconds": seconds,
-        "json": json.dumps,
-    }  # fmt: skip
+    environment = templates(autoescape=False)
+    environment.filters |= {"md": escaped, "code": code, "json": json.dumps}
     classes = facts["classes"]
     tested = [one for one in classes if one["images"]]
     return environment.get_template("MODEL_CARD.md").render(
@@ -41,12 +32,12 @@ def text(facts: Mapping[str, Any]) -> str:
 
 
 def escaped(value: Any) -> str:
-    """Text that Markdown takes for text: no markup, no HTML, no end of a table's cell."""
+    """Text that Markdown shows as it is: no markup, no HTML, no end of a table's cell."""
     return _MARKS.sub(r"\\\1", printable(str(value)))
 
 
 def code(value: Any) -> str:
-    """Text as inline code, whatever ticks are in it (CommonMark 6.1); in a table a bar would still end the cell."""
+    """Text as inline code, whatever ticks are in it (CommonMark 6.1). Bars are escaped: they end a table's cell."""
     shown = printable(str(value)).replace("|", "\\|")
     fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
     space = " " if shown.startswith("`") or shown.endswith("`") or not shown else ""

@@ -1,4 +1,4 @@
-"""Runs side by side: repeats with other seeds pooled, the best first, and whether a difference is more than noise."""
+"""Rank runs: repeats with other seeds are pooled, and each is compared with the best by the noise of the test set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ ANOTHER_TEST_SET = "another test set"
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs that differ in nothing but the seed. `pairs` is set where the test images could be compared one by
-    one with the best group's."""
+    """Finished runs that differ only in the seed. pairs: set where the test images could be compared one by one with
+    those of the best group."""
 
     results: Repeats
     runs: tuple[str, ...]
@@ -37,8 +37,9 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Order:
-    """records: ranked ones first, then those without a result. differs: the settings in which the runs differ."""
+class Ranking:
+    """Runs in order. records: ranked ones first, then those without a result. differs: settings in which the runs
+    differ."""
 
     records: list[RunRecord]
     groups: list[Group]
@@ -46,8 +47,8 @@ class Order:
     differs: list[str]
     remarks: list[str]
 
-    def standing(self, record: RunRecord) -> dict[str, Any]:
-        """What the ranking says of one run."""
+    def row(self, record: RunRecord) -> dict[str, Any]:
+        """Rank and verdict of one run, and its values of the settings that differ."""
         group = next((group for group in self.groups if record.name in group.runs), None)
         return {
             "rank": group.rank if group else None,
@@ -56,7 +57,7 @@ class Order:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The part of a report that is about all runs."""
         return {
             "ranked_by": f"{self.ranked_by}_accuracy" if self.ranked_by else None,
             "ranking": ranking_words(self.ranked_by) if self.ranked_by else None,
@@ -83,8 +84,8 @@ class Order:
         }
 
 
-def rank(records: Sequence[RunRecord], said: Mapping[str, Predictions]) -> Order:
-    """The ranking of `records`; `said` has the predictions of the finished ones, by name."""
+def rank_runs(records: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> Ranking:
+    """The ranking of `records`. `predictions` are those of the finished ones, by name."""
     together: dict[str, list[RunRecord]] = {}
     for record in records:
         if record.result is not None:
@@ -94,22 +95,22 @@ def rank(records: Sequence[RunRecord], said: Mapping[str, Predictions]) -> Order
     results = [_results(group) for group in groups]
     by, order = rank_results(results)
     ranked: list[Group] = []
-    for place, position in enumerate(order, 1):
+    for number, position in enumerate(order, 1):
         mine, best = groups[position], groups[order[0]]
         pairs = None
-        if len(mine) == len(best) == 1 and position != order[0] and _same_images(mine[0], best[0], said):
-            pairs = compare_paired(said[mine[0].name].correct, said[best[0].name].correct)
-        words = "best" if place == 1 else difference_words(results[position], results[order[0]], pairs)
-        if not all(_comparable(one, best[0], said) for one in mine):
+        if len(mine) == len(best) == 1 and position != order[0] and _same_images(mine[0], best[0], predictions):
+            pairs = compare_paired(predictions[mine[0].name].correct, predictions[best[0].name].correct)
+        words = "best" if number == 1 else difference_words(results[position], results[order[0]], pairs)
+        if not all(_comparable(one, best[0], predictions) for one in mine):
             words = ANOTHER_TEST_SET
-        ranked.append(Group(results[position], tuple(one.name for one in mine), place, words, pairs))
+        ranked.append(Group(results[position], tuple(one.name for one in mine), number, words, pairs))
     finished = [record for position in order for record in groups[position]]
-    return Order(
+    return Ranking(
         records=[*finished, *(record for record in records if record.result is None)],
         groups=ranked,
         ranked_by=by if ranked else None,
         differs=_differs(records),
-        remarks=_remarks(finished, said),
+        remarks=_remarks(finished, predictions),
     )
 
 
@@ -125,7 +126,7 @@ def _results(group: list[RunRecord]) -> Repeats:
 
 
 def _differs(records: Sequence[RunRecord]) -> list[str]:
-    """Settings that are not the same in all, in the order of the config; where things lie does not count."""
+    """Settings that differ between the runs, in the order of the config, without those that do not change a result."""
     names = records[0].config.to_json() if records else {}
     return [
         name
@@ -134,12 +135,12 @@ def _differs(records: Sequence[RunRecord]) -> list[str]:
     ]
 
 
-def _same_images(one: RunRecord, other: RunRecord, said: Mapping[str, Predictions]) -> bool:
+def _same_images(one: RunRecord, other: RunRecord, predictions: Mapping[str, Predictions]) -> bool:
     """Whether both were tested on the same images in the same order.
 
-    Equal labels do not show it: a test set drawn from folders by another seed has the same labels in the same order.
+    Equal labels are not enough: a test set drawn from folders by another seed has the same labels in the same order.
     """
-    if not np.array_equal(said[one.name].labels, said[other.name].labels):
+    if not np.array_equal(predictions[one.name].labels, predictions[other.name].labels):
         return False
     assert one.result is not None
     assert other.result is not None
@@ -152,14 +153,14 @@ def _same_images(one: RunRecord, other: RunRecord, said: Mapping[str, Prediction
     )
 
 
-def _comparable(one: RunRecord, other: RunRecord, said: Mapping[str, Predictions]) -> bool:
-    """Whether their accuracies are of the same kind of test set: the same classes, and as many images of each."""
-    mine, others = (np.sort(said[record.name].labels) for record in (one, other))
+def _comparable(one: RunRecord, other: RunRecord, predictions: Mapping[str, Predictions]) -> bool:
+    """Whether both test sets have the same classes, and the same number of images of each."""
+    mine, others = (np.sort(predictions[record.name].labels) for record in (one, other))
     return one.class_names == other.class_names and np.array_equal(mine, others)
 
 
-def _remarks(finished: Sequence[RunRecord], said: Mapping[str, Predictions]) -> list[str]:
-    others = [one.name for one in finished[1:] if not _comparable(one, finished[0], said)]
+def _remarks(finished: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> list[str]:
+    others = [one.name for one in finished[1:] if not _comparable(one, finished[0], predictions)]
     if not others:
         return []
     return [

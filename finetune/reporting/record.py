@@ -1,19 +1,23 @@
-"""Everything a run directory says, read once; no TensorFlow."""
+"""All files of a run directory that a report is made of, read once and checked."""
 
+import errno
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.config.run_config import RunConfig
 from finetune.errors import FinetuneError
+from finetune.evaluation.predictions import Predictions, load_predictions
 from finetune.runs.directory import RunDir, kept_validation
 
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """One run. `name` tells it from the others of a report; what a run has not written is empty, `result` None.
+    """One run. `name` is different for each run of a report. Files that the run has not written are empty; `result` and
+    `diagnosis` are then None.
 
-    epochs: the rows of metrics.jsonl. stages: the freeze plan, a row a stage. weights: what was loaded, in figures.
+    epochs: the rows of metrics.jsonl. stages: the freeze plan, a row a stage. weights: the counts in load.json.
     diagnosis: bn.json.
     """
 
@@ -51,14 +55,14 @@ class RunRecord:
 
     @property
     def images_per_second(self) -> float | None:
-        """Over all epochs, the making of the batches and the first step's tracing included."""
+        """Over all epochs, including the time for making batches and for tracing the first step."""
         seconds = sum(row.get("seconds", 0.0) for row in self.epochs)
         images = sum(row.get("seconds", 0.0) * row.get("images_per_second", 0.0) for row in self.epochs)
         return images / seconds if seconds else None
 
 
-def read(path: Path, *, name: str | None = None) -> RunRecord:
-    """The run in directory `path`. FinetuneError where there is none, or one of its files is damaged."""
+def read_record(path: Path, *, name: str | None = None) -> RunRecord:
+    """The run in the directory `path`. FinetuneError where there is none, or one of its files is damaged."""
     run = RunDir.open(path)
     result = _checked(run.read("result.json"), _RESULT, run.path / "result.json") if run.status == "done" else None
     if result is not None and (result["test"]["is_training_false"]["examples"] < 1 or not result["class_names"]):
@@ -77,9 +81,36 @@ def read(path: Path, *, name: str | None = None) -> RunRecord:
     )
 
 
-_WAY: dict[str, Any] = {"accuracy": float, "loss": float | None, "standard_error": float, "examples": int}
+def read_predictions(record: RunRecord, *, score: Callable[[Path], Predictions], keep: bool) -> Predictions:
+    """The predictions of a finished run with `is_training=False`.
+
+    A run without predictions.npz is scored by `score`, which gets its directory. With `keep` they are then written
+    there, unless the directory is read-only. Raises FinetuneError where the file is damaged or of another model.
+    """
+    path = record.run.predictions_path
+    try:
+        found = load_predictions(path, classes=len(record.class_names))
+    except FileNotFoundError:
+        found = score(record.run.path)
+        try:
+            if keep:
+                found.save(path)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+    # Another machine rounds differently, so a few images at the edge may get another class.
+    if len(found) != record.examples or abs(found.correct.mean() - (record.test or 0.0)) > 0.005:
+        raise FinetuneError(
+            f"{path} has {int(found.correct.sum())} of {len(found)} test images right, but result.json says "
+            f"{record.test:.2%} of {record.examples}: the model, the data or one of the two files has changed; "
+            "delete predictions.npz to score again, or repeat the run"
+        )
+    return found
+
+
+_MODE: dict[str, Any] = {"accuracy": float, "loss": float | None, "standard_error": float, "examples": int}
 _RESULT = {
-    "test": {"is_training_false": _WAY, "is_training_true": _WAY},
+    "test": {"is_training_false": _MODE, "is_training_true": _MODE},
     "bn": {"layers": int, "decay": float, "updates": int, "residual": float, "recalibrated": bool, "zero_debias": bool},
     "proof": {"holds": bool, "frozen_variables": int, "moving_variables": int, "unmoved": list},
     "class_names": list,
@@ -105,7 +136,7 @@ def _checked(value: Any, shape: Any, where: Path, at: str = "") -> Any:
             if key not in value:
                 raise _damaged(where, path, "is missing")
             _checked(value[key], inner, where, path)
-    elif not isinstance(value, shape if shape is bool else shape | int if shape in (float, float | None) else shape):
+    elif not isinstance(value, shape | int if shape in (float, float | None) else shape):
         raise _damaged(where, at, f"is {str(value)[:40]!r}")
     return value
 
@@ -117,7 +148,7 @@ def _damaged(where: Path, at: str, what: str) -> FinetuneError:
 
 
 def _optional(run: RunDir, name: str, shape: Any = None) -> dict[str, Any]:
-    """A file that need not be there."""
+    """A file that may be missing; {} then."""
     if not (run.path / name).is_file():
         return {}
     value: dict[str, Any] = _checked(run.read(name), shape or {}, run.path / name)
@@ -125,7 +156,7 @@ def _optional(run: RunDir, name: str, shape: Any = None) -> dict[str, Any]:
 
 
 def _rows(run: RunDir, name: str, shape: Any, key: str, row: Any) -> list[dict[str, Any]]:
-    """The rows under `key` of a file that need not be there."""
+    """The rows under `key` of a file that may be missing."""
     rows = _optional(run, name, shape).get(key, [])
     return [_checked(one, row, run.path / name, f"{key}[{place}]") for place, one in enumerate(rows)]
 
@@ -138,9 +169,10 @@ def _diagnosis(run: RunDir) -> dict[str, Any] | None:
 def _weights(load: dict[str, Any]) -> dict[str, Any]:
     if not load:
         return {}
-    ignored = load.get("ignored", {})
     return {
-        **{name: load.get(name) for name in ("path", "kind", "sha256")},
+        "path": load.get("path"),
+        "kind": load.get("kind"),
+        "sha256": load.get("sha256"),
         "assigned": len(load.get("assigned", [])),
-        "ignored": {reason: len(names) for reason, names in ignored.items()},
+        "ignored": {reason: len(names) for reason, names in load.get("ignored", {}).items()},
     }

@@ -1,4 +1,4 @@
-"""Runs as a page: from the JSON of `finetune.reporting.run_report`, with pictures beside it."""
+"""One or more runs as a page: from the JSON of `finetune.reporting.run_report`, and pictures of the mistakes."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -8,16 +8,15 @@ from markupsafe import Markup
 
 from finetune.reporting import curves
 from finetune.reporting.html import render
-from finetune.reporting.words import seconds, setting
 from finetune.text import all_printable
 
 HEAT_CLASSES = 25
-"""With more classes the confusion matrix is a picture: a table of it could not be read."""
+"""With more classes the confusion matrix is a picture: a table of it would be unreadable."""
 LISTED_CLASSES = 40
-"""With more classes the table of all is folded away, below the ones that do worst."""
+"""With more classes the table of all of them is folded, below the ones with the lowest F1."""
 
 
-def page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[str]]) -> str:
+def render_run_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[str]]) -> str:
     """The HTML of `finetune report --html`. `report` is what `--json` prints; `pictures` has a data URI for each
     mistake of a run, by the run's name."""
     shown = all_printable(report)
@@ -35,21 +34,19 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[str]]) -> st
         drawn=curves.DRAWN,
         by_class=_by_class(runs) if len(runs) > 1 else None,
         listed_classes=LISTED_CLASSES,
-        words={"setting": setting, "seconds": seconds},
     )
 
 
 def _added(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Words made of a run's values."""
+    """Texts made of a run's values: quoted paths for the shell, and one table of the environment and its packages."""
     environment = dict(run["environment"])
     packages = environment.pop("packages", None) or {}
+    environment |= {name: version or "not installed" for name, version in packages.items()}
+    path = run["path"]
     return {
-        "quoted": shlex.quote(run["path"]),
-        "quoted_config": shlex.quote(f"{run['path']}/config.json"),
-        "environment_words": {
-            **environment,
-            **{name: version or "not installed" for name, version in packages.items()},
-        },
+        "quoted": shlex.quote(path),
+        "quoted_config": shlex.quote(f"{path}/config.json"),
+        "environment": environment,
     }
 
 
@@ -63,14 +60,9 @@ def _drawn(run: Mapping[str, Any]) -> dict[str, Any]:
         "reliability": curves.reliability(run["calibration"]) if run.get("calibration") else None,
         "drift": curves.drift(run["diagnosis"]["layers"]) if (run.get("diagnosis") or {}).get("layers") else None,
         "confusion": curves.heat(run["confusion"]) if len(run.get("confusion") or []) > HEAT_CLASSES else None,
-        "heat": _heat(run.get("confusion") or []),
+        "heat": [[count / max(sum(row), 1) for count in row] for row in run.get("confusion") or []],
         "worst": _worst(run.get("classes") or []),
     }
-
-
-def _heat(table: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Each row as shares of its images."""
-    return [[count / max(sum(row), 1) for count in row] for row in table]
 
 
 def _worst(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -87,10 +79,10 @@ def _together(runs: Sequence[Mapping[str, Any]]) -> list[Markup]:
 
 
 def _by_class(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """F1 of every class in every run, where all know the same classes and there are few enough to read."""
+    """F1 of every class in every run. None where the runs have other classes than each other, or too many to read."""
     known = [run for run in runs if run.get("classes")]
     names = [[one["name"] for one in run["classes"]] for run in known]
     if len(known) < 2 or any(one != names[0] for one in names) or len(names[0]) > LISTED_CLASSES:
         return None
-    rows = [[run["classes"][place]["f1"] for run in known] for place in range(len(names[0]))]
-    return {"runs": [run["name"] for run in known], "rows": list(zip(names[0], rows, strict=True))}
+    rows = [(name, [run["classes"][label]["f1"] for run in known]) for label, name in enumerate(names[0])]
+    return {"runs": [run["name"] for run in known], "rows": rows}

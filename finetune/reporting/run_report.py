@@ -1,4 +1,4 @@
-"""One or more runs as one JSON object: what a terminal prints and a page draws."""
+"""One or more runs as one JSON object, from which the terminal's tables and the page are made."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,56 +9,62 @@ import numpy as np
 
 from finetune.evaluation import metrics
 from finetune.evaluation.predictions import Predictions
-from finetune.reporting import ranking, scored, selection
-from finetune.reporting.mistakes import Pictures, surest_mistakes
-from finetune.reporting.record import RunRecord, read
+from finetune.reporting.mistakes import Pictures, most_confident_mistakes
+from finetune.reporting.ranking import rank_runs
+from finetune.reporting.record import RunRecord, read_predictions, read_record
+from finetune.reporting.selection import distinct_names, select_runs
 
 SCHEMA_VERSION = 1
 CONFUSED = 10
-"""Pairs of classes named as most often confused."""
+"""How many of the most often confused pairs of classes are listed."""
 
 _SCORES = ("classes", "macro_f1", "confusion", "confused", "calibration", "not_finite", "mistakes")
-"""What a report says of test images; null for a run that is not finished."""
-
-Score = Callable[[str], Callable[[], None]]
-"""Told why a run must be scored; gives what is called after every batch of it."""
+"""The keys about test images; null for a run that is not finished."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """`value` is plain JSON, described in docs/report.md; `pictures` has a data URI for each mistake of each run that
-    has any, by the run's name."""
+    """value: plain JSON, described in docs/report.md. pictures: a data URI for each mistake of a run, by the run's
+    name; only of runs that have any."""
 
     value: dict[str, Any]
     pictures: dict[str, list[str]]
 
 
-def build(
-    paths: Sequence[Path], *, data_dir: Path | None = None, mistakes: int = 24, pictures: bool = False, score: Score
+def build_report(
+    paths: Sequence[Path],
+    *,
+    score: Callable[[Path], Predictions],
+    data_dir: Path | None = None,
+    mistakes: int = 24,
+    pictures: bool = False,
 ) -> Report:
-    """Of runs and batches. `mistakes` is how many of the surest ones are named; `pictures` wants to see them.
+    """Report on runs and batches. `mistakes` is how many of the most confident ones are listed; `pictures`: read their
+    images too.
 
-    Only a run that kept no predictions needs its data and TensorFlow. Raises FinetuneError, WrongUse.
+    `score` computes the predictions of a run directory without predictions.npz. Only that needs TensorFlow. They are
+    kept in the run, unless `data_dir` says that the data lies elsewhere now. Raises FinetuneError, WrongUse.
     """
-    found = selection.runs(paths)
-    records = [read(path, name=name) for path, name in zip(found, selection.names(found), strict=True)]
-    said = {one.name: scored.read(one, data_dir=data_dir, score=score) for one in records if one.result is not None}
-    order = ranking.rank(records, said)
-    rows, shown, seen = [], {}, Pictures(data_dir)
-    for record in order.records:
-        predictions = said.get(record.name)
-        row = {**_described(record), **order.standing(record), **dict.fromkeys(_SCORES)}
-        if predictions is not None:
-            positions = surest_mistakes(predictions, mistakes)
-            row |= _scores(record, predictions, positions)
+    chosen = select_runs(paths)
+    records = [read_record(path, name=name) for path, name in zip(chosen, distinct_names(chosen), strict=True)]
+    finished = [record for record in records if record.result is not None]
+    predictions = {one.name: read_predictions(one, score=score, keep=data_dir is None) for one in finished}
+    ranking = rank_runs(records, predictions)
+    rows, shown, images = [], {}, Pictures(data_dir)
+    for record in ranking.records:
+        row = {**_described(record), **ranking.row(record), **dict.fromkeys(_SCORES)}
+        if record.name in predictions:
+            found = predictions[record.name]
+            positions = most_confident_mistakes(found, mistakes)
+            row |= _scores(record, found, positions)
             if pictures and len(positions):
-                of = seen.of(record, predictions, positions.tolist())
-                if isinstance(of, str):
-                    row["remarks"].append(f"the mistakes are without pictures: {of}")
+                uris = images.data_uris(record, found.labels, positions.tolist())
+                if isinstance(uris, str):
+                    row["remarks"].append(f"the mistakes are without pictures: {uris}")
                 else:
-                    shown[record.name] = of
+                    shown[record.name] = uris
         rows.append(row)
-    return Report({"schema_version": SCHEMA_VERSION, **order.to_json(), "runs": rows}, shown)
+    return Report({"schema_version": SCHEMA_VERSION, **ranking.to_json(), "runs": rows}, shown)
 
 
 def _described(record: RunRecord) -> dict[str, Any]:
@@ -94,29 +100,29 @@ def _described(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _scores(record: RunRecord, said: Predictions, positions: np.ndarray) -> dict[str, Any]:
+def _scores(record: RunRecord, predictions: Predictions, positions: np.ndarray) -> dict[str, Any]:
     names = record.class_names
-    table = metrics.confusion(said.labels, said.classes, len(names))
-    each = metrics.per_class(said.labels, said.classes, len(names))
+    table = metrics.confusion(predictions.labels, predictions.classes, len(names))
+    each = metrics.per_class(predictions.labels, predictions.classes, len(names))
     return {
         "classes": [{"name": name, **asdict(score)} for name, score in zip(names, each, strict=True)],
         "macro_f1": metrics.macro_f1(each),
         "confusion": table.tolist(),
         "confused": [
-            {"true": names[true], "predicted": names[taken], "images": count}
-            for true, taken, count in metrics.confused(table, CONFUSED)
+            {"true": names[true], "predicted": names[predicted], "images": count}
+            for true, predicted, count in metrics.confused(table, CONFUSED)
         ],
-        "calibration": metrics.calibration(said.confidences, said.correct).to_json(),
-        "not_finite": int(np.sum(said.classes < 0)),
-        "mistakes": [_mistake(said, int(position), names) for position in positions],
+        "calibration": metrics.calibration(predictions.confidences, predictions.correct).to_json(),
+        "not_finite": int(np.sum(predictions.classes < 0)),
+        "mistakes": [_mistake(predictions, int(position), names) for position in positions],
     }
 
 
-def _mistake(said: Predictions, position: int, names: list[str]) -> dict[str, Any]:
+def _mistake(predictions: Predictions, position: int, names: list[str]) -> dict[str, Any]:
     return {
         "image": position,
-        "true": names[said.labels[position]],
-        "predicted": names[said.classes[position]],
-        "probability": float(said.confidences[position]),
-        "true_probability": float(np.exp(said.label_log_probability[position])),
+        "true": names[predictions.labels[position]],
+        "predicted": names[predictions.classes[position]],
+        "probability": float(predictions.confidences[position]),
+        "true_probability": float(np.exp(predictions.label_log_probability[position])),
     }

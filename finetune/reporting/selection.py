@@ -1,4 +1,4 @@
-"""Which runs a user means: run directories, and batches, whose finished runs are all meant."""
+"""The runs of a report: run directories, and the finished runs of batches."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +7,10 @@ from finetune.errors import FinetuneError, WrongUse
 from finetune.files import read_json
 
 
-def runs(paths: Sequence[Path]) -> list[Path]:
-    """Run directories in the order given, those of a batch (a directory with summary.json) in its ranking.
+def select_runs(paths: Sequence[Path]) -> list[Path]:
+    """Run directories in the order given. A batch, a directory with summary.json, gives its runs in their ranking.
 
-    Raises WrongUse for one that comes twice, FinetuneError where a path is neither.
+    Raises WrongUse for a run that is listed twice, FinetuneError where a path is neither a run nor a batch.
     """
     found: list[Path] = []
     for path in paths:
@@ -26,8 +26,8 @@ def runs(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def names(paths: Sequence[Path]) -> list[str]:
-    """What tells them apart: the last part of each path, and more of it where two are alike."""
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each path: its last part, or as many of its last parts as make all names different."""
     parts = [path.absolute().parts for path in paths]
     for length in range(1, max(map(len, parts), default=1) + 1):
         chosen = ["/".join(one[-length:]) for one in parts]
@@ -55,7 +55,7 @@ def _batch(path: Path) -> list[Path]:
         isinstance(job, dict) and isinstance(job.get("name"), str) for job in jobs
     ):
         raise FinetuneError(f"{where} is no summary of a batch: give run directories, or repeat 'finetune batch'")
-    # By its name in the batch, not by the path it once had: the batch may have been moved.
+    # By the job's name, not by the path in the summary: the batch may have been moved.
     found = [path / job["name"] for job in jobs if job.get("state") == "done"]
     missing = [one for one in found if not (one / "config.json").is_file() or one.resolve().parent != path.resolve()]
     if missing:

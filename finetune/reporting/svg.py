@@ -1,4 +1,4 @@
-"""Plots as SVG for a page: text stays text, and ink takes the page's colour, so that they are readable in the dark.
+"""Plots as SVG for a page: text stays text, and lines take the page's text colour, also on a dark page.
 
 Matplotlib draws them through its object interface: no global state, no window.
 """
@@ -15,24 +15,23 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 INK = "#123456"
-"""Stands for the page's text colour, which replaces it in the SVG."""
-# A "$" in a class name is a "$", not the start of a formula.
+"""Placeholder for the page's text colour, which replaces it in the SVG."""
+# A "$" in a class name is no formula.
 matplotlib.rcParams["text.parse_math"] = False
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
-"""Paul Tol's bright scheme: told apart by colour-blind readers, on white and on black."""
+"""Paul Tol's bright scheme: colour-blind readers can tell the colours apart, on white and on black."""
 
 Series = Mapping[str, Sequence[float | None]]
-
-
+"""Values by their label in the legend."""
 WIDTH = 4.8
-"""Inches: a plot that is read on a telephone, and stands beside another on a wide screen."""
+"""Inches. One plot is readable on a telephone, and two fit side by side on a wide screen."""
 
 
 def axes(*, height: float = 2.8, x: str = "", y: str = "") -> tuple[Figure, Axes]:
     """An empty plot, `height` inches high; x and y are the axes' labels with their units."""
     figure = empty(height=height)
-    return figure, dressed(figure.add_subplot(), x=x, y=y)
+    return figure, styled(figure.add_subplot(), x=x, y=y)
 
 
 def empty(*, height: float) -> Figure:
@@ -42,8 +41,8 @@ def empty(*, height: float) -> Figure:
     return figure
 
 
-def dressed(plot: Axes, *, x: str = "", y: str = "") -> Axes:
-    """`plot` in the page's ink."""
+def styled(plot: Axes, *, x: str = "", y: str = "") -> Axes:
+    """`plot` with its axes in the colour of the page's text."""
     plot.set_xlabel(x, color=INK)
     plot.set_ylabel(y, color=INK)
     plot.tick_params(colors=INK, labelsize=9)
@@ -56,16 +55,16 @@ def dressed(plot: Axes, *, x: str = "", y: str = "") -> Axes:
 
 
 def bars(groups: Sequence[str], series: Series, *, y: str, percent: bool = False, title: str) -> Markup:
-    """Bars side by side in each group, with their figures above them; None leaves a gap."""
+    """Bars side by side in each group, with their values above them; None leaves a gap."""
     figure, plot = axes(y=y)
     width = 0.8 / max(len(series), 1)
     for index, (name, values) in enumerate(series.items()):
-        places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
+        centres = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
         heights = [value if value is not None else 0.0 for value in values]
-        drawn = plot.bar(places, heights, width * 0.92, label=name, color=COLOURS[index % len(COLOURS)])
+        drawn = plot.bar(centres, heights, width * 0.92, label=name, color=COLOURS[index % len(COLOURS)])
         words = ["" if value is None else f"{value:.1%}" if percent else f"{value:.3g}" for value in values]
         plot.bar_label(drawn, words, color=INK, fontsize=8)
-    crowded = sum(len(group) + 2 for group in groups) > 56  # letters that stand side by side on this width
+    crowded = sum(len(group) + 2 for group in groups) > 56  # letters that fit side by side
     plot.set_xticks(range(len(groups)), groups, rotation=40 if crowded else 0, ha="right" if crowded else "center")
     if percent:
         plot.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
@@ -74,14 +73,11 @@ def bars(groups: Sequence[str], series: Series, *, y: str, percent: bool = False
     return svg(figure, title)
 
 
-def lines(
-    x: Sequence[float], series: Series, *, x_label: str, y: str, title: str, log_x: bool = False, marks: bool = True
-) -> Markup:
+def lines(x: Sequence[float], series: Series, *, x_label: str, y: str, title: str, log_x: bool = False) -> Markup:
     """One line a series over `x`; None leaves a gap."""
     figure, plot = axes(x=x_label, y=y)
     for index, (name, values) in enumerate(series.items()):
-        heights = [float("nan") if value is None else value for value in values]
-        plot.plot(x, heights, marker="o" if marks else None, markersize=4, label=name, color=COLOURS[index % 7])
+        plot.plot(x, gaps(values), marker="o", markersize=4, label=name, color=COLOURS[index % 7])
     if log_x:
         plot.set_xscale("log", base=2)
         plot.set_xticks(list(x), [f"{value:g}" for value in x])
@@ -89,17 +85,22 @@ def lines(
     return svg(figure, title)
 
 
+def gaps(values: Sequence[float | None]) -> list[float]:
+    """`values` with NaN for None: Matplotlib leaves a gap there."""
+    return [float("nan") if value is None else value for value in values]
+
+
 def legend(plot: Axes, *, columns: int = 3) -> None:
-    """Names of the series above the plot, where there is more than one."""
+    """Labels of the series above the plot, where there is more than one."""
     if len(plot.get_legend_handles_labels()[0]) > 1:
         plot.legend(frameon=False, labelcolor=INK, fontsize=8, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def svg(figure: Figure, title: str) -> Markup:
-    """The figure as an element of a page, scaled to its width; `title` is what a screen reader says."""
+    """The figure as an element of a page, scaled to its width; `title` is read out by screen readers."""
     out = io.BytesIO()
-    # Text as text: smaller, searchable. The salt keeps the ids of several plots on one page apart.
-    # Text is drawn by the browser: that Matplotlib's own font lacks a letter of it is no matter.
+    # Text stays text: the file is smaller and searchable. The salt keeps the ids of plots on one page distinct.
+    # The browser draws the text, so it does not matter which letters Matplotlib's own font lacks.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})

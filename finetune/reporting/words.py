@@ -1,20 +1,30 @@
-"""Text from outside on its way to a terminal or a page."""
+"""Values as people read them, on a page and in a terminal. What was not measured is a dash."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
+def percent(value: float | None) -> str:
+    """A fraction in percent, with one decimal."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def number(value: float | None) -> str:
+    """A number with three significant digits."""
+    return "–" if value is None else f"{value:.3g}"
+
+
 def setting(value: Any) -> str:
-    """A setting as it is read: a list by spaces, None as a dash."""
+    """The value of a setting. The elements of a list are separated by spaces."""
     if value is None or value == () or value == []:
         return "–"
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def seconds(value: float | None) -> str:
-    """Roughly, for people."""
+    """A duration in seconds, minutes or hours, rounded."""
     if value is None:
         return "–"
     if value < 90:
@@ -23,7 +33,7 @@ def seconds(value: float | None) -> str:
 
 
 def others_moved(proof: Mapping[str, Any]) -> str:
-    """How many of the variables that were not frozen moved, of the `proof` in a `result.json`."""
+    """How many of the variables that were not frozen changed, from the `proof` in a `result.json`."""
     moved, biases = proof["moving_variables"] - len(proof["unmoved"]), proof.get("without_gradient")
     why = f" ({biases} biases have no gradient: BatchNorm takes them away again)" if biases else ""
     return f"{moved} of {proof['moving_variables']} others moved{why}"

@@ -9,7 +9,7 @@ from finetune.data.preprocessing import Preprocessing, find_preprocessing
 from finetune.evaluation import metrics
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_text
-from finetune.reporting import model_card
+from finetune.reporting.model_card import render_card
 from finetune.runs.directory import RunDir
 from finetune.runs.run_data import describe_data
 from finetune.training.prepare import Prepared
@@ -48,7 +48,7 @@ def write(run: RunDir, prepared: Prepared, result: dict[str, Any], predictions: 
         "calibration_error": metrics.calibration(predictions.confidences, predictions.correct).expected_error,
         "environment": run.read("environment.json") if (run.path / "environment.json").is_file() else {},
     }
-    write_text(run.path / NAME, model_card.text(facts))
+    write_text(run.path / NAME, render_card(facts))
 
 
 def _preprocessing(name: str) -> dict[str, Any]:

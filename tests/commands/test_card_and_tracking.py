@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from finetune.cli.display_training import ConsoleDisplay
 from finetune.data.load_data import load_data
-from finetune.reporting import record
+from finetune.reporting.record import read_record
 from tests.support.commands import typed
 
 
@@ -63,7 +63,7 @@ def test_the_cards_code_classifies_a_test_image_as_the_run_did(finished, tmp_pat
     code = re.search(r"```python\n(.*?)```", (run / "MODEL_CARD.md").read_text(), re.DOTALL)[1]
     said, names = np.load(run / "predictions.npz"), json.loads((run / "result.json").read_text())["class_names"]
     surest = int(said["top_probabilities"][:, 0].argmax())
-    Image.fromarray(load_data(record.read(run).config).test.images[surest]).save(tmp_path / "photo.png")
+    Image.fromarray(load_data(read_record(run).config).test.images[surest]).save(tmp_path / "photo.png")
     monkeypatch.chdir(run)
     code = code.replace('"photo.jpg"', repr(str(tmp_path / "photo.png")))
     out = io.StringIO()

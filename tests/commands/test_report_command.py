@@ -15,7 +15,7 @@ from PIL import Image
 
 from finetune.data.load_data import load_data
 from finetune.evaluation.predictions import Predictions
-from finetune.reporting import record
+from finetune.reporting.record import read_record
 from tests.support.commands import typed
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J"
@@ -88,7 +88,7 @@ def test_pictures_are_the_test_images_themselves(run, tmp_path):
     html = page.read_text()
     assert html.count("data:image/png;base64,") == 3
     [one] = reported(f"{run} --json --mistakes 3")["runs"]
-    tested = load_data(record.read(run).config).test.images
+    tested = load_data(read_record(run).config).test.images
     shown = [base64.b64decode(found) for found in re.findall(r"data:image/png;base64,([^\"]+)", html)]
     for row, picture in zip(one["mistakes"], shown, strict=True):
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(picture))), tested[row["image"]])
@@ -208,7 +208,7 @@ def test_predictions_that_are_of_another_model(run):
     np.savez(run / "predictions.npz", **said)
     result = typed(f"report {run}")
     assert result.exit_code == 1
-    assert "delete predictions.npz to score anew" in result.stderr
+    assert "delete predictions.npz to score again" in result.stderr
 
 
 def test_wrong_use(finished, tmp_path):

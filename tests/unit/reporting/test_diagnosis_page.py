@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from finetune.reporting import diagnosis_page
+from finetune.reporting.diagnosis_page import render_diagnosis_page
 
 LAYER = {
     "values": 4096.0, "log_variance_ratio": 0.4, "at_initial": False, "at_source": False, "finite": True,
@@ -41,7 +41,7 @@ def report(**changes):
 
 
 def test_the_page_says_what_the_report_says_and_escapes_it():
-    html = diagnosis_page.page(report())
+    html = render_diagnosis_page(report())
     assert "statistics-lag" in html
     assert "41.2%" in html
     assert "<script" not in html
@@ -51,7 +51,7 @@ def test_the_page_says_what_the_report_says_and_escapes_it():
 
 
 def test_a_page_without_further_checks_leaves_their_plots_out():
-    html = diagnosis_page.page(report(shares=[], batches=None, preprocessing=None))
+    html = render_diagnosis_page(report(shares=[], batches=None, preprocessing=None))
     assert "Batch size and order" not in html
     assert "Preprocessing" not in html
     assert html.count("<svg") == 2
@@ -70,7 +70,7 @@ return [...document.querySelectorAll("svg text")].map(text => {
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (400, False), (400, True)])
 def test_the_page_in_a_browser(browser, tmp_path, width, dark):
     path = tmp_path / "page.html"
-    path.write_text(diagnosis_page.page(report()), encoding="utf-8")
+    path.write_text(render_diagnosis_page(report()), encoding="utf-8")
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     )

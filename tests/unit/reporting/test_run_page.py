@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.reporting import run_page as pages
+from finetune.reporting.run_page import render_run_page
 from tests.unit.reporting.test_diagnosis_page import brightness, contrast
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J\u202e"
@@ -89,16 +89,16 @@ def unfinished():
 
 
 def test_one_run_says_everything_and_escapes_it():
-    html = pages.page(report(run()), {"one": [picture()] * 9})
+    html = render_run_page(report(run()), {"one": [picture()] * 9})
     assert "<img src=x" not in html
     assert "\x1b" not in html
     assert "\u202e" not in html
     assert "&lt;img src=x onerror=alert(1)&gt;\\x1b[2J\\u202e" in html
     assert html.count("data:image/png;base64,") == 9
     assert "http://" not in html.replace("http://www.w3.org/", "")
-    for words in ("85.0%", "± 1.1%", "Confusion", "By class", "Surest mistakes", "Reliability", "BatchNorm", "healthy",
-                  "What trained and what was frozen", "Weights and data", "All settings", "Environment",
-                  "finetune run --config &#39;/somewhere/one and more/config.json&#39;", "40 images/s",
+    for words in ("85.0%", "± 1.1%", "Confusion", "By class", "Most confident mistakes", "Reliability", "BatchNorm",
+                  "healthy", "What trained and what was frozen", "Weights and data", "All settings",
+                  "finetune run --config &#39;/somewhere/one and more/config.json&#39;", "40 images/s", "Environment",
                   "expected calibration error 4.0%", "2 of the file left"):  # fmt: skip
         assert words in " ".join(html.split()), words
     # accuracy, loss, learning rate, checkups, reliability, drift; the matrix is a table
@@ -106,7 +106,7 @@ def test_one_run_says_everything_and_escapes_it():
 
 
 def test_many_classes_are_a_picture_and_the_worst_come_first():
-    html = pages.page(report(run(classes=60)), {})
+    html = render_run_page(report(run(classes=60)), {})
     assert html.count("<svg") == 7
     assert "The 15 with the lowest F1" in html
     assert "All 60 classes" in html
@@ -115,12 +115,12 @@ def test_many_classes_are_a_picture_and_the_worst_come_first():
 def test_biases_without_gradient_are_said():
     proof = {"frozen_variables": 3, "moving_variables": 20, "unmoved": ["x"] * 16}
     for count, words in ((16, "; 16 biases have no gradient, because BatchNorm takes them away again."), (0, ".")):
-        html = pages.page(report(run(proof={**proof, "without_gradient": count})), {})
+        html = render_run_page(report(run(proof={**proof, "without_gradient": count})), {})
         assert f"4 of 20 others had moved{words}" in " ".join(html.split())
 
 
 def test_several_runs_are_side_by_side_with_one_that_is_not_finished():
-    html = " ".join(pages.page(report(run(), run("other"), unfinished()), {}).split())
+    html = " ".join(render_run_page(report(run(), run("other"), unfinished()), {}).split())
     assert "<h1>3 runs</h1>" in html
     assert "Seeds pooled" in html
     assert "F1 by class" in html
@@ -134,7 +134,7 @@ def written(tmp_path_factory):
     """The pages as files: of one run, and of several."""
     folder = tmp_path_factory.mktemp("pages")
     for name, runs in (("one", [run()]), ("several", [run(), run("other", classes=60), unfinished()])):
-        (folder / f"{name}.html").write_text(pages.page(report(*runs), {"one": [picture()] * 9}), encoding="utf-8")
+        (folder / f"{name}.html").write_text(render_run_page(report(*runs), {"one": [picture()] * 9}), encoding="utf-8")
     return folder
 
 
