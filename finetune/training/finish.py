@@ -1,6 +1,7 @@
 """From the last step of training to the result: recalibration, averages, proof, evaluation, files."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from finetune import process
 from finetune.backbone.keras_file import save_stock
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
-from finetune.batchnorm.surgery import bn_layers
+from finetune.batchnorm.surgery import bn_layers, parts
 from finetune.config.run_config import RunConfig
 from finetune.data import batches
 from finetune.data.batches import training_subset
@@ -21,7 +22,7 @@ from finetune.evaluation.flip import Mirrored
 from finetune.evaluation.predictions import Predictions
 from finetune.runs.directory import RunDir
 from finetune.runs.model import refuse_broken_plan
-from finetune.training import card_facts, ema, proof
+from finetune.training import card_facts, proof
 from finetune.training.display import Display
 from finetune.training.loop.feed import Feed
 from finetune.training.phases import Phases
@@ -30,6 +31,9 @@ from finetune.training.tracking.trackers import Trackers
 
 RECALIBRATION_IMAGES = 10_000
 """Precise BN needs 1k to 10k images (Wu & Johnson 2021, section 3.2)."""
+
+LAST_STEP = "model-last-step.keras"
+"""Beside `model.keras`, which holds the averages."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,10 @@ def finish(run: RunDir, prepared: Prepared, display: Display, trackers: Trackers
     """Everything that follows the last step, until `result.json`. FinetuneError where a freeze plan was broken."""
     config, model, dataset = prepared.config, prepared.model, prepared.dataset
     proofs, updates = outcome.phases.close(), outcome.phases.updates(len(outcome.history))
-    recalibrated = bool(config.recalibrate_at_end) and _recalibrate_updating(model, dataset, config, display)
+    recalibrated = bool(config.recalibrate_at_end) and _recalibrate_updating(prepared, display)
     weights: dict[str, Any] = {"kind": "best-epoch" if config.patience else "last-step"}
-    if outcome.averages is not None and config.ema is not None:
-        weights = ema.take_over(
-            run,
-            model,
-            outcome.averages,
-            decay=config.ema,
-            score=lambda: _score(outcome.feed, display)[0],
-            recalibrate=lambda: _recalibrate_updating(model, dataset, config, display),
-        )
+    if outcome.averages is not None:
+        weights = _take_averages(run, prepared, display, outcome, outcome.averages)
         recalibrated = weights["statistics"] == "recalibrated"
     proved = proof.prove(outcome.digests, proof.digests(model), outcome.expected)
     test, predictions = _score(outcome.feed, display)
@@ -143,15 +140,36 @@ def _counts_json(dataset: Dataset, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _recalibrate_updating(model: keras.Model, dataset: Dataset, config: RunConfig, display: Display) -> bool:
+def _take_averages(
+    run: RunDir, prepared: Prepared, display: Display, outcome: Outcome, averages: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Give the model the averaged weights, and keep the last step's model as LAST_STEP. Returns `weights` of it.
+
+    The moving statistics belong to the last weights. Under averaged weights every layer has other inputs, and test
+    accuracy suffers (tensorflow/tensorflow#30274). So they are recalibrated, where any layer updates them.
+    """
+    model = prepared.model
+    last = {"model": LAST_STEP, "test": _score(outcome.feed, display)[0]}
+    save_stock(model, run.path / LAST_STEP)
+    for part in parts(model):
+        for variable in part.weights:
+            if variable.path in averages:
+                variable.assign(averages[variable.path])
+    recalibrated = _recalibrate_updating(prepared, display)
+    statistics = "recalibrated" if recalibrated else "unchanged"
+    return {"kind": "averaged", "ema": prepared.config.ema, "statistics": statistics, "last_step": last}
+
+
+def _recalibrate_updating(prepared: Prepared, display: Display) -> bool:
     """Recalibrate the statistics that the plan updates; frozen ones stay, to the bit. Returns whether there are any."""
+    model, config, train = prepared.model, prepared.config, prepared.dataset.train
     fixed = {layer.name for layer in bn_layers(model) if not (layer.statistics == "batch" and layer.updates)}
     if len(fixed) == len(bn_layers(model)):
         return False
     display.say("recalibrating the moving statistics on training images")
     subject = KerasSubject(model)
     before = subject.snapshot()
-    subset = training_subset(dataset.train, config, max(RECALIBRATION_IMAGES, len(dataset.class_names)))
+    subset = training_subset(train, config, max(RECALIBRATION_IMAGES, len(prepared.dataset.class_names)))
     recalibrate(subject, (images for images, _, _ in batches.evaluation(subset, config)))
     after = subject.snapshot()
     subject.restore({name: before[name] if name in fixed else after[name] for name in after})

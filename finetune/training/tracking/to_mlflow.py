@@ -11,7 +11,8 @@ from typing import Any
 
 from finetune.batchnorm.subject import Snapshot
 from finetune.errors import FinetuneError
-from finetune.training.tracking import figures, notes
+from finetune.training.tracking import figures
+from finetune.training.tracking.trackers import read_notes, write_notes
 
 # Read when MLflow is imported. A run reports to nobody but the store it is told; a server that is gone must not hold
 # it up for minutes. What is already set wins.
@@ -93,11 +94,11 @@ def open_tracker(place: str | None, run: Path, *, settings: Mapping[str, Any], s
         directory.mkdir(parents=True, exist_ok=True)
     with _alone(directory):
         client = MlflowClient(tracking_uri=uri or f"sqlite:///{directory}/mlflow.db")
-        noted = notes.read(run)
+        noted = read_notes(run)
         run_id = noted.get("mlflow")
         if not (isinstance(run_id, str) and _there(client, run_id)):
             run_id = _create(client, directory, run, settings)
-            notes.write(run, {**noted, "mlflow": run_id})
+            write_notes(run, {**noted, "mlflow": run_id})
     return MLflow(client, run_id, run)
 
 

@@ -16,7 +16,8 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from finetune.batchnorm.subject import Snapshot
 from finetune.errors import WrongUse
-from finetune.training.tracking import figures, notes
+from finetune.training.tracking import figures
+from finetune.training.tracking.trackers import read_notes, write_notes
 
 _FILES = "events.out.tfevents.*"
 
@@ -92,13 +93,13 @@ class TensorBoard:
 def open_tracker(place: str | None, run: Path, *, settings: Mapping[str, Any], source: Snapshot | None) -> TensorBoard:
     """Logs in RUN/tensorboard, or in DIR under the run's name. WrongUse where another run's logs are there."""
     directory = run / "tensorboard" if place is None else Path(place) / run.name
-    noted = notes.read(run)
+    noted = read_notes(run)
     if noted.get("tensorboard") != str(directory) and place is not None and list(directory.glob(_FILES)):
         raise WrongUse(
             f"{directory} holds logs of another run: give another --tracker tensorboard=DIR, or another --run-dir"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    notes.write(run, {**noted, "tensorboard": str(directory)})
+    write_notes(run, {**noted, "tensorboard": str(directory)})
     return TensorBoard(directory, f"{run.absolute().parent.name}/{run.name}", settings, source)
 
 

@@ -9,8 +9,11 @@ from typing import Any, Literal, Protocol
 from finetune.batchnorm.subject import Snapshot
 from finetune.config.tracker_setting import parse_tracker
 from finetune.errors import FinetuneError, Interrupted
+from finetune.files import read_json, to_json, write_text
 
 Status = Literal["finished", "interrupted", "failed"]
+
+_NOTES = "tracking.json"
 
 
 class Tracker(Protocol):
@@ -106,6 +109,18 @@ def opened(
         all_of_them.close("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed")
         raise
     all_of_them.close("finished")
+
+
+def read_notes(run: Path) -> dict[str, Any]:
+    """`tracking.json`: where each tracker of a run logs, so that a resumed run continues there. Empty for a new run.
+
+    FinetuneError where the file is damaged."""
+    return read_json(run / _NOTES) if (run / _NOTES).is_file() else {}
+
+
+def write_notes(run: Path, value: dict[str, Any]) -> None:
+    """Replace `tracking.json`, atomically."""
+    write_text(run / _NOTES, to_json(value, indent=2) + "\n")
 
 
 def _reason(error: Exception) -> str:

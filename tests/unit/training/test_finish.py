@@ -11,7 +11,7 @@ from finetune.config.run_config import RunConfig
 from finetune.errors import Interrupted, WrongUse
 from finetune.runs import model as models
 from finetune.runs.evaluate import evaluate_run
-from finetune.training import advice, ema, start
+from finetune.training import advice, finish, start
 from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
 from finetune.training.loop.train import train
@@ -91,11 +91,11 @@ def test_the_run_keeps_both_and_recalibrates_for_the_average(tmp_path):
     assert (weights["kind"], weights["ema"], weights["statistics"]) == ("averaged", 0.5, "recalibrated")
     assert result["bn"]["recalibrated"]
     assert result["proof"]["holds"]
-    last = evaluate_run(finished.path / ema.LAST_STEP)
+    last = evaluate_run(finished.path / finish.LAST_STEP)
     assert last.correct == weights["last_step"]["test"]["is_training_false"]["correct"]
     assert evaluate_run(finished.path).correct == result["test"]["is_training_false"]["correct"]
 
-    averaged, before = (models.open_trained(path).model for path in (finished.path, finished.path / ema.LAST_STEP))
+    averaged, before = (models.open_trained(path).model for path in (finished.path, finished.path / finish.LAST_STEP))
     kernels = [
         [np.array(model.get_layer(name).kernel) for model in (averaged, before)]
         for name in ("head.logits", "resnet_v1_demo.conv1")
