@@ -26,7 +26,7 @@ def check_trackers(trackers: Sequence[str]) -> None:
 
 
 def absolute_trackers(trackers: Sequence[str]) -> tuple[str, ...]:
-    """The same with absolute_trackers paths: a run is resumed from anywhere."""
+    """The same trackers with absolute paths: a run is resumed from anywhere."""
     return tuple(
         text if place is None or "://" in place else f"{kind}={os.path.abspath(os.path.expanduser(place))}"
         for text in trackers

@@ -29,7 +29,7 @@ from finetune.training.periodic_diagnosis import Checkup
 from finetune.training.phases import Phases
 from finetune.training.prepare import Prepared, prepare
 from finetune.training.range_test import settle_learning_rate, write_range_test
-from finetune.training.tracking.trackers import Trackers, opened
+from finetune.training.tracking.trackers import Trackers, open_trackers
 
 
 def start(
@@ -128,7 +128,9 @@ class _Chief:
             source, settings = load_snapshot(run), config.to_json()
             with (
                 on.watching(),
-                opened(config.tracker, run.path, settings=settings, source=source, warn=self.display.warn) as trackers,
+                open_trackers(
+                    config.tracker, run.path, settings=settings, source=source, warn=self.display.warn
+                ) as trackers,
                 ExitStack() as held,
             ):
                 if on.workers > 1:

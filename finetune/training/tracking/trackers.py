@@ -77,7 +77,7 @@ class Trackers:
 
 
 @contextmanager
-def opened(
+def open_trackers(
     trackers: Sequence[str],
     run: Path,
     *,

@@ -11,7 +11,7 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.util import tensor_util
 
 from finetune.errors import FinetuneError, Interrupted, WrongUse
-from finetune.training import tracking
+from finetune.training.tracking.trackers import open_trackers
 
 SETTINGS = {"backbone": "resnet_v1_50", "bn_decay": 0.9, "bn": ("a=freeze", "train"), "seed": 0, "checkpoint": None,
             "deterministic": False, "tracker": ("tensorboard",)}  # fmt: skip
@@ -41,7 +41,7 @@ def statistics(epoch):
 
 
 def opened(kind, run, warn=pytest.fail):
-    return tracking.opened([kind], run, settings=SETTINGS, source=SOURCE, warn=warn)
+    return open_trackers([kind], run, settings=SETTINGS, source=SOURCE, warn=warn)
 
 
 def train(trackers, epochs, start=1, error=None):
@@ -196,8 +196,8 @@ def test_mlflow_begins_anew_where_the_store_has_forgotten_the_run(run, tmp_path)
 
 def test_several_runs_of_a_batch_open_one_new_store_at_once(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from finetune import tracking\n"
-        "with tracking.opened(['mlflow'], Path(sys.argv[1]), settings={}, source=None, warn=sys.exit): pass"
+        "import sys; from pathlib import Path; from finetune.training.tracking.trackers import open_trackers\n"
+        "with open_trackers(['mlflow'], Path(sys.argv[1]), settings={}, source=None, warn=sys.exit): pass"
     )
     started = []
     for name in ("a", "b", "c"):
@@ -229,38 +229,3 @@ def test_a_store_that_cannot_be_opened_is_one_error_before_the_first_step(run, t
         with pytest.raises(FinetuneError, match="cannot be opened") as raised, opened(f"mlflow={place}", run):
             pass
         assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("trackers", "words"),
-    [
-        (["tensorbord"], "did you mean tensorboard"),
-        (["wandb"], "expected tensorboard"),
-        (["tensorboard", "tensorboard=x"], "comes twice"),
-        (["tensorboard="], "no place after '='"),
-        (["tensorboard=s3://bucket"], "expected a directory"),
-        (["mlflow=http://me:secret@host/"], "MLFLOW_TRACKING_PASSWORD"),
-    ],
-)
-def test_trackers_that_will_not_do(trackers, words):
-    with pytest.raises(WrongUse, match=words) as raised:
-        tracking.check(trackers)
-    assert "secret" not in str(raised.value)
-
-
-def test_a_missing_extra_is_one_error_with_its_command(monkeypatch):
-    from finetune.training.tracking import trackers
-
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    for kind in ("tensorboard", "mlflow"):
-        with pytest.raises(FinetuneError) as raised:
-            tracking.check([kind])
-        assert f'pip install "finetune-backbones[{kind}]"' in str(raised.value)
-
-
-def test_places_become_absolute(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    given = ["tensorboard", "tensorboard=logs", "mlflow=http://host", "mlflow=~/x"]
-    made = tracking.absolute(given)
-    assert made[:3] == ("tensorboard", f"tensorboard={tmp_path}/logs", "mlflow=http://host")
-    assert made[3].startswith("mlflow=/")
