@@ -1,1 +1,1 @@
-"""Evidence (measures) -> verdict (a pure function over numbers) -> remedy."""
+"""Is BatchNorm to blame? Measure a model, judge by the numbers alone, name a remedy."""

@@ -1,4 +1,4 @@
-"""Diagnose a target, and apply the remedy where the statistics are the cause."""
+"""Diagnose a target, and recalibrate it where its statistics are the cause."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.evaluator import Evaluation, Evaluator
 
 TRAINING_IMAGES = 2_000
-"""Training images a diagnosis looks at, unless told otherwise."""
+"""Training images of a diagnosis, by default."""
 
 
 def diagnose(
@@ -69,14 +69,13 @@ def recalibrate_bn(
 ) -> Recalibration:
     """Write a copy of the model whose moving statistics are those of `images` training images.
 
-    The copy goes beside the old model or to `out`; nothing is overwritten. Raises WrongUse where the new file is there
-    already, FinetuneError where recalibrating makes the model worse: then the network was trained around its old
-    statistics.
+    The copy goes beside the old model or to `out`; nothing is overwritten. Raises WrongUse where the new file exists,
+    FinetuneError where recalibrating makes the model worse, because the network was trained around its old statistics.
     """
     subject = target.subject
     if not subject.layers:
         raise FinetuneError(f"{target.name} has no BatchNormalization layer: there is nothing to recalibrate")
-    path = _check_place(out or target.copy, target.suffix)
+    path = _require_free(out or target.copy, target.suffix)
     test, subset = target.data.test(), target.data.training(images)
     evaluator = Evaluator(subject, on_batch=on_batch)
     before = evaluator.evaluate(test.batches())
@@ -92,8 +91,8 @@ def recalibrate_bn(
     return Recalibration(before, after, len(subset), path)
 
 
-def _check_place(path: Path, suffix: str | None) -> Path:
-    """`path` itself, where a file of that kind can be written."""
+def _require_free(path: Path, suffix: str | None) -> Path:
+    """`path` itself, if a file of that kind can be written there. WrongUse or FinetuneError if not."""
     if suffix is not None and path.suffix != suffix:
         raise WrongUse(f"--out {path} must end in {suffix}, the format it is written in")
     if path.exists() or Path(f"{path}.index").exists():
@@ -101,5 +100,5 @@ def _check_place(path: Path, suffix: str | None) -> Path:
     if not path.absolute().parent.is_dir():
         raise WrongUse(f"--out {path}: there is no directory {path.parent}; make it, or give another name with --out")
     if not os.access(path.absolute().parent, os.W_OK):
-        raise FinetuneError(f"no permission to write {path}: give another place with --out")
+        raise FinetuneError(f"no permission to write {path}: give another path with --out")
     return path

@@ -1,29 +1,25 @@
 """What a diagnosis has measured: numbers only, so that a verdict can be tested without a model."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from finetune.evaluation.evaluator import Evaluation
-
-SCHEMA_VERSION = 2
-"""Of the JSON report, documented in docs/diagnosis.md."""
-
-WAYS = ("is_training_false", "is_training_true", "recalibrated")
+from finetune.evaluation.significance import Paired
 
 Origin = Literal["source", "initial"]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What records say about how the model came to be; None where they do not.
+    """What records say about how the model was trained; None where they do not.
 
-    decay: share of the old moving value kept at one update. updates: how many the moving statistics took.
+    decay: share of the old moving value kept at one update. updates: number of updates of the moving statistics.
     zero_debias: whether the moving means forgot their start at the first update, so that only variances keep a share.
-    updates_enabled: whether they were meant to move; why_disabled: what says that they were not.
-    trained_with: what normalised in training. weights_moved: whether training changed any weight; affine_moved: any
-    gamma or beta of BatchNorm, which layers frozen on purpose keep. weights_averaged: whether the weights are averages
-    over training steps that the statistics are not. batch_size: of training. expected_preprocessing: what the
-    pretrained weights were made with.
+    updates_enabled: whether updates were meant to run; why_disabled: a sentence on why not.
+    trained_with: the statistics that normalised in training. weights_moved: whether training changed any weight.
+    affine_moved: whether it changed any gamma or beta of BatchNorm, which layers frozen on purpose keep.
+    weights_averaged: whether the weights are averages over training steps while the statistics are not.
+    batch_size: of training. expected_preprocessing: the one that the pretrained weights were made with.
     """
 
     decay: float | None = None
@@ -40,44 +36,45 @@ class Facts:
 
     @property
     def residual(self) -> float | None:
-        """Share of the starting statistics left: decay^n; with `zero_debias` of the variances."""
+        """Share of the starting statistics left: decay^updates; with `zero_debias` of the variances only."""
         return None if self.decay is None or self.updates is None else float(self.decay**self.updates)
 
     @property
     def statistics(self) -> str:
-        """What `residual` is a share of."""
+        """The statistics that `residual` is a share of."""
         return "variances" if self.zero_debias else "statistics"
 
 
 @dataclass(frozen=True)
-class Change:
-    """What another way does to the same images, one by one: how many it gets right that `is_training=False` gets wrong,
-    and the reverse. Far sharper than two accuracies."""
+class ModeScores:
+    """The same images with each kind of statistics, without dropout. `recalibrated` pools training images.
 
-    gained: int
-    lost: int
-
-
-@dataclass(frozen=True)
-class ThreeWays:
-    """The same images under three kinds of statistics, without dropout; `recalibrated` pools training images.
-
-    by_true, by_recalibrated: the changes against `is_training=False`; None where they were not kept.
+    by_true, by_recalibrated: the comparison with `is_training=False`, image by image; None where it was not kept.
     """
 
     is_training_false: Evaluation
     is_training_true: Evaluation
     recalibrated: Evaluation
-    by_true: Change | None = None
-    by_recalibrated: Change | None = None
+    by_true: Paired | None = None
+    by_recalibrated: Paired | None = None
+
+    @property
+    def best(self) -> Evaluation:
+        """The mode with the best accuracy."""
+        return max((self.is_training_false, self.is_training_true, self.recalibrated), key=lambda one: one.accuracy)
+
+    @property
+    def within_reach(self) -> float:
+        """Accuracy that other statistics than the moving ones win; negative where they lose."""
+        return max(self.is_training_true.accuracy, self.recalibrated.accuracy) - self.is_training_false.accuracy
 
 
 @dataclass(frozen=True)
 class Share:
     """The share of the starting statistics still in the moving ones, fitted from the arrays.
 
-    moving = share x start + (1 - share) x data, by least squares; `residual` is what the fit misses, as a share of the
-    way from start to data: near 0 the moving statistics lie on that line, near 1 they lie anywhere.
+    moving = share x start + (1 - share) x data, by least squares. `residual` is the part the fit misses, as a share of
+    the distance from start to data: near 0, the moving statistics lie on that line; near 1, they lie anywhere.
     """
 
     origin: Origin
@@ -87,16 +84,16 @@ class Share:
 
 @dataclass(frozen=True)
 class LayerDrift:
-    """How far one layer's moving statistics lie from those of the training images, and what else is odd about it.
+    """How far one layer's moving statistics are from those of the training images, and its other measures.
 
-    values: N = batch x height x width, the values a channel's batch statistics are taken over.
+    values: N = batch x height x width, the number of values behind a channel's batch statistics.
     mean_shift: root mean square over channels of (moving mean - data mean) / data sigma.
     log_variance_ratio: root mean square over channels of ln(moving variance / data variance); variance_bias: its mean.
     batch_noise: standard deviation of a single batch's mean, in data sigmas; None where there was one batch.
     test_shift, test_log_variance_ratio: the same measures of the test images' statistics against the training images'.
-    at_initial, at_source: the moving statistics are exactly 0 and 1; exactly the ones training started from
-        (None where those are not known).
-    share: of the starting statistics left, fitted on this layer alone; None where there is nothing to fit to.
+    at_initial: the moving statistics are exactly 0 and 1. at_source: they are exactly those training started from; None
+        where these are not known.
+    share: share of the starting statistics left, fitted on this layer alone; None where there is nothing to fit to.
     dead_gamma, dead_channels: shares of channels with gamma 0, and of channels that are constant over all images.
     """
 
@@ -120,8 +117,8 @@ class LayerDrift:
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to feed pixels: accuracy with `is_training=False` on `examples` training images, and how far the first BN
-    layer's moving statistics lie from what it then sees (as in `LayerDrift`)."""
+    """One preprocessing: accuracy with `is_training=False` on `examples` training images, and the drift of the first BN
+    layer with it (as in `LayerDrift`)."""
 
     name: str
     accuracy: float
@@ -132,10 +129,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class PreprocessingCheck:
-    """Every known way to feed pixels, tried on few training images, the best of them and the current one on `examples`.
+    """Every known preprocessing, tried on few training images; the best of them and the current one on `examples`.
 
-    best: the best other way than `current`, and the test and training subset scored with it, `is_training=False`, with
-    the changes against `current`; None where no other way looked better.
+    best: the best other one than `current`, None where none looked better. test, train: the images scored with it,
+    `is_training=False`. by_test, by_train: the comparison with `current`, image by image.
     """
 
     current: str
@@ -144,13 +141,13 @@ class PreprocessingCheck:
     best: str | None = None
     test: Evaluation | None = None
     train: Evaluation | None = None
-    by_test: Change | None = None
-    by_train: Change | None = None
+    by_test: Paired | None = None
+    by_train: Paired | None = None
 
 
 @dataclass(frozen=True)
 class BatchCheck:
-    """`is_training=True` on the same few test images: by batch size, and by the order they come in.
+    """`is_training=True` on the same few test images, by batch size and by their order.
 
     sizes: batch size -> score, images shuffled. shuffled, grouped: at the usual batch size, shuffled and sorted by
     class. moving: the same images with `is_training=False`.
@@ -166,9 +163,10 @@ class BatchCheck:
 class LabelCheck:
     """How well another numbering of the classes explains the predictions.
 
-    accuracy: of the predictions as they are, the best of the three ways. offset, offset_accuracy: when `offset` is
-    added to every label. permuted_accuracy: under the best one-to-one renumbering, fitted on one half of the images and
-    counted on the other. renumbered: how many classes that moves. On test images; `train_*` on the training subset.
+    accuracy: of the predictions as they are, in the best of the three modes. offset, offset_accuracy: when `offset` is
+    added to every label. permuted_accuracy: with the best one-to-one renumbering, fitted on one half of the images and
+    counted on the other. renumbered: the number of classes it changes. On test images; `train_*` on the training
+    subset.
     """
 
     accuracy: float
@@ -182,13 +180,13 @@ class LabelCheck:
 
 @dataclass(frozen=True)
 class BNEvidence:
-    """Everything the verdict may look at; None where it was not measured.
+    """Everything a verdict can depend on; None where it was not measured.
 
     partly_repaired: test images with `is_training=False` when only the layers at initial values are recalibrated.
     """
 
-    test: ThreeWays
-    train: ThreeWays
+    test: ModeScores
+    train: ModeScores
     classes: int
     layers: tuple[LayerDrift, ...]
     facts: Facts = Facts()
@@ -199,24 +197,6 @@ class BNEvidence:
     batches: BatchCheck | None = None
     partly_repaired: Evaluation | None = None
 
-    def accuracy_json(self) -> dict[str, Any]:
-        """Fractions, as `accuracy.test.is_training_false` and so on."""
-        return {
-            split: {name: getattr(ways, name).accuracy for name in WAYS}
-            for split, ways in (("test", self.test), ("train", self.train))
-        }
-
-    def loss_json(self) -> dict[str, Any]:
-        """Nats per image, as `loss.test.is_training_false` and so on."""
-        return {
-            split: {name: getattr(ways, name).loss for name in WAYS}
-            for split, ways in (("test", self.test), ("train", self.train))
-        }
-
-    def layers_json(self) -> list[dict[str, Any]]:
-        """One object per BN layer."""
-        return [asdict(layer) for layer in self.layers]
-
     def share(self, origin: Origin) -> Share | None:
-        """The fit to that start."""
+        """The fit to that start, None where there is none."""
         return next((share for share in self.shares if share.origin == origin), None)

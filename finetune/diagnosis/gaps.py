@@ -3,49 +3,53 @@
 import math
 
 from finetune.diagnosis import thresholds
-from finetune.diagnosis.evidence import Change, ThreeWays
+from finetune.diagnosis.evidence import ModeScores
 from finetune.evaluation.evaluator import Evaluation
+from finetune.evaluation.significance import Paired
 
 
-def better(a: Evaluation, b: Evaluation, least: float = thresholds.LEAST_GAP, change: Change | None = None) -> bool:
-    """Whether `a` has the higher accuracy, by more than `least`, a fraction, and by more than noise.
+def better(
+    a: Evaluation,
+    b: Evaluation,
+    least: float = thresholds.LEAST_GAP,
+    paired: Paired | None = None,
+    errors: float = thresholds.NOISE,
+) -> bool:
+    """Whether `a` has the higher accuracy, by more than `least`, a fraction, and by more than `errors` standard errors.
 
-    `change` from `b` to `a`, where both are of the same images: then only images that changed make noise (McNemar
-    1947). Else both accuracies do, binomially.
+    `paired` compares `a` with `b` on the same images. Then only images that changed make noise (McNemar 1947);
+    without it, both accuracies do, binomially.
     """
-    gap = a.accuracy - b.accuracy
-    if change is not None:
-        noise = thresholds.NOISE * math.sqrt(max(change.gained + change.lost, 1)) / a.examples
+    if paired is not None:
+        error = max(paired.standard_error, 1.0) / a.examples
     else:
-        noise = thresholds.NOISE * math.hypot(a.standard_error, b.standard_error)
-    # At 0 or 1 the binomial error vanishes: no difference is more certain than one image in the set.
-    return gap > max(noise, least, 1.0 / a.examples)
+        error = math.hypot(a.standard_error, b.standard_error)
+    # At 0 or 1 the binomial error vanishes, but no difference is more certain than one image in the set.
+    return a.accuracy - b.accuracy > max(errors * error, least, 1.0 / a.examples)
 
 
-def true_helps(ways: ThreeWays) -> bool:
+def true_helps(scores: ModeScores) -> bool:
     """Whether `is_training=True` is better than False."""
-    return better(ways.is_training_true, ways.is_training_false, change=ways.by_true)
+    return better(scores.is_training_true, scores.is_training_false, paired=scores.by_true)
 
 
-def true_hurts(ways: ThreeWays) -> bool:
+def true_hurts(scores: ModeScores) -> bool:
     """Whether `is_training=True` is worse than False."""
-    return better(ways.is_training_false, ways.is_training_true, change=_reverse(ways.by_true))
+    return better(scores.is_training_false, scores.is_training_true, paired=_reversed(scores.by_true))
 
 
-def recalibrating_helps(ways: ThreeWays) -> bool:
+def recalibrating_helps(scores: ModeScores) -> bool:
     """Whether recalibrated statistics are better than the moving ones, in accuracy or from a hopeless loss."""
-    return better(ways.recalibrated, ways.is_training_false, change=ways.by_recalibrated) or _far_less_wrong(ways)
+    if better(scores.recalibrated, scores.is_training_false, paired=scores.by_recalibrated):
+        return True
+    # A poor model's accuracy may stay the same while stale statistics make its loss larger by orders of magnitude.
+    excess = scores.is_training_false.loss - scores.recalibrated.loss
+    return excess > max(thresholds.LEAST_EXCESS, 2 * scores.recalibrated.loss) and not recalibrating_hurts(scores)
 
 
-def recalibrating_hurts(ways: ThreeWays) -> bool:
+def recalibrating_hurts(scores: ModeScores) -> bool:
     """Whether recalibrated statistics are worse than the moving ones."""
-    return better(ways.is_training_false, ways.recalibrated, change=_reverse(ways.by_recalibrated))
-
-
-def _far_less_wrong(ways: ThreeWays) -> bool:
-    """A model too poor for its accuracy to tell may still be wrong by orders of magnitude under stale statistics."""
-    excess = ways.is_training_false.loss - ways.recalibrated.loss
-    return excess > max(thresholds.LEAST_EXCESS, 2 * ways.recalibrated.loss) and not recalibrating_hurts(ways)
+    return better(scores.is_training_false, scores.recalibrated, paired=_reversed(scores.by_recalibrated))
 
 
 def percent(evaluation: Evaluation) -> str:
@@ -53,5 +57,5 @@ def percent(evaluation: Evaluation) -> str:
     return f"{evaluation.accuracy:.1%}"
 
 
-def _reverse(change: Change | None) -> Change | None:
-    return None if change is None else Change(change.lost, change.gained)
+def _reversed(paired: Paired | None) -> Paired | None:
+    return None if paired is None else paired.reversed()

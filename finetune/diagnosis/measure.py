@@ -1,22 +1,21 @@
-"""Measure a subject three ways: moving statistics, batch statistics, statistics recalibrated on training images.
+"""Measure a subject in three modes: with moving statistics, batch statistics, and statistics recalibrated on training
+images.
 
-Two passes over test and training images under each; whatever else the same passes can tell is taken from them. Further
-checks (`checks.py`) are made where the figures call for them.
+Each mode makes one pass over test and one over training images. Further checks (`checks.py`) are made where these
+figures call for them.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from finetune.batchnorm.statistics import Moments, write
 from finetune.batchnorm.subject import Snapshot, Subject, kept
 from finetune.data.evalset import EvalSet
-from finetune.diagnosis import checks, labels
-from finetune.diagnosis.checks import CheckBudget
+from finetune.diagnosis.checks import CheckBudget, compare, further_checks, suspicious
 from finetune.diagnosis.drift import drift, initial, share_left
-from finetune.diagnosis.evidence import BNEvidence, Facts, Share, ThreeWays
-from finetune.diagnosis.rules import data_rules
-from finetune.diagnosis.rules.rule import Commands, Reading
+from finetune.diagnosis.evidence import BNEvidence, Facts, ModeScores, Share
+from finetune.diagnosis.labels import explain
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Evaluator, Pass
 
@@ -36,7 +35,7 @@ def examine(
 ) -> BNEvidence:
     """Examine `subject` on `test`, in the data's own order, and on a training subset.
 
-    `train` must give its images in a random order: batches of one class have no statistics worth pooling. `source` are
+    `train` must give its images in a random order: statistics of batches of one class cannot be pooled. `source` are
     the moving statistics training started from, for the layers where they are known. The subject is left as it was,
     also after Ctrl-C. Raises FinetuneError where it has no BatchNorm.
     """
@@ -47,69 +46,67 @@ def examine(
         )
     evaluator = Evaluator(subject, on_batch=on_batch)
     with kept(subject):
-        test_false = evaluator.examine(test.batches(), "moving")
-        train_false = evaluator.examine(train.batches(), "moving")
-        # The passes that score with batch statistics also pool them.
-        test_true = evaluator.examine(test.batches(), "batch")
-        train_true = evaluator.examine(train.batches(), "batch")
-        moving = subject.snapshot()
-        recalibrated = {
-            layer.name: (pooled.mean, pooled.variance)
-            for layer, pooled in zip(subject.layers, train_true.moments, strict=True)
-        }
-        write(subject, train_true.moments)
-        test_recalibrated = evaluator.examine(test.batches(), "moving")
-        train_recalibrated = evaluator.examine(train.batches(), "moving")
-        subject.restore(moving)
-        layers = subject.layers
-        evidence = BNEvidence(
-            test=_three(test_false, test_true, test_recalibrated),
-            train=_three(train_false, train_true, train_recalibrated),
-            classes=subject.outputs,
-            layers=tuple(
-                drift(layer, moving[layer.name], pooled, test=tested, source=source.get(layer.name) if source else None)
-                for layer, pooled, tested in zip(layers, train_true.moments, test_true.moments, strict=True)
-            ),
-            facts=facts or Facts(),
-            batch_size=min(train.batch_size, len(train)),
-            shares=_shares(subject, moving, train_true.moments, source),
-            labels=labels.explain(
-                [(one.labels, one.predictions) for one in (test_false, test_true, test_recalibrated)],
-                [(one.labels, one.predictions) for one in (train_false, train_true, train_recalibrated)],
-                subject.outputs,
-            ),
-        )
-        called = checks.called_for(evidence) if extent == "default" else checks.ALL if extent == "all" else frozenset()
-        room = CheckBudget(
-            evaluator,
-            subject,
-            test,
-            train,
-            generous=extent == "all" or checks.suspicious(evidence),
-            thorough=extent == "all",
-        )
-        if "preprocessing" in called:
-            ways = evidence.train
-            best = max(ways.is_training_true.accuracy, ways.recalibrated.accuracy)
-            reach = best - ways.is_training_false.accuracy
-            check = checks.preprocessing(room, test_false, train_false, reach=reach)
-            evidence = replace(evidence, preprocessing=check)
-        if "partial" in called:
-            initial_only = {layer.name for layer, seen in zip(layers, evidence.layers, strict=True) if seen.at_initial}
-            evidence = replace(evidence, partly_repaired=checks.partly(room, moving, recalibrated, initial_only))
-        fed_wrongly = data_rules.wrong_preprocessing(Reading(evidence, Commands(""))) is not None
-        if "batches" in called and not (extent == "default" and fed_wrongly):
-            evidence = replace(evidence, batches=checks.batches(room))
+        tested, trained = score_modes(evaluator, subject, test, train)
+        evidence = _evidence(subject, tested, trained, source)
+        evidence = replace(evidence, facts=facts or Facts(), batch_size=min(train.batch_size, len(train)))
+        thorough = extent == "all"
+        generous = thorough or suspicious(evidence)
+        budget = CheckBudget(evaluator, subject, test, train, generous=generous, thorough=thorough)
+        if extent != "quick":
+            evidence = further_checks(evidence, budget, tested.moving, trained.moving, trained.batch.moments)
     return evidence
 
 
-def _three(false: Pass, true: Pass, recalibrated: Pass) -> ThreeWays:
-    return ThreeWays(
-        false.evaluation,
-        true.evaluation,
-        recalibrated.evaluation,
-        by_true=checks.change(false, true),
-        by_recalibrated=checks.change(false, recalibrated),
+@dataclass(frozen=True, eq=False)
+class ModePasses:
+    """One pass over the same images in each mode. The pass with batch statistics also pools them."""
+
+    moving: Pass
+    batch: Pass
+    recalibrated: Pass
+
+    @property
+    def scores(self) -> ModeScores:
+        """The counts of each pass, compared image by image with the first."""
+        return ModeScores(
+            self.moving.evaluation,
+            self.batch.evaluation,
+            self.recalibrated.evaluation,
+            by_true=compare(self.batch, self.moving),
+            by_recalibrated=compare(self.recalibrated, self.moving),
+        )
+
+
+def score_modes(evaluator: Evaluator, subject: Subject, test: EvalSet, train: EvalSet) -> tuple[ModePasses, ModePasses]:
+    """Score test and training images in each mode. The moving statistics are afterwards what they were."""
+    before = subject.snapshot()
+    moving = [evaluator.examine(images.batches(), "moving") for images in (test, train)]
+    batch = [evaluator.examine(images.batches(), "batch") for images in (test, train)]
+    write(subject, batch[1].moments)
+    recalibrated = [evaluator.examine(images.batches(), "moving") for images in (test, train)]
+    subject.restore(before)
+    tested, trained = (ModePasses(*passes) for passes in zip(moving, batch, recalibrated, strict=True))
+    return tested, trained
+
+
+def _evidence(subject: Subject, tested: ModePasses, trained: ModePasses, source: Snapshot | None) -> BNEvidence:
+    """What the six passes show."""
+    layers, moving, pooled = subject.layers, subject.snapshot(), trained.batch.moments
+    start = source or {}
+    test, train = (
+        [(one.labels, one.predictions) for one in (passes.moving, passes.batch, passes.recalibrated)]
+        for passes in (tested, trained)
+    )
+    return BNEvidence(
+        test=tested.scores,
+        train=trained.scores,
+        classes=subject.outputs,
+        layers=tuple(
+            drift(layer, moving[layer.name], data, test=seen, source=start.get(layer.name))
+            for layer, data, seen in zip(layers, pooled, tested.batch.moments, strict=True)
+        ),
+        shares=_shares(subject, moving, pooled, source),
+        labels=explain(test, train, subject.outputs),
     )
 
 

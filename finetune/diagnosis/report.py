@@ -3,8 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from finetune.diagnosis.evidence import SCHEMA_VERSION, BatchCheck, BNEvidence, PreprocessingCheck
+from finetune.diagnosis.evidence import BatchCheck, BNEvidence, ModeScores, PreprocessingCheck
 from finetune.diagnosis.verdict import Verdict
+
+SCHEMA_VERSION = 2
+"""Of the JSON report, documented in docs/diagnosis.md."""
 
 
 @dataclass(frozen=True)
@@ -16,17 +19,15 @@ class Diagnosis:
     verdict: Verdict
 
     def to_json(self) -> dict[str, Any]:
-        """The report of `diagnose-bn --json`, and `bn.json`; docs/diagnosis.md says what is what."""
+        """The report of `diagnose-bn --json`, and `bn.json`; docs/diagnosis.md describes every key."""
         evidence, facts = self.evidence, self.evidence.facts
+        splits = {"test": evidence.test, "train": evidence.train}
         return {
             "schema_version": SCHEMA_VERSION,
             "target": self.target,
-            "accuracy": evidence.accuracy_json(),
-            "loss": evidence.loss_json(),
-            "examples": {
-                "test": evidence.test.is_training_false.examples,
-                "train": evidence.train.is_training_false.examples,
-            },
+            "accuracy": {name: _figures(scores, "accuracy") for name, scores in splits.items()},
+            "loss": {name: _figures(scores, "loss") for name, scores in splits.items()},
+            "examples": {name: scores.is_training_false.examples for name, scores in splits.items()},
             "batch_size": evidence.batch_size,
             "facts": asdict(facts),
             "decay": facts.decay,
@@ -38,8 +39,14 @@ class Diagnosis:
             "batches": _batches(evidence.batches),
             "partly_repaired": evidence.partly_repaired.accuracy if evidence.partly_repaired else None,
             "verdict": self.verdict.to_json(),
-            "layers": evidence.layers_json(),
+            "layers": [asdict(layer) for layer in evidence.layers],
         }
+
+
+def _figures(scores: ModeScores, figure: str) -> dict[str, float]:
+    """The accuracy (a fraction) or the loss (nats per image) of each mode."""
+    modes = ("is_training_false", "is_training_true", "recalibrated")
+    return {mode: getattr(getattr(scores, mode), figure) for mode in modes}
 
 
 def _preprocessing(check: PreprocessingCheck | None) -> dict[str, Any] | None:

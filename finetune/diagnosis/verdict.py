@@ -1,25 +1,25 @@
-"""From evidence to one cause: a pure function over numbers. The rules are tried in order, the first that finds wins."""
+"""From evidence to one cause: a pure function over numbers. The first rule that applies names the cause."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.diagnosis import verdict_words
 from finetune.diagnosis.evidence import BNEvidence
 from finetune.diagnosis.rules import data_rules, statistics_rules, training_rules
 from finetune.diagnosis.rules.rule import Commands, Finding, Reading
+from finetune.diagnosis.verdict_words import accuracy_lines, ruled_out, statistics_lines
 
 RULES: tuple[Callable[[Reading], Finding | None], ...] = (
-    # What makes every other figure meaningless.
+    # A cause that makes every other figure meaningless.
     statistics_rules.not_finite,
-    # What recalibration would hide: it repairs the statistics for pixels that are fed wrongly.
+    # Causes that recalibration would hide: it repairs the statistics for pixels that are fed wrongly.
     data_rules.wrong_preprocessing,
     data_rules.labels,
-    # Statistics that fit the training images are not made wrong by test images of another kind.
+    # Statistics that fit the training images are not to blame for test images of another kind.
     data_rules.different_data,
     # A good is_training=True that no statistics can reach.
     data_rules.batch_composition,
-    # The statistics themselves, from what is certain bit by bit to what is inferred.
+    # The statistics themselves: first causes that show bit by bit, then those that are inferred.
     statistics_rules.updates_never_ran,
     statistics_rules.partially_restored,
     statistics_rules.source_untouched,
@@ -28,10 +28,10 @@ RULES: tuple[Callable[[Reading], Finding | None], ...] = (
     statistics_rules.averaged_weights,
     statistics_rules.noisy,
     statistics_rules.outrun,
-    # Networks that need the noise of their batches, or learnt around their statistics.
+    # Networks that need the noise of their batches, or that learnt around their statistics.
     statistics_rules.few_values,
     statistics_rules.learnt_around,
-    # Whatever is wrong now is not BatchNorm's doing.
+    # Causes outside of BatchNorm.
     training_rules.undertrained,
     training_rules.overfitting,
 )
@@ -39,7 +39,11 @@ RULES: tuple[Callable[[Reading], Finding | None], ...] = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """One cause with a stable code, the sentence a person reads, what led to it, what it is not, and what to type."""
+    """One cause.
+
+    cause: a stable code. sentence: for people. evidence: the lines that led to it. not_because: what it is not.
+    remedy: a command to type.
+    """
 
     cause: str
     sentence: str
@@ -49,7 +53,7 @@ class Verdict:
 
     @property
     def healthy(self) -> bool:
-        """Whether BatchNorm is fine (a model can be bad for other reasons)."""
+        """Whether BatchNorm is healthy. The model can be bad for other reasons."""
         return self.cause == "healthy" or self.cause.startswith("not-batchnorm")
 
     def to_json(self) -> dict[str, Any]:
@@ -65,18 +69,13 @@ class Verdict:
 
 
 def judge(evidence: BNEvidence, commands: Commands) -> Verdict:
-    """Name the cause; `commands` word its remedy."""
+    """Name the cause. Its remedy is typed with `commands`."""
     reading = Reading(evidence, commands)
-    for rule in RULES:
-        found = rule(reading)
-        if found is not None:
-            break
-    else:
-        found = training_rules.healthy(reading)
+    found = next((one for rule in RULES if (one := rule(reading))), None) or training_rules.healthy(reading)
     return Verdict(
         found.cause,
         found.sentence,
-        (*verdict_words.accuracies(evidence), *found.because, *verdict_words.statistics(reading)),
+        (*accuracy_lines(evidence), *found.because, *statistics_lines(reading)),
         found.remedy,
-        verdict_words.ruled_out(reading, found.cause),
+        ruled_out(reading, found.cause),
     )

@@ -1,1 +1,1 @@
-"""The rules that turn evidence into a cause."""
+"""The rules of a verdict, each from evidence to one cause."""

@@ -1,4 +1,4 @@
-"""What the rules of a verdict share: evidence with the comparisons that several of them make."""
+"""What the rules of a verdict share: the evidence, and comparisons that several of them make."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,29 +12,32 @@ from finetune.diagnosis.gaps import percent, recalibrating_helps
 
 @dataclass(frozen=True)
 class Commands:
-    """How a remedy is typed. target: what the user called the model, quoted for a shell, with its options. retrain: the
-    command that trains it again, to which options are added."""
+    """How a remedy is typed.
+
+    target: the model as the user named it, quoted for a shell, with its options. retrain: the command that trains it
+    again, to which options are added.
+    """
 
     target: str
     retrain: str = "finetune run --backbone NAME"
 
     @property
     def recalibrate(self) -> str:
-        """Measure the statistics anew."""
+        """Measure the statistics again."""
         return f"finetune recalibrate-bn {self.target}"
 
     def train(self, *options: str, why: str = "") -> str:
-        """Train again with `options`; `why` becomes a comment of the shell."""
+        """Train again with `options`. `why` becomes a comment of the shell."""
         return " ".join([self.retrain, *options]) + (f"  # {why}" if why else "")
 
     def recalibrate_or(self, *options: str) -> str:
-        """Recalibrate; the way to train without the need stands behind it as a comment."""
+        """Recalibrate. A comment gives the options with which training would not need it."""
         return f"{self.recalibrate}  # or train again: {self.train(*options)}"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule found: `because` are the lines of evidence of its own."""
+    """The outcome of a rule that applies. `because` are its own lines of evidence."""
 
     cause: str
     sentence: str
@@ -44,14 +47,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Reading:
-    """Evidence, and what follows from it."""
+    """Evidence, and what follows from it for several rules."""
 
     evidence: BNEvidence
     commands: Commands
 
     @cached_property
     def cured(self) -> bool:
-        """Recalibrating the statistics, and nothing else, brings test accuracy (or a hopeless loss) back."""
+        """Whether recalibrating the statistics alone brings test accuracy (or a hopeless loss) back."""
         return recalibrating_helps(self.evidence.test)
 
     @cached_property
@@ -61,7 +64,7 @@ class Reading:
 
     @property
     def lost(self) -> str:
-        """What the statistics cost, for sentences."""
+        """What the statistics cost, as a sentence without its stop."""
         test = self.evidence.test
         return (
             f"is_training=False gives {percent(test.is_training_false)} on test images, the same weights with "
@@ -70,18 +73,18 @@ class Reading:
 
     @cached_property
     def untouched(self) -> bool:
-        """Every layer's statistics are bit-equal to a start."""
+        """Whether every layer's statistics are bit-equal to those of the source, or to 0 and 1."""
         return all(layer.at_initial or layer.at_source for layer in self.evidence.layers)
 
     @cached_property
     def never_updated(self) -> bool:
-        """Every layer's statistics are bit-equal to a start or, where that is not known, the records say so."""
+        """The same or, where the source is not known, whether the records show no update."""
         unknown = all(layer.at_source is None for layer in self.evidence.layers)
         return self.untouched or (unknown and self.evidence.facts.updates == 0)
 
     @property
     def frozen(self) -> bool:
-        """Whether BatchNorm was frozen: by the records, or because gamma and beta are the source's as well."""
+        """Whether BatchNorm was frozen, by the records or because gamma and beta are the source's as well."""
         facts = self.evidence.facts
         return facts.trained_with == "moving" or (facts.trained_with is None and facts.affine_moved is False)
 
@@ -107,13 +110,12 @@ class Reading:
 
     @cached_property
     def test_distance(self) -> tuple[float, float]:
-        """How far the test images' statistics lie from the training images' in the early layers: in sigmas (or log
+        """How far the statistics of test and training images are apart in the early layers: in sigmas (or half a log
         variance), and in standard errors of that."""
         layers, evidence = self.evidence.layers, self.evidence
         early = layers[: max(1, int(len(layers) * thresholds.EARLY))]
-        counts = [
-            ways.is_training_false.examples / max(evidence.batch_size, 1) for ways in (evidence.test, evidence.train)
-        ]
+        images = [scores.is_training_false.examples for scores in (evidence.test, evidence.train)]
+        counts = [count / max(evidence.batch_size, 1) for count in images]
         scale = float(np.sqrt(sum(1 / max(count, 1e-9) for count in counts)))
         distances = [max(layer.test_shift, layer.test_log_variance_ratio / 2) for layer in early]
         errors = [layer.test_shift / (layer.batch_noise * scale) for layer in early if layer.batch_noise and scale > 0]
@@ -121,17 +123,17 @@ class Reading:
 
     @property
     def test_is_far(self) -> bool:
-        """Whether the test images' own statistics say that they are of another kind."""
+        """Whether the statistics of the test images show that they are of another kind."""
         sigmas, errors = self.test_distance
         return sigmas > thresholds.FAR_SIGMAS and errors > thresholds.FAR_DATA
 
     @property
     def share(self) -> Share | None:
-        """The fitted share of the start, of the source where it is known."""
+        """The fitted share of the starting statistics, those of the source where it is known."""
         return self.evidence.share("source") or self.evidence.share("initial")
 
 
 def size(layer: LayerDrift) -> float:
-    """One number for a layer's drift, comparable between means and variances; not finite counts as endless."""
+    """One number for a layer's drift, comparable between means and variances; infinite where it is not finite."""
     value = max(layer.mean_shift, layer.log_variance_ratio / 2)
     return value if np.isfinite(value) else float("inf")

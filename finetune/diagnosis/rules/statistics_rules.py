@@ -1,4 +1,4 @@
-"""Rules about the moving statistics themselves. Each gives a Finding, or None where it does not apply."""
+"""Rules about the moving statistics themselves. Each gives a Finding, or None if it does not apply."""
 
 import numpy as np
 
@@ -19,15 +19,15 @@ def not_finite(seen: Reading) -> Finding | None:
         where = f"gamma or beta of {weights[0]}" if weights else f"all logits, and the statistics from {broken[0]} on,"
         return Finding(
             "not-finite",
-            f"The network itself is no longer finite: {where} are NaN or infinite. No statistics can mend that.",
+            f"The network itself is not finite any more: {where} are NaN or infinite. No statistics can repair that.",
             seen.commands.train("--clip-norm", "1", why="and a lower --learning-rate"),
         )
     if broken or negative:
         what = "are NaN or infinite" if broken else "have negative variances"
-        named = broken or negative
+        names = broken or negative
         return Finding(
             "not-finite",
-            f"The moving statistics of {len(named)} of {len(layers)} BN layers {what}, the first in {named[0]}; "
+            f"The moving statistics of {len(names)} of {len(layers)} BN layers {what}, the first in {names[0]}; "
             f"the weights are fine: recalibrated on training images they give {percent(evidence.test.recalibrated)}.",
             seen.commands.recalibrate,
         )
@@ -35,7 +35,7 @@ def not_finite(seen: Reading) -> Finding | None:
 
 
 def updates_never_ran(seen: Reading) -> Finding | None:
-    """All layers still at 0 and 1, and the data's own statistics do better."""
+    """All layers are still at 0 and 1, and the statistics of the data do better."""
     if not (_to_blame(seen) and all(layer.at_initial for layer in seen.evidence.layers)):
         return None
     return Finding(
@@ -46,12 +46,11 @@ def updates_never_ran(seen: Reading) -> Finding | None:
 
 
 def partially_restored(seen: Reading) -> Finding | None:
-    """Some layers at 0 and 1, and recalibrating these alone is the cure."""
-    layers, evidence = seen.evidence.layers, seen.evidence
+    """Some layers are at 0 and 1, and recalibrating these alone is the cure."""
+    layers, test, partly = seen.evidence.layers, seen.evidence.test, seen.evidence.partly_repaired
     initial = [layer.name for layer in layers if layer.at_initial]
     if not (seen.cured and 0 < len(initial) < len(layers)):
         return None
-    test, partly = evidence.test, evidence.partly_repaired
     because: tuple[str, ...] = ()
     if partly is not None:
         won = partly.accuracy - test.is_training_false.accuracy
@@ -61,33 +60,32 @@ def partially_restored(seen: Reading) -> Finding | None:
     return Finding(
         "partially-restored",
         f"{len(initial)} of {len(layers)} BN layers have the initial statistics 0 and 1, the others do not: the "
-        f"checkpoint was restored in part, the first layer missed is {initial[0]}. {seen.lost}.",
+        f"checkpoint was restored in part, and the first layer missed is {initial[0]}. {seen.lost}.",
         seen.commands.recalibrate,
         because,
     )
 
 
 def source_untouched(seen: Reading) -> Finding | None:
-    """Every layer bit-equal to the source while the weights moved, and the data's own statistics do better."""
-    evidence, facts = seen.evidence, seen.evidence.facts
-    if not (_to_blame(seen) and seen.never_updated and facts.weights_moved is not False):
+    """Every layer is bit-equal to the source while the weights changed, and the statistics of the data do better."""
+    if not (_to_blame(seen) and seen.never_updated and seen.evidence.facts.weights_moved is not False):
         return None
     if seen.frozen:
         cause, how = "frozen-statistics-trained-weights", "they were frozen while the weights below them trained"
     else:
         cause, how = "updates-never-ran-since-source", "the update operations never ran in fine-tuning"
-    new = sum(layer.at_initial and not layer.at_source for layer in evidence.layers)
-    besides = f" ({new} at 0 and 1 besides: new in this network)" if new else ""
-    state = f"are bit-equal to the source checkpoint's{besides}" if seen.untouched else "took no update in training"
+    new = sum(layer.at_initial and not layer.at_source for layer in seen.evidence.layers)
+    others = f" ({new} more at 0 and 1: new in this network)" if new else ""
+    state = f"are bit-equal to the source checkpoint's{others}" if seen.untouched else "took no update in training"
     return Finding(
         cause,
-        f"The moving statistics {state} while the weights moved: {how}. {seen.lost}.",
+        f"The moving statistics {state} while the weights changed: {how}. {seen.lost}.",
         seen.commands.recalibrate_or("--bn", "train", "--bn-updates", "on", "--bn-decay", "auto"),
     )
 
 
 def frozen_in_part(seen: Reading) -> Finding | None:
-    """Some layers bit-equal to the source while the others' statistics moved."""
+    """Some layers are bit-equal to the source while the statistics of the others changed."""
     layers = seen.evidence.layers
     fixed = [layer.name for layer in layers if layer.at_source]
     if not (seen.cured and 0 < len(fixed) < len(layers)):
@@ -95,45 +93,42 @@ def frozen_in_part(seen: Reading) -> Finding | None:
     return Finding(
         "frozen-statistics-trained-weights",
         f"The statistics of {len(fixed)} of {len(layers)} BN layers (the first is {fixed[0]}) are bit-equal to the "
-        f"source's while the others moved: they were frozen, the weights that feed them were not. {seen.lost}.",
+        f"source's while the others changed: they were frozen, but the weights below them trained. {seen.lost}.",
         seen.commands.recalibrate_or("--bn", "train"),
     )
 
 
 def share_left(seen: Reading) -> Finding | None:
-    """A part of the start is still in the moving averages: decay too high for the number of updates."""
+    """A part of the start is still in the moving averages: the decay was too high for the number of updates."""
     facts, fit = seen.evidence.facts, seen.share
-    known = facts.residual
-    if not seen.cured or (known is not None and known < thresholds.FORGOTTEN):
+    if not seen.cured:
         return None
-    fitted = fit is not None and fit.share >= max(thresholds.FITTED, fit.residual)
-    if known is None and not (fitted and (seen.noise_ratio or np.inf) > thresholds.NOISE_RATIO):
-        return None
-    left = known if known is not None else fit.share if fit else 0.0
-    updates = facts.updates or 0
-    if known is not None:
-        enough = auto_decay(max(updates, 1), max(updates, 1))
-        opening = (
-            f"Decay {facts.decay:g} is too high for {updates} update{'s' if updates > 1 else ''}: {left:.0%} of the "
+    if facts.residual is not None:
+        if facts.residual < thresholds.FORGOTTEN:
+            return None
+        updates = facts.updates or 0
+        decay = f"{auto_decay(max(updates, 1), max(updates, 1)):g}"
+        sentence = (
+            f"Decay {facts.decay:g} is too high for {updates} update{'s' if updates > 1 else ''}: {facts.residual:.0%} "
+            f"of the starting {facts.statistics} is still in the moving averages; {decay} would have done."
         )
-        advice, options = f"; {enough:g} would have done", ("--bn-decay", f"{enough:g}")
     else:
-        start = "source's" if fit and fit.origin == "source" else "initial"
-        opening = f"The decay was too high for the number of updates: about {left:.0%} of the {start} "
-        advice, options = "", ("--bn-decay", "auto")
-    what = "statistics"
-    if known is not None:
-        opening, what = opening + "starting ", facts.statistics
-    return Finding(
-        "statistics-lag",
-        f"{opening}{what} is still in the moving averages{advice}. {seen.lost}.",
-        seen.commands.recalibrate_or(*options),
-    )
+        fitted = fit is not None and fit.share >= max(thresholds.FITTED, fit.residual)
+        if fit is None or not fitted or (seen.noise_ratio or np.inf) <= thresholds.NOISE_RATIO:
+            return None
+        start, decay = "source's" if fit.origin == "source" else "initial", "auto"
+        sentence = (
+            f"The decay was too high for the number of updates: about {fit.share:.0%} of the {start} statistics is "
+            "still in the moving averages."
+        )
+    return Finding("statistics-lag", f"{sentence} {seen.lost}.", seen.commands.recalibrate_or("--bn-decay", decay))
 
 
 def averaged_weights(seen: Reading) -> Finding | None:
-    """Averaged weights with statistics of the weights as they were at the last step: known, or told by statistics that
-    lie not between the source's and the data's, but ahead of the data's."""
+    """The weights are averages over training steps, but the statistics are those of the last step.
+
+    The records show it, or statistics that lie beyond those of the training images, as seen from the source.
+    """
     facts, fit = seen.evidence.facts, seen.evidence.share("source")
     if not seen.cured or facts.weights_averaged is False:
         return None
@@ -143,12 +138,12 @@ def averaged_weights(seen: Reading) -> Finding | None:
     because: tuple[str, ...] = ()
     if not facts.weights_averaged and fit is not None:
         because = (
-            f"seen from the source, the moving statistics are {-fit.share:.0%} further than the training images' are: "
-            "those of weights that are ahead of the ones in the file, while statistics that lag are behind",
+            f"seen from the source, the moving statistics are {-fit.share:.0%} beyond those of the training images: "
+            "they belong to weights that are ahead of the ones in the file, while statistics that lag are behind",
         )
     return Finding(
         "averaged-weights-raw-statistics",
-        f"The weights {'are' if facts.weights_averaged else 'look like'} averages over training steps, the moving "
+        f"The weights {'are' if facts.weights_averaged else 'look like'} averages over training steps, but the moving "
         f"statistics belong to the raw weights of the last step. {seen.lost}.",
         seen.commands.recalibrate,
         because,
@@ -156,75 +151,66 @@ def averaged_weights(seen: Reading) -> Finding | None:
 
 
 def noisy(seen: Reading) -> Finding | None:
-    """The moving means miss the data's by about what a single batch's mean does."""
-    facts, ratio = seen.evidence.facts, seen.noise_ratio
+    """The moving means differ from those of the data by about as much as a single batch's mean does."""
+    decay, ratio = seen.evidence.facts.decay, seen.noise_ratio
     if not seen.cured or ratio is None or ratio > thresholds.NOISE_RATIO:
         return None
-    values = min(layer.values for layer in seen.evidence.layers)
-    window = (
-        f"an average over {(1 + facts.decay) / (1 - facts.decay):.3g} batches" if facts.decay else "a short average"
-    )
-    convention = (
-        f" {facts.decay:g} looks like PyTorch's momentum, which is 1 - decay: {1 - facts.decay:g} was meant."
-        if facts.decay is not None and facts.decay <= 0.2
-        else ""
-    )
-    small = (facts.batch_size or seen.evidence.batch_size) < thresholds.FEW_VALUES or values < thresholds.FEW_VALUES
-    options = ("--bn-decay", "auto", *(("--batch-size", "32") if small else ()))
+    values, size = _smallest(seen)
+    window = f"an average over {(1 + decay) / (1 - decay):.3g} batches" if decay else "a short average"
+    convention = ""
+    if decay is not None and decay <= 0.2:
+        convention = f" {decay:g} looks like PyTorch's momentum, which is 1 - decay: {1 - decay:g} was meant."
+    options = ("--batch-size", "32") if min(size, values) < thresholds.FEW_VALUES else ()
     return Finding(
         "statistics-noisy",
-        f"The moving statistics are noise: they miss the training images' by {ratio:.2g} times what the mean of a "
-        f"single batch does, {window} of too few values.{convention} {seen.lost}.",
-        seen.commands.recalibrate_or(*options),
+        f"The moving statistics are noise: they differ from the training images' {ratio:.2g} times as much as the mean "
+        f"of a single batch does, being {window} of too few values.{convention} {seen.lost}.",
+        seen.commands.recalibrate_or("--bn-decay", "auto", *options),
         (f"the smallest layer takes its statistics over {values:.0f} values a channel and batch",),
     )
 
 
 def outrun(seen: Reading) -> Finding | None:
-    """Nothing of the start is left, yet the statistics are those of earlier weights."""
+    """Nothing of the start is left, but the statistics are those of earlier weights."""
     if not seen.cured:
         return None
     unknown = (
-        "what the model was fine-tuned from is not known: with --source-checkpoint, statistics that never moved are "
-        "told from those that lag"
+        "the checkpoint the model was fine-tuned from is not known: --source-checkpoint would show whether the "
+        "statistics lag or never changed"
     )
     return Finding(
         "statistics-lag",
-        "The moving statistics lag behind the weights: nothing of the start is left in them, but the weights move "
-        f"faster than the averaging window follows. {seen.lost}.",
+        "The moving statistics lag behind the weights: nothing of the start is left in them, but the weights change "
+        f"faster than the averaging window can follow. {seen.lost}.",
         seen.commands.recalibrate_or("--bn-decay", "auto", "--schedule", "cosine"),
         (unknown,) if all(layer.at_source is None for layer in seen.evidence.layers) else (),
     )
 
 
 def few_values(seen: Reading) -> Finding | None:
-    """Only batch statistics do well, at any order, and they are taken over very few values."""
-    test, train = seen.evidence.test, seen.evidence.train
-    values = min(layer.values for layer in seen.evidence.layers)
-    size = seen.evidence.facts.batch_size or seen.evidence.batch_size
-    if not (true_helps(test) and true_helps(train)) or (
-        values >= thresholds.FEW_VALUES and size >= thresholds.FEW_VALUES
-    ):
+    """Only batch statistics do well, in any order of images, and they are taken over very few values."""
+    values, size = _smallest(seen)
+    helps = true_helps(seen.evidence.test) and true_helps(seen.evidence.train)
+    if not helps or min(size, values) >= thresholds.FEW_VALUES:
         return None
     few = f"values ({values:.0f} a channel in its smallest layer)"
     if values >= thresholds.FEW_VALUES:
         few = f"images ({size} a batch)"
     return Finding(
         "statistics-noisy",
-        f"The network was trained on batch statistics of very few {few} and has learnt to need their noise: no fixed "
-        "statistics serve it.",
+        f"The network was trained on batch statistics of very few {few} and has learnt to rely on their noise: it does "
+        "badly with any fixed statistics.",
         seen.commands.train("--batch-size", "32", "--bn", "train"),
     )
 
 
 def learnt_around(seen: Reading) -> Finding | None:
-    """Statistics never touched, not on purpose, and the data's own are worse."""
+    """The statistics never changed, which was no plan, and those of the data are worse."""
     evidence = seen.evidence
-    test, facts = evidence.test, evidence.facts
-    initial = all(layer.at_initial for layer in evidence.layers)
-    # Freezing a source's statistics is a plan; nobody freezes 0 and 1 on purpose.
+    test, initial = evidence.test, all(layer.at_initial for layer in evidence.layers)
+    # Freezing a source's statistics can be a plan. Freezing 0 and 1 is not.
     on_purpose = seen.frozen and not initial
-    if not seen.untouched or on_purpose or facts.weights_moved is False:
+    if not seen.untouched or on_purpose or evidence.facts.weights_moved is False:
         return None
     worse = true_hurts(test) or recalibrating_hurts(test)
     learnt = test.is_training_false.accuracy > 1.5 / evidence.classes and seen.drift > thresholds.FAR_SIGMAS
@@ -234,7 +220,7 @@ def learnt_around(seen: Reading) -> Finding | None:
     figure = f"is_training=False is {'the better figure' if worse else 'no worse'} {figures}"
     return Finding(
         "trained-in-inference-mode",
-        f"The moving statistics {'are still 0 and 1' if initial else 'never moved from the source'}, and the network "
+        f"The moving statistics {'are still 0 and 1' if initial else 'never changed from the source'}, and the network "
         f"learnt around them: {figure}, as after a loop that calls the model without training=True. Recalibrating "
         f"would {'hurt' if worse else 'not help'}; train again with updates on.",
         seen.commands.train("--bn", "train", "--bn-updates", "on", "--bn-decay", "auto"),
@@ -242,5 +228,11 @@ def learnt_around(seen: Reading) -> Finding | None:
 
 
 def _to_blame(seen: Reading) -> bool:
-    """Recalibrated or, where training images are too few to recalibrate on, batch statistics do better."""
+    """Whether recalibrated statistics do better or, with too few training images for these, those of batches."""
     return seen.cured or (true_helps(seen.evidence.test) and true_helps(seen.evidence.train))
+
+
+def _smallest(seen: Reading) -> tuple[float, int]:
+    """(values behind the batch statistics of the smallest layer, images in a batch of training)."""
+    size = seen.evidence.facts.batch_size or seen.evidence.batch_size
+    return min(layer.values for layer in seen.evidence.layers), size

@@ -1,4 +1,4 @@
-"""Rules about everything that is not BatchNorm's doing, and the absence of any finding."""
+"""Rules about training as such, where BatchNorm is not to blame, and the absence of any finding."""
 
 import math
 
@@ -8,7 +8,7 @@ from finetune.diagnosis.rules.rule import Finding, Reading
 
 
 def undertrained(seen: Reading) -> Finding | None:
-    """Training images are no better."""
+    """The network does badly on its training images too."""
     train = seen.evidence.train.is_training_false
     if train.loss <= thresholds.UNDERTRAINED * math.log(seen.evidence.classes):
         return None
@@ -20,14 +20,14 @@ def undertrained(seen: Reading) -> Finding | None:
 
 
 def overfitting(seen: Reading) -> Finding | None:
-    """The gap to training images is there with every kind of statistics."""
+    """The gap between training and test images is there with every kind of statistics."""
     train, test = seen.evidence.train.is_training_false, seen.evidence.test.is_training_false
     if not better(train, test, thresholds.OVERFITTED):
         return None
     return Finding(
         "not-batchnorm: overfitting",
-        f"BatchNorm is not to blame: {_agreement(seen)}; the gap to training images ({percent(train)}) is there with "
-        "every kind of statistics.",
+        f"BatchNorm is not to blame: {_agreement(seen)}; the gap to the training images ({percent(train)}) is there "
+        "with every kind of statistics.",
         seen.commands.train("--augment", "crop-flip", "--patience", "3", why="or more images, or --freeze-until STAGE"),
     )
 

@@ -5,16 +5,16 @@ import dataclasses
 from finetune.diagnosis.evidence import (
     BatchCheck,
     BNEvidence,
-    Change,
     Facts,
     LabelCheck,
     LayerDrift,
+    ModeScores,
     PreprocessingCheck,
-    ThreeWays,
     Trial,
 )
 from finetune.diagnosis.rules.rule import Commands
 from finetune.evaluation.evaluator import Evaluation
+from finetune.evaluation.significance import Paired
 
 NAME = "BatchNorm"
 COMMANDS = Commands("runs/x", "finetune run --config runs/x/config.json")
@@ -25,12 +25,12 @@ def score(accuracy, loss=0.5, examples=1000):
 
 
 def ways(false, true, recalibrated, **kwargs):
-    return ThreeWays(score(false, **kwargs), score(true, **kwargs), score(recalibrated, **kwargs))
+    return ModeScores(score(false, **kwargs), score(true, **kwargs), score(recalibrated, **kwargs))
 
 
 def changed(false, recalibrated, by):
     """False and True alike; recalibrated changes single images."""
-    return dataclasses.replace(ways(false, false, recalibrated), by_true=Change(0, 0), by_recalibrated=by)
+    return dataclasses.replace(ways(false, false, recalibrated), by_true=Paired(0, 0), by_recalibrated=by)
 
 
 def layer(shift=0.03, noise=0.02, initial=False, source=False, **kwargs):

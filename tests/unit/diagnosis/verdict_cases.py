@@ -1,6 +1,7 @@
 """Each cause and its near misses, as changes to the evidence of a healthy run; a name begins with its cause."""
 
-from finetune.diagnosis.evidence import Change, Facts, Share, ThreeWays
+from finetune.diagnosis.evidence import Facts, ModeScores, Share
+from finetune.evaluation.significance import Paired
 from tests.unit.diagnosis.made_evidence import (
     BROKEN,
     FAR,
@@ -90,8 +91,8 @@ CASES = {
         "partly_repaired": score(0.15),
     },
     "updates-never-ran-since-source: too poor for accuracy to tell": {
-        "test": ThreeWays(score(0.1, loss=8e4), score(0.12, loss=2.4), score(0.12, loss=2.5)),
-        "train": ThreeWays(score(0.1, loss=8e4), score(0.15, loss=2.3), score(0.15, loss=2.3)),
+        "test": ModeScores(score(0.1, loss=8e4), score(0.12, loss=2.4), score(0.12, loss=2.5)),
+        "train": ModeScores(score(0.1, loss=8e4), score(0.15, loss=2.3), score(0.15, loss=2.3)),
         "labels": labels(0.12),
         "layers": (layer(0.8, source=True),) * 2,
         "facts": facts(updates=0),
@@ -142,15 +143,15 @@ CASES = {
     },
     "averaged-weights-raw-statistics": {**BROKEN, "facts": facts(weights_averaged=True)},
     "statistics-noisy: four points that only the images one by one can tell": {
-        "test": changed(0.31, 0.35, Change(60, 20)),
-        "train": changed(0.31, 0.35, Change(60, 20)),
+        "test": changed(0.31, 0.35, Paired(60, 20)),
+        "train": changed(0.31, 0.35, Paired(60, 20)),
         "labels": labels(0.35),
         "layers": (layer(0.03, noise=0.03),) * 2,
         "facts": facts(decay=0.1, batch_size=8),
     },
     "healthy: four points, but as many images change for the worse": {
-        "test": changed(0.31, 0.35, Change(220, 180)),
-        "train": changed(0.31, 0.35, Change(220, 180)),
+        "test": changed(0.31, 0.35, Paired(220, 180)),
+        "train": changed(0.31, 0.35, Paired(220, 180)),
         "labels": labels(0.35),
     },
     "averaged-weights-raw-statistics: not on record, but ahead of the data's": {
