@@ -1,4 +1,4 @@
-"""The batches of a completed config: training and every evaluation get theirs here."""
+"""The batches of a completed config, for training and for every evaluation."""
 
 from typing import Any
 
@@ -13,28 +13,25 @@ from finetune.data.share import WHOLE, Share
 from finetune.errors import WrongUse
 
 
-def training(split: Split, config: RunConfig, *, epoch: int, start: int, share: Share = WHOLE) -> Any:
-    """(images, labels) from batch `start` of `epoch` on, or a worker's share of each: a function of (seed, epoch,
-    batch) and nothing else."""
-    return pipeline.train_batches(
-        split,
-        augmentation=augmentation(config),
-        seed=config.seed,
-        epoch=epoch,
-        start_batch=start,
-        share=share,
-        **form(config),
-    )
+def training(split: Split, config: RunConfig, *, epoch: int, start: int, share: Share = WHOLE) -> pipeline.Batches:
+    """(images, labels) from batch `start` of `epoch` on, or a worker's share of each.
+
+    They are a function of (seed, epoch, batch) alone.
+    """
+    one = pipeline.Epoch(config.seed, epoch, augmentation(config), start)
+    return pipeline.train_batches(split, one, share=share, **form(config))
 
 
 def check_augmentation(split: Split, config: RunConfig) -> None:
-    """Raise WrongUse where the images of `split` cannot be augmented as `config` says."""
+    """Raise WrongUse if the images of `split` cannot be augmented as `config` asks."""
     pipeline.check_augmentation(split.at(form(config)["image_size"]), augmentation(config))
 
 
-def evaluation(split: Split, config: RunConfig, *, share: Share = WHOLE) -> Any:
-    """(images, labels, counted) in the data's own order, every image counted once, every batch full; or the batches
-    that are a worker's share."""
+def evaluation(split: Split, config: RunConfig, *, share: Share = WHOLE) -> pipeline.Batches:
+    """(images, labels, counted) in the data's own order; every image counts once and every batch is full.
+
+    With `share`, only a worker's batches.
+    """
     return pipeline.eval_batches(split, share=share, **form(config))
 
 
@@ -44,7 +41,7 @@ def steps_per_epoch(split: Split, config: RunConfig) -> int:
 
 
 def parts_per_step(split: Split, config: RunConfig) -> int:
-    """In how many parts a training batch goes through the network, each of which moves the moving statistics."""
+    """Number of parts in which a training batch passes through the network. Each part updates the moving statistics."""
     return pipeline.parts_per_step(len(split), form(config)["batch_size"], config.microbatch)
 
 
@@ -55,15 +52,18 @@ def mixes(config: RunConfig) -> bool:
 
 def augmentation(config: RunConfig) -> Augmentation:
     """How a completed config augments its training images."""
-    strong: dict[str, Any] = {name: getattr(config, name) for name in ("rand_augment", "mixup", "cutmix")}
-    if config.augment == "resized-crop-flip":
-        return Augmentation(crop_padding=0, flip=True, resized_crop=True, **strong)
-    padding = config.crop_padding or 0 if config.augment == "crop-flip" else 0
-    return Augmentation(crop_padding=padding, flip=config.augment in ("crop-flip", "flip"), **strong)
+    return Augmentation(
+        crop_padding=(config.crop_padding or 0) if config.augment == "crop-flip" else 0,
+        flip=config.augment not in (None, "none"),
+        resized_crop=config.augment == "resized-crop-flip",
+        rand_augment=config.rand_augment,
+        mixup=config.mixup,
+        cutmix=config.cutmix,
+    )
 
 
 def form(config: RunConfig) -> dict[str, Any]:
-    """How a completed config takes its images: batch_size, image_size, preprocessing."""
+    """The form in which a completed config takes its images: batch_size, image_size (px), preprocessing."""
     if config.batch_size is None or config.image_size is None or config.preprocess is None:
         raise ValueError("the config is not complete: call finetune.runs.defaults.complete first")
     return {
@@ -74,10 +74,10 @@ def form(config: RunConfig) -> dict[str, Any]:
 
 
 def training_subset(split: Split, config: RunConfig, images: int) -> Split:
-    """At most `images` of the training images, stratified, in random order, in whole batches where there is one.
+    """At most `images` of the training images, stratified, in random order, in full batches if there is one.
 
-    Random order, because batches of one class have no statistics worth pooling; whole batches, because an image
-    that fills up a ragged batch would count twice in them.
+    The order is random because batch statistics over one class are useless. The batches are full because an image that
+    fills up a batch would count twice in pooled statistics.
     """
     classes = len(np.unique(split.labels))
     if images < classes:

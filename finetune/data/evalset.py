@@ -1,4 +1,4 @@
-"""Labelled images together with the form a subject takes them in: what every measure asks for its batches."""
+"""Labelled images and the form in which a network takes them. Every measurement takes its batches from here."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,24 +11,24 @@ from finetune.data.dataset import Split
 
 @dataclass(frozen=True, eq=False)
 class EvalSet:
-    """A split, and batch size, side in px and preprocessing (anything with `name` and `apply`)."""
+    """A split with a batch size, an image size in px and a preprocessing (anything with `name` and `apply`)."""
 
     split: Split
     batch_size: int
-    image_size: Any
+    image_size: int
     preprocessing: Any
 
     def __len__(self) -> int:
         return len(self.split)
 
     def batches(self) -> pipeline.Batches:
-        """(preprocessed images, labels, counted) in the split's order, every image counted once, every batch full."""
+        """(preprocessed images, labels, counted) in the split's order; every image counts once, every batch is full."""
         return pipeline.eval_batches(
             self.split, batch_size=self.batch_size, image_size=self.image_size, preprocessing=self.preprocessing
         )
 
     def through(self, preprocessing: Any) -> "EvalSet":
-        """The same images fed in another way."""
+        """The same images with another preprocessing."""
         return replace(self, preprocessing=preprocessing)
 
     def at(self, batch_size: int) -> "EvalSet":
@@ -36,7 +36,7 @@ class EvalSet:
         return replace(self, batch_size=batch_size)
 
     def some(self, images: int) -> "EvalSet":
-        """At most so many, evenly spread over the split and in its order."""
+        """At most `images` of them, evenly spread over the split and in its order."""
         if images >= len(self):
             return self
         chosen = np.linspace(0, len(self) - 1, images).round().astype(np.int64)

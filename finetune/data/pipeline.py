@@ -1,11 +1,12 @@
 """Batches for training and for evaluation.
 
-Images stay uint8 in the split until they are in a batch; only the batch is enlarged and made float32. A batch is a
-pure function of the split and (seed, epoch, batch number), whatever the number of threads.
+Images stay uint8 in the split. Only the images of a batch are resized and converted to float32. A batch is a pure
+function of the split and (seed, epoch, batch number), whatever the number of threads.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,55 +22,66 @@ from finetune.errors import FinetuneError, WrongUse
 from finetune.process import cores
 
 _AT_ONCE = 2
-"""Evaluation batches that are not worth a pipeline of their own, which takes some 20 ms to set up."""
+"""Up to so many evaluation batches are made without a tf.data pipeline, which takes some 20 ms to set up."""
 _AHEAD = 2
-"""Batches made ready while the model is busy."""
+"""Number of batches that are prepared while the model is busy."""
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Batches of an epoch of training: whole ones only, but one where `examples` is less than `batch_size`."""
+    """Batches in an epoch of training: full batches only, or one if `examples` is less than `batch_size`."""
     return max(examples // batch_size, 1)
 
 
 def parts_per_step(examples: int, batch_size: int, microbatch: int | None) -> int:
-    """Into how many parts a training batch goes through the network."""
+    """Number of parts in which a training batch passes through the network."""
     return -(-min(examples, batch_size) // microbatch) if microbatch else 1
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of training, from batch number `start_batch` on.
+
+    The order of the images and the random numbers of their augmentation are a function of (seed, number).
+    """
+
+    seed: int
+    number: int
+    augmentation: Augmentation
+    start_batch: int = 0
 
 
 def train_batches(
     split: Split,
+    epoch: Epoch,
     *,
     batch_size: int,
     image_size: int,
     preprocessing: AnyPreprocessing,
-    augmentation: Augmentation,
-    seed: int,
-    epoch: int,
-    start_batch: int = 0,
     share: Share = WHOLE,
 ) -> "Batches":
-    """One epoch from batch number `start_batch` on: (float32 `[batch, image_size, image_size, 3]`, int64 `[batch]`).
+    """The batches of an epoch: (float32 `[batch, image_size, image_size, 3]`, int64 `[batch]`).
 
-    Where the augmentation mixes images, the labels are each class's share, float32 `[batch, classes]`.
+    If the augmentation mixes images, the labels are each class's share, float32 `[batch, classes]`.
 
-    Every epoch has its own order; its `len(split) % batch_size` last images are left out, so that all batches are of
-    one size. A split smaller than that is one batch. Starting later gives exactly the batches that were left.
-    Photos are decoded at `image_size`, other images keep their size until they are in the batch; random crops are
-    taken from the photo, and depend on (seed, epoch, the image's number in the split) alone.
-    `share` is this worker's part of every batch: all workers' parts together are the batch that one would get.
-    Raises WrongUse where the crop padding is not smaller than the images.
+    Every epoch has its own order. Its `len(split) % batch_size` last images are left out, so that all batches have the
+    same size. A smaller split is one batch. A later `start_batch` gives exactly the remaining batches. Photos are
+    decoded at `image_size`; other images keep their size until they are in the batch. Random crops are taken from the
+    photo, and depend only on (seed, epoch, the image's number in the split). `share` is this worker's part of every
+    batch; the parts of all workers together are the batch of a single worker. Raises WrongUse if the crop padding is
+    not smaller than the images.
     """
+    augmentation, seed = epoch.augmentation, epoch.seed
     split = split.at(image_size)
     check_augmentation(split, augmentation)
     size = min(batch_size, len(split))
     classes = int(split.labels.max()) + 1  # a data set has training images of every class
-    order = epoch_order(len(split), seed=seed, epoch=epoch)
+    order = epoch_order(len(split), seed=seed, epoch=epoch.number)
 
     def pick(batch: int) -> tuple[np.ndarray, ...]:
         chosen = share.rows(order[batch * size : (batch + 1) * size])
-        draw = batch_draw(seed=seed, epoch=epoch, batch=batch)
+        draw = batch_draw(seed=seed, epoch=epoch.number, batch=batch)
         if augmentation.resized_crop:
-            images = random_crops(split.images, chosen, image_size, (seed, epoch))
+            images = random_crops(split.images, chosen, image_size, (seed, epoch.number))
         else:
             images = split.images[chosen]
         return images, split.labels[chosen], draw
@@ -78,24 +90,24 @@ def train_batches(
         images, labels = augmentation.batch(images, labels, draw, classes=classes, share=share)
         return prepared(images, image_size, preprocessing), labels
 
-    numbers = range(start_batch, steps_per_epoch(len(split), batch_size))
+    numbers = range(epoch.start_batch, steps_per_epoch(len(split), batch_size))
     shape = (image_size, image_size, 3) if augmentation.resized_crop else split.images.shape[1:]
     signature = (*_signature(shape, size // share.of), tf.TensorSpec([2], tf.int32))
     return mapped(numbers, pick, signature, prepare, _failures(preprocessing))
 
 
 def epoch_order(examples: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The numbers of all images, in the order of an epoch."""
+    """The numbers of all images, int64 `[examples]`, in the order of an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(examples)
 
 
 def batch_draw(*, seed: int, epoch: int, batch: int) -> np.ndarray:
-    """int32 `[2]`: what the augmentation of a batch is drawn from."""
+    """int32 `[2]`: the seed for the augmentation of a batch."""
     return np.random.SeedSequence([seed, epoch, batch]).generate_state(2).astype(np.int32)
 
 
 def check_augmentation(split: Split, augmentation: Augmentation) -> None:
-    """Raise WrongUse where the crop padding is not smaller than the images; photos at the size they are decoded at."""
+    """Raise WrongUse if the crop padding is not smaller than the images; for photos, than their decoded size."""
     side = min(split.images.shape[1:3])
     if augmentation.crop_padding >= side:
         raise WrongUse(
@@ -109,17 +121,16 @@ def eval_batches(
 ) -> "Batches":
     """Every image once, in the split's order: (images as in training, int64 labels, bool `[batch]` counted).
 
-    Every batch is full, so that batch statistics are always taken over `batch_size` images: the last one is filled
-    up at its front with the images before it, whose `counted` is False. A split smaller than a batch is one batch.
-    Of photos, the centre square at `image_size` is taken. `share` are this worker's batches, each of them whole.
+    Every batch is full, so that batch statistics are always taken over `batch_size` images. The last batch is filled
+    up at its front with the images before it, whose `counted` is False. A smaller split is one batch. Photos are cut
+    to their centre square at `image_size`. `share` selects this worker's batches, each of them whole.
     """
     split = split.at(image_size)
     size, starts = eval_starts(len(split), batch_size)
 
     def pick(batch: int) -> tuple[np.ndarray, ...]:
-        begin = int(starts[batch])
-        images, labels = split.images[begin : begin + size], split.labels[begin : begin + size]
-        return images, labels, np.arange(begin, begin + size) >= batch * size
+        part = slice(starts[batch], starts[batch] + size)
+        return split.images[part], split.labels[part], np.arange(part.start, part.stop) >= batch * size
 
     def prepare(images: tf.Tensor, labels: tf.Tensor, counted: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return prepared(images, image_size, preprocessing), labels, counted
@@ -133,13 +144,13 @@ def eval_batches(
 
 
 def eval_starts(examples: int, batch_size: int) -> tuple[int, np.ndarray]:
-    """(size of a batch of an evaluation, number of the first image of each)."""
+    """(size of the batches of an evaluation, number of the first image of each batch)."""
     size = min(batch_size, examples)
     return size, np.minimum(np.arange(0, examples, size), examples - size)
 
 
 class _AtOnce:
-    """Batches made when they are asked for, without a pipeline."""
+    """Batches that are made one by one during iteration, without a pipeline."""
 
     def __init__(self, numbers: range, make: Callable[[int], tuple[tf.Tensor, ...]]) -> None:
         self._numbers, self._make = numbers, make
@@ -156,8 +167,10 @@ class _AtOnce:
 
 
 class Batches:
-    """Batches in their order, each time one iterates; a damaged image, or a user's own preprocessing that fails, is a
-    FinetuneError."""
+    """Batches that can be iterated repeatedly, in their order.
+
+    A damaged image or a custom preprocessing that fails raises FinetuneError.
+    """
 
     def __init__(self, ready: tf.data.Dataset | _AtOnce, failures: list[FinetuneError]) -> None:
         self._ready, self._failures = ready, failures
@@ -181,7 +194,7 @@ class Batches:
         try:
             yield
         except tf.errors.OpError:
-            # TensorFlow has made text of the exception on its way through the graph.
+            # The graph passes an exception on as text only: the exception itself was recorded.
             if self._failures:
                 raise self._failures[0] from None
             raise
@@ -194,10 +207,10 @@ def mapped(
     prepare: Callable[..., tuple[tf.Tensor, ...]],
     failures: list[FinetuneError] | None = None,
 ) -> Batches:
-    """`prepare(*pick(number))` for each of `numbers`, in their order, on a few threads, ahead of whoever asks.
+    """`prepare(*pick(number))` for each of `numbers`, in their order, on a few threads, ahead of the consumer.
 
-    `pick` runs in NumPy, so that the split is never copied into a graph; what it returns is as `signature` says.
-    failures: where `prepare` puts what it raises.
+    `pick` runs in NumPy, so that the split is never copied into a graph; it returns arrays as in `signature`.
+    failures: receives the exceptions of `pick`, and holds those that `prepare` records.
     """
     failures = [] if failures is None else failures
 
@@ -213,7 +226,7 @@ def mapped(
         return prepare(*(tf.ensure_shape(part, spec.shape) for part, spec in zip(parts, signature, strict=True)))
 
     options = tf.data.Options()
-    # tf.data's own tuning and graph rewriting take 150 ms an epoch and have nothing to choose here.
+    # tf.data's own tuning and graph rewriting take 150 ms per epoch and improve nothing here.
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
     source = tf.data.Dataset.range(numbers.start, numbers.stop, numbers.step)
@@ -231,13 +244,13 @@ def _signature(shape: tuple[int, ...], size: int) -> tuple[tf.TensorSpec, tf.Ten
 
 
 def prepared(images: tf.Tensor, image_size: int, preprocessing: AnyPreprocessing) -> tf.Tensor:
-    """uint8 `[batch, height, width, 3]` to the network's input, resized bilinearly where the size differs."""
+    """uint8 `[batch, height, width, 3]` to the network's input, resized bilinearly if the size differs."""
     height, width = images.shape[1:3]
     if (height, width) == (image_size, image_size):
         return preprocessing.apply(images)
     size, shrinking = (image_size, image_size), image_size < max(height, width)
-    # The two steps commute but for float rounding, so the cheap one goes where there are fewer pixels: three times
-    # the images a second from 32 to 96 px (20,000 images on one core: 16,000 a second against 5,000).
+    # The two steps commute except for float rounding, so preprocessing is done where there are fewer pixels. From 32 to
+    # 96 px this gives three times the images per second (20,000 images on one core: 16,000 per second against 5,000).
     if height * width < image_size * image_size and not isinstance(preprocessing, CustomPreprocessing):
         return tf.image.resize(preprocessing.apply(images), size, antialias=shrinking)
     return preprocessing.apply(tf.image.resize(images, size, antialias=shrinking))

@@ -89,8 +89,8 @@ def test_evaluation_takes_every_square_at_the_size_of_the_run():
 
 def train(photos, *, augmentation=CROPS, batch_size=4, epoch=0, start=0, seed=0, side=12):
     split = photos if isinstance(photos, Split) else split_of(photos)
-    options = {"image_size": side, "preprocessing": RAW, "augmentation": augmentation}
-    made = pipeline.train_batches(split, batch_size=batch_size, seed=seed, epoch=epoch, start_batch=start, **options)
+    one = pipeline.Epoch(seed, epoch, augmentation, start)
+    made = pipeline.train_batches(split, one, batch_size=batch_size, image_size=side, preprocessing=RAW)
     return [(images.numpy(), labels.numpy()) for images, labels in made]
 
 

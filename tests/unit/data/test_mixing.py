@@ -1,5 +1,7 @@
 """Mixup, CutMix and RandAugment: what they make, in which range, and that a seed decides it all."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -123,12 +125,10 @@ def test_later_batches_do_not_depend_on_earlier_ones():
         "batch_size": 16,
         "image_size": 16,
         "preprocessing": find_preprocessing("inception"),
-        "augmentation": Augmentation(1, True, rand_augment=0.5, mixup=0.2, cutmix=1.0),
-        "seed": 5,
-        "epoch": 2,
     }
-    whole = list(pipeline.train_batches(split, **settings))
-    rest = list(pipeline.train_batches(split, start_batch=4, **settings))
+    epoch = pipeline.Epoch(5, 2, Augmentation(1, True, rand_augment=0.5, mixup=0.2, cutmix=1.0))
+    whole = list(pipeline.train_batches(split, epoch, **settings))
+    rest = list(pipeline.train_batches(split, replace(epoch, start_batch=4), **settings))
     assert len(whole) == 6
     for one, two in zip(whole[4:], rest, strict=True):
         for a, b in zip(one, two, strict=True):

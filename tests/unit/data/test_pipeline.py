@@ -24,13 +24,10 @@ def split_of(examples, side=8):
 def train(split, *, epoch=0, start_batch=0, batch_size=8, seed=5, image_size=8, augmentation=MOVES):
     batches = pipeline.train_batches(
         split,
+        pipeline.Epoch(seed, epoch, augmentation, start_batch),
         batch_size=batch_size,
         image_size=image_size,
         preprocessing=find_preprocessing("raw"),
-        augmentation=augmentation,
-        seed=seed,
-        epoch=epoch,
-        start_batch=start_batch,
     )
     return [(images.numpy(), labels.numpy()) for images, labels in batches]
 

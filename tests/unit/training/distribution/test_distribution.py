@@ -189,15 +189,10 @@ def split():
 
 @pytest.mark.parametrize("augmentation", [Augmentation(2, True), Augmentation(0, True, resized_crop=True)])
 def test_the_workers_shares_are_the_batches_of_one(split, augmentation):
-    form = {
-        "batch_size": 12,
-        "image_size": 8,
-        "preprocessing": find_preprocessing("unit"),
-        "augmentation": augmentation,
-    }
-    form |= {"seed": 5, "epoch": 1}
-    whole = list(pipeline.train_batches(split, **form))
-    parts = [list(pipeline.train_batches(split, **form, share=Share(rank, 3))) for rank in range(3)]
+    form = {"batch_size": 12, "image_size": 8, "preprocessing": find_preprocessing("unit")}
+    epoch = pipeline.Epoch(5, 1, augmentation)
+    whole = list(pipeline.train_batches(split, epoch, **form))
+    parts = [list(pipeline.train_batches(split, epoch, **form, share=Share(rank, 3))) for rank in range(3)]
     assert len(whole) == 2
     for number, (images, labels) in enumerate(whole):
         np.testing.assert_array_equal(images, np.concatenate([part[number][0] for part in parts]))
