@@ -1,17 +1,17 @@
-# Nothing but Python 3.11, 3.12 or 3.13 and make is needed: every goal makes .venv where it is missing.
+# Only Python 3.11, 3.12 or 3.13 and make are needed: every goal makes .venv if it is missing.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-all coverage mutation soak bench lint check docs structures constraints clean
+.PHONY: help demo check test test-all lint docs clean coverage mutation soak bench structures constraints
 
 help:  ## Show the goals.
-	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Nothing unhashed comes in, not even what builds: requirements.txt is wheels alone and brings the pinned setuptools,
-# with which the one source distribution of constraints.txt is built.
+# Every file is checked against its hash, also the build tools: requirements.txt has wheels only and contains the pinned
+# setuptools, which builds the one source distribution of constraints.txt.
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
 $(INSTALLED): pyproject.toml requirements.txt constraints.txt
@@ -22,46 +22,15 @@ $(INSTALLED): pyproject.toml requirements.txt constraints.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@
 
+##@ For users
+
 demo: $(INSTALLED)  ## Transfer, diagnose and repair on generated images, offline, about two minutes.
 	$(BIN)/finetune demo
 
-# Files stay together: their fixtures are trainings. Not one process a core: each takes up to 3 GiB.
+##@ For developers
+
+# The tests of a file stay in one process, because their fixtures are trainings. Two processes, because each takes up to 3 GiB.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
-
-test: $(INSTALLED)  ## The tests, on two cores.
-	$(PYTEST) -m "not slow and not soak"
-
-test-all: $(INSTALLED)  ## Full-size networks as well.
-	$(PYTEST)
-
-# Subprocesses, pytest's and the tests' own, are measured too: pyproject.toml, tool.coverage.
-COVERAGE := $(BIN)/python -m coverage
-coverage: $(INSTALLED)  ## Lines and branches the tests reach, and those they do not; fails below 90 %.
-	$(COVERAGE) erase
-	$(COVERAGE) run -m pytest -n 2 --dist loadfile -m "not slow and not soak"
-	$(COVERAGE) combine --quiet
-	$(COVERAGE) report
-
-mutation: $(INSTALLED)  ## Changes to verdict, strict loading and evaluation that no test notices; fails below 85 %.
-	$(BIN)/python -m tests.mutation.run_mutants
-
-soak: $(INSTALLED)  ## Thousands of hostile files, hundreds of kills, full disks: docs/evidence/reliability.md.
-	$(BIN)/python -m pytest -m soak tests/soak
-
-# PyTorch is a contender, not a dependency: it has an environment of its own, 1 GB of it.
-TORCH := .venv-torch
-$(TORCH)/.installed:
-	test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
-	$(TORCH)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
-	touch $@
-
-bench: $(INSTALLED) $(TORCH)/.installed  ## Us, Keras's recipe, tf_slim and PyTorch in turn: benchmarks/RESULTS.md.
-	$(BIN)/python -m benchmarks.peers --torch-python $(TORCH)/bin/python $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(BENCH)
-
-lint: $(INSTALLED)  ## What CI asks of every line: format, lint, strict types.
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
 
 check: $(INSTALLED)  ## Format, lint, type-check and test: the one command before a commit.
 	$(BIN)/ruff format .
@@ -69,21 +38,58 @@ check: $(INSTALLED)  ## Format, lint, type-check and test: the one command befor
 	$(BIN)/mypy
 	$(PYTEST) -m "not slow and not soak"
 
+lint: $(INSTALLED)  ## Check format, lint and strict types, as CI does.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: $(INSTALLED)  ## Run the tests, on two cores.
+	$(PYTEST) -m "not slow and not soak"
+
+test-all: $(INSTALLED)  ## Run the full-size networks as well.
+	$(PYTEST)
+
 docs: $(INSTALLED)  ## Write docs/backbones.md from the catalogue, and the table of docs/settings.md.
 	$(BIN)/python -m tools.settings_table
 	$(BIN)/finetune backbones list --markdown > docs/backbones.md.tmp
 	mv docs/backbones.md.tmp docs/backbones.md
 
-structures: $(INSTALLED)  ## Write checkpoints/structures.json.gz from the networks of the catalogue, five minutes.
+clean:  ## Remove the environment and what was generated.
+	rm -rf $(VENV) $(TORCH) build dist *.egg-info demo-runs .pytest_cache .mypy_cache .ruff_cache
+
+##@ For maintainers
+
+# Subprocesses of pytest and of the tests are measured too: pyproject.toml, tool.coverage.
+COVERAGE := $(BIN)/python -m coverage
+coverage: $(INSTALLED)  ## Measure the lines and branches that the tests reach; fails below 90 %.
+	$(COVERAGE) erase
+	$(COVERAGE) run -m pytest -n 2 --dist loadfile -m "not slow and not soak"
+	$(COVERAGE) combine --quiet
+	$(COVERAGE) report
+
+mutation: $(INSTALLED)  ## Change verdict, strict loading and evaluation, and count the changes that tests notice; fails below 85 %.
+	$(BIN)/python -m tests.mutation.run_mutants
+
+soak: $(INSTALLED)  ## Run thousands of hostile files, hundreds of kills, full disks: docs/evidence/reliability.md.
+	$(BIN)/python -m pytest -m soak tests/soak
+
+# PyTorch is a contender, not a dependency: it has its own environment of 1 GB.
+TORCH := .venv-torch
+$(TORCH)/.installed:
+	test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
+	touch $@
+
+bench: $(INSTALLED) $(TORCH)/.installed  ## Time finetune, Keras's recipe, tf_slim and PyTorch, one after another: benchmarks/RESULTS.md.
+	$(BIN)/python -m benchmarks.peers --torch-python $(TORCH)/bin/python $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(BENCH)
+
+structures: $(INSTALLED)  ## Write checkpoints/structures.json.gz from the networks of the catalogue; five minutes.
 	$(BIN)/python -m tools.structures
 
-# For every Python and system that pyproject.toml allows, with the hashes of all files of a version. What is pinned stays
-# pinned; UPGRADE=--upgrade takes the newest of all, UPGRADE='--upgrade-package keras' of one.
+# For every Python and system that pyproject.toml allows, with the hashes of all files of a version. Pinned versions stay
+# pinned; UPGRADE=--upgrade takes the newest of all packages, UPGRADE='--upgrade-package keras' of one.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make constraints'
 
 constraints: $(INSTALLED)  ## Write constraints.txt and requirements.txt from pyproject.toml.
 	$(LOCK) pyproject.toml --all-extras $(UPGRADE) --output-file constraints.txt
 	$(LOCK) pyproject.toml --constraint constraints.txt --upgrade --output-file requirements.txt
-
-clean:  ## Remove the environment and what was generated.
-	rm -rf $(VENV) $(TORCH) build dist *.egg-info demo-runs .pytest_cache .mypy_cache .ruff_cache

@@ -10,15 +10,15 @@ from checkpoints.catalog.spec import BackboneSpec
 _PAGE = """\
 # Backbones
 
-Written by `make docs` (`finetune backbones list --markdown`) from the catalogue, `checkpoints/catalog_*.py`; a test
-holds it true, and another builds every row. `finetune backbones show NAME` gives a row's stages and layer names,
-`finetune backbones verify NAME` its proof.
+`make docs` (`finetune backbones list --markdown`) writes this page from the catalogue, `checkpoints/catalog/`. Tests
+compare the page with the catalogue and build every row. `finetune backbones show NAME` prints a row's stages and layer
+names. `finetune backbones verify NAME` compares its network with the original.
 
 - **top-1, top-5**: published ImageNet accuracy in percent. **parameters**: weights and statistics without the head.
-- **px**: side of the images it was published at; **least px**: the smallest the network can take.
-- **outputs**: of the published head; 1001 have a background class first.
+- **px**: side of the images in the published training; **least px**: the smallest side the network accepts.
+- **outputs**: of the published head; 1001 include a background class at index 0.
 - **BN decay**: share of the old moving statistics kept at one update, in the published training.
-- **weights**: the published file. "yours": there is none to fetch, give one with `--checkpoint`.
+- **weights**: the published file. "yours": no published file is known, give your own with `--checkpoint`.
 
 """
 _COLUMNS = (
