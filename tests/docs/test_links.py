@@ -10,6 +10,7 @@ MORE = [
     ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "benchmarks/clinic/README.md")
 ]
 """Pages without commands of `finetune` to run."""
+SOURCES = ("finetune", "checkpoints", "tests", "benchmarks", "examples", "tools")
 
 
 def broken(page, text):
@@ -21,7 +22,14 @@ def broken(page, text):
         r"(?<![\w/.<*-])((?:finetune|checkpoints|tests|benchmarks|tools|docs)/[\w/.-]+\.(?:py|md|svg|png|toml|jsonl|gz))\b",
         text,
     )
-    return missing + [name for name in named if not (ROOT / name).exists()]
+    named += [name for name in re.findall(r"`([\w/]+\.py)`", text) if name not in named]
+    return missing + [name for name in named if not _is_there(name)]
+
+
+def _is_there(name):
+    """Whether `name` is a path from the top, or the end of a module's path."""
+    ends = (f"/{path}".endswith(f"/{name}") for folder in SOURCES for path in (ROOT / folder).rglob("*.py"))
+    return (ROOT / name).exists() or any(ends)
 
 
 @pytest.mark.parametrize("page", [*PAGES, *MORE], ids=lambda page: str(page.relative_to(ROOT)))
@@ -38,5 +46,5 @@ def test_every_page_is_in_the_index():
 
 def test_a_broken_link_would_be_found():
     page = ROOT / "docs" / "quickstart.md"
-    text = "[a](nosuch.md) [b](data.md#photos) [c](https://example.org) `finetune/nosuch.py`, `tests/docs/<name>.py`"
-    assert broken(page, text) == ["nosuch.md", "finetune/nosuch.py"]
+    text = "[a](nosuch.md) [b](data.md#photos) [c](https://x.org) `finetune/nosuch.py`, `tests/<name>.py`, `policy.py`"
+    assert broken(page, f"{text}, `no_such.py`") == ["nosuch.md", "finetune/nosuch.py", "no_such.py"]
