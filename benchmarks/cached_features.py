@@ -18,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data.sources import load_dataset
+from finetune.data.dataset import stratified_subset
+from finetune.data.sources import read_source
+from finetune.data.sources.assembly import ReadOptions
 
 
 def main():
@@ -66,11 +68,10 @@ def _options():
 
 
 def _images(options, path):
-    data = load_dataset(
-        "cifar10", data_dir=Path(options.data_dir), examples=options.examples, validation=0.0, seed=0, test=0.2
-    )
+    data = read_source("cifar10", ReadOptions(Path(options.data_dir)))
+    train = stratified_subset(data.train, options.examples, 0)
     some = np.random.default_rng(0).permutation(len(data.test))[: options.test_images]
-    arrays = {"x_train": data.train.images, "y_train": data.train.labels}
+    arrays = {"x_train": train.images, "y_train": train.labels}
     np.savez(path, **arrays, x_test=data.test.images[some], y_test=data.test.labels[some])
 
 

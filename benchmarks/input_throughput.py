@@ -62,10 +62,11 @@ def read(place):
     from finetune.data import pipeline
     from finetune.data.augmentation import Augmentation
     from finetune.data.preprocessing import find_preprocessing
-    from finetune.data.sources import load_dataset
+    from finetune.data.sources import read_source
+    from finetune.data.sources.assembly import ReadOptions
 
     before, started = peak(), time.monotonic()
-    dataset = load_dataset(str(place), data_dir=None, examples=None, validation=0.0, seed=0)
+    dataset = read_source(str(place), ReadOptions())
     opened = time.monotonic() - started
     batches = pipeline.train_batches(
         dataset.train,

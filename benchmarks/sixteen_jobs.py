@@ -17,7 +17,8 @@ import keras
 import numpy as np
 
 from finetune.data.dataset import stratified_subset
-from finetune.data.sources import load_dataset
+from finetune.data.sources import read_source
+from finetune.data.sources.assembly import ReadOptions
 
 _RATES, _DECAYS, _SEEDS = [0.0003, 0.001, 0.003, 0.01], [0.01, 0.1], [0, 1]
 
@@ -61,7 +62,7 @@ def _options():
 
 
 def _images(options, path, examples):
-    data = load_dataset("cifar10", data_dir=Path(options.data_dir), examples=None, validation=0.0, seed=0)
+    data = read_source("cifar10", ReadOptions(Path(options.data_dir)))
     train, test = stratified_subset(data.train, examples, 0), stratified_subset(data.test, options.test_images, 0)
     np.savez(path, x_train=train.images, y_train=train.labels, x_test=test.images, y_test=test.labels)
 

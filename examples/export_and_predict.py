@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from finetune.inference.export import export
+from finetune.inference.export.exported import TrialOptions
+from finetune.inference.export.write import export
 from finetune.inference.predict import predict
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -13,9 +14,8 @@ parser.add_argument("--out", type=Path, default=Path("export"))
 parser.add_argument("--test-images", type=int, help="how many test images each file is scored on; default: all")
 options = parser.parse_args()
 
-written = export(
-    options.run, options.out, forms=["keras", "tflite"], with_preprocessing=True, images=options.test_images
-)
+trial = TrialOptions(images=options.test_images)
+written = export(options.run, options.out, forms=["keras", "tflite"], with_preprocessing=True, evaluation=trial)
 for file in written.to_json()["exports"]:
     print(file)
 for photo in predict(options.run, options.images, top=3).images:

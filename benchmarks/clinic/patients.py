@@ -22,7 +22,8 @@ from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Dataset, Split, stratified_subset
 from finetune.data.evalset import EvalSet
 from finetune.data.preprocessing import find_preprocessing
-from finetune.data.sources import load_dataset
+from finetune.data.sources import read_source
+from finetune.data.sources.assembly import ReadOptions
 from finetune.diagnosis.evidence import Facts
 from finetune.training.loop import optimizer as optimizers
 from finetune.training.loop.step import train_step
@@ -69,16 +70,17 @@ def data(name: str) -> Dataset:
     """`cifar10` (10,000 training images), its classes 0-4 (`cifar10-first`, what thin networks come from) or 5-9
     (`cifar10-last`, what they go to), generated `demo-target`, or `flowers` at 64 px."""
     if name.startswith("cifar10-"):
-        whole = load_dataset("cifar10", data_dir=SHARED / "data", examples=None, validation=0.0, seed=0)
+        whole = read_source("cifar10", ReadOptions(SHARED / "data"))
         return _half(whole, 0 if "first" in name else 5)
     if name == "cifar10":
-        whole = load_dataset(name, data_dir=SHARED / "data", examples=None, validation=0.0, seed=0)
+        whole = read_source(name, ReadOptions(SHARED / "data"))
         return replace(
             whole, train=stratified_subset(whole.train, 10_000, 0), test=stratified_subset(whole.test, 1000, 0)
         )
     if name == "flowers":
         return _flowers(SHARED / "data" / "flowers")
-    return load_dataset(name, data_dir=None, examples=2000, validation=0.0, seed=0)
+    generated = read_source(name, ReadOptions())
+    return replace(generated, train=stratified_subset(generated.train, 2000, 0))
 
 
 def _half(whole: Dataset, first: int) -> Dataset:

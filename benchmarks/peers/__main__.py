@@ -60,9 +60,10 @@ def images(options, count, path):
         x = rng.integers(0, 256, (count + 500, 32, 32, 3), dtype=np.uint8)
         y = rng.integers(0, 10, count + 500)
     else:
-        from finetune.data.sources import load_dataset
+        from finetune.data.sources import read_source
+        from finetune.data.sources.assembly import ReadOptions
 
-        data = load_dataset("cifar10", data_dir=options.data_dir, examples=None, validation=0.0, seed=0)
+        data = read_source("cifar10", ReadOptions(Path(options.data_dir)))
         x = np.concatenate([data.train.images[:count], data.test.images[:500]])
         y = np.concatenate([data.train.labels[:count], data.test.labels[:500]])
     np.savez(path, x_train=x[:count], y_train=y[:count], x_test=x[count:], y_test=y[count:])

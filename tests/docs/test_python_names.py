@@ -51,5 +51,5 @@ def test_names_of_pages(page):
 
 
 def test_a_wrong_name_would_be_found():
-    text = "from finetune.text import printable, nosuch\nimport checkpoints.nosuch\nfrom finetune.nosuch import a\nimport os\n"
+    text = "from finetune.text import printable, nosuch\nimport checkpoints.nosuch\nfrom finetune.nosuch import a\n"
     assert missing(text) == ["finetune.text.nosuch", "checkpoints.nosuch", "finetune.nosuch.a"]
