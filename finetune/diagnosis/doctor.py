@@ -31,8 +31,8 @@ def diagnose(
         target.subject,
         test=target.data.test(),
         train=target.data.training(images),
-        source=target.source,
-        facts=target.facts,
+        source=target.history.source,
+        facts=target.history.facts,
         extent=extent,
         on_batch=on_batch,
     )

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.diagnosis.evidence import BNEvidence
+from finetune.diagnosis.evidence import BNEvidence, Share
+from finetune.diagnosis.gaps import better, percent
 from finetune.diagnosis.rules import data_rules, statistics_rules, training_rules
-from finetune.diagnosis.rules.rule import Commands, Finding, Reading
-from finetune.diagnosis.verdict_words import accuracy_lines, ruled_out, statistics_lines
+from finetune.diagnosis.rules.rule import Commands, Finding, Reading, size
 
 RULES: tuple[Callable[[Reading], Finding | None], ...] = (
     # A cause that makes every other figure meaningless.
@@ -75,7 +75,108 @@ def judge(evidence: BNEvidence, commands: Commands) -> Verdict:
     return Verdict(
         found.cause,
         found.sentence,
-        (*accuracy_lines(evidence), *found.because, *statistics_lines(reading)),
+        (*_accuracy_lines(evidence), *found.because, *_statistics_lines(reading)),
         found.remedy,
-        ruled_out(reading, found.cause),
+        _ruled_out(reading, found.cause),
     )
+
+
+def _accuracy_lines(evidence: BNEvidence) -> list[str]:
+    """The accuracy in the three modes, a line a split."""
+    return [
+        f"{name}: is_training=False {percent(scores.is_training_false)}, True {percent(scores.is_training_true)}, "
+        f"recalibrated {percent(scores.recalibrated)} of {scores.is_training_false.examples} images"
+        for name, scores in (("test", evidence.test), ("training subset", evidence.train))
+    ]
+
+
+def _statistics_lines(seen: Reading) -> list[str]:
+    """What is known of the moving statistics, whatever the verdict."""
+    facts, layers = seen.evidence.facts, seen.evidence.layers
+    worst = max(layers, key=size)
+    drift = (
+        f"largest drift: {worst.name}, moving mean {worst.mean_shift:.2f} sigmas and log variance "
+        f"{worst.log_variance_ratio:.2f} from the training images'"
+    )
+    lines = [drift if seen.onset is None else f"{drift}; it starts in {seen.onset.name}"]
+    if seen.noise_ratio is not None:
+        lines.append(
+            f"the moving means differ from the data's {seen.noise_ratio:.2g} times as much as one batch's mean does"
+        )
+    initial = sum(layer.at_initial for layer in layers)
+    source = sum(bool(layer.at_source) for layer in layers)
+    if initial or source:
+        lines.append(f"{initial} of {len(layers)} BN layers at initial values 0/1, {source} bit-equal to the source")
+    if facts.affine_moved is False:
+        lines.append("gamma and beta of every BN layer are bit-equal to the source's: the layers were frozen")
+    if seen.share is not None:
+        lines.append(_share_line(seen.share))
+    if facts.residual is not None:
+        lines.append(
+            f"share of the starting {facts.statistics} that is left, by the records: {facts.decay:g}^{facts.updates} = "
+            f"{facts.residual:.2g}"
+        )
+    check, expected = seen.evidence.preprocessing, facts.expected_preprocessing
+    if check is not None and expected is not None and check.current != expected:
+        lines.append(f"the pretrained weights were made with '{expected}' pixels, these are fed as '{check.current}'")
+    if facts.updates_enabled is False:
+        lines.append(facts.why_disabled)
+    dead = [layer.name for layer in layers if layer.dead_gamma or layer.dead_channels]
+    if dead:
+        channels = sum(layer.dead_channels > 0 for layer in layers)
+        gamma = sum(layer.dead_gamma > 0 for layer in layers)
+        lines.append(
+            f"{len(dead)} layers have dead channels ({channels} with constant inputs, {gamma} with gamma 0), the first "
+            f"is {dead[0]}"
+        )
+    return lines
+
+
+def _share_line(share: Share) -> str:
+    if share.residual > abs(share.share):
+        return f"no share of the {share.origin} statistics is left that a fit to the arrays can distinguish from noise"
+    return (
+        f"share of the {share.origin} statistics that is left: {share.share:.0%}, fitted to the arrays (the fit misses "
+        f"{share.residual:.0%})"
+    )
+
+
+def _ruled_out(seen: Reading, cause: str) -> tuple[str, ...]:
+    """The causes that the verdict rules out, each with the figure that shows it."""
+    evidence, lines = seen.evidence, []
+    test, train = evidence.test, evidence.train
+    if not seen.cured and cause not in ("not-finite", "trained-in-inference-mode", "wrong-preprocessing"):
+        lines.append(
+            f"not stale statistics: recalibrating them gives {percent(test.recalibrated)} on test images, "
+            f"{percent(test.is_training_false)} without"
+        )
+    check = evidence.preprocessing
+    others = [trial for trial in check.trials if trial.name != check.current] if check else []
+    if check is not None and others and cause != "wrong-preprocessing":
+        best = max(others, key=lambda trial: trial.accuracy)
+        own = next(trial for trial in check.trials if trial.name == check.current)
+        lines.append(
+            f"not the preprocessing: is_training=False gives {own.accuracy:.1%} with '{check.current}' on "
+            f"{check.examples} training images, {best.accuracy:.1%} with '{best.name}', the best of {len(others)}"
+        )
+    if evidence.labels is not None and cause != "not-batchnorm: labels":
+        lines.append(
+            f"not the labels: the best renumbering of the classes explains {evidence.labels.permuted_accuracy:.1%} of "
+            f"the predictions, the given numbering {evidence.labels.accuracy:.1%}"
+        )
+    if cause != "different-data":
+        lines.append(
+            f"not different data alone: {percent(train.is_training_false)} on training images, "
+            f"{percent(test.is_training_false)} on test images"
+            if seen.test_is_far
+            else f"not different data: the statistics of test images are {seen.test_distance[0]:.2f} sigmas from those "
+            "of training images in the first layers"
+        )
+    if evidence.batches is not None and cause != "batch-composition":
+        lines.append(
+            f"not the batches: is_training=True gives {percent(evidence.batches.shuffled)} shuffled, "
+            f"{percent(evidence.batches.grouped)} sorted by class"
+        )
+    if cause != "not-batchnorm: overfitting" and not better(train.best, test.best, 0.1):
+        lines.append(f"not overfitting: {percent(train.best)} on training images, {percent(test.best)} on test images")
+    return tuple(lines)

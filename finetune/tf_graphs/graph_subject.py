@@ -12,12 +12,11 @@ from finetune.batchnorm.statistics import Moments
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics
 from finetune.errors import FinetuneError
 from finetune.tf_graphs.program.metagraph import Averages
+from finetune.tf_graphs.program.nodes import first_of
 from finetune.tf_graphs.program.sites import Layer
 from finetune.tf_graphs.program.wiring import Wiring
 from finetune.tf_graphs.session import GraphSession, Measured
 from finetune.tf_graphs.writing import Origin
-
-_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,11 @@ class GraphSubject:
     values: the variables that `session` was given. updates: assignments to moving statistics that it can run.
     scales_pixels: whether the graph begins by rescaling its images, so that it prepares pixels itself.
 
+    name: the file of the graph. checkpoint: the file of the weights, a prefix or a V1 file. layers: those that the
+    training switch switches. batch_size: the number of images the graph takes at once, None where it takes any.
+    input_size: height and width in px, None where it takes any. takes_pixels: whether it takes whole numbers from 0 to
+    255 and prepares them itself.
+
     `forward` takes float32 images `[batch, height, width, 3]`. Where the graph takes `batch_size` images only, more are
     run in parts, whose statistics are pooled. Under moving statistics, the last part is filled up with images that are
     not counted.
@@ -58,49 +62,17 @@ class GraphSubject:
         *,
         scales_pixels: bool = False,
     ) -> None:
-        self.facts, self.scales_pixels = facts, scales_pixels
+        self.name, self.outputs, self.checkpoint = session.name, session.outputs, origin.checkpoint.path
+        self.batch_size, self.input_size = session.images.batch_size, session.images.size
+        self.takes_pixels, self.scales_pixels = session.takes_pixels, scales_pixels
+        self.facts = facts
         self._session, self._layers, self._origin, self._updates = session, layers, origin, updates
         self._moving = moving_statistics(layers, values)
 
         def array(name: str | None) -> np.ndarray | None:
             return _flat(values[name]) if name is not None and name in values else None
 
-        self._infos = [BNInfo(one.name, one.epsilon, array(one.gamma), array(one.beta)) for one in layers]
-
-    @property
-    def name(self) -> str:
-        """The file of the graph."""
-        return self._session.name
-
-    @property
-    def outputs(self) -> int:
-        """Number of logits."""
-        return self._session.outputs
-
-    @property
-    def layers(self) -> list[BNInfo]:
-        """The layers that the training switch switches."""
-        return self._infos
-
-    @property
-    def checkpoint(self) -> Path:
-        """The checkpoint the weights are from: its prefix, or the V1 file."""
-        return self._origin.checkpoint.path
-
-    @property
-    def batch_size(self) -> int | None:
-        """The number of images the graph takes at once, None where it takes any."""
-        return self._session.images.batch_size
-
-    @property
-    def input_size(self) -> tuple[int, int] | None:
-        """Height and width of the images in pixels, None where the graph takes any."""
-        return self._session.images.size
-
-    @property
-    def takes_pixels(self) -> bool:
-        """Whether the graph takes whole numbers from 0 to 255 and prepares them itself."""
-        return self._session.takes_pixels
+        self.layers = [BNInfo(one.name, one.epsilon, array(one.gamma), array(one.beta)) for one in layers]
 
     def forward(self, statistics: Statistics) -> Forward:
         """Without dropout and without updates. FinetuneError where images do not fit the graph."""
@@ -173,7 +145,7 @@ class GraphSubject:
     def lines(self) -> tuple[str, ...]:
         """How everything was found and the decay that was measured, to print."""
         found = sorted({f"{value:g}" for value in self.decay.values() if value is not None}, key=float)
-        measured = f"decay {', '.join(found[:_SHOWN])}, measured by running the updates once"
+        measured = f"decay {first_of(found)}, measured by running the updates once"
         return (*self.facts.lines, measured) if found else self.facts.lines
 
     def _by_variable(self, snapshot: Snapshot) -> dict[str, np.ndarray]:

@@ -23,13 +23,11 @@ from finetune.tf_graphs.program.metagraph import (
     variables_of,
 )
 from finetune.tf_graphs.program.modes import Modes, computing, fed, find_modes, without_dropout
-from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Ref, data_type
+from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Ref, data_type, first_of
 from finetune.tf_graphs.program.roles import Input, describe, find_input, find_logits, named
 from finetune.tf_graphs.program.wiring import Wiring, find_wiring
 from finetune.tf_graphs.session import GraphSession
 from finetune.tf_graphs.writing import TrainingFiles
-
-_SHOWN = 4
 
 
 def open_graph(
@@ -67,24 +65,17 @@ def open_graph(
     if not opened.kind.startswith("slim"):
         raise FinetuneError(f"{weights} is no TensorFlow checkpoint: expected the one that {path} belongs to")
     lines = [images.how, found, *modes.lines, *(f"{ref} = {value}: as given" for ref, value in known.items())]
-    return _with_weights(saved, opened, graph, modes, images, lines, use_averages=use_averages)
+    return _with_weights(saved, opened, modes, images, lines, use_averages=use_averages)
 
 
 def _with_weights(
-    saved: MetaGraph,
-    opened: Checkpoint,
-    graph: Graph,
-    modes: Modes,
-    images: Input,
-    lines: list[str],
-    *,
-    use_averages: bool,
+    saved: MetaGraph, opened: Checkpoint, modes: Modes, images: Input, lines: list[str], *, use_averages: bool
 ) -> GraphSubject:
     layers = modes.switched.layers
-    whole = fold(graph, {**modes.known, modes.switch: modes.training}, graph.nodes)
+    whole = fold(modes.whole, {**modes.known, modes.switch: modes.training}, modes.whole.nodes)
     wiring = find_wiring(whole, [name for layer in layers for name in (layer.mean, layer.variance)], saved.collections)
     names = dict.fromkeys([*variables_of(modes.moving.graph), *variables_of(modes.batch.graph)])
-    places, averages = find_variables(graph, saved, opened, names, use_averages=use_averages)
+    places, averages = find_variables(modes.whole, saved, opened, names, use_averages=use_averages)
     values = {name: load_variable(opened, place) for name, place in places.items()}
     updating = _updating(whole, wiring, saved, values)
     session = GraphSession(str(saved.path), saved, updating or modes.batch.graph, modes.moving.graph, images)
@@ -113,10 +104,9 @@ def _updating(whole: Graph, wiring: Wiring, saved: MetaGraph, values: dict[str, 
         refuse(graph, saved.path, updating=True)
     except FinetuneError:
         return None
-    missing = any(
-        node.op in ("Placeholder", "PlaceholderV2") and node.name != IMAGES for node in graph.nodes.values()
-    ) or not values.keys() >= set(variables_of(graph))
-    return None if missing else graph
+    given = {*values, IMAGES}
+    needed = [*variables_of(graph), *(n.name for n in graph.nodes.values() if n.op in ("Placeholder", "PlaceholderV2"))]
+    return graph if given >= set(needed) else None
 
 
 def _averages_lines(averages: Averages) -> list[str]:
@@ -125,8 +115,7 @@ def _averages_lines(averages: Averages) -> list[str]:
     used = "used" if averages.used else "not used"
     lines = [f"averages of {len(averages.averaged)} variables in the checkpoint, {used}"]
     if averages.used and averages.without:
-        more = f" and {len(averages.without) - _SHOWN} more" if len(averages.without) > _SHOWN else ""
-        lines.append(f"without an average, so read as they are: {', '.join(averages.without[:_SHOWN])}{more}")
+        lines.append(f"without an average, so read as they are: {first_of(averages.without)}")
     return lines
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -19,20 +18,6 @@ from finetune.tf_graphs.program.graphdef import first_line
 from finetune.tf_graphs.program.metagraph import Saved, cuts
 
 
-class Origin(Protocol):
-    """The files a graph was opened from."""
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The file of the variables."""
-
-    def write(self, out: Path, values: Mapping[str, np.ndarray]) -> None:
-        """Write the files to `out` with `values` (by variable) in place of what they hold.
-
-        CheckpointError where `out` exists, FinetuneError where it cannot be written; nothing is left behind then.
-        """
-
-
 @dataclass(frozen=True)
 class TrainingFiles:
     """A `.meta` and its checkpoint. places: where each variable is read from, its own tensor or its average."""
@@ -42,7 +27,10 @@ class TrainingFiles:
     places: Mapping[str, Saved]
 
     def write(self, out: Path, values: Mapping[str, np.ndarray]) -> None:
-        """`out` is the prefix of the new checkpoint."""
+        """Write a checkpoint of the prefix `out`, and its .meta, with `values` in place of what the variables hold.
+
+        CheckpointError where `out` exists, FinetuneError where it cannot be written; nothing is left behind then.
+        """
         meta = out.with_name(out.name + ".meta")
         _require_free(meta, out)
         arrays = everything(self.checkpoint)
@@ -71,7 +59,11 @@ class ExportedFiles:
     twins: Mapping[str, Sequence[Saved]]
 
     def write(self, out: Path, values: Mapping[str, np.ndarray]) -> None:
-        """`out` is the new directory. The fingerprint is left out: it is of the old variables, and nothing needs it."""
+        """Write a SavedModel to the directory `out`, with `values` in place of what the variables hold.
+
+        The fingerprint is left out: it is of the old variables, and loading does not need it. CheckpointError where
+        `out` exists, FinetuneError where it cannot be written; nothing is left behind then.
+        """
         parent = out.absolute().parent
         remove_abandoned(parent, f".{out.name}.")
         _require_free(out)
@@ -91,6 +83,10 @@ class ExportedFiles:
             raise FinetuneError(f"cannot write {out}: {first_line(error)}") from None
         except shutil.Error as error:
             raise FinetuneError(f"cannot copy {self.directory} to {out}: {error.args[0][0][2]}") from None
+
+
+Origin = TrainingFiles | ExportedFiles
+"""The files a graph was opened from."""
 
 
 def _require_free(*paths: Path) -> None:

@@ -56,7 +56,6 @@ GROUPS = {
                 "rules.statistics_rules",
                 "rules.training_rules",
                 "thresholds",
-                "verdict_words",
             )
         ),
         ("tests/unit/diagnosis/test_verdict.py", "tests/unit/diagnosis/test_verdict_edges.py"),

@@ -10,7 +10,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.targets.options import TargetOptions
-from finetune.diagnosis.targets.origin import with_origin
+from finetune.diagnosis.targets.origin import read_history
 from finetune.diagnosis.targets.target import Target, check_classes, read_data
 from finetune.errors import FinetuneError, WrongUse
 
@@ -46,7 +46,6 @@ def open_catalogued(request: TargetOptions) -> Target:
         weights_averaged=raw > 0,
         expected_preprocessing=spec.preprocessing,
     )
-    source, facts = with_origin(request.source_checkpoint, subject, facts)
     notes = [f"{opened.path} ({opened.kind}): a head of {outputs} outputs"]
     if averages:
         without = f"; {raw} moving statistics have none and are read as they are" if raw else ""
@@ -60,8 +59,7 @@ def open_catalogued(request: TargetOptions) -> Target:
         copy=opened.path.with_name(f"{opened.path.name}-recalibrated"),
         suffix=None if opened.kind.startswith("slim") else opened.path.suffix,
         notes=tuple(notes),
-        source=source,
-        facts=facts,
+        history=read_history(request.source_checkpoint, subject, facts),
     )
 
 

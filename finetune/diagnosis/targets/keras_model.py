@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.targets.options import TargetOptions
-from finetune.diagnosis.targets.origin import with_origin
-from finetune.diagnosis.targets.target import Target, check_classes, read_data
+from finetune.diagnosis.targets.origin import read_history
+from finetune.diagnosis.targets.target import Data, Target, check_classes, read_data
 from finetune.errors import FinetuneError
 
 
@@ -36,18 +37,25 @@ def open_keras_model(request: TargetOptions) -> Target:
         raise FinetuneError(f"{path} takes images of {spec.image_size} px: leave out --image-size {image_size}")
     model = adopt(as_logits(flat(original, image_size=image_size), name=str(path)), unbiased=False)
     data = read_data(request, image_size=image_size, preprocess=spec.preprocessing)
-    check_classes(str(path), int(model.output_shape[-1]), data)
-    subject = KerasSubject(model)
 
     def write(out: Path) -> None:
         layers = originals(original)
-        for name, (mean, variance) in subject.snapshot().items():
+        for name, (mean, variance) in KerasSubject(model).snapshot().items():
             layers[name].moving_mean.assign(mean)
             layers[name].moving_variance.assign(variance)
         with replacing(out) as temporary:
             original.save(temporary)
 
-    source, facts = with_origin(request.source_checkpoint, subject, _facts(path, original, request))
+    return keras_target(request, model, data, _facts(path, original, request), write)
+
+
+def keras_target(
+    request: TargetOptions, model: keras.Model, data: Data, facts: Facts, write: Callable[[Path], None]
+) -> Target:
+    """The target of an adopted model that was read from `request.target`, on `data`."""
+    path = Path(str(request.target))
+    check_classes(str(path), int(model.output_shape[-1]), data)
+    subject = KerasSubject(model)
     return Target(
         name=str(path),
         subject=subject,
@@ -55,9 +63,8 @@ def open_keras_model(request: TargetOptions) -> Target:
         commands=request.commands(str(path)),
         write=write,
         copy=path.with_name(f"{path.stem}-recalibrated{path.suffix}"),
-        suffix=path.suffix,
-        source=source,
-        facts=facts,
+        suffix=None if path.is_dir() else path.suffix,
+        history=read_history(request.source_checkpoint, subject, facts),
     )
 
 

@@ -32,12 +32,20 @@ class Source:
     affine_moved: bool | None
 
 
-def with_origin(path: Path | None, subject: Subject, facts: Facts) -> tuple[Snapshot | None, Facts]:
-    """`source` and `facts` of a target, completed from the checkpoint at `path` where one is given."""
+@dataclass(frozen=True, eq=False)
+class History:
+    """What is known of a model's training. source: the moving statistics it started from, where known."""
+
+    facts: Facts
+    source: Snapshot | None = None
+
+
+def read_history(path: Path | None, subject: Subject, facts: Facts) -> History:
+    """`facts`, completed from the checkpoint at `path` that the model was fine-tuned from, where one is given."""
     if path is None:
-        return None, facts
+        return History(facts)
     found = read_origin(path, subject)
-    return found.statistics, replace(facts, affine_moved=found.affine_moved)
+    return History(replace(facts, affine_moved=found.affine_moved), found.statistics)
 
 
 def read_origin(path: Path, subject: Subject) -> Source:

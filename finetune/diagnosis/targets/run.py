@@ -12,7 +12,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.targets.options import TargetOptions
-from finetune.diagnosis.targets.origin import with_origin
+from finetune.diagnosis.targets.origin import read_history
 from finetune.diagnosis.targets.target import Data, Target
 from finetune.errors import WrongUse
 from finetune.runs import evaluate
@@ -34,9 +34,9 @@ def open_run_target(request: TargetOptions) -> Target:
     opened = evaluate.open_run(path, data_dir=request.data_dir)
     trained = opened.trained
     subject = KerasSubject(trained.model)
-    source, facts = with_origin(request.source_checkpoint, subject, _facts(trained))
+    history = read_history(request.source_checkpoint, subject, _facts(trained))
     if request.source_checkpoint is None:
-        source = load_snapshot(trained.run)
+        history = replace(history, source=load_snapshot(trained.run))
 
     def record(report: dict[str, Any]) -> None:
         if trained.path != trained.run.model_path:
@@ -56,8 +56,7 @@ def open_run_target(request: TargetOptions) -> Target:
         ),
         write=lambda out: save_stock(trained.model, out),
         copy=trained.path.with_name(f"{trained.path.stem}-recalibrated.keras"),
-        source=source,
-        facts=facts,
+        history=history,
         record=record,
     )
 

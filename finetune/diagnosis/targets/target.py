@@ -1,11 +1,11 @@
 """A model with its data and the known facts of both: all that a diagnosis and its remedy need."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.batchnorm.subject import Snapshot, Subject
+from finetune.batchnorm.subject import Subject
 from finetune.config.run_config import RunConfig
 from finetune.data import batches
 from finetune.data.batches import training_subset
@@ -13,9 +13,9 @@ from finetune.data.dataset import Dataset
 from finetune.data.evalset import EvalSet
 from finetune.data.load_data import load_data
 from finetune.data.preprocessing import PREPROCESSINGS, find_preprocessing
-from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.targets.options import TargetOptions
+from finetune.diagnosis.targets.origin import History
 from finetune.errors import FinetuneError, WrongUse
 
 BATCH_SIZE = 64
@@ -48,8 +48,7 @@ class Target:
 
     name: as the user wrote it. write: writes the subject with its present statistics to a new file of the format that
     was read. copy: the default path of that file; suffix: what its name must end in (None: it is a prefix, or a
-    directory). notes: how the model was opened, for people. source: the moving statistics training started from, where
-    known. record: keeps the report of a diagnosis with the target.
+    directory). notes: how the model was opened, for people. record: keeps the report of a diagnosis with the target.
     """
 
     name: str
@@ -58,10 +57,9 @@ class Target:
     commands: Commands
     write: Callable[[Path], None]
     copy: Path
+    history: History
     suffix: str | None = ".keras"
     notes: tuple[str, ...] = ()
-    source: Snapshot | None = None
-    facts: Facts = field(default_factory=Facts)
     record: Callable[[dict[str, Any]], None] = lambda report: None
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.targets.options import TargetOptions
-from finetune.diagnosis.targets.origin import with_origin
+from finetune.diagnosis.targets.origin import read_history
 from finetune.diagnosis.targets.target import Target, check_classes, read_data
 from finetune.errors import FinetuneError
 from finetune.tf_graphs import GraphFacts, open_exported, open_graph
@@ -42,7 +42,6 @@ def open_tf_graph(request: TargetOptions) -> Target:
     raw = "raw" if subject.takes_pixels or subject.scales_pixels else None
     data = read_data(request, image_size=height, preprocess=raw, batch_size=subject.batch_size)
     check_classes(str(path), subject.outputs, data)
-    source, facts = with_origin(request.source_checkpoint, subject, facts)
     return Target(
         name=str(path),
         subject=subject,
@@ -52,8 +51,7 @@ def open_tf_graph(request: TargetOptions) -> Target:
         copy=original.with_name(f"{original.name}-recalibrated"),
         suffix=None,
         notes=subject.lines,
-        source=source,
-        facts=facts,
+        history=read_history(request.source_checkpoint, subject, facts),
     )
 
 

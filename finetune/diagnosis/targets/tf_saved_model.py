@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from finetune.backbone import find_backbone, load_backbone
-from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import bn_layers
 from finetune.diagnosis.evidence import Facts
+from finetune.diagnosis.targets.keras_model import keras_target
 from finetune.diagnosis.targets.options import TargetOptions
-from finetune.diagnosis.targets.origin import with_origin
-from finetune.diagnosis.targets.target import Target, check_classes, read_data
+from finetune.diagnosis.targets.target import Target, read_data
 from finetune.diagnosis.targets.tf_graph import open_tf_graph
 from finetune.errors import FinetuneError
 from finetune.tf_graphs import takes_training
@@ -29,8 +28,6 @@ def open_saved_model(request: TargetOptions) -> Target:
     if not bn_layers(model):
         raise FinetuneError(f"{path} has no BatchNormalization that can be reached: there is nothing to examine")
     data = read_data(request, image_size=image_size, preprocess=None)
-    check_classes(str(path), int(model.output_shape[-1]), data)
-    subject = KerasSubject(model)
 
     def write(out: Path) -> None:
         raise FinetuneError(
@@ -38,15 +35,4 @@ def open_saved_model(request: TargetOptions) -> Target:
             "recalibrate the .keras file it was exported from, or its slim checkpoint"
         )
 
-    source, facts = with_origin(request.source_checkpoint, subject, Facts(decay=request.bn_decay))
-    return Target(
-        name=str(path),
-        subject=subject,
-        data=data,
-        commands=request.commands(str(path)),
-        write=write,
-        copy=path.with_name(f"{path.name}-recalibrated"),
-        suffix=None,
-        source=source,
-        facts=facts,
-    )
+    return keras_target(request, model, data, Facts(decay=request.bn_decay), write)

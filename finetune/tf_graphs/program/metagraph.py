@@ -19,12 +19,11 @@ from checkpoints.formats.location import newest_checkpoint
 from checkpoints.formats.operations import VARIABLES
 from finetune.errors import FinetuneError
 from finetune.tf_graphs.program.graphdef import read_graph
-from finetune.tf_graphs.program.nodes import Graph, Ref, constant_value, declared_shape
+from finetune.tf_graphs.program.nodes import Graph, Ref, constant_value, declared_shape, first_of
 
 _EXPECTED = "expected the .meta file that tf.compat.v1.train.Saver writes beside a checkpoint (model.ckpt-1000.meta)"
 _LARGEST = 2**31 - 1
 _AVERAGE = "/ExponentialMovingAverage"
-_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -169,9 +168,8 @@ def find_variables(
         else:
             missing.append(name)
     if missing:
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise FinetuneError(
-            f"{checkpoint.path} does not hold {', '.join(missing[:_SHOWN])}{more} of {meta.path}: it is not the "
+            f"{checkpoint.path} does not hold {first_of(missing, 6)} of {meta.path}: it is not the "
             "checkpoint of this graph; give the right one with --checkpoint"
         )
     averaged = tuple(name for name, saved in found.items() if saved.key + _AVERAGE in checkpoint.shapes)

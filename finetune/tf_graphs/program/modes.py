@@ -24,6 +24,7 @@ from finetune.tf_graphs.program.nodes import (
     constant_value,
     data_type,
     declared_shape,
+    first_of,
     new_node,
 )
 from finetune.tf_graphs.program.roles import Input, describe, listed
@@ -31,7 +32,6 @@ from finetune.tf_graphs.program.sites import SwitchedLayers, find_sites, pair
 
 _KEEP = re.compile(r"keep", re.IGNORECASE)
 _DROP = re.compile(r"drop", re.IGNORECASE)
-_SHOWN = 4
 _THRESHOLDS = frozenset({"Floor", "GreaterEqual", "Greater", "Less", "LessEqual"})
 _ELEMENTWISE = frozenset({"Mul", "Add", "AddV2", "Sub", "Identity", "Cast", "LogicalNot", "StopGradient"})
 _SCALINGS = frozenset({"Mul", "RealDiv", "Div"})
@@ -48,12 +48,13 @@ class Undropped:
 
 @dataclass(frozen=True)
 class Modes:
-    """batch, moving: the graph folded by either value of the switch, without dropout.
+    """whole: the graph before it was folded. batch, moving: folded by either value of the switch, without dropout.
 
     training: the switch's value that selects batch statistics. known: values of this and other placeholders.
     lines: what was found, to print.
     """
 
+    whole: Graph
     batch: Undropped
     moving: Undropped
     switched: SwitchedLayers
@@ -79,7 +80,7 @@ def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]
     if switch is not None:
         if switch.node not in needed.nodes:
             raise WrongUse(f"--is-training {switch}: the logits do not depend on it; they take {listed(needed)}")
-        modes = _by(needed, switch, known, "as given")
+        modes = _by(graph, needed, switch, known, "as given")
         if modes is None:
             _require_batchnorm(needed, known)
             raise FinetuneError(
@@ -87,7 +88,7 @@ def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]
                 f"take {listed(needed)}"
             )
         return modes
-    found = [modes for ref in _switches(needed, known) if (modes := _by(needed, ref, known, "found"))]
+    found = [modes for ref in _switches(needed, known) if (modes := _by(graph, needed, ref, known, "found"))]
     if len(found) > 1:
         names = ", ".join(str(modes.switch) for modes in found)
         raise FinetuneError(
@@ -120,7 +121,7 @@ def _is_scalar_placeholder(node: Node) -> bool:
     return node.op in PLACEHOLDERS and declared_shape(node) in ((), None)
 
 
-def _by(graph: Graph, switch: Ref, known: Mapping[Ref, np.ndarray], how: str) -> Modes | None:
+def _by(whole: Graph, graph: Graph, switch: Ref, known: Mapping[Ref, np.ndarray], how: str) -> Modes | None:
     """The modes by one tensor, None where it switches nothing."""
     dtype = tf.as_dtype(data_type(graph.producer(switch)) or tf.bool).as_numpy_dtype
     yes, no = np.asarray(True, dtype), np.asarray(False, dtype)
@@ -135,7 +136,7 @@ def _by(graph: Graph, switch: Ref, known: Mapping[Ref, np.ndarray], how: str) ->
             means = "True" if training else "False"
             first = f"training switch {describe(graph.producer(switch))}: {how}; {means} is batch statistics"
             lines = [first, *lines, *_lines(switched, batch)]
-            return Modes(batch, moving, switched, switch, training, {**known, **guessed}, tuple(lines))
+            return Modes(whole, batch, moving, switched, switch, training, {**known, **guessed}, tuple(lines))
     return None
 
 
@@ -186,7 +187,7 @@ def _require_values(*graphs: Graph) -> None:
         if node.op in ("Placeholder", "PlaceholderV2") and node.name != IMAGES
     }
     if missing:
-        names = ", ".join(describe(node) for node in list(missing.values())[:_SHOWN])
+        names = first_of(map(describe, missing.values()))
         raise FinetuneError(
             f"the logits depend on {names} as well: give it a value with --feed {next(iter(missing))}=VALUE"
         )
@@ -207,18 +208,14 @@ def _require_batchnorm(graph: Graph, known: Mapping[Ref, np.ndarray]) -> None:
 def _lines(switched: SwitchedLayers, batch: Undropped) -> list[str]:
     lines = []
     if batch.cut:
-        lines.append(f"dropout off in both modes: cut at {_first(batch.cut)}")
+        lines.append(f"dropout off in both modes: cut at {first_of(batch.cut)}")
     if batch.random:
-        lines.append(f"still random with the switch on, which makes its figures vary: {_first(batch.random)}")
+        lines.append(f"still random with the switch on, which makes its figures vary: {first_of(batch.random)}")
     for nodes, always in ((switched.always_batch, "batch"), (switched.always_moving, "moving")):
         if nodes:
             many = f"{len(nodes)} BN layers use" if len(nodes) > 1 else "1 BN layer uses"
-            lines.append(f"{many} {always} statistics whatever the switch says: {_first(nodes)}")
+            lines.append(f"{many} {always} statistics whatever the switch says: {first_of(nodes)}")
     return lines
-
-
-def _first(names: tuple[str, ...]) -> str:
-    return ", ".join([*names[:_SHOWN], *([f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])])
 
 
 def without_dropout(graph: Graph, roots: Iterable[str]) -> Undropped:

@@ -48,6 +48,13 @@ def damaged(what: str, where: object = "the graph") -> FinetuneError:
     return FinetuneError(f"{where} is damaged: {what}; write it again")
 
 
+def first_of(names: Iterable[str], most: int = 4) -> str:
+    """The first `most` names and how many more there are, for a sentence."""
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
 def reached(starts: Iterable[str], following: Callable[[str], Iterable[str]]) -> dict[str, None]:
     """Every name reached from `starts` by `following`, the starts included, in the order they are found."""
     found: dict[str, None] = {}

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from checkpoints.formats.operations import VARIABLES
 from finetune.errors import FinetuneError, WrongUse
-from finetune.tf_graphs.program.nodes import PLACEHOLDERS, Graph, Node, Ref, Values, data_type, declared_shape
+from finetune.tf_graphs.program.nodes import PLACEHOLDERS, Graph, Node, Ref, Values, data_type, declared_shape, first_of
 
 Layout = Literal["nhwc", "nchw", "flat-nhwc", "flat-nchw"]
 LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw", "flat-nhwc", "flat-nchw")
@@ -18,7 +18,6 @@ _PREDICTIONS = ("Softmax", "LogSoftmax", "ArgMax", "InTopK", "InTopKV2", "TopK",
 _ENDS = frozenset({"MatMul", "BiasAdd", "Add", "AddV2", "Squeeze", "Reshape", "Identity", "Mean"})
 _PIPELINES = ("Iterator", "QueueDequeue", "Unstage", "RecordInput", "DatasetToSingleElement", "InfeedDequeue")
 _SCALINGS = ("Identity", "Cast", "Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "Switch", "Pad")
-_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,7 @@ def listed(graph: Graph) -> str:
         for node in graph.nodes.values()
         if node.op in PLACEHOLDERS and not node.name.startswith(("save/", "finetune_"))
     ]
-    more = f" and {len(found) - 2 * _SHOWN} more" if len(found) > 2 * _SHOWN else ""
-    return ", ".join(found[: 2 * _SHOWN]) + more if found else "none"
+    return first_of(found, 16) or "none"
 
 
 def describe(node: Node, output: int = 0) -> str:
@@ -94,7 +92,7 @@ def find_logits(graph: Graph) -> tuple[Ref, str]:
         if len(found) == 1:
             return found[0], f"logits {found[0]}: {how}"
         if found and how != "what loss and predictions are made of":
-            names = ", ".join(map(str, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
+            names = first_of(map(str, found), 8)
             raise FinetuneError(
                 f"the graph has {len(found)} tensors that may be the logits: {names}. Choose one with --logits"
             )

@@ -142,7 +142,8 @@ class _Reader:
             factor = _other(reader, of)
             made = self._graph.producer(self._graph.source(factor))
             held = self._variable(factor)
-            beta = next(filter(None, map(self._subtracted_from, self._consumers[reader.name])), found.beta)
+            subtracted = [each.inputs[0] for each in self._consumers[reader.name] if each.op == "Sub"]
+            beta = next(filter(None, map(self._variable, subtracted)), found.beta)
             found = replace(found, beta=beta)
             if held:
                 found = replace(found, mean=held, entry=(reader.name, reader.inputs.index(factor)))
@@ -161,9 +162,6 @@ class _Reader:
                 yield from self._uses(reader.name)
             else:
                 yield name, reader
-
-    def _subtracted_from(self, node: Node) -> str | None:
-        return self._variable(node.inputs[0]) if node.op == "Sub" else None
 
     def _moments(self, variance: Ref) -> tuple[Ref, tuple[int, ...]] | None:
         """The tensor a batch variance is taken of, and over which axes; None where it is no batch variance."""

@@ -7,7 +7,7 @@ import pytest
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis.evidence import Facts
-from finetune.diagnosis.targets.origin import read_origin, with_origin
+from finetune.diagnosis.targets.origin import read_history, read_origin
 from finetune.errors import FinetuneError
 
 
@@ -54,8 +54,8 @@ def test_a_moved_beta_is_seen_and_the_facts_say_so(tmp_path):
     path = tmp_path / "source.weights.h5"
     model.save_weights(path)
     bn(model)[1].beta.assign(np.nextafter(np.array(bn(model)[1].beta), 9))
-    _, facts = with_origin(path, adopted(model), Facts(decay=0.9))
-    assert facts == Facts(decay=0.9, affine_moved=True)
+    history = read_history(path, adopted(model), Facts(decay=0.9))
+    assert history.facts == Facts(decay=0.9, affine_moved=True)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
