@@ -10,6 +10,8 @@ from click.core import ParameterSource
 from finetune.cli import shared_options
 from finetune.cli.run_options import SECTIONS
 from finetune.cli.startup import load_tensorflow
+from finetune.config.checking import from_mapping
+from finetune.config.run_config import RunConfig
 
 
 @click.command(cls=shared_options.Sectioned, sections=SECTIONS)
@@ -23,18 +25,17 @@ def run(
     config: Path | None,
     run_dir: Path | None,
     runs_dir: Path,
+    dry_run: bool,
     as_json: bool,
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Carry a pretrained backbone over to new data: swap the head, train, evaluate, write the run.
+    """Transfer a pretrained backbone to new data: replace the head, train, evaluate and write the run directory.
 
     \b
     finetune run --backbone resnet_v1_101 --bn-decay 0.95
     finetune run --backbone keras/densenet121 --freeze-until conv4 --bn 'conv5=train' --bn freeze
     """
-    from finetune.config.checking import from_mapping
-    from finetune.config.run_config import RunConfig
     from finetune.errors import WrongUse
     from finetune.runs.config_file import read_config_file
 
@@ -51,13 +52,16 @@ def run(
         base = read_config_file(config) if config else {}
         if not base and "backbone" not in chosen:
             raise WrongUse("missing --backbone NAME: 'finetune backbones list' lists them, resnet_v1_50 is one")
-        settings: RunConfig = from_mapping(base, where=str(config or "the options"), options=chosen)
+        settings = from_mapping(base, where=str(config or "the options"), options=chosen)
 
     load_tensorflow()
     from finetune.cli.display_training import console_display, show_result
     from finetune.training import start
     from finetune.training.worker import Worker
 
+    if dry_run:
+        _show_plan(settings, quiet=quiet, as_json=as_json)
+        return
     with console_display(quiet=quiet) as display:
         if resume is not None:
             finished = start.resume(resume, distribute=chosen.get("distribute"), display=display)
@@ -72,6 +76,21 @@ def run(
         shared_options.emit({"run": str(finished), "status": finished.status, **result})
     else:
         show_result(finished, result)
+
+
+def _show_plan(settings: RunConfig, *, quiet: bool, as_json: bool) -> None:
+    """`--dry-run`: the display prints the plan on standard error, as at the beginning of a run."""
+    from finetune.cli.display_training import console_display
+    from finetune.training import start
+
+    with console_display(quiet=quiet) as display:
+        prepared = start.plan(settings, display=display)
+    steps = prepared.steps_per_epoch * (prepared.config.epochs or 0)
+    if as_json:
+        stages = prepared.plan.stages()
+        shared_options.emit({"config": prepared.config.to_json(), "steps": steps, "stages": stages})
+    elif not quiet:
+        click.echo(f"{len(prepared.dataset.train):,} training images, {steps:,} steps; nothing was trained or written")
 
 
 def _plain(value: Any) -> Any:

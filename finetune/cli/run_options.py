@@ -18,6 +18,11 @@ SECTIONS["What to start from"] += [
     click.option("--resume", type=shared_options.PATH, metavar="RUN", help="Continue an interrupted run directory."),
 ]
 SECTIONS["The run"] += [
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Check the settings, read the data, build the network and print the plan; train and write nothing.",
+    ),
     click.option("--run-dir", type=shared_options.PATH, metavar="DIR", help="Directory of this run; must not exist."),
     click.option(
         "--runs-dir",

@@ -69,16 +69,16 @@ def test_the_run_directory(finished):
             "mixup",
             "cutmix",
             "hidden",
+            "features",
             "preset",
             "freeze_until",
             "unfreeze_epochs",
+            "layer_decay",
         ),
         *(
-            "features",
             "bn_epsilon",
             "diagnose_every",
             "microbatch",
-            "layer_decay",
             "clip_norm",
             "patience",
             "ema",
@@ -213,6 +213,21 @@ def test_diagnosed_repaired_and_healthy_again(finished, tmp_path):
     twice = typed(f"recalibrate-bn {run}")
     assert twice.exit_code == 2
     assert "is already there and is not overwritten" in twice.stderr
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    planned = typed(f"run {SMALL} --preset linear-probe --dry-run")
+    assert planned.exit_code == 0, planned.output
+    assert "preset linear-probe: --freeze '*' --bn freeze" in planned.stderr
+    assert planned.stdout == "95 training images, 12 steps; nothing was trained or written\n"
+    as_json = json.loads(typed(f"run {SMALL} --freeze '*' --dry-run --json --quiet").stdout)
+    assert (as_json["steps"], as_json["config"]["image_size"], as_json["config"]["epochs"]) == (12, 16, 3)
+    assert [stage["stage"] for stage in as_json["stages"] if stage["training"]] == ["head"]
+    assert not list(tmp_path.iterdir())
+    refused = typed("run --resume nowhere --dry-run")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "found --dry-run" in refused.stderr
 
 
 # One process, because determinism cannot be switched off again: an unbroken run; the same repeated from its
