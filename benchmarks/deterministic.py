@@ -28,7 +28,7 @@ def one(options, deterministic):
     import keras
     import numpy as np
 
-    from finetune.config.run_config import RunConfig
+    from finetune.config import RunConfig
     from finetune.training.chief import start
     from finetune.training.display import Display
 

@@ -26,7 +26,7 @@ def main():
     load_tensorflow()
     from finetune.batchnorm.statistics import KerasSubject, write
     from finetune.batchnorm.subject import kept
-    from finetune.config.run_config import RunConfig
+    from finetune.config import RunConfig
     from finetune.data import batches
     from finetune.data.dataset import stratified_subset
     from finetune.data.evalset import EvalSet

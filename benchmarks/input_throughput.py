@@ -92,7 +92,7 @@ def train():
 
     from finetune.backbone.head import attach_head
     from finetune.batchnorm.surgery import adopt
-    from finetune.config.run_config import RunConfig
+    from finetune.config import RunConfig
     from finetune.training.loop.optimizer import build
     from finetune.training.loop.step import train_step
 

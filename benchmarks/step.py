@@ -22,7 +22,7 @@ import tensorflow as tf  # noqa: E402
 from finetune.backbone import find_backbone, load_backbone  # noqa: E402
 from finetune.backbone.head import attach_head  # noqa: E402
 from finetune.batchnorm.surgery import bn_layers, to_stock  # noqa: E402
-from finetune.config.run_config import RunConfig  # noqa: E402
+from finetune.config import RunConfig  # noqa: E402
 from finetune.training.loop import kernels  # noqa: E402
 from finetune.training.loop.optimizer import build  # noqa: E402
 from finetune.training.loop.step import train_step  # noqa: E402

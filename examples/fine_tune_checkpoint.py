@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.training.start import start
 
 parser = argparse.ArgumentParser(description=__doc__)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import keras
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.training.start import start
 
 parser = argparse.ArgumentParser(description=__doc__)

@@ -7,7 +7,7 @@ import sys
 from tests import architecture_report as report
 
 SURFACES = {
-    "config": {"", "presets", "run_config", "checking", "tracker_setting"},
+    "config": {"", "presets"},
     "batchnorm": {
         *("layer", "module_parts", "policy", "surgery", "statistics", "subject", "decay", "flatten"),
     },

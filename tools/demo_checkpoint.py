@@ -10,7 +10,7 @@ from pathlib import Path
 
 from checkpoints.catalog.lookup import find_row
 from finetune.backbone import conversion
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.training import display, start
 
 BACKBONE = "bundled/resnet_v1_demo"

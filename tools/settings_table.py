@@ -4,8 +4,7 @@ import itertools
 from dataclasses import MISSING
 from pathlib import Path
 
-from finetune.config.run_config import SETTINGS
-from finetune.config.settings import Setting
+from finetune.config import SETTINGS, Setting
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 BEGIN = "<!-- The table of settings begins: 'make docs' writes it from finetune/config/run_config.py. -->\n"

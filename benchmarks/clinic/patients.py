@@ -16,7 +16,7 @@ from finetune.backbone import loading, networks
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt, bn_layers
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Dataset, Split, stratified_subset

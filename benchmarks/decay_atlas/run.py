@@ -18,7 +18,7 @@ from finetune.batchnorm.decay import auto_decay, residual
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import bn_layers
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.data.batches import training_subset
 from finetune.data.dataset import stratified_subset

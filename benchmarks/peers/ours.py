@@ -34,7 +34,7 @@ def main(settings):
     from finetune.cli.startup import load_tensorflow
 
     load_tensorflow()
-    from finetune.config.checking import from_mapping
+    from finetune.config import from_mapping
     from finetune.training.display import Display
     from finetune.training.loop.feed import ImageFeed
     from finetune.training.loop.train import train

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.batch.jobs import Job
-from finetune.config.checking import DEFAULTS, PATHS
+from finetune.config import DEFAULTS, PATHS
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import Held, locked, read_json, to_json, write_text
 from finetune.runs.config_file import FORMAT_VERSION, read_config_file

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.config.checking import PATHS
+from finetune.config import PATHS
 from finetune.errors import WrongUse
 
 _PART, _WHOLE = 40, 100

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.batch import job_names, paths
-from finetune.config import checking as configs
-from finetune.config.run_config import RunConfig
+from finetune.config import LISTS, SETTINGS, RunConfig, from_mapping, named
 from finetune.errors import FinetuneError, WrongUse
 
 MANY = 100
@@ -117,13 +116,13 @@ class _File:
         matrix: dict[str, list[Any]] = {}
         for key, values in table.items():
             if not isinstance(values, list) or not values:
-                if configs.named(key) not in RunConfig.__dataclass_fields__:
+                if named(key) not in SETTINGS:
                     self._settings({key: values}, "[matrix]")  # says which key was meant
                 raise WrongUse(f"{key} in [matrix] of {self.path} is {values!r}: expected a list of values to cross")
-            name = configs.named(key)
+            name = named(key)
             if name in matrix:
                 raise WrongUse(f"'{name}' comes twice in [matrix] of {self.path}, spelt in two ways: leave one out")
-            if name in configs.LISTS and not all(isinstance(value, list) for value in values):
+            if name in LISTS and not all(isinstance(value, list) for value in values):
                 raise WrongUse(
                     f"{key} in [matrix] of {self.path} is {values!r}: each of its values is a list itself, such as "
                     f"{key} = [{json.dumps(values)}, []]"
@@ -170,14 +169,14 @@ class _File:
         checked = checked_config({**placeholder, **table}, where)
         return {
             name: paths.absolute(name, getattr(checked, name), self.path.absolute().parent)
-            for name in map(configs.named, table)
+            for name in map(named, table)
         }
 
 
 def checked_config(settings: Settings, where: str) -> RunConfig:
     """A RunConfig from settings; WrongUse that always says `where`."""
     try:
-        return configs.from_mapping(settings, where=where)
+        return from_mapping(settings, where=where)
     except WrongUse as error:
         message = str(error)
         raise WrongUse(message if where in message else f"{where}: {message}") from None
@@ -198,7 +197,7 @@ def _place_for(key: str) -> str:
     near = difflib.get_close_matches(key, ("defaults", "matrix", "job"), n=1)
     if near:
         return f"did you mean '{near[0]}'?"
-    if configs.named(key) in configs.DEFAULTS or key in ("backbone", "seeds"):
+    if named(key) in SETTINGS or key == "seeds":
         return f"'{key}' is a setting: put it below [defaults]"
     return "expected [defaults], [matrix] and [[job]]"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
-from finetune.config.checking import PATHS
+from finetune.config import PATHS
 from finetune.data import sources
 
 

@@ -3,8 +3,7 @@
 from typing import Any
 
 from finetune.batch.jobs import Job
-from finetune.config.presets import expand
-from finetune.config.run_config import RunConfig, settings_with
+from finetune.config import RunConfig, presets, settings_with
 
 
 def features_of(job: Job) -> tuple[Any, ...] | None:
@@ -13,7 +12,7 @@ def features_of(job: Job) -> tuple[Any, ...] | None:
     With random weights the seed counts as well. Whether the features are the same is decided later, by their keys
     (`finetune.training.feature_cache.keys`): a mistake here only costs time.
     """
-    config: RunConfig = expand(job.config)
+    config: RunConfig = presets.expand(job.config)
     frozen = config.freeze == ("*",) and set(config.bn) <= {"freeze"}
     mixed = config.mixup or config.cutmix or config.rand_augment
     if not frozen or mixed or config.cache_features == "off":

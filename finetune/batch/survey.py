@@ -12,7 +12,7 @@ from finetune.batch.call import Call
 from finetune.batch.jobs import Job
 from finetune.batch.status import look
 from finetune.batch.timing import TimeLeft
-from finetune.config.run_config import RunConfig, settings_with
+from finetune.config import RunConfig, settings_with
 from finetune.data.load_data import load_data
 from finetune.data.pipeline import steps_per_epoch
 from finetune.errors import UserError

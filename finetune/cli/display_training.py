@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from finetune.cli.console import Console
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.reporting.words import others_moved
 
 if TYPE_CHECKING:

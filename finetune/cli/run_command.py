@@ -10,8 +10,7 @@ from click.core import ParameterSource
 from finetune.cli import shared_options
 from finetune.cli.run_options import SECTIONS
 from finetune.cli.startup import load_tensorflow
-from finetune.config.checking import from_mapping
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig, from_mapping
 
 
 @click.command(cls=shared_options.Sectioned, sections=SECTIONS)

@@ -5,7 +5,7 @@ import itertools
 import click
 
 from finetune.cli import shared_options
-from finetune.config.run_config import SETTINGS
+from finetune.config import SETTINGS
 
 SECTIONS = {
     section: [shared_options.setting_option(name) for name in names]

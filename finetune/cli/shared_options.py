@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from finetune.cli import completion_command
-from finetune.config.run_config import SETTINGS
-from finetune.config.settings import Check
+from finetune.config import SETTINGS, Check
 
 
 class _Path(click.ParamType[Path]):

@@ -1,1 +1,26 @@
-"""A run's settings: what each may be, presets, contradictions. No TensorFlow."""
+"""A run's settings: their declarations, checks, presets and contradictions. Imports no TensorFlow."""
+
+from finetune.config import presets
+from finetune.config.checking import DEFAULTS, LISTS, PATHS, check_config, from_mapping, named
+from finetune.config.run_config import SETTINGS, Augment, RunConfig, settings_with
+from finetune.config.settings import Check, Setting
+from finetune.config.tracker_setting import absolute_trackers, check_trackers, parse_tracker
+
+__all__ = [
+    "DEFAULTS",
+    "LISTS",
+    "PATHS",
+    "SETTINGS",
+    "Augment",
+    "Check",
+    "RunConfig",
+    "Setting",
+    "absolute_trackers",
+    "check_config",
+    "check_trackers",
+    "from_mapping",
+    "named",
+    "parse_tracker",
+    "presets",
+    "settings_with",
+]

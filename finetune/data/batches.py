@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Split, stratified_subset

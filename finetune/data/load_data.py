@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split, few_shot, hold_out, stratified_subset
 from finetune.data.sources import read_source
 from finetune.data.sources.assembly import Progress, ReadOptions

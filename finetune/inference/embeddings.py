@@ -13,7 +13,7 @@ import tensorflow as tf
 from checkpoints.atomic import replacing
 from finetune.backbone import find_backbone, load_backbone
 from finetune.backbone.endpoints import find_layer
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import batches, image_files
 from finetune.data.dataset import Dataset, Split
 from finetune.data.lazy import LazyImages

@@ -15,7 +15,7 @@ import numpy as np
 from finetune.backbone import open_model
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import batches, image_files
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.data.sources.assembly import Progress

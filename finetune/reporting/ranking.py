@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.config.run_config import settings_with
+from finetune.config import settings_with
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.significance import (
     FORMULA,

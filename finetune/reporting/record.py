@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.errors import FinetuneError
 from finetune.evaluation.predictions import Predictions, load_predictions
 from finetune.runs.directory import RunDir, kept_validation

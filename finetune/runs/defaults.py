@@ -4,7 +4,7 @@ import dataclasses
 
 from checkpoints.catalog.lookup import BackboneSpec
 from finetune.batchnorm.decay import FEW_UPDATES, auto_decay
-from finetune.config.run_config import Augment, RunConfig
+from finetune.config import Augment, RunConfig
 from finetune.data.pipeline import parts_per_step, steps_per_epoch
 from finetune.errors import WrongUse
 

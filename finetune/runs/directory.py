@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from checkpoints.atomic import TEMPORARY
-from finetune.config.checking import from_mapping
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig, from_mapping
 from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
 from finetune.files import Held, finite, locked, read_json, to_json, write_text
 from finetune.runs.config_file import read_config_file

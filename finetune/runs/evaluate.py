@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.data.dataset import Dataset, Split
 from finetune.data.load_data import load_data

@@ -9,7 +9,7 @@ import keras
 from finetune.backbone import module_handle, open_model, unbiased
 from finetune.batchnorm.subject import Snapshot
 from finetune.batchnorm.surgery import adopt
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.errors import FinetuneError
 from finetune.files import read_arrays, write_arrays
 from finetune.runs.directory import RunDir

@@ -4,10 +4,7 @@ from dataclasses import dataclass, replace
 
 from finetune.backbone import BackboneSpec, check_image_size, find_backbone, freezing
 from finetune.batchnorm.policy import Rule, parse_bn_rule
-from finetune.config import presets
-from finetune.config.checking import check_config
-from finetune.config.run_config import RunConfig
-from finetune.config.tracker_setting import check_trackers
+from finetune.config import RunConfig, check_config, check_trackers, presets
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import WrongUse
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import load_data

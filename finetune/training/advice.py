@@ -4,7 +4,7 @@ import math
 
 from checkpoints.catalog.lookup import BackboneSpec
 from finetune.batchnorm.decay import auto_decay, residual
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.training.loop.kernels import bfloat16_pays
 
 FORGOTTEN = 0.01

@@ -3,7 +3,7 @@
 from typing import Any
 
 from finetune.backbone.freezing import FreezePlan
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 
 
 class Display:

@@ -13,7 +13,7 @@ from finetune.backbone.keras_file import save_stock
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers, parts
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.data.batches import training_subset
 from finetune.data.dataset import Dataset

@@ -13,9 +13,7 @@ from checkpoints.errors import CheckpointError
 from finetune.backbone import Backbone, check_plan, freezing, load_backbone
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.surgery import bn_layers
-from finetune.config import presets
-from finetune.config.run_config import RunConfig
-from finetune.config.tracker_setting import absolute_trackers
+from finetune.config import RunConfig, absolute_trackers, presets
 from finetune.data import batches, sources
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages

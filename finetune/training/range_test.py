@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from finetune.backbone import freezing
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.data.dataset import Split
 from finetune.errors import FinetuneError

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from finetune.config.checking import from_mapping
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig, from_mapping
 from finetune.errors import WrongUse
 from finetune.runs.directory import RunDir, check_place
 from finetune.training import chief

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.backbone import freezing
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data.share import Share
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
 from finetune.process import stop_signals

@@ -17,8 +17,7 @@ from checkpoints.errors import CheckpointError
 from finetune.backbone import load_backbone
 from finetune.batchnorm.surgery import bn_layers
 from finetune.cli import main
-from finetune.config.checking import from_mapping
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig, from_mapping
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.inference.export.write import export
 from finetune.runs import defaults

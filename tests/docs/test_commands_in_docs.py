@@ -14,7 +14,7 @@ from finetune.backbone.freezing import parse_freeze_rule
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.cli import main
 from finetune.cli.run_command import run as run_command
-from finetune.config.checking import from_mapping
+from finetune.config import from_mapping
 from finetune.errors import FinetuneError
 from tests.docs.doc_pages import PAGES, blocks, commands, prose
 

@@ -55,7 +55,7 @@ def finished(*words, cwd):
 @pytest.fixture(scope="module")
 def night(tmp_path_factory):
     """A jobs file with its data and backbones, and its results without any interruption."""
-    from finetune.config.run_config import RunConfig
+    from finetune.config import RunConfig
     from finetune.data.dataset import stratified_subset
     from finetune.data.load_data import load_data
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.training import start
 from tests.support.places import ROOT
 

@@ -42,8 +42,7 @@ import keras  # noqa: E402
 from checkpoints.errors import UserError  # noqa: E402
 from checkpoints.formats import hdf5  # noqa: E402
 from finetune.backbone import open_model  # noqa: E402
-from finetune.config import checking as configs  # noqa: E402
-from finetune.config.run_config import RunConfig  # noqa: E402
+from finetune.config import RunConfig, from_mapping  # noqa: E402
 from finetune.data.image_files import read_images  # noqa: E402
 from finetune.data.load_data import load_data  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
@@ -148,7 +147,7 @@ def _jobs(path: Path) -> None:
 
 
 def _config(path: Path) -> None:
-    configs.from_mapping(read_config_file(path), where=str(path))
+    from_mapping(read_config_file(path), where=str(path))
 
 
 def _report(path: Path) -> None:
@@ -171,7 +170,7 @@ def _trained(path: Path) -> None:
 
 def _state(path: Path) -> None:
     run = RunDir.open(path)
-    config = configs.from_mapping(read_config_file(path / "config.json"), where=str(path))
+    config = from_mapping(read_config_file(path / "config.json"), where=str(path))
     State.load(run.state_path).check_settings(config)
 
 

@@ -17,8 +17,7 @@ from checkpoints.cache import archive
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from finetune.batch import jobs
-from finetune.config import checking as configs
-from finetune.config.run_config import SETTINGS
+from finetune.config import SETTINGS, from_mapping
 from finetune.data.sources import tfrecord_file as wire
 from finetune.data.sources.restricted_pickle import read_pickle
 from finetune.errors import FinetuneError, UserError
@@ -41,7 +40,7 @@ def _config(content: dict[str, Any], place: Path) -> None:
     path = place / "config.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     with contextlib.suppress(UserError):
-        configs.from_mapping(read_config_file(path), where=str(path))
+        from_mapping(read_config_file(path), where=str(path))
 
 
 @given(content=st.dictionaries(names, values, max_size=5))

@@ -11,7 +11,7 @@ from finetune.backbone import freezing
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.training.feature_cache.preparing import Progress, cached_feed
 from finetune.training.loop.feed import ImageFeed

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.batchnorm.subject import Subject
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.data.batches import training_subset
 from finetune.data.dataset import Dataset

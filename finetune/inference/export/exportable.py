@@ -10,7 +10,7 @@ import keras
 from finetune._version import __version__
 from finetune.backbone import module_handle
 from finetune.batchnorm.surgery import to_stock
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data.preprocessing import AnyPreprocessing, find_preprocessing
 from finetune.errors import FinetuneError
 from finetune.files import to_json

@@ -12,7 +12,7 @@ from checkpoints.formats.slim_writer import write_slim
 from checkpoints.matching.fit import fits
 from finetune.backbone import conversion, module_handle
 from finetune.backbone.networks.names import slim_variables
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import write_text
 from finetune.inference.export.exportable import LABELS, Source, one_line

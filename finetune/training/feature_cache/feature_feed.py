@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import batches, pipeline
 from finetune.data.dataset import Dataset, Split
 from finetune.evaluation.evaluator import Evaluator

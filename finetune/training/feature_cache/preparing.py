@@ -14,7 +14,7 @@ import numpy as np
 from finetune.batchnorm.subject import Statistics
 from finetune.batchnorm.surgery import bn_layers
 from finetune.batchnorm.surgery import parts as parts_of
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import batches, pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.custom import CustomPreprocessing

@@ -7,7 +7,7 @@ import keras
 
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.data.dataset import Dataset
 from finetune.data.share import WHOLE, Share

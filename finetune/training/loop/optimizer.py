@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 
 
 class OnePassSGD(keras.optimizers.SGD):  # type: ignore[misc]

@@ -8,8 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.config.checking import DEFAULTS
-from finetune.config.run_config import RunConfig, settings_with
+from finetune.config import DEFAULTS, RunConfig, settings_with
 from finetune.errors import FinetuneError
 from finetune.files import read_arrays, write_arrays
 

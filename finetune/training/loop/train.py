@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation.evaluator import Evaluation, Evaluator

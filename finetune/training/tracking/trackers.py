@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from finetune.batchnorm.subject import Snapshot
-from finetune.config.tracker_setting import parse_tracker
+from finetune.config import parse_tracker
 from finetune.errors import FinetuneError, Interrupted
 from finetune.files import read_json, to_json, write_text
 

@@ -3,8 +3,7 @@
 import pytest
 
 from finetune.batch import job_names, jobs
-from finetune.config.checking import PATHS
-from finetune.config.run_config import RunConfig
+from finetune.config import PATHS, RunConfig
 from finetune.errors import FinetuneError, WrongUse
 
 GRID = """

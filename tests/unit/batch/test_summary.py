@@ -10,7 +10,7 @@ from finetune.batch import summary, timing
 from finetune.batch.folder import BatchFolder
 from finetune.batch.jobs import Job
 from finetune.batch.status import JobStatus
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 
 
 def job(index, name, group=None, **settings):

@@ -8,7 +8,7 @@ import pytest
 
 from finetune.batch import survey
 from finetune.batch.jobs import Job
-from finetune.config.run_config import SETTINGS, RunConfig
+from finetune.config import SETTINGS, RunConfig
 
 PLAIN = RunConfig(backbone="resnet_v1_demo", data="demo-target")
 OTHER = [

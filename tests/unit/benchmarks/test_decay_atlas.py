@@ -7,7 +7,7 @@ import pytest
 
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import bn_layers
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.training.display import Display
 from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.train import train

@@ -9,7 +9,7 @@ from finetune.batch.jobs import Job
 from finetune.batch.status import JobStatus
 from finetune.batch.timing import TimeLeft
 from finetune.cli.display_batch import BatchDisplay, duration
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 
 
 def standing(index, state, **known):

@@ -4,9 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from finetune.config import presets
-from finetune.config.checking import DEFAULTS, check_config, from_mapping
-from finetune.config.run_config import RunConfig
+from finetune.config import DEFAULTS, RunConfig, check_config, from_mapping, presets
 from finetune.errors import WrongUse
 from finetune.runs.request import check_request
 

@@ -5,9 +5,18 @@ from dataclasses import MISSING, dataclass, replace
 import pytest
 
 from finetune.cli.run_command import run
-from finetune.config.checking import CONTRADICTIONS, DEFAULTS, LISTS, PATHS, check_config, from_mapping
-from finetune.config.presets import PRESETS
-from finetune.config.run_config import SETTINGS, RunConfig, settings_with
+from finetune.config import (
+    DEFAULTS,
+    LISTS,
+    PATHS,
+    SETTINGS,
+    RunConfig,
+    check_config,
+    from_mapping,
+    presets,
+    settings_with,
+)
+from finetune.config.checking import CONTRADICTIONS
 from finetune.config.settings import declared_settings, setting, whole
 from finetune.errors import WrongUse
 from tools import settings_table
@@ -88,7 +97,7 @@ def test_roles(role, names):
 
 
 def test_the_choice_of_presets_is_the_table_of_presets():
-    assert SETTINGS["preset"].check.choices == tuple(PRESETS)
+    assert SETTINGS["preset"].check.choices == tuple(presets.PRESETS)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, 1.5, float("nan")])

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import overlap
 from finetune.data.dataset import Dataset, Split
 from finetune.data.load_data import load_data

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from checkpoints.catalog.lookup import find_row
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.training.advice import warnings
 
 SPEC = find_row("resnet_v1_50")

@@ -6,8 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from finetune.config.checking import check_config
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig, check_config
 from finetune.errors import Interrupted, WrongUse
 from finetune.runs import model as models
 from finetune.runs.evaluate import evaluate_run

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.errors import FinetuneError
 from finetune.reporting import curves
 from finetune.runs.directory import RunDir

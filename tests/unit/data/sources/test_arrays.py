@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError, WrongUse
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data.load_data import load_data
 from finetune.data.sources import cifar
 from finetune.errors import FinetuneError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data import scanning
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import load_data

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data.load_data import load_data
 from finetune.data.sources import tfrecord
 from finetune.data.sources import tfrecord_file as wire

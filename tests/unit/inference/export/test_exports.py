@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from finetune.cli.export_command import export as export_command
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference.export.exported import TrialOptions
 from finetune.inference.export.format_table import FORMATS

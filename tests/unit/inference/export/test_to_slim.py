@@ -13,7 +13,7 @@ import tensorflow as tf
 from checkpoints.catalog.lookup import BackboneSpec, find_row
 from finetune.backbone import networks
 from finetune.backbone.head import attach_head
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference import reference
 from finetune.inference.export import to_slim as module

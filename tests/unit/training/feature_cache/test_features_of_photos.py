@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data.load_data import load_data
 from tests.support.small_features import CONFIG, classifier, trained
 

@@ -9,7 +9,7 @@ from finetune.backbone import freezing, networks
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.policy import Rule
 from finetune.batchnorm.surgery import adopt, bn_layers
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.errors import Interrupted
 from finetune.training import proof
 from finetune.training.loop import optimizer as optimizers

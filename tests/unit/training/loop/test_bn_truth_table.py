@@ -16,7 +16,7 @@ from finetune.batchnorm.policy import POLICIES, Rule
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import adopt, bn_layers
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.training import proof
 from finetune.training.loop import optimizer as optimizers
 from finetune.training.loop.step import train_step

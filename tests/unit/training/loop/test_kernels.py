@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.surgery import adopt, bn_layers
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.training.loop import kernels
 from finetune.training.loop import optimizer as optimizers
 from finetune.training.loop.step import train_step, train_steps

@@ -9,7 +9,7 @@ import pytest
 from finetune.backbone import freezing
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.surgery import adopt, bn_layers
-from finetune.config.run_config import RunConfig
+from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.errors import FinetuneError, Interrupted
 from finetune.training.loop import optimizer as optimizers
