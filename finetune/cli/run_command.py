@@ -37,6 +37,7 @@ def run(
     """
     from finetune.errors import WrongUse
     from finetune.runs.config_file import read_config_file
+    from finetune.runs.directory import RunDir
 
     chosen = {key: _plain(value) for key, value in given.items() if value is not None and value != ()}
     if resume is not None:
@@ -56,7 +57,6 @@ def run(
     load_tensorflow()
     from finetune.cli.display_training import console_display, show_result
     from finetune.training import start
-    from finetune.training.worker import Worker
 
     if dry_run:
         _show_plan(settings, quiet=quiet, as_json=as_json)
@@ -66,7 +66,7 @@ def run(
             finished = start.resume(resume, distribute=chosen.get("distribute"), display=display)
         else:
             finished = start.start(settings, run_dir=run_dir, runs_dir=runs_dir, display=display)
-    if isinstance(finished, Worker):
+    if not isinstance(finished, RunDir):  # a worker of a distributed run: the chief writes
         if as_json:
             shared_options.emit({"run": finished.run, "worker": finished.rank, "workers": finished.workers})
         return
