@@ -1,4 +1,4 @@
-"""Moving statistics held against those of the data, layer by layer, in float64 NumPy."""
+"""Moving statistics compared with those of the data, layer by layer, in float64 NumPy."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ Pair = tuple[np.ndarray, np.ndarray]
 """(mean, variance), `[channels]`."""
 
 _CONSTANT = 1e-10
-"""A channel whose variance is under this, and under a thousandth of epsilon, is the same for every image."""
+"""A channel is constant over all images if its variance is under this, and under a thousandth of epsilon."""
 
 
 def drift(
     layer: BNInfo, moving: Pair, data: Moments, *, test: Moments | None = None, source: Pair | None = None
 ) -> LayerDrift:
-    """Compare a layer's moving statistics with those of training images (`data`), and these with test images'.
+    """Compare a layer's moving statistics with those of training images (`data`), and these with those of test images.
 
-    Epsilon is added to every variance: it is what BatchNorm divides by, and keeps dead channels finite.
+    Epsilon is added to every variance, as BatchNorm does before it divides. It keeps dead channels finite.
     """
     mean, variance = _float64(moving)
     shift, ratio = _apart((mean, variance), (data.mean, data.variance), layer.epsilon)
@@ -60,7 +60,7 @@ def share_left(
 ) -> Share | None:
     """The share of the starting statistics left in the moving ones, over all layers whose start is known.
 
-    None where no layer's start is, or where start and data are too near each other to tell.
+    None where no start is known, or where start and data are too close for a fit.
     """
     rows = [
         (now, pooled, layer.epsilon, then)
@@ -77,14 +77,14 @@ def initial(layer: Pair) -> Pair:
 
 
 _LEAST_WAY = 0.05
-"""Root mean square way from start to data, in sigmas, under which there is no line to fit to."""
+"""Root mean square distance from start to data, in sigmas, under which there is no line to fit to."""
 
 
 def _share(rows: Sequence[tuple[Pair, Moments, float, Pair]]) -> tuple[float, float] | None:
     """(share, residual) of the weighted least squares fit; means in sigmas, variances relative to the data's.
 
-    A coordinate whose start lies more than one sigma off counts as if it lay one sigma off: a variance that was 1
-    where the data's is 1e-4 must not outvote everything else.
+    A coordinate whose start is more than one sigma from the data counts as if it were one sigma away. Otherwise, a
+    variance that was 1 where the data's is 1e-4 would outweigh everything else.
     """
     along: list[np.ndarray] = []
     way: list[np.ndarray] = []

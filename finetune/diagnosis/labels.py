@@ -1,4 +1,4 @@
-"""Does another numbering of the classes explain the predictions? Pure NumPy."""
+"""How well another numbering of the classes explains the predictions. Pure NumPy."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from scipy.optimize import linear_sum_assignment
 from finetune.diagnosis.evidence import LabelCheck
 
 Scored = tuple[np.ndarray, np.ndarray]
-"""(labels, predictions), int64 `[n]`; prediction -1 is none."""
+"""(labels, predictions), int64 `[n]`; a prediction of -1 is missing."""
 
 
 def explain(test: Sequence[Scored], train: Sequence[Scored], classes: int) -> LabelCheck:
-    """`test` and `train` hold the same images under each kind of statistics; the ways that fit best count.
+    """`test` and `train` hold the same images in each of the three modes; the mode that fits best counts.
 
-    A model whose statistics mislead it makes systematic errors that a renumbering catches a part of. So every
-    renumbering under any statistics has to beat the plain numbering under the best statistics.
+    Wrong statistics cause systematic errors, which a renumbering explains in part. So a renumbering in any mode is
+    compared with the given numbering in the best mode.
     """
     offset, offset_accuracy = max((_offset(one, classes) for one in test), key=lambda found: found[1])
     permuted, renumbered = max((_permuted(one, classes) for one in test), key=lambda found: found[0])
@@ -35,7 +35,7 @@ def _accuracy(scored: Scored) -> float:
 
 
 def _offset(scored: Scored, classes: int) -> tuple[int, float]:
-    """The offset other than 0 that explains most, and what it explains; modulo the classes, nearest to 0."""
+    """(the offset other than 0 that explains most, the accuracy with it); modulo the classes, nearest to 0."""
     labels, predictions = scored
     counts = np.bincount((predictions - labels)[predictions >= 0] % classes, minlength=classes)
     if classes < 2:
@@ -58,10 +58,10 @@ def _permuted(scored: Scored, classes: int) -> tuple[float, int]:
 
 
 def _renumbering(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Class -> the prediction it is best matched with, one to one; the identity where nothing is gained."""
+    """Class -> its best prediction, one to one; the identity where nothing is gained."""
     known = predictions >= 0
     confusion = np.zeros((classes, classes))
     np.add.at(confusion, (labels[known], predictions[known]), 1.0)
-    # Half an image in favour of the identity: ties, and classes without images, keep their number.
+    # Half an image in favour of the identity, so that ties and classes without images keep their number.
     confusion[np.arange(classes), np.arange(classes)] += 0.5
     return np.asarray(linear_sum_assignment(confusion, maximize=True)[1])

@@ -21,7 +21,7 @@ from finetune.tf_graphs.writing import Origin
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What a graph and its checkpoint say besides accuracies.
+    """What a graph and its checkpoint show without being run.
 
     step: the global step. updates: how many updates the moving statistics took, None where that is not known. It is all
     steps where the train op runs the updates, and 0 where it does not and the statistics are still 0 and 1.

@@ -78,33 +78,20 @@ def open_exported(directory: Path) -> GraphSubject:
 def _defaults(graph: Graph) -> dict[Ref, np.ndarray]:
     """The known defaults of placeholders, which keep them in serving."""
     values = Values(graph)
-    found = {
-        Ref(node.name): values.of(node.inputs[0])
-        for node in graph.nodes.values()
-        if node.op == "PlaceholderWithDefault"
-    }
-    return {ref: value for ref, value in found.items() if value is not None}
+    nodes = [node for node in graph.nodes.values() if node.op == "PlaceholderWithDefault"]
+    return {Ref(node.name): value for node in nodes if (value := values.of(node.inputs[0])) is not None}
 
 
 def _logits(graph: Graph, model: SavedModel) -> tuple[Ref, str]:
     """The output, or what its softmax reads where it ends in one; and words that say which."""
-    ref, found = Ref(OUTPUT), "its output taken for logits"
-    while True:
-        ref = _renamed(graph, ref)
-        node = graph.producer(ref)
-        if node.op not in ("Softmax", "LogSoftmax"):
-            break
-        ref, found = node.inputs[0], "logits: what its softmax is made of"
+    ref, found = Ref(OUTPUT), "its output used as logits"
+    while (node := graph.producer(ref)).op in ("Identity", "StopGradient", "IdentityN", "Softmax", "LogSoftmax"):
+        if node.op in ("Softmax", "LogSoftmax"):
+            found = "logits: what its softmax is made of"
+        ref = node.inputs[ref.output]
     if node.op in _ACTIVATIONS:
         raise FinetuneError(f"{model.directory} ends in {node.op}: expected logits, or a softmax over classes")
     return ref, found
-
-
-def _renamed(graph: Graph, ref: Ref) -> Ref:
-    """The same tensor by its first name: back through nodes that only rename it."""
-    while (node := graph.producer(ref)).op in ("Identity", "StopGradient", "IdentityN"):
-        ref = node.inputs[ref.output]
-    return ref
 
 
 def _scales(graph: Graph) -> bool:
@@ -128,9 +115,9 @@ def _named(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
         paths = [path.removeprefix(f"{next(iter(root))}/") for path in paths]
     if len(set(paths)) < len(layers):
         return layers
-    taken = {layer.name for layer in layers}
+    names = {layer.name for layer in layers}
     return tuple(
-        replace(layer, name=path) if layer.name == layer.mean and path not in taken else layer
+        replace(layer, name=path) if layer.name == layer.mean and path not in names else layer
         for layer, path in zip(layers, paths, strict=True)
     )
 

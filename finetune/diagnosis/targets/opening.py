@@ -32,9 +32,8 @@ def open_target(request: TargetOptions) -> Target:
 
 def _opener(request: TargetOptions) -> Callable[[TargetOptions], Target]:
     """The function that opens it."""
-    named = [words for words, given in (
-        (f"{request.target}", request.target), ("--backbone", request.backbone), ("--meta-graph", request.meta_graph)
-    ) if given]  # fmt: skip
+    models = {request.target: request.target, "--backbone": request.backbone, "--meta-graph": request.meta_graph}
+    named = [str(name) for name, given in models.items() if given]
     if len(named) > 1:
         raise WrongUse(f"{' and '.join(named)} name two models: give one of them")
     if request.meta_graph:

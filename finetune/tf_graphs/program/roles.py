@@ -164,8 +164,8 @@ def find_input(graph: Graph, logits: Ref, chosen: Ref | None, layout: str | None
         images = sure or images
         if len(images) == 1:
             ref = images[0]
-            said = f"input {describe(needed.producer(ref), ref.output)}: {how} for images on the way to the logits"
-            return _input(needed, ref, layout, said)
+            how = f"input {describe(needed.producer(ref), ref.output)}: {how} for images on the way to the logits"
+            return _input(needed, ref, layout, how)
         if images:
             found = ", ".join(describe(needed.producer(ref), ref.output) for ref in images)
             raise FinetuneError(

@@ -1,4 +1,4 @@
-"""The measures: three ways over the same images, drift in sigmas, and a model left as it was."""
+"""The measures: three modes over the same images, drift in sigmas, and a model left as it was."""
 
 import keras
 import numpy as np
