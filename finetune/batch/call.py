@@ -4,19 +4,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.batch import summary as summaries
-from finetune.batch import timing
 from finetune.batch.executors.job_process import Executor
-from finetune.batch.folder import BatchFolder
-from finetune.batch.jobs import Job
+from finetune.batch.folder import BatchFolder, default_folder
+from finetune.batch.jobs import Job, read_jobs, select_jobs
 from finetune.batch.scheduler import Scheduler
-from finetune.batch.status import JobStatus, look
-from finetune.batch.summary import Summary
-from finetune.batch.timing import TimeLeft
+from finetune.batch.status import JobStatus, TimeLeft, job_status, time_left
+from finetune.batch.summary import Summary, summarise, write_summary
 from finetune.errors import FinetuneError, Interrupted, WrongUse
 from finetune.process import stop_signals
 from finetune.runs.directory import check_place
@@ -24,158 +22,166 @@ from finetune.runs.directory import check_place
 
 @dataclass(frozen=True)
 class Progress:
-    """What a display shows while a batch runs."""
+    """What a display shows while a batch runs: every job, and the remaining time if it can be estimated."""
 
-    standings: Sequence[JobStatus]
-    left: TimeLeft | None
+    statuses: Sequence[JobStatus]
+    remaining: TimeLeft | None
 
 
 class Display:
-    """What a batch tells a person; this one says nothing."""
+    """Shows a person how a batch goes; this one shows nothing."""
 
     def say(self, text: str) -> None:
         """A line about what happened."""
 
     def show(self, progress: Progress) -> None:
-        """Often: where every job stands."""
+        """Called often, with the status of every job."""
 
-    def settled(self, standing: JobStatus) -> None:
-        """After a job has ended, however it ended."""
+    def job_ended(self, status: JobStatus) -> None:
+        """Called after a job has ended, however it ended."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """What to run where. `every` are all jobs of the file, `jobs` those of this call (`--only`)."""
+    """What to run where. `every` are all jobs of the file, `jobs` those of this call (`--only`).
+
+    survey_arguments: the options that another `finetune batch` on the same file needs to see the same jobs.
+    """
 
     file: Path
-    place: BatchFolder
+    folder: BatchFolder
     every: tuple[Job, ...]
     jobs: tuple[Job, ...]
     survey_arguments: tuple[str, ...] = ()
     display: Display = field(default_factory=Display)
 
     def check(self) -> None:
-        """Raise before any work where the place will not do or the file has changed under its runs."""
-        check_place(None, self.place.path)
-        self.place.refuse_strangers(self.jobs)
-        self.place.refuse_changed(self.jobs, self.file)
+        """Raise before any work if the folder cannot be used or the file no longer fits the runs in it."""
+        check_place(None, self.folder.path)
+        self.folder.refuse_foreign(self.jobs)
+        self.folder.refuse_changed(self.jobs, self.file)
 
     def run(self, executor: Callable[[], Executor], *, fail_fast: bool) -> Summary:
-        """Run what is not done; the summary is written after every job, and given.
+        """Run the jobs that are not done and return the summary, which is written after every job.
 
-        Under `--only` the summary is written at the end by whoever asks for it (`summary_only`): several such calls
-        may run at once. KeyboardInterrupt and SIGTERM leave runs that the next call goes on with.
+        With `--only`, nothing is written here, because several such calls may run at once; `summary_only` writes it
+        at the end. KeyboardInterrupt and SIGTERM leave runs that the next call resumes.
         """
         self.check()
         single = len(self.jobs) < len(self.every)
-        unfinished = [job for job in self.jobs if look(self.place, job).state != "done"]
+        unfinished = [job for job in self.jobs if job_status(self.folder, job).state != "done"]
         if len(unfinished) < len(self.jobs):
             self.display.say(f"{len(self.jobs) - len(unfinished)} of {_jobs(len(self.jobs))} done already")
         if not unfinished:
-            return self.summarised(self._look(), write=not single)
-        with stop_signals() as requested:
-            where = executor()
-            try:
-                surveys = self._survey(unfinished)  # before anything is written
-                with self.place.locked(shared=single):
-                    return self._run(where, surveys, requested, fail_fast=fail_fast, write=not single)
-            finally:
-                where.close()
-
-    def _run(
-        self,
-        where: Executor,
-        surveys: Mapping[str, Mapping[str, Any]],
-        requested: Callable[[], bool],
-        *,
-        fail_fast: bool,
-        write: bool,
-    ) -> Summary:
-        self.display.say(f"{_jobs(len(surveys))} in {self.place}, {where.describe()}")
-        scheduler = Scheduler(
-            self.place,
-            self.jobs,
-            where,
-            _Watcher(self, self._look(), surveys, where, write=write),
-            default_batch=lambda job: surveys.get(job.name, {}).get("batch_size"),
-            fail_fast=fail_fast,
-        )
-        try:
-            scheduler.run(requested)
-        finally:
-            standings = self._look()
-            summary = self.summarised(standings, write=write)
-        done = sum(standings[job.index].state == "done" for job in self.jobs)
+            return self.summarised(self._statuses(), write=not single)
+        with stop_signals() as requested, closing(executor()) as where:
+            surveys = self._survey(unfinished)  # before anything is written
+            with self.folder.locked(shared=single):
+                self.display.say(f"{_jobs(len(surveys))} in {self.folder}, {where.describe()}")
+                scheduler = Scheduler(
+                    self.folder,
+                    self.jobs,
+                    where,
+                    _Watcher(self, self._statuses(), surveys, where, write=not single),
+                    default_batch=lambda job: surveys.get(job.name, {}).get("batch_size"),
+                    fail_fast=fail_fast,
+                )
+                try:
+                    scheduler.run(requested)
+                finally:
+                    statuses = self._statuses()
+                    summary = self.summarised(statuses, write=not single)
+        done = sum(statuses[job.index].state == "done" for job in self.jobs)
         if requested() and done < len(self.jobs):
-            raise Interrupted(f"stopped: {done} of {_jobs(len(self.jobs))} done; the same command goes on")
+            raise Interrupted(f"stopped: {done} of {_jobs(len(self.jobs))} done; repeat the command to go on")
         return summary
 
     def summary_only(self) -> Summary:
-        """The summary of what there is, written."""
-        if not self.place.path.is_dir():
-            raise FinetuneError(f"{self.place} is not there: no job of {self.file} has run yet; run the batch first")
-        return self.summarised(self._look(), write=True)
+        """Write and return the summary of the runs that exist."""
+        if not self.folder.path.is_dir():
+            raise FinetuneError(f"{self.folder} does not exist: no job of {self.file} has run yet; run the batch first")
+        return self.summarised(self._statuses(), write=True)
 
-    def _look(self) -> dict[int, JobStatus]:
-        return {job.index: look(self.place, job) for job in self.every}
+    def _statuses(self) -> dict[int, JobStatus]:
+        return {job.index: job_status(self.folder, job) for job in self.every}
 
-    def summarised(self, standings: Mapping[int, JobStatus], *, write: bool) -> Summary:
-        """All jobs of the file ranked; with `write`, also its files."""
-        summary = summaries.summarise([standings[job.index] for job in self.every])
+    def summarised(self, statuses: Mapping[int, JobStatus], *, write: bool) -> Summary:
+        """All jobs of the file ranked; with `write`, the files of the summary are written too."""
+        summary = summarise([statuses[job.index] for job in self.every])
         if write:
-            summaries.write(self.place, summary)
+            write_summary(self.folder, summary)
         return summary
 
     def _survey(self, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
-        """Each unfinished job checked and counted, by a process of its own that does what `--dry-run` does: this one
-        lives all night and does without TensorFlow."""
-        named = [word for job in jobs for word in ("--only", job.name)] if len(jobs) < 1000 else []
+        """Check and count each unfinished job as `--dry-run` does, in a process of its own.
+
+        This process lives as long as the batch, so it does without TensorFlow.
+        """
+        only = [word for job in jobs for word in ("--only", job.name)] if len(jobs) < 1000 else []
         command = [sys.executable, "-m", "finetune", "batch", str(self.file), "--dry-run", "--json", "--runs-dir"]
         done = subprocess.run(
-            [*command, str(self.place), *self.survey_arguments, *named],
+            [*command, str(self.folder), *self.survey_arguments, *only],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             start_new_session=True,
         )
         if done.returncode:
-            message = (
-                done.stderr.rpartition("Error: ")[2].strip() or f"the check of the jobs ended by {done.returncode}"
-            )
+            reason = done.stderr.rpartition("Error: ")[2].strip()
+            message = reason or f"the check of the jobs ended with exit code {done.returncode}"
             raise WrongUse(message) if done.returncode == 2 else FinetuneError(message)
         return {row["name"]: row for row in json.loads(done.stdout)["jobs"]}
+
+
+def open_call(
+    file: Path,
+    folder: Path | None = None,
+    *,
+    seeds: int | None = None,
+    really: int | None = None,
+    only: tuple[str, ...] = (),
+    display: Display | None = None,
+) -> Call:
+    """The call for the jobs file `file`; `folder` (default: beside the file, under its name) holds its runs.
+
+    `seeds` and `really` are those of `read_jobs`, `only` that of `select_jobs`. Raises their errors.
+    """
+    every = read_jobs(file, seeds=seeds, really=really)
+    arguments: list[str] = []
+    if seeds is not None:
+        arguments += ["--seeds", str(seeds)]
+    if really is not None:
+        arguments += ["--yes-really", str(really)]
+    where = BatchFolder(default_folder(file) if folder is None else folder)
+    return Call(file, where, every, select_jobs(every, only), tuple(arguments), display or Display())
 
 
 def _jobs(count: int) -> str:
     return "1 job" if count == 1 else f"{count} jobs"
 
 
+@dataclass
 class _Watcher:
-    """Passes on what the scheduler says, with the time left, and writes the summary after every job."""
+    """Passes the scheduler's events to the display, with the remaining time, and writes the summary after every job."""
 
-    def __init__(
-        self,
-        call: Call,
-        standings: dict[int, JobStatus],
-        surveys: Mapping[str, Mapping[str, Any]],
-        executor: Executor,
-        *,
-        write: bool,
-    ) -> None:
-        self._call, self._standings, self._executor, self._write = call, standings, executor, write
-        self._pixels = {name: row.get("pixels") for name, row in surveys.items()}
+    call: Call
+    statuses: dict[int, JobStatus]
+    surveys: Mapping[str, Mapping[str, Any]]
+    executor: Executor
+    write: bool
 
     def say(self, text: str) -> None:
-        """Passed on."""
-        self._call.display.say(text)
+        """Pass it on."""
+        self.call.display.say(text)
 
-    def show(self, standings: Sequence[JobStatus]) -> None:
-        """With the time left."""
-        self._call.display.show(Progress(standings, timing.left(standings, self._pixels, self._executor.slots())))
+    def show(self, statuses: Sequence[JobStatus]) -> None:
+        """Pass it on with the remaining time."""
+        pixels = {name: row.get("pixels") for name, row in self.surveys.items()}
+        self.call.display.show(Progress(statuses, time_left(statuses, pixels, self.executor.slots())))
 
-    def settled(self, standings: Sequence[JobStatus], standing: JobStatus) -> None:
-        """The files are written anew."""
-        self._standings |= {one.job.index: one for one in standings}
-        self._call.summarised(self._standings, write=self._write)
-        self.show(standings)
-        self._call.display.settled(standing)
+    def job_ended(self, statuses: Sequence[JobStatus], status: JobStatus) -> None:
+        """Write the summary and pass it on."""
+        self.statuses |= {one.job.index: one for one in statuses}
+        self.call.summarised(self.statuses, write=self.write)
+        self.show(statuses)
+        self.call.display.job_ended(status)

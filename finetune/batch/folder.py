@@ -1,4 +1,4 @@
-"""Where a batch lives: a run directory for every job, and `.batch/` with what the batch itself must remember."""
+"""The folder of a batch: a run directory for every job, and `.batch/` with the records of the batch itself."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What the batch remembers of a job: what was asked for, the batch size it came down to, and every attempt."""
+    """The record of a job: the settings it was started with, its batch size if that was reduced, and every attempt."""
 
     requested: dict[str, Any]
     batch_size: int | None = None
@@ -48,11 +48,11 @@ class BatchFolder:
         return str(self.path)
 
     def run(self, job: Job) -> RunDir:
-        """The job's run directory, which need not be there yet."""
+        """The job's run directory, which may not exist yet."""
         return RunDir(self.path / job.name)
 
     def log(self, job: Job) -> Path:
-        """Everything the job's processes printed."""
+        """The file with everything that the job's processes printed."""
         return self._notes(job) / "job.log"
 
     def config(self, job: Job) -> Path:
@@ -60,14 +60,16 @@ class BatchFolder:
         return self._notes(job) / "config.json"
 
     def write_config(self, job: Job, batch_size: int | None) -> None:
-        """Write `config`, with the batch size it came down to."""
-        settings = {**job.config.to_json(), **({} if batch_size is None else {"batch_size": batch_size})}
+        """Write `config`, with `batch_size` in place of the job's own unless it is None."""
+        settings = job.config.to_json()
+        if batch_size is not None:
+            settings["batch_size"] = batch_size
         text = to_json({"format_version": FORMAT_VERSION, **settings}, indent=2)
         self.config(job).parent.mkdir(parents=True, exist_ok=True)
         write_text(self.config(job), text + "\n")
 
     def record(self, job: Job) -> JobRecord:
-        """What is remembered of the job; an empty record where it never ran here."""
+        """The job's record; one without attempts if it never ran here."""
         path = self._notes(job) / "job.json"
         if not path.exists():
             return JobRecord(_plain(job.config.to_json()))
@@ -77,49 +79,52 @@ class BatchFolder:
             return JobRecord(dict(value["requested"]), value["batch_size"], attempts)
         except (KeyError, TypeError, ValueError) as error:
             raise FinetuneError(
-                f"{path} is damaged ({error}): delete {path.parent}, and the job is known by its run directory alone"
+                f"{path} is damaged ({error}): delete {path.parent}, then the job's run directory alone is used"
             ) from None
 
     def write_record(self, job: Job, record: JobRecord) -> None:
-        """Remember it, atomically."""
+        """Replace the job's record, atomically."""
         self._notes(job).mkdir(parents=True, exist_ok=True)
         write_text(self._notes(job) / "job.json", to_json(dataclasses.asdict(record), indent=2) + "\n")
 
     def renewed(self, job: Job, record: JobRecord) -> JobRecord:
-        """`record`, or an empty one where the job now asks for other settings than it remembers."""
+        """`record`, or one without attempts if the job's settings are no longer those in `record`."""
         fresh = JobRecord(_plain(job.config.to_json()))
         return record if record.requested == fresh.requested else fresh
 
     def refuse_changed(self, jobs: tuple[Job, ...], file: Path) -> None:
-        """WrongUse that names every job whose directory was made with other settings than the file has now."""
+        """Raise WrongUse that lists the jobs whose directories were made with other settings than the file has now."""
         changed = [f"{job.name}: {words}" for job in jobs if (words := self._changes(job))]
         if changed:
-            some = [*changed[:10], *([f"... and {len(changed) - 10} more"] if len(changed) > 10 else [])]
+            listed = "\n  ".join(changed[:10])
+            more = f"\n  ... and {len(changed) - 10} more" if len(changed) > 10 else ""
             raise WrongUse(
-                f"{file} has changed under {len(changed)} of its jobs in {self.path}:\n  " + "\n  ".join(some) + "\n"
-                "Put the settings back, give the jobs another 'name', give another --runs-dir, or delete their run "
-                "directories to have them run anew"
+                f"{file} has changed since {len(changed)} of its jobs in {self.path} were run:\n  {listed}{more}\n"
+                "Restore the settings, give the jobs another 'name', give another --runs-dir, or delete their run "
+                "directories to run them again"
             )
 
-    def refuse_strangers(self, jobs: tuple[Job, ...]) -> None:
-        """WrongUse where a job's directory is there but is no run, nor what an attempt of this batch left."""
+    def refuse_foreign(self, jobs: tuple[Job, ...]) -> None:
+        """Raise WrongUse if a job's directory exists but is neither a run nor left by an attempt of this batch."""
         for job in jobs:
             path = self.run(job).path
-            taken = path.exists() or path.is_symlink()
-            if taken and not (path / "config.json").is_file() and not self.record(job).attempts:
-                raise WrongUse(f"{path} is already there and is no run: give another --runs-dir, or move it away")
+            exists = path.exists() or path.is_symlink()
+            if exists and not (path / "config.json").is_file() and not self.record(job).attempts:
+                raise WrongUse(f"{path} already exists and is not a run: give another --runs-dir, or move it away")
 
     def clear(self, job: Job, *, unbegun: bool = False) -> None:
-        """Remove the job's unfinished run directory; with `unbegun` only where a killed attempt left it before it was
-        a run, without config.json. A finished run stays."""
+        """Remove the job's unfinished run directory; a finished run stays.
+
+        With `unbegun`, remove it only if it has no config.json: an attempt was killed before it had written one.
+        """
         run = self.run(job)
         if not run.path.is_dir() or run.path.is_symlink() or run.status == "done":
             return
         if not (unbegun and (run.path / "config.json").exists()):
             shutil.rmtree(run.path)
 
-    def held(self, job: Job) -> str | None:
-        """Which other process works in the job's run directory now, in words; None where none does."""
+    def holder(self, job: Job) -> str | None:
+        """A description of the other process that works in the job's run directory now; None if there is none."""
         try:
             with self.run(job).locked():
                 return None
@@ -130,7 +135,7 @@ class BatchFolder:
 
     @contextlib.contextmanager
     def locked(self, *, shared: bool) -> Iterator[None]:
-        """Hold the batch for this process: alone, or beside others that run single jobs of it (`shared`)."""
+        """Lock the batch for this process: alone, or together with others that run single jobs of it (`shared`)."""
         folder = self.path / ".batch"
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
@@ -147,14 +152,14 @@ class BatchFolder:
         return self.path / ".batch" / job.name
 
     def _changes(self, job: Job) -> str:
-        """What differs between the file and what the job was run with, in words; empty where nothing does."""
+        """The settings that differ between the file and the job's run, as text; empty if none do."""
         run, asked = self.run(job), _plain(job.config.to_json())
         if not (run.path / "config.json").is_file():
             return ""
         if (self._notes(job) / "job.json").exists():
             before = {**_plain(DEFAULTS), **self.record(job).requested}
         else:
-            # A run made by hand: its config is complete, so what the file leaves open may be anything.
+            # A run made by hand: its config is complete, so settings that the file leaves open may have any value.
             before = {name: value for name, value in asked.items() if value is None or value == "auto"}
             before = {**read_config_file(run.path / "config.json"), **before}
             before["backbone"] = _like(before.get("backbone"), asked["backbone"])
@@ -162,21 +167,21 @@ class BatchFolder:
         return ", ".join(
             f"{name} is {json.dumps(before.get(name))} there, {json.dumps(value)} in the file"
             for name, value in asked.items()
-            # Where files lie now is no matter to a finished run.
+            # A finished run does not need its files any more, so their paths may change.
             if before.get(name) != value and not (done and name in PATHS)
         )
 
 
-def default_place(file: Path) -> Path:
-    """`night.toml` lives in `night`, beside it."""
+def default_folder(file: Path) -> Path:
+    """The folder of a jobs file's batch: for `night.toml` it is `night`, beside it."""
     return file.with_suffix("") if file.suffix else file.with_name(f"{file.name}-runs")
 
 
 def _like(complete: Any, asked: Any) -> Any:
-    """A backbone's full name as the file writes it, where the file leaves its source out."""
+    """A backbone's full name in the form the file uses, if the file leaves out its source."""
     return asked if isinstance(complete, str) and complete.endswith(f"/{asked}") else complete
 
 
 def _plain(value: Any) -> Any:
-    """As it is once it went through JSON: tuples are lists."""
+    """`value` as JSON would give it back: tuples become lists."""
     return json.loads(json.dumps(value))

@@ -1,4 +1,4 @@
-"""What a job's run directory is called: what the job sets, in characters that are safe in every file system."""
+"""Name a job's run directory after its settings, in characters that are safe in every file system."""
 
 import hashlib
 import json
@@ -15,40 +15,42 @@ _PART, _WHOLE = 40, 100
 """Most characters of one setting and of a name."""
 
 
-def of(settings: dict[str, Any]) -> str:
-    """`resnet_v1_50-bn_decay_0.95`: the name of a job that sets `settings`. It depends on nothing else, so that other
-    jobs may come and go without renaming this one."""
+def job_name(settings: dict[str, Any]) -> str:
+    """The name of a job with these settings, such as `resnet_v1_50-bn_decay_0.95`.
+
+    It depends on nothing else, so adding or removing other jobs does not rename this one.
+    """
     parts = [_shortened(_part(name, value), _PART, value) for name, value in settings.items()]
     return _shortened("-".join(parts), _WHOLE, settings) or "defaults"
 
 
-def given(name: Any, where: str) -> str | None:
-    """A name the user gave, made safe: slashes, control characters and leading dots are replaced.
+def safe_name(name: Any, where: str) -> str | None:
+    """The user's name for a job, made safe: slashes, control characters and leading dots are replaced.
 
-    Raises WrongUse where nothing is left of it.
+    Raises WrongUse if no letter or digit remains.
     """
     if name is None:
         return None
     safe = _safe(name) if isinstance(name, str) else ""
     if not safe:
-        raise WrongUse(f"name {name!r} in {where} will not do: expected text with letters or digits in it")
+        raise WrongUse(f"name {name!r} in {where} is not valid: expected text with letters or digits in it")
     return _shortened(safe, _WHOLE, name)
 
 
-def distinct(name: str, settings: dict[str, Any]) -> str:
-    """`name` with a mark of its settings, where two jobs' settings differ only in characters a name has not."""
-    return f"{name}-{_mark(settings)}"
+def distinct_name(name: str, settings: dict[str, Any]) -> str:
+    """`name` with a hash of its settings, for jobs whose settings differ only in characters that names cannot have."""
+    return f"{name}-{_digest(settings)}"
 
 
 def refuse_duplicates(path: Path, names: Sequence[str]) -> None:
-    """WrongUse where two jobs have one name; capitals do not count, as some file systems hold them equal."""
+    """Raise WrongUse if two jobs have one name. Case does not count: some file systems ignore it."""
     first: dict[str, int] = {}
     for index, name in enumerate(names, 1):
         before = first.setdefault(name.casefold(), index)
         if before != index:
             raise WrongUse(
                 f"{path}: jobs {before} and {index} are both called '{name}': give one of them another 'name', or "
-                "remove it where it is the same job"
+                "remove it if it is the same job"
             )
 
 
@@ -74,8 +76,8 @@ def _safe(text: str) -> str:
 
 
 def _shortened(text: str, most: int, of: Any) -> str:
-    return text if len(text) <= most else f"{text[: most - 7].rstrip('._+-')}-{_mark(of)}"
+    return text if len(text) <= most else f"{text[: most - 7].rstrip('._+-')}-{_digest(of)}"
 
 
-def _mark(value: Any) -> str:
+def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:6]

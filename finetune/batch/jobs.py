@@ -1,21 +1,25 @@
-"""The jobs file: `[defaults]`, `[matrix]` whose lists are crossed, and `[[job]]`; what it asks for, as RunConfigs."""
+"""Read a jobs file into RunConfigs: `[defaults]`, `[matrix]`, whose lists are crossed, and `[[job]]`."""
 
 import difflib
 import itertools
 import json
 import math
+import os
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.batch import job_names, paths
-from finetune.config import LISTS, SETTINGS, RunConfig, from_mapping, named
+from checkpoints.catalog.lookup import find_row
+from checkpoints.errors import CheckpointError
+from finetune.batch.job_names import distinct_name, job_name, refuse_duplicates, safe_name
+from finetune.config import LISTS, PATHS, SETTINGS, RunConfig, from_mapping, named
+from finetune.data import sources
 from finetune.errors import FinetuneError, WrongUse
 
 MANY = 100
-"""More jobs than this are most often a mistake in a matrix: they must be asked for by their number."""
+"""More jobs than this are most often a mistake in a matrix, so the user must confirm their number."""
 _AT_MOST = 100_000
 
 Settings = dict[str, Any]
@@ -23,8 +27,11 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the batch. `index` counts from 1 in the file's order; `group` is what repeats with other seeds share;
-    `differs` is what this job sets beyond the file's defaults."""
+    """One run of the batch.
+
+    index: counts from 1 in the file's order. group: the name that repeats with other seeds share.
+    differs: the settings of this job that are not the file's defaults.
+    """
 
     index: int
     name: str
@@ -33,11 +40,11 @@ class Job:
     differs: Settings
 
 
-def read(path: Path, *, seeds: int | None = None, really: int | None = None) -> tuple[Job, ...]:
+def read_jobs(path: Path, *, seeds: int | None = None, really: int | None = None) -> tuple[Job, ...]:
     """The jobs of the file at `path`, in its order, every setting checked.
 
     `seeds` (default: `seeds` of [defaults], or 1) repeats every job with its seed, seed + 1, ...; `really` is the
-    number of jobs where they are more than MANY. Raises WrongUse and FinetuneError that name the file and the place.
+    number of jobs if they are more than MANY. Raises WrongUse and FinetuneError that name the file and the place.
     """
     file = _File(path)
     repeats = file.seeds if seeds is None else _check_seeds(seeds, "--seeds")
@@ -46,39 +53,41 @@ def read(path: Path, *, seeds: int | None = None, really: int | None = None) -> 
             f"{path}: 'seed' is in [matrix], and seeds = {repeats} repeats every job with further seeds: leave one out"
         )
     crossed = math.prod(len(values) for values in file.matrix.values()) if file.matrix else 0
-    if (crossed + len(file.own)) * repeats > _AT_MOST:
+    most = (crossed + len(file.own)) * repeats
+    if most > _AT_MOST:
         raise WrongUse(
-            f"{path} asks for {(crossed + len(file.own)) * repeats:,} jobs: expected at most {_AT_MOST:,}; shorten the "
-            "lists of [matrix], or divide it into several files"
+            f"{path} asks for {most:,} jobs: expected at most {_AT_MOST:,}; shorten the lists of [matrix], or divide "
+            "it into several files"
         )
     asked = [*file.combinations(), *file.own]
     if not asked:
         raise WrongUse(f"{path} asks for no job: give [matrix] lists, [[job]] tables, or fewer 'exclude'")
-    if len(asked) * repeats > MANY and really != len(asked) * repeats:
+    count = len(asked) * repeats
+    if count > MANY and really != count:
         raise WrongUse(
-            f"{path} asks for {len(asked) * repeats} jobs, more than {MANY}: if that is meant, say so with "
-            f"--yes-really {len(asked) * repeats}" + ("" if really is None else f" (not {really})")
+            f"{path} asks for {count} jobs, more than {MANY}: if you mean it, give --yes-really {count}"
+            + ("" if really is None else f" (not {really})")
         )
-    jobs = list(_repeated(path, _named(path, file, asked), repeats))
-    job_names.refuse_duplicates(path, [job.name for job in jobs])
-    return tuple(jobs)
+    jobs = tuple(_repeated(path, _named_jobs(path, file, asked), repeats))
+    refuse_duplicates(path, [job.name for job in jobs])
+    return jobs
 
 
-def select(jobs: tuple[Job, ...], wanted: tuple[str, ...]) -> tuple[Job, ...]:
-    """The jobs of these names or numbers, in the file's order; all where none are given. WrongUse for another."""
+def select_jobs(jobs: tuple[Job, ...], wanted: tuple[str, ...]) -> tuple[Job, ...]:
+    """The jobs with these names or numbers, in the file's order; all if none are given. WrongUse for an unknown one."""
     chosen = set()
     for word in wanted:
         found = [job for job in jobs if job.name == word] or [job for job in jobs if str(job.index) == word]
         if not found:
             near = difflib.get_close_matches(word, [job.name for job in jobs], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"expected a number from 1 to {len(jobs)}, or a job's name"
-            raise WrongUse(f"--only {word!r} is no job of the file: {hint} '--dry-run' lists them")
+            hint = f"did you mean {near[0]}?" if near else f"expected a number from 1 to {len(jobs)}, or a job's name;"
+            raise WrongUse(f"--only {word!r} is not a job of the file: {hint} '--dry-run' lists them")
         chosen.add(found[0].index)
     return tuple(job for job in jobs if not wanted or job.index in chosen)
 
 
 class _File:
-    """The parts of a jobs file, each checked where it stands."""
+    """The parts of a jobs file, each checked with its place in the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,7 +100,7 @@ class _File:
         self.own = self._read_own(content.get("job", []))
 
     def combinations(self) -> Iterator[tuple[str | None, Settings]]:
-        """(None, settings) of the crossed lists without what is excluded."""
+        """(None, settings) for each combination of the crossed lists that is not excluded."""
         if not self.matrix:
             return
         used = [False] * len(self._exclude)
@@ -117,7 +126,7 @@ class _File:
         for key, values in table.items():
             if not isinstance(values, list) or not values:
                 if named(key) not in SETTINGS:
-                    self._settings({key: values}, "[matrix]")  # says which key was meant
+                    self._settings({key: values}, "[matrix]")  # raises with the closest valid key
                 raise WrongUse(f"{key} in [matrix] of {self.path} is {values!r}: expected a list of values to cross")
             name = named(key)
             if name in matrix:
@@ -154,7 +163,7 @@ class _File:
             own = dict(table)
             name = own.pop("name", None)
             place = f"[[job]] {number}" + (f" ({name})" if isinstance(name, str) else "")
-            found.append((job_names.given(name, f"{place} of {self.path}"), self._settings(own, place)))
+            found.append((safe_name(name, f"{place} of {self.path}"), self._settings(own, place)))
         return found
 
     def _table(self, value: Any, place: str) -> dict[str, Any]:
@@ -163,23 +172,50 @@ class _File:
         return value
 
     def _settings(self, table: dict[str, Any], place: str) -> Settings:
-        """The table under RunConfig's own names with absolute paths, each value checked by RunConfig's own table."""
+        """The table with the names of RunConfig and absolute paths, each value checked as RunConfig checks it."""
         where = f"{place} of {self.path}"
         placeholder = {} if "backbone" in table else {"backbone": ""}
         checked = checked_config({**placeholder, **table}, where)
-        return {
-            name: paths.absolute(name, getattr(checked, name), self.path.absolute().parent)
-            for name in map(named, table)
-        }
+        folder = self.path.absolute().parent
+        return {name: _absolute(name, getattr(checked, name), folder) for name in map(named, table)}
 
 
 def checked_config(settings: Settings, where: str) -> RunConfig:
-    """A RunConfig from settings; WrongUse that always says `where`."""
+    """A RunConfig from settings. Every WrongUse it raises contains `where`."""
     try:
         return from_mapping(settings, where=where)
     except WrongUse as error:
         message = str(error)
         raise WrongUse(message if where in message else f"{where}: {message}") from None
+
+
+def _absolute(name: str, value: Any, folder: Path) -> Any:
+    """The value of setting `name`, absolute if it is a path: jobs run from anywhere. `folder` is the jobs file's."""
+    if name == "data":
+        return sources.absolute(value, below=folder)
+    if name == "backbone":
+        return _absolute_backbone(value, folder)
+    if name not in PATHS or value is None:
+        return value
+    return os.path.abspath(folder / os.path.expanduser(value))
+
+
+def _absolute_backbone(value: str, folder: Path) -> str:
+    """A file or folder is looked up beside the jobs file; a name of the catalogue and a Hub handle stay as they are."""
+    hub = "hub:" if value.startswith("hub:") else ""
+    name = value.removeprefix(hub)
+    path = folder / os.path.expanduser(name)
+    if not name.startswith((".", "~")) and (not name or not path.exists() or _in_catalogue(name)):
+        return value
+    return hub + os.path.abspath(path)
+
+
+def _in_catalogue(name: str) -> bool:
+    try:
+        find_row(name)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -209,41 +245,36 @@ def _check_seeds(value: Any, what: str) -> int:
 
 
 def _same(first: Any, second: Any) -> bool:
+    """Whether two values are equal as TOML writes them, where `true` is not 1."""
     return bool(first == second) and isinstance(first, bool) == isinstance(second, bool)
 
 
-def _named(
+def _named_jobs(
     path: Path, file: _File, asked: list[tuple[str | None, Settings]]
 ) -> Iterator[tuple[str, Settings, RunConfig]]:
-    taken: set[str] = {name.casefold() for name, _ in asked if name}
-    seen: dict[str, Settings] = {}
+    """(name, settings, config) of every job; a job without a name of its own gets one from its settings."""
+    used: dict[str, Settings | None] = {name.casefold(): None for name, _ in asked if name}
     for name, settings in asked:
-        chosen = name
-        if chosen is None:
-            chosen = job_names.of(settings)
-            if chosen.casefold() in taken and not _same(seen.get(chosen.casefold()), settings):
-                chosen = job_names.distinct(chosen, settings)
-            taken.add(chosen.casefold())
-            seen.setdefault(chosen.casefold(), settings)
-        where = f"job {chosen} of {path}"
+        if name is None:
+            name = job_name(settings)
+            if name.casefold() in used and not _same(used[name.casefold()], settings):
+                name = distinct_name(name, settings)
+            used.setdefault(name.casefold(), settings)
+        where = f"job {name} of {path}"
         merged = {**file.defaults, **settings}
         if "backbone" not in merged:
             raise WrongUse(
                 f'{where} names no backbone: put backbone = "resnet_v1_50" into [defaults] or [[job]], or a list of '
                 "them into [matrix]; 'finetune backbones list' lists them"
             )
-        yield chosen, settings, checked_config(merged, where)
+        yield name, settings, checked_config(merged, where)
 
 
-def _repeated(path: Path, named: Iterator[tuple[str, Settings, RunConfig]], repeats: int) -> Iterator[Job]:
-    """The first repeat keeps the job's name, so that a batch that is done can be repeated with further seeds."""
-    index = 0
-    for name, settings, config in named:
-        for repeat in range(repeats):
-            index += 1
-            seed = config.seed + repeat
-            if not repeat:
-                yield Job(index, name, name, config, settings)
-                continue
+def _repeated(path: Path, jobs: Iterator[tuple[str, Settings, RunConfig]], repeats: int) -> Iterator[Job]:
+    """Every job with `repeats` seeds. The first keeps its name, so a finished batch can be repeated with more seeds."""
+    index = itertools.count(1)
+    for name, settings, config in jobs:
+        yield Job(next(index), name, name, config, settings)
+        for seed in range(config.seed + 1, config.seed + repeats):
             again = checked_config({**config.to_json(), "seed": seed}, f"job {name} of {path}")
-            yield Job(index, f"{name}-seed_{seed}", name, again, {**settings, "seed": seed})
+            yield Job(next(index), f"{name}-seed_{seed}", name, again, {**settings, "seed": seed})

@@ -1,4 +1,4 @@
-"""Why a job's process ended, from its exit code, its log, and what the kernel counted meanwhile."""
+"""Why a job's process ended: judged from its exit code, its log, and the kernel's count of out-of-memory kills."""
 
 import re
 import signal
@@ -24,11 +24,11 @@ class Outcome:
 
 
 def judge(ended: Ended, log: Path, start: int, *, done: bool) -> Outcome:
-    """What became of an attempt.
+    """The outcome of an attempt.
 
-    `start` is where in the log it began, `done` whether its run has a result.
-    A SIGKILL counts as out of memory only where the kernel says so: a job that was killed by hand, or because its
-    machine was taken away, must go on as it was, not with another batch size and so another result.
+    `start` is the byte of the log at which the attempt began, `done` whether its run has a result.
+    A SIGKILL counts as out of memory only if the kernel reports it. A job that was killed by hand, or because its
+    machine was taken away, must go on unchanged: another batch size would give another result.
     """
     code, text = ended.exit_code, _tail(log, start)
     if code is None:
@@ -49,7 +49,7 @@ def judge(ended: Ended, log: Path, start: int, *, done: bool) -> Outcome:
 
 
 def _tail(log: Path, start: int) -> str:
-    """The end of what was added to the log from byte `start` on."""
+    """The last _TAIL bytes of the log, from byte `start` on."""
     try:
         with open(log, "rb") as file:
             size = file.seek(0, 2)
@@ -60,7 +60,7 @@ def _tail(log: Path, start: int) -> str:
 
 
 def _last_error(text: str) -> str | None:
-    """The last message of ours, or None."""
+    """The last error message that finetune printed, or None."""
     found = re.findall(r"^Error: (.*)$", text, re.MULTILINE)
     return str(found[-1]).strip()[:500] if found else None
 

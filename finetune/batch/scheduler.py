@@ -1,38 +1,40 @@
-"""Work through the jobs: start, watch, judge, try again, and write down what was learnt after each."""
+"""Work through the jobs: start, watch, judge and retry them, and record what became of each attempt."""
 
 import dataclasses
 import datetime
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from finetune.batch.executors.job_process import Executor, Handle, Launch
 from finetune.batch.folder import Attempt, BatchFolder, JobRecord
 from finetune.batch.jobs import Job
 from finetune.batch.outcome import Outcome, judge
-from finetune.batch.sharing import features_of
-from finetune.batch.status import JobStatus, look
+from finetune.batch.status import JobStatus, describe_halved_rate, job_status
+from finetune.config import RunConfig, presets, settings_with
 from finetune.errors import FinetuneError
 
 _RESTARTS = 5
-"""How often, in one call, a job is resumed whose process was killed or whose machine died."""
+"""How often one call resumes a job whose process was killed or whose machine died."""
 _LEAST_BATCH = 4
+_PAUSE = 0.2
+"""Seconds between two looks at the running processes."""
 _PATIENCE = 120.0
 """Seconds to wait for a process of an earlier call that still holds a job's run directory."""
 
 
 class Watcher(Protocol):
-    """Hears how the batch goes."""
+    """Receives the events of a batch."""
 
     def say(self, text: str) -> None:
         """A line about what happened."""
 
-    def show(self, standings: Sequence[JobStatus]) -> None:
-        """Often: where every job stands, in the file's order."""
+    def show(self, statuses: Sequence[JobStatus]) -> None:
+        """Called often, with the status of every job in the file's order."""
 
-    def settled(self, standings: Sequence[JobStatus], standing: JobStatus) -> None:
-        """After each job that ended, however it ended: all of them, and that one."""
+    def job_ended(self, statuses: Sequence[JobStatus], status: JobStatus) -> None:
+        """Called after each job that ended, however it ended, with all statuses and that job's."""
 
 
 @dataclass
@@ -46,73 +48,73 @@ class _Active:
 class Scheduler:
     """The jobs of one call of `finetune batch`.
 
-    `default_batch` gives the batch size a job takes that names none (None where that is not known).
+    `default_batch` gives the batch size of a job that does not set one; None if it is not known.
     """
 
     def __init__(
         self,
-        place: BatchFolder,
+        folder: BatchFolder,
         jobs: Sequence[Job],
         executor: Executor,
         watcher: Watcher,
         *,
         default_batch: Callable[[Job], int | None],
         fail_fast: bool = False,
-        pause: float = 0.2,
     ) -> None:
-        self._place, self._jobs, self._executor, self._watcher = place, jobs, executor, watcher
-        self._default_batch, self._fail_fast, self._pause = default_batch, fail_fast, pause
+        self._folder, self._jobs, self._executor, self._watcher = folder, jobs, executor, watcher
+        self._default_batch, self._fail_fast = default_batch, fail_fast
         self._active: dict[int, _Active] = {}
         self._restarts: dict[int, int] = {}
         self._waiting_since: dict[int, float] = {}
         self._stopping = False
-        self._standings = {job.index: look(place, job) for job in jobs}
+        self._statuses = {job.index: job_status(folder, job) for job in jobs}
         self._features = {job.index: features_of(job) for job in jobs}
-        self._looked = 0.0
-        self._queue = [job for job in jobs if self._standings[job.index].state != "done"]
+        self._refreshed = 0.0
+        self._queue = [job for job in jobs if self._statuses[job.index].state != "done"]
 
-    def standings(self) -> list[JobStatus]:
-        """Where every job stands, in the file's order."""
-        return [self._standings[job.index] for job in self._jobs]
+    def statuses(self) -> list[JobStatus]:
+        """The status of every job, in the file's order."""
+        return [self._statuses[job.index] for job in self._jobs]
 
     def run(self, stop_requested: Callable[[], bool]) -> list[JobStatus]:
-        """Until every job is done or has failed, or `stop_requested`, when the running ones save their states.
+        """Work until every job is done or has failed, or until `stop_requested`: running jobs then save their states.
 
-        A KeyboardInterrupt kills what runs, and is passed on.
+        A KeyboardInterrupt kills the running jobs and is raised again.
         """
         try:
             while self._active or (self._queue and not self._stopping):
                 if stop_requested() and not self._stopping:
                     self._stop("stopping: running jobs save their states (once more to kill them)")
-                self._start_what_fits()
-                self._reap()
+                self._start_jobs()
+                self._collect_ended()
                 self._refresh()
-                self._watcher.show(self.standings())
+                self._watcher.show(self.statuses())
                 if self._active or self._queue:
-                    time.sleep(self._pause)
+                    time.sleep(_PAUSE)
         except BaseException:
             for active in self._active.values():
                 active.handle.kill()
             for active in self._active.values():
                 self._wait_for_end(active)
             raise
-        return self.standings()
+        return self.statuses()
 
-    def _stop(self, words: str) -> None:
+    def _stop(self, reason: str) -> None:
         self._stopping = True
         self._queue = []
         if self._active:
-            self._watcher.say(words)
+            self._watcher.say(reason)
         for active in self._active.values():
             active.handle.stop()
 
-    def _start_what_fits(self) -> None:
+    def _start_jobs(self) -> None:
+        """Start as many queued jobs as the executor has slots for."""
         for job in list(self._queue):
             if self._stopping or len(self._active) >= self._executor.slots():
                 return
             if any(one.index in self._active for one in self._sharing(job)):
-                continue  # what computes the features for it is under way
-            if holder := self._place.held(job):
+                continue  # a running job computes this one's features
+            if holder := self._folder.holder(job):
                 self._wait_for_holder(job, holder)
                 continue
             self._queue.remove(job)
@@ -120,64 +122,56 @@ class Scheduler:
             try:
                 self._active[job.index] = self._begin(job)
             except (FinetuneError, OSError) as error:
-                self._write_attempt(job, self._place.record(job), Attempt(_now(), "failed", error=str(error)))
-                self._settle(job)
+                self._fail(job, str(error))
                 continue
-            self._standings[job.index] = look(self._place, job, running=True)
+            self._statuses[job.index] = job_status(self._folder, job, running=True)
 
     def _sharing(self, job: Job) -> list[Job]:
-        """The jobs that will want the features `job` will want; none where it wants none, or they are there."""
+        """The jobs that need the same features as `job`. Empty if it needs none, or if one of those jobs is done."""
         wanted = self._features[job.index]
         found = [one for one in self._jobs if wanted is not None and self._features[one.index] == wanted]
-        return [] if any(self._standings[one.index].state == "done" for one in found) else found
+        return [] if any(self._statuses[one.index].state == "done" for one in found) else found
 
     def _wait_for_holder(self, job: Job, holder: str) -> None:
-        """A process that outlived an earlier call saves its state and goes; another one may be somebody's."""
+        """Wait up to _PATIENCE: a process of an earlier call saves its state and ends, another user's may not."""
         if job.index not in self._waiting_since:
             self._waiting_since[job.index] = time.monotonic()
             self._watcher.say(f"{job.name}: waiting for {holder}, which holds its run directory")
         if time.monotonic() - self._waiting_since[job.index] > _PATIENCE:
             self._queue.remove(job)
-            error = f"{self._place.run(job)} is in use by {holder}: wait for it, or stop it"
-            self._write_attempt(job, self._place.record(job), Attempt(_now(), "failed", error=error))
-            self._settle(job)
+            self._fail(job, f"{self._folder.run(job)} is in use by {holder}: wait for it, or stop it")
 
     def _begin(self, job: Job) -> _Active:
-        # Told by the file and not by what happens to run: with another number of threads, other bits may come out.
+        # The file decides this, not what happens to run now: another number of threads may give other bits.
         alone = len(self._sharing(job)) == len(self._jobs)
-        record, run = self._place.record(job), self._place.run(job)
+        record, run = self._folder.record(job), self._folder.run(job)
         if record.attempts:
-            self._place.clear(job, unbegun=True)
+            self._folder.clear(job, unbegun=True)
         if (run.path / "config.json").is_file():
             arguments: tuple[str, ...] = ("run", "--resume", str(run))
         else:
-            # Whoever deleted the directory wants the file's settings of today, at their own batch size.
-            record = self._place.renewed(job, record)
-            self._place.write_config(job, record.batch_size)
-            arguments = ("run", "--config", str(self._place.config(job)), "--run-dir", str(run))
-        log = self._place.log(job)
+            # A user who deleted the directory wants the settings that the file has now, at their own batch size.
+            record = self._folder.renewed(job, record)
+            self._folder.write_config(job, record.batch_size)
+            arguments = ("run", "--config", str(self._folder.config(job)), "--run-dir", str(run))
+        log = self._folder.log(job)
         log.parent.mkdir(parents=True, exist_ok=True)
         log_start = log.stat().st_size if log.exists() else 0
-        # Before the process: should this one be killed, the next call knows whose the directory is.
+        # Recorded before the process starts: if this process is killed, the next call knows whose directory it is.
         size = record.batch_size or job.config.batch_size or self._default_batch(job)
-        self._place.write_record(
-            job, dataclasses.replace(record, attempts=(*record.attempts, Attempt(_now(), batch_size=size)))
-        )
+        self._write_attempt(job, record, Attempt(_now(), batch_size=size))
         return _Active(job, self._executor.start(Launch(arguments, log, alone=alone)), log_start, time.monotonic())
 
-    def _reap(self) -> None:
+    def _collect_ended(self) -> None:
+        """Judge the jobs whose processes have ended; each is queued again or settled."""
         for active in list(self._active.values()):
             ended = active.handle.poll()
             if ended is None:
                 continue
-            del self._active[active.job.index]
-            job, record = active.job, self._place.record(active.job)
-            outcome = judge(
-                ended,
-                self._place.log(job),
-                active.log_start,
-                done=self._place.run(job).status == "done",
-            )
+            job = active.job
+            del self._active[job.index]
+            record, done = self._folder.record(job), self._folder.run(job).status == "done"
+            outcome = judge(ended, self._folder.log(job), active.log_start, done=done)
             attempt = dataclasses.replace(
                 record.attempts[-1],
                 outcome=outcome.kind,
@@ -186,57 +180,78 @@ class Scheduler:
                 error=outcome.error,
             )
             self._write_attempt(job, dataclasses.replace(record, attempts=record.attempts[:-1]), attempt)
-            if not self._stopping and self._again(job, outcome):
+            if not self._stopping and self._retry(job, outcome):
                 self._queue.insert(0, job)
-                self._standings[job.index] = dataclasses.replace(look(self._place, job), state="pending")
-                continue
-            self._settle(job)
+                self._statuses[job.index] = dataclasses.replace(job_status(self._folder, job), state="pending")
+            else:
+                self._settle(job)
 
-    def _again(self, job: Job, outcome: Outcome) -> bool:
-        """Whether the job is tried once more; says so."""
+    def _retry(self, job: Job, outcome: Outcome) -> bool:
+        """Whether the job is tried once more; the watcher is told so."""
         if outcome.kind == "out-of-memory":
             return self._halve(job)
         if outcome.kind in ("killed", "lost"):
             count = self._restarts[job.index] = self._restarts.get(job.index, 0) + 1
             if count <= _RESTARTS:
-                self._watcher.say(f"{job.name}: {outcome.error}; going on with it")
+                self._watcher.say(f"{job.name}: {outcome.error}; resuming it")
                 return True
         return False
 
     def _halve(self, job: Job) -> bool:
-        record = self._place.record(job)
+        """Prepare the job to start again with half its batch size; False if that would be too small."""
+        record = self._folder.record(job)
         size = record.attempts[-1].batch_size
         if size is None or size // 2 < _LEAST_BATCH:
             return False
-        # What was trained with the old batch size cannot be gone on with under another.
-        self._place.clear(job)
-        self._place.write_record(job, dataclasses.replace(record, batch_size=size // 2))
-        asked = job.config.learning_rate
-        rate = "scaled with it" if asked is None else "found anew" if asked == "auto" else "kept"
-        self._watcher.say(f"{job.name}: out of memory; anew with batch size {size // 2} (learning rate {rate})")
+        # A run that was trained with one batch size cannot be resumed with another.
+        self._folder.clear(job)
+        self._folder.write_record(job, dataclasses.replace(record, batch_size=size // 2))
+        rate = describe_halved_rate(job.config.learning_rate)
+        self._watcher.say(
+            f"{job.name}: out of memory; starting again with batch size {size // 2} (learning rate {rate})"
+        )
         return True
 
+    def _fail(self, job: Job, error: str) -> None:
+        """Record an attempt that failed before its process started."""
+        self._write_attempt(job, self._folder.record(job), Attempt(_now(), "failed", error=error))
+        self._settle(job)
+
     def _settle(self, job: Job) -> None:
-        standing = self._standings[job.index] = look(self._place, job)
-        self._watcher.settled(self.standings(), standing)
-        if standing.state == "failed" and self._fail_fast and not self._stopping:
+        status = self._statuses[job.index] = job_status(self._folder, job)
+        self._watcher.job_ended(self.statuses(), status)
+        if status.state == "failed" and self._fail_fast and not self._stopping:
             self._stop(f"{job.name} has failed: running jobs save their states (--fail-fast)")
 
     def _refresh(self) -> None:
-        """Read the running jobs' files again, now and then: they may lie on a network."""
-        if time.monotonic() - self._looked < 1.0:
+        """Read the running jobs' files again, at most once a second: they may lie on a network."""
+        if time.monotonic() - self._refreshed < 1.0:
             return
-        self._looked = time.monotonic()
+        self._refreshed = time.monotonic()
         for index, active in self._active.items():
-            self._standings[index] = look(self._place, active.job, running=True)
+            self._statuses[index] = job_status(self._folder, active.job, running=True)
 
     def _write_attempt(self, job: Job, record: JobRecord, attempt: Attempt) -> None:
-        self._place.write_record(job, dataclasses.replace(record, attempts=(*record.attempts, attempt)))
+        self._folder.write_record(job, dataclasses.replace(record, attempts=(*record.attempts, attempt)))
 
     def _wait_for_end(self, active: _Active) -> None:
         deadline = time.monotonic() + 10
         while active.handle.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
+
+
+def features_of(job: Job) -> tuple[Any, ...] | None:
+    """A value that is equal for jobs that train a head on the same frozen backbone: one computes features for all.
+
+    None for jobs that compute everything themselves. With random weights the seed counts as well. A mistake here costs
+    time only: the keys of the features decide later whether they are the same (`finetune.training.feature_cache.keys`).
+    """
+    config: RunConfig = presets.expand(job.config)
+    frozen = config.freeze == ("*",) and set(config.bn) <= {"freeze"}
+    mixed = config.mixup or config.cutmix or config.rand_augment
+    if not frozen or mixed or config.cache_features == "off":
+        return None
+    return (*(getattr(config, name) for name in settings_with("decides_features")), config.from_scratch and config.seed)
 
 
 def _now() -> str:

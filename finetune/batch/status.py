@@ -1,9 +1,10 @@
-"""How far a job is, read from the files of its run: nothing about it is stored twice."""
+"""How far a job is and how long the rest takes. Both are read from the files of its run; nothing is stored twice."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.batch.folder import BatchFolder, JobRecord
+from finetune.batch.folder import BatchFolder
 from finetune.batch.jobs import Job
 from finetune.errors import FinetuneError
 from finetune.files import read_json
@@ -14,11 +15,11 @@ STATES = ("done", "failed", "running", "interrupted", "pending")
 
 @dataclass(frozen=True)
 class JobStatus:
-    """One job. `state` is one of STATES; accuracies are fractions in [0, 1]; what is not known yet is None.
+    """One job. `state` is one of STATES, accuracies are fractions in [0, 1], and a value is None until it is known.
 
     validation: accuracy of the weights that were kept (with `patience` the best epoch's, else the last one's).
     test, test_batch: test accuracy with `is_training=False` (moving statistics) and True (batch statistics).
-    reduced_from: the batch size before it was halved for want of memory.
+    reduced_from: the batch size before it was halved because memory ran out.
     """
 
     job: Job
@@ -43,47 +44,50 @@ class JobStatus:
 
     @property
     def steps(self) -> int | None:
-        """Steps in all, once an epoch has shown how many there are in one."""
+        """Steps of the whole job; None before the end of the first epoch, which shows how many an epoch has."""
         return round(self.step / self.epoch * self.epochs) if self.epoch and self.epochs else None
 
     @property
     def note(self) -> str:
-        """What a reader of its accuracy must know, or nothing."""
+        """What a reader of the job's accuracy must know, or an empty text."""
         if self.reduced_from is None:
             return ""
-        explicit = self.job.config.learning_rate
-        rate = "learning rate scaled with it" if explicit is None else f"learning rate kept at {explicit}"
-        rate = "learning rate found anew" if explicit == "auto" else rate
-        return f"batch {self.reduced_from} -> {self.batch_size} (out of memory; {rate})"
+        rate = describe_halved_rate(self.job.config.learning_rate)
+        return f"batch {self.reduced_from} -> {self.batch_size} (out of memory; learning rate {rate})"
 
 
-def look(place: BatchFolder, job: Job, *, running: bool = False) -> JobStatus:
-    """The job's standing; `running` where the caller holds its process. A damaged file makes it failed."""
+def describe_halved_rate(asked: float | str | None) -> str:
+    """What becomes of the learning rate that a job asked for when its batch size is halved."""
+    if asked is None:
+        return "scaled with it"
+    return "searched again" if asked == "auto" else f"kept at {asked}"
+
+
+def job_status(folder: BatchFolder, job: Job, *, running: bool = False) -> JobStatus:
+    """The job's status; `running` if the caller holds its process. A damaged file makes the job failed."""
     try:
-        record = place.record(job)
-        return _look(place, job, record, running=running)
+        return _read_status(folder, job, running=running)
     except FinetuneError as error:
         return JobStatus(job, "failed", error=str(error))
 
 
-def _look(place: BatchFolder, job: Job, record: JobRecord, *, running: bool) -> JobStatus:
-    run, attempts = place.run(job), record.attempts
+def _read_status(folder: BatchFolder, job: Job, *, running: bool) -> JobStatus:
+    run, record = folder.run(job), folder.record(job)
+    attempts = record.attempts
+    begun = (run.path / "config.json").is_file()
     known: dict[str, Any] = {
         "attempts": len(attempts),
         "seconds": sum(attempt.seconds for attempt in attempts),
         "epochs": job.config.epochs,
         "batch_size": job.config.batch_size,
     }
-    if (run.path / "config.json").is_file():
+    if begun:
         config = read_json(run.path / "config.json")
         known |= {name: config.get(name) for name in ("epochs", "batch_size", "learning_rate")}
     if record.batch_size is not None:
-        known |= {
-            "batch_size": record.batch_size,
-            "reduced_from": next((attempt.batch_size for attempt in attempts if attempt.batch_size), None),
-        }
-    rows = _epochs(run)
-    if rows:
+        known["batch_size"] = record.batch_size
+        known["reduced_from"] = next((attempt.batch_size for attempt in attempts if attempt.batch_size), None)
+    if rows := _epochs(run):
         last = rows[-1]
         known |= {
             "epoch": last.get("epoch", 0),
@@ -92,38 +96,80 @@ def _look(place: BatchFolder, job: Job, record: JobRecord, *, running: bool) -> 
             "epoch_seconds": last.get("seconds"),
             "validation": kept_validation(rows, patience=job.config.patience is not None),
         }
-    if running or (attempts and attempts[-1].outcome == "running" and run.status != "done" and place.held(job)):
+    outcome = attempts[-1].outcome if attempts else None
+    if running or (outcome == "running" and run.status != "done" and folder.holder(job)):
         return JobStatus(job, "running", **known)
     if run.status == "done":
         return _finished(job, run.read("result.json", "test", "proof"), known)
-    if not attempts and not (run.path / "config.json").is_file():
-        return JobStatus(job, "pending", **known)
-    last_attempt = attempts[-1] if attempts else None
-    failed = last_attempt is not None and last_attempt.outcome in ("failed", "out-of-memory", "killed", "lost")
-    return JobStatus(
-        job, "failed" if failed else "interrupted", **known, error=last_attempt.error if last_attempt else None
-    )
+    if not attempts:
+        return JobStatus(job, "interrupted" if begun else "pending", **known)
+    failed = outcome in ("failed", "out-of-memory", "killed", "lost")
+    return JobStatus(job, "failed" if failed else "interrupted", **known, error=attempts[-1].error)
 
 
 def _finished(job: Job, result: dict[str, Any], known: dict[str, Any]) -> JobStatus:
-    test, proof = result["test"], result["proof"]
+    test, holds = result["test"], result["proof"].get("holds")
     known |= {name: result.get(name) for name in ("train_images", "train_seconds")}
     if known["train_seconds"]:
         known["images_per_second"] = round(result["train_images"] * result["epochs"] / result["train_seconds"], 1)
     return JobStatus(
         job,
-        "done" if proof.get("holds") else "failed",
+        "done" if holds else "failed",
         **known,
         test=test["is_training_false"]["accuracy"],
         test_batch=test["is_training_true"]["accuracy"],
         examples=test["is_training_false"]["examples"],
-        error=None if proof.get("holds") else "the freeze plan was not kept: see result.json",
+        error=None if holds else "the freeze plan was not kept: see result.json",
     )
 
 
 def _epochs(run: RunDir) -> list[dict[str, Any]]:
-    """The rows of finished epochs so far; none where they cannot be read."""
+    """The rows of the finished epochs; none if they cannot be read."""
     try:
         return run.epochs()
     except (OSError, FinetuneError):
         return []
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """Seconds until all jobs are done, and the number of measured jobs behind that estimate."""
+
+    seconds: float
+    measured: int
+
+
+def time_left(statuses: Sequence[JobStatus], pixels: Mapping[str, int | None], slots: int) -> TimeLeft | None:
+    """The time that pending, interrupted and running jobs still take on `slots` workers; None without a measurement.
+
+    It comes from measurements of this batch only, never from a guess. `pixels` gives each job's work by its name
+    (`Survey.pixels`). A job is expected to process its pixels at the mean speed of the measured jobs of its backbone.
+    If none of its backbone is measured, the mean speed of all measured jobs is used. Finished jobs are measured by
+    their wall time. While no job has finished, running jobs are measured by their last epoch.
+    """
+    known = [(one, seconds) for one in statuses if (seconds := _whole_seconds(one)) and pixels.get(one.job.name)]
+    measured = [pair for pair in known if pair[0].state == "done"] or known
+    if not measured:
+        return None
+    total = longest = 0.0
+    for one in statuses:
+        if one.state in ("done", "failed"):
+            continue
+        work = pixels.get(one.job.name)
+        if not work:
+            return None
+        like = [pair for pair in measured if pair[0].job.config.backbone == one.job.config.backbone] or measured
+        speed = sum(pixels[done.job.name] or 0 for done, _ in like) / sum(seconds for _, seconds in like)
+        part = 1.0 - (one.epoch / one.epochs if one.epochs else 0.0)
+        seconds = work * part / speed
+        total, longest = total + seconds, max(longest, seconds)
+    return TimeLeft(max(total / max(slots, 1), longest), len(measured))
+
+
+def _whole_seconds(one: JobStatus) -> float | None:
+    """What the whole job took, or takes at the speed of its last epoch."""
+    if one.state == "done":
+        return max(one.seconds, one.train_seconds or 0.0) or None
+    if one.state == "running" and one.epoch_seconds and one.epochs:
+        return one.epoch_seconds * one.epochs
+    return None

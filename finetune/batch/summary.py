@@ -1,10 +1,9 @@
-"""The batch as one ranked table: seeds pooled, noise told from difference, written after every job."""
+"""The batch as one ranked table, written after every job: seeds are pooled, and differences within noise marked."""
 
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune.batch.folder import BatchFolder
@@ -15,25 +14,25 @@ from finetune.files import to_json, write_text
 
 @dataclass(frozen=True)
 class Group:
-    """The repeats of one job with other seeds. Means and standard deviations (n - 1) are over its `done` jobs.
+    """The repeats of one job with other seeds.
 
-    rank: from 1; None where nothing is done. verdict: "best", "= best within noise", or how far the mean test accuracy
-    is from the best group's.
+    rank: from 1; None if no repeat is done. verdict: "best", "= best within noise", or the difference between its mean
+    test accuracy and that of the best group.
     """
 
     name: str
-    standings: tuple[JobStatus, ...]
+    statuses: tuple[JobStatus, ...]
     rank: int | None = None
     verdict: str = ""
 
     @property
     def done(self) -> tuple[JobStatus, ...]:
         """The repeats that have a result."""
-        return tuple(standing for standing in self.standings if standing.state == "done")
+        return tuple(status for status in self.statuses if status.state == "done")
 
     @property
     def results(self) -> Repeats:
-        """What they came to."""
+        """The accuracies of the `done` repeats, with their means and their standard deviations (n - 1) over seeds."""
         return Repeats(
             self.name,
             test=tuple(one.test for one in self.done),
@@ -41,101 +40,71 @@ class Group:
             examples=min((one.examples or 1 for one in self.done), default=1),
         )
 
-    @property
-    def test(self) -> float | None:
-        """Mean test accuracy."""
-        return self.results.mean
-
-    @property
-    def test_spread(self) -> float | None:
-        """Its standard deviation over seeds; None for fewer than two."""
-        return self.results.spread
-
-    @property
-    def validation(self) -> float | None:
-        """Mean validation accuracy; None where a repeat has none."""
-        return self.results.validation_mean
-
-    @property
-    def validation_spread(self) -> float | None:
-        """Its standard deviation over seeds."""
-        return self.results.validation_spread
-
-    @property
-    def variance(self) -> float:
-        """Of the mean test accuracy, from a finite test set and from the seeds where there are several."""
-        return self.results.variance
-
 
 @dataclass(frozen=True)
 class Summary:
     """All jobs and their groups, the best first. `ranked_by` is "validation" or "test"."""
 
-    standings: tuple[JobStatus, ...]
+    statuses: tuple[JobStatus, ...]
     groups: tuple[Group, ...]
     ranked_by: str
 
     @property
     def counts(self) -> dict[str, int]:
-        """Jobs by state, of the states that occur."""
-        found = {state: sum(one.state == state for one in self.standings) for state in STATES}
+        """The number of jobs in each state that occurs."""
+        found = {state: sum(one.state == state for one in self.statuses) for state in STATES}
         return {state: count for state, count in found.items() if count}
 
     @property
     def complete(self) -> bool:
         """Whether every job is done."""
-        return all(one.state == "done" for one in self.standings)
+        return all(one.state == "done" for one in self.statuses)
 
     @property
     def seeds(self) -> bool:
         """Whether some job is repeated."""
-        return any(len(group.standings) > 1 for group in self.groups)
+        return any(len(group.statuses) > 1 for group in self.groups)
 
     @property
     def columns(self) -> list[str]:
-        """The settings that differ among the jobs, in the order they first come in the file; the seed is apart."""
-        names = list(dict.fromkeys(name for one in self.standings for name in one.job.differs if name != "seed"))
-        return [name for name in names if len({repr(getattr(one.job.config, name)) for one in self.standings}) > 1]
+        """The settings that differ among the jobs, in the order of the file; the seed has a column of its own."""
+        names = list(dict.fromkeys(name for one in self.statuses for name in one.job.differs if name != "seed"))
+        return [name for name in names if len({repr(getattr(one.job.config, name)) for one in self.statuses}) > 1]
 
-    def to_json(self, place: BatchFolder) -> dict[str, Any]:
-        """For `summary.json`."""
+    def to_json(self, folder: BatchFolder) -> dict[str, Any]:
+        """The content of `summary.json`."""
         return {
             "schema_version": 1,
-            "runs_dir": str(place.path.absolute()),
+            "runs_dir": str(folder.path.absolute()),
             "ranked_by": f"{self.ranked_by}_accuracy",
             "within_noise": FORMULA,
             "counts": self.counts,
             "groups": [_group_json(group) for group in self.groups],
-            "jobs": [_job_json(one, group, place, self.columns) for group in self.groups for one in group.standings],
+            "jobs": [_job_json(one, group, folder, self.columns) for group in self.groups for one in group.statuses],
         }
 
 
-def summarise(standings: Sequence[JobStatus]) -> Summary:
-    """Rank what is done: by validation accuracy where every finished job has one, else by test accuracy.
+def summarise(statuses: Sequence[JobStatus]) -> Summary:
+    """Rank the jobs that are done: by validation accuracy if every finished job has one, else by test accuracy.
 
-    To choose by test accuracy is to train on the test set a little, so it is the last resort, and said.
+    Choosing by test accuracy fits the choice to the test set, so it is the last resort and the summary reports it.
     """
-    names = dict.fromkeys(one.job.group for one in standings)
-    groups = [Group(name, tuple(one for one in standings if one.job.group == name)) for name in names]
+    names = dict.fromkeys(one.job.group for one in statuses)
+    groups = [Group(name, tuple(one for one in statuses if one.job.group == name)) for name in names]
     with_result = [group for group in groups if group.done]
     by, order = rank_results([group.results for group in with_result])
     ordered = [with_result[position] for position in order]
     ranked = [
-        Group(
-            group.name,
-            group.standings,
-            place,
-            difference_words(group.results, ordered[0].results) if group is not ordered[0] else "best",
-        )
+        replace(group, rank=place, verdict=difference_words(group.results, ordered[0].results) if place > 1 else "best")
         for place, group in enumerate(ordered, 1)
     ]
-    return Summary(tuple(standings), (*ranked, *(group for group in groups if not group.done)), by)
+    return Summary(tuple(statuses), (*ranked, *(group for group in groups if not group.done)), by)
 
 
-def write(place: BatchFolder, summary: Summary) -> None:
-    """`summary.json` and `summary.csv`, each replaced atomically."""
-    value = summary.to_json(place)
-    write_text(place.path / "summary.json", to_json(value, indent=2) + "\n")
+def write_summary(folder: BatchFolder, summary: Summary) -> None:
+    """Write `summary.json` and `summary.csv`, each replaced atomically."""
+    value = summary.to_json(folder)
+    write_text(folder.path / "summary.json", to_json(value, indent=2) + "\n")
     text = io.StringIO()
     settings = [f"setting_{name}" for name in summary.columns]
     fields = [name for name in value["jobs"][0] if name != "settings"] if value["jobs"] else []
@@ -144,29 +113,25 @@ def write(place: BatchFolder, summary: Summary) -> None:
     for row in value["jobs"]:
         own = {f"setting_{name}": _cell(row["settings"].get(name)) for name in summary.columns}
         writer.writerow({name: _cell(cell) for name, cell in {**row, **own}.items() if name != "settings"})
-    write_text(place.path / "summary.csv", text.getvalue())
-
-
-def files(place: BatchFolder) -> tuple[Path, Path]:
-    """Where `write` puts them."""
-    return place.path / "summary.json", place.path / "summary.csv"
+    write_text(folder.path / "summary.csv", text.getvalue())
 
 
 def _group_json(group: Group) -> dict[str, Any]:
+    results = group.results
     return {
         "rank": group.rank,
         "name": group.name,
         "verdict": group.verdict,
-        "seeds": [one.job.config.seed for one in group.standings],
+        "seeds": [one.job.config.seed for one in group.statuses],
         "done": len(group.done),
-        "test_accuracy": group.test,
-        "test_accuracy_spread": group.test_spread,
-        "validation_accuracy": group.validation,
-        "validation_accuracy_spread": group.validation_spread,
+        "test_accuracy": results.mean,
+        "test_accuracy_spread": results.spread,
+        "validation_accuracy": results.validation_mean,
+        "validation_accuracy_spread": results.validation_spread,
     }
 
 
-def _job_json(one: JobStatus, group: Group, place: BatchFolder, columns: list[str]) -> dict[str, Any]:
+def _job_json(one: JobStatus, group: Group, folder: BatchFolder, columns: list[str]) -> dict[str, Any]:
     config = one.job.config
     return {
         "rank": group.rank,
@@ -187,8 +152,8 @@ def _job_json(one: JobStatus, group: Group, place: BatchFolder, columns: list[st
         "attempts": one.attempts,
         "note": one.note,
         "error": one.error,
-        "run": str(place.run(one.job).path.absolute()),
-        "log": str(place.log(one.job).absolute()),
+        "run": str(folder.run(one.job).path.absolute()),
+        "log": str(folder.log(one.job).absolute()),
         "settings": {name: getattr(config, name) for name in columns},
     }
 

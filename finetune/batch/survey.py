@@ -1,17 +1,15 @@
-"""What the jobs will do, found out before any of them starts: every setting checked, images and steps counted."""
+"""Check every setting of the jobs and count their images and steps, before any of them starts."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, NoReturn
 
 from checkpoints.errors import CheckpointError
-from finetune.batch import timing
 from finetune.batch.call import Call
 from finetune.batch.jobs import Job
-from finetune.batch.status import look
-from finetune.batch.timing import TimeLeft
+from finetune.batch.status import TimeLeft, job_status, time_left
 from finetune.config import RunConfig, settings_with
 from finetune.data.load_data import load_data
 from finetune.data.pipeline import steps_per_epoch
@@ -22,9 +20,9 @@ from finetune.runs.request import check_request
 
 @dataclass(frozen=True)
 class Survey:
-    """What one job amounts to. Without `images` its data is not on this machine yet, and nothing is fetched for it.
+    """The size of one job. `images` is None if its data is not on this machine yet: nothing is fetched for a survey.
 
-    images: training images an epoch; image_size in px.
+    images: training images an epoch. image_size: in px.
     """
 
     image_size: int | None
@@ -34,29 +32,26 @@ class Survey:
     steps: int | None = None
 
     @property
+    def trained_images(self) -> int | None:
+        """Images trained on in all epochs together."""
+        return None if self.images is None or self.epochs is None else self.images * self.epochs
+
+    @property
     def pixels(self) -> int | None:
-        """Pixels trained on in all: images x epochs x image_size^2. Time on one backbone goes with it."""
-        if self.images is None or self.epochs is None or self.image_size is None:
-            return None
-        return self.images * self.epochs * self.image_size**2
+        """Pixels trained on in all: images x epochs x image_size^2. Time on one backbone is proportional to it."""
+        images = self.trained_images
+        return None if images is None or self.image_size is None else images * self.image_size**2
 
     def to_json(self) -> dict[str, Any]:
         """For `--dry-run --json`."""
-        return {
-            "image_size": self.image_size,
-            "batch_size": self.batch_size,
-            "epochs": self.epochs,
-            "images": self.images,
-            "steps": self.steps,
-            "pixels": self.pixels,
-        }
+        return {**asdict(self), "pixels": self.pixels}
 
 
 def survey(jobs: Sequence[Job]) -> list[Survey]:
     """One Survey a job, in order. Imports TensorFlow.
 
-    Raises UserError, naming the job, where a job could not even begin: a name that
-    is not in the catalogue, a rule that cannot be read, data that is not as asked for.
+    Raises UserError, with the job's name, if a job could not begin: its backbone is not in the catalogue, a rule cannot
+    be parsed, or the data is not what the job asks for.
     """
     found = []
     for job in jobs:
@@ -74,8 +69,8 @@ def _survey(config: RunConfig) -> Survey:
         images, side = _counted(_only_data(config))
     except (_WouldFetchError, CheckpointError):
         return Survey(config.image_size, config.batch_size, config.epochs)
-    # Whether the backbone trains is known once the network is built; size, batch and epochs do not depend on it, nor
-    # on whether the images are photos.
+    # Whether the backbone trains is known only when the network is built. Size, batch and epochs do not depend on it,
+    # nor on whether the images are photos.
     complete = defaults.complete(config, spec, examples=images, source_size=side, photos=False, everything=True)
     epochs, batch_size = complete.epochs or 0, complete.batch_size or 1
     steps = steps_per_epoch(images, batch_size) * epochs
@@ -83,7 +78,7 @@ def _survey(config: RunConfig) -> Survey:
 
 
 class _WouldFetchError(Exception):
-    """The data is not here: a survey downloads nothing."""
+    """The data is not on this machine, and a survey downloads nothing."""
 
 
 @cache
@@ -98,60 +93,61 @@ def _refuse(done: int, total: int | None) -> NoReturn:
 
 
 def _only_data(config: RunConfig) -> RunConfig:
-    """`config` with the settings alone that choose images, so that jobs on the same data read it once."""
+    """`config` with only those settings that choose images, so that jobs on the same data read it once."""
     return RunConfig(backbone="", **{name: getattr(config, name) for name in settings_with("chooses_images")})
 
 
 def plan(call: Call, workers: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row for every job of the call, and the estimate of what is still to run. Imports TensorFlow.
 
-    Seconds are only given where jobs of this batch have been measured, and what they are taken from is said.
+    Seconds are given only if jobs of this batch have been measured; the estimate says how many.
     Raises UserError for a job that could not begin.
     """
     surveys = survey(call.jobs)
-    standings = [look(call.place, job) for job in call.jobs]
+    statuses = [job_status(call.folder, job) for job in call.jobs]
     rows = [
         {
             "index": job.index,
             "name": job.name,
-            "state": standing.state,
-            "run": str(call.place.run(job)),
+            "state": status.state,
+            "run": str(call.folder.run(job)),
             **counted.to_json(),
             "config": json.loads(json.dumps(job.config.to_json())),
         }
-        for job, standing, counted in zip(call.jobs, standings, surveys, strict=True)
+        for job, status, counted in zip(call.jobs, statuses, surveys, strict=True)
     ]
-    to_run = [row for row in rows if row["state"] not in ("done", "running")]
-    left = timing.left(standings, {row["name"]: row["pixels"] for row in rows}, workers)
+    to_run = [one for one, status in zip(surveys, statuses, strict=True) if status.state not in ("done", "running")]
+    remaining = time_left(statuses, {row["name"]: row["pixels"] for row in rows}, workers)
     estimate = {
         "to_run": len(to_run),
-        "steps": _total(to_run, "steps"),
-        "images": _total([{"n": _product(row, "images", "epochs")} for row in to_run], "n"),
-        "pixels": _total(to_run, "pixels"),
-        "seconds": left.seconds if left else None,
+        "steps": _total(one.steps for one in to_run),
+        "images": _total(one.trained_images for one in to_run),
+        "pixels": _total(one.pixels for one in to_run),
+        "seconds": remaining.seconds if remaining else None,
         "workers": workers,
     }
-    return rows, {**estimate, "words": _words(estimate, left)}
+    return rows, {**estimate, "words": _words(estimate, remaining)}
 
 
-def _words(estimate: dict[str, Any], left: TimeLeft | None) -> str:
+def _words(estimate: dict[str, Any], remaining: TimeLeft | None) -> str:
     if not estimate["to_run"]:
         return "nothing"
     if estimate["steps"] is None:
         return "the data of some jobs is not on this machine yet, so images and steps are not known"
     amount = f"{estimate['steps']:,} steps, {estimate['images']:,} images, {estimate['pixels'] / 1e9:.3g} gigapixels"
-    if left is None:
+    if remaining is None:
         return f"{amount}; time is not estimated before a job of this batch has been measured"
     return (
-        f"{amount}; about {left.seconds:.0f} s of work on {estimate['workers']} workers, by the pixels a second of "
-        f"{left.measured} measured jobs of this batch"
+        f"{amount}; about {remaining.seconds:.0f} s of work on {estimate['workers']} workers, from the pixels a second "
+        f"of {remaining.measured} measured jobs of this batch"
     )
 
 
-def _product(row: dict[str, Any], first: str, second: str) -> int | None:
-    return None if row[first] is None or row[second] is None else row[first] * row[second]
-
-
-def _total(rows: Sequence[dict[str, Any]], name: str) -> int | None:
-    values = [row[name] for row in rows]
-    return None if any(value is None for value in values) else sum(values)
+def _total(values: Iterable[int | None]) -> int | None:
+    """Their sum; None if one of them is not known."""
+    total = 0
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total

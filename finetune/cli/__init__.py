@@ -1,4 +1,4 @@
-"""The command line: parse, call one library function, print. TensorFlow is imported inside commands only."""
+"""The command line: parse, call one library function, print. Only the commands themselves import TensorFlow."""
 
 import errno
 import io
@@ -10,34 +10,32 @@ import click
 
 from checkpoints.atomic import refusal
 from finetune._version import __version__
-from finetune.cli import (
-    backbones_command,
-    batch_command,
-    cache_command,
-    checkpoint_command,
-    completion_command,
-    demo_command,
-    diagnose_command,
-    evaluate_command,
-    export_command,
-    features_command,
-    predict_command,
-    recalibrate_command,
-    report_command,
-    run_command,
-)
+from finetune.cli.backbones_command import backbones
+from finetune.cli.batch_command import batch
+from finetune.cli.cache_command import cache
+from finetune.cli.checkpoint_command import checkpoint
+from finetune.cli.completion_command import completion
+from finetune.cli.demo_command import demo
+from finetune.cli.diagnose_command import diagnose_bn
+from finetune.cli.evaluate_command import evaluate
+from finetune.cli.export_command import export
+from finetune.cli.features_command import features
+from finetune.cli.predict_command import predict
+from finetune.cli.recalibrate_command import recalibrate_bn
+from finetune.cli.report_command import report
+from finetune.cli.run_command import run
 from finetune.cli.terminal import neutral_streams
 from finetune.errors import UserError
 
 
 class _Translating(click.Group):
-    """The one place where an exception becomes a message and an exit code."""
+    """The command group. It alone translates exceptions into a message and an exit code."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run a command; on any failure print one message on standard error and exit."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a character the terminal has not must not end a run
+                stream.reconfigure(errors="replace")  # a character that the terminal lacks must not end a run
         with neutral_streams():
             return self._run(*args, **options)
 
@@ -73,24 +71,24 @@ def main() -> None:
 
 
 for _command in (
-    run_command.run,
-    batch_command.batch,
-    evaluate_command.evaluate,
-    report_command.report,
-    diagnose_command.diagnose_bn,
-    recalibrate_command.recalibrate_bn,
-    predict_command.predict,
-    features_command.features,
-    export_command.export,
-    backbones_command.backbones,
-    checkpoint_command.checkpoint,
-    completion_command.completion,
-    cache_command.cache,
-    demo_command.demo,
+    run,
+    batch,
+    evaluate,
+    report,
+    diagnose_bn,
+    recalibrate_bn,
+    predict,
+    features,
+    export,
+    backbones,
+    checkpoint,
+    completion,
+    cache,
+    demo,
 ):
     main.add_command(_command)
 
-_NO_MEMORY = "out of memory: lower --batch-size or --image-size, or take a smaller --backbone"
+_NO_MEMORY = "out of memory: lower --batch-size or --image-size, or choose a smaller --backbone"
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
@@ -111,7 +109,7 @@ def _os_error(error: OSError) -> str:
 
 
 def _unexpected(error: Exception) -> str:
-    if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which is not imported here
+    if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's class; importing it here would take seconds
         return _os_error(OSError(full, "")) if (full := refusal(str(error))) else _NO_MEMORY
     if os.environ.get("FINETUNE_TRACEBACK"):
         raise error

@@ -1,24 +1,25 @@
-"""`finetune backbones`."""
+"""The command `finetune backbones`."""
 
+import dataclasses
 from pathlib import Path
 
 import click
 
 from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
-from finetune.cli.tables import print_table
+from finetune.cli.terminal import print_table
 
 
 @click.group()
 def backbones() -> None:
-    """The catalogue: list it, show a row, fetch files of weights, prove one."""
+    """List and show the catalogue of backbones; fetch their weights, or verify a file of weights."""
 
 
 @backbones.command("list")
-@click.option("--markdown", is_flag=True, help="The page docs/backbones.md, with references and addresses.")
+@click.option("--markdown", is_flag=True, help="Print docs/backbones.md, with references and addresses.")
 @shared_options.JSON
 def list_backbones(markdown: bool, as_json: bool) -> None:
-    """Every backbone: name, source, ImageNet top-1, parameters, input, and where its file is cached."""
+    """List every backbone: name, source, ImageNet top-1, parameters, input size, and where its file is cached."""
     from checkpoints import fetching, listing
 
     if markdown and as_json:
@@ -53,19 +54,19 @@ def list_backbones(markdown: bool, as_json: bool) -> None:
 @click.option(
     "--with-head/--no-head",
     default=True,
-    help="The whole file, which serves with and without its head, or the smaller one without where there is one.  "
-    "[default: --with-head]",
+    help="Fetch the whole file, which works with and without its head, or the smaller one without a head if there is "
+    "one.  [default: --with-head]",
 )
 @shared_options.JSON
 @shared_options.QUIET
 def fetch(names: tuple[str, ...], everything: bool, with_head: bool, as_json: bool, quiet: bool) -> None:
     """Fetch published weights into the cache: NAME is a backbone or a pattern such as 'slim/resnet*'.
 
-    What is there already is checked and kept, a partial file is continued, and a failure does not end it: type the
-    command again. FINETUNE_HOME is where the cache lies, FINETUNE_MIRROR stands in for every host.
+    Files in the cache are checked and kept, partial files are continued. After a failure the other files are still
+    fetched; repeat the command. FINETUNE_HOME is the folder of the cache, FINETUNE_MIRROR replaces every host.
     """
     from checkpoints import fetching
-    from finetune.cli.downloads import downloads
+    from finetune.cli.console import downloads
 
     if not names and not everything:
         raise click.UsageError("nothing to fetch: give the NAME of a backbone, a pattern such as 'slim/*', or --all.")
@@ -95,23 +96,16 @@ def fetch(names: tuple[str, ...], everything: bool, with_head: bool, as_json: bo
 @click.argument("name")
 @shared_options.JSON
 def show(name: str, as_json: bool) -> None:
-    """One row, with the stages and layer names that --freeze and --bn understand."""
-    import dataclasses
-
+    """Show one backbone, with the stages and layer names that --freeze and --bn accept."""
     load_tensorflow()
     from finetune.backbone import find_backbone
     from finetune.inference import verification
 
     spec = find_backbone(name)
-
-    stages = {
-        stage: [layer.display for layer in infos] for stage, infos in verification.layers_with_variables(spec).items()
-    }
-    row = {
-        key: value
-        for key, value in dataclasses.asdict(spec).items()
-        if value not in (None, (), "", {}) and value is not False
-    }
+    layers = verification.layers_with_variables(spec)
+    stages = {stage: [layer.display for layer in infos] for stage, infos in layers.items()}
+    fields = dataclasses.asdict(spec)
+    row = {key: fields[key] for key in fields if fields[key] is not False and fields[key] not in (None, (), "", {})}
     if as_json:
         shared_options.emit({**row, "id": spec.id, "stages": stages})
         return
@@ -126,14 +120,17 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("name", metavar="NAME|PATH")
 @shared_options.CHECKPOINT
 @click.option(
-    "--photos", type=shared_options.PATH, metavar="DIR", help="Images named NNN_*.jpg, NNN the ImageNet class 0..999."
+    "--photos",
+    type=shared_options.PATH,
+    metavar="DIR",
+    help="Images named NNN_*.jpg, where NNN is the ImageNet class 0..999.",
 )
 @shared_options.JSON
 @shared_options.QUIET
 def verify(name: str, checkpoint: Path | None, photos: Path | None, as_json: bool, quiet: bool) -> None:
-    """Prove a file of weights: it fills its network exactly, and computes what the original computes.
+    """Verify a file of weights: it fills its network exactly, and computes what the original computes.
 
-    NAME is a backbone, with its published file or --checkpoint; PATH is a file, whose backbone is found. Where tf_slim
+    NAME is a backbone, with its published file or --checkpoint. PATH is a file; its backbone is detected. If tf_slim
     or Keras can build the original, both run on the same images, and a difference over 1e-4 of the outputs' scale
     fails. With --photos, these are the images, and ImageNet top-1 and top-5 are counted.
     """

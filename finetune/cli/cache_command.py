@@ -1,25 +1,25 @@
-"""`finetune cache`."""
+"""The command `finetune cache`."""
 
 import time
 
 import click
 
 from finetune.cli import shared_options
-from finetune.cli.tables import print_table
+from finetune.cli.terminal import print_table
 
 
 @click.group()
 def cache() -> None:
-    """Features of frozen layers that runs keep for each other: list them, remove them.
+    """List or remove cached features: outputs of frozen layers that runs share.
 
-    They lie in FINETUNE_HOME, beside what was fetched; docs/cached-features.md tells when there are any.
+    They lie in FINETUNE_HOME, beside the fetched weights. docs/cached-features.md explains when runs write them.
     """
 
 
 @cache.command("list")
 @shared_options.JSON
 def list_cache(as_json: bool) -> None:
-    """Every entry, the most recently used first: what its features are of, how many, how large."""
+    """List every entry, the most recently used first, with its backbone, images and size."""
     from finetune.text import size_in_words
     from finetune.training.feature_cache import feature_store
 
@@ -46,10 +46,7 @@ def list_cache(as_json: bool) -> None:
             [
                 (
                     one.key[:12],
-                    str(one.about.get("backbone", "")),
-                    str(one.about.get("cut", "")),
-                    str(one.about.get("image_size", "")),
-                    str(one.about.get("statistics", "")),
+                    *(str(one.about.get(name, "")) for name in ("backbone", "cut", "image_size", "statistics")),
                     "x".join(map(str, one.about["shape"])),
                     str(one.about["dtype"]),
                     str(one.images),
@@ -61,17 +58,15 @@ def list_cache(as_json: bool) -> None:
             numbers=("px", "images", "size"),
         )
     total = sum(one.size for one in entries)
-    click.echo(
-        f"{len(entries)} entries, {size_in_words(total)} of {size_in_words(feature_store.default_budget())}, "
-        f"in {feature_store.cache_folder()}"
-    )
+    budget = size_in_words(feature_store.default_budget())
+    click.echo(f"{len(entries)} entries, {size_in_words(total)} of {budget}, in {feature_store.cache_folder()}")
 
 
 @cache.command()
 @click.argument("keys", nargs=-1, metavar="[KEY...]")
 @shared_options.JSON
 def clear(keys: tuple[str, ...], as_json: bool) -> None:
-    """Remove entries by the beginning of their KEY, or all; never one that a run is using."""
+    """Remove entries by the beginning of their KEY, or all. Entries that a run is using stay."""
     from finetune.text import size_in_words
     from finetune.training.feature_cache import feature_store
 
@@ -84,4 +79,4 @@ def clear(keys: tuple[str, ...], as_json: bool) -> None:
         return
     click.echo(f"removed {len(removed)} entries, {size_in_words(freed)}")
     for one in held:
-        click.echo(f"{one.key[:12]} is in use by a run, and stays")
+        click.echo(f"{one.key[:12]} is in use by a run and stays")

@@ -1,4 +1,4 @@
-"""`finetune checkpoint`."""
+"""The command `finetune checkpoint`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import click
 
 from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
-from finetune.cli.tables import print_table
+from finetune.cli.terminal import print_table
 from finetune.text import printable
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def checkpoint() -> None:
-    """Files of weights: look into one, convert it."""
+    """Inspect or convert a file of weights."""
 
 
 @checkpoint.command()
@@ -25,16 +25,16 @@ def checkpoint() -> None:
 @click.option("--all", "everything", is_flag=True, help="Every variable with its shape, and every BatchNorm layer.")
 @shared_options.JSON
 def inspect(path: Path, everything: bool, as_json: bool) -> None:
-    """What PATH holds: its variables, what network of the catalogue they fit, the state of BatchNorm.
+    """Show what PATH holds: its variables, the networks of the catalogue they fit, the state of BatchNorm.
 
     PATH is a TF checkpoint (V1 file, V2 prefix, training directory), Keras weights (.h5, .weights.h5, .keras), a
     SavedModel's directory, or a .tar.gz with one of them. No code in it is run.
     """
     load_tensorflow()
     from checkpoints.formats import open_checkpoint
-    from checkpoints.matching.inspection import inspect as look
+    from checkpoints.matching.inspection import inspect as inspect_checkpoint
 
-    inspection = look(open_checkpoint(path))
+    inspection = inspect_checkpoint(open_checkpoint(path))
     if as_json:
         shared_options.emit(inspection.to_json())
     else:
@@ -47,20 +47,20 @@ def inspect(path: Path, everything: bool, as_json: bool) -> None:
 @click.option(
     "--backbone",
     metavar="NAME",
-    help="The network in PATH, where it fits several; between TF checkpoints: write its variables and no others.",
+    help="The network in PATH, if it fits several. Between TF checkpoints: write the variables of this network only.",
 )
 @shared_options.JSON
 def convert(path: Path, out: Path, backbone: str | None, as_json: bool) -> None:
     """Write the weights in PATH to OUT in another format, bit for bit, head included.
 
-    PATH is whatever 'inspect' takes. OUT ends in .weights.h5 or .keras, or is the prefix of a slim V2 checkpoint
-    (model.ckpt). What the other format has no place for, such as optimizer slots and moving averages, is named. A TF
-    checkpoint (V1 or V2) written as one is copied with everything in it. Nothing is overwritten.
+    PATH is anything that 'inspect' accepts. OUT ends in .weights.h5 or .keras, or is the prefix of a slim V2
+    checkpoint (model.ckpt). Variables that the other format cannot hold, such as optimizer slots and moving averages,
+    are listed. From TF checkpoint to TF checkpoint (V1 or V2), everything is copied. Nothing is overwritten.
     """
     load_tensorflow()
-    from finetune.backbone import conversion
+    from finetune.backbone.conversion import convert as convert_weights
 
-    done = conversion.convert(path, out, backbone=backbone)
+    done = convert_weights(path, out, backbone=backbone)
     if as_json:
         shared_options.emit(done.to_json())
     else:

@@ -1,4 +1,4 @@
-"""`finetune completion`, and what completes a backbone's name."""
+"""The command `finetune completion`, and the completion of backbone names."""
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -10,7 +10,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print what makes a shell complete commands, options and backbones.
+    """Print the script that makes a shell complete commands, options and backbones.
 
     \b
     bash: echo 'eval "$(finetune completion bash)"' >> ~/.bashrc
@@ -21,14 +21,14 @@ def completion(ctx: click.Context, shell: str) -> None:
     assert kind is not None, shell
     script = kind(ctx.find_root().command, {}, "finetune", "_FINETUNE_COMPLETE")
     if shell == "bash":
-        # click asks the bash it runs under for its version, which need not be the one that will read this.
+        # `source()` would check the version of the bash found now, which need not be the one that reads the script.
         click.echo(script.source_template % script.source_vars())
     else:
         click.echo(script.source())
 
 
 def backbones(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of the catalogue that begin so; files otherwise."""
+    """Names of the catalogue that begin with `incomplete`; files if there are none."""
     from checkpoints.catalog import lookup
 
     ids = [spec.id for spec in lookup.CATALOG]

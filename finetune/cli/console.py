@@ -1,20 +1,35 @@
-"""rich's console for this program; apart from `terminal`, because rich takes a while to import."""
+"""rich's consoles, tables and bars for this program; apart from `terminal`, because importing rich takes a while."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import IO, Any, cast
 
 import rich.console
+from rich.console import RenderableType
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
+from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.download.transport import Progress as Report
 from finetune.cli.terminal import neutral
 
 
 class Console(rich.console.Console):
-    """rich's, whose own control codes pass, and those in the texts it is given do not."""
+    """rich's console. Its own control codes reach the terminal; those in the texts it prints do not."""
 
     @property
     def file(self) -> IO[str]:
-        """The stream itself: a progress bar puts rich's stand-in for it in front of ours."""
+        """The stream itself: during a progress bar rich puts a stand-in in front of it."""
         file: Any = super().file
         while hasattr(file, "rich_proxied_file"):
             file = file.rich_proxied_file
@@ -24,7 +39,85 @@ class Console(rich.console.Console):
     def file(self, new_file: IO[str]) -> None:
         self._file = new_file
 
+    def print_block(self, block: RenderableType) -> None:
+        """Print a table or a text, and an empty line below it."""
+        self.print(block)
+        self.print()
+
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
         return super()._render_buffer(
             one if one.control else Segment(neutral(one.text), one.style, one.control) for one in buffer
         )
+
+
+def progress_console(*, quiet: bool) -> Console:
+    """A console on standard error, for progress."""
+    return Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+
+
+def output_console() -> Console:
+    """A console on standard output, for results. In a file, no table is cut to a terminal's width."""
+    out = Console(highlight=False, soft_wrap=True)
+    return out if out.is_terminal else Console(highlight=False, soft_wrap=True, width=1000)
+
+
+def plain_table(first: str, *others: str, left: Sequence[str] = ()) -> Table:
+    """A table without lines; every column but the first holds numbers, aligned to the right.
+
+    Columns whose titles start with one of `left` hold text.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(Text(first), overflow="fold", justify="right" if first in ("epoch", "rank", "#") else "left")
+    for column in others:
+        is_text = any(column.startswith(start) for start in left)
+        table.add_column(Text(column), justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+    return table
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with one digit; a dash for None."""
+    return "-" if value is None else f"{value:.1%}"
+
+
+def with_spread(value: float | None, spread: float | None) -> str:
+    """A mean accuracy with its standard deviation over seeds, if there is one."""
+    return percent(value) if spread is None else f"{percent(value)} ± {100 * spread:.1f}"
+
+
+@contextmanager
+def downloads(*, quiet: bool, files: int) -> Iterator[Callable[[BackboneSpec], Report]]:
+    """Progress of several downloads: a bar for each backbone, or one line a file without a terminal.
+
+    Gives a function that makes the `Report` of one backbone.
+    """
+    console = progress_console(quiet=quiet)
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=quiet or not console.is_terminal,
+    )
+    begun = 0
+
+    def report_on(spec: BackboneSpec) -> Report:
+        nonlocal begun
+        begun += 1
+        number = begun
+        task: TaskID | None = None
+
+        def report(done: int, total: int | None) -> None:
+            nonlocal task
+            if task is None:  # not before the first byte: a file that is in the cache gets no bar
+                task = bars.add_task(f"{number}/{files} {spec.id}", total=total)
+                if not console.is_terminal:
+                    size = "" if total is None else f", {total / 2**20:.1f} MiB"
+                    console.print(f"{number}/{files} fetching {spec.id}{size}", markup=False)
+            bars.update(task, completed=done, total=total)
+
+        return report
+
+    with bars:
+        yield report_on

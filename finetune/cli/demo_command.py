@@ -1,4 +1,4 @@
-"""`finetune demo`: the commands a user would type, run one after another."""
+"""The command `finetune demo`: it runs the commands that a user would type, one after another."""
 
 import shlex
 import time
@@ -9,32 +9,32 @@ import click
 from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 
-# The learning rate is high on purpose: the weights then move far enough from the source for its statistics to be
-# of no use at all, which is what a long fine-tuning does slowly.
+# The learning rate is high on purpose: the weights move so far that the statistics of the source become useless, which
+# takes longer in a real fine-tuning.
 _RUN = "run --backbone resnet_v1_demo --data demo-target --epochs 5 --learning-rate 0.02"
 
 _STORY = (
     (
-        "Carry the bundled backbone, pretrained on other generated images, over to ten new classes.",
+        "Transfer the bundled backbone, pretrained on other generated images, to ten new classes.",
         f"{_RUN} --run-dir {{folder}}/transfer",
     ),
     ("The same budget from random weights.", f"{_RUN} --from-scratch --run-dir {{folder}}/scratch"),
     (
-        "The same transfer with the update operations forgotten: the moving statistics never move.",
+        "The same transfer with the update operations forgotten: the moving statistics never change.",
         f"{_RUN} --bn-updates off --run-dir {{folder}}/forgotten",
     ),
     ("What is wrong with it?", "diagnose-bn {folder}/forgotten"),
-    ("Do what it says.", "recalibrate-bn {folder}/forgotten"),
+    ("Apply the remedy.", "recalibrate-bn {folder}/forgotten"),
 )
 
 
 @click.command()
 @click.option(
-    "--runs-dir", type=shared_options.PATH, default="demo-runs", help="Where its runs go.  [default: demo-runs]"
+    "--runs-dir", type=shared_options.PATH, default="demo-runs", help="Folder of its runs.  [default: demo-runs]"
 )
 @click.pass_context
 def demo(ctx: click.Context, runs_dir: Path) -> None:
-    """The main job on bundled weights and generated images, offline, in about two minutes."""
+    """Transfer, diagnose and repair with bundled weights and generated images, offline, in about two minutes."""
     load_tensorflow()
     from finetune.files import read_json
     from finetune.runs.directory import RunDir, check_place
@@ -50,7 +50,7 @@ def demo(ctx: click.Context, runs_dir: Path) -> None:
         try:
             main.main(arguments, prog_name="finetune", standalone_mode=False)
         except SystemExit as stopped:
-            # 3 is what the demo is about: the diagnosis found BatchNorm unhealthy.
+            # Exit code 3 is expected: the diagnosis finds BatchNorm unhealthy.
             if stopped.code != 3:
                 raise
     results = {name: read_json(folder / name / "result.json")["test"] for name in ("transfer", "scratch", "forgotten")}

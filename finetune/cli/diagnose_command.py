@@ -1,4 +1,4 @@
-"""`finetune diagnose-bn`."""
+"""The command `finetune diagnose-bn`."""
 
 import sys
 from pathlib import Path
@@ -13,19 +13,22 @@ from finetune.cli.startup import load_tensorflow
 
 @click.command("diagnose-bn")
 @model_options
-@click.option("--images", type=shared_options.COUNT, default=2_000, help="Training images to look at.  [default: 2000]")
-@click.option("--all-checks", is_flag=True, help="Every further check, not only those the figures call for.")
-@click.option("--quick", is_flag=True, help="No further checks: the three ways and the drift only.")
-@click.option("--html", type=shared_options.PATH, metavar="FILE", help="The same as a page with plots.")
+@click.option("--images", type=shared_options.COUNT, default=2_000, help="Training images to measure.  [default: 2000]")
+@click.option(
+    "--all-checks", is_flag=True, help="Run every further check, not only those that the measurements suggest."
+)
+@click.option("--quick", is_flag=True, help="No further checks: the three accuracies and the drift only.")
+@click.option("--html", type=shared_options.PATH, metavar="FILE", help="Also write a page with plots.")
 @shared_options.JSON
 @shared_options.QUIET
 def diagnose_bn(
     images: int, all_checks: bool, quick: bool, html: Path | None, as_json: bool, quiet: bool, **opening: Any
 ) -> None:
-    """Is BatchNorm to blame? Test accuracy with is_training True against False, the cause, the remedy.
+    """Is BatchNorm to blame? Compare test accuracy with is_training False and True; name cause and remedy.
 
-    RUN is a run directory, or a .keras file in one; MODEL a Keras model (.keras, .h5, SavedModel). A slim checkpoint is
-    given by --backbone and --checkpoint, any TF1 graph by --meta-graph. Exit code 3 when BatchNorm is unhealthy.
+    RUN is a run directory or a .keras file in one. MODEL is a Keras model (.keras, .h5, SavedModel). For a slim
+    checkpoint give --backbone and --checkpoint, for any TF1 graph --meta-graph. Exit code 3 means BatchNorm is
+    unhealthy.
 
     \b
     finetune diagnose-bn runs/my-run

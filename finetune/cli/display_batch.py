@@ -1,4 +1,4 @@
-"""What a batch looks like: a line per event, a live table in a terminal, the ranked table at the end."""
+"""What `finetune batch` shows: a line per event, a live table in a terminal, the ranked table at the end."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from finetune.batch.call import Display, Progress
 from finetune.batch.summary import summarise
-from finetune.cli.console import Console
+from finetune.cli.console import output_console, percent, plain_table, progress_console, with_spread
 from finetune.evaluation.significance import ranking_words
 
 if TYPE_CHECKING:
@@ -25,43 +24,41 @@ _ROWS = 12
 
 
 class BatchDisplay(Display):
-    """Progress on standard error: lines for what happened; in a terminal, below them, what runs now."""
+    """Progress on standard error: a line per event; in a terminal, the running jobs below them."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = progress_console(quiet=quiet)
         self._live = Live(console=self._console, transient=True, auto_refresh=False)
         self._drawn = 0.0
         self._progress: Progress | None = None
 
     def say(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         self._console.print(text, markup=False)
 
     def show(self, progress: Progress) -> None:
-        """Draw the live table anew, a few times a second at most."""
+        """Draw the live table again, a few times a second at most."""
         self._progress = progress
         if self._console.is_terminal and time.monotonic() - self._drawn > 0.25:
             self._drawn = time.monotonic()
             self._live.update(_live_table(progress), refresh=True)
 
-    def settled(self, standing: "JobStatus") -> None:
-        """A line with the result or the reason."""
-        name, state = standing.job.name, standing.state
-        after = f"{standing.seconds:.0f} s" if standing.seconds else ""
+    def job_ended(self, status: "JobStatus") -> None:
+        """Print a line with the result or the reason."""
+        name, state = status.job.name, status.state
         if state == "done":
-            figures = [f"test {percent(standing.test)}"]
-            if standing.validation is not None:
-                figures.insert(0, f"validation {percent(standing.validation)}")
-            note = f"  [{standing.note}]" if standing.note else ""
-            self.say(f"done         {name}  {', '.join(figures)}  {after}{note}")
+            validation = "" if status.validation is None else f"validation {percent(status.validation)}, "
+            after = f"{status.seconds:.0f} s" if status.seconds else ""
+            note = f"  [{status.note}]" if status.note else ""
+            self.say(f"done         {name}  {validation}test {percent(status.test)}  {after}{note}")
         else:
-            self.say(f"{state:12} {name}  {standing.error or ''}")
+            self.say(f"{state:12} {name}  {status.error or ''}")
         if not self._console.is_terminal and self._progress is not None:
-            self.say(f"             {_headline(self._progress.standings, self._progress)}")
+            self.say(f"             {_headline(self._progress)}")
 
     @contextmanager
     def running(self) -> Iterator["BatchDisplay"]:
-        """The live table lives inside."""
+        """Inside, a terminal has the live table."""
         if not self._console.is_terminal or self._console.quiet:
             yield self
             return
@@ -69,67 +66,50 @@ class BatchDisplay(Display):
             yield self
 
 
-def _output() -> Console:
-    """Standard output; in a file no table is cut to a terminal's width."""
-    out = Console(highlight=False, soft_wrap=True)
-    return out if out.is_terminal else Console(highlight=False, soft_wrap=True, width=1000)
-
-
-def show_summary(summary: "Summary", place: "BatchFolder") -> None:
-    """The ranked table, what it is ranked by, and where the files are."""
-    out = _output()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = ["rank", "job", *(["seeds"] if summary.seeds else []), "validation", "test", "against the best"]
-    for column in columns:
-        right = column in ("rank", "seeds", "validation", "test")
-        table.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
+def show_summary(summary: "Summary", folder: "BatchFolder") -> None:
+    """Print the ranked table, how it is ranked, and where the files are."""
+    out = output_console()
+    seeds = ["seeds"] if summary.seeds else []
+    table = plain_table("rank", "job", *seeds, "validation", "test", "against the best", left=("job", "against"))
     for group in summary.groups:
+        results = group.results
         table.add_row(
             "" if group.rank is None else str(group.rank),
             group.name,
-            *([f"{len(group.done)}/{len(group.standings)}"] if summary.seeds else []),
-            _with_spread(group.validation, group.validation_spread),
-            _with_spread(group.test, group.test_spread),
+            *([f"{len(group.done)}/{len(group.statuses)}"] if summary.seeds else []),
+            with_spread(results.validation_mean, results.validation_spread),
+            with_spread(results.mean, results.spread),
             Text(group.verdict),
         )
-        for standing in group.standings:
-            words = standing.note if standing.state == "done" else f"{standing.state} {standing.error or ''}".strip()
+        for status in group.statuses:
+            done = status.state == "done"
+            words = status.note if done else f"{status.state} {status.error or ''}".strip()
             if words:
-                name = "" if standing.job.name == group.name else f"  {standing.job.name}: "
-                table.add_row("", Text(f"  {name}{words}", style="" if standing.state == "done" else "red"))
-    out.print(table)
-    out.print()
+                name = "" if status.job.name == group.name else f"  {status.job.name}: "
+                table.add_row("", Text(f"  {name}{words}", style="" if done else "red"))
+    out.print_block(table)
     if any(group.rank for group in summary.groups):
         out.print(ranking_words(summary.ranked_by, one="job"), markup=False)
         spread = "± is the standard deviation over seeds; " if summary.seeds else ""
         out.print(f"{spread}within noise: |difference in test| <= 2 standard errors, see summary.json", markup=False)
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts.items())
-    out.print(f"{counts}; summary.csv, summary.json and the runs are in {place}", markup=False)
+    out.print(f"{counts}; summary.csv, summary.json and the runs are in {folder}", markup=False)
 
 
-def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], place: "BatchFolder") -> None:
-    """`--dry-run`: a line per job, and what all of them amount to."""
-    out = _output()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("#", "job", "state", "px", "batch", "epochs", "images", "steps"):
-        left = column in ("job", "state")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != "job", overflow="fold")
+def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], folder: "BatchFolder") -> None:
+    """Print what `--dry-run` found: a line per job, and the total of all jobs."""
+    out = output_console()
+    table = plain_table("#", "job", "state", "px", "batch", "epochs", "images", "steps", left=("job", "state"))
     for row in rows:
         cells = [row[name] for name in ("image_size", "batch_size", "epochs", "images", "steps")]
-        cells = ["?" if cell is None else f"{cell:,}" for cell in cells]
-        table.add_row(str(row["index"]), row["name"], row["state"], *cells)
-    out.print(table)
-    out.print()
-    out.print(f"{len(rows)} jobs in {place}, {estimate['to_run']} to run: {estimate['words']}", markup=False)
-
-
-def percent(value: float | None) -> str:
-    """With one digit, as a test set of ten thousand deserves."""
-    return "-" if value is None else f"{value:.1%}"
+        numbers = ["?" if cell is None else f"{cell:,}" for cell in cells]
+        table.add_row(str(row["index"]), row["name"], row["state"], *numbers)
+    out.print_block(table)
+    out.print(f"{len(rows)} jobs in {folder}, {estimate['to_run']} to run: {estimate['words']}", markup=False)
 
 
 def duration(seconds: float) -> str:
-    """Roughly, for people."""
+    """A rough duration, such as `12 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -137,27 +117,23 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _with_spread(value: float | None, spread: float | None) -> str:
-    return percent(value) if spread is None else f"{percent(value)} ± {100 * spread:.1f}"
-
-
-def _headline(standings: Sequence["JobStatus"], progress: Progress) -> str:
-    summary = summarise(standings)
+def _headline(progress: Progress) -> str:
+    summary = summarise(progress.statuses)
     parts = [f"{count} {state}" for state, count in summary.counts.items()]
     best = next((group for group in summary.groups if group.rank == 1), None)
     if best is not None:
-        value = best.validation if summary.ranked_by == "validation" else best.test
+        value = best.results.validation_mean if summary.ranked_by == "validation" else best.results.mean
         parts.append(f"best so far {best.name} ({summary.ranked_by} {percent(value)})")
-    if progress.left is not None and progress.left.seconds > 0:
-        parts.append(f"about {duration(progress.left.seconds)} left, going by {progress.left.measured} measured")
+    remaining = progress.remaining
+    if remaining is not None and remaining.seconds > 0:
+        parts.append(f"about {duration(remaining.seconds)} left ({remaining.measured} measured)")
     return ", ".join(parts)
 
 
 def _live_table(progress: Progress) -> RenderableType:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("running", "epoch", "step", "validation", "images/s"):
-        table.add_column(column, justify="left" if column == "running" else "right", no_wrap=True)
-    running = [one for one in progress.standings if one.state == "running"]
+    table = plain_table("running", "epoch", "step", "validation", "images/s")
+    table.columns[0].no_wrap = True
+    running = [one for one in progress.statuses if one.state == "running"]
     for one in running[:_ROWS]:
         table.add_row(
             Text(one.job.name),
@@ -168,6 +144,6 @@ def _live_table(progress: Progress) -> RenderableType:
         )
     if len(running) > _ROWS:
         table.add_row(f"... and {len(running) - _ROWS} more")
-    failed = [one for one in progress.standings if one.state == "failed"]
+    failed = [one for one in progress.statuses if one.state == "failed"]
     lines = [Text(f"failed {one.job.name}: {one.error}", style="red", overflow="ellipsis") for one in failed[-5:]]
-    return Group(table, *lines, Text(_headline(progress.standings, progress)))
+    return Group(table, *lines, Text(_headline(progress)))

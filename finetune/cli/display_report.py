@@ -1,4 +1,4 @@
-"""A report in a terminal: the page's content as tables."""
+"""A report in a terminal: one run in full as tables, or several runs side by side."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,36 +6,36 @@ from typing import Any
 from rich.measure import Measurement
 from rich.text import Text
 
-from finetune.cli.console import Console
-from finetune.cli.display_runs import percent, show_remarks, show_side_by_side, table_of, with_error
+from finetune.cli.console import Console, output_console, percent, plain_table, with_spread
 from finetune.reporting.words import others_moved, seconds, setting
 from finetune.text import all_printable
 
 LISTED = 25
-"""Classes listed; of more, those with the lowest F1."""
+"""Classes listed at most; of more classes, those with the lowest F1."""
 WORST_LAYERS = 5
 MATRIX = 20
 """Classes up to which the confusion matrix is a table."""
 CURVES = 30
-"""Epochs listed; of more, every so many."""
+"""Epochs listed at most; of more epochs, every second, third and so on."""
+COMPARED_CLASSES = 25
+COMPARED_RUNS = 12
+"""Up to so many runs with so many classes are compared class by class."""
 
 
 def show_report(report: Mapping[str, Any]) -> None:
-    """One run in full; several side by side."""
-    # Names of classes and paths are other people's: what steers a terminal is written out.
+    """Print one run in full, or several side by side."""
+    # Names of classes and paths may come from other people, so control characters in them are written out.
     report = all_printable(report)
-    out = Console(highlight=False, soft_wrap=True)
-    out = out if out.is_terminal else Console(highlight=False, soft_wrap=True, width=1000)
-    runs = report["runs"]
-    if len(runs) > 1:
-        show_side_by_side(out, report)
+    out = output_console()
+    if len(report["runs"]) > 1:
+        _side_by_side(out, report)
     else:
-        _one(out, runs[0])
+        _one(out, report["runs"][0])
 
 
 def _one(out: Console, run: Mapping[str, Any]) -> None:
     out.print(f"{run['name']}  {run['path']}", markup=False, style="bold")
-    show_remarks(out, [run])
+    _remarks(out, [run])
     out.print()
     if run["test"]:
         _accuracy(out, run)
@@ -53,7 +53,7 @@ def _one(out: Console, run: Mapping[str, Any]) -> None:
 def _accuracy(out: Console, run: Mapping[str, Any]) -> None:
     test = run["test"]
     out.print(
-        f"test accuracy  is_training=False {with_error(test['is_training_false'])}   is_training=True "
+        f"test accuracy  is_training=False {_with_error(test['is_training_false'])}   is_training=True "
         f"{percent(test['is_training_true']['accuracy'])}   ({test['is_training_false']['examples']} images)",
         markup=False,
     )
@@ -61,44 +61,54 @@ def _accuracy(out: Console, run: Mapping[str, Any]) -> None:
     out.print()
 
 
+_CURVES = {
+    "train_loss": "train loss",
+    "train_accuracy": "train acc.",
+    "validation_loss": "val. loss",
+    "validation_accuracy": "val. acc.",
+    "learning_rate": "rate",
+    "images_per_second": "images/s",
+}
+
+
 def _curves(out: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    names = {
-        "train_loss": "train loss", "train_accuracy": "train acc.", "validation_loss": "val. loss",
-        "validation_accuracy": "val. acc.", "learning_rate": "rate", "images_per_second": "images/s",
-    }  # fmt: skip
-    chosen = [name for name in names if any(row.get(name) is not None for row in rows)]
     if not rows:
         return
-    table = table_of("epoch", *(names[name] for name in chosen))
+    names = [name for name in _CURVES if any(row.get(name) is not None for row in rows)]
+    table = plain_table("epoch", *(_CURVES[name] for name in names))
     step = -(-len(rows) // CURVES)
-    for row in [*rows[step - 1 :: step], *([] if len(rows) % step == 0 else [rows[-1]])]:
-        cells = [row.get(name) for name in chosen]
-        table.add_row(
-            str(row["epoch"]),
-            *("-" if value is None else percent(value) if name.endswith("accuracy") else f"{value:.4g}"
-              for name, value in zip(chosen, cells, strict=True)),
-        )  # fmt: skip
-    out.print(table)
-    out.print()
+    shown = list(rows[step - 1 :: step])
+    if len(rows) % step:
+        shown.append(rows[-1])
+    for row in shown:
+        table.add_row(str(row["epoch"]), *(_measure(name, row.get(name)) for name in names))
+    out.print_block(table)
+
+
+def _measure(name: str, value: float | None) -> str:
+    """A value of metrics.jsonl: accuracies as percentages, other numbers with four digits."""
+    if value is None:
+        return "-"
+    return percent(value) if name.endswith("accuracy") else f"{value:.4g}"
 
 
 def _confusion(out: Console, run: Mapping[str, Any]) -> None:
     matrix, classes = run["confusion"], run["classes"]
     if len(classes) <= MATRIX:
-        table = table_of("true class, taken for:", *(str(number) for number in range(len(classes))))
+        table = plain_table("true class, predicted as:", *(str(number) for number in range(len(classes))))
         for number, (one, row) in enumerate(zip(classes, matrix, strict=True)):
             cells = [
-                Text(str(count) if count else "·", style="bold" if place == number else "")
-                for place, count in enumerate(row)
+                Text(str(count) if count else "·", style="bold" if column == number else "")
+                for column, count in enumerate(row)
             ]
             table.add_row(Text(f"{number} {one['name']}"), *cells)
         if Measurement.get(out, out.options.update(width=10_000), table).maximum <= out.width:
             out.print(table)
-    words = [f"{one['true']} taken for {one['predicted']} ({one['images']})" for one in run["confused"][:5]]
+    words = [f"{one['true']} predicted as {one['predicted']} ({one['images']})" for one in run["confused"][:5]]
     if words:
         out.print(f"most often confused: {', '.join(words)}", markup=False)
     if run["not_finite"]:
-        out.print(f"{run['not_finite']} images got no prediction: a logit was not finite", style="yellow")
+        out.print(f"{run['not_finite']} images have no prediction: a logit was not finite", style="yellow")
     out.print()
 
 
@@ -106,40 +116,44 @@ def _classes(out: Console, classes: Sequence[Mapping[str, Any]]) -> None:
     shown = list(classes)
     if len(classes) > LISTED:
         shown = sorted((one for one in classes if one["images"]), key=lambda one: one["f1"] or 0.0)[:LISTED]
-    table = table_of("class", "precision", "recall", "F1", "images")
+    table = plain_table("class", "precision", "recall", "F1", "images")
     for one in shown:
         figures = [percent(one[name]) for name in ("precision", "recall", "f1")]
         table.add_row(Text(one["name"]), *figures, str(one["images"]))
     out.print(table)
     if len(shown) < len(classes):
-        out.print(f"the {len(shown)} of {len(classes)} classes with the lowest F1; --json and --html have all")
+        out.print(f"the {len(shown)} of {len(classes)} classes with the lowest F1; --json and --html list all")
     out.print()
 
 
 def _mistakes(out: Console, mistakes: Sequence[Mapping[str, Any]]) -> None:
     if not mistakes:
         return
-    table = table_of("image", "taken for", "probability", "true class", "its probability",
-                   left=("taken for", "true class"))  # fmt: skip
+    columns = ("image", "predicted", "probability", "true class", "its probability")
+    table = plain_table(*columns, left=("predicted", "true class"))
     out.print("most confident mistakes, by the number of the test image")
     for one in mistakes[:10]:
         table.add_row(
-            str(one["image"]), Text(one["predicted"]), percent(one["probability"]), Text(one["true"]),
+            str(one["image"]),
+            Text(one["predicted"]),
+            percent(one["probability"]),
+            Text(one["true"]),
             percent(one["true_probability"]),
-        )  # fmt: skip
-    out.print(table)
-    out.print()
+        )
+    out.print_block(table)
 
 
 def _reliability(out: Console, calibration: Mapping[str, Any]) -> None:
-    table = table_of("confidence", "images", "mean confidence", "accuracy", "gap")
+    table = plain_table("confidence", "images", "mean confidence", "accuracy", "gap")
     for one in calibration["bins"]:
         if one["images"]:
-            gap = 100 * (one["accuracy"] - one["confidence"])
             table.add_row(
-                f"{one['low']:.0%} to {one['high']:.0%}", str(one["images"]), percent(one["confidence"]),
-                percent(one["accuracy"]), f"{gap:+.1f}",
-            )  # fmt: skip
+                f"{one['low']:.0%} to {one['high']:.0%}",
+                str(one["images"]),
+                percent(one["confidence"]),
+                percent(one["accuracy"]),
+                f"{100 * (one['accuracy'] - one['confidence']):+.1f}",
+            )
     out.print(table)
     out.print(
         f"expected calibration error {percent(calibration['expected_error'])} (15 bins, Guo et al. 2017), largest "
@@ -168,7 +182,7 @@ def _batchnorm(out: Console, run: Mapping[str, Any]) -> None:
     verdict = diagnosis["verdict"]
     out.print(f"               {verdict['cause']}: {verdict['sentence']}", markup=False)
     layers = [layer for layer in diagnosis["layers"] if layer.get("mean_shift") is not None]
-    table = table_of("BN layers furthest off", "mean shift", "log var ratio", "share left")
+    table = plain_table("BN layers furthest off", "mean shift", "log var ratio", "share left")
     for layer in sorted(layers, key=lambda one: -float(one["mean_shift"]))[:WORST_LAYERS]:
         ratio = layer.get("log_variance_ratio")
         table.add_row(
@@ -177,15 +191,13 @@ def _batchnorm(out: Console, run: Mapping[str, Any]) -> None:
             "-" if ratio is None else f"{ratio:.2f}",
             percent(layer.get("share")),
         )
-    out.print(table)
-    out.print()
+    out.print_block(table)
 
 
 def _frozen(out: Console, run: Mapping[str, Any]) -> None:
     if not run["plan"]:
         return
-    table = table_of("stage", "weight layers", "that trained", "BN layers")
-    table.add_column("BN policy")
+    table = plain_table("stage", "weight layers", "trainable", "BN layers", "BN policy", left=("BN policy",))
     for row in run["plan"]:
         policies = ", ".join(f"{name} {count}" for name, count in row["bn"].items())
         cells = (row["layers"], row["training"], sum(row["bn"].values()))
@@ -220,3 +232,87 @@ def _circumstances(out: Console, run: Mapping[str, Any]) -> None:
             f"time           {seconds(cost['train_seconds'])} training{rate}, {seconds(cost['seconds'])} in all, peak "
             f"{cost['peak_memory_mib']:.0f} MiB"
         )
+
+
+def _side_by_side(out: Console, report: Mapping[str, Any]) -> None:
+    """Print the ranking, and F1 by class. Every text in `report` is printable."""
+    _ranking(out, report)
+    _by_class(out, report["runs"])
+    _remarks(out, report["runs"])
+    out.print("one run in full: finetune report RUN; all as a page: --html FILE", markup=False)
+
+
+def _ranking(out: Console, report: Mapping[str, Any]) -> None:
+    headers = ("rank", "run", "test", "is_training=True", "validation", "against the best")
+    table = plain_table(*headers, left=("run", "against"))
+    for run in report["runs"]:
+        test = run["test"]
+        table.add_row(
+            str(run["rank"] or ""),
+            Text(run["name"]),
+            _with_error(test["is_training_false"]) if test else run["status"],
+            percent(test["is_training_true"]["accuracy"]) if test else "-",
+            percent(run["validation_accuracy"]),
+            Text(run["verdict"]),
+        )
+    out.print_block(table)
+    table = plain_table("run", "calibration error", "training", "images/s", "settings that differ", left=("settings",))
+    for run in report["runs"]:
+        rate = run["cost"]["images_per_second"]
+        table.add_row(
+            Text(run["name"]),
+            percent(run["calibration"]["expected_error"]) if run["test"] else "-",
+            seconds(run["cost"]["train_seconds"]),
+            f"{rate:.0f}" if rate else "-",
+            Text(", ".join(f"{name} {setting(value)}" for name, value in run["settings"].items())),
+        )
+    out.print_block(table)
+    if any(len(group["runs"]) > 1 for group in report["groups"]):
+        _groups(out, report["groups"])
+    if report["ranking"]:
+        out.print(report["ranking"], markup=False)
+        out.print("± behind a run's test accuracy is the standard error of a test set of this size; within noise:")
+        out.print(f"  {report['within_noise_paired']}; else {report['within_noise']}", markup=False)
+    for remark in report["remarks"]:
+        out.print(remark, style="yellow", markup=False)
+    out.print()
+
+
+def _groups(out: Console, groups: Sequence[Mapping[str, Any]]) -> None:
+    headers = ("rank", "runs that differ in the seed only", "validation", "test", "against the best")
+    table = plain_table(*headers, left=("runs", "against"))
+    for group in groups:
+        table.add_row(
+            str(group["rank"]),
+            Text(group["name"]),
+            with_spread(group["validation_accuracy"], group["validation_accuracy_spread"]),
+            with_spread(group["test_accuracy"], group["test_accuracy_spread"]),
+            Text(group["verdict"]),
+        )
+    out.print(table)
+    out.print_block("± is the standard deviation over them")
+
+
+def _by_class(out: Console, runs: Sequence[Mapping[str, Any]]) -> None:
+    known = [run for run in runs if run.get("classes")]
+    names = [[one["name"] for one in run["classes"]] for run in known]
+    if len(known) < 2 or any(one != names[0] for one in names):
+        return
+    if len(names[0]) > COMPARED_CLASSES or len(known) > COMPARED_RUNS:
+        return
+    table = plain_table("F1 by class", *(run["name"] for run in known))
+    for number, name in enumerate(names[0]):
+        table.add_row(Text(name), *(percent(run["classes"][number]["f1"]) for run in known))
+    out.print_block(table)
+
+
+def _remarks(out: Console, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Print what a reader must know about each run."""
+    for run in runs:
+        for remark in run["remarks"]:
+            out.print(f"{run['name']}: {remark}", style="yellow", markup=False)
+
+
+def _with_error(test: Mapping[str, Any]) -> str:
+    """An accuracy with its standard error."""
+    return f"{percent(test['accuracy'])} ± {percent(test['standard_error'])}"

@@ -1,4 +1,4 @@
-"""What a person sees: progress on standard error, tables on standard output."""
+"""What a run shows: progress on standard error, its result on standard output."""
 
 import time
 from collections.abc import Iterator
@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from finetune.cli.console import Console
+from finetune.cli.console import output_console, plain_table, progress_console
 from finetune.config import RunConfig
 from finetune.reporting.words import others_moved
 
@@ -22,10 +21,10 @@ _MARKS = {"learning_rate": "x ", "from_epoch": ""}
 
 
 class ConsoleDisplay:
-    """A run's display: one bar, a line per epoch. Without a terminal the bar is left out, the lines stay."""
+    """A run's display: one bar, and a line per epoch. Without a terminal there are only the lines."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = progress_console(quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -37,27 +36,25 @@ class ConsoleDisplay:
         )
         self._task: TaskID | None = None
         self._evaluation: TaskID | None = None
-        self._download: TaskID | None = None
-        self._looking: TaskID | None = None
-        self._features: TaskID | None = None
-        self._rate: tuple[float, int] | None = None
+        self._counts: dict[str, TaskID] = {}
+        self._began = 0.0
+        self._images = 0
 
     def say(self, text: str) -> None:
-        """A line about what happens now."""
+        """Print a line about what happens now."""
         self._console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """A concern that does not stop the run."""
+        """Print a concern that does not stop the run."""
         self._console.print(f"warning: {text}", style="yellow", markup=False)
 
     def plan(self, plan: "FreezePlan", config: RunConfig) -> None:
-        """What trains and which statistics each stage uses."""
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        counts = ("weight layers", "that train", "BN layers")
+        """Print which layers of each stage are trainable, and which statistics its BN layers use."""
         rows, extra = plan.stages(), {"learning_rate": "rate", "from_epoch": "from epoch"}
         extra = {key: words for key, words in extra.items() if any(row.get(key) is not None for row in rows)}
-        for column in ("stage", *counts, "BN policy", "statistics", *extra.values()):
-            table.add_column(column, justify="right" if column in counts else "left", no_wrap=column == "statistics")
+        table = plain_table("stage", "weight layers", "trainable", "BN layers", "BN policy", left=("BN policy",))
+        for column in ("statistics", *extra.values()):
+            table.add_column(column, no_wrap=column == "statistics")
         moves = "updating" if config.bn_updates == "on" else "NOT updating"
         for row in rows:
             bn = row["bn"]
@@ -81,21 +78,19 @@ class ConsoleDisplay:
         )
 
     def step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
-        """Move the bar."""
+        """Move the bar of the training."""
         now = time.monotonic()
         if self._task is None:
-            self._task, self._rate = self._progress.add_task("", total=steps, completed=step, rate=""), (now, 0)
-        assert self._rate is not None
-        since, seen = self._rate
-        seen += images
-        self._rate = (since, seen)
-        rate = f"{seen / (now - since):.0f} images/s" if now > since else ""
+            self._task = self._progress.add_task("", total=steps, completed=step, rate="")
+            self._began = now
+        self._images += images
+        rate = f"{self._images / (now - self._began):.0f} images/s" if now > self._began else ""
         self._progress.update(
             self._task, completed=step, description=f"epoch {epoch} step {step}/{steps} loss {loss:.3f}", rate=rate
         )
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """One line."""
+        """Print a line with the epoch's metrics."""
         validation = f"  validation {row['validation_accuracy']:.1%}" if "validation_accuracy" in row else ""
         mixed = " of mixed labels" if row.get("train_labels") == "mixed" else ""
         self.say(
@@ -109,34 +104,27 @@ class ConsoleDisplay:
             )
 
     def download(self, done: int, total: int | None) -> None:
-        """Move the download's bar."""
-        if self._download is None:
-            self._download = self._progress.add_task("downloading", total=total, rate="")
-        self._progress.update(self._download, completed=done, total=total, rate=f"{done / 2**20:.0f} MiB")
-        if total is not None and done >= total:
-            self._progress.remove_task(self._download)
-            self._download = None
+        """Move the bar of a download, in bytes."""
+        self._count("downloading", done, total, f"{done / 2**20:.0f} MiB")
 
     def on_scan(self, done: int, total: int | None) -> None:
-        """Move the bar of the look through the photos."""
-        if self._looking is None:
-            self._looking = self._progress.add_task("looking through the images", total=total, rate="")
-        self._progress.update(self._looking, completed=done, total=total, rate=f"{done} images")
-        if total is not None and done >= total:
-            self._progress.remove_task(self._looking)
-            self._looking = None
+        """Move the bar of the check of the images."""
+        self._count("checking the images", done, total, f"{done} images")
 
     def features(self, done: int, total: int) -> None:
-        """Move the bar of the features."""
-        if self._features is None:
-            self._features = self._progress.add_task("computing features", total=total, rate="")
-        self._progress.update(self._features, completed=done, total=total, rate=f"{done} images")
-        if done >= total:
-            self._progress.remove_task(self._features)
-            self._features = None
+        """Move the bar of the features, in images."""
+        self._count("computing features", done, total, f"{done} images")
+
+    def _count(self, what: str, done: int, total: int | None, amount: str) -> None:
+        """Move the bar named `what`; it is removed when it is full."""
+        if what not in self._counts:
+            self._counts[what] = self._progress.add_task(what, total=total, rate="")
+        self._progress.update(self._counts[what], completed=done, total=total, rate=amount)
+        if total is not None and done >= total:
+            self._progress.remove_task(self._counts.pop(what))
 
     def batch(self) -> None:
-        """One more batch of an evaluation."""
+        """Move the bar of an evaluation by one batch."""
         if self._evaluation is None:
             if self._task is not None:
                 self._progress.remove_task(self._task)
@@ -145,7 +133,7 @@ class ConsoleDisplay:
 
     @contextmanager
     def running(self) -> Iterator["ConsoleDisplay"]:
-        """The bar lives inside."""
+        """Inside, the bar is drawn."""
         with self._progress:
             yield self
 
@@ -156,14 +144,13 @@ def console_display(*, quiet: bool) -> Any:
 
 
 def show_result(run: "RunDir", result: dict[str, Any]) -> None:
-    """The end of a run: both accuracies, the proof, where the files are."""
+    """Print the end of a run: both accuracies, the proof of the freeze plan, where the files are."""
     test, bn, proof = result["test"], result["bn"], result["proof"]
-    out = Console(highlight=False, soft_wrap=True)
-    error = test["is_training_false"]["standard_error"]
+    out = output_console()
+    inference = test["is_training_false"]
     out.print(
-        f"test accuracy  is_training=False {test['is_training_false']['accuracy']:.1%} (± {error:.1%})   "
-        f"is_training=True {test['is_training_true']['accuracy']:.1%}   "
-        f"({test['is_training_false']['examples']} images)"
+        f"test accuracy  is_training=False {inference['accuracy']:.1%} (± {inference['standard_error']:.1%})   "
+        f"is_training=True {test['is_training_true']['accuracy']:.1%}   ({inference['examples']} images)"
     )
     if (weights := result.get("weights", {})).get("kind") == "averaged":
         last = weights["last_step"]
@@ -178,7 +165,7 @@ def show_result(run: "RunDir", result: dict[str, Any]) -> None:
             "with the mirror images"
         )
     if bn["layers"]:
-        means = " (of the means nothing)" if bn["zero_debias"] and bn["updates"] else ""
+        means = " (none in the means)" if bn["zero_debias"] and bn["updates"] else ""
         out.print(
             f"BatchNorm      decay {bn['decay']:g}, {bn['updates']} updates: {bn['residual']:.2g} of the starting "
             f"statistics left{means}{', recalibrated at the end' if bn['recalibrated'] else ''}"

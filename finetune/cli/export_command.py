@@ -6,7 +6,7 @@ import click
 
 from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
-from finetune.cli.tables import print_table
+from finetune.cli.terminal import print_table
 from finetune.errors import WrongUse
 from finetune.inference.export.exported import AGREEMENT, Export, TrialOptions
 from finetune.inference.export.format_table import FORMATS

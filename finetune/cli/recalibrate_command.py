@@ -1,4 +1,4 @@
-"""`finetune recalibrate-bn`."""
+"""The command `finetune recalibrate-bn`."""
 
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,22 @@ from finetune.cli.startup import load_tensorflow
 
 @click.command("recalibrate-bn")
 @model_options
-@click.option("--images", type=shared_options.COUNT, default=10_000, help="Training images to pool.  [default: 10000]")
+@click.option(
+    "--images",
+    type=shared_options.COUNT,
+    default=10_000,
+    help="Training images to measure the statistics on.  [default: 10000]",
+)
 @click.option("--out", type=shared_options.PATH, metavar="PATH", help="[default: NAME-recalibrated beside the model]")
 @shared_options.JSON
 @shared_options.QUIET
 def recalibrate_bn(images: int, out: Path | None, as_json: bool, quiet: bool, **opening: Any) -> None:
     """Write a copy of a model with moving statistics measured on training images.
 
-    RUN, MODEL and the other ways to name a model are those of diagnose-bn. The copy has the format that was read: a
-    slim checkpoint stays a slim checkpoint, a .keras file a .keras file.
+    RUN, MODEL and the other ways to give a model are those of diagnose-bn. The copy has the format of the original: a
+    slim checkpoint stays a slim checkpoint, a .keras file stays a .keras file.
 
-    No weight changes. Nothing is overwritten, and nothing is written where it would make the model worse.
+    No weight changes. Nothing is overwritten, and nothing is written if it would make the model worse.
     """
     from finetune.cli.display_training import console_display
 

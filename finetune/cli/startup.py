@@ -1,42 +1,41 @@
-"""Import TensorFlow once, without its start-up chatter; end with the process that started this one."""
+"""Import TensorFlow without its start-up messages; end with the process that started this one."""
 
 import logging
 import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 
-# Read before `finetune/__init__` has set a default of its own: whoever sets it wants to see TensorFlow's messages.
+# Read before `finetune/__init__` sets its own default: a user who sets this variable wants TensorFlow's messages.
 _WANTS_MESSAGES = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2") in ("0", "1")
 
 
 def load_tensorflow() -> None:
     """Import TensorFlow and find its devices.
 
-    TensorFlow 2.21 writes some lines to file descriptor 2 before its log level counts (that there is no CUDA
-    driver, that oneDNN is on); they would stand above every result. TF_CPP_MIN_LOG_LEVEL=0 shows them.
+    TensorFlow 2.21 writes some lines to file descriptor 2 before its log level takes effect, such as that there is no
+    CUDA driver. They would precede every result, so they are hidden. TF_CPP_MIN_LOG_LEVEL=0 shows them.
     """
-    from finetune.process import cores
+    from finetune.process import cores, silent_descriptor
 
-    cores()  # refuses a FINETUNE_THREADS that TensorFlow would pass over in silence
-    # What Pillow has to say about a photo's odd EXIF or palette changes no pixel, and comes in the midst of a bar.
+    cores()  # rejects a FINETUNE_THREADS that TensorFlow would ignore silently
+    # Pillow's warnings about a photo's EXIF or palette concern no pixel, and would interrupt a progress bar.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    with _silent_descriptor():
+    with nullcontext() if _WANTS_MESSAGES else silent_descriptor():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
         if not _WANTS_MESSAGES:
             tf.get_logger().setLevel("ERROR")
-            logging.getLogger("absl").setLevel(logging.ERROR)  # Keras's, which advises against the .h5 it is asked for
+            logging.getLogger("absl").setLevel(logging.ERROR)  # Keras's logger, which advises against .h5 files
 
 
 def follow_lifeline() -> None:
-    """Stop, as by SIGTERM, when the process that started this one has gone, however it went.
+    """Send this process SIGTERM when the process that started it has ended, however it ended.
 
-    `finetune batch` gives its children the reading end of a pipe and names it in FINETUNE_LIFELINE; the pipe closes
-    when the batch ends, also by `kill -9`. A run then saves its state after the step it is at. Without the variable
+    `finetune batch` gives its children the reading end of a pipe, with its number in FINETUNE_LIFELINE. The pipe closes
+    when the batch ends, also by `kill -9`. A run then saves its state after its current step. Without the variable
     nothing happens.
     """
     name = os.environ.pop("FINETUNE_LIFELINE", "")
@@ -57,14 +56,3 @@ def follow_lifeline() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=listen, daemon=True, name="lifeline").start()
-
-
-@contextmanager
-def _silent_descriptor() -> Iterator[None]:
-    if _WANTS_MESSAGES:
-        yield
-        return
-    from finetune.process import silent_descriptor
-
-    with silent_descriptor():
-        yield

@@ -1,9 +1,11 @@
-"""The one way to the terminal: names from files and folders cannot steer it, whoever prints them."""
+"""What is printed: names from files and folders cannot control the terminal, and tables never cut a cell."""
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
+
+import click
 
 from finetune.text import printable
 
@@ -11,22 +13,24 @@ _KEPT = "\n\t"
 
 
 def neutral(text: str) -> str:
-    """`text` with every control character but line ends and tabs written out as `\\x1b`, and what hides as well."""
+    """`text` with control and hidden characters written as `\\x1b` and the like; line ends and tabs stay."""
     if all(letter.isprintable() or letter in _KEPT for letter in text):
         return text
     return "".join(letter if letter in _KEPT else printable(letter) for letter in text)
 
 
 class Neutral:
-    """A text stream that writes `neutral` text. rich writes past it, by the `Console` of `finetune.cli.console`."""
+    """A text stream that writes `neutral` text. rich's control codes pass it, by the `Console` of `console`."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.rich_proxied_file = stream
 
     def write(self, text: str | bytes) -> int:
-        """As a stream's. click writes a completion as bytes; none at all is its question whether this is a binary
-        stream, which it is not."""
+        """Write `text`. click writes a completion as bytes.
+
+        click also writes empty bytes to ask whether this is a binary stream; the TypeError answers that it is not.
+        """
         if isinstance(text, bytes):
             if not text:
                 raise TypeError("write() argument must be str, not bytes")
@@ -34,11 +38,11 @@ class Neutral:
         return self._stream.write(neutral(text))
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """As a stream's."""
+        """Write each line."""
         self._stream.writelines(map(neutral, lines))
 
     def __getattr__(self, name: str) -> Any:
-        # Where the locale is ASCII, click would take the bytes below, and write to them.
+        # With an ASCII locale, click would take the binary stream below and write to it directly.
         if name in ("buffer", "_stream"):
             raise AttributeError(name)
         return getattr(self._stream, name)
@@ -46,6 +50,21 @@ class Neutral:
 
 @contextlib.contextmanager
 def neutral_streams() -> Iterator[None]:
-    """Inside, nothing that is printed steers the terminal."""
+    """Inside, nothing that is printed controls the terminal."""
     with contextlib.redirect_stdout(Neutral(sys.stdout)), contextlib.redirect_stderr(Neutral(sys.stderr)):
         yield
+
+
+def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, numbers: Sequence[str] = ()) -> None:
+    """Print columns as wide as their longest cell, so that grep finds long names and paths.
+
+    Columns whose titles are in `numbers` are aligned to the right.
+    """
+    rows = [tuple(map(printable, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = (
+            cell.rjust(width) if title in numbers else cell.ljust(width)
+            for title, cell, width in zip(header, row, widths, strict=True)
+        )
+        click.echo("  ".join(cells).rstrip())

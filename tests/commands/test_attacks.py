@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 from finetune.backbone.hub import signatures
-from finetune.batch import jobs
+from finetune.batch.jobs import read_jobs
 from finetune.cli.terminal import neutral
 from tests.support.commands import typed
 
@@ -375,7 +375,7 @@ def test_a_job_name_with_a_slash(here):
         '[defaults]\nbackbone = "resnet_v1_demo"\ndata = "demo-target"\n'
         '[[job]]\nname = "../../canary"\n[[job]]\nname = "a/b\\u001b[2J"\nseed = 1\n'
     )
-    names = [one.name for one in jobs.read(Path("jobs.toml"))]
+    names = [one.name for one in read_jobs(Path("jobs.toml"))]
     assert names == ["canary", "a_b_2J"]
     result = typed("batch jobs.toml --dry-run")
     assert result.exit_code == 0, result.output

@@ -141,7 +141,7 @@ BAD = [
     ("batch night.toml --workers 0", 2, "--workers"),
     ("batch night.toml --only learning_rate_0.03", 2, "did you mean learning_rate_0.003?", "--dry-run"),
     ("batch night.toml --runs-dir file", 2, "file is a file", "--runs-dir"),
-    ("batch night.toml --summary-only", 1, "night is not there", "no job of night.toml has run"),
+    ("batch night.toml --summary-only", 1, "night does not exist", "no job of night.toml has run"),
     ("batch night.toml --summary-only --dry-run", 2, "--summary-only", "one of them"),
     ("batch night.toml --on moon", 2, "'moon'", "'slurm'"),
     ("batch night.toml --on slurm", 2, "--on slurm and --print go together", "bash night.sh"),

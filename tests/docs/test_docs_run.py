@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.batch.jobs import read
+from finetune.batch.jobs import read_jobs
 from finetune.training.start import start
 from tests.docs import stand_ins
 from tests.docs.doc_pages import PAGES, ROOT, Block, blocks, commands
@@ -151,7 +151,7 @@ JOB_FILES = sorted((ROOT / "examples").glob("*.toml"))
 def test_the_jobs_of_an_example_run(file, shelf, tmp_path, monkeypatch):
     """The first and the last job of each file, as its process would run it, made small."""
     monkeypatch.chdir(shelf)
-    jobs = read(file)
+    jobs = read_jobs(file)
     for job in (jobs[0], jobs[-1]):
         small = {"epochs": 1, "image_size": 32, "batch_size": 20}
         small |= {"few_shot": min(job.config.few_shot, 4)} if job.config.few_shot else {"examples": 60}

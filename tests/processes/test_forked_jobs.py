@@ -13,8 +13,8 @@ import pytest
 
 from finetune.batch.executors.job_process import Launch
 from finetune.batch.executors.local import Forked, Local
-from finetune.batch.jobs import Job, read
-from finetune.batch.sharing import features_of
+from finetune.batch.jobs import Job, read_jobs
+from finetune.batch.scheduler import features_of
 from tests.support.places import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux only")
@@ -126,7 +126,7 @@ def test_where_the_process_that_forks_has_died_its_jobs_end_and_the_next_ones_ge
 def jobs(tmp_path, *lines):
     path = tmp_path / "jobs.toml"
     path.write_text('[defaults]\nbackbone = "resnet_v1_demo"\ndata = "demo-target"\n' + "\n".join(lines))
-    return read(path)
+    return read_jobs(path)
 
 
 def test_jobs_that_want_the_same_features(tmp_path):

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from finetune.batch import jobs
 from finetune.batch.call import Call, Display
 from finetune.batch.executors import ray_cluster
 from finetune.batch.executors.job_process import Launch
 from finetune.batch.executors.ray_cluster import Ray
 from finetune.batch.folder import BatchFolder
+from finetune.batch.jobs import read_jobs
 from finetune.errors import FinetuneError, WrongUse
 from tests.support.places import ROOT
 from tests.support.stub_run import StubLaunch
@@ -33,7 +33,7 @@ def test_without_ray_the_command_to_install_it(monkeypatch):
 
 @pytest.mark.parametrize("address", ["here", "host:99999", "host:", "http://host:6379", ":6379"])
 def test_what_is_no_address(address):
-    with pytest.raises(WrongUse, match=r"--address .* will not do: expected HOST:PORT"):
+    with pytest.raises(WrongUse, match=r"--address .* is not valid: expected HOST:PORT"):
         ray_cluster._check_reachable(address)
 
 
@@ -82,7 +82,7 @@ def test_a_node_dies_and_its_job_goes_on_elsewhere(tmp_path, monkeypatch):
     file.write_text('[defaults]\nbackbone = "resnet_v1_demo"\n' + "".join(f'[[job]]\nname = "{n}"\n' for n in "abcd"))
     for name in "ab":
         (tmp_path / "stub" / name).write_text("hang:15 ok")
-    every = jobs.read(file)
+    every = read_jobs(file)
     call = Call(file, BatchFolder(tmp_path / "night"), every, every, display=Display())
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
@@ -102,7 +102,7 @@ def test_a_node_dies_and_its_job_goes_on_elsewhere(tmp_path, monkeypatch):
         killer.join(10)
     finally:
         cluster.shutdown()
-    assert [one.state for one in summary.standings] == ["done"] * 4
+    assert [one.state for one in summary.statuses] == ["done"] * 4
     tries = {name: (tmp_path / "stub" / f"{name}.seen").read_text().split() for name in "abcd"}
     assert sorted([tries["a"], tries["b"]]) == [["begin"], ["begin", "resume"]]
     assert tries["c"] == tries["d"] == ["begin"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from checkpoints.cache import archive
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
-from finetune.batch import jobs
+from finetune.batch.jobs import read_jobs
 from finetune.config import SETTINGS, from_mapping
 from finetune.data.sources import tfrecord_file as wire
 from finetune.data.sources.restricted_pickle import read_pickle
@@ -73,7 +73,7 @@ def _jobs(defaults: dict[str, Any], matrix: dict[str, Any], job: dict[str, Any],
     ]
     (place / "jobs.toml").write_text("\n".join(lines), encoding="utf-8", errors="replace")
     with contextlib.suppress(UserError):
-        for one in jobs.read(place / "jobs.toml"):
+        for one in read_jobs(place / "jobs.toml"):
             assert set(one.name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
 
 

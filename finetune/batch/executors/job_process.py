@@ -1,6 +1,7 @@
-"""A job's process: `python -m finetune ...`, its output in a log, its life tied to whoever started it."""
+"""A job's process: `python -m finetune ...`, its output in a log. It stops when its parent process has gone."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,17 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from finetune.batch.executors import memory
-
 LIFELINE = "FINETUNE_LIFELINE"
-"""The environment variable that names the descriptor `finetune.cli.startup.follow_lifeline` listens to."""
+"""The environment variable with the file descriptor that `finetune.cli.startup.follow_lifeline` listens to."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A process to start: the arguments of `finetune`, the log its output is added to, variables on top of ours.
+    """A process to start: the arguments of `finetune`, its log, and variables added to this process's environment.
 
-    alone: nothing else will run on this machine beside it.
+    alone: nothing else will run on this machine at the same time.
     """
 
     arguments: tuple[str, ...]
@@ -28,7 +27,7 @@ class Launch:
 
     @property
     def command(self) -> list[str]:
-        """What is executed: this interpreter, so that it is this installation."""
+        """The command line. It names this interpreter, so the job runs this installation."""
         return [sys.executable, "-m", "finetune", *self.arguments]
 
 
@@ -36,9 +35,9 @@ class Launch:
 class Ended:
     """How a process ended.
 
-    exit_code: negative for a signal; None where nobody saw it, and `lost` says why.
-    oom_kills: how many processes the kernel of its machine killed for want of memory while it ran; None where it does
-        not say.
+    exit_code: negative for a signal; None if it could not be observed, and `lost` says why.
+    oom_kills: how many processes the kernel of its machine killed because memory ran out while it ran; None if the
+        kernel does not report it.
     """
 
     exit_code: int | None
@@ -47,10 +46,10 @@ class Ended:
 
 
 class Handle(Protocol):
-    """A job's process, wherever it is."""
+    """A job's process, on whichever machine."""
 
     def poll(self) -> Ended | None:
-        """How it ended; None while it lives or waits for a place."""
+        """How it ended; None while it lives or waits for a free slot."""
 
     def stop(self) -> None:
         """Ask it to save its state and end."""
@@ -63,29 +62,29 @@ class Executor(Protocol):
     """Where jobs run."""
 
     def slots(self) -> int:
-        """How many jobs may be under way at once, now."""
+        """How many jobs may run at once, now."""
 
     def describe(self) -> str:
-        """For the first line: where, how many at once, with how much each."""
+        """For the first line of the output: where jobs run, how many at once, with how many cores each."""
 
     def start(self, launch: Launch) -> Handle:
         """Start a process."""
 
     def close(self) -> None:
-        """Let go of what was held; the processes have ended."""
+        """Release what the executor holds; the processes have ended."""
 
 
 class Process:
     """A child of this process.
 
-    Its own session, because Ctrl-C in a terminal goes to everybody in ours: this process decides who is told to stop,
-    once. It reads a pipe whose other end is here: when this process ends, however it ends, the child saves its state
-    and ends too (`follow_lifeline`).
+    It gets a session of its own, because Ctrl-C in a terminal reaches every process of the session: this process
+    decides which jobs are stopped, and sends the signal once. It also reads a pipe whose other end this process
+    holds. When this process ends, however it ends, the child saves its state and ends too (`follow_lifeline`).
     """
 
     def __init__(self, launch: Launch) -> None:
         self._end: Ended | None = None
-        self._oom_kills = memory.oom_kill_count()
+        self._oom_kills = oom_kill_count()
         read, self._hold = os.pipe()
         try:
             launch.log.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +113,7 @@ class Process:
         return int(self._child.pid)
 
     def poll(self) -> Ended | None:
-        """How it ended, or None."""
+        """How it ended; None while it lives."""
         return None if self._poll() is None else self._ended()
 
     def wait(self) -> Ended:
@@ -123,11 +122,11 @@ class Process:
         return self._ended()
 
     def stop(self) -> None:
-        """SIGTERM: it saves its state after the step it is at."""
+        """Send SIGTERM: the job saves its state after its current step."""
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self._send(signal.SIGKILL)
 
     def _send(self, number: int) -> None:
@@ -141,9 +140,41 @@ class Process:
     def _ended(self) -> Ended:
         if self._end is None:
             os.close(self._hold)
-            self._end = self._how(self._poll())
+            self._end = self._describe_end(self._poll())
         return self._end
 
-    def _how(self, code: int | None) -> Ended:
-        before, now = self._oom_kills, memory.oom_kill_count()
+    def _describe_end(self, code: int | None) -> Ended:
+        before, now = self._oom_kills, oom_kill_count()
         return Ended(code, oom_kills=None if before is None or now is None else now - before)
+
+
+def oom_kill_count() -> int | None:
+    """How many processes the kernel has killed so far because memory ran out; None if it does not report it.
+
+    It counts the memory group of this process if there is one (cgroup 2, then 1), else the whole machine.
+    """
+    for path in (*_group_counters(), Path("/proc/vmstat")):
+        try:
+            found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
+        except OSError:
+            continue
+        if found:
+            return int(found[1])
+    return None
+
+
+def _group_counters() -> list[Path]:
+    """The files in which the kernel counts for this process's memory groups."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        inside = group.lstrip("/")
+        if not controllers:
+            found.append(Path("/sys/fs/cgroup") / inside / "memory.events")
+        elif "memory" in controllers.split(","):
+            found.append(Path("/sys/fs/cgroup/memory") / inside / "memory.oom_control")
+    return found

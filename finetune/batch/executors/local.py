@@ -1,4 +1,4 @@
-"""Jobs on this machine, forked from a process that has imported TensorFlow already."""
+"""Jobs on this machine, forked from a process that has already imported TensorFlow."""
 
 import atexit
 import multiprocessing
@@ -19,17 +19,19 @@ from finetune.batch.executors.job_process import LIFELINE, Ended, Handle, Launch
 
 
 class Forked(Process):
-    """The same, forked by `multiprocessing` from a process that has imported TensorFlow already (`warm`): seconds less
-    for each job."""
+    """A child forked by `multiprocessing` from a process that has already imported TensorFlow (`warm`).
+
+    That saves seconds for each job.
+    """
 
     _LOST = 255
-    """What `multiprocessing` says where the process that forks has died; `finetune` never ends with it."""
+    """The exit code that `multiprocessing` reports if the fork server has died; `finetune` never ends with it."""
 
     def _started(self, launch: Launch, lifeline: int) -> Any:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["finetune.batch.executors.warm"])
         environment = {**os.environ, **launch.environment}
-        # daemon: if this process ends in disorder, the child is told to stop, and not waited for.
+        # daemon: if this process ends in disorder, the child gets SIGTERM and is not waited for.
         child = context.Process(target=_job, args=(launch, environment, DupFd(lifeline)), daemon=True)
         with _starting(environment):
             child.start()
@@ -44,16 +46,16 @@ class Forked(Process):
         code: int | None = self._child.exitcode
         return code
 
-    def _how(self, code: int | None) -> Ended:
+    def _describe_end(self, code: int | None) -> Ended:
         if code != self._LOST:
-            return super()._how(code)
-        with suppress(ProcessLookupError):  # it may live on, and hold its run directory
+            return super()._describe_end(code)
+        with suppress(ProcessLookupError):  # the job may live on and hold its run directory
             os.kill(self.pid, signal.SIGKILL)
         return Ended(None, lost="the process that jobs are forked from has died")
 
 
 def _job(launch: Launch, environment: dict[str, str], lifeline: Any) -> None:
-    """In the child: become `python -m finetune ...`."""
+    """In the child: behave as `python -m finetune ...` does."""
     os.setsid()
     nowhere, log = os.open(os.devnull, os.O_RDONLY), os.open(launch.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for source, target in ((nowhere, 0), (log, 1), (log, 2)):
@@ -65,17 +67,21 @@ def _job(launch: Launch, environment: dict[str, str], lifeline: Any) -> None:
     os.environ.update(environment, **{LIFELINE: str(lifeline.detach())})
     finetune.limit_threads()
     sys.argv = ["finetune", *launch.arguments]
-    setproctitle(" ".join(launch.command))  # for ps and pkill, which would see the fork server's
+    setproctitle(" ".join(launch.command))  # ps and pkill would show the fork server's command otherwise
     try:
         runpy.run_module("finetune", run_name="__main__", alter_sys=True)
     finally:
-        atexit._run_exitfuncs()  # `multiprocessing` ends a child without them; TensorFlow removes its files by one
+        # `multiprocessing` skips these functions in a child; TensorFlow removes its temporary files in one of them.
+        atexit._run_exitfuncs()
 
 
 @contextmanager
 def _starting(environment: dict[str, str]) -> Iterator[None]:
-    """Inside, the fork server starts with `environment` (OpenBLAS reads how many threads it may have when it is loaded,
-    before the fork), and no child runs the user's script again, as `multiprocessing` otherwise has each of them do."""
+    """Inside, the fork server starts with `environment`, and no child runs the user's script again.
+
+    OpenBLAS reads its number of threads when it is loaded, before the fork. `multiprocessing` would otherwise import
+    the user's main script in each child.
+    """
     kept, script = dict(os.environ), sys.modules["__main__"]
     os.environ.update(environment)
     sys.modules["__main__"] = ModuleType("__main__")
@@ -88,36 +94,33 @@ def _starting(environment: dict[str, str]) -> Iterator[None]:
 
 
 class Local:
-    """At most `workers` processes on this machine, the cores this process may use divided among them."""
+    """At most `workers` processes on this machine, which share the cores that this process may use."""
 
     def __init__(self, workers: int, cores: int) -> None:
         self._workers, self._cores = workers, cores
         self.threads = max(1, cores // workers)
 
     def slots(self) -> int:
-        """The workers."""
+        """The number of workers."""
         return self._workers
 
     def describe(self) -> str:
-        """In words."""
-        each = (
-            f"{self.threads} of {self._cores} cores each"
-            if self._workers > 1
-            else f"on {self._cores} core{'s' if self._cores > 1 else ''}"
-        )
+        """Such as `2 at once, 4 of 8 cores each`."""
+        if self._workers == 1:
+            return f"1 at once, on {self._cores} core{'s' if self._cores > 1 else ''}"
         more = ", which is more than there are cores" if self._workers > self._cores else ""
-        return f"{self._workers} at once{more}, {each}"
+        return f"{self._workers} at once{more}, {self.threads} of {self._cores} cores each"
 
     def start(self, launch: Launch) -> Handle:
         """Start a child."""
         threads = self._cores if launch.alone else self.threads
         environment = {"FINETUNE_THREADS": str(threads), **launch.environment}
         if self._workers > 1:
-            # Else the first process to see a GPU takes all of its memory.
+            # Without it, the first process that sees a GPU takes all of its memory.
             environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-        # Elsewhere system libraries that TensorFlow loads do not survive a fork.
+        # On other systems, libraries that TensorFlow loads do not survive a fork.
         kind = Forked if sys.platform == "linux" else Process
         return kind(Launch(launch.arguments, launch.log, environment))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """A local executor holds nothing."""

@@ -1,4 +1,4 @@
-"""The same jobs on a Ray cluster: an actor per job that starts the same process on whichever node has room."""
+"""Jobs on a Ray cluster: one actor a job starts its process on a node with enough free cores and GPUs."""
 
 import os
 import re
@@ -18,15 +18,17 @@ _INSTALL = "--on ray needs Ray, which is not installed: pip install 'finetune-ba
 
 
 class RemoteJob:
-    """The actor: lives on a node while its job does. Where the node, or Ray's worker on it, dies, the job's process
-    hears it by its lifeline, saves its state and ends."""
+    """The actor of one job; it lives on a node as long as the job does.
+
+    If Ray's worker on the node dies, the job's process notices it by its lifeline, saves its state and ends.
+    """
 
     def __init__(self) -> None:
         self._process: Process | None = None
         self._stopped = False
 
     def ready(self) -> str:
-        """The node's name, once there is room for the job."""
+        """The node's name, once the job has been placed on it."""
         return socket.gethostname()
 
     def run(self, launch: Launch) -> Ended:
@@ -37,7 +39,7 @@ class RemoteJob:
         return self._process.wait()
 
     def stop(self) -> None:
-        """Have it save its state and end."""
+        """Ask it to save its state and end."""
         self._stopped = True
         if self._process is not None:
             self._process.stop()
@@ -53,7 +55,7 @@ class Ray:
     """An executor on a cluster: at `address`, or one that is started on this machine and ends with the batch.
 
     Every node must have finetune installed, and see the batch's folder and the data under the same paths.
-    Raises FinetuneError where Ray is not installed or the cluster does not answer, WrongUse where no node is large
+    Raises FinetuneError if Ray is not installed or the cluster does not answer, and WrongUse if no node is large
     enough for a job.
     """
 
@@ -73,29 +75,29 @@ class Ray:
         self._actor = options(RemoteJob)
 
     def slots(self) -> int:
-        """As many as the nodes that live now have room for; jobs wait where there is none."""
+        """As many jobs as the nodes that are alive now can run at once."""
         have = self._ray.cluster_resources()
-        room = int(have.get("CPU", 0) // self._cpus)
+        fit = int(have.get("CPU", 0) // self._cpus)
         if self._gpus:
-            room = min(room, int(have.get("GPU", 0) // self._gpus))
-        return max(1, room if self._workers is None else min(room, self._workers))
+            fit = min(fit, int(have.get("GPU", 0) // self._gpus))
+        return max(1, fit if self._workers is None else min(fit, self._workers))
 
     def describe(self) -> str:
-        """In words."""
+        """Such as `Ray on this machine: 1 nodes, 4 at once, 1 cores each`."""
         nodes = sum(node["Alive"] for node in self._ray.nodes())
         where = f"Ray at {self._address}" if self._address else "Ray on this machine"
         gpus = f" and {self._gpus:g} GPUs" if self._gpus else ""
         return f"{where}: {nodes} nodes, {self.slots()} at once, {self._cpus} cores{gpus} each"
 
     def start(self, launch: Launch) -> Handle:
-        """Ask for a place on the cluster; the process starts once there is one."""
+        """Ask for a slot on the cluster; the process starts once there is one."""
         environment = {"FINETUNE_THREADS": str(self._cpus), **launch.environment}
         if 0 < self._gpus < 1:
             environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         return _RayHandle(self._ray, self._actor.remote(), Launch(launch.arguments, launch.log, environment))
 
     def close(self) -> None:
-        """Leave the cluster; one that was started here ends."""
+        """Leave the cluster. A cluster that was started here ends."""
         self._ray.shutdown()
 
 
@@ -108,7 +110,7 @@ class _RayHandle:
         self._ended: Ended | None = None
 
     def poll(self) -> Ended | None:
-        """How it ended, or None."""
+        """How it ended; None while it lives or waits for a slot."""
         if self._ended is None and self._ray.wait([self._result], timeout=0)[0]:
             try:
                 self._ended = self._ray.get(self._result)
@@ -118,27 +120,27 @@ class _RayHandle:
         return self._ended
 
     def stop(self) -> None:
-        """Have it save its state and end."""
-        self._tell("stop")
+        """Ask it to save its state and end."""
+        self._send("stop")
 
     def kill(self) -> None:
         """End it now."""
-        self._tell("kill")
+        self._send("kill")
 
-    def _tell(self, what: str) -> None:
+    def _send(self, method: str) -> None:
         if self._ended is not None:
             return
         if self._ray.wait([self._ready], timeout=0)[0]:
-            getattr(self._actor, what).remote()
+            getattr(self._actor, method).remote()
         else:
-            self._ray.kill(self._actor)  # it still waits for a place
+            self._ray.kill(self._actor)  # it still waits for a slot
             self._ended = Ended(130)
 
 
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns about a default to come
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without it, Ray warns about a future default
     try:
         import ray
     except ImportError:
@@ -147,7 +149,7 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    """Join the cluster, or start one. FinetuneError within _CONNECT_SECONDS where it does not answer."""
+    """Join the cluster, or start one. Raises FinetuneError if it does not answer within _CONNECT_SECONDS."""
     if address not in (None, "auto", "local"):
         _check_reachable(str(address))
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
@@ -164,16 +166,16 @@ def _connect(ray: Any, address: str | None) -> None:
 
     with _signals_kept():
         if address in (None, "local"):
-            init()  # here: the servers it starts die with the thread that started them
+            init()  # in this thread: the servers it starts die with the thread that started them
         else:
-            # In a thread, because Ray itself waits very long for what is no Ray cluster.
+            # In a thread, because Ray itself waits very long for an address that is not a Ray cluster.
             thread = threading.Thread(target=init, daemon=True, name="ray-init")
             thread.start()
             thread.join(_CONNECT_SECONDS)
             if thread.is_alive():
                 raise FinetuneError(
                     f"the Ray cluster at {address} does not answer within {_CONNECT_SECONDS:.0f} s: check --address "
-                    "(host:port of the head node), and that Ray has the same version here and there"
+                    "(host:port of the head node), and that Ray has the same version on both sides"
                 )
     if failed:
         raise FinetuneError(
@@ -183,10 +185,10 @@ def _connect(ray: Any, address: str | None) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """FinetuneError or WrongUse within seconds where nothing listens at `host:port` or `ray://host:port`."""
+    """Raise FinetuneError or WrongUse within seconds if nothing listens at `host:port` or `ray://host:port`."""
     found = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+?)\]?:(\d{1,5})", address)
     if not found or int(found[2]) > 65535:
-        raise WrongUse(f"--address {address!r} will not do: expected HOST:PORT, ray://HOST:PORT or auto")
+        raise WrongUse(f"--address {address!r} is not valid: expected HOST:PORT, ray://HOST:PORT or auto")
     try:
         socket.create_connection((found[1], int(found[2])), timeout=10).close()
     except OSError as error:
@@ -198,7 +200,7 @@ def _check_reachable(address: str) -> None:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Ray sets handlers of its own; Ctrl-C and SIGTERM are the batch's."""
+    """Restore the batch's handlers of Ctrl-C and SIGTERM, which Ray replaces by its own."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -1,7 +1,7 @@
-"""What jobs are forked from: a process that has imported everything a run needs, once for all of them.
+"""Make a process that jobs are forked from: it has imported everything a run needs, once for all of them.
 
-Importing this module makes the process that; the fork server of `multiprocessing` does (see `local.Forked`). No
-operation is run and no device is looked for: TensorFlow's threads and a GPU's context would not survive the fork.
+The fork server of `multiprocessing` imports this module (see `local.Forked`). The module runs no operation and lists
+no device, because TensorFlow's threads and a GPU's context would not survive the fork.
 """
 
 import gc
@@ -14,12 +14,12 @@ from setproctitle import setproctitle
 from finetune.process import silent_descriptor
 
 if os.getpid() != os.getsid(0):
-    # Ctrl-C, and a terminal that closes, are for who started the batch: it decides who is told to stop.
+    # Ctrl-C and a closing terminal reach the process of the batch alone: it decides which jobs to stop.
     os.setsid()
 setproctitle("finetune batch: jobs are forked from this")
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 with silent_descriptor():
     for _name in ("tensorflow", "keras", "finetune.cli", "finetune.training.start"):
         importlib.import_module(_name)
-# Else the first collection of garbage in each job would write to, and so copy, every page of this.
+# Without it, the first garbage collection in each job would write to every memory page of this process and copy it.
 gc.freeze()

@@ -1,8 +1,9 @@
-"""What a jobs file asks for, and what is said of one that will not do. Nothing here imports TensorFlow."""
+"""What a jobs file asks for, and what is said of one that is not valid. Nothing here imports TensorFlow."""
 
 import pytest
 
-from finetune.batch import job_names, jobs
+from finetune.batch.job_names import safe_name
+from finetune.batch.jobs import read_jobs, select_jobs
 from finetune.config import PATHS, RunConfig
 from finetune.errors import FinetuneError, WrongUse
 
@@ -23,7 +24,7 @@ def read(tmp_path):
     def from_text(text, **options):
         path = tmp_path / "night.toml"
         path.write_text(text)
-        return jobs.read(path, **options)
+        return read_jobs(path, **options)
 
     return from_text
 
@@ -146,12 +147,12 @@ def test_a_name_does_not_depend_on_the_other_jobs(read):
 )
 def test_names_are_safe_in_any_file_system(name, safe):
     if name.startswith("x"):
-        assert len(job_names.given(name, "here")) <= 100
+        assert len(safe_name(name, "here")) <= 100
     elif safe is None:
-        with pytest.raises(WrongUse, match="will not do: expected text with letters or digits"):
-            job_names.given(name, "here")
+        with pytest.raises(WrongUse, match="is not valid: expected text with letters or digits"):
+            safe_name(name, "here")
     else:
-        assert job_names.given(name, "here") == safe
+        assert safe_name(name, "here") == safe
 
 
 def test_settings_that_differ_in_unsafe_characters_only_get_names_of_their_own(read):
@@ -165,18 +166,18 @@ def test_settings_that_differ_in_unsafe_characters_only_get_names_of_their_own(r
 
 def test_only(read):
     found = read(GRID)
-    assert [job.index for job in jobs.select(found, ("7", "keras-resnet50-freeze_all-bn_decay_auto"))] == [5, 7]
-    assert jobs.select(found, ()) == found
-    with pytest.raises(WrongUse, match=r"'9' is no job of the file: expected a number from 1 to 8"):
-        jobs.select(found, ("9",))
+    assert [job.index for job in select_jobs(found, ("7", "keras-resnet50-freeze_all-bn_decay_auto"))] == [5, 7]
+    assert select_jobs(found, ()) == found
+    with pytest.raises(WrongUse, match=r"'9' is not a job of the file: expected a number from 1 to 8"):
+        select_jobs(found, ("9",))
     with pytest.raises(WrongUse, match="did you mean inception_v3-freeze_all-bn_decay_auto"):
-        jobs.select(found, ("inception_v3-freeze_all-bn_decay_aut",))
+        select_jobs(found, ("inception_v3-freeze_all-bn_decay_aut",))
 
 
 def test_many_jobs_must_be_meant(read):
     text = '[defaults]\nbackbone = "resnet_v1_50"\n[matrix]\nepochs = [1, 2, 3]\nbatch_size = [8, 16, 32, 64]'
     assert len(read(text, seeds=8)) == 96
-    with pytest.raises(WrongUse, match=r"108 jobs, more than 100: if that is meant, say so with --yes-really 108$"):
+    with pytest.raises(WrongUse, match=r"108 jobs, more than 100: if you mean it, give --yes-really 108$"):
         read(text, seeds=9)
     with pytest.raises(WrongUse, match=r"--yes-really 108 \(not 107\)"):
         read(text, seeds=9, really=107)
@@ -243,9 +244,9 @@ def test_one_message_that_names_the_place(text, words, read, tmp_path):
 
 def test_no_such_file(tmp_path):
     with pytest.raises(FinetuneError, match=r"nowhere.toml is missing"):
-        jobs.read(tmp_path / "nowhere.toml")
+        read_jobs(tmp_path / "nowhere.toml")
     with pytest.raises(FinetuneError, match="is a directory"):
-        jobs.read(tmp_path)
+        read_jobs(tmp_path)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(WrongUse, match="is not TOML"):
-        jobs.read(tmp_path / "binary")
+        read_jobs(tmp_path / "binary")

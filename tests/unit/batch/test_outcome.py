@@ -3,7 +3,7 @@
 import pytest
 
 from finetune.batch import outcome
-from finetune.batch.executors import memory
+from finetune.batch.executors import job_process
 from finetune.batch.executors.job_process import Ended
 
 TEARS = "Traceback (most recent call last):\n  File x\n"
@@ -77,5 +77,5 @@ def test_what_the_kernel_counted(files, expected, tmp_path, monkeypatch):
     def moved(path):
         return tmp_path / places.get(path, path.removeprefix("/sys/"))
 
-    monkeypatch.setattr(memory, "Path", moved)
-    assert memory.oom_kill_count() == expected
+    monkeypatch.setattr(job_process, "Path", moved)
+    assert job_process.oom_kill_count() == expected

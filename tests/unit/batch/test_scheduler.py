@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from finetune.batch import jobs
 from finetune.batch.call import Call, Display
-from finetune.batch.executors import memory
+from finetune.batch.executors import job_process
 from finetune.batch.executors.job_process import Process
 from finetune.batch.executors.local import Local
 from finetune.batch.folder import BatchFolder
+from finetune.batch.jobs import read_jobs
 from finetune.batch.scheduler import Scheduler
 from finetune.errors import FinetuneError, WrongUse
 from tests.support.places import ROOT
@@ -42,16 +42,16 @@ class Stubbed(Local):
 
 class Heard(Display):
     def __init__(self):
-        self.lines, self.settled_as, self.lefts = [], [], []
+        self.lines, self.ended_as, self.remaining = [], [], []
 
     def say(self, text):
         self.lines.append(text)
 
     def show(self, progress):
-        self.lefts.append(progress.left)
+        self.remaining.append(progress.remaining)
 
-    def settled(self, standing):
-        self.settled_as.append((standing.job.name, standing.state))
+    def job_ended(self, status):
+        self.ended_as.append((status.job.name, status.state))
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def batch(tmp_path, monkeypatch):
         file.write_text(f'[defaults]\nbackbone = "resnet_v1_demo"\n{defaults}\n' + "".join(tables))
         for name, what in words.items():
             (tmp_path / "stub" / name).write_text(what)
-        every = jobs.read(file, seeds=seeds)
+        every = read_jobs(file, seeds=seeds)
         call = Call(file, BatchFolder(tmp_path / "night"), every, every, display=Heard())
         monkeypatch.setattr(Call, "_survey", lambda self, some: {job.name: {"batch_size": 64} for job in some})
         return call
@@ -80,7 +80,7 @@ def tries(tmp_path, name):
 
 
 def states(summary):
-    return {one.job.name: one.state for one in summary.standings}
+    return {one.job.name: one.state for one in summary.statuses}
 
 
 def test_done_jobs_are_skipped_and_failed_ones_tried_again(batch, tmp_path):
@@ -89,12 +89,12 @@ def test_done_jobs_are_skipped_and_failed_ones_tried_again(batch, tmp_path):
     first = call.run(lambda: Stubbed(workers=2, cores=5), fail_fast=False)
     assert states(first) == {"a": "done", "b": "failed", "c": "done", "d": "done"}
     assert Stubbed.most == 2
-    b = first.standings[1]
+    b = first.statuses[1]
     assert b.error == "it did not work"
-    assert call.place.log(b.job).read_text() == "threads 2 batch 64\nError: it did not work\n"
+    assert call.folder.log(b.job).read_text() == "threads 2 batch 64\nError: it did not work\n"
     rows = json.loads((tmp_path / "night" / "summary.json").read_text())["jobs"]
     assert {row["name"]: row["error"] for row in rows} == {"a": None, "b": "it did not work", "c": None, "d": None}
-    assert sorted(call.display.settled_as) == [("a", "done"), ("b", "failed"), ("c", "done"), ("d", "done")]
+    assert sorted(call.display.ended_as) == [("a", "done"), ("b", "failed"), ("c", "done"), ("d", "done")]
 
     second = call.run(lambda: Stubbed(), fail_fast=False)
     assert second.complete
@@ -106,8 +106,8 @@ def test_seeds_are_runs_of_their_own_and_a_group_together(batch, tmp_path):
     batch("learning-rate = 0.25", a="ok").run(Stubbed, fail_fast=False)
     summary = batch("learning-rate = 0.25", seeds=3, a="ok", b="ok").run(Stubbed, fail_fast=False)
     assert tries(tmp_path, "a") == ["begin"]
-    assert [one.job.name for one in summary.standings] == ["a", "a-seed_1", "a-seed_2", "b", "b-seed_1", "b-seed_2"]
-    assert [(group.name, len(group.done), group.test, group.test_spread) for group in summary.groups] == [
+    assert [one.job.name for one in summary.statuses] == ["a", "a-seed_1", "a-seed_2", "b", "b-seed_1", "b-seed_2"]
+    assert [(group.name, len(group.done), group.results.mean, group.results.spread) for group in summary.groups] == [
         ("a", 3, 0.25, 0.0),
         ("b", 3, 0.25, 0.0),
     ]
@@ -117,12 +117,12 @@ def test_seeds_are_runs_of_their_own_and_a_group_together(batch, tmp_path):
 
 def test_out_of_memory_halves_the_batch_and_says_so(batch, tmp_path):
     call = batch(a="oom oom ok")
-    (standing,) = call.run(Stubbed, fail_fast=False).standings
-    assert standing.state == "done"
-    assert (standing.batch_size, standing.reduced_from, standing.attempts) == (16, 64, 3)
-    assert standing.note == "batch 64 -> 16 (out of memory; learning rate scaled with it)"
+    (status,) = call.run(Stubbed, fail_fast=False).statuses
+    assert status.state == "done"
+    assert (status.batch_size, status.reduced_from, status.attempts) == (16, 64, 3)
+    assert status.note == "batch 64 -> 16 (out of memory; learning rate scaled with it)"
     assert tries(tmp_path, "a") == ["begin", "begin", "begin"]
-    assert "a: out of memory; anew with batch size 32 (learning rate scaled with it)" in call.display.lines
+    assert "a: out of memory; starting again with batch size 32 (learning rate scaled with it)" in call.display.lines
     assert "16 (out of memory" in (tmp_path / "night" / "summary.csv").read_text()
     # The smaller batch is no change of the jobs file.
     call.check()
@@ -145,36 +145,36 @@ def test_one_job_computes_the_features_that_the_others_want(batch):
 
 def test_out_of_memory_keeps_a_learning_rate_that_was_given(batch):
     call = batch("learning-rate = 0.25", a="oom ok")  # batch size: what the survey says
-    (standing,) = call.run(Stubbed, fail_fast=False).standings
-    assert standing.note == "batch 64 -> 32 (out of memory; learning rate kept at 0.25)"
+    (status,) = call.run(Stubbed, fail_fast=False).statuses
+    assert status.note == "batch 64 -> 32 (out of memory; learning rate kept at 0.25)"
 
 
 def test_there_is_a_smallest_batch(batch):
     call = batch("batch-size = 8", a="oom oom oom oom")
-    (standing,) = call.run(Stubbed, fail_fast=False).standings
-    assert (standing.state, standing.attempts) == ("failed", 2)
-    assert standing.error == "out of memory: lower --batch-size"
+    (status,) = call.run(Stubbed, fail_fast=False).statuses
+    assert (status.state, status.attempts) == ("failed", 2)
+    assert status.error == "out of memory: lower --batch-size"
 
 
 def test_the_kernels_kill_is_out_of_memory_and_another_kill_is_not(batch, tmp_path, monkeypatch):
     call = batch(a="kill kill ok")
-    (standing,) = call.run(Stubbed, fail_fast=False).standings
-    assert (standing.state, standing.batch_size, standing.attempts) == ("done", 64, 3)
+    (status,) = call.run(Stubbed, fail_fast=False).statuses
+    assert (status.state, status.batch_size, status.attempts) == ("done", 64, 3)
     assert tries(tmp_path, "a") == ["begin", "resume", "resume"]
 
     counts = iter([0, 1, 1, 1])
-    monkeypatch.setattr(memory, "oom_kill_count", lambda: next(counts))
+    monkeypatch.setattr(job_process, "oom_kill_count", lambda: next(counts))
     call = batch(b="kill ok")
-    (standing,) = call.run(Stubbed, fail_fast=False).standings
-    assert (standing.state, standing.batch_size) == ("done", 32)
+    (status,) = call.run(Stubbed, fail_fast=False).statuses
+    assert (status.state, status.batch_size) == ("done", 32)
     assert tries(tmp_path, "b") == ["begin", "begin"]
 
 
 def test_what_is_killed_over_and_over_fails_at_last(batch):
     call = batch(a="kill " * 9)
-    (standing,) = call.run(Stubbed, fail_fast=False).standings
-    assert (standing.state, standing.attempts) == ("failed", 6)
-    assert standing.error == "killed (SIGKILL)"
+    (status,) = call.run(Stubbed, fail_fast=False).statuses
+    assert (status.state, status.attempts) == ("failed", 6)
+    assert status.error == "killed (SIGKILL)"
 
 
 def test_a_directory_that_was_no_run_yet_is_begun_anew(batch, tmp_path):
@@ -188,15 +188,15 @@ def test_fail_fast_stops_the_others_which_go_on_later(batch, tmp_path):
     call = batch(a="hang:60 ok", b="fail fail", c="ok")
     summary = call.run(Stubbed, fail_fast=True)
     assert states(summary) == {"a": "interrupted", "b": "failed", "c": "pending"}
-    assert "stopped at step 2" in summary.standings[0].error
+    assert "stopped at step 2" in summary.statuses[0].error
     assert states(call.run(Stubbed, fail_fast=False)) == {"a": "done", "b": "failed", "c": "done"}
     assert tries(tmp_path, "a") == ["begin", "resume"]
 
 
 def test_a_run_whose_plan_was_not_kept_is_no_success(batch):
-    (standing,) = batch(a="moved").run(Stubbed, fail_fast=False).standings
-    assert standing.state == "failed"
-    assert "freeze plan" in standing.error
+    (status,) = batch(a="moved").run(Stubbed, fail_fast=False).statuses
+    assert status.state == "failed"
+    assert "freeze plan" in status.error
 
 
 def test_a_changed_file_is_refused_by_name(batch, tmp_path):
@@ -224,7 +224,7 @@ def test_a_directory_that_is_no_run_of_ours_is_left_alone(batch, tmp_path):
     call = batch(a="ok")
     (tmp_path / "night" / "a").mkdir(parents=True)
     (tmp_path / "night" / "a" / "thesis.tex").touch()
-    with pytest.raises(WrongUse, match=r"night/a is already there and is no run: give another --runs-dir"):
+    with pytest.raises(WrongUse, match=r"night/a already exists and is not a run: give another --runs-dir"):
         call.run(Stubbed, fail_fast=False)
     assert (tmp_path / "night" / "a" / "thesis.tex").exists()
 
@@ -232,36 +232,36 @@ def test_a_directory_that_is_no_run_of_ours_is_left_alone(batch, tmp_path):
 def test_a_damaged_record_is_one_failed_job(batch):
     call = batch(a="ok", b="ok")
     call.run(Stubbed, fail_fast=False)
-    path = call.place.log(call.jobs[0]).with_name("job.json")
+    path = call.folder.log(call.jobs[0]).with_name("job.json")
     path.write_text("{}")
     summary = call.summary_only()
     assert states(summary) == {"a": "failed", "b": "done"}
-    assert "job.json is damaged" in summary.standings[0].error
+    assert "job.json is damaged" in summary.statuses[0].error
 
 
 def test_two_calls_at_once(batch):
     call = batch(a="ok", b="ok")
     one = dataclasses.replace(call, jobs=call.jobs[:1])
-    with call.place.locked(shared=True):
+    with call.folder.locked(shared=True):
         assert states(one.run(Stubbed, fail_fast=False)) == {"a": "done", "b": "pending"}
-        assert not (call.place.path / "summary.json").exists()
+        assert not (call.folder.path / "summary.json").exists()
         with pytest.raises(FinetuneError, match="in use by another 'finetune batch'"):
             call.run(Stubbed, fail_fast=False)
 
 
 def test_a_run_held_by_another_process_is_waited_for(batch, monkeypatch):
     call = batch(a="hang:60 ok", b="ok")
-    place, job = call.place, call.jobs[0]
+    folder, job = call.folder, call.jobs[0]
     child = Process(
-        StubLaunch(("run", "--config", str(_config(place, job)), "--run-dir", str(place.run(job))), place.log(job))
+        StubLaunch(("run", "--config", str(_config(folder, job)), "--run-dir", str(folder.run(job))), folder.log(job))
     )
-    while not (place.run(job).path / "pid").exists():
+    while not (folder.run(job).path / "pid").exists():
         time.sleep(0.02)
     heard = Heard()
-    scheduler = Scheduler(place, call.jobs, Stubbed(), _Watcher(heard, child), default_batch=lambda job: None)
+    scheduler = Scheduler(folder, call.jobs, Stubbed(), _Watcher(heard, child), default_batch=lambda job: None)
     assert [one.state for one in scheduler.run(lambda: False)] == ["done", "done"]
     assert heard.lines[0] == "a: waiting for another process, which holds its run directory"
-    assert heard.settled_as[0] == ("b", "done")
+    assert heard.ended_as[0] == ("b", "done")
 
 
 class _Watcher:
@@ -271,17 +271,17 @@ class _Watcher:
         self.heard, self.child = heard, child
         self.say = heard.say
 
-    def show(self, standings):
+    def show(self, statuses):
         self.child.poll()
 
-    def settled(self, standings, standing):
-        self.heard.settled(standing)
+    def job_ended(self, statuses, status):
+        self.heard.job_ended(status)
         self.child.stop()
 
 
-def _config(place, job):
-    place.write_config(job, None)
-    return place.config(job)
+def _config(folder, job):
+    folder.write_config(job, None)
+    return folder.config(job)
 
 
 PARENT = """
@@ -289,11 +289,11 @@ import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from tests.unit.batch.test_scheduler import Stubbed
-from finetune.batch import jobs
 from finetune.batch.call import Call
 from finetune.batch.folder import BatchFolder
+from finetune.batch.jobs import read_jobs
 Call._survey = lambda self, some: {{}}
-every = jobs.read(Path("night.toml"))
+every = read_jobs(Path("night.toml"))
 Call(Path("night.toml"), BatchFolder(Path("night")), every, every).run(Stubbed, fail_fast=False)
 """
 
@@ -310,7 +310,7 @@ def test_when_the_parent_goes_its_children_save_their_state_and_a_second_call_go
         parent.send_signal(number)
         stderr = parent.stderr.read()
     assert parent.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 1), stderr
-    assert ("stopped: 0 of 3 jobs done; the same command goes on" in stderr) == (number != signal.SIGKILL)
+    assert ("stopped: 0 of 3 jobs done; repeat the command to go on" in stderr) == (number != signal.SIGKILL)
     deadline = time.monotonic() + 10
     while any(_alive(int(path.read_text())) for path in pids):
         assert time.monotonic() < deadline, "an orphan lives on"

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from finetune.batch import summary, timing
 from finetune.batch.folder import BatchFolder
 from finetune.batch.jobs import Job
-from finetune.batch.status import JobStatus
+from finetune.batch.status import JobStatus, time_left
+from finetune.batch.summary import summarise, write_summary
 from finetune.config import RunConfig
 
 
@@ -24,65 +24,65 @@ def done(index, name, test, validation=None, *, group=None, examples=1000, **set
 
 
 def test_ranked_by_validation_and_the_test_set_only_reports():
-    found = summary.summarise([done(1, "a", 0.9, 0.5), done(2, "b", 0.6, 0.8), done(3, "c", 0.7, 0.7)])
+    found = summarise([done(1, "a", 0.9, 0.5), done(2, "b", 0.6, 0.8), done(3, "c", 0.7, 0.7)])
     assert [(group.name, group.rank) for group in found.groups] == [("b", 1), ("c", 2), ("a", 3)]
     assert found.ranked_by == "validation"
     assert [group.verdict for group in found.groups] == ["best", "+10.0 points", "+30.0 points"]
 
 
 def test_ranked_by_test_where_one_has_no_validation():
-    found = summary.summarise([done(1, "a", 0.9), done(2, "b", 0.6, 0.8)])
+    found = summarise([done(1, "a", 0.9), done(2, "b", 0.6, 0.8)])
     assert ([group.name for group in found.groups], found.ranked_by) == (["a", "b"], "test")
 
 
 def test_seeds_are_pooled_as_numpy_does():
     first, second = [0.912, 0.931, 0.918], [0.905, 0.911, 0.899]
-    standings = [
+    statuses = [
         done(number, f"{name}{seed}", value, value, group=name, seed=seed)
         for name, values in (("a", first), ("b", second))
         for number, (seed, value) in enumerate(enumerate(values), 1)
     ]
-    a, b = summary.summarise(standings).groups
+    a, b = summarise(statuses).groups
     for group, values in ((a, first), (b, second)):
-        assert group.test == pytest.approx(np.mean(values))
-        assert group.test_spread == pytest.approx(np.std(values, ddof=1))
-        assert group.variance == pytest.approx(
+        assert group.results.mean == pytest.approx(np.mean(values))
+        assert group.results.spread == pytest.approx(np.std(values, ddof=1))
+        assert group.results.variance == pytest.approx(
             np.mean(values) * (1 - np.mean(values)) / 1000 + np.var(values, ddof=1) / 3
         )
-    noise = 2 * np.sqrt(a.variance + b.variance)
-    assert abs(a.test - b.test) < noise
+    noise = 2 * np.sqrt(a.results.variance + b.results.variance)
+    assert abs(a.results.mean - b.results.mean) < noise
     assert b.verdict == "= best within noise"
 
 
 def test_noise_has_an_edge():
     """At 1,000 images and 90 %, two standard errors of the difference are 2.68 points."""
     for test, verdict in ((0.874, "= best within noise"), (0.870, "-3.0 points")):
-        found = summary.summarise([done(1, "a", 0.9, 0.9), done(2, "b", test, 0.8)])
+        found = summarise([done(1, "a", 0.9, 0.9), done(2, "b", test, 0.8)])
         assert found.groups[1].verdict == verdict, test
-    wide = summary.summarise([done(1, "a", 0.9, 0.9, examples=100_000), done(2, "b", 0.89, 0.8, examples=100_000)])
+    wide = summarise([done(1, "a", 0.9, 0.9, examples=100_000), done(2, "b", 0.89, 0.8, examples=100_000)])
     assert wide.groups[1].verdict == "-1.0 points"
 
 
 def test_what_has_no_result_comes_last_and_a_group_counts_what_is_done():
-    standings = [
+    statuses = [
         JobStatus(job(1, "a", seed=0), "failed", error="boom"),
         done(2, "b", 0.6, 0.8, group="b"),
         JobStatus(job(3, "b-seed_1", "b", seed=1), "pending"),
     ]
-    found = summary.summarise(standings)
+    found = summarise(statuses)
     assert [(group.name, group.rank, len(group.done)) for group in found.groups] == [("b", 1, 1), ("a", None, 0)]
-    assert found.groups[0].test_spread is None
+    assert found.groups[0].results.spread is None
     assert (found.counts, found.complete) == ({"done": 1, "failed": 1, "pending": 1}, False)
-    assert summary.summarise([JobStatus(job(1, "a"), "pending")]).groups[0].verdict == ""
+    assert summarise([JobStatus(job(1, "a"), "pending")]).groups[0].verdict == ""
 
 
 def test_the_files(tmp_path):
-    standings = [
+    statuses = [
         done(1, "a,b", 0.9, 0.7, epochs=1, freeze=("x", "*")),
         JobStatus(job(2, "c", epochs=2), "failed", error='say "no",\nplease'),
     ]
-    found = summary.summarise(standings)
-    summary.write(BatchFolder(tmp_path), found)
+    found = summarise(statuses)
+    write_summary(BatchFolder(tmp_path), found)
     value = json.loads((tmp_path / "summary.json").read_text())
     assert value["counts"] == {"done": 1, "failed": 1}
     assert value["jobs"][0]["settings"] == {"epochs": 1, "freeze": ["x", "*"]}
@@ -98,22 +98,22 @@ def test_the_files(tmp_path):
 def test_time_left_comes_from_measurements_only():
     pending = [JobStatus(job(index, f"p{index}"), "pending", epochs=4) for index in (1, 2)]
     pixels = {"p1": 1000, "p2": 3000, "m": 2000, "r": 4000}
-    assert timing.left(pending, pixels, 1) is None
+    assert time_left(pending, pixels, 1) is None
     measured = JobStatus(job(3, "m"), "done", seconds=20.0)
-    left = timing.left([*pending, measured], pixels, 1)
+    left = time_left([*pending, measured], pixels, 1)
     assert (left.seconds, left.measured) == (40.0, 1)
-    assert timing.left([*pending, measured], pixels, 2).seconds == 30.0  # p2 alone takes as long
+    assert time_left([*pending, measured], pixels, 2).seconds == 30.0  # p2 alone takes as long
     running = JobStatus(job(4, "r"), "running", epoch=1, epochs=4, epoch_seconds=5.0)
-    assert timing.left([running], pixels, 1).seconds == 15.0
-    assert timing.left([*pending, measured], {**pixels, "p1": None}, 1) is None
-    assert timing.left([measured], pixels, 1).seconds == 0.0
+    assert time_left([running], pixels, 1).seconds == 15.0
+    assert time_left([*pending, measured], {**pixels, "p1": None}, 1) is None
+    assert time_left([measured], pixels, 1).seconds == 0.0
 
 
 def test_time_left_is_taken_from_the_same_backbone_where_it_was_measured():
     other = Job(1, "o", "o", RunConfig(backbone="other"), {})
-    standings = [
+    statuses = [
         JobStatus(other, "done", seconds=1000.0),
         JobStatus(job(2, "m"), "done", seconds=10.0),
         JobStatus(job(3, "p"), "pending"),
     ]
-    assert timing.left(standings, {"o": 10, "m": 10, "p": 20}, 1).seconds == 20.0
+    assert time_left(statuses, {"o": 10, "m": 10, "p": 20}, 1).seconds == 20.0
