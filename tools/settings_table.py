@@ -4,7 +4,8 @@ import itertools
 from dataclasses import MISSING
 from pathlib import Path
 
-from finetune.config import SETTINGS, Setting
+from finetune.config import SETTINGS
+from finetune.config.settings import Setting
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 BEGIN = "<!-- The table of settings begins: 'make docs' writes it from finetune/config/run_config.py. -->\n"

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from finetune.cli import completion_command
-from finetune.config import SETTINGS, Check
+from finetune.config import SETTINGS
 
 
 class _Path(click.ParamType[Path]):
@@ -38,12 +38,12 @@ COUNT = _Count()
 
 
 class NumberOrAuto(click.ParamType[Any]):
-    """A number or `auto`; the library checks the range, which the message quotes from `check`."""
+    """A number or `auto`; the library checks the range, which the message quotes as `expected`."""
 
     name = "number or auto"
 
-    def __init__(self, check: Check) -> None:
-        self._check = check
+    def __init__(self, expected: str) -> None:
+        self._expected = expected
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """As click's."""
@@ -52,7 +52,7 @@ class NumberOrAuto(click.ParamType[Any]):
         try:
             return float(value)
         except (TypeError, ValueError):
-            self.fail(f"{value!r} will not do: expected {self._check.expected}", param, ctx)
+            self.fail(f"{value!r} will not do: expected {self._expected}", param, ctx)
 
 
 def setting_option(name: str) -> Callable[..., Any]:
@@ -64,7 +64,7 @@ def setting_option(name: str) -> Callable[..., Any]:
     if check.kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=words)
     kinds: dict[type, Any] = {Path: PATH, tuple: str}
-    kind = NumberOrAuto(check) if check.kind is float and check.choices else kinds.get(check.kind, check.kind)
+    kind = NumberOrAuto(check.expected) if check.kind is float and check.choices else kinds.get(check.kind, check.kind)
     return click.option(
         *([flag, f"--{setting.short}"] if setting.short else [flag]),
         type=kind,

@@ -3,7 +3,6 @@
 from finetune.config import presets
 from finetune.config.checking import DEFAULTS, LISTS, PATHS, check_config, from_mapping, named
 from finetune.config.run_config import SETTINGS, Augment, RunConfig, settings_with
-from finetune.config.settings import Check, Setting
 from finetune.config.tracker_setting import absolute_trackers, check_trackers, parse_tracker
 
 __all__ = [
@@ -12,9 +11,7 @@ __all__ = [
     "PATHS",
     "SETTINGS",
     "Augment",
-    "Check",
     "RunConfig",
-    "Setting",
     "absolute_trackers",
     "check_config",
     "check_trackers",
