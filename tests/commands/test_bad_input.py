@@ -35,7 +35,7 @@ NAMES = [
     ("run SMALL --mixup 0", 2, "--mixup 0", "0.01 to 10"),
     ("run --backbone x --lr atuo", 2, "'atuo'", "or 'auto'"),
     ("run --backbone x --lr 0", 2, "--learning-rate 0.0", "or 'auto'"),
-    ("run SMALL --preset linear-probe --unfreeze-epochs 2", 2, "nothing but the head trains", "--unfreeze-epochs"),
+    ("run SMALL --preset linear-probe --unfreeze-epochs 2", 2, "only the head trains", "--unfreeze-epochs"),
     ("run SMALL --preset gradual --epochs 1", 2, "1 of 1 epoch", "--epochs"),
     ("run SMALL --ema 1", 2, "--ema 1", "inside (0, 1)"),
     ("run SMALL --patience 2 --validation 0", 2, "--patience 2", "no validation images", "--validation"),
@@ -171,9 +171,7 @@ def test_what_fails_at_the_first_step_leaves_no_directory(tmp_path, monkeypatch)
 
 
 def test_an_unexpected_exception_is_one_message_too(monkeypatch):
-    from checkpoints.catalog import lookup
-
-    monkeypatch.setattr(lookup, "find", lambda name: 1 / 0)
+    monkeypatch.setattr("finetune.backbone.find_backbone", lambda name: 1 / 0)
     result = typed("backbones show resnet_v1_50")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: unexpected ZeroDivisionError: division by zero. This is a defect")
