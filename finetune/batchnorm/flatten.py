@@ -1,4 +1,4 @@
-"""Models inside models, as one flat graph: what plans, freezes and measures layers then sees every one of them."""
+"""Nested models as one flat graph, so that planning, freezing and measuring reach every layer."""
 
 from typing import Any
 
@@ -10,26 +10,26 @@ from finetune.errors import FinetuneError
 
 
 def flat(model: keras.Model, *, image_size: int | None = None, weights: bool = True) -> keras.Model:
-    """A functional copy of `model` in which no layer is a model: same outputs to the bit, weights copied.
+    """A functional copy of `model` in which no layer is a model. Outputs are the same to the bit; weights are copied.
 
-    `model` is functional or sequential, with one input `[batch, height, width, channels]` and one output; its parts
-    may be such models, to any depth. The copy takes float32 and, with `image_size`, images of that side in px.
-    Layers keep their names; where a nested model's clash with others', all of its get its name and "." in front.
-    A recorded `training=` of a nested model is left out: Keras 3 overrides it as well (keras-team/keras#20285).
+    `model` is functional or sequential, with one input `[batch, height, width, channels]` and one output. Its layers
+    may be such models, to any depth. The copy takes float32 and, with `image_size`, images of that side in px. Layers
+    keep their names. If names of a nested model clash with others, all of its layers get its name and "." in front. A
+    recorded `training=` of a nested model is dropped, as Keras 3 also overrides it (keras-team/keras#20285).
     `weights=False` leaves the copy freshly initialised.
 
-    Raises FinetuneError, naming the layer, for what has no graph to copy (subclassed models, layers with BatchNorm
-    inside), for BatchNorm used at several places, for several inputs or outputs, and where the layers do not take
+    Raises FinetuneError, naming the layer, for layers without a graph to copy (subclassed models, layers with BatchNorm
+    inside), for BatchNorm used at several places, for several inputs or outputs, and if the layers do not accept
     images of `image_size`.
     """
     return _flattened(model, image_size, _Copy(weights))
 
 
 def originals(model: keras.Model) -> dict[str, Any]:
-    """What each BatchNormalization of `flat(model)` is the copy of: its name there -> the layer of `model`."""
+    """Maps the name of each BatchNormalization of `flat(model)` to the layer of `model` that it copies."""
     copy = _Copy(weights=False)
     _flattened(model, None, copy)
-    return {made.name: one for one, made in copy.pairs() if isinstance(one, keras.layers.BatchNormalization)}
+    return {made.name: one for one, made in copy.pairs if isinstance(one, keras.layers.BatchNormalization)}
 
 
 def _flattened(model: keras.Model, image_size: int | None, copy: "_Copy") -> keras.Model:
@@ -57,21 +57,20 @@ def is_nested(layer: Any) -> bool:
 
 
 class _Copy:
-    """One pass over a model and the models in it; `made` keeps a shared layer one layer."""
+    """One pass over a model and the models in it. A shared layer stays one layer.
+
+    pairs: (layer or operation, its copy), in the order of the pass.
+    """
 
     def __init__(self, weights: bool) -> None:
         self._weights = weights
         self._names: set[str] = set()
         self._prefixes: dict[int, str] = {}
         self._made: dict[int, Any] = {}
-        self._copied: dict[int, Any] = {}
-
-    def pairs(self) -> list[tuple[Any, Any]]:
-        """(layer or operation, its copy), in the order they were met."""
-        return [(self._copied[key], made) for key, made in self._made.items()]
+        self.pairs: list[tuple[Any, Any]] = []
 
     def claimed(self, name: str) -> str:
-        """`name`, or with a number where it is taken."""
+        """`name`, or `name` with a number if it is already used."""
         number, free = 1, name
         while free in self._names:
             free, number = f"{name}_{number}", number + 1
@@ -104,13 +103,13 @@ class _Copy:
             )
         if not known:
             self._made[id(operation)] = self._made_like(operation, prefix)
-            self._copied[id(operation)] = operation
+            self.pairs.append((operation, self._made[id(operation)]))
         made = self._made[id(operation)]
         try:
             result = made(*args, **kwargs)
             if not known and self._weights and isinstance(operation, keras.layers.Layer):
                 copy_weights(operation, made)
-        except Exception as error:  # Keras raises what its parts raise: ValueError, TypeError, of TensorFlow
+        except Exception as error:  # Keras passes on the errors of its parts: ValueError, TypeError, TensorFlow's
             reason = str(error).partition("\n")[0]
             raise FinetuneError(
                 f"layer '{operation.name}' does not take what the layers before it give at this image size "
@@ -149,7 +148,7 @@ class _Copy:
 
 
 def _check(model: Any, what: str) -> None:
-    """FinetuneError unless the graph of `model` is known: functional, or sequential and built."""
+    """Raise FinetuneError unless the graph of `model` is known: functional, or sequential and built."""
     if isinstance(model, keras.Sequential):
         if not model.built:
             raise FinetuneError(f"{what} ('{model.name}') is not built: give it an Input, or save it once it was used")

@@ -1,4 +1,4 @@
-"""The one BatchNorm layer that is trained here: which statistics normalise is an attribute, not a call argument."""
+"""The BatchNorm layer that this package trains: an attribute, not a call argument, selects the statistics."""
 
 import math
 from typing import Any
@@ -9,37 +9,40 @@ import tensorflow as tf
 from finetune.batchnorm import renorm, replicas
 from finetune.batchnorm.subject import Statistics
 
+SWITCHES = ("statistics", "updates", "unbiased", "renormalise", "zero_debias", "run_steps")
+"""The entries of a layer's config that Keras's own layer does not have."""
+
 
 class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Keras's layer with switches of its own instead of `training` and `trainable` deciding everything.
+    """Keras's layer, with separate switches for what `training` and `trainable` decide together in Keras.
 
-    statistics: what normalises in a training step, `batch` or `moving`.
-    updates: whether a training step moves the moving statistics (only with `batch`).
-    trainable: whether gamma and beta train; unlike in Keras 3 it says nothing about the statistics.
-    unbiased: the moving variance is fed n/(n-1) times the batch variance, n = batch x height x width, as
-        TensorFlow's fused op and so slim does; Keras 3 feeds the batch variance itself.
-    momentum: Keras's name for the decay, the share of the old moving value kept.
-    renormalise: batch renormalisation (Ioffe 2017, arXiv 1702.03275): a training batch is normalised by its own
+    statistics: the statistics that normalise in a training step, `batch` or `moving`.
+    updates: whether a training step updates the moving statistics (only with `batch`).
+    trainable: whether gamma and beta train. Unlike in Keras 3 it does not affect the statistics.
+    unbiased: the moving variance averages n/(n-1) times the batch variance, n = batch x height x width, as
+        TensorFlow's fused op and therefore slim does. Keras 3 averages the batch variance itself.
+    momentum: Keras's name for the decay, the share of the old moving value that is kept.
+    renormalise: batch renormalisation (Ioffe 2017, arXiv 1702.03275). A training batch is normalised by its own
         statistics and corrected towards the moving ones, within limits that open over the course of `run_steps`
-        (`renorm.limits`); what is averaged is sigma, not the variance. Without `batch` statistics it has no effect,
-        and none in inference or evaluation. Keras's own `renorm` has a second set of averages, and no schedule.
-    zero_debias: the moving mean forgets its start at the first update, as with slim's
-        `batch_norm(zero_debias_moving_mean=True)`: it is the mean of the batches so far, weighted by the decay, and
-        nothing of the value before (TensorFlow's `assign_moving_average(zero_debias=True)`). The variance's keeps it.
-    run_steps: length of the run in training steps, which the schedule of `renormalise` is laid over.
+        (`renorm.limits`). The moving average is that of sigma, not of the variance. It has no effect without `batch`
+        statistics, nor in inference or evaluation. Keras's own `renorm` has a second set of averages and no schedule.
+    zero_debias: the moving mean forgets its initial value at the first update, as with slim's
+        `batch_norm(zero_debias_moving_mean=True)`. It is the mean of the batches so far, weighted by the decay
+        (TensorFlow's `assign_moving_average(zero_debias=True)`). The moving variance keeps its initial value.
+    run_steps: length of the run in training steps, over which the schedule of `renormalise` extends.
     across_replicas: in a training step on several replicas (`tf.distribute`), batch statistics are those of the global
-        batch. Without it each replica normalises by its own share; what moves the moving statistics is then the mean
-        over replicas of what each would feed them, so that they are the same everywhere.
+        batch. Without it, each replica normalises by its own share. The moving statistics then average the mean over
+        replicas of what each would contribute, so that they are the same on all replicas.
 
-    Both need a counter of training steps, `local_step`: it is one of `variables` (a resumed run needs it) and none of
-    `weights` (a file of weights has no place for it).
+    `renormalise` and `zero_debias` need a counter of training steps, `local_step`. It belongs to `variables`, because a
+    resumed run needs it, but not to `weights`, because files of weights do not have it.
 
-    Outside a training step moving statistics normalise, unless `evaluation` says `batch`: then each batch is
-    normalised by its own statistics, nothing is updated, and `moments` holds what was used. All of these are
-    read when a step is traced: a change takes effect in the next trace only.
+    Outside a training step the moving statistics normalise, unless `evaluation` is `batch`. Then each batch is
+    normalised by its own statistics, nothing is updated, and `moments` holds the statistics that were used. All
+    switches are read when a step is traced: a change takes effect in the next trace only.
 
-    The fused op makes a ResNet-50 step 10 to 20 % faster than Keras's own arithmetic on a CPU, and in
-    inference it lets the graph optimizer fold the normalisation into the convolution.
+    The fused op makes a ResNet-50 step 10 to 20 % faster than Keras's own arithmetic on a CPU. In inference it lets the
+    graph optimizer fold the normalisation into the convolution.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         self.moments: tuple[tf.Tensor, tf.Tensor, tf.Tensor] | None = None
 
     def build(self, input_shape: Any) -> None:
-        """The stock layer's variables, and the counter where one is needed."""
+        """The variables of Keras's layer, and the step counter if one is needed."""
         super().build(input_shape)
         if self.renormalise or self.zero_debias:
             self.local_step = self.add_weight(
@@ -75,7 +78,7 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
 
     @property
     def weights(self) -> list[keras.Variable]:
-        """Gamma, beta and the moving statistics, where the stock layer has them."""
+        """The weights of Keras's layer: gamma, beta and the moving statistics."""
         return [variable for variable in super().weights if variable is not self.local_step]
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -92,7 +95,7 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         return outputs if x is inputs else tf.reshape(outputs, tf.shape(inputs))
 
     def _trained(self, x: tf.Tensor) -> tf.Tensor:
-        """A training step's outputs; moves what moves, and counts the step."""
+        """The outputs of a training step; updates the moving statistics and counts the step."""
         n = _values_per_channel(x)
         if self.across_replicas and replicas.count() > 1:
             n *= replicas.count()
@@ -113,7 +116,7 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         return outputs
 
     def _fused(self, x: tf.Tensor, *, batch: bool, affine: bool = True) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Outputs, batch mean, and batch variance times n/(n-1); without `affine` as if gamma were 1 and beta 0."""
+        """Outputs, batch mean, and batch variance times n/(n-1). Without `affine`, gamma is 1 and beta 0."""
         empty = tf.zeros([0], tf.float32)
         op = tf.raw_ops.FusedBatchNormV3(
             x=x,
@@ -127,9 +130,9 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         return op.y, op.batch_mean, op.batch_variance
 
     def _synchronised(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Outputs, and mean and population variance of the global batch, through which gradients pass as well.
+        """Outputs, and mean and population variance of the global batch. Gradients pass through all of them.
 
-        The fused op cannot: it gives no gradient for statistics that are handed to it.
+        The fused op cannot be used: it has no gradient for statistics that are passed to it.
         """
         values = tf.cast(x, tf.float32)
         mean, population = replicas.moments(values)
@@ -139,7 +142,7 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         return tf.cast(outputs, x.dtype), mean, population
 
     def _corrected(self, normalised: tf.Tensor, mean: tf.Tensor, population: tf.Tensor) -> tf.Tensor:
-        """Batch renormalisation of what was normalised by the batch, before the moving statistics move."""
+        """Batch renormalisation of values normalised by the batch, before the moving statistics are updated."""
         assert self.local_step is not None
         r, d = renorm.correction(
             (mean, tf.sqrt(population + self.epsilon)),
@@ -151,12 +154,12 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         return normalised * tf.cast(r * gamma, normalised.dtype) + tf.cast(d * gamma + beta, normalised.dtype)
 
     def _move(self, mean: tf.Tensor, fed: tf.Tensor, population: tf.Tensor) -> None:
-        """One update of the moving statistics: `fed` is the variance they take, `population` that of the batch."""
+        """One update of the moving statistics: they average the variance `fed`; `population` is that of the batch."""
         decay = self.momentum
         keep, take = self._mean_shares()
         self.moving_mean.assign(self.moving_mean.value * keep + mean * take)
         if self.renormalise:
-            # The paper averages sigma, epsilon in it; the variance that inference reads is what gives that sigma.
+            # The paper averages sigma, which includes epsilon. The stored variance is the one that gives this sigma.
             sigma = tf.sqrt(self.moving_variance.value + self.epsilon) * decay
             sigma += tf.sqrt(population + self.epsilon) * (1.0 - decay)
             self.moving_variance.assign(tf.maximum(sigma * sigma - self.epsilon, 0.0))
@@ -174,11 +177,11 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         return 1.0 - take, take
 
     def _measured(self, x: tf.Tensor) -> tf.Tensor:
-        """Normalise by batch statistics and keep them exact enough to pool from, to 1e-6 of float64.
+        """Normalise by batch statistics, and keep them within 1e-6 of float64, exact enough to pool from.
 
-        Around the fused op's mean nothing cancels. Only a row of pixels is summed in float32, where the error is
-        below 1e-6 and falls further in the float64 sum over rows; casting whole maps to float64 costs three times
-        the forward pass of a MobileNet.
+        Around the fused op's mean nothing cancels. Only a row of pixels is summed in float32, with an error below
+        1e-6, which falls further in the float64 sum over rows. Casting whole feature maps to float64 would cost three
+        times the forward pass of a MobileNet.
         """
         outputs, mean, _ = self._fused(x, batch=True)
         centred = tf.cast(x, tf.float32) - mean
@@ -191,16 +194,8 @@ class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]
         return outputs
 
     def get_config(self) -> dict[str, Any]:
-        """The stock layer's, and the switches."""
-        return {
-            **super().get_config(),
-            "statistics": self.statistics,
-            "updates": self.updates,
-            "unbiased": self.unbiased,
-            "renormalise": self.renormalise,
-            "zero_debias": self.zero_debias,
-            "run_steps": self.run_steps,
-        }
+        """The config of Keras's layer, and the switches."""
+        return {**super().get_config(), **{name: getattr(self, name) for name in SWITCHES}}
 
 
 def _values_per_channel(x: tf.Tensor) -> tf.Tensor:

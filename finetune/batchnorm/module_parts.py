@@ -1,7 +1,7 @@
-"""BatchNorm inside something that cannot be opened: views of its statistics, and the one switch it has."""
+"""BatchNorm inside a module that cannot be opened: views of its statistics, and its one `training` switch."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -11,11 +11,11 @@ import tensorflow as tf
 from finetune.batchnorm.subject import Statistics
 
 EPSILON = 1e-5
-"""What a module adds to its variances is hidden. This one only keeps the drift of dead channels finite."""
+"""The epsilon of a module is not known. This value only keeps the drift of dead channels finite."""
 
 
 class Part(keras.layers.Layer):  # type: ignore[misc]
-    """The variables of one scope of a module: can be frozen by its name; never called."""
+    """The variables of one scope of a module. It can be frozen by name, and is never called."""
 
     def __init__(self, variables: dict[str, keras.Variable], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -27,8 +27,8 @@ class Part(keras.layers.Layer):  # type: ignore[misc]
 class PartBatchNorm(Part):
     """A view of one BatchNorm in a module, with the switches and results of `batchnorm.layer.BatchNorm`.
 
-    `statistics` and `evaluation` are the same for all views of a module, which has one `training` argument; `updates`
-    and `momentum` (the decay) are each view's own.
+    `statistics` and `evaluation` are the same for all views of a module, because it has one `training` argument.
+    `updates` and `momentum` (the decay) are separate for each view.
     """
 
     def __init__(self, variables: dict[str, keras.Variable], **kwargs: Any) -> None:
@@ -46,11 +46,11 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
     """A network as one layer, float32 `[batch, height, width, 3]` to features `[batch, channels]`.
 
     trained: `id` of the variables that may train.
-    run: `run(images, training, momentum)` computes the features; with training it normalises by the batch and moves
-        the moving statistics, keeping the share `momentum` of the old ones. None where the module takes no momentum.
-    own_decay: the share it keeps where it takes no momentum; None where it takes one.
-    can_train: whether it has a `training` argument at all; without, it is used as it is, and its BatchNorm, which
-        cannot be asked for batch statistics, is not seen.
+    run: `run(images, training, momentum)` computes the features. With training it normalises by the batch and updates
+        the moving statistics, keeping the share `momentum` of the old ones; None if the module takes no momentum.
+    own_decay: the share that it keeps if it takes no momentum; None if it takes one.
+    can_train: whether it has a `training` argument. Without one, it is used unchanged, and its BatchNorm has no views,
+        because it cannot be asked for batch statistics.
     """
 
     def __init__(
@@ -81,20 +81,20 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
         return self._run(inputs, False, 1.0 if self._takes_momentum else None)
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
-        """Without tracing the module."""
+        """The shape and dtype of the features, without tracing the module."""
         return keras.KerasTensor((inputs.shape[0], self.channels), dtype="float32")
 
     channels: int
 
     def graph_digest(self) -> str:
-        """Hex digest of what it computes, its variables aside."""
+        """Hex digest of its computation, without its variables."""
         raise NotImplementedError
 
     def _uses_batch(self) -> bool:
         return self.bn[0].statistics == "batch" if self.bn else any(part.trainable for part in self.parts)
 
     def _trained(self, images: tf.Tensor) -> tf.Tensor:
-        """A training step's features; the statistics move by each view's decay."""
+        """The features of a training step; the statistics are updated with each view's decay."""
         before = self._statistics()
         if self._takes_momentum:
             features = self._run(images, True, self.bn[0].momentum if self.bn else 0.99)
@@ -113,7 +113,7 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
         return features
 
     def _measured(self, images: tf.Tensor) -> tf.Tensor:
-        """Features under batch statistics, nothing updated; each view's `moments` hold what was used."""
+        """Features under batch statistics, without updates; each view's `moments` hold the statistics used."""
         with tf.init_scope():
             values = self._values(int(images.shape[1]), int(images.shape[2]))
         before = self._statistics()
@@ -121,7 +121,7 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
         count = tf.cast(tf.shape(images)[0], tf.float64)
         for view, saved, (mean, variance), each in zip(self.bn, before, batch, values, strict=True):
             n = count * each
-            # What was fed to the moving variance is n/(n-1) times the batch's, where the module does as TF's op does.
+            # A module that behaves like TF's op averages n/(n-1) times the batch variance.
             factor = (n - 1.0) / n if each > 0 else tf.constant(1.0, tf.float64)
             shown = n if each > 0 else count
             view.moments = (tf.cast(mean, tf.float64), tf.cast(variance, tf.float64) * factor, shown)
@@ -129,9 +129,10 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
         return features
 
     def _from_zero(self, images: tf.Tensor) -> tuple[tf.Tensor, list[tuple[tf.Tensor, tf.Tensor]]]:
-        """Features in training mode and the batch's (mean, variance as fed) of each view, which are left at those.
+        """Features in training mode, and each view's (mean, variance as averaged) of the batch.
 
-        A moving average that keeps nothing is the batch's value; one that starts from 0 is (1 - decay) times it.
+        A moving average that keeps nothing equals the batch's value; one that starts from 0 is (1 - decay) times it.
+        The moving statistics of the views are left at these values.
         """
         if self._takes_momentum:
             features = self._run(images, True, 0.0)
@@ -145,16 +146,13 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
             return features, [(mean / share, variance / share) for mean, variance in self._statistics()]
 
     def _statistics(self) -> list[tuple[tf.Tensor, tf.Tensor]]:
-        return [
-            (tf.identity(view.moving_mean.value), tf.identity(view.moving_variance.value))
-            for view in self.bn
-        ]  # fmt: skip
+        return [(tf.identity(one.moving_mean.value), tf.identity(one.moving_variance.value)) for one in self.bn]
 
     def learn_decay(self, images: np.ndarray) -> float | None:
-        """The decay of a module that takes none as an argument: its averages after one call, from 0 and from 1.
+        """The decay d of a module that does not take it as an argument, from its averages after one call.
 
-        (1-d) x the batch's value, and d more; None where the two do not differ by one number d in [0, 1) everywhere,
-        so that it is no moving average. The statistics are left as they were.
+        From 0 they become (1-d) times the batch's value, and from 1 that value plus d. None if the two do not differ by
+        the same d in [0, 1) everywhere: then it is not a moving average. The statistics are restored.
         """
         with self.kept():
             ends = []
@@ -171,15 +169,22 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
         self.own_decay = round(decay, 5)  # float32 leaves 1 - 0.9997 four digits; decays have fewer
         return self.own_decay
 
-    def kept(self) -> AbstractContextManager[None]:
-        """Inside, eager calls may move the statistics: they are put back."""
-        return _Kept(self)
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Inside, eager calls may change the moving statistics; they are restored at the end."""
+        saved = [(np.array(view.moving_mean), np.array(view.moving_variance)) for view in self.bn]
+        try:
+            yield
+        finally:
+            for view, values in zip(self.bn, saved, strict=True):
+                _write(view, values)
 
     def _values(self, height: int, width: int) -> list[float]:
-        """How many values per channel and image each view averages over; 0 where the module feeds the plain variance.
+        """The values per channel and image that each view averages over; 0 if the module averages the plain variance.
 
-        The same images twice have the same mean and variance, but n/(n-1) times it is smaller: with two images and
-        with those twice, by (4k-1)/(4k-2), k values an image. Where k is large it is uncertain, and without effect.
+        Repeating the images changes neither mean nor variance, but makes n/(n-1) times the variance smaller. From two
+        images to these two twice, the factor is (4k-1)/(4k-2) for k values per image. If k is large it is uncertain,
+        and has no effect.
         """
         if (height, width) not in self._images_values:
             rng = np.random.default_rng(0)
@@ -192,29 +197,17 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
                 excess = float(np.sum(np.asarray(single, np.float64)) / np.sum(np.asarray(double, np.float64))) - 1.0
                 each = (1.0 / excess + 2.0) / 4.0 if excess > 0 else np.inf
                 found.append(float(max(round(each), 1)) if each < 1.5 * height * width else 0.0)
-            # It is one or the other for the whole module: noise must not make a large map an exception.
+            # A whole module does one or the other: noise must not make a layer with a large map an exception.
             fed_plain = sum(each == 0 for each in found) > len(found) / 2
             self._images_values[height, width] = [0.0] * len(found) if fed_plain else found
         return self._images_values[height, width]
 
 
-class _Kept:
-    def __init__(self, module: Module) -> None:
-        self._module = module
-
-    def __enter__(self) -> None:
-        self._saved = [(np.array(v.moving_mean), np.array(v.moving_variance)) for v in self._module.bn]
-
-    def __exit__(self, *_: object) -> None:
-        for view, saved in zip(self._module.bn, self._saved, strict=True):
-            _write(view, saved)
-
-
 def _after(features: tf.Tensor) -> Any:
     """Inside, operations wait for the updates of the call that gave `features`.
 
-    In modules made of TF1 graphs the features wait for the update operations, and nothing else does: the call's own
-    operation is over before they are. So the dependency is on something computed from its result.
+    In modules made of TF1 graphs only the features wait for the update operations: the call's own operation ends before
+    they do. So the dependency is on a tensor computed from the features.
     """
     return tf.control_dependencies([tf.identity(features)])
 
@@ -225,7 +218,7 @@ def _write(view: PartBatchNorm, values: Any) -> None:
 
 
 def _scopes(variables: list[tf.Variable]) -> dict[str, dict[str, tf.Variable]]:
-    """Scope -> last part of the name -> variable; scopes of equal names are told apart by a number."""
+    """Maps scope and last part of the name to the variable; scopes with equal names are numbered."""
     scopes: dict[str, dict[str, tf.Variable]] = {}
     for variable in variables:
         scope, _, last = variable.name.partition(":")[0].rpartition("/")
@@ -238,7 +231,7 @@ def _scopes(variables: list[tf.Variable]) -> dict[str, dict[str, tf.Variable]]:
 
 def _part(scope: str, group: dict[str, tf.Variable], trainable: set[int], *, views: bool) -> Part:
     name = scope.replace("/", ".")
-    # Given a tf.Variable, Keras's keeps it: what trains is the module's own.
+    # A keras.Variable made from a tf.Variable keeps it: so the module's own variable trains.
     variables = {
         last: keras.Variable(
             one, trainable=id(one) in trainable, dtype=one.dtype.name, name=f"{name}.{last}".replace("/", ".")

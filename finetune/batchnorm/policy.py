@@ -1,4 +1,4 @@
-"""The named BN policies and the rules by which layers get one. Pure: no TensorFlow."""
+"""The named BN policies, and the rules that assign them to layers. No TensorFlow."""
 
 import difflib
 from dataclasses import dataclass
@@ -30,16 +30,16 @@ POLICIES: dict[str, BNPolicy] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """A pattern over layer names and what it decides; rules are tried in order, the first that matches wins."""
+    """A pattern over layer names and its decision. Rules are tried in order, and the first that matches applies."""
 
     pattern: str
     decision: str
 
 
 def parse_bn_rule(text: str) -> Rule:
-    """`[PATTERN=]POLICY`; without a pattern the rule is for every BN layer.
+    """The rule of `[PATTERN=]POLICY`; without a pattern it applies to every BN layer.
 
-    Raises WrongUse where the policy is not one of `POLICIES`, or the pattern before "=" is empty.
+    Raises WrongUse if the policy is not one of `POLICIES`, or the pattern before "=" is empty.
     """
     pattern, separator, policy = text.rpartition("=")
     if separator and not pattern:

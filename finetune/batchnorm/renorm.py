@@ -1,27 +1,27 @@
 """Batch renormalisation: the arithmetic of Ioffe 2017 (arXiv 1702.03275), algorithm 1.
 
 A training batch is normalised by its own statistics and then corrected towards the moving ones,
-`(x - mean_B) / sigma_B * r + d`, so that training and inference compute nearly the same where batches are small.
+`(x - mean_B) / sigma_B * r + d`. So training and inference compute nearly the same even if batches are small.
 """
 
 import tensorflow as tf
 
 R_MAX, D_MAX = 3.0, 5.0
-"""What r and d are clipped to once the schedule is through: r in [1/3, 3], d in [-5, 5] (section 4)."""
+"""Limits of r and d at the end of the schedule: r in [1/3, 3], d in [-5, 5] (section 4)."""
 
 HOLD, D_OPEN, R_OPEN = 5_000, 25_000, 40_000
-"""The paper's schedule in steps (section 4): plain BatchNorm, r = 1 and d = 0, up to the first; then the limits open
-linearly, d's until the second, r's until the third."""
+"""The paper's schedule in steps (section 4). Up to HOLD it is plain BatchNorm, r = 1 and d = 0. Then the limits open
+linearly: those of d until D_OPEN, those of r until R_OPEN."""
 
 
 def limits(step: tf.Tensor, steps: int | None) -> tuple[tf.Tensor, tf.Tensor]:
     """(r_max, d_max), float32 scalars, at training step `step`, an integer from 0.
 
-    `steps` is the length of the run, over which the paper's schedule is laid: no correction in the first eighth, the
-    full limits for d after five eighths and for r at the end. With the paper's own steps a run of a few thousand would
-    never see any. Opening them within a third of a run, while the weights still move faster than the averages follow,
-    was no better: `cifar_resnet` on 2,000 CIFAR-10 images at 16 px, one seed, 25.9 % against 28.0 % in 116 steps of
-    batch 64, and 28.1 % against 28.8 % in 948 of batch 8. None: the paper's own steps.
+    `steps` is the length of the run, to which the paper's schedule is scaled: no correction in the first eighth, the
+    full limits for d after five eighths and for r at the end. With the paper's own steps (None), a run of a few
+    thousand steps would have no correction. Opening the limits within a third of a run was no better, because the
+    weights then still change faster than the averages follow: `cifar_resnet` on 2,000 CIFAR-10 images at 16 px, one
+    seed, reached 25.9 % against 28.0 % in 116 steps of batch 64, and 28.1 % against 28.8 % in 948 steps of batch 8.
     """
     scale = 1.0 if steps is None else steps / R_OPEN
     now = tf.cast(step, tf.float32)
@@ -35,7 +35,7 @@ def limits(step: tf.Tensor, steps: int | None) -> tuple[tf.Tensor, tf.Tensor]:
 def correction(
     batch: tuple[tf.Tensor, tf.Tensor], moving: tuple[tf.Tensor, tf.Tensor], bounds: tuple[tf.Tensor, tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """(r, d), float32 `[channels]`, through which no gradient passes.
+    """(r, d), float32 `[channels]`. No gradient passes through them.
 
     batch, moving: mean and sigma `[channels]` of the batch and of the moving averages; sigma = sqrt(variance + epsilon)
     bounds: (r_max, d_max): r is clipped to [1/r_max, r_max], d to [-d_max, d_max].

@@ -1,8 +1,8 @@
-"""Measure a model's BatchNorm statistics over images, pool them exactly, and put them in its moving averages.
+"""Measure a model's BatchNorm statistics over images, pool them exactly, and write them to its moving averages.
 
-"Precise BN" (Wu & Johnson 2021, arXiv 2105.07576): with the weights fixed, the mean and variance of each layer's
-inputs over many images. While a layer is measured, the layers below it normalise by batch statistics, as they
-did in training; so the result depends on the batch size through them, and through nothing else.
+"Precise BN" (Wu & Johnson 2021, arXiv 2105.07576) is the mean and variance of each layer's inputs over many images,
+with the weights fixed. While a layer is measured, the layers below it normalise by batch statistics, as they did in
+training. The result depends on the batch size only through these layers.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +22,8 @@ from finetune.batchnorm.surgery import bn_layers
 class Moments:
     """Pooled statistics of one layer's inputs: float64 `[channels]`, population variance, over `count` values.
 
-    batches: how many batches they come from. between: the part of the variance that lies between the batches' means,
-    float64 `[channels]`.
+    batches: the number of batches they come from. between: the variance of the batches' means, which is part of
+    `variance`, float64 `[channels]`.
     """
 
     count: float
@@ -34,38 +34,39 @@ class Moments:
 
     @property
     def batch_spread(self) -> np.ndarray:
-        """Standard deviation of one batch's mean, `[channels]`; NaN where there was one batch only."""
+        """Standard deviation of one batch's mean, `[channels]`; NaN if there was only one batch."""
         if self.batches < 2:
             return np.full_like(self.mean, np.nan)
         spread: np.ndarray = np.sqrt(np.maximum(self.between, 0.0) * (self.batches / (self.batches - 1)))
         return spread
 
     def merge(self, other: "Moments") -> "Moments":
-        """Both samples as one, by the parallel formula (Chan, Golub & LeVeque 1979): exact where
-        `E[x^2] - E[x]^2` cancels."""
+        """The statistics of both samples together, by the parallel formula (Chan, Golub & LeVeque 1979).
+
+        It stays exact where `E[x^2] - E[x]^2` cancels.
+        """
         count = self.count + other.count
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.count / count)
-        apart = delta**2 * (self.count / count) * (other.count / count)
         mine, others = self.count / count, other.count / count
+        delta = other.mean - self.mean
+        apart = delta**2 * mine * others
         return Moments(
             count,
-            mean,
-            self.variance * mine + other.variance * others + apart,
-            self.batches + other.batches,
-            self.between * mine + other.between * others + apart,
+            mean=self.mean + delta * others,
+            variance=self.variance * mine + other.variance * others + apart,
+            batches=self.batches + other.batches,
+            between=self.between * mine + other.between * others + apart,
         )
 
 
 class KerasSubject(Subject):
-    """A Keras model adopted by `surgery.adopt`, as a `Subject`."""
+    """A Keras model made by `surgery.adopt`, as a `Subject`."""
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
 
     @property
     def name(self) -> str:
-        """The model's."""
+        """The model's name."""
         return str(self._model.name)
 
     @property
@@ -87,7 +88,7 @@ class KerasSubject(Subject):
         ]
 
     def forward(self, statistics: Statistics) -> Forward:
-        """Without dropout and without updates; traced at once. Takes `[batch, height, width, 3]`."""
+        """The model on `[batch, height, width, 3]`, without dropout and updates; traced immediately."""
         return forward(self._model, statistics)
 
     def snapshot(self) -> Snapshot:
@@ -96,7 +97,7 @@ class KerasSubject(Subject):
         return {layer.name: (np.array(layer.moving_mean), np.array(layer.moving_variance)) for layer in layers}
 
     def restore(self, saved: Snapshot) -> None:
-        """Put a `snapshot` back."""
+        """Make a `snapshot` the moving statistics."""
         for layer in bn_layers(self._model):
             mean, variance = saved[layer.name]
             layer.moving_mean.assign(mean)
@@ -106,10 +107,11 @@ class KerasSubject(Subject):
 def forward(
     model: keras.Model, statistics: Statistics, *, moments: bool = True
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]]:
-    """The model without dropout and without updates, normalising by `statistics`; traced at once.
+    """The model without dropout and updates, normalising by `statistics`; traced immediately.
 
-    Takes preprocessed images `[batch, height, width, 3]`; returns logits and, with `batch`, each BN layer's
-    (mean, population variance, N), in the order of `bn_layers(model)`; with `moments=False` none, which is cheaper.
+    It takes preprocessed images `[batch, height, width, 3]` and returns logits and, with `batch`, each BN layer's
+    (mean, population variance, N) in the order of `bn_layers(model)`. `moments=False` leaves these out, which is
+    cheaper.
     """
     layers = bn_layers(model)
 
@@ -124,7 +126,7 @@ def forward(
 
 @contextmanager
 def _evaluating(layers: list[Any], statistics: Statistics) -> Iterator[None]:
-    # The attribute is read while tracing only; it is put back so that nobody else's trace sees it.
+    # The attribute is read only while tracing. It is reset so that no other trace sees it.
     for layer in layers:
         layer.evaluation = statistics
     try:
@@ -134,9 +136,7 @@ def _evaluating(layers: list[Any], statistics: Statistics) -> Iterator[None]:
             layer.evaluation, layer.moments = "moving", None
 
 
-def pool(
-    batches: Iterable[Iterable[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]],
-) -> list[Moments]:
+def pool(batches: Iterable[Iterable[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]) -> list[Moments]:
     """Pool each layer's (mean, population variance, N) of every batch over all batches, in float64."""
     pooled: list[Moments] = []
     for batch in batches:
@@ -148,20 +148,15 @@ def pool(
     return pooled
 
 
-def write(subject: Subject, pooled: list[Moments]) -> None:
-    """Make pooled statistics the moving ones."""
-    names = [layer.name for layer in subject.layers]
-    subject.restore(
-        {
-            name: (moments.mean.astype(np.float32), moments.variance.astype(np.float32))
-            for name, moments in zip(names, pooled, strict=True)
-        }
-    )
+def write_moving(subject: Subject, pooled: list[Moments]) -> None:
+    """Make pooled statistics the moving statistics."""
+    float32 = [(one.mean.astype(np.float32), one.variance.astype(np.float32)) for one in pooled]
+    subject.restore({layer.name: pair for layer, pair in zip(subject.layers, float32, strict=True)})
 
 
 def recalibrate(subject: Subject, images: Iterable[tf.Tensor]) -> list[Moments]:
-    """Measure over `images` (preprocessed batches) and make that the moving statistics; returns what was pooled."""
+    """Measure over `images` (preprocessed batches), make the result the moving statistics, and return it."""
     measure = subject.forward("batch")
     pooled = pool(measure(batch)[1] for batch in images)
-    write(subject, pooled)
+    write_moving(subject, pooled)
     return pooled

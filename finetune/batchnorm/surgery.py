@@ -1,14 +1,12 @@
-"""Put our BatchNorm into any functional Keras model, and take it out again."""
+"""Put this package's BatchNorm into any functional Keras model, and Keras's own back."""
 
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from finetune.batchnorm.layer import BatchNorm
+from finetune.batchnorm.layer import SWITCHES, BatchNorm
 from finetune.batchnorm.module_parts import Module, PartBatchNorm
-
-_OURS = ("statistics", "updates", "unbiased", "renormalise", "zero_debias", "run_steps")
 
 
 def adopt(
@@ -21,55 +19,53 @@ def adopt(
 ) -> keras.Model:
     """A copy of `model` with every BatchNormalization replaced by `BatchNorm`, weights copied.
 
-    `unbiased`, `renorm` (`renormalise`) and `zero_debias` as in `BatchNorm`; `epsilon` replaces each layer's own where
-    it is given. Keras's own `renorm` of a layer, which only acts in training, is not carried over.
+    `unbiased`, `renorm` (`renormalise`) and `zero_debias` as in `BatchNorm`. `epsilon`, if given, replaces each layer's
+    own. Keras's own `renorm` of a layer, which only acts in training, is dropped.
     """
 
-    def swap(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, Module):
-            return layer
+    def replaced(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         if not isinstance(layer, keras.layers.BatchNormalization):
             return layer.__class__.from_config(config)
         if epsilon is not None:
             config["epsilon"] = epsilon
         config.update(renorm=False, renorm_clipping=None)
-        return BatchNorm.from_config(
-            {**config, "unbiased": unbiased, "renormalise": renorm, "zero_debias": zero_debias}
-        )
+        config.update(unbiased=unbiased, renormalise=renorm, zero_debias=zero_debias)
+        return BatchNorm.from_config(config)
 
-    return _copy(model, swap)
+    return _copy(model, replaced)
 
 
 def to_stock(model: keras.Model) -> keras.Model:
-    """A copy with Keras's own BatchNormalization in place of ours: loads without this package.
+    """A copy with Keras's own BatchNormalization instead of `BatchNorm`. It loads without this package.
 
-    Everything is marked trainable: what was frozen in a run is in its `config.json`, not in the model.
+    Every layer is marked trainable: the frozen layers of a run are listed in its `config.json`, not in the model.
     """
 
-    def swap(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, Module):
-            return layer
+    def stock(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         if isinstance(layer, keras.layers.Layer):  # the others are arithmetic between layers, such as `x / 127.5`
             config["trainable"] = True
         if not isinstance(layer, BatchNorm):
             return layer.__class__.from_config(config)
-        return keras.layers.BatchNormalization.from_config({k: v for k, v in config.items() if k not in _OURS})
+        return keras.layers.BatchNormalization.from_config({k: v for k, v in config.items() if k not in SWITCHES})
 
-    return _copy(model, swap)
+    return _copy(model, stock)
 
 
-def _copy(model: keras.Model, swap: Callable[[keras.layers.Layer], keras.layers.Layer]) -> keras.Model:
-    """`model` with every layer put through `swap`, and its weights.
+def _copy(model: keras.Model, replaced: Callable[[keras.layers.Layer], keras.layers.Layer]) -> keras.Model:
+    """A copy of `model` with its weights, in which every layer but a `Module` is `replaced(layer)`.
 
-    Drawing millions of random first values, to overwrite them, would take most of the time: layers begin with zeros.
+    Layers are initialised with zeros: drawing millions of random values only to overwrite them would take most of the
+    time.
     """
     drawn: list[tuple[Any, str, Any]] = []
 
     def blank(layer: keras.layers.Layer) -> keras.layers.Layer:
-        made = swap(layer)
-        if made is not layer and not isinstance(made, keras.layers.BatchNormalization):
+        if isinstance(layer, Module):
+            return layer
+        made = replaced(layer)
+        if not isinstance(made, keras.layers.BatchNormalization):
             for name, value in list(vars(made).items()):
                 if isinstance(value, keras.initializers.Initializer):
                     drawn.append((made, name, value))
@@ -83,12 +79,12 @@ def _copy(model: keras.Model, swap: Callable[[keras.layers.Layer], keras.layers.
 
 
 def parts(model: keras.Model) -> list[Any]:
-    """What can be frozen and measured by its name: the layers, and instead of a module the parts of it."""
+    """All that can be frozen and measured by name: the layers, and instead of a module its parts."""
     return [part for layer in model.layers for part in (layer.parts if isinstance(layer, Module) else [layer])]
 
 
 def is_bn(part: Any) -> bool:
-    """Whether one of `parts` is a BatchNorm of ours or the view of a module's."""
+    """Whether one of `parts` is a `BatchNorm` or the view of one in a module."""
     return isinstance(part, BatchNorm | PartBatchNorm)
 
 
@@ -98,16 +94,16 @@ def bn_layers(model: keras.Model) -> list[Any]:
 
 
 def copy_weights(source: Any, target: Any) -> Any:
-    """Assign every variable of a model or layer to the same one of its copy `target`, and return that.
+    """Assign every variable of a model or layer to the same variable of its copy `target`; returns `target`.
 
-    What BatchNorm has beside gamma, beta and the moving statistics is left out, a counter of training steps or the
-    averages of Keras's `renorm`: it belongs to a run, and either side may have none.
+    Of BatchNorm, only gamma, beta and the moving statistics are copied. The counter of training steps and the averages
+    of Keras's `renorm` belong to a run, and either side may lack them.
     """
     for old, new in zip(_copied(source), _copied(target), strict=True):
         new.assign(old)
     for layer in target._flatten_layers():
         if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # it computes with constants that it makes of its variables
+            layer.finalize_state()  # it computes with constants made from its variables
     return target
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from finetune.batchnorm.statistics import Moments, write
+from finetune.batchnorm.statistics import Moments, write_moving
 from finetune.batchnorm.subject import Snapshot, Subject, kept
 from finetune.data.evalset import EvalSet
 from finetune.diagnosis.checks import CheckBudget, compare, further_checks, suspicious
@@ -82,7 +82,7 @@ def score_modes(evaluator: Evaluator, subject: Subject, test: EvalSet, train: Ev
     before = subject.snapshot()
     moving = [evaluator.examine(images.batches(), "moving") for images in (test, train)]
     batch = [evaluator.examine(images.batches(), "batch") for images in (test, train)]
-    write(subject, batch[1].moments)
+    write_moving(subject, batch[1].moments)
     recalibrated = [evaluator.examine(images.batches(), "moving") for images in (test, train)]
     subject.restore(before)
     tested, trained = (ModePasses(*passes) for passes in zip(moving, batch, recalibrated, strict=True))
