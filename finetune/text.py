@@ -1,18 +1,18 @@
-"""Text made printable; sizes as text."""
+"""Printable text, and sizes as text."""
 
 import re
 from typing import Any
 
 
 def printable(text: str) -> str:
-    """`text` with what steers a terminal or hides (escapes, line ends, marks of direction) written as `\\x1b`."""
+    """`text` with control and invisible characters (escapes, line ends, direction marks) written as `\\x1b`."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )
 
 
 def all_printable(value: Any) -> Any:
-    """`printable` of every text in a JSON value, keys included."""
+    """`printable` of every text in a JSON value, including keys."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
@@ -26,11 +26,11 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 
 def size_in_bytes(text: str) -> int | None:
-    """`10GiB`, `500 MB`, `2g` or `0` as bytes; None where it is no size."""
+    """The bytes of `10GiB`, `500 MB`, `2g` or `0`; None if the text is not a size."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip().lower())
     return int(float(found[1]) * _UNITS[found[2] or ""]) if found else None
 
 
 def size_in_words(size: int) -> str:
-    """`1.5 GiB`, `3.0 MiB`."""
+    """A size in bytes as text: `1.5 GiB`, `3.0 MiB`."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

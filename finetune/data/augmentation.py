@@ -14,18 +14,17 @@ from finetune.data.share import WHOLE, Share
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Each image is moved by up to `crop_padding` px either way and, where `flip`, mirrored half of the time.
+    """Each image is moved by up to `crop_padding` px in each direction and, with `flip`, mirrored half of the time.
 
-    Equal to padding by `crop_padding` and cropping at random, at the images' own resolution. The border is filled by
-    reflection, as in KellerJordan/cifar10-airbench, and not by the zeros of He et al. (2016, section 4.2): black bars
-    are pixels that no photograph has, and BatchNorm would count them into the statistics that are then used on
-    images without bars.
+    This equals padding by `crop_padding` and random cropping, at the images' own resolution. The border is filled by
+    reflection, as in KellerJordan/cifar10-airbench, and not by zeros as in He et al. (2016, section 4.2). Photographs
+    have no black bars, and BatchNorm would include them in the statistics that are later used on images without bars.
 
-    Where `resized_crop`, parts of random area and shape are taken of the photos themselves instead, mirrored half of
-    the time (`lazy.draw_crop`), before they become a batch: there is nothing left to do here.
+    With `resized_crop`, `lazy.draw_crop` instead takes random crops of the photos themselves, mirrored half of the
+    time, before they become a batch. Then `augment` has nothing to do.
 
-    What follows works on whatever the crop gave: RandAugment of magnitude `rand_augment` (`rand_augment.py`), then
-    `mixup` and `cutmix` with their alphas (`mixing.py`); None leaves one out.
+    After the crop follow RandAugment of magnitude `rand_augment` (`rand_augment.py`), then `mixup` and `cutmix` with
+    their alphas (`mixing.py`). None disables one.
     """
 
     crop_padding: int
@@ -43,22 +42,22 @@ class Augmentation:
     def batch(
         self, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *, classes: int, share: Share = WHOLE
     ) -> Any:
-        """All of it: uint8 `[batch, height, width, 3]` and int64 `[batch]` to (images, labels).
+        """The whole augmentation: uint8 `[batch, height, width, 3]` and int64 `[batch]` to (images, labels).
 
-        The images are in [0, 255], uint8 or float32; the labels as they were, or where it `mixes` each class's share,
-        float32 `[batch, classes]`. `seed` int32 `[2]`: the same gives the same.
+        The images are in [0, 255], uint8 or float32. The labels are unchanged, or with `mixes` each class's share,
+        float32 `[batch, classes]`. The same `seed`, int32 `[2]`, gives the same result.
         """
         images = self.augment(images, seed, share)
         if self.rand_augment is None and not self.mixes:
             return images, labels
-        # Traced once a process and not once an epoch, which for RandAugment would take longer than many an epoch.
+        # Traced once per process and not once per epoch: tracing RandAugment may take longer than an epoch.
         return _strong(self, tuple(images.shape), classes)(images, labels, seed)
 
     def augment(self, images: tf.Tensor, seed: tf.Tensor, share: Share = WHOLE) -> tf.Tensor:
-        """uint8 `[batch, height, width, 3]` in and out; `seed` int32 `[2]`. The same seed gives the same images,
-        also where `images` are a share of the batch.
+        """Crop and flip uint8 `[batch, height, width, 3]`; the result has the same shape. `seed` int32 `[2]`.
 
-        `crop_padding` must be smaller than height and width, or there is too little to reflect.
+        The same seed gives the same images, also if `images` are a share of the batch. `crop_padding` must be smaller
+        than height and width, because the border is a reflection.
         """
         if self.resized_crop or (not self.crop_padding and not self.flip):
             return images
@@ -75,11 +74,11 @@ class Augmentation:
         return tf.ensure_shape(moved, images.shape)
 
     def mirrored(self, batch: int, seed: Any) -> tf.Tensor:
-        """bool `[batch]`: which images `augment` mirrors, as far as `flip` says."""
+        """bool `[batch]`: which images `augment` mirrors; none without `flip`."""
         return tf.logical_and(self.flip, _mirrored(_draws(batch, seed)[2])[:, 0])
 
     def _offset(self, draw: tf.Tensor) -> tf.Tensor:
-        """A draw from [0, 1) as a whole number from -crop_padding to crop_padding, each as likely."""
+        """A draw from [0, 1) as a whole number from -crop_padding to crop_padding, uniformly."""
         return tf.cast(tf.floor(draw * (2 * self.crop_padding + 1)), tf.int32) - self.crop_padding
 
 
@@ -96,11 +95,7 @@ def _strong(augmentation: Augmentation, shape: tuple[int, ...], classes: int) ->
             return pixels, labels
         return mixing.mix(pixels, tf.one_hot(labels, classes), tf.random.experimental.stateless_fold_in(seed, 2))
 
-    signature = (
-        tf.TensorSpec(shape, tf.uint8),
-        tf.TensorSpec(shape[:1], tf.int64),
-        tf.TensorSpec([2], tf.int32),
-    )
+    signature = (tf.TensorSpec(shape, tf.uint8), tf.TensorSpec(shape[:1], tf.int64), tf.TensorSpec([2], tf.int32))
     with tf.init_scope():
         return tf.function(strong, autograph=False).get_concrete_function(*signature)  # type: ignore[no-any-return]
 
@@ -116,5 +111,5 @@ def _mirrored(side: tf.Tensor) -> tf.Tensor:
 
 
 def _reflected(index: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Indices beyond either end of [0, size), mirrored at the end pixel, which is not repeated (np.pad 'reflect')."""
+    """Indices outside [0, size), mirrored at the end pixel, which is not repeated (np.pad 'reflect')."""
     return size - 1 - tf.abs(size - 1 - tf.abs(index))

@@ -1,4 +1,4 @@
-"""Preprocessing by a function of the user's own: `module:function`."""
+"""Preprocessing by a function of the user: `module:function`."""
 
 import importlib
 import sys
@@ -14,10 +14,12 @@ from finetune.errors import FinetuneError, WrongUse
 
 @dataclass(frozen=True)
 class CustomPreprocessing:
-    """`function` takes RGB float32 `[batch, height, width, 3]` in [0, 255] at the network's size and gives float32 of
-    the same shape: NumPy or TensorFlow, per image or not. It is run after resizing, for it may be anything.
+    """A preprocessing by `function`, in NumPy or TensorFlow.
 
-    failures: what it raised inside a graph, where TensorFlow makes text of an exception; for whoever runs the graph.
+    The function takes RGB float32 `[batch, height, width, 3]` in [0, 255] at the network's image size, and returns
+    float32 of the same shape. It runs after resizing, because it need not commute with resizing.
+
+    failures: the exceptions it raised inside a graph, for the code that runs the graph. TensorFlow passes on only text.
     """
 
     name: str
@@ -42,7 +44,7 @@ class CustomPreprocessing:
     def _checked(self, pixels: np.ndarray) -> np.ndarray:
         shape = pixels.shape
         try:
-            result = np.asarray(self.function(pixels.copy()), np.float32)  # some functions change what they are given
+            result = np.asarray(self.function(pixels.copy()), np.float32)  # some functions change their argument
         except Exception as error:
             raise FinetuneError(f"--preprocess {self.name} failed: {type(error).__name__}: {error}") from error
         if result.shape != shape:
@@ -52,10 +54,10 @@ class CustomPreprocessing:
         return result
 
 
-def load(name: str) -> CustomPreprocessing:
-    """`module:function`, the module found as Python finds it from the current directory; this runs its code.
+def import_preprocessing(name: str) -> CustomPreprocessing:
+    """Import `module:function`, as Python does from the current directory. This runs the module's code.
 
-    Raises WrongUse where there is no such module or function.
+    Raises WrongUse if there is no such module or function.
     """
     module_name, _, function_name = name.partition(":")
     here = str(Path.cwd())
@@ -63,7 +65,7 @@ def load(name: str) -> CustomPreprocessing:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # importing runs the module: anything may come
+    except Exception as error:  # importing runs the module, which may raise anything
         raise WrongUse(
             f"--preprocess {name}: cannot import '{module_name}' ({type(error).__name__}: {error}); expected "
             "MODULE:FUNCTION with a module that Python finds from here"

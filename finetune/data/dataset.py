@@ -1,4 +1,4 @@
-"""Images with labels as values, and the stratified ways to take a part of them."""
+"""Labelled images as values, and stratified subsets of them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from finetune.errors import FinetuneError, WrongUse
 Images = np.ndarray | LazyImages
 """uint8 `[n, height, width, 3]` RGB, in memory (may be a read-only view) or decoded when indexed.
 
-Everything downstream only ever asks for the shape and indexes with slices and arrays of indices.
+All users need only the shape, and indexing with slices and arrays of indices.
 """
 
 
@@ -33,24 +33,24 @@ class Split:
         return int(self.images.shape[0])
 
     def take(self, indices: np.ndarray) -> "Split":
-        """The images at int `indices`, in their order; a copy, unless they are decoded when indexed."""
+        """The images at int `indices`, in that order; a copy, unless they are decoded when indexed."""
         images = self.images
         chosen = images.select(indices) if isinstance(images, LazyImages) else images[indices]
         return Split(chosen, self.labels[indices])
 
     def at(self, side: int) -> "Split":
-        """The same images, as near to `side` px as they can be had without resizing pixels twice: photos at `side`,
-        images in memory as they are."""
+        """The same images, at `side` px if they are photos. Images in memory keep their size until they are in a batch,
+        so that pixels are not resized twice."""
         return replace(self, images=self.images.at(side)) if isinstance(self.images, LazyImages) else self
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A classification task. Label i means `class_names[i]`; `source` says what was read, for people.
+    """A classification task. Label i means `class_names[i]`; `source` describes the files for users.
 
-    `remarks` are sentences on how it was read that a person should know, `skipped` the images that were left out as
-    damaged, each with the reason. Raises FinetuneError where there are fewer than two classes, a class has no
-    training image, or a label no class.
+    remarks: sentences for users on how the data was read. skipped: the damaged images that were left out, each with
+    the reason. Raises FinetuneError if there are fewer than two classes, a class has no training image, or a label has
+    no class.
     """
 
     name: str
@@ -89,11 +89,12 @@ class Dataset:
             )
 
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over the pixels and labels of test and training images: equal where two runs saw the same
-        data. Validation images are what the seed holds out of the same training images, so they add nothing.
+        """SHA-256, in hex, over the pixels and labels of test and training images; equal if two runs saw the same data.
 
-        Of photos: over the names and sizes of all files, and the bytes of up to 2,000 of a split, as
-        `LazyImages.update` says; reading a million would cost as much as an epoch."""
+        The seed draws validation images from the same training images, so they add no information. For photos, the
+        digest covers the names and sizes of all files and the bytes of up to 2,000 per split, as in
+        `LazyImages.update`: reading a million files would cost as much as an epoch.
+        """
         digest = hashlib.sha256()
         for split in (self.test, self.train):
             if isinstance(split.images, LazyImages):
@@ -107,11 +108,11 @@ class Dataset:
 
 
 def stratified_subset(split: Split, examples: int, seed: int) -> Split:
-    """`examples` images of `split`, the same number of each class as far as that goes, in the split's order.
+    """`examples` images of `split`, the same number of each class if possible, in the split's order.
 
-    A class with less than its share gives all it has and the others make up for it; what cannot be divided equally
-    goes to classes drawn by `seed`. Which images of a class are taken is drawn too. Raises WrongUse where `examples`
-    is more than there are or fewer than the classes.
+    A class with fewer images gives all of them, and the larger classes give more. A remainder goes to classes drawn by
+    `seed`, and the images of a class are drawn as well. Raises WrongUse if `examples` is more than the images or less
+    than the classes.
     """
     members = _by_class(split)
     if examples > len(split):
@@ -127,21 +128,22 @@ def stratified_subset(split: Split, examples: int, seed: int) -> Split:
     rng = np.random.default_rng(seed)
     left = examples
     chosen = []
-    # From the smallest class up, so that what a small class lacks is shared out among all larger ones. Shares are
-    # rounded down: the indivisible rest ends with the last, hence the draw among classes of equal size.
-    order = sorted(zip([len(one) for one in members], rng.random(len(members)), members, strict=True), key=_size)
-    for done, (size, _, indices) in enumerate(order):
-        share = min(size, left // (len(order) - done))
+    # From the smallest class up, so that all larger classes share what a small one lacks. Shares are rounded down, so
+    # the remainder falls to the last classes: classes of equal size are in a random order.
+    lots = rng.random(len(members))
+    order = sorted(range(len(members)), key=lambda one: (len(members[one]), lots[one]))
+    for done, indices in enumerate(members[one] for one in order):
+        share = min(len(indices), left // (len(order) - done))
         left -= share
         chosen.append(rng.permutation(indices)[:share])
     return split.take(np.sort(np.concatenate(chosen)))
 
 
 def few_shot(split: Split, shots: int, seed: int, class_names: Sequence[str]) -> tuple[Split, Split]:
-    """(`shots` images of every class, all others), both in the split's order.
+    """(`shots` images of every class, all other images), both in the split's order.
 
-    Each class has a draw of its own by `seed`, in which fewer shots are the first of more: 5 shots are among the 10 of
-    the same seed. Raises WrongUse, naming the class, where one has fewer.
+    Each class has its own draw by `seed`. Fewer shots are the first of more: 5 shots are among the 10 of the same seed.
+    Raises WrongUse, naming the class, if one has fewer images.
     """
     counts = np.bincount(split.labels, minlength=len(class_names))
     if int(counts.min()) < shots:
@@ -162,9 +164,9 @@ def hold_out(
 ) -> tuple[Split, Split]:
     """(training, held out): round(`fraction` x n) images are held out, at least one, drawn by `seed`.
 
-    Each class gives its own fraction, rounded so that the total holds, and keeps at least one training image.
-    Both parts keep the split's order. `fraction` lies in (0, 1), and `what` is what the images are for. Raises WrongUse
-    where so many cannot be spared.
+    Each class gives its own fraction, rounded so that the total is right, and keeps at least one training image. Both
+    parts keep the split's order. `fraction` lies in (0, 1); `what` names the purpose of the images. Raises WrongUse if
+    too few images would remain.
     """
     members = _by_class(split)
     sizes = np.array([len(one) for one in members])
@@ -178,7 +180,7 @@ def hold_out(
         )
     rng = np.random.default_rng(seed)
     quota = np.minimum(sizes - 1, np.floor(fraction * sizes)).astype(np.int64)
-    # Largest remainder, ties by lot; again from the front only where classes of one image could give nothing.
+    # Largest remainder, ties at random. The loop repeats only if classes of one image could give none.
     by_remainder = np.lexsort((rng.random(len(sizes)), quota - fraction * sizes))
     while (short := wanted - int(quota.sum())) > 0:
         able = by_remainder[(quota < sizes - 1)[by_remainder]]
@@ -190,10 +192,5 @@ def hold_out(
 
 
 def _by_class(split: Split) -> list[np.ndarray]:
-    """The indices of each class that occurs, by label."""
+    """The indices of the images of each class, in the order of the labels."""
     return [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
-
-
-def _size(row: tuple[int, float, np.ndarray]) -> tuple[int, float]:
-    """Sort key: the class's size, then its lot."""
-    return row[0], row[1]

@@ -1,4 +1,4 @@
-"""Test images that are training images as well: an accuracy on those says nothing."""
+"""Test images that are also training images: an accuracy on those is meaningless."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,16 +10,18 @@ from finetune.data.dataset import Dataset, Split
 from finetune.data.lazy import LazyImages, in_threads
 
 _LOOKED_UP = 2_000
-"""Photos of the test set that are looked for: so many, evenly drawn. Of images in memory, all are."""
+"""The most test photos that are checked, evenly drawn. Images in memory are all checked."""
 _READ = 20_000
-"""Training photos that are read where nothing but reading tells their size: so many of each split, evenly drawn."""
+"""The most training photos per split that are read if their size is not known without reading; evenly drawn."""
 _CHUNK = 256
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """`found` of the `looked_up` test images are training or validation images, to the byte; (one of these, its twin)
-    as people find them."""
+    """`found` of the `looked_up` test images are identical to training or validation images, to the byte.
+
+    example: the places of one of these and of its twin, as users find them.
+    """
 
     found: int
     looked_up: int
@@ -35,12 +37,11 @@ class Overlap:
 
 
 def find_overlap(dataset: Dataset) -> Overlap | None:
-    """Test images whose pixels, or for photos whose encoded images, are those of a training or validation image; None
-    where there is none.
+    """Test images that are identical to a training or validation image; None if there are none.
 
-    2,000 test photos at most are looked for. Photos in files are read only where their sizes agree; of records and
-    tensorflow_datasets, 20,000 of a split at most are read. The same picture in another encoding is another image here.
-    Raises BadImage where a photo cannot be read.
+    Images in memory are compared by their pixels, photos by their encoded bytes: the same picture in another encoding
+    counts as another image. At most 2,000 test photos are checked. Photos in files are read only if their sizes agree;
+    of TFRecords and tensorflow_datasets, at most 20,000 per split are read. Raises BadImage if a photo cannot be read.
     """
     test = dataset.test
     looked_up = _drawn(len(test), _LOOKED_UP if isinstance(test.images, LazyImages) else len(test))
@@ -62,12 +63,12 @@ def find_overlap(dataset: Dataset) -> Overlap | None:
 
 
 def _drawn(count: int, most: int) -> list[int]:
-    """All numbers below `count`, or `most` of them, evenly."""
+    """All numbers below `count`, or `most` of them, evenly spaced."""
     return list(range(count)) if count <= most else [position * count // most for position in range(most)]
 
 
 def _candidates(split: Split, sizes: set[int | None]) -> list[int]:
-    """The images of `split` that may be one of those with `sizes`, None being a size that nobody knows."""
+    """The images of `split` that may equal one with a size in `sizes`; None is an unknown size."""
     everyone = range(len(split))
     if not isinstance(split.images, LazyImages):
         return list(everyone) if _size(split, 0) in sizes else []

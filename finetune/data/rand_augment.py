@@ -1,4 +1,4 @@
-"""RandAugment (Cubuk et al. 2020, arXiv 1909.13719) out of Keras's layers, as a pure function of a seed."""
+"""RandAugment (Cubuk et al. 2020, arXiv 1909.13719) with Keras's layers, as a pure function of a seed."""
 
 from typing import Any
 
@@ -6,17 +6,26 @@ import keras
 import tensorflow as tf
 
 OPERATIONS = (
-    *("random_shear", "random_translation", "random_rotation", "random_brightness", "random_color_degeneration"),
-    *("random_contrast", "random_sharpness", "random_posterization", "solarization", "auto_contrast", "equalization"),
+    "random_shear",
+    "random_translation",
+    "random_rotation",
+    "random_brightness",
+    "random_color_degeneration",
+    "random_contrast",
+    "random_sharpness",
+    "random_posterization",
+    "solarization",
+    "auto_contrast",
+    "equalization",
 )
-"""Of `keras.layers.RandAugment`, by the names of its layers. The paper's identity is what a weak draw comes to."""
+"""The layers of `keras.layers.RandAugment`. The paper's identity is missing, because a weak draw amounts to it."""
 
 _OPERATIONS_AN_IMAGE = 2
 _FILL = "reflect"
 
 
 class Draws(keras.random.SeedGenerator):  # type: ignore[misc]
-    """Seeds for Keras's layers, each another function of one seed and of nothing that was drawn before."""
+    """Seeds for Keras's layers. Each is a function of one seed and its position, not of earlier draws."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -24,7 +33,7 @@ class Draws(keras.random.SeedGenerator):  # type: ignore[misc]
         self._count = 0
 
     def begin(self, seed: tf.Tensor) -> "Draws":
-        """From now on, seeds follow from `seed`, int32 `[2]`."""
+        """Derive the following seeds from `seed`, int32 `[2]`."""
         self._root, self._count = seed, 0
         return self
 
@@ -35,15 +44,18 @@ class Draws(keras.random.SeedGenerator):  # type: ignore[misc]
 
 
 class RandAugment(keras.layers.RandAugment):  # type: ignore[misc]
-    """Keras's layer with the paper's strengths, drawn for every image, from a seed.
+    """Keras's layer with the paper's strengths, drawn for every image from a seed.
 
-    magnitude: in (0, 1], 1 for the strongest of the paper's ranges (its M = 30). Each image takes two operations, each
-        as strong as a uniform draw up to it, either way where there are two.
+    magnitude: in (0, 1]; 1 is the strongest of the paper's ranges (its M = 30). Each image gets two operations. The
+        strength of each is drawn uniformly up to `magnitude`, in either direction if there are two.
 
-    Keras 3.15's own layer draws one pair of operations for a whole batch; scales them so that 0.5 turns an image by up
-    to 180 degrees, only ever brightens and only ever blurs; solarizes the more the smaller its factor
-    is; equalizes all images by one histogram; computes all operations for all images, which takes ten times as long;
-    and draws from a counter, so that what a batch becomes depends on the batches before it.
+    Keras 3.15's own layer differs in these ways:
+
+    - It draws one pair of operations for a whole batch, from a counter: so the result depends on the batches before.
+    - Its scales differ: 0.5 rotates by up to 180 degrees; it only brightens and only blurs; a smaller factor solarizes
+      more.
+    - It equalizes all images with one histogram.
+    - It computes all operations for all images, which takes ten times as long.
     """
 
     def __init__(self, magnitude: float) -> None:
@@ -56,9 +68,9 @@ class RandAugment(keras.layers.RandAugment):  # type: ignore[misc]
         self.random_brightness = layers.RandomBrightness(0.45 * m, value_range=(0, 255))
         self.random_color_degeneration = layers.RandomColorDegeneration(0.9 * m, value_range=(0, 255))
         self.random_contrast = layers.RandomContrast(0.9 * m, value_range=(0, 255))
-        # 0.5 leaves the image, 0 blurs it, 1 sharpens it.
+        # 0.5 leaves the image unchanged, 0 blurs it, 1 sharpens it.
         self.random_sharpness = layers.RandomSharpness((0.5 - 0.45 * m, 0.5 + 0.45 * m), value_range=(0, 255))
-        # Bits that are kept, the upper bound excluded.
+        # The number of bits that are kept; the upper bound is excluded.
         self.random_posterization = layers.RandomPosterization((round(8 - 4 * m), 9), value_range=(0, 255))
         self.solarization = layers.Solarization(threshold_factor=m, value_range=(0, 255))
         self._draws = Draws()
@@ -72,7 +84,7 @@ class RandAugment(keras.layers.RandAugment):  # type: ignore[misc]
         shape = [None, *images.shape[1:]]
         for _ in range(_OPERATIONS_AN_IMAGE):
             which = tf.random.stateless_uniform([batch], draws.next(), 0, len(OPERATIONS), tf.int32, alg="philox")
-            # Each operation gets the images that drew it, and no others: a few of the batch, or none.
+            # Each operation gets only the images that drew it: a few of the batch, or none.
             parts = tf.dynamic_partition(images, which, len(OPERATIONS))
             places = tf.dynamic_partition(tf.range(batch), which, len(OPERATIONS))
             made = [
@@ -84,11 +96,10 @@ class RandAugment(keras.layers.RandAugment):  # type: ignore[misc]
     def _changed(self, name: str, images: tf.Tensor) -> tf.Tensor:
         layer = getattr(self, name)
         if name == "equalization":
-            # Keras's layer takes one histogram of all images it is given, and fails for none.
+            # Keras's layer takes one histogram of all its images, and fails without images.
             return tf.map_fn(lambda one: layer.transform_images(one[None], None, training=True)[0], images)
         draw = layer.get_random_transformation(images, training=True, seed=self._draws)
         if name == "solarization":
-            # What lies above the threshold is inverted: the weakest draw must leave the image.
+            # Pixels above the threshold are inverted, and the weakest draw must change nothing.
             draw["thresholds"] = 255.0 - draw["thresholds"]
-        changed = tf.clip_by_value(layer.transform_images(images, draw, training=True), 0.0, 255.0)
-        return changed
+        return tf.clip_by_value(layer.transform_images(images, draw, training=True), 0.0, 255.0)

@@ -1,4 +1,4 @@
-"""What one worker of several takes of the same batches."""
+"""The share of one of several workers in the same batches."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Share:
-    """Worker `index` (from 0) `of` so many."""
+    """The share of worker `index` (from 0) of `of` workers."""
 
     index: int = 0
     of: int = 1
 
     def rows(self, chosen: np.ndarray) -> np.ndarray:
-        """Its part of a training batch `[batch]`, the parts equal and in the workers' order.
+        """The worker's part of a training batch `[batch]`. Parts are equal and in the workers' order.
 
-        ValueError where the batch does not divide.
+        Raises ValueError if the batch cannot be divided equally.
         """
         if len(chosen) % self.of:
             raise ValueError(f"a batch of {len(chosen)} has no {self.of} equal parts")
@@ -23,7 +23,7 @@ class Share:
         return chosen[self.index * size : (self.index + 1) * size]
 
     def numbers(self, batches: range) -> range:
-        """Its batches of an evaluation, whole ones, every `of`-th; none where there are fewer batches than workers."""
+        """The worker's batches of an evaluation: every `of`-th one, or none if there are fewer batches than workers."""
         return batches[self.index :: self.of]
 
 

@@ -113,7 +113,7 @@ def further_checks(
 
 def compare(result: Pass, reference: Pass) -> Paired:
     """Two passes over the same images in the same order."""
-    return compare_paired(result.correct, reference.correct)
+    return compare_paired(result.images.correct, reference.images.correct)
 
 
 def check_preprocessing(budget: CheckBudget, test: Pass, train: Pass, *, reach: float) -> PreprocessingCheck:

@@ -94,7 +94,7 @@ def _evidence(subject: Subject, tested: ModePasses, trained: ModePasses, source:
     layers, moving, pooled = subject.layers, subject.snapshot(), trained.batch.moments
     start = source or {}
     test, train = (
-        [(one.labels, one.predictions) for one in (passes.moving, passes.batch, passes.recalibrated)]
+        [(one.images.labels, one.images.classes) for one in (passes.moving, passes.batch, passes.recalibrated)]
         for passes in (tested, trained)
     )
     return BNEvidence(

@@ -65,21 +65,6 @@ class Pass:
     images: Predictions
     moments: list[Moments]
 
-    @property
-    def labels(self) -> np.ndarray:
-        """int64 `[examples]`."""
-        return self.images.labels
-
-    @property
-    def predictions(self) -> np.ndarray:
-        """int64 `[examples]`, -1 where a logit is not finite."""
-        return self.images.classes
-
-    @property
-    def correct(self) -> np.ndarray:
-        """bool `[examples]`."""
-        return self.images.correct
-
 
 def count(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
     """Score logits `[batch, classes]` against labels int `[batch]`, in float64.

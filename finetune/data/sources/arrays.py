@@ -20,14 +20,16 @@ _EXPECTED = "x_train, y_train, and where there are any x_test, y_test, x_val, y_
 _LOCAL_HEADER = 30
 _AT_ONCE = 1024
 _BOMB_BYTES, _MOST_EXPANSION = 256 << 20, 100
+_DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error)
+"""The exceptions that `zipfile` raises for a damaged archive."""
 
 
-def read_arrays_file(path: Path, request: ReadOptions) -> Dataset:
-    """The arrays of `path`: images `[n, height, width, 3]`, grey ones without the 3 or with 1, and labels `[n]`.
+def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
+    """The arrays of `path`: images `[n, height, width, 3]` (if grey, without the 3 or with 1) and labels `[n]`.
 
     uint8 images in an uncompressed file (`np.savez`) are mapped, not loaded. Floats in [0, 1] or [0, 255] and other
-    whole numbers in [0, 255] are made uint8, and `remarks` say so. Of images that are not square, the centre square
-    is taken. Nothing is unpickled. Raises FinetuneError for a damaged file, and arrays that do not fit.
+    whole numbers in [0, 255] are converted to uint8, which `remarks` report. Images that are not square are cut to
+    their centre square. Nothing is unpickled. Raises FinetuneError for a damaged file, and for arrays that do not fit.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -35,16 +37,8 @@ def read_arrays_file(path: Path, request: ReadOptions) -> Dataset:
             arrays = {name: _read(path, archive, name) for name in names if name in _known()}
     except FileNotFoundError:
         raise FinetuneError(f"{path} is missing: check the path") from None
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        struct.error,
-    ) as error:
-        raise FinetuneError(f"{path} is no .npz, or damaged ({error}): write it anew with np.savez") from None
+    except _DAMAGED as error:
+        raise FinetuneError(f"{path} is no .npz, or damaged ({error}): write it again with np.savez") from None
     if not {"x_train", "y_train"} <= arrays.keys():
         there = ", ".join(printable(name) for name in names[:8]) or "nothing"
         raise FinetuneError(f"{path} holds {there}: expected {_EXPECTED}")
@@ -62,12 +56,12 @@ def read_arrays_file(path: Path, request: ReadOptions) -> Dataset:
             found = f"{list(one.images.shape[1:])} in {_KEYS[split][0]}, {list(shape)} in x_train"
             raise FinetuneError(f"{path}: the images have {found}: expected one size; resize them")
     if arrays["x_train"].dtype != np.uint8:
-        remarks.append(f"{arrays['x_train'].dtype} images are made uint8, times {scale:g}")
+        remarks.append(f"{arrays['x_train'].dtype} images are converted to uint8, times {scale:g}")
     height, width = arrays["x_train"].shape[1:3]
     if height != width:
         remarks.append(f"the centre square of images of {width} x {height} px is taken")
     return assemble(
-        request,
+        options,
         name=path.stem,
         class_names=_class_names(path, arrays.get(_NAMES), splits["train"].labels),
         splits=splits,
@@ -81,7 +75,7 @@ def _known() -> set[str]:
 
 
 def _read(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """One array; a map of the file where it is stored as it is."""
+    """One array; if it is stored without compression, a map of the file."""
     try:
         info = archive.getinfo(f"{name}.npy")
     except KeyError:
@@ -113,12 +107,12 @@ def _read(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
         with archive.open(info) as member:
             array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
             return array
-    except (ValueError, tokenize.TokenError) as error:  # the latter for a header that ends in the midst
-        raise FinetuneError(f"{path}: {name} is damaged ({error}): write it anew with np.savez") from None
+    except (ValueError, tokenize.TokenError) as error:  # the latter for a header that is cut off
+        raise FinetuneError(f"{path}: {name} is damaged ({error}): write it again with np.savez") from None
 
 
 def _scale(path: Path, images: np.ndarray) -> float:
-    """What training images are multiplied by to lie in [0, 255]; the same for all splits."""
+    """The factor that brings training images to [0, 255]; the same for all splits."""
     if images.dtype.kind != "f":
         return 1.0
     most = max(
@@ -128,7 +122,7 @@ def _scale(path: Path, images: np.ndarray) -> float:
 
 
 def _rgb(path: Path, name: str, images: np.ndarray, scale: float) -> np.ndarray:
-    """uint8 `[n, height, width, 3]`, without a copy where it is that already."""
+    """uint8 `[n, height, width, 3]`; no copy if it is that already."""
     shape = images.shape
     grey = images.ndim == 3 or (images.ndim == 4 and shape[3] == 1)
     if not grey and (images.ndim != 4 or shape[3] != 3):
@@ -154,11 +148,11 @@ def _whole_bytes(path: Path, name: str, images: np.ndarray, scale: float) -> np.
     for start in range(0, len(images), _AT_ONCE):
         block = images[start : start + _AT_ONCE]
         least, most = float(block.min()) * scale, float(block.max()) * scale
-        # Written so that NaN is refused as well. A hair of room for floats that were computed.
+        # Written so that NaN is rejected as well. Computed floats may exceed the range slightly.
         if not (least >= -0.01 and most <= 255.01):
             raise FinetuneError(
                 f"{path}: {name} has pixels from {least / scale:g} to {most / scale:g}: expected [0, 1] or "
-                "[0, 255], the same in all arrays; give pixels before any normalisation: that is what --preprocess does"
+                "[0, 255], the same in all arrays; give pixels before any normalisation, which --preprocess does"
             )
         out[start : start + _AT_ONCE] = np.clip(np.rint(block * scale), 0, 255)
     return out

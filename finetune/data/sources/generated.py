@@ -1,11 +1,11 @@
 """Two generated tasks for the demo and for tests: 32 px colour images of figures, told apart by outline and texture.
 
 `demo-source` and `demo-target` have no class and no outline in common, but the same kinds of edges, corners, textures
-and clutter: what a network learns on the one is of use on the other. Place, size, angle, colours and contrast of a
-figure say nothing about its class.
+and clutter: features learned on one are useful on the other. Place, size, angle, colours and contrast of a figure are
+independent of its class.
 
-The pixels are the same on every platform: they come from additions, multiplications, divisions and square roots in
-float32, one operation an array, which IEEE 754 fixes to the bit; not from sines, sums over an axis or matrix products.
+The pixels are the same on every platform. They come from additions, multiplications, divisions and square roots of
+float32 arrays, which IEEE 754 defines to the bit, and not from sines, sums over an axis or matrix products.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ SIDE = 32
 """px."""
 
 _FINE = 2 * SIDE
-"""Points a side at which figures are drawn; 2 x 2 of them make a pixel."""
+"""Points per side at which figures are drawn; 2 x 2 points make a pixel."""
 
 _AT_ONCE = 16
-"""Images drawn together: their planes of points fit into a processor's cache. Another number gives other images."""
+"""Images drawn together. Their planes of points fit into a CPU cache. Another number gives other images."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ _TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "dotted": lambda x, y: (_phase(x) - 0.5) ** 2 + (_phase(y) - 0.5) ** 2 < 0.1,
     "ringed": lambda x, y: _phase(np.sqrt(x * x + y * y)) < 0.5,
 }
-"""Where the figure's second colour goes, from coordinates along two axes in periods of the texture."""
+"""The mask of the figure's second colour, from coordinates along two axes in periods of the texture."""
 
 _SOURCE = tuple(
     (texture, outline)
@@ -95,12 +95,12 @@ _TARGET = tuple(
 
 
 def demo_source(train: int = 12_000, test: int = 1_000, seed: int = 0) -> Dataset:
-    """20 classes, five outlines in four textures each: what a backbone for the demo is pretrained on."""
+    """20 classes, five outlines in four textures each: the demo's backbone is pretrained on them."""
     return _dataset("demo-source", _SOURCE, train, test, [seed, 1])
 
 
 def demo_target(train: int = 2_000, test: int = 1_000, seed: int = 0) -> Dataset:
-    """10 classes, five outlines that `demo_source` has not in two textures each: what the demo transfers to."""
+    """10 classes, five outlines that `demo_source` lacks, in two textures each: the demo transfers to them."""
     return _dataset("demo-target", _TARGET, train, test, [seed, 2])
 
 
@@ -116,7 +116,7 @@ def _dataset(name: str, classes: tuple[tuple[str, str], ...], train: int, test: 
 
 
 def _split(classes: tuple[tuple[str, str], ...], examples: int, rng: np.random.Generator) -> Split:
-    """`examples` images in a random order, of each class as many as of any other, or one more."""
+    """`examples` images in a random order. The classes have equal numbers of images, up to one."""
     labels = np.empty(examples, np.int64)
     labels[np.argsort(rng.random(examples))] = np.arange(examples) % len(classes)
     images = np.empty((examples, SIDE, SIDE, 3), np.uint8)
@@ -129,7 +129,7 @@ def _split(classes: tuple[tuple[str, str], ...], examples: int, rng: np.random.G
 
 
 class _Painter:
-    """Draws `count` images of one class. What differs among them is drawn from `rng`, `[count, 1, 1]` each."""
+    """Draws `count` images of one class. Their differences are drawn from `rng`, each `[count, 1, 1]`."""
 
     def __init__(self, rng: np.random.Generator, count: int) -> None:
         self._rng, self._count = rng, count
@@ -137,7 +137,7 @@ class _Painter:
     def images(self, texture: Callable[[np.ndarray, np.ndarray], np.ndarray], outline: _Lobes | _Polygon) -> np.ndarray:
         """uint8 `[count, SIDE, SIDE, 3]`: background, clutter, the figure, noise."""
         uniform = self._uniform
-        # Figures are lighter than what is behind them, or darker, equally often.
+        # Figures are lighter or darker than the background, equally often.
         sign = np.where(uniform(0, 1, 1, 1, 1) < 0.5, np.float32(-1), np.float32(1))
         behind = 0.5 - sign * uniform(0, 0.25, 1, 1, 1) + uniform(-0.15, 0.15, 1, 1, 3)
         first = 0.5 + sign * uniform(0.1, 0.4, 1, 1, 1) + uniform(-0.15, 0.15, 1, 1, 3)
@@ -162,12 +162,12 @@ class _Painter:
         return drawn * np.float32(high - low) + np.float32(low)
 
     def _points(self, right: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """x and y of each point of the image, which spans [-1, 1], seen from (right, down)."""
+        """x and y of each point of the image, which spans [-1, 1], relative to (right, down)."""
         axis = (np.arange(_FINE, dtype=np.float32) + 0.5) / SIDE - 1
         return axis[None, None, :] - right, axis[None, :, None] - down
 
     def _turned(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Turned by an angle drawn from the circle: its rational points, so that no sine is needed."""
+        """Rotated by a random angle, drawn from the rational points of the circle so that no sine is needed."""
         t = self._uniform(-1, 1)
         sign = np.where(self._uniform(0, 1) < 0.5, np.float32(-1), np.float32(1))
         cosine, sine = sign * (1 - t * t) / (1 + t * t), sign * 2 * t / (1 + t * t)
@@ -175,13 +175,13 @@ class _Painter:
 
 
 def _phase(position: np.ndarray) -> np.ndarray:
-    """How far into its period, from 0 to 1."""
+    """The position within its period, from 0 to 1."""
     phase: np.ndarray = position - np.floor(position)
     return phase
 
 
 def _over(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """`colour` `[count, 1, 1, 3]` over the canvas where `mask` (at fine points) is; edges in part."""
+    """Paints `colour` `[count, 1, 1, 3]` over the canvas inside `mask` (at fine points); edges are blended."""
     parts = mask.view(np.uint8)
     of_four = parts[:, ::2, ::2] + parts[:, 1::2, ::2] + parts[:, ::2, 1::2] + parts[:, 1::2, 1::2]
     share = (of_four.astype(np.float32) * np.float32(0.25))[..., None]
@@ -190,7 +190,7 @@ def _over(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> np.ndarra
 
 
 def _enlarged(grid: np.ndarray) -> np.ndarray:
-    """`[count, 5, 5, 3]` bilinearly to `[count, SIDE, SIDE, 3]`."""
+    """Enlarges `[count, 5, 5, 3]` bilinearly to `[count, SIDE, SIDE, 3]`."""
     for axis in (1, 2):
         steps = grid.shape[axis] - 1
         position = np.arange(SIDE, dtype=np.float32) * np.float32(steps / SIDE)

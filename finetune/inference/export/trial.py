@@ -69,7 +69,7 @@ class Reference:
             images=score.examples,
             accuracy=score.accuracy,
             difference=(score.correct - self._own.passed.evaluation.correct) / score.examples,
-            agreement=float(np.mean(one.passed.predictions == same_pixels.passed.predictions)),
+            agreement=float(np.mean(one.passed.images.classes == same_pixels.passed.images.classes)),
             logit_difference=float(np.abs(one.logits.astype(np.float64) - same_pixels.logits).max()),
             bytes=size,
             milliseconds=round(one.seconds * 1000, 3),

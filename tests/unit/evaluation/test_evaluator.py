@@ -123,12 +123,12 @@ def test_one_pass_gives_the_counts_what_was_said_and_what_each_layer_saw(split):
     for statistics, logits in (("moving", moving[counted]), ("batch", batch[counted])):
         passed = evaluator.examine(batches, statistics)
         expected = -np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))[np.arange(37), split.labels]
-        assert passed.labels.tolist() == split.labels.tolist()
-        assert passed.predictions.tolist() == logits.argmax(1).tolist()
-        assert passed.correct.tolist() == (logits.argmax(1) == split.labels).tolist()
+        assert passed.images.labels.tolist() == split.labels.tolist()
+        assert passed.images.classes.tolist() == logits.argmax(1).tolist()
+        assert passed.images.correct.tolist() == (logits.argmax(1) == split.labels).tolist()
         np.testing.assert_allclose(passed.images.label_log_probability, -expected, rtol=1e-4)
         assert passed.evaluation.examples == 37
-        assert passed.evaluation.correct == passed.correct.sum()
+        assert passed.evaluation.correct == passed.images.correct.sum()
         assert passed.evaluation.loss_sum == pytest.approx(expected.sum(), rel=1e-5)
         assert passed.evaluation == evaluator.evaluate(batches, statistics)
         assert len(called) == 2 * len(batches)

@@ -56,11 +56,11 @@ def test_numbers_are_names_where_there_are_none_and_a_test_set_is_held_out(tmp_p
 @pytest.mark.parametrize(
     ("change", "remark"),
     [
-        (lambda x: (x / 255).astype(np.float32), "float32 images are made uint8, times 255"),
-        (lambda x: x / 255.0, "float64 images are made uint8, times 255"),
-        (lambda x: x.astype(np.float32), "float32 images are made uint8, times 1"),
-        (lambda x: x.astype(np.int64), "int64 images are made uint8, times 1"),
-        (lambda x: (x / 255).astype(np.float16), "float16 images are made uint8, times 255"),
+        (lambda x: (x / 255).astype(np.float32), "float32 images are converted to uint8, times 255"),
+        (lambda x: x / 255.0, "float64 images are converted to uint8, times 255"),
+        (lambda x: x.astype(np.float32), "float32 images are converted to uint8, times 1"),
+        (lambda x: x.astype(np.int64), "int64 images are converted to uint8, times 1"),
+        (lambda x: (x / 255).astype(np.float16), "float16 images are converted to uint8, times 255"),
     ],
 )
 def test_other_numbers_are_made_uint8_and_it_is_said(change, remark, tmp_path):
