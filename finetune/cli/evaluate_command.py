@@ -1,4 +1,4 @@
-"""`finetune evaluate`."""
+"""The command `finetune evaluate`."""
 
 from pathlib import Path
 
@@ -11,12 +11,7 @@ from finetune.cli.startup import load_tensorflow
 @click.command()
 @shared_options.TARGET
 @shared_options.DATA_DIR
-@click.option(
-    "--split",
-    type=click.Choice(["test", "validation", "train"]),
-    default="test",
-    help="Images to score.  [default: test]",
-)
+@shared_options.SPLIT
 @click.option(
     "--is-training",
     type=click.Choice(["false", "true"]),
@@ -33,7 +28,7 @@ from finetune.cli.startup import load_tensorflow
 def evaluate(
     target: Path, data_dir: Path | None, split: str, is_training: str, tta: str | None, as_json: bool, quiet: bool
 ) -> None:
-    """Accuracy and loss of a run's model, every image counted once.
+    """Measure accuracy and loss of a run's model; every image counts once.
 
     RUN is a run directory, or a .keras file in one.
     """

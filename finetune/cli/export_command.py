@@ -1,4 +1,4 @@
-"""`finetune export`."""
+"""The command `finetune export`."""
 
 from pathlib import Path
 
@@ -27,24 +27,22 @@ from finetune.inference.export.format_table import FORMATS
     type=shared_options.PATH,
     required=True,
     metavar="PATH",
-    help="Where to: the file, for savedmodel the directory, for slim the prefix, such as exported/model.ckpt; of "
-    "several formats the directory for all. Nothing is overwritten.",
+    help="The file to write; for savedmodel the directory, for slim the prefix, such as exported/model.ckpt; for "
+    "several formats one directory for all. Nothing is overwritten.",
 )
 @click.option(
     "--with-preprocessing",
     is_flag=True,
-    help="Resizing and preprocessing inside: the export takes uint8 RGB pixels as they are.",
+    help="Include resizing and preprocessing: the export then takes uint8 RGB pixels.",
 )
 @shared_options.DATA_DIR
-@click.option(
-    "--images", type=shared_options.COUNT, metavar="N", help="Re-evaluate on so many test images.  [default: all]"
-)
+@click.option("--images", type=shared_options.COUNT, metavar="N", help="Re-evaluate on N test images.  [default: all]")
 @click.option(
     "--assert-accuracy",
     "least_accuracy",
     type=click.FloatRange(0, 1),
     metavar="F",
-    help="Write nothing, and exit with 1, where an export's test accuracy is below this fraction.",
+    help="Write nothing and exit with code 1 if an export's test accuracy is below this fraction.",
 )
 @click.option("--no-evaluation", is_flag=True, help="Do not re-evaluate, as when the test images are missing.")
 @shared_options.JSON
@@ -61,7 +59,7 @@ def export(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Write a finished run in the formats of other programs, and re-evaluate each by its own runtime.
+    """Write a finished run in the formats of other programs, and re-evaluate each in its own runtime.
 
     RUN is a run directory, or a .keras file in one, such as what recalibrate-bn writes.
     """
@@ -90,7 +88,7 @@ def export(
 
 
 def _print_trials(target: Path, exported: Export) -> None:
-    """The table of the re-evaluation, and a warning where an export is another classifier than the run."""
+    """Print the table of the re-evaluation, and a warning if an export classifies differently from the run."""
     if exported.run is None:
         click.echo("not re-evaluated (--no-evaluation)", err=True)
         return
@@ -109,16 +107,16 @@ def _print_trials(target: Path, exported: Export) -> None:
         cells.append((name, f"{trial.accuracy:.2%}", *compared, size, time))
     click.echo()
     print_table(header, cells, numbers=header[1:])
-    click.echo(f"{exported.run.images} test images; each by its own runtime, the time is that of single images")
+    click.echo(f"{exported.run.images} test images, each export in its own runtime; times are for single images")
     if exported.decoded:
         click.echo(
-            "exports get photos decoded in full, and are compared with the run on those; evaluation lets libjpeg "
-            "decode large ones at a part of their size"
+            "exports are compared with the run on photos decoded in full; in the run's evaluation, libjpeg decodes large "
+            "photos at a fraction of their size"
         )
     for name, trial in rows[own:]:
         if trial.agreement < AGREEMENT:
             click.echo(
-                f"warning: the {name} export chooses the run's class on {trial.agreement:.2%} of the images, expected "
+                f"warning: the {name} export predicts the run's class on {trial.agreement:.2%} of the images, expected "
                 f"{AGREEMENT:.1%} or more",
                 err=True,
             )

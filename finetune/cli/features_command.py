@@ -1,4 +1,4 @@
-"""`finetune features`."""
+"""The command `finetune features`."""
 
 from typing import Any
 
@@ -15,32 +15,33 @@ from finetune.cli.startup import load_tensorflow
     "--layer",
     required=True,
     metavar="NAME",
-    help="slim's name of an end point, such as resnet_v1_50/block3, Mixed_5c or global_pool; or a Keras layer's.",
+    help="An end point of slim, such as resnet_v1_50/block3, Mixed_5c or global_pool; or a Keras layer.",
 )
 @click.option(
-    "--out", type=shared_options.PATH, required=True, metavar="FILE.npz", help="Where to. Nothing is overwritten."
+    "--out",
+    type=shared_options.PATH,
+    required=True,
+    metavar="FILE.npz",
+    help="The file to write. Nothing is overwritten.",
 )
-@click.option("--data", metavar="NAME|PATH", help="The data, as of 'finetune run'.  [default: the run's own]")
+@click.option("--data", metavar="NAME|PATH", help="The data, as for 'finetune run'.  [default: the run's own]")
 @shared_options.DATA_DIR
-@click.option(
-    "--split",
-    type=click.Choice(["test", "validation", "train"]),
-    default="test",
-    show_default=True,
-    help="Which images of the data.",
-)
+@shared_options.SPLIT
 @click.option(
     "--pool",
     type=click.Choice(["mean", "max", "none"]),
     default="mean",
     show_default=True,
-    help="Over height and width, where the layer gives maps.",
+    help="How to pool over height and width, if the layer gives maps.",
 )
 @shared_options.CHECKPOINT
 @click.option(
-    "--image-size", type=shared_options.COUNT, metavar="PX", help="Of a backbone.  [default: the published one]"
+    "--image-size",
+    type=shared_options.COUNT,
+    metavar="PX",
+    help="Side in px, for a backbone.  [default: the published one]",
 )
-@click.option("--preprocess", metavar="NAME", help="Of a backbone.  [default: what it was trained with]")
+@click.option("--preprocess", metavar="NAME", help="Preprocessing, for a backbone.  [default: that of its training]")
 @click.option("--batch-size", type=shared_options.COUNT, metavar="N", help="[default: the run's, or 32]")
 @shared_options.SKIP_BAD_IMAGES
 @shared_options.JSON
@@ -48,8 +49,8 @@ from finetune.cli.startup import load_tensorflow
 def features(as_json: bool, quiet: bool, **given: Any) -> None:
     """Write a layer's output for every image: embeddings, with labels and paths.
 
-    RUN is a run directory or a .keras file in one, BACKBONE what 'finetune run --backbone' takes. Without image files,
-    the images are those of --data.
+    RUN is a run directory or a .keras file in one. BACKBONE is anything that 'finetune run --backbone' accepts. Without
+    image files, the images are those of --data.
     """
     from finetune.cli.display_training import console_display
 

@@ -1,4 +1,4 @@
-"""`finetune predict`."""
+"""The command `finetune predict`."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from finetune.cli.terminal import print_table
 @shared_options.TARGET
 @click.argument("images", type=shared_options.PATH, nargs=-1, required=True, metavar="IMAGE|DIR...")
 @click.option("--top", type=shared_options.COUNT, default=5, show_default=True, metavar="K", help="Classes per image.")
-@click.option("--csv", "csv_file", type=shared_options.PATH, metavar="FILE", help="Write the table there as well.")
+@click.option("--csv", "csv_file", type=shared_options.PATH, metavar="FILE", help="Also write the table to this file.")
 @shared_options.SKIP_BAD_IMAGES
 @click.option("--batch-size", type=shared_options.COUNT, metavar="N", help="[default: the run's]")
 @shared_options.JSON
@@ -28,10 +28,10 @@ def predict(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """The most probable classes of images, by a run's model.
+    """Print the most probable classes of images, as a run's model predicts them.
 
-    RUN is a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote. Images are
-    prepared as the run's evaluation did it; a folder is walked in sorted order, with all folders in it.
+    RUN is a run directory, a .keras file in one, or a file that 'finetune export --format keras' wrote. Images are
+    preprocessed as in the run's evaluation. Folders are read in sorted order, with their subfolders.
     """
     from finetune.cli.display_training import console_display
 

@@ -1,4 +1,4 @@
-"""`finetune report`."""
+"""The command `finetune report`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("targets", type=shared_options.PATH, metavar="RUN...", nargs=-1)
-@click.option("--html", type=shared_options.PATH, metavar="FILE", help="The same as a self-contained page with plots.")
+@click.option("--html", type=shared_options.PATH, metavar="FILE", help="Also write a self-contained page with plots.")
 @click.option(
     "--mistakes",
     type=click.IntRange(0, 500),

@@ -1,4 +1,4 @@
-"""`finetune run`."""
+"""The command `finetune run`."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Options that several commands share, each worded once."""
+"""Options that several commands share, each declared once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from finetune.config import SETTINGS
 
 
 class _Path(click.ParamType[Path]):
-    """A path; `~` is the home directory also where no shell has replaced it (`--run-dir=~/x`)."""
+    """A path; `~` means the home directory even if no shell has replaced it (`--run-dir=~/x`)."""
 
     name = "path"
 
@@ -25,7 +25,7 @@ class _Path(click.ParamType[Path]):
 
 
 class _Count(click.IntRange):
-    """A number of images."""
+    """A number of images, or a size."""
 
     name = "whole number of 1 or more"
 
@@ -77,6 +77,12 @@ def setting_option(name: str) -> Callable[..., Any]:
 
 
 TARGET = click.argument("target", type=PATH, metavar="RUN")
+SPLIT = click.option(
+    "--split",
+    type=click.Choice(["test", "validation", "train"]),
+    default="test",
+    help="Which images of the data.  [default: test]",
+)
 DATA_DIR = setting_option("data_dir")
 CHECKPOINT = setting_option("checkpoint")
 SKIP_BAD_IMAGES = click.option("--skip-bad-images", is_flag=True, help=SETTINGS["skip_bad_images"].help)
@@ -85,44 +91,34 @@ QUIET = click.option("--quiet", is_flag=True, help="No progress; results and err
 
 
 class Sectioned(click.Command):
-    """A command of many options, listed under headings: `sections` are the options by heading, each as `click.option`
-    makes it. Options the command has besides are listed with the last."""
+    """A command whose help lists its options under headings.
+
+    `sections` are the options by heading, each as `click.option` makes it. Options that are in no section, such as
+    those of decorators, are listed with the last one.
+    """
 
     def __init__(self, *args: Any, sections: Mapping[str, Sequence[Callable[..., Any]]], **settings: Any) -> None:
-        self._headings = dict[str, str]()
-        parameters = list[click.Parameter]()
-        for heading, made in sections.items():
-            holder = click.command()(_nothing)
-            for option in reversed(made):
+        self._headings: dict[str, str] = {}
+        holder = click.Command(None)
+        for heading, options in sections.items():
+            first = len(holder.params)
+            for option in options:
                 option(holder)
-            listed = list(reversed(holder.params))
-            self._headings[str(listed[0].name)] = heading
-            parameters += listed
-        settings["params"] = [*parameters, *settings.get("params", ())]
+            self._headings[str(holder.params[first].name)] = heading
+        settings["params"] = [*holder.params, *settings.get("params", ())]
         super().__init__(*args, **settings)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """As click's, section by section."""
-        heading, rows = "Options", list[tuple[str, str]]()
+        """Write the options section by section; a heading holds until the first option of the next section."""
+        heading = "Options"
+        rows: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            following = "Help" if "--help" in parameter.opts else self._headings.get(str(parameter.name))
-            if following is not None:
-                _write(formatter, heading, rows)
-                heading, rows = following, []
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                rows.append(record)
-        _write(formatter, heading, rows)
-
-
-def _nothing() -> None:
-    """Holds options until a command has them."""
-
-
-def _write(formatter: click.HelpFormatter, heading: str, rows: list[tuple[str, str]]) -> None:
-    if rows:
-        with formatter.section(heading):
-            formatter.write_dl(rows)
+            heading = "Help" if "--help" in parameter.opts else self._headings.get(str(parameter.name), heading)
+            if record := parameter.get_help_record(ctx):
+                rows.setdefault(heading, []).append(record)
+        for title, records in rows.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
 
 def emit(value: Any) -> None:

@@ -102,7 +102,7 @@ def test_exports_are_tried_out_and_the_table_says_so(finished: tuple, tmp_path: 
     assert result.exit_code == 0, result.output
     rows = [line.split() for line in result.stdout.splitlines()]
     assert next(row for row in rows if row[:1] == ["tflite"])[2:4] == ["+0.00%", "100.00%"]
-    assert "100 test images; each by its own runtime" in result.stdout
+    assert "100 test images, each export in its own runtime" in result.stdout
     as_json = typed(f"export {run} --format keras --format slim --out {tmp_path}/two --images 100 --json")
     told = json.loads(as_json.stdout)
     assert [one["format"] for one in told["exports"]] == ["keras", "slim"]
