@@ -94,8 +94,9 @@ class Scheduler:
         except BaseException:
             for active in self._active.values():
                 active.handle.kill()
-            for active in self._active.values():
-                self._wait_for_end(active)
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline and any(one.handle.poll() is None for one in self._active.values()):
+                time.sleep(0.05)
             raise
         return self.statuses()
 
@@ -233,11 +234,6 @@ class Scheduler:
 
     def _write_attempt(self, job: Job, record: JobRecord, attempt: Attempt) -> None:
         self._folder.write_record(job, dataclasses.replace(record, attempts=(*record.attempts, attempt)))
-
-    def _wait_for_end(self, active: _Active) -> None:
-        deadline = time.monotonic() + 10
-        while active.handle.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
 
 
 def features_of(job: Job) -> tuple[Any, ...] | None:

@@ -135,10 +135,10 @@ def verify(name: str, checkpoint: Path | None, photos: Path | None, as_json: boo
     fails. With --photos, these are the images, and ImageNet top-1 and top-5 are counted.
     """
     load_tensorflow()
-    from finetune.cli.display_training import console_display
+    from finetune.cli.display_training import ConsoleDisplay
     from finetune.inference import verification
 
-    with console_display(quiet=quiet or as_json) as display:
+    with ConsoleDisplay(quiet=quiet or as_json).running() as display:
         result = verification.verify(
             name, checkpoint=checkpoint, photos=photos, say=display.say, progress=display.download
         )

@@ -44,6 +44,10 @@ class Console(rich.console.Console):
         self.print(block)
         self.print()
 
+    def print_fact(self, label: str, text: str) -> None:
+        """Print a line of a list of facts; `label` has at most 14 characters."""
+        self.print(f"{label:15}{text}", markup=False)
+
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
         return super()._render_buffer(
             one if one.control else Segment(neutral(one.text), one.style, one.control) for one in buffer

@@ -37,7 +37,7 @@ def diagnose_bn(
     finetune diagnose-bn --meta-graph model.ckpt-1000.meta --preprocess unit
     """
     from finetune.cli.display_diagnosis import show_diagnosis
-    from finetune.cli.display_training import console_display
+    from finetune.cli.display_training import ConsoleDisplay
     from finetune.errors import WrongUse
     from finetune.files import write_text
     from finetune.reporting.html import check_page_path
@@ -50,7 +50,7 @@ def diagnose_bn(
     from finetune.diagnosis.doctor import diagnose
     from finetune.reporting.diagnosis_page import render_diagnosis_page
 
-    with console_display(quiet=quiet or as_json) as display:
+    with ConsoleDisplay(quiet=quiet or as_json).running() as display:
         diagnosis = diagnose(
             open_model(display, **opening),
             images=images,

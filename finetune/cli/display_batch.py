@@ -3,21 +3,18 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from finetune.batch.call import Display, Progress
-from finetune.batch.summary import summarise
+from finetune.batch.folder import BatchFolder
+from finetune.batch.status import JobStatus
+from finetune.batch.summary import Summary, summarise
 from finetune.cli.console import output_console, percent, plain_table, progress_console, with_spread
 from finetune.evaluation.significance import ranking_words
-
-if TYPE_CHECKING:
-    from finetune.batch.folder import BatchFolder
-    from finetune.batch.status import JobStatus
-    from finetune.batch.summary import Summary
 
 _ROWS = 12
 """Running jobs shown at most."""
@@ -43,7 +40,7 @@ class BatchDisplay(Display):
             self._drawn = time.monotonic()
             self._live.update(_live_table(progress), refresh=True)
 
-    def job_ended(self, status: "JobStatus") -> None:
+    def job_ended(self, status: JobStatus) -> None:
         """Print a line with the result or the reason."""
         name, state = status.job.name, status.state
         if state == "done":
@@ -66,7 +63,7 @@ class BatchDisplay(Display):
             yield self
 
 
-def show_summary(summary: "Summary", folder: "BatchFolder") -> None:
+def show_summary(summary: Summary, folder: BatchFolder) -> None:
     """Print the ranked table, how it is ranked, and where the files are."""
     out = output_console()
     seeds = ["seeds"] if summary.seeds else []
@@ -96,7 +93,7 @@ def show_summary(summary: "Summary", folder: "BatchFolder") -> None:
     out.print(f"{counts}; summary.csv, summary.json and the runs are in {folder}", markup=False)
 
 
-def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], folder: "BatchFolder") -> None:
+def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], folder: BatchFolder) -> None:
     """Print what `--dry-run` found: a line per job, and the total of all jobs."""
     out = output_console()
     table = plain_table("#", "job", "state", "px", "batch", "epochs", "images", "steps", left=("job", "state"))

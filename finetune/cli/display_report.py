@@ -52,12 +52,12 @@ def _one(out: Console, run: Mapping[str, Any]) -> None:
 
 def _accuracy(out: Console, run: Mapping[str, Any]) -> None:
     test = run["test"]
-    out.print(
-        f"test accuracy  is_training=False {_with_error(test['is_training_false'])}   is_training=True "
+    out.print_fact(
+        "test accuracy",
+        f"is_training=False {_with_error(test['is_training_false'])}   is_training=True "
         f"{percent(test['is_training_true']['accuracy'])}   ({test['is_training_false']['examples']} images)",
-        markup=False,
     )
-    out.print(f"validation     {percent(run['validation_accuracy'])}   macro F1 {percent(run['macro_f1'])}")
+    out.print_fact("validation", f"{percent(run['validation_accuracy'])}   macro F1 {percent(run['macro_f1'])}")
     out.print()
 
 
@@ -166,21 +166,17 @@ def _batchnorm(out: Console, run: Mapping[str, Any]) -> None:
     bn, diagnosis = run["bn"], run["diagnosis"]
     if bn and bn["layers"]:
         end = ", recalibrated at the end" if bn["recalibrated"] else ""
-        out.print(
-            f"BatchNorm      {bn['layers']} layers, decay {bn['decay']:g}, {bn['updates']} updates: "
-            f"{bn['residual']:.2g} of the starting statistics left{end}"
-        )
+        share = f"{bn['residual']:.2g} of the starting statistics left{end}"
+        out.print_fact("BatchNorm", f"{bn['layers']} layers, decay {bn['decay']:g}, {bn['updates']} updates: {share}")
     elif bn:
-        out.print("BatchNorm      none in this network")
+        out.print_fact("BatchNorm", "none in this network")
     if not diagnosis:
         if bn and bn["layers"]:
-            out.print(
-                "               no diagnosis was made: 'finetune diagnose-bn RUN' measures the drift of every layer"
-            )
+            out.print_fact("", "no diagnosis was made: 'finetune diagnose-bn RUN' measures the drift of every layer")
         out.print()
         return
     verdict = diagnosis["verdict"]
-    out.print(f"               {verdict['cause']}: {verdict['sentence']}", markup=False)
+    out.print_fact("", f"{verdict['cause']}: {verdict['sentence']}")
     layers = [layer for layer in diagnosis["layers"] if layer.get("mean_shift") is not None]
     table = plain_table("BN layers furthest off", "mean shift", "log var ratio", "share left")
     for layer in sorted(layers, key=lambda one: -float(one["mean_shift"]))[:WORST_LAYERS]:
@@ -213,24 +209,22 @@ def _circumstances(out: Console, run: Mapping[str, Any]) -> None:
     weights, data, environment, cost = run["weights"], run["data"], run["environment"], run["cost"]
     if weights:
         digest = (weights["sha256"] or "")[:12]
-        out.print(f"weights        {weights['path']} ({weights['kind']}, sha256 {digest})", markup=False)
+        out.print_fact("weights", f"{weights['path']} ({weights['kind']}, sha256 {digest})")
     if data:
         counts = ", ".join(f"{count} {split}" for split, count in data["images"].items())
-        out.print(f"data           {data['source']}: {counts} images", markup=False)
+        out.print_fact("data", f"{data['source']}: {counts} images")
     settings = [f"{name}={setting(value)}" for name, value in run["config"].items() if value not in (None, [], ())]
-    out.print(f"settings       {' '.join(settings)}", markup=False)
+    out.print_fact("settings", " ".join(settings))
     if environment:
         packages = " ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items() if version)
-        out.print(f"environment    Python {environment.get('python')}, {packages}", markup=False)
+        out.print_fact("environment", f"Python {environment.get('python')}, {packages}")
         devices = " ".join(environment.get("devices", []))
-        out.print(
-            f"               {environment.get('platform')}, {environment.get('cores')} cores, {devices}", markup=False
-        )
+        out.print_fact("", f"{environment.get('platform')}, {environment.get('cores')} cores, {devices}")
     if cost["train_seconds"] is not None:
         rate = f", {cost['images_per_second']:.0f} images/s" if cost["images_per_second"] else ""
-        out.print(
-            f"time           {seconds(cost['train_seconds'])} training{rate}, {seconds(cost['seconds'])} in all, peak "
-            f"{cost['peak_memory_mib']:.0f} MiB"
+        peak = f"peak {cost['peak_memory_mib']:.0f} MiB"
+        out.print_fact(
+            "time", f"{seconds(cost['train_seconds'])} training{rate}, {seconds(cost['seconds'])} in all, {peak}"
         )
 
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from finetune.cli.console import output_console, plain_table, progress_console
 from finetune.config import RunConfig
 from finetune.reporting.words import others_moved
+from finetune.training.display import Display
 
 if TYPE_CHECKING:
     from finetune.backbone.freezing import FreezePlan
@@ -20,7 +21,7 @@ _STATISTICS = {"train": "batch, updating", "stats": "batch, updating", "freeze":
 _MARKS = {"learning_rate": "x ", "from_epoch": ""}
 
 
-class ConsoleDisplay:
+class ConsoleDisplay(Display):
     """A run's display: one bar, and a line per epoch. Without a terminal there are only the lines."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -138,42 +139,35 @@ class ConsoleDisplay:
             yield self
 
 
-def console_display(*, quiet: bool) -> Any:
-    """A context manager that gives the display of a command."""
-    return ConsoleDisplay(quiet=quiet).running()
-
-
 def show_result(run: "RunDir", result: dict[str, Any]) -> None:
     """Print the end of a run: both accuracies, the proof of the freeze plan, where the files are."""
     test, bn, proof = result["test"], result["bn"], result["proof"]
     out = output_console()
     inference = test["is_training_false"]
-    out.print(
-        f"test accuracy  is_training=False {inference['accuracy']:.1%} (± {inference['standard_error']:.1%})   "
-        f"is_training=True {test['is_training_true']['accuracy']:.1%}   ({inference['examples']} images)"
-    )
+    scores = f"is_training=False {inference['accuracy']:.1%} (± {inference['standard_error']:.1%})   "
+    scores += f"is_training=True {test['is_training_true']['accuracy']:.1%}   ({inference['examples']} images)"
+    out.print_fact("test accuracy", scores)
     if (weights := result.get("weights", {})).get("kind") == "averaged":
         last = weights["last_step"]
-        out.print(
-            f"weights        averaged (--ema {weights['ema']:g}), statistics {weights['statistics']}; the last step's, "
-            f"is_training=False {last['test']['is_training_false']['accuracy']:.1%}, are in {last['model']}"
+        out.print_fact(
+            "weights",
+            f"averaged (--ema {weights['ema']:g}), statistics {weights['statistics']}; the last step's, "
+            f"is_training=False {last['test']['is_training_false']['accuracy']:.1%}, are in {last['model']}",
         )
     if averaged := result.get("tta"):
         scored = averaged["is_training_false"]
-        out.print(
-            f"test-time flip is_training=False {scored['accuracy']:.1%} (± {scored['standard_error']:.1%}), averaged "
-            "with the mirror images"
-        )
+        accuracy = f"{scored['accuracy']:.1%} (± {scored['standard_error']:.1%})"
+        out.print_fact("test-time flip", f"is_training=False {accuracy}, averaged with the mirror images")
     if bn["layers"]:
         means = " (none in the means)" if bn["zero_debias"] and bn["updates"] else ""
-        out.print(
-            f"BatchNorm      decay {bn['decay']:g}, {bn['updates']} updates: {bn['residual']:.2g} of the starting "
-            f"statistics left{means}{', recalibrated at the end' if bn['recalibrated'] else ''}"
+        out.print_fact(
+            "BatchNorm",
+            f"decay {bn['decay']:g}, {bn['updates']} updates: {bn['residual']:.2g} of the starting statistics "
+            f"left{means}{', recalibrated at the end' if bn['recalibrated'] else ''}",
         )
     each = [str(one["frozen_variables"]) for one in proof.get("phases", [])]
     phases = f"; frozen in each of {len(each)} phases: {', '.join(each)}" if each else ""
-    out.print(
-        f"proof          {proof['frozen_variables']} frozen variables bit-identical, {others_moved(proof)}{phases}"
-    )
-    out.print(f"time           {result['train_seconds']:.0f} s training, peak {result['peak_memory_mib']:.0f} MiB")
-    out.print(f"run            {run}", markup=False)
+    frozen = f"{proof['frozen_variables']} frozen variables bit-identical"
+    out.print_fact("proof", f"{frozen}, {others_moved(proof)}{phases}")
+    out.print_fact("time", f"{result['train_seconds']:.0f} s training, peak {result['peak_memory_mib']:.0f} MiB")
+    out.print_fact("run", str(run))

@@ -32,12 +32,12 @@ def evaluate(
 
     RUN is a run directory, or a .keras file in one.
     """
-    from finetune.cli.display_training import console_display
+    from finetune.cli.display_training import ConsoleDisplay
 
     load_tensorflow()
     from finetune.runs.evaluate import concern, examine_run
 
-    with console_display(quiet=quiet or as_json) as display:
+    with ConsoleDisplay(quiet=quiet or as_json).running() as display:
         passes = examine_run(
             target,
             data_dir=data_dir,

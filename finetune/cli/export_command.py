@@ -1,6 +1,7 @@
 """The command `finetune export`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,8 +9,10 @@ from finetune.cli import shared_options
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import print_table
 from finetune.errors import WrongUse
-from finetune.inference.export.exported import AGREEMENT, Export, TrialOptions
 from finetune.inference.export.format_table import FORMATS
+
+if TYPE_CHECKING:  # it imports NumPy, which `--help` does without
+    from finetune.inference.export.exported import Export
 
 
 @click.command(epilog="Formats: " + "; ".join(f"{name}: {one.words}" for name, one in FORMATS.items()) + ".")
@@ -63,14 +66,15 @@ def export(
 
     RUN is a run directory, or a .keras file in one, such as what recalibrate-bn writes.
     """
-    from finetune.cli.display_training import console_display
+    from finetune.cli.display_training import ConsoleDisplay
 
     if least_accuracy is not None and no_evaluation:
         raise WrongUse("--assert-accuracy needs the evaluation: leave --no-evaluation out")
     load_tensorflow()
+    from finetune.inference.export.exported import TrialOptions
     from finetune.inference.export.write import export as write_export
 
-    with console_display(quiet=quiet or as_json) as display:
+    with ConsoleDisplay(quiet=quiet or as_json).running() as display:
         options = TrialOptions(data_dir, images, least_accuracy, display.batch)
         exported = write_export(
             target,
@@ -87,8 +91,10 @@ def export(
     _print_trials(target, exported)
 
 
-def _print_trials(target: Path, exported: Export) -> None:
+def _print_trials(target: Path, exported: "Export") -> None:
     """Print the table of the re-evaluation, and a warning if an export classifies differently from the run."""
+    from finetune.inference.export.exported import AGREEMENT
+
     if exported.run is None:
         click.echo("not re-evaluated (--no-evaluation)", err=True)
         return
@@ -110,8 +116,8 @@ def _print_trials(target: Path, exported: Export) -> None:
     click.echo(f"{exported.run.images} test images, each export in its own runtime; times are for single images")
     if exported.decoded:
         click.echo(
-            "exports are compared with the run on photos decoded in full; in the run's evaluation, libjpeg decodes large "
-            "photos at a fraction of their size"
+            "exports are compared with the run on photos decoded in full; in the run's evaluation, libjpeg decodes "
+            "large photos at a fraction of their size"
         )
     for name, trial in rows[own:]:
         if trial.agreement < AGREEMENT:

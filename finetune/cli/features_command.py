@@ -52,12 +52,12 @@ def features(as_json: bool, quiet: bool, **given: Any) -> None:
     RUN is a run directory or a .keras file in one. BACKBONE is anything that 'finetune run --backbone' accepts. Without
     image files, the images are those of --data.
     """
-    from finetune.cli.display_training import console_display
+    from finetune.cli.display_training import ConsoleDisplay
 
     load_tensorflow()
     from finetune.inference.embeddings import EmbeddingOptions, write_features
 
-    with console_display(quiet=quiet or as_json) as display:
+    with ConsoleDisplay(quiet=quiet or as_json).running() as display:
         written = write_features(
             EmbeddingOptions(**given), progress=display.download, on_scan=display.on_scan, on_batch=display.batch
         )

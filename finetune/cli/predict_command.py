@@ -33,12 +33,12 @@ def predict(
     RUN is a run directory, a .keras file in one, or a file that 'finetune export --format keras' wrote. Images are
     preprocessed as in the run's evaluation. Folders are read in sorted order, with their subfolders.
     """
-    from finetune.cli.display_training import console_display
+    from finetune.cli.display_training import ConsoleDisplay
 
     load_tensorflow()
     from finetune.inference.predict import predict as classify
 
-    with console_display(quiet=quiet or as_json) as display:
+    with ConsoleDisplay(quiet=quiet or as_json).running() as display:
         found = classify(
             target,
             images,

@@ -29,12 +29,12 @@ def recalibrate_bn(images: int, out: Path | None, as_json: bool, quiet: bool, **
 
     No weight changes. Nothing is overwritten, and nothing is written if it would make the model worse.
     """
-    from finetune.cli.display_training import console_display
+    from finetune.cli.display_training import ConsoleDisplay
 
     load_tensorflow()
     from finetune.diagnosis.doctor import recalibrate_bn as recalibrate
 
-    with console_display(quiet=quiet or as_json) as display:
+    with ConsoleDisplay(quiet=quiet or as_json).running() as display:
         result = recalibrate(open_model(display, **opening), out=out, images=images, on_batch=display.batch)
     if as_json:
         shared_options.emit(result.to_json())

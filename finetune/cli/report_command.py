@@ -37,7 +37,7 @@ def report(
     finetune report runs/my-run --html my-run.html
     finetune report runs/a runs/b runs/c
     """
-    from finetune.cli.display_training import console_display
+    from finetune.cli.display_training import ConsoleDisplay
     from finetune.errors import WrongUse
     from finetune.files import write_text
     from finetune.reporting.html import check_page_path
@@ -47,7 +47,7 @@ def report(
         raise WrongUse("missing RUN: give one or more run directories, or that of a batch")
     if html is not None:
         check_page_path(html)
-    with console_display(quiet=quiet or as_json) as display:
+    with ConsoleDisplay(quiet=quiet or as_json).running() as display:
 
         def score(run: Path) -> "Predictions":
             display.say(f"{run} has no predictions.npz: scoring its test images")

@@ -55,13 +55,13 @@ def run(
         settings = from_mapping(base, where=str(config or "the options"), options=chosen)
 
     load_tensorflow()
-    from finetune.cli.display_training import console_display, show_result
+    from finetune.cli.display_training import ConsoleDisplay, show_result
     from finetune.training import start
 
     if dry_run:
         _show_plan(settings, quiet=quiet, as_json=as_json)
         return
-    with console_display(quiet=quiet) as display:
+    with ConsoleDisplay(quiet=quiet).running() as display:
         if resume is not None:
             finished = start.resume(resume, distribute=chosen.get("distribute"), display=display)
         else:
@@ -79,10 +79,10 @@ def run(
 
 def _show_plan(settings: RunConfig, *, quiet: bool, as_json: bool) -> None:
     """`--dry-run`: the display prints the plan on standard error, as at the beginning of a run."""
-    from finetune.cli.display_training import console_display
+    from finetune.cli.display_training import ConsoleDisplay
     from finetune.training import start
 
-    with console_display(quiet=quiet) as display:
+    with ConsoleDisplay(quiet=quiet).running() as display:
         prepared = start.plan(settings, display=display)
     steps = prepared.steps_per_epoch * (prepared.config.epochs or 0)
     if as_json:

@@ -1,9 +1,11 @@
 """Where a run reports its progress."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finetune.backbone.freezing import FreezePlan
 from finetune.config import RunConfig
+
+if TYPE_CHECKING:  # `finetune report` has a display but no TensorFlow
+    from finetune.backbone.freezing import FreezePlan
 
 
 class Display:
@@ -15,7 +17,7 @@ class Display:
     def warn(self, text: str) -> None:
         """A concern that does not stop the run."""
 
-    def plan(self, plan: FreezePlan, config: RunConfig) -> None:
+    def plan(self, plan: "FreezePlan", config: RunConfig) -> None:
         """Which layers train and which statistics each stage uses, before training."""
 
     def step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:

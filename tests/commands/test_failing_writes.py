@@ -2,15 +2,15 @@
 
 import errno
 import os
+import shutil
 import resource
 import shutil
 
 import pytest
 
-from checkpoints.catalog import lookup
 from finetune.backbone.keras_file import save_stock
 from finetune.files import write_text
-from finetune.runs import model as models
+from finetune.runs.model import open_trained
 from tests.support.commands import typed
 
 
@@ -48,9 +48,9 @@ def test_no_room_for_the_state_keeps_what_can_be_resumed(tmp_path, monkeypatch, 
 
 
 def test_no_room_for_the_model_is_seen_before_hdf5_writes(tmp_path, finished, monkeypatch):
-    model = models.open_trained(finished[0]).model
+    model = open_trained(finished[0]).model
     full = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
-    monkeypatch.setattr(models.shutil, "disk_usage", lambda path: full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(OSError, match="No space left") as failed:
         save_stock(model, tmp_path / "model.keras")
     assert failed.value.errno == errno.ENOSPC
@@ -69,7 +69,7 @@ def test_what_the_disk_says(monkeypatch, number, words):
     def fails(_):
         raise OSError(number, os.strerror(number), "run/bn.json")
 
-    monkeypatch.setattr(lookup, "find", fails)
+    monkeypatch.setattr("finetune.backbone.find_backbone", fails)
     result = typed("backbones show resnet_v1_50")
     assert (result.exit_code, result.stderr) == (1, f"Error: {words}\n")
 
