@@ -12,14 +12,7 @@ from checkpoints.catalog.lookup import CATALOG, BackboneSpec, find_row
 from checkpoints.matching import structures
 from checkpoints.matching.structures import Entry
 from finetune.backbone import networks
-from finetune.backbone.networks.names import keras_variables, slim_variables, weights_file_variables
-
-
-def entries(model: keras.Model, *, source: str) -> list[Entry]:
-    """The variables of a network of stock layers, as a file of that source names them."""
-    named = keras_variables(model) if source == "keras" else slim_variables(model)
-    keys = weights_file_variables(model)
-    return [Entry(name, tuple(variable.shape), key) for (name, variable), key in zip(named.items(), keys, strict=True)]
+from finetune.backbone.loading import network_entries
 
 
 def build(spec: BackboneSpec) -> list[Entry]:
@@ -30,7 +23,7 @@ def build(spec: BackboneSpec) -> list[Entry]:
     keras.backend.clear_session(free_memory=True)
     outputs = spec.outputs or 1
     network = networks.build(spec.family, image_size=spec.least_size, outputs=outputs, arguments=spec.arguments)
-    return entries(network.model, source=spec.source)
+    return network_entries(network.model, source=spec.source)
 
 
 def write(path: Path, specs: Iterable[BackboneSpec] = CATALOG, *, kept: Mapping[str, Sequence[Entry]]) -> None:

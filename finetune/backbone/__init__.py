@@ -1,21 +1,26 @@
-"""The only place where catalogue, network, weights and BatchNorm meet."""
+"""From a name to a pretrained network under the BatchNorm of this package, with a head and a plan of what trains."""
 
 from checkpoints.catalog.lookup import BackboneSpec
 from finetune.backbone.find import find_backbone, module_handle, published_preprocessing, unbiased
 from finetune.backbone.hub.module import check_plan
-from finetune.backbone.keras_file import open_model
+from finetune.backbone.hub.signatures import is_saved_model
+from finetune.backbone.keras_file import SUFFIXES, open_model, save_stock, write_model
 from finetune.backbone.loading import Backbone, check_image_size, head_outputs, load_backbone
 
 __all__ = [
+    "SUFFIXES",
     "Backbone",
     "BackboneSpec",
     "check_image_size",
     "check_plan",
     "find_backbone",
     "head_outputs",
+    "is_saved_model",
     "load_backbone",
     "module_handle",
     "open_model",
     "published_preprocessing",
+    "save_stock",
     "unbiased",
+    "write_model",
 ]

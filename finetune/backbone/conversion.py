@@ -25,10 +25,10 @@ from checkpoints.matching.pairing import Pairing, of_head, pair
 from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import networks
 from finetune.backbone.keras_file import write_model
-from finetune.backbone.networks.names import keras_variables, slim_variables
+from finetune.backbone.loading import network_entries, network_variables
+from finetune.backbone.networks.names import slim_variables
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import room_for
-from tools.structures import entries
 
 Format = Literal["slim-v2", "keras-weights-h5", "keras-zip"]
 
@@ -147,8 +147,8 @@ def load_stock(opened: Checkpoint, found: Fit, *, image_size: int) -> tuple[kera
     """
     spec = found.spec
     network = networks.build(spec.family, image_size=image_size, outputs=found.outputs, arguments=spec.arguments)
-    variables = keras_variables(network.model) if spec.source == "keras" else slim_variables(network.model)
-    of_network = entries(network.model, source=spec.source)
+    variables = network_variables(network.model, source=spec.source)
+    of_network = network_entries(network.model, source=spec.source)
     pairing = pair(opened, spec, of_network)
     names, shapes = _with_head(opened, spec, of_network, pairing)
     dtypes: dict[str, np.dtype[Any]] = {}

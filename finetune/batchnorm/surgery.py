@@ -1,6 +1,7 @@
 """Put this package's BatchNorm into any functional Keras model, and Keras's own back."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -9,28 +10,35 @@ from finetune.batchnorm.layer import SWITCHES, BatchNorm
 from finetune.batchnorm.module_parts import Module, PartBatchNorm
 
 
-def adopt(
-    model: keras.Model,
-    *,
-    unbiased: bool,
-    epsilon: float | None = None,
-    renorm: bool = False,
-    zero_debias: bool = False,
-) -> keras.Model:
+@dataclass(frozen=True)
+class BatchNormOptions:
+    """What a user changes about all BatchNorm layers of a network.
+
+    epsilon: replaces each layer's own where it is given. renorm (`renormalise`), zero_debias: as in `BatchNorm`.
+    """
+
+    epsilon: float | None = None
+    renorm: bool = False
+    zero_debias: bool = False
+
+
+UNCHANGED = BatchNormOptions()
+
+
+def adopt(model: keras.Model, *, unbiased: bool, options: BatchNormOptions = UNCHANGED) -> keras.Model:
     """A copy of `model` with every BatchNormalization replaced by `BatchNorm`, weights copied.
 
-    `unbiased`, `renorm` (`renormalise`) and `zero_debias` as in `BatchNorm`. `epsilon`, if given, replaces each layer's
-    own. Keras's own `renorm` of a layer, which only acts in training, is dropped.
+    `unbiased` as in `BatchNorm`. Keras's own `renorm` of a layer, which only acts in training, is dropped.
     """
 
     def replaced(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         if not isinstance(layer, keras.layers.BatchNormalization):
             return layer.__class__.from_config(config)
-        if epsilon is not None:
-            config["epsilon"] = epsilon
+        if options.epsilon is not None:
+            config["epsilon"] = options.epsilon
         config.update(renorm=False, renorm_clipping=None)
-        config.update(unbiased=unbiased, renormalise=renorm, zero_debias=zero_debias)
+        config.update(unbiased=unbiased, renormalise=options.renorm, zero_debias=options.zero_debias)
         return BatchNorm.from_config(config)
 
     return _copy(model, replaced)

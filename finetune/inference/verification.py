@@ -148,12 +148,12 @@ def verify(
         _check_photos(spec, opened, fit)
     own_classes = fit.head == "other" and any(of_head(spec, variable) for variable in opened.shapes)
     scored = read_photos(photos, spec.image_size) if photos else None
+    other_head = fit.outputs if own_classes else None
     loaded = load_backbone(
         spec,
         image_size=spec.image_size,
         checkpoint=opened,
-        with_head=fit.head == "published",
-        keep_head=fit.outputs if own_classes else None,
+        head="published" if fit.head == "published" else other_head,
     )
     assert loaded.report is not None
     subject = KerasSubject(loaded.model)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from finetune import process
-from finetune.backbone.keras_file import save_stock
+from finetune.backbone import save_stock
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers, parts

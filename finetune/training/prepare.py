@@ -12,7 +12,7 @@ from checkpoints import store
 from checkpoints.errors import CheckpointError
 from finetune.backbone import Backbone, check_plan, freezing, load_backbone
 from finetune.backbone.head import attach_head
-from finetune.batchnorm.surgery import bn_layers
+from finetune.batchnorm.surgery import BatchNormOptions, bn_layers
 from finetune.config import RunConfig, absolute_trackers, presets
 from finetune.data import batches, sources
 from finetune.data.dataset import Dataset
@@ -138,12 +138,10 @@ def build_model(
         request.spec,
         image_size=int(config.image_size or 0),
         checkpoint=Path(config.checkpoint) if config.checkpoint is not None else None,
-        keep_head=classes if config.head == "keep" else None,
+        head=classes if config.head == "keep" else None,
         features=config.features,
         from_scratch=config.from_scratch or not load_weights,
-        bn_epsilon=config.bn_epsilon,
-        bn_renorm=config.bn_renorm,
-        bn_zero_debias=config.bn_zero_debias,
+        batchnorm=BatchNormOptions(config.bn_epsilon, config.bn_renorm, config.bn_zero_debias),
         progress=display.download,
     )
     if config.head == "keep":

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from finetune.backbone.keras_file import save_stock
+from finetune.backbone import save_stock
 from finetune.files import write_text
 from finetune.runs.model import open_trained
 from tests.support.commands import typed

@@ -61,7 +61,7 @@ def test_a_module_of_slims_network_loads_by_slims_names(tmp_path: Path, scope: s
     assert "resnet_v1_50/block1/unit_1/bottleneck_v1/conv2/BatchNorm/moving_mean" in opened.shapes
     assert all(name.startswith("resnet_v1_50/") for name in opened.shapes)
     images = random_images(32)
-    loaded = load_backbone(THIN, image_size=32, checkpoint=tmp_path / "hub", with_head=True)
+    loaded = load_backbone(THIN, image_size=32, checkpoint=tmp_path / "hub", head="published")
     want = made.f(tf.constant(images)).numpy().reshape(2, OUTPUTS)
     assert difference(loaded.model(images, training=False), want) < 1e-5
     assert not loaded.report.ignored

@@ -90,7 +90,7 @@ def test_a_model_around_the_network_and_a_head_of_ones_own(row, form, kept, tmp_
     loaded = assert_loads(find_row(name), path, size, inner(images(size), training=False))
     assert len(loaded.report.ignored["old head"]) == 2
     if kept:
-        assert_loads(find_row(name), path, size, model(images(size), training=False), keep_head=10)
+        assert_loads(find_row(name), path, size, model(images(size), training=False), head=10)
 
 
 def test_a_head_of_another_size_can_be_kept(tmp_path):
@@ -98,7 +98,7 @@ def test_a_head_of_another_size_can_be_kept(tmp_path):
     model = original(application, size, {**arguments, "classes": 10, "classifier_activation": None})
     for form in ("x.weights.h5", "x.keras"):
         path = save(model, tmp_path / form)
-        assert_loads(find_row(name), path, size, model(images(size), training=False), keep_head=10)
+        assert_loads(find_row(name), path, size, model(images(size), training=False), head=10)
 
 
 def test_the_published_head_is_loaded_too(tmp_path):
@@ -106,16 +106,16 @@ def test_the_published_head_is_loaded_too(tmp_path):
     model = original(application, size, {**arguments, "classifier_activation": None})
     for form in FORMS:
         assert_loads(
-            find_row(name), save(model, tmp_path / form), size, model(images(size), training=False), with_head=True
+            find_row(name), save(model, tmp_path / form), size, model(images(size), training=False), head="published"
         )
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_slim_network_saved_by_keras_loads_by_its_scopes(form, tmp_path):
     spec = find_row("resnet_v1_demo")
-    made = load_backbone(spec, image_size=32, with_head=True)
+    made = load_backbone(spec, image_size=32, head="published")
     path = save(to_stock(made.model), tmp_path / form)
-    assert_loads(spec, path, 32, made.model(images(32), training=False), with_head=True)
+    assert_loads(spec, path, 32, made.model(images(32), training=False), head="published")
     # The same layers under other names are another network as far as anybody can tell.
     renamed = keras.models.clone_model(
         to_stock(made.model),
@@ -143,7 +143,7 @@ def test_a_misfit_says_what_the_file_fits(tmp_path):
     with pytest.raises(CheckpointError, match=fits):
         load_backbone(find_row("keras/mobilenet_0.5"), image_size=size, checkpoint=path)
     with pytest.raises(CheckpointError, match=fits):
-        load_backbone(find_row("keras/mobilenet_0.25"), image_size=size, checkpoint=path, with_head=True)
+        load_backbone(find_row("keras/mobilenet_0.25"), image_size=size, checkpoint=path, head="published")
     with pytest.raises(CheckpointError, match="is a keras-weights-h5 file, but slim/mobilenet_v1_0"):
         load_backbone(find_row("slim/mobilenet_v1_0.25"), image_size=size, checkpoint=path)
 
@@ -163,7 +163,6 @@ from pathlib import Path
 import tensorflow as tf
 tf.constant(1.0) + 1
 from checkpoints.catalog import lookup
-from finetune import backbone
 from finetune.backbone import load_backbone
 
 
@@ -173,7 +172,8 @@ def memory(kind):
     return int(line.split()[1]) * 1024
 
 before = memory("VmRSS")
-loaded = load_backbone(lookup("slim/resnet_v1_152"), image_size=224, checkpoint=Path(sys.argv[1]), with_head=True)
+row = lookup.find_row("slim/resnet_v1_152")
+loaded = load_backbone(row, image_size=224, checkpoint=Path(sys.argv[1]), head="published")
 print(memory("VmHWM") - before, len(loaded.report.assigned))
 """
 

@@ -13,6 +13,7 @@ from finetune.backbone.freezing import FreezePlan
 from finetune.backbone.hub import signatures
 from finetune.backbone.hub.module_layer import HubModule
 from finetune.batchnorm.module_parts import Module, PartBatchNorm
+from finetune.batchnorm.surgery import BatchNormOptions
 from finetune.errors import WrongUse
 
 STAGE = "module"
@@ -50,20 +51,18 @@ def load(
     spec: BackboneSpec,
     *,
     image_size: int,
-    bn_epsilon: float | None,
-    bn_renorm: bool,
-    bn_zero_debias: bool,
+    batchnorm: BatchNormOptions,
     features: str | None,
     keep: bool,
 ) -> tuple[keras.Model, str, dict[str, list[str]], LoadReport]:
-    """The module as a model to features: (model, root scope, its one stage, what it holds).
+    """The module as a model that gives features: (model, root scope, its one stage, what it holds).
 
-    WrongUse for what a module hides.
+    Raises WrongUse for options that need layers a module hides.
     """
     for option, given, why in (
-        ("--bn-epsilon", bn_epsilon is not None, "hides its epsilon"),
-        ("--bn-renorm", bn_renorm, "normalises out of reach"),
-        ("--bn-zero-debias", bn_zero_debias, "moves its averages itself"),
+        ("--bn-epsilon", batchnorm.epsilon is not None, "hides its epsilon"),
+        ("--bn-renorm", batchnorm.renorm, "normalises out of reach"),
+        ("--bn-zero-debias", batchnorm.zero_debias, "moves its averages itself"),
         ("--features", features is not None, "hides its layers"),
         ("--head keep", keep, "ends in features"),
     ):

@@ -12,18 +12,18 @@ import tensorflow as tf
 
 from finetune.backbone.hub import signatures
 from finetune.batchnorm.module_parts import Module
-from finetune.errors import FinetuneError, WrongUse
+from finetune.errors import FinetuneError, UserError, WrongUse
 
-_trusted: ContextVar[tuple[str | None, list[FinetuneError]]] = ContextVar("trusted")
+_trusted: ContextVar[tuple[str | None, list[UserError]]] = ContextVar("trusted")
 
 
 @contextmanager
-def trusting(handle: str | None) -> Iterator[list[FinetuneError]]:
+def trusting(handle: str | None) -> Iterator[list[UserError]]:
     """Inside, a `.keras` file may hold this module, which the user named, and no other: a graph can write files.
 
     Keras wraps what a layer raises in words of its own; the list has it as it was.
     """
-    failures: list[FinetuneError] = []
+    failures: list[UserError] = []
     token = _trusted.set((handle, failures))
     try:
         yield failures
@@ -85,7 +85,7 @@ class HubModule(Module):
                 )
             # Not through super(), which turns every error into one of its own; the dtype is the module's.
             return cls(**{name: value for name, value in config.items() if name != "dtype"})
-        except FinetuneError as error:
+        except UserError as error:
             failures.append(error)
             raise
 

@@ -53,11 +53,11 @@ def _unit(x: keras.KerasTensor, depth: int, stride: int, shortcut: str, name: st
     """`[batch, height, width, channels]` to `[batch, ceil(height / stride), ceil(width / stride), depth]`."""
     kept = x
     if x.shape[-1] != depth and shortcut == "project":
-        kept = conv2d(x, depth, 1, f"{name}.shortcut", ARGS, stride=stride, activate=False)
+        kept = conv2d(x, depth, 1, f"{name}.shortcut", ARGS, stride=stride, after="norm")
     elif x.shape[-1] != depth:
         kept = _padded(x, depth, stride, f"{name}.shortcut")
     x = conv2d_same(x, depth, 3, f"{name}.conv1", ARGS, stride=stride)
-    x = conv2d(x, depth, 3, f"{name}.conv2", ARGS, activate=False)
+    x = conv2d(x, depth, 3, f"{name}.conv2", ARGS, after="norm")
     x = keras.layers.Add(name=f"{name}.add")([kept, x])
     return keras.layers.Activation("relu", name=name)(x)
 

@@ -104,7 +104,7 @@ def _residual(x: keras.KerasTensor, step: Residual, scope: str, args: ArgScope) 
     """The shape is kept; the layer called `scope` is the block's output."""
     ends = [apply(x, branch, f"{scope}.Branch_{index}", args) for index, branch in enumerate(step.branches)]
     up = keras.layers.Concatenate(name=f"{scope}.concat")(ends)
-    up = conv2d(up, x.shape[-1], 1, f"{scope}.Conv2d_1x1", args, normalize=False, activate=False)
+    up = conv2d(up, x.shape[-1], 1, f"{scope}.Conv2d_1x1", args, after="bias")
     up = keras.layers.Rescaling(step.scale, name=f"{scope}.scale")(up)
     x = keras.layers.Add(name=f"{scope}.add" if step.activate else scope)([x, up])
     return keras.layers.Activation(args.activation, name=scope)(x) if step.activate else x

@@ -62,11 +62,11 @@ def _bottleneck(x: keras.KerasTensor, width: int, stride: int, name: str) -> ker
     depth = 4 * width
     shortcut = x
     if x.shape[-1] != depth:
-        shortcut = conv2d(x, depth, 1, f"{name}.shortcut", ARGS, stride=stride, activate=False)
+        shortcut = conv2d(x, depth, 1, f"{name}.shortcut", ARGS, stride=stride, after="norm")
     elif stride > 1:
         shortcut = keras.layers.MaxPooling2D(1, strides=stride, name=f"{name}.shortcut")(x)
     x = conv2d(x, width, 1, f"{name}.conv1", ARGS)
     x = conv2d_same(x, width, 3, f"{name}.conv2", ARGS, stride=stride)
-    x = conv2d(x, depth, 1, f"{name}.conv3", ARGS, activate=False)
+    x = conv2d(x, depth, 1, f"{name}.conv3", ARGS, after="norm")
     x = keras.layers.Add(name=f"{name}.add")([shortcut, x])
     return keras.layers.Activation("relu", name=name)(x)

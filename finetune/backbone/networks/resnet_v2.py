@@ -31,7 +31,7 @@ def build(
     width: channels of the first convolution and of block1's bottlenecks, doubled with each block.
     """
     images = keras.Input((*image_size, 3), name="images")
-    x = conv2d_same(images, width, 7, f"{scope}.conv1", ARGS, stride=2, normalize=False, activate=False)
+    x = conv2d_same(images, width, 7, f"{scope}.conv1", ARGS, stride=2, after="bias")
     x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name=f"{scope}.pool1")(x)
     stages = [Stage("conv1", f"{scope}.pool1")]
     for block, count in enumerate(units, start=1):
@@ -51,10 +51,10 @@ def _bottleneck(x: keras.KerasTensor, width: int, stride: int, name: str) -> ker
     preact = batch_norm(x, f"{name}.preact", ARGS)
     shortcut = x
     if x.shape[-1] != depth:
-        shortcut = conv2d(preact, depth, 1, f"{name}.shortcut", ARGS, stride=stride, normalize=False, activate=False)
+        shortcut = conv2d(preact, depth, 1, f"{name}.shortcut", ARGS, stride=stride, after="bias")
     elif stride > 1:
         shortcut = keras.layers.MaxPooling2D(1, strides=stride, name=f"{name}.shortcut")(x)
     x = conv2d(preact, width, 1, f"{name}.conv1", ARGS)
     x = conv2d_same(x, width, 3, f"{name}.conv2", ARGS, stride=stride)
-    x = conv2d(x, depth, 1, f"{name}.conv3", ARGS, normalize=False, activate=False)
+    x = conv2d(x, depth, 1, f"{name}.conv3", ARGS, after="bias")
     return keras.layers.Add(name=name)([shortcut, x])

@@ -5,8 +5,12 @@ Source: tf_slim/layers/layers.py. "." stands where slim writes "/", which Keras 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import keras
+
+After = Literal["activation", "norm", "bias"]
+"""What follows a convolution: BatchNorm and activation; BatchNorm alone; or a bias, without either."""
 
 
 @dataclass(frozen=True)
@@ -35,27 +39,25 @@ def conv2d(
     *,
     stride: int = 1,
     padding: str = "same",
-    normalize: bool = True,
-    activate: bool = True,
+    after: After = "activation",
 ) -> keras.KerasTensor:
     """`[batch, height, width, channels]` to `[batch, height', width', filters]`: convolution, BatchNorm, activation.
 
     size: of the kernel, or its (height, width). `padding="same"` is TensorFlow's SAME: height' = ceil(height / stride).
-    normalize: without it the convolution has a bias and no BatchNorm.
     """
     layer = keras.layers.Conv2D(
         filters,
         size,
         strides=stride,
         padding=padding,
-        use_bias=not normalize,
+        use_bias=after == "bias",
         kernel_initializer=args.initializer(),
         name=scope,
     )
     x = layer(x)
-    if normalize:
+    if after != "bias":
         x = _normalize(x, f"{scope}.BatchNorm", args)
-    return _activate(x, scope, args) if activate else x
+    return _activate(x, scope, args) if after == "activation" else x
 
 
 def conv2d_same(
@@ -66,8 +68,7 @@ def conv2d_same(
     args: ArgScope,
     *,
     stride: int,
-    normalize: bool = True,
-    activate: bool = True,
+    after: After = "activation",
 ) -> keras.KerasTensor:
     """Convolve as with stride 1 and SAME, then keep every `stride`-th pixel from the first.
 
@@ -76,11 +77,11 @@ def conv2d_same(
     """
     padding = "same"
     if stride > 1:
-        before = (size - 1) // 2
-        after = size - 1 - before
-        x = keras.layers.ZeroPadding2D(((before, after), (before, after)), name=f"{scope}.pad")(x)
+        first = (size - 1) // 2
+        last = size - 1 - first
+        x = keras.layers.ZeroPadding2D(((first, last), (first, last)), name=f"{scope}.pad")(x)
         padding = "valid"
-    return conv2d(x, filters, size, scope, args, stride=stride, padding=padding, normalize=normalize, activate=activate)
+    return conv2d(x, filters, size, scope, args, stride=stride, padding=padding, after=after)
 
 
 def depthwise_conv2d(x: keras.KerasTensor, size: int, scope: str, args: ArgScope, *, stride: int) -> keras.KerasTensor:

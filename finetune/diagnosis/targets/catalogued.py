@@ -34,7 +34,7 @@ def open_catalogued(request: TargetOptions) -> Target:
     check_classes(str(opened.path), outputs, data)
     image_size = data.config.image_size or spec.image_size
     loaded = load_backbone(
-        spec, image_size=image_size, checkpoint=averages.checkpoint if averages else opened, keep_head=outputs
+        spec, image_size=image_size, checkpoint=averages.checkpoint if averages else opened, head=outputs
     )
     subject = KerasSubject(loaded.model)
     step = int(opened.read("global_step")) if opened.shapes.get("global_step") == () else None

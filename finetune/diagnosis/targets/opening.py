@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from finetune.backbone.hub.signatures import is_saved_model
-from finetune.backbone.keras_file import SUFFIXES
+from finetune.backbone import SUFFIXES, is_saved_model
 from finetune.diagnosis.targets.catalogued import open_catalogued
 from finetune.diagnosis.targets.keras_model import open_keras_model
 from finetune.diagnosis.targets.options import TargetOptions

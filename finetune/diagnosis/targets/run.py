@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune.backbone import published_preprocessing
-from finetune.backbone.keras_file import save_stock
+from finetune.backbone import published_preprocessing, save_stock
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands

@@ -8,7 +8,7 @@ from keras.src.legacy.saving import legacy_h5_format
 from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
 from finetune.backbone import load_backbone
-from finetune.batchnorm.surgery import bn_layers
+from finetune.batchnorm.surgery import BatchNormOptions, bn_layers
 from finetune.errors import WrongUse
 from finetune.inference.verification import read_photos, verify
 from tests.support.places import SHARED
@@ -78,7 +78,7 @@ def test_a_published_style_h5_with_head_gives_the_original_features(name, applic
     spec = find_row(name)
     loaded = load_backbone(spec, image_size=size, checkpoint=tmp_path / "weights.h5")
     assert "old head" in loaded.report.ignored
-    head = load_backbone(spec, image_size=spec.image_size, checkpoint=tmp_path / "weights.h5", with_head=True)
+    head = load_backbone(spec, image_size=spec.image_size, checkpoint=tmp_path / "weights.h5", head="published")
     images = rng.normal(0, 1, (2, spec.image_size, spec.image_size, 3)).astype(np.float32)
     original.layers[-1].activation = None
     reference = np.asarray(keras.Model(original.input, original.layers[-2].output)(images, training=False))
@@ -109,5 +109,5 @@ def test_images_that_are_too_small_are_refused_before_anything_is_read(tmp_path)
 
 
 def test_slim_feeds_n_over_n_minus_one_and_epsilon_can_be_chosen():
-    loaded = load_backbone(find_row("resnet_v1_demo"), image_size=32, bn_epsilon=0.01)
+    loaded = load_backbone(find_row("resnet_v1_demo"), image_size=32, batchnorm=BatchNormOptions(epsilon=0.01))
     assert all(layer.unbiased and layer.epsilon == 0.01 for layer in bn_layers(loaded.model))

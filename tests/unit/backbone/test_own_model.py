@@ -115,7 +115,7 @@ def test_the_head_is_found(top, channels, words, suffix, tmp_path):
 def test_a_kept_head_gives_the_logits_of_its_own_probabilities(top, tmp_path):
     own = model(top)
     spec = find_backbone(str(saved(own, tmp_path / "own.keras")))
-    loaded = load_backbone(spec, image_size=SIZE, keep_head=10)
+    loaded = load_backbone(spec, image_size=SIZE, head=10)
     images = np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 3)).astype(np.float32)
     logits = np.asarray(loaded.model(images, training=False))
     expected = np.asarray(own(images, training=False))
@@ -123,7 +123,7 @@ def test_a_kept_head_gives_the_logits_of_its_own_probabilities(top, tmp_path):
         logits = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     with pytest.raises(WrongUse, match=r"has 10 outputs, but the data has 7 classes"):
-        load_backbone(spec, image_size=SIZE, keep_head=7)
+        load_backbone(spec, image_size=SIZE, head=7)
 
 
 def test_a_projection_is_named(tmp_path):
@@ -235,7 +235,7 @@ def test_the_head_of_a_slim_training_directory_is_swapped_or_kept(slim_with_seve
     folder, arrays = slim_with_seven_classes
     spec = find_backbone("resnet_v1_demo")
     swapped = load_backbone(spec, image_size=16, checkpoint=folder)
-    kept = load_backbone(spec, image_size=16, checkpoint=folder, keep_head=7)
+    kept = load_backbone(spec, image_size=16, checkpoint=folder, head=7)
     assert "old head" in swapped.report.ignored
     assert "old head" not in kept.report.ignored
     images = np.random.default_rng(1).normal(0, 1, (2, 16, 16, 3)).astype(np.float32)
@@ -244,7 +244,7 @@ def test_the_head_of_a_slim_training_directory_is_swapped_or_kept(slim_with_seve
     expected = features @ kernel + arrays["resnet_v1_demo/logits/biases"]
     np.testing.assert_allclose(kept.model(images, training=False), expected, atol=1e-4)
     with pytest.raises(WrongUse, match=r"has 7 outputs, but the data has 10 classes"):
-        load_backbone(spec, image_size=16, checkpoint=folder, keep_head=10)
+        load_backbone(spec, image_size=16, checkpoint=folder, head=10)
 
 
 def test_a_published_head_of_another_size_is_refused_by_both_numbers(tmp_path):
@@ -267,7 +267,7 @@ def test_a_file_without_a_head_has_none_to_keep(tmp_path, slim_with_seven_classe
     _, arrays = slim_with_seven_classes
     write_slim(tmp_path / "headless.ckpt", {name: one for name, one in arrays.items() if "/logits/" not in name})
     with pytest.raises(CheckpointError, match="has no head"):
-        load_backbone(catalogued("resnet_v1_demo"), image_size=16, checkpoint=tmp_path / "headless.ckpt", keep_head=7)
+        load_backbone(catalogued("resnet_v1_demo"), image_size=16, checkpoint=tmp_path / "headless.ckpt", head=7)
 
 
 def test_a_module_made_of_slim_weights_opens_as_a_checkpoint(slim_with_seven_classes, tmp_path):

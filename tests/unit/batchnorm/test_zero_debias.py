@@ -9,7 +9,7 @@ from tensorflow.python.training import moving_averages
 from finetune.batchnorm.layer import BatchNorm
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
-from finetune.batchnorm.surgery import adopt, bn_layers, to_stock
+from finetune.batchnorm.surgery import BatchNormOptions, adopt, bn_layers, to_stock
 
 SHAPE = (8, 3, 3, 4)
 
@@ -133,7 +133,7 @@ def test_keras_own_renorm_is_not_carried_over():
     rng = np.random.default_rng(0)
     for variable in stock.variables:
         variable.assign(rng.uniform(0.5, 2, variable.shape))
-    ours = adopt(stock, unbiased=False, renorm=True)
+    ours = adopt(stock, unbiased=False, options=BatchNormOptions(renorm=True))
     again = to_stock(ours)
     for model in (ours, again):
         np.testing.assert_allclose(model(images(0)), stock(images(0)), rtol=1e-5, atol=1e-5)

@@ -17,6 +17,7 @@ from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from finetune.backbone import load_backbone, networks
+from finetune.batchnorm.surgery import BatchNormOptions
 from finetune.cli import main
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference import reference, verification
@@ -62,7 +63,9 @@ def test_a_network_that_computes_something_else_fails(
     slim_file: Path, row: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = load_backbone
-    monkeypatch.setattr(verification, "load_backbone", lambda *args, **kw: load(*args, **kw, bn_epsilon=1e-3))
+    monkeypatch.setattr(
+        verification, "load_backbone", lambda *args, **kw: load(*args, **kw, batchnorm=BatchNormOptions(epsilon=1e-3))
+    )
     result = CliRunner().invoke(main, ["backbones", "verify", "slim/resnet_v1_50", "--checkpoint", str(slim_file)])
     assert result.exit_code == 1
     assert "reference: tf_slim" in result.stdout

@@ -31,7 +31,7 @@ def test_it_writes_what_is_shipped(made):
 
 def test_the_slim_file_gives_the_logits_of_the_run(made):
     run, prefix = made
-    loaded = load_backbone(find_row("resnet_v1_demo"), image_size=32, checkpoint=prefix, with_head=True)
+    loaded = load_backbone(find_row("resnet_v1_demo"), image_size=32, checkpoint=prefix, head="published")
     trained = keras.models.load_model(run / "model.keras")
     images = np.random.default_rng(0).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
     np.testing.assert_allclose(loaded.model(images, training=False), trained(images, training=False), atol=1e-5)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from finetune.backbone import freezing, networks
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.policy import Rule
-from finetune.batchnorm.surgery import adopt, bn_layers
+from finetune.batchnorm.surgery import BatchNormOptions, adopt, bn_layers
 from finetune.config import RunConfig
 from finetune.errors import Interrupted
 from finetune.training import proof
@@ -34,7 +34,8 @@ def prepared(name, rng, *, renorm, zero_debias, updates):
     """A thin network whose BN layers share the four policies out among them, as it is in the tenth step of a run."""
     family, arguments = SCRATCH[name]
     network = networks.build(family, image_size=16, outputs=None, arguments={**arguments, "scope": "t"})
-    model = attach_head(adopt(network.model, unbiased=True, renorm=renorm, zero_debias=zero_debias), 4)
+    options = BatchNormOptions(renorm=renorm, zero_debias=zero_debias)
+    model = attach_head(adopt(network.model, unbiased=True, options=options), 4)
     assigned = {layer.name: POLICIES[index % 4] for index, layer in enumerate(bn_layers(model))}
     infos = freezing.layer_infos(model, {"body": [layer.name for layer in network.model.layers]}, "")
     plan = freezing.resolve(infos, bn=[Rule(layer.replace(".", "/"), policy) for layer, policy in assigned.items()])

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from finetune.backbone.head import attach_head
-from finetune.batchnorm.surgery import adopt, bn_layers
+from finetune.batchnorm.surgery import BatchNormOptions, adopt, bn_layers
 from finetune.config import RunConfig
 from finetune.training.loop import kernels
 from finetune.training.loop import optimizer as optimizers
@@ -148,7 +148,8 @@ def test_a_bias_that_batchnorm_takes_away_has_no_gradient(what, side):
     y = keras.layers.BatchNormalization(name="bn")(x)
     y = keras.layers.Add()([x, y]) if how.get("also") else y
     stock = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.Activation("gelu")(y)))
-    model = attach_head(adopt(stock, unbiased=False, renorm=how.get("renorm", False)), 4, seed=0)
+    options = BatchNormOptions(renorm=how.get("renorm", False))
+    model = attach_head(adopt(stock, unbiased=False, options=options), 4, seed=0)
     for layer in bn_layers(model):
         layer.statistics, layer.run_steps = how.get("statistics", "batch"), 10
     variables = model.trainable_variables
