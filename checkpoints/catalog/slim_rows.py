@@ -1,4 +1,9 @@
-"""TF-slim's published checkpoints. No hash is published for them: the first fetch is recorded (`store.fetch`)."""
+"""TF-slim's published checkpoints. No hash is published for them: the first fetch is recorded (`store.fetch`).
+
+In every function below, `facts` are the fields of a row that its family does not decide.
+"""
+
+from typing import Any
 
 from checkpoints.catalog.spec import BackboneSpec
 
@@ -10,9 +15,7 @@ _RESNET_UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: 
 """Residual units in each block, by depth."""
 
 
-def _resnet_v1(
-    depth: int, *, parameters: int, published: bool = True, top1: float | None = None, top5: float | None = None
-) -> BackboneSpec:
+def _resnet_v1(depth: int, *, published: bool = True, **facts: Any) -> BackboneSpec:
     scope = f"resnet_v1_{depth}"
     return BackboneSpec(
         name=scope,
@@ -29,16 +32,12 @@ def _resnet_v1(
         head=(f"{scope}/logits/*",),
         bn_decay=0.997,
         bn_epsilon=1e-5,
-        top1=top1,
-        top5=top5,
-        parameters=parameters,
         reference="He et al. 2015, arXiv 1512.03385; tf_slim/nets/resnet_v1.py",
+        **facts,
     )
 
 
-def _resnet_v2(
-    depth: int, *, parameters: int, published: bool = True, top1: float | None = None, top5: float | None = None
-) -> BackboneSpec:
+def _resnet_v2(depth: int, *, published: bool = True, **facts: Any) -> BackboneSpec:
     scope = f"resnet_v2_{depth}"
     return BackboneSpec(
         name=scope,
@@ -54,26 +53,13 @@ def _resnet_v2(
         head=(f"{scope}/logits/*",),
         bn_decay=0.997,
         bn_epsilon=1e-5,
-        top1=top1,
-        top5=top5,
-        parameters=parameters,
         reference="He et al. 2016, arXiv 1603.05027; tf_slim/nets/resnet_v2.py",
+        **facts,
     )
 
 
 def _inception(
-    version: str,
-    *,
-    file: str,
-    scope: str,
-    arxiv: str,
-    image_size: int,
-    least_size: int,
-    top1: float,
-    top5: float,
-    parameters: int,
-    auxiliary: tuple[str, ...] = (),
-    source: str = "tf_slim/nets",
+    version: str, scope: str, *, file: str, arxiv: str, source: str = "tf_slim/nets", **facts: Any
 ) -> BackboneSpec:
     """`source` is the folder of the reference code, `file` the published one's name without its ending."""
     name = f"inception_{version}"
@@ -84,22 +70,17 @@ def _inception(
         arguments={"scope": scope},
         url=f"{_MODELS}/{file}.tar.gz",
         preprocessing="inception",
-        image_size=image_size,
-        least_size=least_size,
         outputs=1001,
         label_offset=1,
         head=(f"{scope}/Logits/*",),
-        auxiliary=auxiliary,
         bn_decay=0.9997,
         bn_epsilon=1e-3,
-        top1=top1,
-        top5=top5,
-        parameters=parameters,
         reference=f"Szegedy, Ioffe et al., arXiv {arxiv}; {source}/{name}.py",
+        **facts,
     )
 
 
-def _mobilenet_v1(alpha: float, *, top1: float, top5: float, parameters: int) -> BackboneSpec:
+def _mobilenet_v1(alpha: float, **facts: Any) -> BackboneSpec:
     name = f"mobilenet_v1_{alpha}"
     return BackboneSpec(
         name=name,
@@ -115,23 +96,19 @@ def _mobilenet_v1(alpha: float, *, top1: float, top5: float, parameters: int) ->
         head=("MobilenetV1/Logits/*",),
         bn_decay=0.9997,
         bn_epsilon=1e-3,
-        top1=top1,
-        top5=top5,
-        parameters=parameters,
         reference=f"Howard et al. 2017, arXiv 1704.04861; {_MODELS_SOURCE}/mobilenet_v1.py",
+        **facts,
     )
 
 
-def _densenet(
-    depth: int, *, layers: tuple[int, int, int, int], top1: float, top5: float, parameters: int, **widths: int
-) -> BackboneSpec:
-    """`widths` are `growth` and `width` where they are not the family's own."""
+def _densenet(depth: int, widths: dict[str, Any], **facts: Any) -> BackboneSpec:
+    """`widths` are the arguments of `networks.densenet` that are not its defaults."""
     scope = f"densenet{depth}"
     return BackboneSpec(
         name=scope,
         source="slim",
         family="densenet",
-        arguments={"layers": layers, "scope": scope, **widths},
+        arguments={**widths, "scope": scope},
         url=None,  # on Google Drive only, behind a page that asks before it gives a large file
         preprocessing="densenet",
         image_size=224,
@@ -141,10 +118,8 @@ def _densenet(
         head=(f"{scope}/logits/*",),
         bn_decay=0.99,
         bn_epsilon=1.1e-5,
-        top1=top1,
-        top5=top5,
-        parameters=parameters,
         reference="Huang et al. 2016, arXiv 1608.06993; github.com/pudae/tensorflow-densenet nets/densenet.py",
+        **facts,
     )
 
 
@@ -159,8 +134,8 @@ SLIM: tuple[BackboneSpec, ...] = (
     _resnet_v2(200, published=False, parameters=62_845_440),
     _inception(
         "v1",
+        "InceptionV1",
         file="inception_v1_2016_08_28",
-        scope="InceptionV1",
         arxiv="1409.4842",
         image_size=224,
         least_size=32,
@@ -170,8 +145,8 @@ SLIM: tuple[BackboneSpec, ...] = (
     ),
     _inception(
         "v2",
+        "InceptionV2",
         file="inception_v2_2016_08_28",
-        scope="InceptionV2",
         arxiv="1502.03167",
         image_size=224,
         least_size=32,
@@ -181,8 +156,8 @@ SLIM: tuple[BackboneSpec, ...] = (
     ),
     _inception(
         "v3",
+        "InceptionV3",
         file="inception_v3_2016_08_28",
-        scope="InceptionV3",
         auxiliary=("InceptionV3/AuxLogits/*",),
         arxiv="1512.00567",
         image_size=299,
@@ -193,8 +168,8 @@ SLIM: tuple[BackboneSpec, ...] = (
     ),
     _inception(
         "v4",
+        "InceptionV4",
         file="inception_v4_2016_09_09",
-        scope="InceptionV4",
         auxiliary=("InceptionV4/AuxLogits/*",),
         arxiv="1602.07261",
         source=_MODELS_SOURCE,
@@ -206,8 +181,8 @@ SLIM: tuple[BackboneSpec, ...] = (
     ),
     _inception(
         "resnet_v2",
+        "InceptionResnetV2",
         file="inception_resnet_v2_2016_08_30",
-        scope="InceptionResnetV2",
         auxiliary=("InceptionResnetV2/AuxLogits/*",),
         arxiv="1602.07261",
         source=_MODELS_SOURCE,
@@ -217,9 +192,15 @@ SLIM: tuple[BackboneSpec, ...] = (
         top5=95.3,
         parameters=54_336_736,
     ),
-    _densenet(121, layers=(6, 12, 24, 16), top1=74.91, top5=92.19, parameters=7_037_504),
-    _densenet(161, layers=(6, 12, 36, 24), growth=48, width=96, top1=77.64, top5=93.79, parameters=26_691_936),
-    _densenet(169, layers=(6, 12, 32, 32), top1=76.09, top5=93.14, parameters=12_642_880),
+    _densenet(121, {"layers": (6, 12, 24, 16)}, top1=74.91, top5=92.19, parameters=7_037_504),
+    _densenet(
+        161,
+        {"layers": (6, 12, 36, 24), "growth": 48, "width": 96},
+        top1=77.64,
+        top5=93.79,
+        parameters=26_691_936,
+    ),
+    _densenet(169, {"layers": (6, 12, 32, 32)}, top1=76.09, top5=93.14, parameters=12_642_880),
     _mobilenet_v1(1.0, top1=70.9, top5=89.9, parameters=3_228_864),
     _mobilenet_v1(0.75, top1=68.4, top5=88.2, parameters=1_832_976),
     _mobilenet_v1(0.5, top1=63.3, top5=84.9, parameters=829_536),

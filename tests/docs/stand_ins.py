@@ -26,6 +26,7 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.matching.structures import structures
 from finetune.backbone import networks
+from finetune.backbone.loading import network_entries
 from finetune.backbone.networks.names import slim_variables
 from finetune.cli import main
 from finetune.cli.display_training import ConsoleDisplay
@@ -33,7 +34,6 @@ from finetune.data.dataset import Split, stratified_subset
 from finetune.data.sources import generated
 from finetune.inference import reference
 from tests.support.places import ROOT
-from tools import structures as of_networks
 
 SERVED = ("resnet_v1_50", "resnet_v1_101", "resnet_v1_152", "resnet_v1_200", "inception_v1", "mobilenet_v1_0.25")
 """The rows pages name. Their files are written with random weights and served where the published ones would be."""
@@ -63,7 +63,7 @@ def thin_rows() -> Iterator[None]:
     whole = [(spec.arguments, known[spec.id]) for spec in rows]
     for spec in rows:
         object.__setattr__(spec, "arguments", {**spec.arguments, "units": (1, 1, 1, 1), "width": 8})
-        known[spec.id] = tuple(of_networks.entries(_network(spec).model, source="slim"))
+        known[spec.id] = tuple(network_entries(_network(spec).model, source="slim"))
     try:
         yield
     finally:

@@ -13,9 +13,9 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.matching.fit import Fit, fit_row
 from checkpoints.matching.structures import Entry
 from finetune.backbone import networks
+from finetune.backbone.loading import network_entries
 from finetune.backbone.networks.names import slim_variables
 from tests.support import slim_oracle
-from tools.structures import entries
 
 THIN: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet_v1": ("slim/resnet_v1_50", {"units": (2, 1), "width": 8, "scope": "resnet_v1_50"}),
@@ -52,4 +52,4 @@ def fit_of(path: Path, spec: BackboneSpec) -> Fit:
 @cache
 def _entries(spec: BackboneSpec) -> list[Entry]:
     network = networks.build(spec.family, image_size=spec.least_size, outputs=3, arguments=spec.arguments)
-    return entries(network.model, source=spec.source)
+    return network_entries(network.model, source=spec.source)

@@ -17,13 +17,13 @@ from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from finetune.backbone import load_backbone, networks
+from finetune.backbone.loading import network_entries
 from finetune.batchnorm.surgery import BatchNormOptions
 from finetune.cli import main
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference import reference, verification
 from tests.support.places import SHARED
 from tests.support.thin_rows import fit_of, random_values, thin
-from tools.structures import entries as structure_entries
 
 real = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real weights and photos: {SHARED} is absent")
 
@@ -43,7 +43,7 @@ def row(monkeypatch: pytest.MonkeyPatch) -> None:
     """`slim/resnet_v1_50` is a thin network at 64 px for the length of a test."""
     spec = dataclasses.replace(thin("resnet_v1"), image_size=64)
     network = networks.build(spec.family, image_size=32, outputs=spec.outputs, arguments=spec.arguments)
-    entries = tuple(structure_entries(network.model, source="slim"))
+    entries = tuple(network_entries(network.model, source="slim"))
     monkeypatch.setattr(verification, "find_row", lambda name: spec)
     monkeypatch.setattr(verification, "structures", lambda: {spec.id: entries})
 
