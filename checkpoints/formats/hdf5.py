@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from checkpoints.errors import CheckpointError
 
@@ -58,6 +59,11 @@ class Hdf5:
                     h5py.File(window, "r") as file,
                 ):
                     yield file
+
+    def read(self, where: str) -> np.ndarray:
+        """The array of numbers at `where`. Raises CheckpointError as `numeric` does."""
+        with self.opened() as file:
+            return np.asarray(numeric(file, where, self.path)[()])
 
     def require_harmless(self) -> None:
         """CheckpointError where the HDF5 library does not come through the file: tried in another process, once."""

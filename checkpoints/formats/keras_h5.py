@@ -33,12 +33,7 @@ def open_keras_h5(path: Path) -> Checkpoint:
         shapes = {name: numeric(file, where, path).shape for name, where in datasets.items()}
     if not shapes:
         raise CheckpointError(f"{path} holds no weights: expected the variables of a network")
-
-    def read(name: str) -> np.ndarray:
-        with source.opened() as file:
-            return np.asarray(numeric(file, datasets[name], path)[()])
-
-    return Checkpoint(path=path, kind="keras-h5", shapes=shapes, read=read, sha256=sha256_of(path))
+    return Checkpoint(path, "keras-h5", shapes, lambda name: source.read(datasets[name]), sha256_of(path))
 
 
 def has_layer_names(path: Path) -> bool:

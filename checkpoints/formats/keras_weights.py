@@ -8,8 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from checkpoints.cache.records import sha256_of
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
@@ -30,12 +28,7 @@ def open_keras_weights(path: Path) -> Checkpoint:
     """
     source = Hdf5(path)
     shapes, layers = read_shapes(source)
-
-    def read(name: str) -> np.ndarray:
-        with source.opened() as file:
-            return np.asarray(numeric(file, name, path)[()])
-
-    return Checkpoint(path, "keras-weights-h5", shapes, read, sha256_of(path), layers=layers)
+    return Checkpoint(path, "keras-weights-h5", shapes, source.read, sha256_of(path), layers=layers)
 
 
 def read_shapes(source: Hdf5) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:

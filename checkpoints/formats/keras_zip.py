@@ -12,14 +12,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import numpy as np
-
 from checkpoints.atomic import remove_abandoned, working_folder
 from checkpoints.cache import archive
 from checkpoints.cache.records import cache_dir, sha256_of
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.formats.hdf5 import Hdf5, numeric
+from checkpoints.formats.hdf5 import Hdf5
 from checkpoints.formats.keras_weights import SHARDED, read_shapes
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
@@ -46,11 +44,13 @@ def open_keras_zip(path: Path) -> Checkpoint:
     known = set(keys.values())
     keys.update({key: key for key in shapes if key not in known and key not in keys})
 
-    def read(name: str) -> np.ndarray:
-        with source.opened() as file:
-            return np.asarray(numeric(file, keys[name], path)[()])
-
-    return Checkpoint(path, "keras-zip", {name: shapes[key] for name, key in keys.items()}, read, sha256_of(path))
+    return Checkpoint(
+        path,
+        "keras-zip",
+        {name: shapes[key] for name, key in keys.items()},
+        lambda name: source.read(keys[name]),
+        sha256_of(path),
+    )
 
 
 def require_harmless(path: Path) -> None:

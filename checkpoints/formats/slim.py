@@ -1,8 +1,13 @@
-"""TF checkpoints as TF-slim's `Saver` writes them, V1 and V2. TensorFlow is imported inside the functions."""
+"""TF checkpoints: of TF-slim's `Saver`, V1 and V2, and object-based ones of TF2, whose keys are paths through objects.
+
+TensorFlow is imported inside the functions.
+"""
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,8 +15,13 @@ from checkpoints.cache.records import sha256_of
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.location import find_slim
-from checkpoints.formats.object_graph import OBJECT_GRAPH, variable_names
 from checkpoints.formats.table import check_index
+
+OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+"""The key of the graph (tensorflow/core/protobuf/trackable_object_graph.proto)."""
+
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_OPTIMIZER = re.compile(r"(^|/)_?optimizer/|/\.OPTIMIZER_SLOT/")
 
 
 def open_slim(path: Path) -> Checkpoint:
@@ -49,7 +59,7 @@ def open_variables(prefix: Path, path: Path, kind: str, *, own_names: bool = Tru
             if dtypes[key].is_floating or dtypes[key].is_integer or dtypes[key].is_bool
         }
         named = own_names and OBJECT_GRAPH in dtypes
-        keys = variable_names(reader, shapes) if named else {key: key for key in shapes}
+        keys = _variable_names(reader, shapes) if named else {key: key for key in shapes}
     if not shapes:
         raise CheckpointError(f"{path} holds no weights: expected the variables of a network")
 
@@ -64,6 +74,47 @@ def open_variables(prefix: Path, path: Path, kind: str, *, own_names: bool = Tru
         read=read,
         sha256=sha256_of(*found.files),
     )
+
+
+def _variable_names(reader: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Map each variable's name to its key among `shapes`.
+
+    A variable saved under two keys (Keras's `model.export` does) is one. Where two variables share a name, and for
+    what has none, the key stands without its ending. What belongs to an optimizer gets `optimizer/` in front.
+    """
+    by_name: dict[str, list[str]] = {}
+    for key, name in _own_names(reader, shapes).items():
+        by_name.setdefault(name, []).append(key)
+    names = {}
+    for name, keys in by_name.items():
+        if name and (len(keys) == 1 or _all_equal(reader, keys, shapes)):
+            names[name] = keys[0]
+        else:
+            names.update({key.removesuffix(_SUFFIX): key for key in keys})
+    return names
+
+
+def _own_names(reader: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Key -> `full_name`, in the order of the graph; "" where the graph does not say."""
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(OBJECT_GRAPH))
+    attributes = (attribute for node in graph.nodes for attribute in node.attributes)
+    names = {attribute.checkpoint_key: attribute.full_name.removesuffix(":0") for attribute in attributes}
+    found = {key: name for key, name in names.items() if key in shapes} | {
+        key: "" for key in shapes if key not in names
+    }
+    return {
+        key: f"optimizer/{name}" if name and _OPTIMIZER.search(key) and not name.startswith("optimizer/") else name
+        for key, name in found.items()
+    }
+
+
+def _all_equal(reader: Any, keys: list[str], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    if len({shapes[key] for key in keys}) > 1:
+        return False
+    first = reader.get_tensor(keys[0])
+    return all(np.array_equal(first, reader.get_tensor(key), equal_nan=first.dtype.kind == "f") for key in keys[1:])
 
 
 @contextlib.contextmanager

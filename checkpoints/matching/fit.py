@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from checkpoints.catalog.lookup import CATALOG
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.matching.leftovers import training_leftover
-from checkpoints.matching.pairing import Pairing, of_head, pair
+from checkpoints.matching.pairing import Pairing, of_head, pair, unexplained
 from checkpoints.matching.structures import Entry, structures
 
 Head = Literal["published", "other", "absent"]
@@ -97,13 +95,7 @@ def fit_row(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]
         head=head,
         outputs=outputs,
         missing=tuple(entry.name for entry in backbone if names[entry.name] not in shapes),
-        extra=tuple(
-            name
-            for name in shapes
-            if name not in explained
-            and not training_leftover(name)
-            and not any(fnmatchcase(name, pattern) for pattern in spec.auxiliary)
-        ),
+        extra=tuple(unexplained((name for name in shapes if name not in explained), spec)),
         other_shape=tuple(
             f"{entry.name} is {list(shapes[names[entry.name]])}, expected {list(entry.shape)}"
             for entry in backbone

@@ -8,10 +8,8 @@ import numpy as np
 
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.matching.leftovers import TRAINING_LEFTOVERS, Ignore, reason
-from checkpoints.matching.pairing import align_by_layer_order
-
-__all__ = ["TRAINING_LEFTOVERS", "Assignable", "Ignore", "LoadReport", "align_by_layer_order", "assign"]
+from checkpoints.matching.fit import exact_fits
+from checkpoints.matching.pairing import Ignore, reason
 
 _SHOWN = 8
 
@@ -105,8 +103,6 @@ def _misfit(checkpoint: Checkpoint, extra: list[str], missing: list[str], other_
 
 
 def _advice(checkpoint: Checkpoint) -> str:
-    from checkpoints.matching.fit import exact_fits
-
     found = exact_fits(checkpoint)
     if found:
         return f"It fits {' or '.join(fit.summary() for fit in found[:_SHOWN])}: choose that with --backbone."

@@ -17,11 +17,11 @@ from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.formats.object_graph import OBJECT_GRAPH
+from checkpoints.formats.slim import OBJECT_GRAPH
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.matching import transfer
 from checkpoints.matching.fit import Fit, fit_row, fits
-from checkpoints.matching.pairing import Pairing, of_head, pair
+from checkpoints.matching.pairing import TRAINING_LEFTOVERS, Pairing, of_head, pair
 from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import networks
 from finetune.backbone.keras_file import write_model
@@ -159,7 +159,7 @@ def load_stock(opened: Checkpoint, found: Fit, *, image_size: int) -> tuple[kera
         return array.reshape(shapes[name]) if name in shapes else array
 
     file = replace(opened, shapes={**opened.shapes, **shapes}, read=read)
-    ignore = [*transfer.TRAINING_LEFTOVERS, ("auxiliary head", spec.auxiliary)]
+    ignore = [*TRAINING_LEFTOVERS, ("auxiliary head", spec.auxiliary)]
     report = transfer.assign(file, {names[name]: variable for name, variable in variables.items()}, ignore=ignore)
     for name, variable in variables.items():
         is_float32 = dtypes[names[name]] == np.float32

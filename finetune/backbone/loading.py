@@ -15,7 +15,7 @@ from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.keras_zip import snake_case
 from checkpoints.matching import transfer
 from checkpoints.matching.fit import fit_row
-from checkpoints.matching.pairing import in_slim_scopes, pair
+from checkpoints.matching.pairing import TRAINING_LEFTOVERS, Ignore, in_slim_scopes, pair
 from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import networks, own_model
 from finetune.backbone.head import ORDER, check_classes
@@ -146,7 +146,7 @@ def _open(
 
 
 def _assign(spec: BackboneSpec, opened: Checkpoint, model: keras.Model, *, with_head: bool) -> transfer.LoadReport:
-    ignore: list[transfer.Ignore] = [*transfer.TRAINING_LEFTOVERS, ("auxiliary head", spec.auxiliary)]
+    ignore: list[Ignore] = [*TRAINING_LEFTOVERS, ("auxiliary head", spec.auxiliary)]
     # The network still has stock layers here: Keras's keys count layers by their class.
     variables = network_variables(model, source=spec.source)
     pairing = pair(opened, spec, network_entries(model, source=spec.source))

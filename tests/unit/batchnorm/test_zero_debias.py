@@ -110,7 +110,7 @@ def test_the_counter_is_a_runs_and_no_weight(switches, tmp_path):
     rng = np.random.default_rng(0)
     for variable in stock.variables:
         variable.assign(rng.uniform(0.5, 2, variable.shape))
-    ours = adopt(stock, unbiased=True, **switches)
+    ours = adopt(stock, unbiased=True, options=BatchNormOptions(**switches))
     assert len(ours.weights) == len(stock.weights) == len(ours.variables) - 2
     for batch in range(3):
         ours(images(batch), training=True)
@@ -123,7 +123,7 @@ def test_the_counter_is_a_runs_and_no_weight(switches, tmp_path):
     assert all(type(layer).__module__.startswith("keras.") for layer in loaded.layers)
     assert [variable.path for variable in loaded.variables] == [variable.path for variable in stock.variables]
     np.testing.assert_allclose(loaded(images(5)), ours(images(5), training=False), rtol=1e-5, atol=1e-6)
-    anew = adopt(loaded, unbiased=True, **switches)
+    anew = adopt(loaded, unbiased=True, options=BatchNormOptions(**switches))
     assert [int(layer.local_step) for layer in bn_layers(anew)] == [0, 0]
 
 
