@@ -11,7 +11,7 @@ import numpy as np
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.keras_weights import counted
 from checkpoints.matching.fit import Fit, fits
-from checkpoints.matching.pairing import training_leftover
+from checkpoints.matching.leftovers import training_leftover
 
 _NEAREST = 3
 

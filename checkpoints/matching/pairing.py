@@ -5,44 +5,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase, translate
-from functools import cache, lru_cache
+from functools import cache
 from typing import TypeVar
 
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.matching.leftovers import training_leftover
 from checkpoints.matching.structures import Entry
-
-Ignore = tuple[str, Sequence[str]]
-"""A reason, and the fnmatch patterns of the names in the file that may be left over for it."""
-
-TRAINING_LEFTOVERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (
-        "optimizer slots",
-        (
-            "*/Momentum",
-            "*/RMSProp",
-            "*/RMSProp_1",
-            "*/Adam",
-            "*/Adam_1",
-            "*/Adagrad",
-            "*/Adadelta",
-            "*/Adadelta_1",
-            "*/Ftrl*",
-            "beta1_power",
-            "beta2_power",
-            "*/beta1_power",
-            "*/beta2_power",
-            "optimizer/*",
-        ),
-    ),
-    ("moving averages of weights", ("*/ExponentialMovingAverage",)),
-    ("training counters", ("global_step", "*/global_step", "save_counter", "save_counter/*")),
-    # tf.contrib's moving averages kept these beside the moving statistics (moving_averages.assign_moving_average).
-    ("zero-debias of moving averages", ("*/biased", "*/local_step")),
-    # Keras keeps the state of dropout and of augmentation layers.
-    ("random states", ("*/seed_generator/*", "*/seed_generator_state")),
-)
-"""Reason, and the fnmatch patterns of the names."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +47,6 @@ def pair(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -
             names = candidates[0]
     head = _own_head(checkpoint, spec, entries, names)
     return Pairing({**names, **_by_shape(checkpoint, spec, entries, names, head)}, head)
-
-
-@lru_cache(maxsize=1 << 16)
-def training_leftover(name: str) -> str | None:
-    """The reason why a name is none of a network's, or None."""
-    return reason(name, TRAINING_LEFTOVERS)
-
-
-def reason(name: str, ignore: Sequence[Ignore]) -> str | None:
-    """The first reason one of whose patterns fits."""
-    return next((why for why, patterns in ignore if any(fnmatchcase(name, p) for p in patterns)), None)
 
 
 def unexplained(names: Iterable[str], spec: BackboneSpec) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.matching.fit import exact_fits
-from checkpoints.matching.pairing import Ignore, reason
+from checkpoints.matching.leftovers import Ignore, reason
 
 _SHOWN = 8
 

@@ -21,7 +21,8 @@ from checkpoints.formats.slim import OBJECT_GRAPH
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.matching import transfer
 from checkpoints.matching.fit import Fit, fit_row, fits
-from checkpoints.matching.pairing import TRAINING_LEFTOVERS, Pairing, of_head, pair
+from checkpoints.matching.leftovers import TRAINING_LEFTOVERS
+from checkpoints.matching.pairing import Pairing, of_head, pair
 from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import networks
 from finetune.backbone.keras_file import write_model

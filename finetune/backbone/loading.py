@@ -15,7 +15,8 @@ from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.keras_zip import snake_case
 from checkpoints.matching import transfer
 from checkpoints.matching.fit import fit_row
-from checkpoints.matching.pairing import TRAINING_LEFTOVERS, Ignore, in_slim_scopes, pair
+from checkpoints.matching.leftovers import TRAINING_LEFTOVERS, Ignore
+from checkpoints.matching.pairing import in_slim_scopes, pair
 from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import networks, own_model
 from finetune.backbone.head import ORDER, check_classes

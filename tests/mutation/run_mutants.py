@@ -61,7 +61,7 @@ GROUPS = {
         ("tests/unit/diagnosis/test_verdict.py", "tests/unit/diagnosis/test_verdict_edges.py"),
     ),
     "strict loading": Group(
-        ("checkpoints.matching.transfer", "checkpoints.matching.pairing", "checkpoints.matching.fit"),
+        ("checkpoints.matching.transfer", "checkpoints.matching.leftovers", "checkpoints.matching.fit"),
         ("tests/unit/checkpoints/matching/test_transfer.py", "tests/unit/checkpoints/matching/test_fit.py"),
     ),
     "evaluation": Group(

@@ -11,7 +11,8 @@ from keras.src.legacy.saving import legacy_h5_format
 
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint, open_checkpoint
-from checkpoints.matching.pairing import TRAINING_LEFTOVERS, align_by_layer_order, training_leftover
+from checkpoints.matching.leftovers import TRAINING_LEFTOVERS, training_leftover
+from checkpoints.matching.pairing import align_by_layer_order
 from checkpoints.matching.transfer import assign
 
 

@@ -126,7 +126,9 @@ def classifier(**switches):
     x = keras.layers.Conv2D(6, 3, use_bias=False, name="conv")(inputs)
     x = keras.layers.BatchNormalization(name="bn")(x)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
-    model = attach_head(adopt(keras.Model(inputs, x), unbiased=True, **switches), 3, dropout=0.3, hidden=8)
+    model = attach_head(
+        adopt(keras.Model(inputs, x), unbiased=True, options=BatchNormOptions(**switches)), 3, dropout=0.3, hidden=8
+    )
     layers = freezing.layer_infos(model, {"body": ["conv", "bn"]}, "")
     freezing.apply(model, freezing.resolve(layers), decay=0.9, updates=True, steps=9)
     return model

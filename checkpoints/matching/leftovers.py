@@ -1,0 +1,48 @@
+"""What a training run leaves in a file of weights beside the weights."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+Ignore = tuple[str, Sequence[str]]
+"""A reason, and the fnmatch patterns of the names in the file that may be left over for it."""
+
+TRAINING_LEFTOVERS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "optimizer slots",
+        (
+            "*/Momentum",
+            "*/RMSProp",
+            "*/RMSProp_1",
+            "*/Adam",
+            "*/Adam_1",
+            "*/Adagrad",
+            "*/Adadelta",
+            "*/Adadelta_1",
+            "*/Ftrl*",
+            "beta1_power",
+            "beta2_power",
+            "*/beta1_power",
+            "*/beta2_power",
+            "optimizer/*",
+        ),
+    ),
+    ("moving averages of weights", ("*/ExponentialMovingAverage",)),
+    ("training counters", ("global_step", "*/global_step", "save_counter", "save_counter/*")),
+    # tf.contrib's moving averages kept these beside the moving statistics (moving_averages.assign_moving_average).
+    ("zero-debias of moving averages", ("*/biased", "*/local_step")),
+    # Keras keeps the state of dropout and of augmentation layers.
+    ("random states", ("*/seed_generator/*", "*/seed_generator_state")),
+)
+"""Reason, and the fnmatch patterns of the names."""
+
+
+@lru_cache(maxsize=1 << 16)
+def training_leftover(name: str) -> str | None:
+    """The reason why a name is none of a network's, or None."""
+    return reason(name, TRAINING_LEFTOVERS)
+
+
+def reason(name: str, ignore: Sequence[Ignore]) -> str | None:
+    """The first reason one of whose patterns fits."""
+    return next((why for why, patterns in ignore if any(fnmatchcase(name, p) for p in patterns)), None)
