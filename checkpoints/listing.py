@@ -1,6 +1,6 @@
 """The catalogue as tables: for a terminal, and as the page docs/backbones.md."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from checkpoints import store
@@ -21,20 +21,6 @@ names. `finetune backbones verify NAME` compares its network with the original.
 - **weights**: the published file. "yours": no published file is known, give your own with `--checkpoint`.
 
 """
-_COLUMNS = (
-    ("name", ":---"),
-    ("source", ":---"),
-    ("top-1", "---:"),
-    ("top-5", "---:"),
-    ("parameters", "---:"),
-    ("px", "---:"),
-    ("least px", "---:"),
-    ("preprocessing", ":---"),
-    ("outputs", "---:"),
-    ("BN decay", "---:"),
-    ("weights", ":---"),
-    ("reference", ":---"),
-)
 
 
 def as_json(specs: Sequence[BackboneSpec] = CATALOG) -> list[dict[str, Any]]:
@@ -56,30 +42,14 @@ def as_json(specs: Sequence[BackboneSpec] = CATALOG) -> list[dict[str, Any]]:
 
 def markdown(specs: Sequence[BackboneSpec] = CATALOG) -> str:
     """The page, the same on every machine."""
-    rows = [[title for title, _ in _COLUMNS], [rule for _, rule in _COLUMNS], *map(_cells, specs)]
+    rows = [[title for title, _, _ in _COLUMNS], [rule for _, rule, _ in _COLUMNS]]
+    rows += [[cell(spec) for _, _, cell in _COLUMNS] for spec in specs]
     return _PAGE + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def millions(parameters: int | None) -> str:
     """`23.6 M`; "" where it is not known."""
     return "" if parameters is None else f"{parameters / 1e6:.1f} M"
-
-
-def _cells(spec: BackboneSpec) -> list[str]:
-    return [
-        f"`{spec.name}`",
-        spec.source,
-        "" if spec.top1 is None else f"{spec.top1:g}",
-        "" if spec.top5 is None else f"{spec.top5:g}",
-        millions(spec.parameters),
-        str(spec.image_size),
-        str(spec.least_size),
-        spec.preprocessing,
-        str(spec.outputs or ""),
-        f"{spec.bn_decay:g}",
-        _weights(spec),
-        spec.reference.replace("|", "\\|"),
-    ]
 
 
 def _weights(spec: BackboneSpec) -> str:
@@ -91,3 +61,20 @@ def _weights(spec: BackboneSpec) -> str:
         return "yours"
     without = f", [without head]({spec.url_no_head})" if spec.url_no_head else ""
     return f"[file]({spec.url}){without}"
+
+
+_COLUMNS: tuple[tuple[str, str, Callable[[BackboneSpec], str]], ...] = (
+    ("name", ":---", lambda spec: f"`{spec.name}`"),
+    ("source", ":---", lambda spec: spec.source),
+    ("top-1", "---:", lambda spec: "" if spec.top1 is None else f"{spec.top1:g}"),
+    ("top-5", "---:", lambda spec: "" if spec.top5 is None else f"{spec.top5:g}"),
+    ("parameters", "---:", lambda spec: millions(spec.parameters)),
+    ("px", "---:", lambda spec: str(spec.image_size)),
+    ("least px", "---:", lambda spec: str(spec.least_size)),
+    ("preprocessing", ":---", lambda spec: spec.preprocessing),
+    ("outputs", "---:", lambda spec: str(spec.outputs or "")),
+    ("BN decay", "---:", lambda spec: f"{spec.bn_decay:g}"),
+    ("weights", ":---", _weights),
+    ("reference", ":---", lambda spec: spec.reference.replace("|", "\\|")),
+)
+"""Title, alignment in Markdown, and the cell of a row."""

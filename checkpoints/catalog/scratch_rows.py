@@ -20,8 +20,6 @@ def _row(
         preprocessing="inception",
         image_size=32,
         least_size=least_size,
-        outputs=0,
-        label_offset=0,
         head=(f"{name}/logits/*",),
         bn_decay=0.9,
         bn_epsilon=1e-5,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
     """A published checkpoint and all one must know to use it.
 
@@ -37,13 +37,13 @@ class BackboneSpec:
     name: str
     source: str
     family: str
-    arguments: Mapping[str, Any] = field(hash=False)
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
     preprocessing: str
     image_size: int
-    least_size: int
-    outputs: int
-    label_offset: int
-    head: tuple[str, ...]
+    least_size: int = 1
+    outputs: int = 0
+    label_offset: int = 0
+    head: tuple[str, ...] = ()
     bn_decay: float
     bn_epsilon: float
     reference: str

@@ -9,6 +9,7 @@ import keras
 
 from checkpoints import store
 from checkpoints.catalog.lookup import BackboneSpec
+from checkpoints.download.transport import Progress
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
@@ -22,11 +23,9 @@ from finetune.backbone import networks, own_model
 from finetune.backbone.head import ORDER, check_classes
 from finetune.backbone.hub import module
 from finetune.backbone.networks.names import keras_variables, slim_variables
-from finetune.backbone.networks.stages import layers_by_stage
+from finetune.backbone.networks.network import layers_by_stage
 from finetune.batchnorm.surgery import UNCHANGED, BatchNormOptions, adopt
 from finetune.errors import WrongUse
-
-Progress = store.Progress
 
 
 @dataclass(frozen=True)

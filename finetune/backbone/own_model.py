@@ -1,7 +1,6 @@
 """A Keras model of the user's own as a backbone: its head is found and swapped, or kept."""
 
 import os
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from finetune.backbone import networks
 from finetune.backbone.head import Cut, keep_head, swap_head
 from finetune.backbone.keras_file import open_model
 from finetune.backbone.networks.keras_applications import STAGES, canonical_names
-from finetune.backbone.networks.network import Stage
-from finetune.backbone.networks.stages import layers_by_side, layers_until
+from finetune.backbone.networks.network import Stage, layers_by_side, layers_until
 from finetune.batchnorm.flatten import flat
 from finetune.errors import FinetuneError
 from finetune.files import read_json
@@ -37,14 +35,6 @@ _KEPT_PIXELS = (
 _SCALES_PIXELS = ("Rescaling", "Normalization", "TrueDivide", "Divide", "Multiply", "Subtract", "Add")
 
 
-@dataclass(frozen=True, eq=False)
-class _Beside:
-    """What the `config.json` of the run that wrote the file says; None where there is none."""
-
-    spec: BackboneSpec | None = None
-    preprocess: str = ""
-
-
 def find(path: Path) -> BackboneSpec:
     """The spec of a model file. `preprocessing` is "" where nothing tells: the user must.
 
@@ -57,19 +47,15 @@ def find(path: Path) -> BackboneSpec:
         raise FinetuneError(f"{path} takes images of {height}x{width} px with {channels} channels: expected square RGB")
     bn = [one for one in model._flatten_layers() if isinstance(one, keras.layers.BatchNormalization)]
     output = model.outputs[0].shape
-    beside = _beside(path)
+    _, preprocess = _config_beside(path)
     return BackboneSpec(
         name=str(path),
         source="file",
         family=model.name,
-        arguments={},
-        preprocessing=beside.preprocess or ("raw" if _scales_pixels(flat(model)) else ""),
+        preprocessing=preprocess or ("raw" if _scales_pixels(flat(model)) else ""),
         image_size=height or _ANY_SIZE,
         own_size=height is not None,
-        least_size=1,
         outputs=int(output[-1]) if len(output) == 2 and output[-1] else 0,
-        label_offset=0,
-        head=(),
         bn_decay=float(bn[0].momentum) if bn else 0.99,
         bn_epsilon=float(bn[0].epsilon) if bn else 1e-3,
         parameters=model.count_params(),
@@ -89,7 +75,8 @@ def load(
     cut: Cut = (
         keep_head(model, keep, name=str(path)) if keep is not None else swap_head(model, features, name=str(path))
     )
-    scope, stages = _stages(cut.features, model, _beside(path).spec, kept=keep is not None)
+    made_from, _ = _config_beside(path)
+    scope, stages = _stages(cut.features, model, made_from, kept=keep is not None)
     report = None
     if weights:
         names = tuple(variable.path for layer in cut.features.layers for variable in layer.weights)
@@ -124,17 +111,16 @@ def _input(model: keras.Model, path: Path) -> tuple[int | None, int | None, int 
     return height, width, channels
 
 
-def _beside(path: Path) -> _Beside:
+def _config_beside(path: Path) -> tuple[BackboneSpec | None, str]:
+    """(backbone, preprocessing) in the `config.json` of the run that wrote the file; (None, "") without one."""
     where = path.parent / "config.json"
-    if not where.is_file():
-        return _Beside()
-    config = read_json(where)
+    config = read_json(where) if where.is_file() else {}
     name, preprocess = config.get("backbone"), config.get("preprocess")
     try:
         spec = find_row(name) if isinstance(name, str) else None
     except UnknownBackbone:
         spec = None
-    return _Beside(spec, preprocess if isinstance(preprocess, str) else "")
+    return spec, preprocess if isinstance(preprocess, str) else ""
 
 
 def _scales_pixels(model: keras.Model) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from checkpoints.catalog.lookup import find_row
 from finetune.backbone import networks
 from finetune.backbone.freezing import HEAD, layer_infos, parse_freeze_rule, resolve
-from finetune.backbone.networks.stages import layers_by_stage
+from finetune.backbone.networks.network import layers_by_stage
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis import thresholds

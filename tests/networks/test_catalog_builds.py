@@ -11,7 +11,7 @@ from checkpoints.catalog.lookup import CATALOG, BackboneSpec
 from checkpoints.matching.structures import structures
 from finetune.backbone import networks
 from finetune.backbone.networks.names import keras_variables, slim_variables
-from finetune.backbone.networks.stages import HEAD, layers_by_stage
+from finetune.backbone.networks.network import HEAD, layers_by_stage
 from finetune.cli import main
 from finetune.data.preprocessing import PREPROCESSINGS
 from tests.support.places import ROOT

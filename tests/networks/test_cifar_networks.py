@@ -10,7 +10,7 @@ import tensorflow as tf
 from checkpoints.catalog.scratch_rows import SCRATCH
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
-from finetune.backbone.networks.stages import layers_by_stage
+from finetune.backbone.networks.network import layers_by_stage
 from tests.support.agreement import random_images
 
 EPSILON = 1e-5

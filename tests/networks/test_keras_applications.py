@@ -8,8 +8,7 @@ import pytest
 
 from finetune.backbone import networks
 from finetune.backbone.networks.keras_applications import STAGES
-from finetune.backbone.networks.network import Network
-from finetune.backbone.networks.stages import HEAD, layers_by_stage
+from finetune.backbone.networks.network import HEAD, Network, layers_by_stage
 
 QUICK = ("ResNet50", "InceptionV3", "DenseNet121", "MobileNet")
 OUTPUTS = 7

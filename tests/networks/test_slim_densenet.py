@@ -11,7 +11,7 @@ import pytest
 
 from checkpoints.catalog.lookup import find_row
 from finetune.backbone import networks
-from finetune.backbone.networks.stages import layers_by_stage
+from finetune.backbone.networks.network import layers_by_stage
 from tests.networks import golden_structure
 from tests.networks.golden_structure import assert_golden, of_file
 from tests.support.agreement import difference, random_images

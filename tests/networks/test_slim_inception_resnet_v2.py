@@ -6,8 +6,7 @@ import pytest
 
 from checkpoints.catalog.lookup import find_row
 from finetune.backbone import networks
-from finetune.backbone.networks.network import Network
-from finetune.backbone.networks.stages import layers_by_stage
+from finetune.backbone.networks.network import Network, layers_by_stage
 from tests.networks import golden_structure
 from tests.networks.golden_structure import assert_golden
 from tests.support.agreement import difference, random_images

@@ -5,7 +5,7 @@ import pytest
 
 from checkpoints.catalog.lookup import find_row
 from finetune.backbone import networks
-from finetune.backbone.networks.stages import layers_by_stage
+from finetune.backbone.networks.network import layers_by_stage
 from tests.support import slim_oracle
 from tests.support.agreement import build_with, difference, random_images, trained
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from checkpoints.catalog.lookup import find_row
-from finetune.backbone.networks.network import Network
-from finetune.backbone.networks.stages import layers_by_stage
+from finetune.backbone.networks.network import Network, layers_by_stage
 from tests.networks import golden_structure
 from tests.networks.golden_structure import assert_golden, of_file
 from tests.support.agreement import build_with, difference, random_images

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import keras
 
 from finetune.backbone.networks.network import Network, Stage
-from finetune.backbone.networks.slim_layers import ArgScope, batch_norm, pool_and_logits
+from finetune.backbone.networks.slim_layers import ArgScope, batch_norm, conv2d, pool_and_logits
 
 ARGS = ArgScope(decay=0.99, epsilon=1.1e-5, gamma=True, activation="relu", initializer=keras.initializers.GlorotUniform)
 
@@ -32,7 +32,7 @@ def build(
     width: channels of the first convolution.
     """
     images = keras.Input((*image_size, 3), name="images")
-    x = _conv2d(images, width, 7, f"{scope}.conv1", stride=2)
+    x = conv2d(images, width, 7, f"{scope}.conv1", ARGS, stride=2, after="nothing")
     x = batch_norm(x, f"{scope}.BatchNorm", ARGS)
     x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name=f"{scope}.pool1")(x)
     stages = [Stage("conv1", f"{scope}.pool1")]
@@ -59,19 +59,9 @@ def _dense_layer(x: keras.KerasTensor, growth: int, name: str) -> keras.KerasTen
 
 
 def _norm_conv(x: keras.KerasTensor, filters: int, size: int, name: str) -> keras.KerasTensor:
-    """BatchNorm, activation, convolution: `[batch, height, width, channels]` to `[batch, height, width, filters]`."""
+    """BatchNorm, activation, convolution: `[batch, height, width, channels]` to `[batch, height, width, filters]`.
+
+    The convolution has neither bias nor BatchNorm: the next layer normalises.
+    """
     x = batch_norm(x, f"{name}.BatchNorm", ARGS)
-    return _conv2d(x, filters, size, f"{name}.Conv", stride=1)
-
-
-def _conv2d(x: keras.KerasTensor, filters: int, size: int, name: str, *, stride: int) -> keras.KerasTensor:
-    """Neither bias nor BatchNorm: the next layer normalises."""
-    return keras.layers.Conv2D(
-        filters,
-        size,
-        strides=stride,
-        padding="same",
-        use_bias=False,
-        kernel_initializer=ARGS.initializer(),
-        name=name,
-    )(x)
+    return conv2d(x, filters, size, f"{name}.Conv", ARGS, after="nothing")

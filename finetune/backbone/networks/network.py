@@ -1,8 +1,13 @@
-"""What a network builder returns: a pure Keras graph and the names a user may say about it."""
+"""What a network builder returns: a pure Keras graph and its stages, and which layers belong to which stage."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import keras
+
+HEAD = "head"
+"""The stage of what follows the pooled features: the published logits."""
 
 
 @dataclass(frozen=True)
@@ -31,3 +36,60 @@ class Network:
     model: keras.Model
     scope: str
     stages: tuple[Stage, ...]
+
+
+def layers_by_stage(network: Network) -> dict[str, list[str]]:
+    """Map each stage to its layers' names, from the input to the output; every layer is in exactly one.
+
+    A stage holds what its end depends on and no earlier stage holds; the last one also holds what follows it, up to
+    the pooled features. `HEAD` comes last, and only in a network that was built with outputs.
+    """
+    model = network.model
+    ends = {stage.name: stage.end for stage in network.stages}
+    ends[network.stages[-1].name] = _pooling(model)
+    stages, unassigned = layers_until(model, ends)
+    return {**stages, HEAD: unassigned} if unassigned else stages
+
+
+def layers_until(model: keras.Model, ends: Mapping[str, str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Map each name of `ends` to the layers that its end depends on and no earlier one has, and what is left over."""
+    unassigned = [layer.name for layer in model.layers]
+    stages = {}
+    for name, end in ends.items():
+        ancestors = _ancestors(model, end)
+        stages[name] = [layer for layer in unassigned if layer in ancestors]
+        unassigned = [layer for layer in unassigned if layer not in ancestors]
+    return stages, unassigned
+
+
+def layers_by_side(model: keras.Model) -> dict[str, list[str]]:
+    """Stages of a network nobody knows: `map_4` holds what works on maps of about a fourth of the image's side.
+
+    `model` is flat, of one input with a known side. Sides are rounded to the next halving; what follows a layer is
+    in its stage or a later one, so pooled features and what is enlarged again stay with the smallest maps.
+    """
+    side = model.input.shape[1]
+    halvings: dict[str, int] = {}
+    for operation in model.operations:
+        node = operation._inbound_nodes[0]
+        before = [halvings.get(one._keras_history.operation.name, 0) for one in node.input_tensors]
+        shape = node.outputs[0].shape
+        pools = type(operation).__name__ in ("GlobalAveragePooling2D", "GlobalMaxPooling2D")
+        own = round(math.log2(side / shape[1])) if len(shape) == 4 and shape[1] and not pools else 0
+        halvings[operation.name] = max([own, *before])
+    stages: dict[str, list[str]] = {f"map_{2**count}": [] for count in sorted(set(halvings.values()))}
+    for layer in model.layers:
+        stages[f"map_{2 ** halvings[layer.name]}"].append(layer.name)
+    return {name: layers for name, layers in stages.items() if layers}
+
+
+def _pooling(model: keras.Model) -> str:
+    """The layer whose output are the pooled features: the last global pooling."""
+    pooling = [layer.name for layer in model.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
+    return str(pooling[-1])
+
+
+def _ancestors(model: keras.Model, end: str) -> set[str]:
+    """The layers that layer `end` depends on, with itself."""
+    part = keras.Model(model.input, model.get_layer(end).output, name=f"until_{end}")
+    return {layer.name for layer in part.layers}

@@ -7,6 +7,7 @@ the outputs equal tf_slim's.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import keras
 
@@ -23,19 +24,23 @@ def build(
     scope: str,
     units: Sequence[int] = (3, 4, 6, 3),
     width: int = 64,
-    stem: str = "imagenet",
+    stem: Literal["imagenet", "small"] = "imagenet",
 ) -> Network:
     """Build a bottleneck ResNet v1: `[batch, height, width, 3]` to features `[batch, 4 * width * 2^(blocks - 1)]`.
 
     units: residual units in each block; (3, 4, 6, 3) is ResNet-50. Every block but the last halves the map.
     width: channels of the first convolution and of block1's bottlenecks, doubled with each block.
-    stem: "imagenet" is slim's 7x7 convolution and max-pool, each of stride 2; "small", for images of about 32 px,
-        is a 3x3 convolution that keeps the size.
+    stem: "imagenet" is slim's 7x7 convolution and max-pool, each of stride 2: the map is ceil(side / 4). "small", for
+        images of about 32 px, is a 3x3 convolution that keeps the size.
     """
-    make_stem, stem_end = {"imagenet": (_imagenet_stem, "pool1"), "small": (_small_stem, "conv1.relu")}[stem]
     images = keras.Input((*image_size, 3), name="images")
-    x = make_stem(images, width, scope)
-    stages = [Stage("conv1", f"{scope}.{stem_end}")]
+    if stem == "imagenet":
+        x = conv2d_same(images, width, 7, f"{scope}.conv1", ARGS, stride=2)
+        x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name=f"{scope}.pool1")(x)
+        stages = [Stage("conv1", f"{scope}.pool1")]
+    else:
+        x = conv2d(images, width, 3, f"{scope}.conv1", ARGS)
+        stages = [Stage("conv1", f"{scope}.conv1.relu")]
     for block, count in enumerate(units, start=1):
         for unit in range(1, count + 1):
             name = f"{scope}.block{block}.unit_{unit}.bottleneck_v1"
@@ -44,17 +49,6 @@ def build(
         stages.append(Stage(f"block{block}", name))
     x = pool_and_logits(x, outputs, ARGS, pool=f"{scope}.pool5", logits=f"{scope}.logits")
     return Network(keras.Model(images, x, name=scope), scope, tuple(stages))
-
-
-def _imagenet_stem(images: keras.KerasTensor, width: int, scope: str) -> keras.KerasTensor:
-    """`[batch, height, width, 3]` to `[batch, ceil(height / 4), ceil(width / 4), width]`."""
-    x = conv2d_same(images, width, 7, f"{scope}.conv1", ARGS, stride=2)
-    return keras.layers.MaxPooling2D(3, strides=2, padding="same", name=f"{scope}.pool1")(x)
-
-
-def _small_stem(images: keras.KerasTensor, width: int, scope: str) -> keras.KerasTensor:
-    """`[batch, height, width, 3]` to `[batch, height, width, width]`."""
-    return conv2d(images, width, 3, f"{scope}.conv1", ARGS)
 
 
 def _bottleneck(x: keras.KerasTensor, width: int, stride: int, name: str) -> keras.KerasTensor:

@@ -9,8 +9,8 @@ from typing import Literal
 
 import keras
 
-After = Literal["activation", "norm", "bias"]
-"""What follows a convolution: BatchNorm and activation; BatchNorm alone; or a bias, without either."""
+After = Literal["activation", "norm", "bias", "nothing"]
+"""What follows a convolution: BatchNorm and activation; BatchNorm alone; a bias without either; or nothing at all."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def conv2d(
         name=scope,
     )
     x = layer(x)
-    if after != "bias":
+    if after in ("activation", "norm"):
         x = _normalize(x, f"{scope}.BatchNorm", args)
     return _activate(x, scope, args) if after == "activation" else x
 

@@ -10,7 +10,7 @@ import pytest
 from finetune.backbone import freezing, networks
 from finetune.backbone.freezing import parse_freeze_rule
 from finetune.backbone.head import attach_head
-from finetune.backbone.networks.stages import layers_by_stage
+from finetune.backbone.networks.network import layers_by_stage
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt
 from finetune.errors import FinetuneError

@@ -3,8 +3,7 @@
 import keras
 
 from finetune.backbone import networks
-from finetune.backbone.networks.network import Network, Stage
-from finetune.backbone.networks.stages import layers_by_stage
+from finetune.backbone.networks.network import Network, Stage, layers_by_stage
 
 
 def unit(block: int, *, strided: bool) -> set[str]:
