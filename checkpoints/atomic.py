@@ -119,7 +119,7 @@ def working_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove the folders of processes that have ended, and what an interrupted `move_all` of theirs has moved."""
+    """Remove the folders of processes that have ended, and what their interrupted `move_all` has moved."""
     with suppress(OSError):
         for folder in [path for path in parent.iterdir() if path.name.startswith(prefix)]:
             with suppress(OSError):
@@ -154,8 +154,8 @@ def _made(parent: Path, prefix: str) -> tuple[Path, int]:
         try:
             lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            continue  # another process took it for abandoned, between the two calls above
-        with suppress(OSError):  # some network file systems cannot lock folders; none is taken for abandoned there
+            continue  # another process removed it as abandoned, between the two calls above
+        with suppress(OSError):  # some network file systems cannot lock folders; none is removed as abandoned there
             fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.exists():
             return folder, lock

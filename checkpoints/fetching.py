@@ -1,4 +1,4 @@
-"""Several published files at once: chosen by name or pattern, fetched one after another, whatever fails."""
+"""Several published files at once: chosen by name or pattern, fetched one after another, even where one fails."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,8 +19,8 @@ Status = Literal["fetched", "cached", "bundled", "skipped", "failed"]
 class Fetched:
     """What became of one backbone.
 
-    path: the file as published (perhaps an archive); None where there is none. size: its bytes.
-    error: why there is none: for `failed` what to do, for `skipped` that nothing is published.
+    path: the file as published (perhaps an archive), or None. size: its bytes.
+    error: why there is no file: for `failed` what to do, for `skipped` that nothing is published.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A row to fetch. `named`: the user asked for this very one, not for all that a pattern fits."""
+    """A row to fetch. `named`: the user gave its name, not a pattern."""
 
     spec: BackboneSpec
     named: bool
@@ -47,8 +47,8 @@ def select(
 ) -> list[Wanted]:
     """The rows that names and patterns (`slim/resnet*`, `*v2`) mean, each once, in the order given.
 
-    A pattern is held against `source/name` and the bare name. Raises UnknownBackbone for a name or a pattern that fits
-    nothing, before anything is fetched.
+    A pattern is compared with `source/name` and the bare name. Raises UnknownBackbone for a name or a pattern that
+    matches nothing, before anything is fetched.
     """
     found: dict[str, Wanted] = {spec.id: Wanted(spec, False) for spec in catalog} if everything else {}
     for name in names:
@@ -72,7 +72,7 @@ def fetch_all(
     """Fetch, verify and unpack one after another, as each is asked for; a failure does not end it.
 
     with_head: the whole file, which serves with and without its head; otherwise the smaller one where one is
-    published. `progress` gives what is told of the bytes of a row. A partial file is continued, as `fetch` does.
+    published. `progress` gives the callback for the bytes of a row. A partial file is continued, as `fetch` does.
     """
     for one in wanted:
         yield _fetched(one, with_head=with_head, progress=progress(one.spec))

@@ -17,7 +17,7 @@ __all__ = ["Progress", "cache_dir", "fetch", "is_cached", "locate"]
 def locate(spec: BackboneSpec, *, with_head: bool, progress: Progress | None = None) -> Path:
     """The checkpoint of a catalogue row: bundled, cached, or fetched now; an archive is unpacked in the cache.
 
-    Without the head the smaller file is taken where one is published, unless the whole one lies in the cache.
+    Without the head, the smaller file is used where one is published, unless the whole one is in the cache already.
     The path is one `formats.open_checkpoint` takes. Raises CheckpointError.
     """
     if spec.bundled:

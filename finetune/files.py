@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and read with a message a person can act on."""
+"""Files that are written whole or not at all, locks, and JSON and `.npz` read with errors a user can act on."""
 
 import errno
 import fcntl
@@ -22,20 +22,20 @@ from finetune.errors import FinetuneError
 
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """Make the directories that `path` is to lie in; what was made goes again where the block fails."""
+    """Create the parent directories of `path`; those created are removed again where the block fails."""
     made = [parent for parent in path.absolute().parents if not parent.exists()]
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # where somebody else has put something in it meanwhile
+        with suppress(OSError):  # where another process has put something in it meanwhile
             for parent in made:
                 parent.rmdir()
         raise
 
 
 class Held(FinetuneError):
-    """Another process holds a lock. `holder` says which, for a sentence: `process 4711 on host`."""
+    """Another process holds a lock. `holder` says which one, for use in a sentence: `process 4711 on host`."""
 
     def __init__(self, holder: str, words: str = "") -> None:
         super().__init__(words or f"held by {holder}")
@@ -44,7 +44,7 @@ class Held(FinetuneError):
 
 @contextmanager
 def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`, made where there is none, alone or `shared`; Held at once where another process does.
+    """Hold the lock file `path`, exclusively or `shared`; create it if needed. Raises Held where another process does.
 
     The lock is the system's and goes with its process, however that ends; the number in the file only tells people who
     it was. FileNotFoundError where there is no such folder.
@@ -104,6 +104,20 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, **content)
 
 
+_NPZ_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What NumPy and zipfile raise for an `.npz` that is damaged."""
+
+
 def read_arrays(path: Path, *, advice: str) -> dict[str, np.ndarray]:
     """The arrays of an `.npz`; nothing in it is ever unpickled.
 
@@ -119,10 +133,7 @@ def read_arrays(path: Path, *, advice: str) -> dict[str, np.ndarray]:
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise
-    except (
-        *(OSError, ValueError, KeyError, EOFError, RuntimeError, tokenize.TokenError),
-        *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-    ) as error:
+    except _NPZ_ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         raise FinetuneError(f"{path} is damaged ({reason}): {advice}") from None
 

@@ -1,7 +1,7 @@
 """Make the bundled checkpoint: `python -m tools.demo_checkpoint NEW_FOLDER`.
 
 A thin resnet_v1 is trained from scratch on the generated source task and written as a slim checkpoint, as if it had
-been published by somebody else. On the machine it was made on, with the versions in constraints.txt, the script
+been published elsewhere. On the machine it was made on, with the versions in constraints.txt, the script
 reproduces the shipped file to the bit; elsewhere float sums may be ordered otherwise.
 """
 

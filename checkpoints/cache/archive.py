@@ -15,7 +15,7 @@ from checkpoints.cache.records import cache_dir, read_record, sha256_of
 from checkpoints.errors import CheckpointError
 
 MOST_BYTES = 4 << 30
-"""More than this unpacked is taken for a decompression bomb: the largest published archive holds 0.6 GB."""
+"""More than this unpacked is rejected as a decompression bomb: the largest published archive holds 0.6 GB."""
 
 _WORKING = ".unpacking-"
 _MOST_MEMBERS = 100_000
@@ -43,11 +43,11 @@ def extract(archive: Path, into: Path, *, most_bytes: int = MOST_BYTES) -> Path:
     """Unpack a .tar.gz as the directory `into`, which appears whole or not at all; return `into`.
 
     Where `into` exists already, it is returned as it is. Only files and directories below `into` are written:
-    absolute names, "..", links, devices, a name that comes twice, and more than `most_bytes` unpacked raise
-    CheckpointError, as does an archive that is cut off, damaged or no .tar.gz.
+    absolute names, "..", links, devices, a duplicate name, and more than `most_bytes` unpacked raise
+    CheckpointError, as does an archive that is cut off, damaged or not a .tar.gz.
     """
     if into.is_dir():
-        remove_abandoned(into.parent, _WORKING)  # by who was killed after the folder got its name
+        remove_abandoned(into.parent, _WORKING)  # of a process that was killed after the folder got its name
         return into
     with _errors(archive, into):
         into.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def extract(archive: Path, into: Path, *, most_bytes: int = MOST_BYTES) -> Path:
             try:
                 os.rename(content, into)
             except OSError:
-                # Another process was first: what it unpacked is the same.
+                # Another process was first, and unpacked the same.
                 if not into.is_dir():
                     raise
     return into

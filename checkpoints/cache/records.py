@@ -25,8 +25,8 @@ def cache_dir() -> Path:
 class FetchRecord:
     """What a fetched file was: kept beside it as `<file>.json`.
 
-    It is the only witness where no hash is published: the first fetch is trusted, and later ones must equal it.
-    `size` (bytes) and `mtime_ns` tell without hashing that the file was not touched since.
+    Where no hash is published, the first fetch is trusted and later ones must equal it. `size` (bytes) and `mtime_ns`
+    show without hashing that the file has not changed since.
     """
 
     url: str
@@ -47,7 +47,7 @@ def record_path(path: Path) -> Path:
 
 
 def read_record(path: Path) -> FetchRecord | None:
-    """The record of a fetched file, or None where there is none that can be read."""
+    """The record of a fetched file, or None where none can be read."""
     try:
         return FetchRecord(**json.loads(record_path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -94,7 +94,7 @@ def _lock(path: Path, *, wait: bool) -> filelock.BaseFileLock:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of `path` among the processes of this machine; wait while another holds it.
 
-    The lock file is removed at the end. Whoever waited for it notices that, and makes a new one.
+    The lock file is removed at the end. A process that waited for it notices that and creates a new one.
     """
     with _lock(path, wait=True) as lock:
         try:

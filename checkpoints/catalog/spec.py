@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """A published checkpoint and all one must know to use it.
+    """A published checkpoint and all that is needed to use it.
 
     name, source: `source/name` is unique; the bare name works where only one source has it.
     family, arguments: the module of `finetune.backbone.networks` that builds the graph, and what its `build` is given.
@@ -23,15 +23,15 @@ class BackboneSpec:
     bn_decay, bn_epsilon: of the published training; `bn_decay` is the share of the old moving value kept.
     top1, top5: published ImageNet accuracy in percent, or None.
     parameters: weights and statistics without the head.
-    own_size: trained at `image_size` unless told otherwise, whatever the size of the data.
+    own_size: trained at `image_size` unless the user sets another, whatever the size of the data.
     reference: paper and source file.
 
-    What a user names by its path is described in the same words: source `file` (a Keras model) or `hub` (a SavedModel),
+    A file or module of the user is described by the same fields: source `file` (a Keras model) or `hub` (a SavedModel),
     `name` the absolute path or the handle, `preprocessing` "" where only the user knows it.
 
-    Source `scratch` are networks of which no weights are published: they train from random ones, at the images' own
-    size, unless the user gives a file. `image_size`, `preprocessing` and `bn_decay` are what they are made for, and
-    `outputs` is 0.
+    Source `scratch` are networks without published weights: they train from random ones, at the images' own
+    size, unless the user gives a file. `image_size`, `preprocessing` and `bn_decay` are those they are designed for,
+    and `outputs` is 0.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Fetch a published file into the cache: resumed, verified, and there whole or not at all."""
+"""Fetch a published file into the cache: resumed, verified, and complete or absent."""
 
 import contextlib
 import os

@@ -22,7 +22,7 @@ _CONNECT_SECONDS, _SILENCE_SECONDS = 10, 60
 _LONGEST_WAIT_SECONDS = 60.0
 _BLOCK_BYTES = 1 << 18
 _DRIP_SECONDS, _DRIP_BYTES = 60.0, 6_000
-"""A server that sends fewer bytes in that time is given up: each of them starts the wait for silence anew."""
+"""A server that sends fewer bytes in that time is given up: each byte restarts the timeout for silence."""
 _MOST_REDIRECTS = 10
 
 
@@ -184,7 +184,7 @@ def _blocks(response: requests.Response) -> Iterator[bytes]:
 
 
 def _kept(part: Path, url: str, *, hash_known: bool) -> tuple[int, _Notes | None]:
-    """(bytes that may be continued, notes about them); (0, None) where one must begin anew."""
+    """(bytes that may be continued, notes about them); (0, None) where the download starts again."""
     try:
         notes = _Notes(**json.loads(_notes_path(part).read_text(encoding="utf-8")))
         size = part.stat().st_size

@@ -66,14 +66,14 @@ class Hdf5:
             return np.asarray(numeric(file, where, self.path)[()])
 
     def require_harmless(self) -> None:
-        """CheckpointError where the HDF5 library does not come through the file: tried in another process, once."""
+        """Raise CheckpointError where the HDF5 library hangs or crashes over the file; tried once, in a process."""
         state = self.path.stat()
         _try(self.path, self.offset, self.size or 0, state.st_mtime_ns, state.st_size)
 
 
 @functools.lru_cache(maxsize=64)
 def _try(path: Path, offset: int, size: int, _changed: int, whole: int) -> None:
-    # Processor time: what else the machine does must not decide. 2 s, and 1 s for 20 MB, are ten times what it takes.
+    # Processor time: the load of the machine must not decide. 2 s, and 1 s for 20 MB, are ten times what is needed.
     seconds = 2 + whole // 20_000_000
     done = subprocess.run(
         [sys.executable, "-I", "-c", _LIMITED, str(seconds), str(_MOST_MEMORY + 2 * whole), str(_TRIAL),

@@ -1,10 +1,10 @@
-"""Walk through an HDF5 file as its readers will, in a process that may be lost.
+"""Walk through an HDF5 file as its readers will, in a process that may crash.
 
     python -I hdf5_trial.py PATH OFFSET SIZE
 
 The HDF5 library trusts a file's structure: a damaged heap makes it read an attribute for ever, others end the process.
 Every reader of HDF5 here walks the file in a process of its own first, which is limited in time and memory. It exits
-with 0 also where h5py raises, which the reader will meet and tell. SIZE is 0 for the whole file. Imports nothing of
+with 0 also where h5py raises, which the reader will meet and report. SIZE is 0 for the whole file. Imports nothing of
 this package: it runs as a script.
 """
 

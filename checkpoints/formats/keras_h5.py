@@ -55,7 +55,7 @@ def _lists_layers(group: Any) -> bool:
 
 
 def _layer(group: Any, layer: str) -> dict[str, str]:
-    """Variable name in our spelling -> path of its dataset, for one layer."""
+    """Variable name in this package's spelling -> path of its dataset, for one layer."""
     where = group[layer]
     weights = _texts(where, "weight_names")
     plain = [re.sub(r":\d+$", "", name) for name in weights]

@@ -25,8 +25,14 @@ _MOST_MEMBERS, _MOST_CONFIG_BYTES, _DEEPEST = 10_000, 64 << 20, 20
 _BOMB_BYTES, _MOST_EXPANSION = 64 << 20, 100
 _LOCAL_HEADER_BYTES = 30
 _ZIP_ERRORS = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
-    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
 )
 """What zipfile raises for archives that are damaged, or packed in a way it does not know."""
 
@@ -145,7 +151,7 @@ def _start(info: zipfile.ZipInfo, path: Path) -> int:
 
 
 def _named(config: Any, name: str, key: str, depth: int) -> Iterator[tuple[str, str]]:
-    """(our name, key in the file) of every variable that the layers of a model's config can have."""
+    """(name in this package, key in the file) of every variable that the layers of a model's config can have."""
     layers = _layers(config)
     if depth > _DEEPEST:
         return

@@ -1,4 +1,4 @@
-"""Which file is meant where a user names a checkpoint: found by content and names, without TensorFlow."""
+"""Find the file of a checkpoint that a user names, by content and names, without TensorFlow."""
 
 import ast
 import difflib
@@ -26,7 +26,7 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class Slim:
-    """A TF checkpoint that is there in full.
+    """A complete TF checkpoint.
 
     prefix: what TensorFlow is given: the V1 file, or the V2 files' common beginning.
     files: the V1 file; or the index and the data shards in order.
@@ -47,7 +47,7 @@ def starts_with(path: Path, magic: bytes) -> bool:
 
 
 def find_slim(path: Path) -> Slim:
-    """The TF checkpoint a file or prefix names. Raises CheckpointError where it is none, or not all there."""
+    """The TF checkpoint a file or prefix names. Raises CheckpointError where it is not one, or incomplete."""
     if path.is_file():
         prefix = _prefix(path)
         single = path if prefix is None else prefix
@@ -83,7 +83,7 @@ def _find_v2(prefix: Path, named: Path) -> Slim:
 def newest_checkpoint(directory: Path) -> Path:
     """The checkpoint a training directory ends with.
 
-    The `checkpoint` state file says which one (its directory part is left out where it is another machine's);
+    The `checkpoint` state file says which one (its directory part is ignored where it is of another machine);
     where there is no such file, the highest step in the names. Raises CheckpointError.
     """
     found = slim_checkpoints(directory)
@@ -115,7 +115,7 @@ def saved_model_directory(path: Path) -> Path | None:
 
 
 def only_checkpoint(directory: Path) -> Path:
-    """The one checkpoint, TF or Keras, below a directory. Raises CheckpointError where it is none or several."""
+    """The one checkpoint, TF or Keras, below a directory. Raises CheckpointError where there is none, or several."""
     folders = [directory, *(path for path in sorted(directory.rglob("*")) if path.is_dir())]
     saved_models = [folder for folder in folders if saved_model_directory(folder) is not None]
     folders = [folder for folder in folders if not any(folder.is_relative_to(model) for model in saved_models)]

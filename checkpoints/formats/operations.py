@@ -1,6 +1,6 @@
 """Operations of TensorFlow graphs by what they do: those that compute, and no others, are run out of a file.
 
-A graph in a file is a program of somebody else's: it can hold operations that read and write files, call Python or open
+A graph in a file is a program of unknown origin: it can hold operations that read and write files, call Python or open
 connections.
 """
 
@@ -87,5 +87,5 @@ def reason(op: str) -> str:
     if known:
         return known
     if not hasattr(tf.raw_ops, op):
-        return "TensorFlow does not have (it is somebody's own, or of another version)"
+        return "TensorFlow does not have (it is a custom operation, or of another version)"
     return "is not one of those known to compute only"

@@ -1,8 +1,8 @@
 """The index of a V2 checkpoint, read as data before TensorFlow is given it.
 
 TensorFlow ends the process (`CHECK`) where an entry is no BundleEntryProto, and takes memory by the shapes an entry
-claims. A checksum protects from accidents, not from whoever writes it anew. Formats: tensorflow/core/lib/io/format.h
-and table_builder.cc (LevelDB's table); tensorflow/core/protobuf/tensor_bundle.proto.
+claims. A checksum protects from accidents, not from an attacker who recomputes it. Formats:
+tensorflow/core/lib/io/format.h and table_builder.cc (LevelDB's table); tensorflow/core/protobuf/tensor_bundle.proto.
 """
 
 import math

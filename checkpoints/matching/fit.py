@@ -1,4 +1,4 @@
-"""Which networks of the catalogue a file of weights fits, and what keeps it from fitting the others."""
+"""Which networks of the catalogue a file of weights fits, and why it does not fit the others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Fit:
     """How well a file fits one row of the catalogue.
 
     head, outputs: whether the file has the published logits, others (their number in `outputs`), or none.
-    missing: variables of the backbone that the file has not. extra: variables of the file that are neither of the
+    missing: variables of the backbone that are not in the file. extra: variables of the file that are neither of the
     backbone nor a head, an auxiliary head or left over from training. other_shape: variables of the backbone that
     have another shape in the file. `missing` and `other_shape` are the published names, `extra` the file's.
     """
@@ -42,7 +42,7 @@ class Fit:
         return len(self.missing) + len(self.extra) + len(self.other_shape)
 
     def why_not(self) -> str:
-        """What keeps it from fitting, with an example of each; "" where it fits."""
+        """Why it does not fit, with an example of each kind; "" where it fits."""
         return ", ".join(
             f"{len(names)} {what} ({names[0]}{', ...' if len(names) > 1 else ''})"
             for what, names in (

@@ -69,7 +69,7 @@ class Inspection:
 
     @property
     def best(self) -> Fit | None:
-        """The network whose head is told: the one it fits, or else the nearest."""
+        """The network whose head is reported: the one that fits, or else the nearest."""
         return next(iter((*self.fits, *self.nearest)), None)
 
     def to_json(self) -> dict[str, Any]:
@@ -158,8 +158,8 @@ def statistics_names(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, 
     for layer, names in of_keys.items():
         # Keras saves what trains first, and the two statistics last.
         if len(names) >= 2:
-            said = checkpoint.layers.get(names[0], layer)
-            means[names[-2]], variances[names[-1]] = said, said
+            name = checkpoint.layers.get(names[0], layer)
+            means[names[-2]] = variances[names[-1]] = name
     return means, variances
 
 

@@ -1,4 +1,4 @@
-"""What a training run leaves in a file of weights beside the weights."""
+"""What a training run leaves in a file of weights besides the weights."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -39,7 +39,7 @@ TRAINING_LEFTOVERS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @lru_cache(maxsize=1 << 16)
 def training_leftover(name: str) -> str | None:
-    """The reason why a name is none of a network's, or None."""
+    """The reason why a name is not a variable of a network, or None."""
     return reason(name, TRAINING_LEFTOVERS)
 
 

@@ -18,7 +18,7 @@ from checkpoints.matching.structures import Entry
 class Pairing:
     """names: a network's name -> the file's, also where the file has none of that name or it has another shape.
 
-    head: names in the file that are logits, the published ones or somebody's own.
+    head: names in the file that are logits, the published ones or the user's own.
     """
 
     names: Mapping[str, str]
@@ -35,13 +35,13 @@ def pair(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -
 
     Names are the mapping: as published; slim's scopes as Keras layers (`resnet_v1_50.conv1/kernel`, what this package
     writes); by layer order in Keras's .h5 and .keras files of Keras networks (`align_by_layer_order`); by key in
-    `.weights.h5` files. A scope or a model around the network is looked through, and slim's scope may have another
+    `.weights.h5` files. A scope or a model around the network is skipped, and slim's scope may have another
     name.
     """
     candidates = list(_candidates(checkpoint, spec, entries))
     names = max(candidates, key=lambda names: _right(checkpoint, entries, names))
     if 2 * _right(checkpoint, entries, names) < len(entries):
-        # Nothing like the network: said in the names under which it is published.
+        # The file is of another network: report in the names under which this one is published.
         names = max(candidates, key=lambda names: sum(name in checkpoint.shapes for name in names.values()))
         if 2 * sum(name in checkpoint.shapes for name in names.values()) < len(entries):
             names = candidates[0]
@@ -65,14 +65,14 @@ def of_head(spec: BackboneSpec, name: str) -> bool:
 
 @cache
 def _one_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    """A match for any of these fnmatch patterns: they are asked about every name of every network."""
+    """A match for any of these fnmatch patterns: it is used for every name of every network."""
     return re.compile("|".join(map(translate, patterns)) or "(?!)")
 
 
 def in_slim_scopes(checkpoint: Checkpoint) -> bool:
     """Whether a Keras file is of a network with slim's scopes for layer names (`resnet_v1_50.conv1`).
 
-    Most of its layers are then named so; a head of ours (`head.logits`) is in files of every kind.
+    Most of its layers are then named so; the head of this package (`head.logits`) is in files of every kind.
     """
     if not checkpoint.kind.startswith("keras"):
         return False
@@ -155,7 +155,7 @@ def _right(checkpoint: Checkpoint, entries: Sequence[Entry], names: Mapping[str,
 def _own_head(
     checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry], names: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """The published logits a network was built without, or what somebody put in their place.
+    """The published logits that a network was built without, or what replaced them.
 
     Where the file fills the whole network, the few variables that remain, the last of them logits, are a head.
     """

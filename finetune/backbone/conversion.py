@@ -1,7 +1,7 @@
 """Weights of a catalogue network from one format into another: slim V2, Keras `.weights.h5`, Keras `.keras`.
 
-Nothing is computed: every array arrives bit for bit under the name the other format has for it. The one change is of
-shape: a dense head `[channels, classes]` and slim's 1x1 convolution `[1, 1, channels, classes]` are the same numbers.
+Nothing is computed: every array is written bit for bit, under its name in the other format. Only one shape changes:
+a dense head `[channels, classes]` and slim's 1x1 convolution `[1, 1, channels, classes]` are the same numbers.
 """
 
 import math
@@ -190,7 +190,7 @@ def _with_head(
 ) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     """(network's name -> the file's, the file's name -> the network's shape) with the head in its place.
 
-    A head of somebody's own has other names, and as a dense layer another shape than slim's convolution.
+    A user's own head has other names; as a dense layer it also has another shape than slim's convolution.
     """
     names = dict(pairing.names)
     logits = [entry for entry in of_network if of_head(spec, entry.name)]

@@ -35,7 +35,7 @@ def find_backbone(name: str) -> BackboneSpec:
 
 
 def unbiased(name: str) -> bool:
-    """Whether the moving variances of a backbone are fed n/(n-1) times the batch's, as slim's are and Keras's not.
+    """Whether moving variances are updated by n/(n-1) times the batch's variance: slim's networks do, Keras's do not.
 
     `name` is a spec's `id`; its file need not be there any more.
     """

@@ -35,7 +35,7 @@ class LayerInfo:
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """What a pattern is held against: `scope/name`, `name`, `stage/scope/name`, `stage/name`."""
+        """What a pattern is compared with: `scope/name`, `name`, `stage/scope/name`, `stage/name`."""
         short = self.display.removeprefix(self.scope + "/") if self.scope else self.display
         return (self.display, short, f"{self.stage}/{self.display}", f"{self.stage}/{short}")
 

@@ -1,4 +1,4 @@
-"""Where somebody's own model ends in features, and what is its head."""
+"""The head of a user's own model: where its features end, how its head is removed or kept; and the new head."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,21 +9,36 @@ from finetune.batchnorm.surgery import copy_weights
 from finetune.errors import FinetuneError, WrongUse
 
 _POOLING = ("GlobalAveragePooling2D", "GlobalMaxPooling2D")
-_ACTIVATIONS = ("Activation", "Softmax", "ReLU", "LeakyReLU", "PReLU", "ELU")
 _PASSED = (
-    *_ACTIVATIONS,
-    *("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", "SpatialDropout2D", "ActivityRegularization"),
-    *("Dense", "BatchNormalization", "LayerNormalization", "UnitNormalization"),
-    *("Flatten", "Reshape", "Squeeze", "Identity"),
+    "Activation",
+    "Softmax",
+    "ReLU",
+    "LeakyReLU",
+    "PReLU",
+    "ELU",
+    "Dropout",
+    "AlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "SpatialDropout2D",
+    "ActivityRegularization",
+    "Dense",
+    "BatchNormalization",
+    "LayerNormalization",
+    "UnitNormalization",
+    "Flatten",
+    "Reshape",
+    "Squeeze",
+    "Identity",
 )
-"""What may stand between pooled features and the output; a 1x1 convolution may as well (MobileNet's `conv_preds`)."""
+"""Layers that may lie between pooled features and the output. So may a 1x1 convolution (MobileNet's `conv_preds`)."""
 
-ORDER = "; they are taken for the data's classes in the data's order, which no file tells"
+ORDER = "; assumed to be the data's classes in the data's order, which no file records"
 
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """A flat model cut in two. `features` ends in `[batch, channels]`; `words` say what was taken for what."""
+    """A flat model cut in two. `features` ends in `[batch, channels]`; `words` say which layers became what."""
 
     features: keras.Model
     words: str
@@ -36,12 +51,12 @@ def swap_head(model: keras.Model, features: str | None, *, name: str) -> Cut:
     the last global pooling (or, without one, after the layer that flattens the map), if a Dense or a 1x1 convolution
     is among it: a model that ends in Dense is a classifier. Otherwise the output are features already, pooled by
     their mean where it is a map. `features` names the layer to cut after instead, for projections and the like.
-    `name` is what messages call the model. Raises FinetuneError where no features can be told, WrongUse for a layer
-    that is not there.
+    `name` is what messages call the model. Raises FinetuneError where no features can be identified, WrongUse for
+    a layer that is not there.
     """
     if features is not None:
         chosen = _layer(model, features, name)
-        return Cut(*_ending(model, chosen.output, f"features: {chosen.name}, as told", name))
+        return Cut(*_ending(model, chosen.output, f"features: {chosen.name}, as requested", name))
     output = model.output
     if len(output.shape) != 2:
         return Cut(*_ending(model, output, "no head in the file; features: its output", name))
@@ -51,12 +66,12 @@ def swap_head(model: keras.Model, features: str | None, *, name: str) -> Cut:
         return Cut(*_ending(model, output, "no head in the file; features: its output", name))
     if pooled is None:
         raise FinetuneError(
-            f"{name}: it cannot be told where its features end and its head ({_named(chain)}) begins: expected a "
+            f"{name}: it is unclear where its features end and its head ({_named(chain)}) begins: expected a "
             "global pooling or flattening layer before the head; name the layer whose output are the features with "
             "--features LAYER ('finetune backbones show' lists layers)"
         )
     units = output.shape[-1]
-    words = f"head of the file taken off: {_named(chain)} ({units} outputs); features: {_producer(pooled)[0].name}"
+    words = f"head of the file removed: {_named(chain)} ({units} outputs); features: {_producer(pooled)[0].name}"
     return Cut(*_ending(model, pooled, words, name))
 
 
@@ -100,11 +115,11 @@ def as_logits(model: keras.Model, *, name: str) -> keras.Model:
 
 
 def check_classes(outputs: int, classes: int, *, name: str) -> None:
-    """WrongUse where a head that is to be kept has not as many outputs as the data has classes."""
+    """Raise WrongUse where the kept head does not have as many outputs as the data has classes."""
     if outputs != classes:
         raise WrongUse(
-            f"--head keep: the head of {name} has {outputs} outputs, but the data has {classes} classes: expected the "
-            "same number (and the same order of classes, which no file tells); leave out --head keep for a new head"
+            f"--head keep: the head of {name} has {outputs} outputs, but the data has {classes} classes: expected "
+            "the same number (and the same order of classes, which no file records); leave out --head keep for a new head"
         )
 
 
@@ -125,7 +140,7 @@ def _ending(model: keras.Model, tensor: Any, words: str, name: str) -> tuple[ker
 
 
 def _chain(output: Any) -> tuple[list[tuple[Any, Any]], Any]:
-    """(operation, its output) from the output back to the pooled features, and those; None where there are none."""
+    """(operation, its output) from the output back to the pooled features, and these features; None without any."""
     chain: list[tuple[Any, Any]] = []
     x = output
     while True:

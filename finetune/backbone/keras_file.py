@@ -26,7 +26,7 @@ def open_model(path: Path, *, module: str | None = None) -> keras.Model:
     """A whole model from a `.keras` file or an `.h5` one, in safe mode: no code in it is run.
 
     `module` is the Hub handle that may be in it, because the user named it; any other is refused.
-    Raises FinetuneError where it is missing, damaged, weights only, or holds Python code or somebody's own classes;
+    Raises FinetuneError where it is missing, damaged, weights only, or holds Python code or custom classes;
     CheckpointError where it is a bomb, or the libraries that read it hang or crash over it.
     """
     if not path.is_file():
@@ -65,8 +65,8 @@ def _message(path: Path, reason: str) -> str:
     unknown = re.search(r"(?:Could not locate (?:class|function)|Unknown (?:layer|object):?) '([^']+)'", reason)
     if unknown:
         return (
-            f"refused: {path} needs the class '{unknown[1]}', which is not Keras's own: no code is taken from a model "
-            "file. Rebuild the model of stock Keras layers, set its weights, and save that"
+            f"refused: {path} needs the class '{unknown[1]}', which is not part of Keras: no code is loaded from a "
+            "model file. Rebuild the model of stock Keras layers, set its weights, and save that"
         )
     if "No model config found" in reason:
         return (

@@ -1,4 +1,4 @@
-"""A Keras model of the user's own as a backbone: its head is found and swapped, or kept."""
+"""A Keras model of the user as a backbone: its head is found, and removed or kept."""
 
 import os
 from functools import lru_cache
@@ -22,7 +22,7 @@ from finetune.errors import FinetuneError
 from finetune.files import read_json
 
 _ANY_SIZE = 224
-"""Side in px that a model for images of any size is taken to be made for."""
+"""Side in px that is assumed for a model that accepts images of any size."""
 _KEPT_PIXELS = (
     "RandomFlip",
     "RandomCrop",
@@ -36,7 +36,7 @@ _SCALES_PIXELS = ("Rescaling", "Normalization", "TrueDivide", "Divide", "Multipl
 
 
 def find(path: Path) -> BackboneSpec:
-    """The spec of a model file. `preprocessing` is "" where nothing tells: the user must.
+    """The spec of a model file. `preprocessing` is "" where the file does not say it: the user must.
 
     Opens the file: its size, its head and its preprocessing are in it. Raises FinetuneError.
     """
@@ -66,7 +66,7 @@ def find(path: Path) -> BackboneSpec:
 def load(
     spec: BackboneSpec, *, image_size: int, weights: bool, features: str | None, keep: int | None
 ) -> tuple[keras.Model, str, dict[str, list[str]], LoadReport | None, str]:
-    """The file as a flat model at `image_size` px: (model, scope, stages, report, what was taken for the head).
+    """The file as a flat model at `image_size` px: (model, scope, stages, report, words about the head).
 
     It ends in features, after the layer `features` where that is given; with `keep`, in that many logits.
     """

@@ -17,7 +17,7 @@ from finetune.batchnorm.surgery import BatchNormOptions
 from finetune.errors import WrongUse
 
 STAGE = "module"
-"""The one stage of a module, whose layers cannot be told apart but by their variables' names."""
+"""The one stage of a module: its layers are only distinguished by the names of their variables."""
 PREPROCESSING = "unit"
 """Hub's convention for images: [0, 1]."""
 _ANY_SIZE = 224

@@ -1,4 +1,4 @@
-"""A TF2 SavedModel, of TensorFlow Hub or of one's own, as a Keras 3 layer."""
+"""A TF2 SavedModel, of TensorFlow Hub or of the user, as a Keras 3 layer."""
 
 import hashlib
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ _trusted: ContextVar[tuple[str | None, list[UserError]]] = ContextVar("trusted")
 
 @contextmanager
 def trusting(handle: str | None) -> Iterator[list[UserError]]:
-    """Inside, a `.keras` file may hold this module, which the user named, and no other: a graph can write files.
+    """Let a `.keras` file hold this module, which the user named, and no other: a graph can write files.
 
-    Keras wraps what a layer raises in words of its own; the list has it as it was.
+    Keras replaces the errors that a layer raises by its own; the list has the original ones.
     """
     failures: list[UserError] = []
     token = _trusted.set((handle, failures))
@@ -35,7 +35,7 @@ def trusting(handle: str | None) -> Iterator[list[UserError]]:
 class HubModule(Module):
     """The module of a handle (see `saved_model.load`); its variables are this layer's, in `parts` by scope.
 
-    A `.keras` file with it in holds the variables and the handle, and needs the SavedModel to be loaded again.
+    A `.keras` file with this layer holds the variables and the handle. Loading it needs the SavedModel.
     Raises FinetuneError for a module that cannot be used at all, WrongUse where it takes no images of `image_size`.
     """
 
@@ -61,7 +61,7 @@ class HubModule(Module):
             )
 
     def graph_digest(self) -> str:
-        """Of the SavedModel's graph, wherever it lies; the variables are this layer's."""
+        """A hash of the SavedModel's graph, independent of its path and of the variables."""
         digest = hashlib.sha256()
         for path in signatures.files(self.handle):
             if path.name.startswith("saved_model."):

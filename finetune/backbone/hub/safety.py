@@ -24,7 +24,7 @@ _ALLOWED = (
     | operations.IN_MODULES
 )
 _HARMLESS_ATTRIBUTES = {"_construction_context", "_input_shapes"}
-"""Of a function that nobody calls. Others can put it in the place of one that is called (`api_implements`)."""
+"""Attributes of a function that is never called. Others can make it replace one that is (`api_implements`)."""
 
 
 def of_objects(directory: Path) -> bool:
@@ -33,8 +33,11 @@ def of_objects(directory: Path) -> bool:
 
 
 def require_harmless(directory: Path, handle: str) -> None:
-    """FinetuneError where a TF2 SavedModel has an operation that does more than compute, in any function but those
-    that only write and read checkpoints of it, which nobody calls; CheckpointError where its variables are damaged."""
+    """Raise FinetuneError where a TF2 SavedModel has an operation that does more than compute.
+
+    Functions that only write and read its checkpoints are exempt: they are never called. Raises CheckpointError where
+    its variables are damaged.
+    """
     if (directory / "saved_model.cpb").exists():
         raise FinetuneError(f"{handle} is split over several files (saved_model.cpb): expected one saved_model.pb")
     graphs = parse_saved_model(directory).meta_graphs

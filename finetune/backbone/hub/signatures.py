@@ -1,4 +1,4 @@
-"""TF2 SavedModels as functions from images to features: found, loaded, and their arguments told."""
+"""TF2 SavedModels as functions from images to features: how they are found and loaded, and what arguments they take."""
 
 import inspect
 import urllib.error

@@ -67,6 +67,6 @@ def _padded(x: keras.KerasTensor, depth: int, stride: int, name: str) -> keras.K
     x = keras.layers.AveragePooling2D(stride, strides=stride, padding="same", name=f"{name}.pool")(x)
     before = (depth - x.shape[-1]) // 2
     after = depth - x.shape[-1] - before
-    # The stock layer pads axes 2 and 3 of what it is told is channels first: the last one are our channels.
+    # With `channels_first` the stock layer pads axes 2 and 3; here the last axis holds the channels.
     pad = keras.layers.ZeroPadding2D(((0, 0), (before, after)), data_format="channels_first", name=name)
     return pad(x)

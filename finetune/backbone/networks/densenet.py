@@ -2,8 +2,8 @@
 
 Source: Huang et al. 2016 (arXiv:1608.06993), pudae/tensorflow-densenet nets/densenet.py. Unlike `keras.applications`
 it pads as TensorFlow's SAME does, so the two differ at every size but 4k + 1, and its epsilon is 1.1e-5 against
-1.001e-5. tests/networks/test_slim_densenet.py compares the two at such a size, and holds our names against those of
-the source.
+1.001e-5. tests/networks/test_slim_densenet.py compares the two at such a size, and the names with those of the
+source.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """Inception-ResNet v2 with slim's names, without the auxiliary head.
 
 Source: Szegedy et al. 2016 (arXiv:1602.07261), tensorflow/models research/slim/nets/inception_resnet_v2.py.
-tests/networks/test_slim_inception_resnet_v2.py shows that the outputs equal those of `keras.applications`, and holds
-our names against those of the source. The dropout in front of slim's logits is not built: it only acts in training,
-and the head trained here is another.
+tests/networks/test_slim_inception_resnet_v2.py shows that the outputs equal those of `keras.applications`, and
+compares the names with those of the source. The dropout in front of slim's logits is not built: it only acts in
+training, and the head trained here is another.
 """
 
 import keras

@@ -1,7 +1,7 @@
 """Inception v4 with slim's names, without the auxiliary head.
 
 Source: Szegedy et al. 2016 (arXiv:1602.07261), tensorflow/models research/slim/nets/inception_v4.py.
-tests/networks/test_slim_inception_v4.py holds our names, shapes and outputs against those of the source. The dropout
+tests/networks/test_slim_inception_v4.py compares names, shapes and outputs with those of the source. The dropout
 in front of slim's logits is not built: it only acts in training, and the head trained here is another.
 """
 

@@ -58,7 +58,7 @@ STAGES = {
     "DenseNet201": _DENSENET,
     "MobileNet": _MOBILENET,
 }
-"""Every application that can be built here, and its stages by our layer names."""
+"""Every application that can be built here, and its stages by the layer names of this package."""
 
 
 def build(image_size: tuple[int, int], outputs: int | None, *, application: str, **arguments: Any) -> Network:

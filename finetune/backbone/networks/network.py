@@ -52,7 +52,7 @@ def layers_by_stage(network: Network) -> dict[str, list[str]]:
 
 
 def layers_until(model: keras.Model, ends: Mapping[str, str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Map each name of `ends` to the layers that its end depends on and no earlier one has, and what is left over."""
+    """(name of `ends` -> the layers that its end depends on and no earlier one has, the remaining layers)."""
     unassigned = [layer.name for layer in model.layers]
     stages = {}
     for name, end in ends.items():
@@ -63,7 +63,7 @@ def layers_until(model: keras.Model, ends: Mapping[str, str]) -> tuple[dict[str,
 
 
 def layers_by_side(model: keras.Model) -> dict[str, list[str]]:
-    """Stages of a network nobody knows: `map_4` holds what works on maps of about a fourth of the image's side.
+    """Stages of an unknown network: `map_4` holds the layers whose maps have about a fourth of the image's side.
 
     `model` is flat, of one input with a known side. Sides are rounded to the next halving; what follows a layer is
     in its stage or a later one, so pooled features and what is enlarged again stay with the smallest maps.

@@ -3,7 +3,7 @@
 Source: He et al. 2016 (arXiv:1603.05027), tf_slim/nets/resnet_v2.py and resnet_utils.py. BatchNorm and activation come
 before the convolutions: so the first convolution, the shortcuts and the last convolution of a unit have a bias
 instead, and a last BatchNorm (`postnorm`) follows the blocks. A shortcut of another depth starts at the activated
-input (`preact`), any other at the input itself. Strides and padding are those of our `resnet_v1`.
+input (`preact`), any other at the input itself. Strides and padding are those of `resnet_v1` in this package.
 tests/networks/test_slim_resnet_v2.py shows that the outputs equal tf_slim's.
 """
 

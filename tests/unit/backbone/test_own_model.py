@@ -83,7 +83,7 @@ def saved(built, path):
 @pytest.mark.parametrize(
     ("top", "channels", "words"),
     [
-        (dense, 8, "head of the file taken off: dropout, preds (10 outputs); features: gap [8]"),
+        (dense, 8, "head of the file removed: dropout, preds (10 outputs); features: gap [8]"),
         (deep, 8, "scores, softmax (10 outputs); features: gap [8]"),
         (conv, 8, "conv_preds, reshape, activation (10 outputs); features: gap [8]"),
         (flattened, 128, "dense (10 outputs); features: gap [128]"),
@@ -190,7 +190,7 @@ def no_pooling(x):
         (lambda path: saved(lambda_layer(), path), ("Lambda layer", "stock")),
         (lambda path: path.write_bytes(b"PK\x03\x04 cut"), ("cut off", "copy it again")),
         (lambda path: None, ("there is no file", "check the name")),
-        (lambda path: saved(model(no_pooling), path), ("cannot be told where its features end", "--features LAYER")),
+        (lambda path: saved(model(no_pooling), path), ("it is unclear where its features end", "--features LAYER")),
         (
             lambda path: saved(keras.Sequential([keras.Input((9,)), layers.Dense(2)]), path),
             ("shape [None, 9]", "[batch, height, width, channels]"),
