@@ -46,8 +46,8 @@ class Held(FinetuneError):
 def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock file `path`, exclusively or `shared`; create it if needed. Raises Held where another process does.
 
-    The lock is the system's and goes with its process, however that ends; the number in the file only tells people who
-    it was. FileNotFoundError where there is no such folder.
+    The system releases the lock when its process ends, in any way. The number in the file only shows users which
+    process it was. Raises FileNotFoundError where there is no such folder.
     """
     with open(path, "a+", encoding="utf-8", errors="replace") as handle:
         try:

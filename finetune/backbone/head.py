@@ -119,7 +119,8 @@ def check_classes(outputs: int, classes: int, *, name: str) -> None:
     if outputs != classes:
         raise WrongUse(
             f"--head keep: the head of {name} has {outputs} outputs, but the data has {classes} classes: expected "
-            "the same number (and the same order of classes, which no file records); leave out --head keep for a new head"
+            "the same number (and the same order of classes, which no file records); leave out --head keep for a new "
+            "head"
         )
 
 
