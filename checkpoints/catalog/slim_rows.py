@@ -13,47 +13,38 @@ _MODELS_SOURCE = "tensorflow/models research/slim/nets"
 
 _RESNET_UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 """Residual units in each block, by depth."""
+_RESNET_V1: dict[str, Any] = {
+    "family": "resnet_v1",
+    "preprocessing": "vgg",
+    "image_size": 224,
+    # Trained without a background class, unlike slim's other networks: logit 0 is ImageNet class 0.
+    "outputs": 1000,
+    "label_offset": 0,
+    "reference": "He et al. 2015, arXiv 1512.03385; tf_slim/nets/resnet_v1.py",
+}
+_RESNET_V2: dict[str, Any] = {
+    "family": "resnet_v2",
+    "preprocessing": "inception",
+    "image_size": 299,  # of the published accuracy; the code's default is 224
+    "outputs": 1001,
+    "label_offset": 1,
+    "reference": "He et al. 2016, arXiv 1603.05027; tf_slim/nets/resnet_v2.py",
+}
 
 
-def _resnet_v1(depth: int, *, published: bool = True, **facts: Any) -> BackboneSpec:
-    scope = f"resnet_v1_{depth}"
+def _resnet(depth: int, family: dict[str, Any], *, date: str | None, **facts: Any) -> BackboneSpec:
+    """`date` is part of the published file's name; None where nothing is published."""
+    scope = f"{family['family']}_{depth}"
     return BackboneSpec(
         name=scope,
         source="slim",
-        family="resnet_v1",
         arguments={"units": _RESNET_UNITS[depth], "scope": scope},
-        url=f"{_MODELS}/{scope}_2016_08_28.tar.gz" if published else None,
-        preprocessing="vgg",
-        image_size=224,
+        url=f"{_MODELS}/{scope}_{date}.tar.gz" if date else None,
         least_size=32,
-        # Trained without a background class, unlike slim's other networks: logit 0 is ImageNet class 0.
-        outputs=1000,
-        label_offset=0,
         head=(f"{scope}/logits/*",),
         bn_decay=0.997,
         bn_epsilon=1e-5,
-        reference="He et al. 2015, arXiv 1512.03385; tf_slim/nets/resnet_v1.py",
-        **facts,
-    )
-
-
-def _resnet_v2(depth: int, *, published: bool = True, **facts: Any) -> BackboneSpec:
-    scope = f"resnet_v2_{depth}"
-    return BackboneSpec(
-        name=scope,
-        source="slim",
-        family="resnet_v2",
-        arguments={"units": _RESNET_UNITS[depth], "scope": scope},
-        url=f"{_MODELS}/{scope}_2017_04_14.tar.gz" if published else None,
-        preprocessing="inception",
-        image_size=299,  # of the published accuracy; the code's default is 224
-        least_size=32,
-        outputs=1001,
-        label_offset=1,
-        head=(f"{scope}/logits/*",),
-        bn_decay=0.997,
-        bn_epsilon=1e-5,
-        reference="He et al. 2016, arXiv 1603.05027; tf_slim/nets/resnet_v2.py",
+        **family,
         **facts,
     )
 
@@ -124,14 +115,14 @@ def _densenet(depth: int, widths: dict[str, Any], **facts: Any) -> BackboneSpec:
 
 
 SLIM: tuple[BackboneSpec, ...] = (
-    _resnet_v1(50, top1=75.2, top5=92.2, parameters=23_561_152),
-    _resnet_v1(101, top1=76.4, top5=92.9, parameters=42_605_504),
-    _resnet_v1(152, top1=76.8, top5=93.2, parameters=58_295_232),
-    _resnet_v1(200, published=False, parameters=62_800_832),
-    _resnet_v2(50, top1=75.6, top5=92.8, parameters=23_564_800),
-    _resnet_v2(101, top1=77.0, top5=93.7, parameters=42_626_560),
-    _resnet_v2(152, top1=77.8, top5=94.1, parameters=58_331_648),
-    _resnet_v2(200, published=False, parameters=62_845_440),
+    _resnet(50, _RESNET_V1, date="2016_08_28", top1=75.2, top5=92.2, parameters=23_561_152),
+    _resnet(101, _RESNET_V1, date="2016_08_28", top1=76.4, top5=92.9, parameters=42_605_504),
+    _resnet(152, _RESNET_V1, date="2016_08_28", top1=76.8, top5=93.2, parameters=58_295_232),
+    _resnet(200, _RESNET_V1, date=None, parameters=62_800_832),
+    _resnet(50, _RESNET_V2, date="2017_04_14", top1=75.6, top5=92.8, parameters=23_564_800),
+    _resnet(101, _RESNET_V2, date="2017_04_14", top1=77.0, top5=93.7, parameters=42_626_560),
+    _resnet(152, _RESNET_V2, date="2017_04_14", top1=77.8, top5=94.1, parameters=58_331_648),
+    _resnet(200, _RESNET_V2, date=None, parameters=62_845_440),
     _inception(
         "v1",
         "InceptionV1",
