@@ -221,10 +221,9 @@ def _in_catalogue(name: str) -> bool:
 def _parse(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FinetuneError(f"{path} is missing: give the jobs file, a .toml with [matrix] or [[job]]") from None
-    except IsADirectoryError:
-        raise FinetuneError(f"{path} is a directory: give the jobs file, a .toml with [matrix] or [[job]]") from None
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what = "missing" if isinstance(error, FileNotFoundError) else "a directory"
+        raise FinetuneError(f"{path} is {what}: give the jobs file, a .toml with [matrix] or [[job]]") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise WrongUse(f'{path} is not TOML ({error}): correct it there; text stands in "quotes"') from None
 

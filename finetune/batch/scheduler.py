@@ -164,7 +164,7 @@ class Scheduler:
         return _Active(job, self._executor.start(Launch(arguments, log, alone=alone)), log_start, time.monotonic())
 
     def _collect_ended(self) -> None:
-        """Judge the jobs whose processes have ended; each is queued again or settled."""
+        """Judge the jobs whose processes have ended; each is queued again or reported as ended."""
         for active in list(self._active.values()):
             ended = active.handle.poll()
             if ended is None:

@@ -3,11 +3,9 @@
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-SHELLS = ("bash", "zsh", "fish")
-
 
 @click.command()
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
     """Print the script that makes a shell complete commands, options and backbones.
@@ -27,7 +25,7 @@ def completion(ctx: click.Context, shell: str) -> None:
         click.echo(script.source())
 
 
-def backbones(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_backbone(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of the catalogue that begin with `incomplete`; files if there are none."""
     from checkpoints.catalog import lookup
 

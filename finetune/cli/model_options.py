@@ -16,7 +16,7 @@ _OPTIONS = (
     click.option(
         "--backbone",
         metavar="NAME",
-        shell_complete=completion_command.backbones,
+        shell_complete=completion_command.complete_backbone,
         help="A network of the catalogue; needs --checkpoint.",
     ),
     click.option(

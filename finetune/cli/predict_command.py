@@ -1,6 +1,7 @@
 """The command `finetune predict`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,16 +19,7 @@ from finetune.cli.terminal import print_table
 @click.option("--batch-size", type=shared_options.COUNT, metavar="N", help="[default: the run's]")
 @shared_options.JSON
 @shared_options.QUIET
-def predict(
-    target: Path,
-    images: tuple[Path, ...],
-    top: int,
-    csv_file: Path | None,
-    skip_bad_images: bool,
-    batch_size: int | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def predict(target: Path, images: tuple[Path, ...], as_json: bool, quiet: bool, **options: Any) -> None:
     """Print the most probable classes of images, as a run's model predicts them.
 
     RUN is a run directory, a .keras file in one, or a file that 'finetune export --format keras' wrote. Images are
@@ -39,16 +31,7 @@ def predict(
     from finetune.inference.predict import predict as classify
 
     with ConsoleDisplay(quiet=quiet or as_json).running() as display:
-        found = classify(
-            target,
-            images,
-            top=top,
-            csv_file=csv_file,
-            skip_bad_images=skip_bad_images,
-            batch_size=batch_size,
-            on_scan=display.on_scan,
-            on_batch=display.batch,
-        )
+        found = classify(target, images, **options, on_scan=display.on_scan, on_batch=display.batch)
     if as_json:
         shared_options.emit(found.to_json())
         return

@@ -71,7 +71,7 @@ def setting_option(name: str) -> Callable[..., Any]:
         metavar=check.metavar,
         multiple=check.kind is tuple,
         help=words,
-        shell_complete=completion_command.backbones if name == "backbone" else None,
+        shell_complete=completion_command.complete_backbone if name == "backbone" else None,
         **({} if setting.alone is None else {"is_flag": False, "flag_value": setting.alone}),
     )
 

@@ -62,7 +62,7 @@ def test_a_cluster_that_does_not_answer_is_given_up(monkeypatch):
 
 def test_a_job_that_waits_for_its_process_is_stopped_before_it_starts(tmp_path):
     remote = ray_cluster.RemoteJob()
-    remote.stop()
+    remote.end(kill=False)
     assert remote.run(Launch(("--help",), tmp_path / "log")).exit_code == 130
     assert not (tmp_path / "log").exists()
 

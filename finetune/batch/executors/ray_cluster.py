@@ -38,17 +38,13 @@ class RemoteJob:
         self._process = Process(launch)
         return self._process.wait()
 
-    def stop(self) -> None:
-        """Ask it to save its state and end."""
+    def end(self, *, kill: bool) -> None:
+        """Ask the process to save its state and end, or `kill` it now. One that has not begun does not start."""
         self._stopped = True
-        if self._process is not None:
-            self._process.stop()
-
-    def kill(self) -> None:
-        """End it now."""
-        self._stopped = True
-        if self._process is not None:
+        if self._process is not None and kill:
             self._process.kill()
+        elif self._process is not None:
+            self._process.stop()
 
 
 class Ray:
@@ -121,17 +117,17 @@ class _RayHandle:
 
     def stop(self) -> None:
         """Ask it to save its state and end."""
-        self._send("stop")
+        self._end(kill=False)
 
     def kill(self) -> None:
         """End it now."""
-        self._send("kill")
+        self._end(kill=True)
 
-    def _send(self, method: str) -> None:
+    def _end(self, *, kill: bool) -> None:
         if self._ended is not None:
             return
         if self._ray.wait([self._ready], timeout=0)[0]:
-            getattr(self._actor, method).remote()
+            self._actor.end.remote(kill=kill)
         else:
             self._ray.kill(self._actor)  # it still waits for a slot
             self._ended = Ended(130)
