@@ -6,6 +6,7 @@ from typing import Literal
 
 from checkpoints.catalog.lookup import CATALOG
 from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.matching.pairing import Pairing, of_head, pair, unexplained
 from checkpoints.matching.structures import Entry, structures
@@ -80,6 +81,17 @@ def fits(checkpoint: Checkpoint) -> list[Fit]:
 def exact_fits(checkpoint: Checkpoint) -> list[Fit]:
     """The rows a file fits exactly, best first."""
     return [fit_row for fit_row in fits(checkpoint) if fit_row.exact]
+
+
+def best_fit(checkpoint: Checkpoint) -> Fit:
+    """The best row that a file fits exactly. CheckpointError, with the nearest row, where there is none."""
+    best = fits(checkpoint)[0]
+    if not best.exact:
+        raise CheckpointError(
+            f"{checkpoint.path} ({checkpoint.kind}) fits no backbone of the catalogue; nearest is {best.spec.id}: "
+            f"{best.why_not()}. 'finetune checkpoint inspect {checkpoint.path}' shows what it holds"
+        )
+    return best
 
 
 def fit_row(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -> Fit:

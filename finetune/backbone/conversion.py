@@ -20,7 +20,7 @@ from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.slim import OBJECT_GRAPH
 from checkpoints.formats.slim_writer import everything, write_slim
 from checkpoints.matching import transfer
-from checkpoints.matching.fit import Fit, fit_row, fits
+from checkpoints.matching.fit import Fit, best_fit, fit_row
 from checkpoints.matching.leftovers import TRAINING_LEFTOVERS
 from checkpoints.matching.pairing import Pairing, of_head, pair
 from checkpoints.matching.structures import Entry, structures
@@ -176,13 +176,7 @@ def _fit(opened: Checkpoint, backbone: str | None) -> Fit:
     if backbone is not None:
         spec = find_row(backbone)
         return fit_row(opened, spec, structures().get(spec.id, ()))
-    best = fits(opened)[0]
-    if not best.exact:
-        raise CheckpointError(
-            f"{opened.path} ({opened.kind}) fits no backbone of the catalogue; nearest is {best.spec.id}: "
-            f"{best.why_not()}. 'finetune checkpoint inspect {opened.path}' shows what it holds"
-        )
-    return best
+    return best_fit(opened)
 
 
 def _with_head(

@@ -1,4 +1,4 @@
-"""The original of a network, where an installed library can build it, with the weights of the very file.
+"""Run the original of a network, where an installed library can build it, with the weights of the same file.
 
 slim's networks are built by `tf_slim` in a TF1 graph and restored by TF1's own `Saver`; Keras's are
 `keras.applications` with Keras's own `load_weights`. Nothing of this package builds, names or loads anything here.
@@ -28,7 +28,7 @@ _KERAS_READS = {"keras-h5": ".h5", "keras-weights-h5": ".weights.h5", "keras-zip
 
 
 class NoReference(Exception):
-    """The original cannot be run. The message is the reason."""
+    """The original cannot be run. The message is the reason, for people."""
 
 
 def name(spec: BackboneSpec, opened: Checkpoint) -> str:
@@ -55,7 +55,7 @@ def run(
     outputs: int | None,
     names: Mapping[str, str] | None = None,
 ) -> np.ndarray:
-    """What the original makes of preprocessed float32 `[batch, height, width, 3]`, with the weights of `opened`.
+    """The original's outputs for preprocessed float32 `[batch, height, width, 3]`, with the weights of `opened`.
 
     Logits `[batch, outputs]`; or without `outputs` the pooled features `[batch, channels]`. `names` maps the
     original's variables to the file's names where they differ (a file with a scope around the network).
@@ -108,7 +108,7 @@ def _keras(
 
 @contextmanager
 def _with_suffix(path: Path, suffix: str) -> Iterator[Path]:
-    """`path` under a name with the ending by which Keras chooses its reader."""
+    """`path` under a name with the ending that Keras chooses its reader by."""
     if path.name.endswith(suffix):
         yield path
         return
@@ -124,7 +124,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def tf1_graph() -> Iterator[None]:
-    """A TF1 graph of its own to build slim networks in; outside, everything is as it was.
+    """A new TF1 graph to build slim networks in. TensorFlow's global settings are restored afterwards.
 
     Inside, tensors are compared by identity, as in TF1: they hash twice as fast in slim's many sets.
     """
@@ -141,7 +141,7 @@ def tf1_graph() -> Iterator[None]:
 
 
 def mend() -> None:
-    """Let `slim.batch_norm` of tf_slim 1.1.0 find the module that tf_keras 2.21 keeps elsewhere."""
+    """Let `slim.batch_norm` of tf_slim 1.1.0 find a module that tf_keras 2.21 has at another place."""
     from tf_keras.src import legacy_tf_layers
     from tf_keras.src.legacy_tf_layers import normalization
 
@@ -162,7 +162,7 @@ def slim_logits(
     import tf_slim as slim
     from tf_slim.nets import inception
 
-    # The auxiliary head of inception_v3 feeds nothing but its own loss, and a file of one's own may lack it.
+    # The auxiliary head of inception_v3 feeds nothing but its own loss, and a user's own file may lack it.
     auxiliary = {"create_aux_logits": False} if family == "inception_v3" else {}
     with slim.arg_scope(getattr(inception, f"{family}_arg_scope")(weight_decay=0.0)):
         build = getattr(inception, family)
@@ -183,9 +183,9 @@ def _slim_resnet(
     width: int = 64,
     stem: str = "imagenet",
 ) -> tf.Tensor:
-    """`tf_slim.nets.resnet_v1.resnet_v1`, or v2, whole where the width is 64 and the stem slim's own.
+    """`tf_slim.nets.resnet_v1.resnet_v1`, or v2. It builds the stem too where the width is 64 and the stem slim's own.
 
-    That function has no narrower or smaller stem: for others the stem is put in front, made of slim's layers.
+    That function has no narrower or smaller stem. Others are built here from slim's layers.
     """
     import tf_slim as slim
     from tf_slim.nets import resnet_utils, resnet_v1, resnet_v2
@@ -214,7 +214,7 @@ def _slim_resnet(
 
 
 def before_logits(logits: tf.Tensor) -> tf.Tensor:
-    """What goes into the convolution of slim's logits: the pooled features `[batch, 1, 1, channels]`."""
-    while logits.op.type != "Conv2D":  # behind the convolution lie the bias and the squeezing
+    """The input of the convolution that computes slim's logits: the pooled features `[batch, 1, 1, channels]`."""
+    while logits.op.type != "Conv2D":  # after the convolution come the bias and the squeezing
         logits = logits.op.inputs[0]
     return logits.op.inputs[0]

@@ -11,10 +11,10 @@ from PIL import Image, UnidentifiedImageError
 
 from checkpoints import store
 from checkpoints.catalog.lookup import BackboneSpec, find_row
-from checkpoints.errors import CheckpointError, UnknownBackbone
+from checkpoints.errors import UnknownBackbone
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.matching.fit import Fit, fit_row, fits
+from checkpoints.matching.fit import Fit, best_fit, fit_row
 from checkpoints.matching.pairing import of_head, pair
 from checkpoints.matching.structures import structures
 from checkpoints.matching.transfer import LoadReport
@@ -205,13 +205,7 @@ def _find(name: str, checkpoint: Path | None, progress: Progress | None) -> tupl
                 "leave out --checkpoint"
             ) from None
         opened = open_checkpoint(path)
-        best = fits(opened)[0]
-        if not best.exact:
-            raise CheckpointError(
-                f"{opened.path} ({opened.kind}) fits no backbone of the catalogue; nearest is {best.spec.id}: "
-                f"{best.why_not()}. 'finetune checkpoint inspect {path}' shows what it holds"
-            ) from None
-        return best.spec, opened
+        return best_fit(opened).spec, opened
     return spec, open_checkpoint(checkpoint or store.locate(spec, with_head=True, progress=progress))
 
 

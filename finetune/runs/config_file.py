@@ -1,4 +1,4 @@
-"""`config.json`: read here and nowhere else."""
+"""Read `config.json`. `RunDir.config` checks its settings too."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,15 @@ from finetune.errors import FinetuneError
 from finetune.files import read_json
 
 FORMAT_VERSION = 1
-"""Written into `config.json`; a reader refuses what is newer than itself."""
-
-
+"""Written into `config.json`. A reader refuses a newer format than its own."""
 PACKAGE = "finetune-backbones"
-"""What this program is called where it is installed from."""
+"""Name of this package on PyPI."""
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """The keys and values of a `config.json`, not yet checked but for its format.
+    """The keys and values of a `config.json`. Only its format is checked.
 
-    Raises FinetuneError where it is missing, no JSON object, or of a format newer than this version reads.
+    Raises FinetuneError where it is missing, no JSON object, or of a newer format than this version reads.
     """
     values = read_json(path)
     version = values.pop("format_version", FORMAT_VERSION)
@@ -36,7 +34,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def _writer(path: Path) -> str:
-    """Which finetune wrote the run a `config.json` is of, as far as its `environment.json` tells."""
+    """The finetune version that wrote a `config.json`, if the `environment.json` next to it has one."""
     try:
         packages = read_json(path.with_name("environment.json")).get("packages")
     except (FinetuneError, OSError):

@@ -1,4 +1,4 @@
-"""The defaults that suit a data set: a rule of a few lines, after BiT's hyper-rule (Kolesnikov et al. 2020, §3.3)."""
+"""Defaults that suit a data set: a short rule, after BiT's hyper-rule (Kolesnikov et al. 2020, §3.3)."""
 
 import dataclasses
 
@@ -9,16 +9,18 @@ from finetune.data.pipeline import parts_per_step, steps_per_epoch
 from finetune.errors import WrongUse
 
 _LARGEST_ICON = 64
-"""px. Images of no more than this a side, in a folder too, are augmented as CIFAR's are."""
+"""px. Images of at most this side are augmented as CIFAR's are, also those in a folder."""
 
 
 def image_size(spec: BackboneSpec, source_size: int) -> int:
-    """Side in px to train at: three times the images' own, at most the published size, at least the network's least;
-    a model of the user's own, or a module, at the size it was made for; a network without published weights, which
-    has seen no other scale, at the images' own.
+    """Side in px to train at.
 
-    A backbone trained on 224 px photos sees 32 px images at a scale it never met; enlarging them is worth more
-    than any other setting, and costs with the square of the side.
+    - A published backbone: three times the images' own side, at most the published size, at least the network's least.
+    - A model of the user's own, or a Hub module: the size it was made for.
+    - A network without published weights, which was trained on no other scale: the images' own side.
+
+    A backbone trained on 224 px photos has never seen the scale of 32 px images. Enlarging them gains more than any
+    other setting; the cost grows with the square of the side.
     """
     if spec.unpublished:
         return max(source_size, spec.least_size)
@@ -30,12 +32,14 @@ def image_size(spec: BackboneSpec, source_size: int) -> int:
 def complete(
     config: RunConfig, spec: BackboneSpec, *, examples: int, source_size: int, photos: bool, everything: bool
 ) -> RunConfig:
-    """`config` with every None replaced. `examples` is the number of training images, `source_size` their side in px,
-    `photos` whether they are decoded at the size the run takes, `everything` whether any layer of the backbone trains
-    (False: only the head does, a linear probe).
+    """`config` with every None replaced.
 
-    Where layers are unfrozen one after another, BN decay and recalibration suit those that update least. Raises
-    WrongUse where that takes all epochs."""
+    examples: the number of training images. source_size: their side in px. photos: whether they are decoded at the
+    run's own size. everything: whether any layer of the backbone trains; False means only the head, a linear probe.
+
+    Where layers are unfrozen one after another, BN decay and recalibration are set for those with the fewest updates.
+    Raises WrongUse where unfreezing takes all epochs.
+    """
     batch_size = config.batch_size or _batch_size(examples)
     epochs = config.epochs or _epochs(examples, from_scratch=config.from_scratch)
     per_epoch = steps_per_epoch(examples, batch_size)
@@ -46,7 +50,7 @@ def complete(
             "together: expected fewer than --epochs; lower --unfreeze-epochs, or raise --epochs"
         )
     per_epoch *= parts_per_step(examples, batch_size, config.microbatch)
-    updates = per_epoch * (epochs - (unfreeze or 0))  # of what opens last
+    updates = per_epoch * (epochs - (unfreeze or 0))  # of the layers unfrozen last
     size = config.image_size or image_size(spec, source_size)
     cropped = size if photos else source_size
     return dataclasses.replace(
@@ -60,7 +64,7 @@ def complete(
         bn_epsilon=config.bn_epsilon,
         bn_decay=auto_decay(per_epoch, updates) if config.bn_decay == "auto" else config.bn_decay,
         recalibrate_at_end=(
-            # Whoever gives a decay wants what it leads to.
+            # A decay that the user gave is meant to have its effect.
             config.bn_decay == "auto" and config.bn_updates == "on" and updates < FEW_UPDATES
             if config.recalibrate_at_end is None
             else config.recalibrate_at_end
@@ -73,20 +77,20 @@ def complete(
 
 
 def _augment(*, photos: bool, everything: bool) -> Augment:
-    """Parts of photos, as the backbone was pretrained on; icons and digits fill their image, and are only shifted.
-    Nothing for a linear probe."""
+    """Random parts of photos, as in pretraining. Icons and digits fill their image and are only shifted. Nothing for a
+    linear probe."""
     if not everything:
         return "none"
     return "resized-crop-flip" if photos else "crop-flip"
 
 
 def _batch_size(examples: int) -> int:
-    """64 where an epoch then has at least ten steps, else less; never under 16, where batch statistics get noisy."""
+    """64 where an epoch then has at least ten steps, else less; at least 16, below which batch statistics are noisy."""
     return next((size for size in (64, 32) if examples >= 10 * size), 16)
 
 
 def _epochs(examples: int, *, from_scratch: bool) -> int:
-    """As many as show the network 160,000 images, from 5 to 60; three times that from random weights."""
+    """As many as make 160,000 images in all, from 5 to 60; three times that from random weights."""
     return min(max(round(160_000 / examples), 5), 60) * (3 if from_scratch else 1)
 
 

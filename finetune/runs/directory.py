@@ -22,7 +22,7 @@ _BEFORE_CONFIG = (
     *(".lock", "environment.json", "load.json", "freeze.json", "data.json"),
     *("lr_range.json", "lr_range.svg", "bn_source.npz"),
 )
-"""What a new run writes before `config.json` makes it one."""
+"""Files that a new run writes before `config.json`, which marks the directory as a run."""
 
 Status = Literal["done", "interrupted", "started"]
 
@@ -32,7 +32,7 @@ class RunDir:
 
     config.json, environment.json, load.json, freeze.json, metrics.jsonl, metrics.csv, checkpoints/state.npz (to
     resume), bn_source.npz (the statistics it started from), model.keras, predictions.npz, MODEL_CARD.md, bn.json (after
-    a diagnosis), result.json (last).
+    a diagnosis), result.json (written last, so its presence means the run finished).
     """
 
     def __init__(self, path: Path, made: tuple[Path, ...] = ()) -> None:
@@ -49,7 +49,7 @@ class RunDir:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() or path.is_symlink():
             raise _already_there(path)
-        # It appears with its lock file in it, by which `_killed_at_its_start` knows it.
+        # It appears with its lock file in it, by which `_killed_at_its_start` recognises it.
         begun = path.with_name(TEMPORARY + path.name)
         try:
             begun.mkdir(exist_ok=True)
@@ -64,9 +64,10 @@ class RunDir:
 
     @classmethod
     def create_or_take_over(cls, path: Path) -> "RunDir":
-        """As `create`, or a directory that a killed process had begun and nobody holds.
+        """As `create`, or a directory that a killed process had begun and no process holds.
 
-        Only where the user names it: of two that look for the next free number, one would take the other's.
+        Only for a path given by the user: of two processes that look for the next free number, one would take the
+        other's directory.
         """
         return cls(path) if _killed_at_its_start(path) else cls.create(path)
 
@@ -99,17 +100,17 @@ class RunDir:
 
     @property
     def begun(self) -> bool:
-        """Whether something was trained that a resumed run keeps."""
+        """Whether there is training progress that a resumed run keeps."""
         return self.state_path.exists() or (self.path / "metrics.jsonl").exists()
 
     @property
     def resume_command(self) -> str:
-        """What to type to continue it."""
+        """The command that continues it."""
         return f"finetune run --resume {shlex.quote(str(self.path))}"
 
     @property
     def state_path(self) -> Path:
-        """What a resumed run starts from."""
+        """The state that a resumed run starts from."""
         return self.path / "checkpoints" / "state.npz"
 
     @property
@@ -138,8 +139,8 @@ class RunDir:
         return value
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """All lines of metrics.jsonl, and the same as metrics.csv, each atomically: a killed run leaves no half line
-        and resuming repeats none."""
+        """Write all lines of metrics.jsonl, and the same as metrics.csv. Both atomically: a killed run leaves no
+        partial line, and resuming repeats none."""
         write_text(self.path / "metrics.jsonl", "".join(to_json(row) + "\n" for row in rows))
         write_text(self.path / "metrics.csv", _csv(rows))
 
@@ -181,8 +182,8 @@ class RunDir:
             yield
 
     def remove_leftovers(self) -> None:
-        """What a killed process was writing, and the state of a run that has its result. To be called by who holds
-        the lock: files of these names are then nobody's."""
+        """Remove partial files of a killed process, and the state of a finished run. Only for the holder of the lock:
+        no other process is then writing files of these names."""
         for folder in (self.path, self.state_path.parent):
             for path in folder.glob(TEMPORARY + "*"):
                 path.unlink(missing_ok=True)
@@ -191,7 +192,7 @@ class RunDir:
 
     @contextmanager
     def removed_unless_begun(self) -> Iterator[None]:
-        """What fails inside before the first epoch or state was written leaves no directory behind."""
+        """Remove the directory where the block fails before the first epoch or state was written."""
         try:
             yield
         except BaseException as error:
@@ -245,8 +246,8 @@ def check_place(run_dir: Path | None, runs_dir: Path) -> None:
 
 
 def _killed_at_its_start(path: Path) -> bool:
-    """Whether all that is in the directory `path` are the first files of a run that got no further, and no process
-    holds it. The lock file is the first of them: a folder of somebody else's has none."""
+    """Whether the directory `path` holds only the first files of a run, and no process holds its lock. The lock file is
+    written first, so a folder without one is not a run's."""
     if path.is_symlink() or not path.is_dir():
         return False
     names = {entry.name for entry in path.iterdir()}

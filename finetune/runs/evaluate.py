@@ -1,4 +1,4 @@
-"""A finished model together with the data it is for: opened, held against each other, scored."""
+"""Open a run's model together with its data, check that they belong together, and score it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from finetune.runs.run_data import check_classes, check_unchanged
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A run's model, its config (with the data where it is now), and that data."""
+    """A run's model, its config with the current path of the data, and the data."""
 
     trained: TrainedModel
     config: RunConfig
@@ -27,7 +27,7 @@ class Opened:
 
 
 def open_run(target: Path, *, data_dir: Path | None = None) -> Opened:
-    """Open a run directory, or a `.keras` file in one, with its data. `data_dir` tells where the data is now.
+    """Open a run directory, or a `.keras` file in one, with its data. `data_dir` is where the data lies now.
 
     Raises FinetuneError where there is no such model, the data's classes are not those it was trained for, or, unless
     `data_dir` names other data, there are more or fewer images than the run had.
@@ -63,8 +63,8 @@ def examine_run(
     flip: bool = False,
     on_batch: Callable[[], None] | None = None,
 ) -> list[Pass]:
-    """As `evaluate_run`, with what the model said of every image; with `flip` once more, with test-time flip
-    (`finetune.evaluation.flip`): [plain, flipped]."""
+    """As `evaluate_run`, with the prediction for every image. With `flip` the result is [plain, flipped]; the second is
+    with test-time flip (`finetune.evaluation.flip`)."""
     opened = open_run(target, data_dir=data_dir)
     images: Split | None = getattr(opened.dataset, split)
     if images is None:
@@ -77,7 +77,7 @@ def examine_run(
 
 
 def concern(target: Path) -> str | None:
-    """Why the scores of a run's model are not those of the run that was asked for; None where they are."""
+    """The reason why a finished run's model is not the one that was configured; None where it is."""
     run = find_trained(target)[0]
     return broken_plan(run) if run.status == "done" else None
 

@@ -1,4 +1,4 @@
-"""Models on disk: saved as stock Keras, opened under our BatchNorm together with the data they are for."""
+"""A run's model, opened with this package's BatchNorm; the statistics it started from; the proof of its freeze plan."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ def _load(path: Path, module: str | None) -> keras.Model:
 
 
 def save_snapshot(run: RunDir, snapshot: Snapshot) -> None:
-    """Keep the moving statistics a run starts from: a diagnosis tells by them whether they ever moved."""
+    """Keep the moving statistics a run starts from. A diagnosis compares with them to see whether they changed."""
     arrays: dict[str, Any] = {
         f"{name}:{kind}": pair[i] for name, pair in snapshot.items() for i, kind in enumerate(("mean", "var"))
     }
@@ -99,7 +99,7 @@ def load_snapshot(run: RunDir) -> Snapshot | None:
 
 
 def broken_plan(run: RunDir) -> str | None:
-    """What moved though it was frozen, in words; None where the proof of a finished run holds."""
+    """In words, which frozen variables changed; None where the proof of a finished run holds."""
     proved = run.read("result.json", "proof")["proof"]
     try:
         if proved["holds"]:
@@ -124,7 +124,7 @@ def broken_plan(run: RunDir) -> str | None:
 
 
 def refuse_broken_plan(run: RunDir) -> None:
-    """Raise FinetuneError, naming what moved, where the proof in a run's `result.json` does not hold."""
+    """Raise FinetuneError, with the changed variables, where the proof in a run's `result.json` does not hold."""
     broken = broken_plan(run)
     if broken is not None:
         raise FinetuneError(broken)

@@ -1,4 +1,4 @@
-"""What a run asks for, checked before anything is read."""
+"""Check what a run asks for, before anything is read."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ from finetune.errors import WrongUse
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a config asks for by name, found; `config` itself says where it trains from scratch."""
+    """A config with the backbone and the rules that it names. `config.from_scratch` is set where no weights exist."""
 
     config: RunConfig
     spec: BackboneSpec
@@ -20,7 +20,7 @@ class Resolved:
 
 
 def check_request(config: RunConfig) -> Resolved:
-    """Everything about `config` that can be checked without data, weights or a model.
+    """Check everything about `config` that needs no data, weights or model.
 
     Raises WrongUse, CheckpointError.
     """
@@ -35,11 +35,11 @@ def check_request(config: RunConfig) -> Resolved:
     bn = [parse_bn_rule(text) for text in config.bn]
     if spec.source == "hub" and config.from_scratch:
         raise WrongUse(
-            f"--from-scratch: {spec.id} holds its weights, and not how they were drawn: give the name of its network"
+            f"--from-scratch: {spec.id} holds weights, but not how they are initialised: give the name of its network"
         )
     if spec.source == "hub" and config.precision != "float32":
         raise WrongUse(
-            f"--precision {config.precision}: {spec.id} is a graph, which computes in what it was written in: give the "
+            f"--precision {config.precision}: {spec.id} is a graph, whose precision is fixed: give the "
             "name of its network and its weights with --checkpoint, or leave --precision out"
         )
     if spec.source == "hub" and config.distribute != "none":

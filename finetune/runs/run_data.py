@@ -1,4 +1,4 @@
-"""The data a run is configured for, and whether it still is what the run read; no TensorFlow."""
+"""The data of a run: its description, and whether the data now is still the data the run read. No TensorFlow."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from finetune.runs.directory import RunDir
 
 _DATA = "data.json"
 _SHOWN, _SHOWN_NAMES = 3, 10
-"""Classes that are told of in an error: which sit elsewhere, and which there are."""
+"""Classes that an error lists: at most so many that have another label, and of all names."""
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """For `data.json`: what a run read, so that it is noticed when it is no longer that."""
+    """The contents of `data.json`: what a run read, so that changed data is noticed."""
     return {
         "name": dataset.name,
         "source": dataset.source,
@@ -28,9 +28,10 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
 
 
 def check_classes(run: RunDir, dataset: Dataset, *, advice: str = "give the data of the run") -> None:
-    """FinetuneError, saying which class sits where, unless label i means the same in the data as in the run.
+    """Raise FinetuneError, with the classes that differ, unless label i means the same in the data as in the run.
 
-    The run's classes are those of its result, before it has one those it read. `advice` is for data of other classes.
+    The run's classes are those of its result, or before it has one, those of the data it read. `advice` is for data
+    with other classes.
     """
     if run.status != "done" and not (run.path / _DATA).is_file():
         return
@@ -39,10 +40,10 @@ def check_classes(run: RunDir, dataset: Dataset, *, advice: str = "give the data
         return
     where = [place for place, pair in enumerate(zip(trained, found, strict=False)) if pair[0] != pair[1]]
     seats = [f"class {place} is '{trained[place]}' in the run and '{found[place]}' in the data" for place in where]
-    told = ", ".join(seats[:_SHOWN]) + (f" and {len(seats) - _SHOWN} more" if len(seats) > _SHOWN else "")
+    listed = ", ".join(seats[:_SHOWN]) + (f" and {len(seats) - _SHOWN} more" if len(seats) > _SHOWN else "")
     if sorted(trained) == sorted(found):
         raise FinetuneError(
-            f"{dataset.source} has the classes of {run} in another order: {told}; every such image would count as "
+            f"{dataset.source} has the classes of {run} in another order: {listed}; every such image would count as "
             f"wrong. Number the data's classes as the run does ({_some(trained, numbered=True)}), its labels with them"
         )
     more, less = (sorted(set(one) - set(other)) for one, other in ((found, trained), (trained, found)))
@@ -50,12 +51,12 @@ def check_classes(run: RunDir, dataset: Dataset, *, advice: str = "give the data
     parts += [f"it lacks {_some(less)} of the run"] if less else []
     raise FinetuneError(
         f"{dataset.source} has not the classes of {run}, which has {len(trained)}: "
-        f"{'; '.join([*parts, *([told] if told else [])])}: {advice}"
+        f"{'; '.join([*parts, *([listed] if listed else [])])}: {advice}"
     )
 
 
 def check_unchanged(run: RunDir, dataset: Dataset, *, advice: str) -> None:
-    """FinetuneError, ending in `advice`, where the data has other classes or numbers of images than the run read."""
+    """Raise FinetuneError, ending in `advice`, where the data has other classes or numbers of images than the run's."""
     check_classes(run, dataset, advice=advice)
     if not (run.path / _DATA).is_file():
         return
@@ -76,7 +77,7 @@ def _some(names: list[str], *, numbered: bool = False) -> str:
 def image_shape(run: RunDir, config: RunConfig) -> tuple[int, int] | None:
     """(height, width) in px of the images a run was made for; None for photos, each of a size of its own.
 
-    Runs of earlier versions did not note it: their data is opened.
+    Runs of earlier versions did not record it: their data is opened.
     """
     noted = run.read(_DATA) if (run.path / _DATA).is_file() else {}
     shape = noted["image_shape"] if "image_shape" in noted else _native(load_data(config))

@@ -1,10 +1,11 @@
-"""BatchNorm out of an inference graph: into the weights of the layer before, or one multiply-add.
+"""Fold BatchNorm in an inference graph: into the weights of the layer before, or into one multiply-add.
 
 With moving statistics BatchNorm is `y = x * scale + shift` per channel, `scale = gamma / sqrt(variance + epsilon)`,
 `shift = beta - mean * scale` (Ioffe & Szegedy 2015, arXiv 1502.03167, algorithm 2). After a convolution or a dense
-layer without activation it is that layer with other weights: no approximation, and one rounding to float32.
+layer without activation, the two are that layer with other weights. This is exact but for one rounding to float32.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +23,13 @@ _KERNELS = {
     "DepthwiseConv2D": "kernel",
     "SeparableConv2D": "pointwise_kernel",
 }
-"""Layers that are linear in their outputs' channels, and which of their variables carries these."""
+"""Layers that are linear in the channels of their outputs, and the variable whose axis these channels are."""
 
 
 @dataclass(frozen=True, eq=False)
 class Folded:
-    """`model` has no BatchNormalization but those in `left`, by name. `into_weights` of them have gone into the layer
-    before, `multiply_adds` have become one multiplication and one addition."""
+    """`model` has no BatchNormalization except those in `left`, by name. into_weights: how many are folded into the
+    layer before. multiply_adds: how many became one multiplication and one addition."""
 
     model: keras.Model
     into_weights: int
@@ -36,7 +37,7 @@ class Folded:
     left: tuple[str, ...] = ()
 
     def summary(self) -> str:
-        """In words."""
+        """The counts in words."""
         if not self.into_weights + self.multiply_adds + len(self.left):
             return "no BatchNorm to fold"
         parts = [f"{self.into_weights} BatchNorm folded into the weights before them"]
@@ -77,19 +78,20 @@ def folded_weights(
 
 
 def fold(model: keras.Model) -> Folded:
-    """A copy of a flat model of stock layers for inference, with no BatchNorm that can be spared.
+    """A copy of a flat model of stock layers for inference, with as few BatchNorm layers as possible.
 
-    A layer that is used at several places, or whose output goes anywhere but into the BatchNorm, keeps its weights:
-    there BatchNorm becomes a multiply-add. What is not over the last axis is left as it is.
+    A layer that is used in several places, or whose output goes anywhere except into the BatchNorm, keeps its weights;
+    the BatchNorm becomes a multiply-add. BatchNorm over another axis than the last is not folded.
     """
     consumers = _consumers(model)
     norms = [one for one in model.operations if isinstance(one, keras.layers.BatchNormalization)]
-    into: dict[str, Any] = {}  # name of the layer that takes it in -> BatchNorm
+    into: dict[str, Any] = {}  # name of the layer before -> the BatchNorm folded into it
     alone: dict[str, Any] = {}
     left = []
     for norm in norms:
-        before = _producer(norm)
-        if not _over_channels(norm):
+        tensor = norm._inbound_nodes[0].input_tensors[0]
+        before = tensor._keras_history.operation
+        if norm.axis not in (-1, len(tensor.shape) - 1) or not type(norm).__module__.startswith("keras."):
             left.append(norm.name)
         elif len(norm._inbound_nodes) == 1 and before is not None and _takes(before, model, consumers):
             into[before.name] = norm
@@ -107,7 +109,11 @@ def fold(model: keras.Model) -> Folded:
         if id(operation) in made:
             return made[id(operation)](*args, **kwargs)
         norm = into.get(operation.name)
-        copy = made[id(operation)] = _copy(operation, use_bias=norm is not None)
+        copy = operation  # a Hub module is used as it is
+        if not isinstance(operation, Module):
+            config = operation.get_config()
+            copy = type(operation).from_config({**config, "use_bias": True} if norm is not None else config)
+        made[id(operation)] = copy
         result = copy(*args, **kwargs)
         if norm is not None:
             _assign(operation, copy, norm)
@@ -120,15 +126,8 @@ def fold(model: keras.Model) -> Folded:
     return Folded(keras.Model(inputs, outputs, name=model.name), len(gone), len(alone), tuple(left))
 
 
-def _copy(operation: Any, *, use_bias: bool) -> Any:
-    """An operation of its own for the folded graph; a Hub module is used as it is."""
-    if isinstance(operation, Module):
-        return operation
-    config = operation.get_config()
-    return type(operation).from_config({**config, "use_bias": True} if use_bias else config)
-
-
 def _assign(old: Any, new: Any, norm: Any) -> None:
+    """Set the weights of the layer `new` to those of `old`, with the BatchNorm `norm` folded into them."""
     kind = type(old).__name__
     name = _KERNELS[kind]
     bias = old.bias if old.use_bias else None
@@ -139,39 +138,24 @@ def _assign(old: Any, new: Any, norm: Any) -> None:
     new.bias.assign(shift.astype(np.float32))
 
 
-def _takes(layer: Any, model: keras.Model, consumers: dict[int, int]) -> bool:
-    """Whether a layer's weights can take in the BatchNorm that follows it."""
+def _takes(layer: Any, model: keras.Model, consumers: Counter[int]) -> bool:
+    """Whether the BatchNorm after a layer can be folded into its weights."""
     return (
         type(layer).__name__ in _KERNELS
         and type(layer).__module__.startswith("keras.")
         and layer.activation is keras.activations.linear
         and getattr(layer, "data_format", "channels_last") == "channels_last"
         and len(layer._inbound_nodes) == 1
-        and consumers.get(id(layer), 0) == 1
-        and all(layer is not producer for producer in _ends(model))
+        and consumers[id(layer)] == 1
+        and all(layer is not tensor._keras_history.operation for tensor in model.outputs)
     )
 
 
-def _consumers(model: keras.Model) -> dict[int, int]:
-    """`id` of an operation -> at how many places its output goes in."""
-    counts: dict[int, int] = {}
-    for operation in model.operations:
-        for node in operation._inbound_nodes:
-            for tensor in node.input_tensors:
-                key = id(tensor._keras_history.operation)
-                counts[key] = counts.get(key, 0) + 1
-    return counts
-
-
-def _ends(model: keras.Model) -> list[Any]:
-    return [tensor._keras_history.operation for tensor in model.outputs]
-
-
-def _producer(norm: Any) -> Any:
-    (tensor,) = norm._inbound_nodes[0].input_tensors
-    return tensor._keras_history.operation
-
-
-def _over_channels(norm: Any) -> bool:
-    rank = len(norm._inbound_nodes[0].input_tensors[0].shape)
-    return norm.axis in (-1, rank - 1) and type(norm).__module__.startswith("keras.")
+def _consumers(model: keras.Model) -> Counter[int]:
+    """`id` of an operation -> the number of places where its output is used."""
+    return Counter(
+        id(tensor._keras_history.operation)
+        for operation in model.operations
+        for node in operation._inbound_nodes
+        for tensor in node.input_tensors
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from finetune.batchnorm.statistics import KerasSubject
-from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics
+from finetune.batchnorm.subject import Forward, Statistics
 from finetune.data import batches, decoding
 from finetune.data.dataset import Split
 from finetune.data.lazy import LazyImages
@@ -86,16 +86,12 @@ class _Outcome:
 
 
 class _Recorded:
-    """A runtime as the Subject that the evaluator takes. Keeps the first logits, and one image."""
-
-    name = "export"
-    layers: Sequence[BNInfo] = ()
+    """A runtime in the form that the evaluator takes. Keeps the first logits, and one image."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.logits: list[np.ndarray] = []
         self.first: np.ndarray | None = None
-        self.outputs = 0
         self._counted: Any = None
         self._kept = 0
 
@@ -112,7 +108,7 @@ class _Recorded:
             given = np.asarray(images)
             logits = self.runtime(given)
             if self.first is None:
-                self.first, self.outputs = given[:1], int(logits.shape[-1])
+                self.first = given[:1]
             if self._kept < _COMPARED:
                 self.logits.append(logits[self._counted][: _COMPARED - self._kept])
                 self._kept += len(self.logits[-1])
@@ -120,29 +116,19 @@ class _Recorded:
 
         return forward
 
-    def snapshot(self) -> Snapshot:
-        """Empty: an export updates no statistics."""
-        return {}
-
-    def restore(self, saved: Snapshot) -> None:
-        """Nothing to do."""
-
 
 def _pixels(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(uint8 images, labels, counted) at their own size. Photos are decoded in full, one a batch: sizes differ."""
-    images = split.images
-    lazy = isinstance(images, LazyImages)
-    step = 1 if lazy else batch_size
-    for start in range(0, len(split), step):
-        labels = split.labels[start : start + step]
-        some = _decoded(images, start)[None] if isinstance(images, LazyImages) else images[start : start + step]
-        yield np.ascontiguousarray(some), labels, np.ones(len(labels), bool)
-
-
-def _decoded(images: LazyImages, position: int) -> np.ndarray:
-    number = int(images.chosen[position])
-    with decoding.naming(images.photos.place(number)), images.photos.open(number) as image:
-        return decoding.whole(image)
+    images, labels = split.images, split.labels
+    if isinstance(images, LazyImages):
+        for position, number in enumerate(map(int, images.chosen)):
+            with decoding.naming(images.photos.place(number)), images.photos.open(number) as image:
+                pixels = decoding.whole(image)[None]
+            yield np.ascontiguousarray(pixels), labels[position : position + 1], np.ones(1, bool)
+        return
+    for start in range(0, len(split), batch_size):
+        part = slice(start, start + batch_size)
+        yield np.ascontiguousarray(images[part]), labels[part], np.ones(len(labels[part]), bool)
 
 
 def _latency(runtime: Runtime, image: np.ndarray) -> float:
