@@ -145,7 +145,7 @@ def heat(table: Sequence[Sequence[int]]) -> Markup:
     """A confusion matrix of many classes as a picture: a darker cell is a larger share of its row's images."""
     counts = np.asarray(table, np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, plot = svg.axes(height=4.4, x="taken for class", y="true class")
+    figure, plot = svg.axes(height=4.4, x="predicted class", y="true class")
     picture = np.empty((*shares.shape, 4))
     picture[..., :3] = to_rgb(svg.COLOURS[0])
     # An empty cell is transparent, so the picture suits a white and a black page. The root makes small shares visible.

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from finetune._version import __version__
 from finetune.errors import WrongUse
-from finetune.reporting.words import number, percent, seconds, setting
+from finetune.reporting.words import number, others_moved, percent, seconds, setting
 
 
 def templates(*, autoescape: bool) -> Environment:
@@ -22,6 +22,7 @@ def templates(*, autoescape: bool) -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"percent": percent, "number": number, "seconds": seconds, "setting": setting}
+    environment.filters |= {"others_moved": others_moved}
     return environment
 
 

@@ -35,5 +35,5 @@ def seconds(value: float | None) -> str:
 def others_moved(proof: Mapping[str, Any]) -> str:
     """How many of the variables that were not frozen changed, from the `proof` in a `result.json`."""
     moved, biases = proof["moving_variables"] - len(proof["unmoved"]), proof.get("without_gradient")
-    why = f" ({biases} biases have no gradient: BatchNorm takes them away again)" if biases else ""
-    return f"{moved} of {proof['moving_variables']} others moved{why}"
+    why = f" ({biases} biases have no gradient: BatchNorm subtracts them with the mean)" if biases else ""
+    return f"{moved} of {proof['moving_variables']} other variables changed{why}"

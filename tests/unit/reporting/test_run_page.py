@@ -97,7 +97,7 @@ def test_one_run_says_everything_and_escapes_it():
     assert html.count("data:image/png;base64,") == 9
     assert "http://" not in html.replace("http://www.w3.org/", "")
     for words in ("85.0%", "± 1.1%", "Confusion", "By class", "Most confident mistakes", "Reliability", "BatchNorm",
-                  "healthy", "What trained and what was frozen", "Weights and data", "All settings",
+                  "healthy", "Frozen and trainable layers", "Weights and data", "All settings",
                   "finetune run --config &#39;/somewhere/one and more/config.json&#39;", "40 images/s", "Environment",
                   "expected calibration error 4.0%", "2 of the file left"):  # fmt: skip
         assert words in " ".join(html.split()), words
@@ -114,9 +114,9 @@ def test_many_classes_are_a_picture_and_the_worst_come_first():
 
 def test_biases_without_gradient_are_said():
     proof = {"frozen_variables": 3, "moving_variables": 20, "unmoved": ["x"] * 16}
-    for count, words in ((16, "; 16 biases have no gradient, because BatchNorm takes them away again."), (0, ".")):
+    for count, words in ((16, " (16 biases have no gradient: BatchNorm subtracts them with the mean)."), (0, ".")):
         html = render_run_page(report(run(proof={**proof, "without_gradient": count})), {})
-        assert f"4 of 20 others had moved{words}" in " ".join(html.split())
+        assert f"4 of 20 other variables changed{words}" in " ".join(html.split())
 
 
 def test_several_runs_are_side_by_side_with_one_that_is_not_finished():
