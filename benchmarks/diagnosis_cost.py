@@ -24,7 +24,7 @@ def main():
     parser.add_argument("--ill", action="store_true", help="a model whose moving statistics are 0 and 1")
     arguments = parser.parse_args()
     load_tensorflow()
-    from finetune.batchnorm.statistics import KerasSubject, write
+    from finetune.batchnorm.statistics import KerasSubject, write_moving
     from finetune.batchnorm.subject import kept
     from finetune.config import RunConfig
     from finetune.data import batches
@@ -38,15 +38,8 @@ def main():
     from finetune.evaluation.evaluator import Evaluator
     from finetune.training.display import Display
     from finetune.training.loop.feed import ImageFeed
-    from finetune.training.loop.train import train
+    from finetune.training.loop.train import Observer, train
     from finetune.training.prepare import prepare
-
-    class Quiet:
-        on_step = on_epoch = lambda self, *_, **__: None
-        save = on_epoch
-
-        def stop_requested(self):
-            return False
 
     config = RunConfig(
         "keras/mobilenet_0.25", checkpoint=arguments.keras_weights, data_dir=arguments.data_dir, examples=4000,
@@ -54,7 +47,7 @@ def main():
     )  # fmt: skip
     prepared = prepare(config, Display(), load_weights=True)
     model, config = prepared.model, prepared.config
-    train(ImageFeed(model, prepared.dataset, config), config, Quiet())
+    train(ImageFeed(model, prepared.dataset, config), config, Observer())
     form = batches.form(config)
     test = EvalSet(stratified_subset(prepared.dataset.test, arguments.test_images, 0), **form)
     subset = EvalSet(training_subset(prepared.dataset.train, config, TRAINING_IMAGES), **form)
@@ -69,7 +62,7 @@ def main():
             for images in (test, subset):
                 evaluator.evaluate(images.batches(), "moving")
                 evaluator.evaluate(images.batches(), "batch")
-            write(subject, evaluator.measure(subset.batches())[1])
+            write_moving(subject, evaluator.measure(subset.batches())[1])
             for images in (test, subset):
                 evaluator.evaluate(images.batches(), "moving")
 

@@ -70,12 +70,10 @@ def read(place):
     opened = time.monotonic() - started
     batches = pipeline.train_batches(
         dataset.train,
+        pipeline.Epoch(0, 0, Augmentation(crop_padding=0, flip=True, resized_crop=True)),
         batch_size=BATCH,
         image_size=SIDE,
         preprocessing=find_preprocessing("caffe"),
-        augmentation=Augmentation(crop_padding=0, flip=True, resized_crop=True),
-        seed=0,
-        epoch=0,
     )
     ready = iter(batches)
     next(ready)

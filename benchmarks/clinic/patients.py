@@ -52,7 +52,7 @@ def _slim(family: str, **arguments: Any) -> Callable[[int], keras.Model]:
 def _mobilenet(size: int) -> keras.Model:
     spec = find_row("keras/mobilenet_0.25")
     weights = SHARED / "checkpoints" / "keras" / "mobilenet_2_5_224_tf_no_top.h5"
-    return loading.load(spec, image_size=size, checkpoint=weights).model
+    return loading.load_backbone(spec, image_size=size, checkpoint=weights).model
 
 
 BODIES = {
@@ -267,7 +267,7 @@ def _fit(model: keras.Model, split: Split, recipe: Recipe, form: dict[str, Any])
 def _epoch(split: Split, recipe: Recipe, form: dict[str, Any], epoch: int) -> Any:
     if not recipe.by_class:
         augmentation = Augmentation(split.images.shape[1] // 8 if recipe.augment else 0, recipe.augment)
-        return pipeline.train_batches(split, augmentation=augmentation, seed=recipe.seed, epoch=epoch, **form)
+        return pipeline.train_batches(split, pipeline.Epoch(recipe.seed, epoch, augmentation), **form)
     rng = np.random.default_rng([recipe.seed, epoch])
     groups = [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
     own = form["batch_size"] // len(groups)
