@@ -29,7 +29,7 @@ def one(options, deterministic):
     import numpy as np
 
     from finetune.config import RunConfig
-    from finetune.training.chief import start
+    from finetune.training.start import start
     from finetune.training.display import Display
 
     seen = []
