@@ -1,11 +1,32 @@
-"""What runs keep for each other stays out of the user's own cache while tests run."""
+"""What holds for all tests: a cache of their own, one thread a worker, no optimised graphs."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores already. Read when NumPy and TensorFlow are imported, also by processes of tests.
+    for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--optimised-graphs",
+        action="store_true",
+        help="TensorFlow optimises graphs in every test, as it does for users; else in those marked 'optimised_graphs'",
+    )
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: no collection of garbage needs to look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,8 +38,35 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         yield
 
 
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where everything that is kept lies, FINETUNE_HOME, for one test alone; not there yet."""
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def _tensorflow() -> Any:
+    """`tf.config`, if something has imported TensorFlow already."""
+    return sys.modules.get("tensorflow.python.framework.config")
+
+
+@pytest.fixture(autouse=True)
+def graphs_are_optimised_where_it_matters(request: pytest.FixtureRequest) -> None:
+    """TensorFlow's graph optimiser takes a fifth of a small run's time, and changes no more than the rounding.
+
+    Tests of the numbers themselves are marked `optimised_graphs`; `make test-all` optimises in all.
+    """
+    config = _tensorflow()
+    if config is not None:
+        wanted = bool(
+            request.config.getoption("--optimised-graphs") or request.node.get_closest_marker("optimised_graphs")
+        )
+        if config.get_optimizer_experimental_options().get("disable_meta_optimizer", False) == wanted:
+            config.set_optimizer_experimental_options({"disable_meta_optimizer": not wanted})
+
+
 def _deterministic() -> bool:
-    config = sys.modules.get("tensorflow.python.framework.config")
+    config = _tensorflow()
     return config is not None and config.is_op_determinism_enabled()
 
 
@@ -29,10 +77,3 @@ def nothing_becomes_deterministic() -> Iterator[None]:
     yield
     if _deterministic() and not before:
         pytest.fail("it made the whole process deterministic: it needs a process of its own")
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where everything that is kept lies, FINETUNE_HOME, for one test alone; not there yet."""
-    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
