@@ -163,7 +163,7 @@ def test_one_message_and_nothing_left_behind(case, refused):
 
 def test_what_fails_at_the_first_step_leaves_no_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = typed("run SMALL --quiet --learning-rate 1e6 --optimizer sgd --warmup 0 --bn freeze --run-dir runs/x")
+    result = typed("run TINY --quiet --learning-rate 1e6 --optimizer sgd --warmup 0 --bn freeze --run-dir runs/x")
     assert result.exit_code == 1
     assert "the loss is" in result.stderr
     assert "--learning-rate" in result.stderr

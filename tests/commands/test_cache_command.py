@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.commands import typed
 
-RUN = "run SMALL --freeze '*' --quiet"
+RUN = "run TINY --freeze '*' --quiet"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_list_says_what_there_is(home):
     listed = json.loads(typed("cache list --json").stdout)
     assert listed["place"] == str(home / "features")
     assert {one["statistics"] for one in listed["entries"]} == {"moving", "batch"}
-    assert all("resnet_v1_demo" in one["backbone"] and one["bytes"] > 0 for one in listed["entries"])
+    assert all("tiny.keras" in one["backbone"] and one["bytes"] > 0 for one in listed["entries"])
     shown = typed("cache list").stdout
     assert re.search(r"^2 entries, .* MiB of .*iB, in ", shown, re.MULTILINE), shown
     assert listed["entries"][0]["key"][:12] in shown

@@ -86,7 +86,7 @@ def test_an_interrupted_run_goes_on_in_the_same_logs(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(ConsoleDisplay, "step", step)
-        stopped = typed(f"run SMALL --quiet --run-dir {run} --tracker tensorboard --tracker mlflow")
+        stopped = typed(f"run TINY --quiet --run-dir {run} --tracker tensorboard --tracker mlflow")
     assert stopped.exit_code == 130, stopped.output
     resumed = typed(f"run --resume {run} --quiet")
     assert resumed.exit_code == 0, resumed.output
@@ -113,14 +113,14 @@ def test_an_interrupted_run_goes_on_in_the_same_logs(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("tracker", "words"), [("tensorbord", "did you mean tensorboard"), ("mlflow=", "no place")])
 def test_a_wrong_tracker_is_refused_before_anything_is_made(tmp_path, tracker, words):
-    result = typed(f"run SMALL --quiet --run-dir {tmp_path / 'run'} --tracker {tracker}")
+    result = typed(f"run TINY --quiet --run-dir {tmp_path / 'run'} --tracker {tracker}")
     assert result.exit_code == 2, result.output
     assert words in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tracker_that_cannot_be_opened_leaves_no_run_behind(tmp_path):
-    result = typed(f"run SMALL --quiet --run-dir {tmp_path / 'run'} --tracker mlflow=nonsense://x")
+    result = typed(f"run TINY --quiet --run-dir {tmp_path / 'run'} --tracker mlflow=nonsense://x")
     assert result.exit_code == 1, result.output
     assert "--tracker mlflow=nonsense://x cannot be opened" in result.stderr
     assert list(tmp_path.iterdir()) == []

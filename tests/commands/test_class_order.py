@@ -13,10 +13,7 @@ from finetune.cli.display_training import ConsoleDisplay
 from tests.support.commands import tree, typed
 
 NAMES = ["cat", "dog", "newt", "wasp"]
-RUN = (
-    "run --backbone resnet_v1_demo --from-scratch --epochs 2 --image-size 16 --batch-size 8 --validation 0 --quiet "
-    "--learning-rate 0.01"
-)
+RUN = "run --backbone TINY_FILE --epochs 2 --image-size 16 --batch-size 8 --validation 0 --quiet --learning-rate 0.01"
 ORDER = [0, 3, 2, 1]
 """Of `NAMES`, as the other files have them: dog and wasp have changed places."""
 

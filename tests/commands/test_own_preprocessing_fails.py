@@ -43,7 +43,7 @@ def test_it_is_told_as_it_was(function: str, said: str, tmp_path: Path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     module = f"own_{function}"
     (tmp_path / f"{module}.py").write_text(MODULE)
-    result = typed(f"run SMALL --quiet --preprocess {module}:{function} --run-dir r")
+    result = typed(f"run TINY --quiet --preprocess {module}:{function} --run-dir r")
     assert result.exit_code == 1, result.output
     assert result.stderr.startswith(f"Error: --preprocess {module}:{function} {said}"), result.stderr
     assert len(result.stderr.splitlines()) == 1

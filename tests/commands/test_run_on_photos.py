@@ -17,7 +17,7 @@ from finetune.cli.display_training import ConsoleDisplay
 from tests.support.commands import tree, typed
 
 COLOURS = {"lion": (200, 60, 40), "newt": (40, 190, 60), "wasp": (60, 60, 210)}
-TINY = "--backbone resnet_v1_demo --image-size 16 --epochs 2 --batch-size 8 --learning-rate 0.003"
+TINY = "--backbone TINY_FILE --image-size 16 --epochs 2 --batch-size 8 --learning-rate 0.003"
 
 
 def draw(path, name, seed):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.commands import typed
 
-RUN = "run --backbone resnet_v1_demo --from-scratch --epochs 1 --image-size 16 --batch-size 10 --validation 0 --quiet "
+RUN = "run --backbone TINY_FILE --epochs 1 --image-size 16 --batch-size 10 --validation 0 --quiet "
 
 
 @pytest.fixture
