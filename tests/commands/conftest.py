@@ -1,20 +1,18 @@
 """Tiny runs, made once."""
 
-import os
 import pickle
 import shutil
-import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 
-from finetune.cli.display_training import ConsoleDisplay
 from finetune.data import sources
 from tests.commands.bad_places import Evil, write_checkpoints, write_cifar, write_strangers
-from tests.support.commands import tree, typed
+from tests.support.commands import stop_at, tree, typed
+from tests.support.shared import made_once
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,36 +23,44 @@ def drawn_once() -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Printed:
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Printed]:
     """A finished run that nobody may change, and what the command printed."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    result = typed(f"run SMALL --quiet --json --run-dir {run}")
-    assert result.exit_code == 0, result.output
-    return run, result
+
+    def make(folder: Path) -> Printed:
+        result = typed(f"run SMALL --quiet --json --run-dir {folder / 'run'}")
+        assert result.exit_code == 0, result.output
+        return Printed(result.stdout, result.stderr)
+
+    folder, printed = made_once(tmp_path_factory, "finished", make)
+    return folder / "run", printed
 
 
 @pytest.fixture(scope="session")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody may change, stopped by Ctrl-C at its second step."""
-    run = tmp_path_factory.mktemp("interrupted") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        seen = ConsoleDisplay.step
 
-        def step(self: ConsoleDisplay, **values: float) -> None:
-            seen(self, **values)
-            if values["step"] == 2:
-                os.kill(os.getpid(), signal.SIGINT)
+    def make(folder: Path) -> None:
+        run = folder / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            stop_at(2, patch)
+            result = typed(f"run SMALL --quiet --run-dir {run}")
+        assert result.exit_code == 130, result.output
+        assert result.stderr == f"Error: stopped at step 2 of 12; continue with: finetune run --resume {run}\n"
 
-        patch.setattr(ConsoleDisplay, "step", step)
-        result = typed(f"run SMALL --quiet --run-dir {run}")
-    assert result.exit_code == 130, result.output
-    assert result.stderr == f"Error: stopped at step 2 of 12; continue with: finetune run --resume {run}\n"
-    return run
+    return made_once(tmp_path_factory, "interrupted", make)[0] / "run"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, finished: tuple[Path, Result], interrupted: Path) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, finished: tuple[Path, Printed], interrupted: Path) -> Path:
     """The folder the commands are typed in, with everything they name."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "file").write_text("a file")

@@ -4,9 +4,7 @@ import contextlib
 import csv
 import io
 import json
-import os
 import re
-import signal
 import sqlite3
 
 import numpy as np
@@ -14,10 +12,9 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from finetune.cli.display_training import ConsoleDisplay
 from finetune.data.load_data import load_data
 from finetune.reporting.record import read_record
-from tests.support.commands import typed
+from tests.support.commands import stop_at, typed
 
 
 def test_metrics_csv_says_what_metrics_jsonl_says(finished):
@@ -77,15 +74,9 @@ def test_the_cards_code_classifies_a_test_image_as_the_run_did(finished, tmp_pat
 
 def test_an_interrupted_run_goes_on_in_the_same_logs(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    run, seen = tmp_path / "run", ConsoleDisplay.step
-
-    def step(self, **values):
-        seen(self, **values)
-        if values["step"] == 6:
-            os.kill(os.getpid(), signal.SIGINT)
-
+    run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(ConsoleDisplay, "step", step)
+        stop_at(6, patch)
         stopped = typed(f"run TINY --quiet --run-dir {run} --tracker tensorboard --tracker mlflow")
     assert stopped.exit_code == 130, stopped.output
     resumed = typed(f"run --resume {run} --quiet")

@@ -1,16 +1,13 @@
 """Data whose label i means another class than in the run: refused with what sits where, whoever reads the data."""
 
 import json
-import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.cli.display_training import ConsoleDisplay
-from tests.support.commands import tree, typed
+from tests.support.commands import stop_at, tree, typed
 
 NAMES = ["cat", "dog", "newt", "wasp"]
 RUN = "run --backbone TINY_FILE --epochs 2 --image-size 16 --batch-size 8 --validation 0 --quiet --learning-rate 0.01"
@@ -55,15 +52,8 @@ def place(tmp_path_factory):
         np.savez(place / "unnamed.npz", **{name: arrays[name] for name in arrays.files if name != "class_names"})
     result = typed(f"{RUN} --data {own} --run-dir {place}/run")
     assert result.exit_code == 0, result.output
-    seen = ConsoleDisplay.step
-
-    def step(self, **values):
-        seen(self, **values)
-        if values["step"] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConsoleDisplay, "step", step)
+        stop_at(2, patch)
         assert typed(f"{RUN} --data {own} --run-dir {place}/parts").exit_code == 130
     return place
 
@@ -155,15 +145,8 @@ def test_a_folder_with_other_class_folders_for_the_test_than_for_training(tmp_pa
 
 def test_resumed_on_a_folder_whose_classes_were_renamed(tmp_path, monkeypatch):
     folder = write_folders(tmp_path / "folder", NAMES)
-    seen = ConsoleDisplay.step
-
-    def step(self, **values):
-        seen(self, **values)
-        if values["step"] == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-
     with monkeypatch.context() as patch:
-        patch.setattr(ConsoleDisplay, "step", step)
+        stop_at(1, patch)
         assert typed(f"{RUN} --data {folder} --run-dir {tmp_path}/run").exit_code == 130
     for split in ("train", "test"):
         (folder / split / "cat").rename(folder / split / "zebra")

@@ -2,27 +2,19 @@
 
 import json
 import os
-import shlex
-import signal
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from click.testing import CliRunner
 
 from finetune import backbone
-from finetune.cli import main
-from finetune.cli.display_training import ConsoleDisplay
 from finetune.errors import FinetuneError
 from finetune.runs import model
 from tests.support import hub_modules
+from tests.support.commands import stop_at, typed
 
 SIZE = 12
 SMALL = f"--data demo-target --examples 100 --epochs 2 --image-size {SIZE} --batch-size 20 --quiet"
-
-
-def typed(line):
-    return CliRunner().invoke(main, shlex.split(line), prog_name="finetune")
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +55,8 @@ def test_fine_tuned_with_forgotten_updates_diagnosed_and_repaired(module, tmp_pa
 
 def test_a_hub_run_is_resumed(module, tmp_path, monkeypatch):
     path, _ = module
-    seen = ConsoleDisplay.step
-
-    def step(self, **values):
-        seen(self, **values)
-        if values["step"] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
     with monkeypatch.context() as patch:
-        patch.setattr(ConsoleDisplay, "step", step)
+        stop_at(2, patch)
         assert typed(f"run --backbone hub:{path} {SMALL} --run-dir {tmp_path}/run").exit_code == 130
     result = typed(f"run --resume {tmp_path}/run --quiet")
     assert result.exit_code == 0, result.output

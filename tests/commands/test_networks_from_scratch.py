@@ -1,13 +1,11 @@
 """Networks without published weights: found, trained from random weights without a word, loaded from one's own file."""
 
 import json
-import shlex
 from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from checkpoints import store
@@ -16,7 +14,6 @@ from checkpoints.catalog.scratch_rows import SCRATCH
 from checkpoints.errors import CheckpointError
 from finetune.backbone import load_backbone
 from finetune.batchnorm.surgery import bn_layers
-from finetune.cli import main
 from finetune.config import RunConfig, from_mapping
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.inference.export.write import export
@@ -24,12 +21,9 @@ from finetune.runs import defaults
 from finetune.runs.config_file import read_config_file
 from finetune.training.display import Display
 from finetune.training.prepare import prepare
+from tests.support.commands import typed
 
 TINY = "--data demo-target --examples 100 --epochs 1 --image-size 8 --batch-size 20 --learning-rate 0.003 --quiet"
-
-
-def typed(line):
-    return CliRunner().invoke(main, shlex.split(line), prog_name="finetune")
 
 
 def result_of(run):

@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import shlex
 import shutil
 import subprocess
 import sys
@@ -10,20 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from finetune._version import __version__
-from finetune.cli import main
 from finetune.runs.config_file import FORMAT_VERSION
+from tests.support.commands import typed
 
 OLD = Path(__file__).parent / "old_runs"
 MAKER = runpy.run_path(str(OLD / "make.py"))
 FORMATS = sorted(int(path.name.removeprefix("format-")) for path in OLD.glob("format-*"))
-
-
-def typed(line):
-    return CliRunner().invoke(main, shlex.split(line), prog_name="finetune")
 
 
 @pytest.fixture(params=FORMATS, ids=lambda number: f"format {number}")

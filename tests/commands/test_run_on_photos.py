@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 import shutil
-import signal
 import zipfile
 from pathlib import Path
 
@@ -13,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.cli.display_training import ConsoleDisplay
-from tests.support.commands import tree, typed
+from tests.support.commands import stop_at, tree, typed
 
 COLOURS = {"lion": (200, 60, 40), "newt": (40, 190, 60), "wasp": (60, 60, 210)}
 TINY = "--backbone TINY_FILE --image-size 16 --epochs 2 --batch-size 8 --learning-rate 0.003"
@@ -129,20 +126,9 @@ def test_changed_data_is_noticed(place, whole):
             (photos / split / "zebra").rename(photos / split / "lion")
 
 
-def stopped_at(step, patch):
-    seen = ConsoleDisplay.step
-
-    def stopping(self, **values):
-        seen(self, **values)
-        if values["step"] == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    patch.setattr(ConsoleDisplay, "step", stopping)
-
-
 def test_an_interrupted_run_goes_on_bit_identically_and_notices_changed_data(place, whole):
     with pytest.MonkeyPatch.context() as patch:
-        stopped_at(3, patch)
+        stop_at(3, patch)
         result = typed(f"run {TINY} --data photos --skip-bad-images --run-dir parts")
     assert result.exit_code == 130, result.output
     new = place / "photos" / "train" / "lion" / "new.jpg"

@@ -1,16 +1,20 @@
 """Commands called as a user types them, and what they leave."""
 
 import atexit
+import os
 import shlex
 import shutil
+import signal
 import tempfile
 from functools import cache
 from pathlib import Path
 
 import keras
+import pytest
 from click.testing import CliRunner, Result
 
 from finetune.cli import main
+from finetune.cli.display_training import ConsoleDisplay
 
 _SETTINGS = "--data demo-target --examples 100 --epochs 3 --image-size 16 --batch-size 20 --learning-rate 0.003"
 SMALL = f"--backbone resnet_v1_demo {_SETTINGS}"
@@ -54,6 +58,18 @@ def in_full(line: str) -> str:
             "TINY", f"--backbone {tiny_backbone()} {_SETTINGS}"
         )
     return line.replace("SMALL", SMALL)
+
+
+def stop_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C at this step of every run, as long as `patch` holds."""
+    seen = ConsoleDisplay.step
+
+    def stopping(self: ConsoleDisplay, **values: float) -> None:
+        seen(self, **values)
+        if values["step"] == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    patch.setattr(ConsoleDisplay, "step", stopping)
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:

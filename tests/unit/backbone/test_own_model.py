@@ -1,13 +1,11 @@
 """Models of the user's own as backbones: the head is found and swapped or kept, errors are one message."""
 
 import json
-import shlex
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from checkpoints.catalog.lookup import find_row as catalogued
 from checkpoints.errors import CheckpointError
@@ -15,16 +13,12 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim_writer import write_slim
 from finetune.backbone import find_backbone, load_backbone
 from finetune.batchnorm.surgery import bn_layers
-from finetune.cli import main
 from finetune.errors import FinetuneError, WrongUse
+from tests.support.commands import typed
 
 SIZE = 16
 SMALL = "--data demo-target --examples 100 --epochs 1 --batch-size 20 --quiet"
 layers = keras.layers
-
-
-def typed(line):
-    return CliRunner().invoke(main, shlex.split(line), prog_name="finetune")
 
 
 def body(inputs, *, name="body"):
