@@ -29,8 +29,8 @@ def one(options, deterministic):
     import numpy as np
 
     from finetune.config import RunConfig
-    from finetune.training.start import start
     from finetune.training.display import Display
+    from finetune.training.start import start
 
     seen = []
 
