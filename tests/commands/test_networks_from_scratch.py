@@ -69,7 +69,7 @@ def test_trained_from_random_weights_without_asking(finished):
     assert (bn["layers"], bn["updates"], bn["renorm"], bn["zero_debias"]) == (15, 4, True, True)
     assert bn["residual"] == pytest.approx(0.9**4)
     assert bn["residual_mean"] == 0
-    assert "4 updates: 0.66 of the starting statistics left (of the means nothing)" in printed.stdout
+    assert "4 updates: 0.66 of the starting statistics left (none in the means)" in printed.stdout
 
 
 def test_the_model_is_stock_and_diagnosed_as_any_other(finished):
