@@ -1,8 +1,11 @@
 """Two real processes on loopback: they train what one does, and when one dies the other ends and the run goes on."""
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import keras
@@ -11,7 +14,7 @@ import pytest
 
 from finetune.config import RunConfig
 from finetune.training import start
-from tests.support.warm_process import WarmProcess
+from tests.support.places import ROOT
 
 SETTINGS = {
     "data": "demo-target",
@@ -42,9 +45,6 @@ main()
 """
 
 
-ONE_THREAD = {"FINETUNE_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-
-
 def ports(count):
     """Ports that nobody uses now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
@@ -56,8 +56,18 @@ def ports(count):
 
 
 def started(arguments, config, *, cwd, dies=""):
-    environment = {"TF_CONFIG": json.dumps(config), "FINETUNE_WAIT": "300", "DIES": dies or "0 0", **ONE_THREAD}
-    return WarmProcess(WORKER, "run", *arguments, cwd=cwd, environment=environment)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TF_CONFIG": json.dumps(config),
+        "FINETUNE_THREADS": "1",
+        "FINETUNE_WAIT": "300",
+        "DIES": dies or "0 0",
+    }
+    command = [sys.executable, "-c", WORKER, "run", *arguments]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def together(chief, other, *, cwd, elsewhere=None, dies="", seconds=300):
