@@ -36,7 +36,7 @@ def test_no_room_for_the_first_files_leaves_no_directory(refused, largest_file):
 def test_no_room_for_the_state_keeps_what_can_be_resumed(tmp_path, monkeypatch, largest_file):
     monkeypatch.chdir(tmp_path)
     largest_file(1_000_000)
-    result = typed("run TINY --quiet --epochs 1 --run-dir run")
+    result = typed("run SMALL --quiet --epochs 1 --run-dir run")
     assert result.exit_code == 1
     assert result.stderr == (
         "Error: the file run/checkpoints/state.npz would be larger than is allowed: raise the limit ('ulimit -f'), "

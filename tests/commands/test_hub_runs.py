@@ -84,7 +84,7 @@ def test_a_model_with_a_module_in_it_is_opened_in_its_own_run_only(module, tmp_p
         ("--bn-zero-debias", ("--bn-zero-debias", "moves its averages itself")),
         ("--features conv1", ("--features", "hides its layers")),
         ("--head keep", ("--head keep", "ends in features")),
-        ("--from-scratch", ("--from-scratch", "holds its weights")),
+        ("--from-scratch", ("--from-scratch", "holds weights")),
         ("--checkpoint x.ckpt", ("--checkpoint", "leave out")),
     ],
 )

@@ -87,7 +87,7 @@ def test_bn_rules_stand_above_phases():
 
 
 def test_nothing_to_unfreeze_is_wrong_use():
-    with pytest.raises(WrongUse, match="nothing but the head trains"):
+    with pytest.raises(WrongUse, match="only the head trains"):
         planned(2, freeze=[Rule("*", "freeze")])
 
 

@@ -222,7 +222,7 @@ def test_a_row_that_changes_while_it_is_used_is_an_error_not_a_value(entry, how)
         os.truncate(path, 2 * 24)
         other.append(ids[4:], values(range(4, 8)))
         other.close()
-    with pytest.raises(FinetuneError, match="rows in it are not what was written"):
+    with pytest.raises(FinetuneError, match="its rows differ from what was written"):
         entry.read(rows)
     bad = entry.damaged(ids)
     entry.disown(bad)

@@ -34,7 +34,7 @@ def words(outcome):
         ({}, {"freeze": ("conv1=train", "*")}, "conv1 trains"),
         ({}, {"freeze": ("*",), "bn": ("train",)}, "little work"),
         ({"cache_budget": "1 kB"}, {}, r"more than --cache-budget \(0.0 MiB\)"),
-        ({"preprocess": "small_features:brightened"}, {}, "code of yours"),
+        ({"preprocess": "tests.support.small_features:brightened"}, {}, "your own code"),
     ],
 )
 def test_auto_goes_on_without_and_says_why(config, rules, reason, monkeypatch):
