@@ -80,7 +80,7 @@ def fits(checkpoint: Checkpoint) -> list[Fit]:
 
 def exact_fits(checkpoint: Checkpoint) -> list[Fit]:
     """The rows a file fits exactly, best first."""
-    return [fit_row for fit_row in fits(checkpoint) if fit_row.exact]
+    return [fit for fit in fits(checkpoint) if fit.exact]
 
 
 def best_fit(checkpoint: Checkpoint) -> Fit:

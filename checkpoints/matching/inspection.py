@@ -156,7 +156,7 @@ def statistics_names(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, 
         elif re.search(r"(^|/)batch_normalization(_\d+)?/vars/\d+$", name):
             of_keys.setdefault(layer.removesuffix("/vars"), []).append(name)
     for layer, names in of_keys.items():
-        # Keras saves what trains first, and the two statistics last.
+        # Keras saves the trainable variables first, and the two statistics last.
         if len(names) >= 2:
             name = checkpoint.layers.get(names[0], layer)
             means[names[-2]] = variances[names[-1]] = name

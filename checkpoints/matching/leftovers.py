@@ -1,4 +1,4 @@
-"""What a training run leaves in a file of weights besides the weights."""
+"""Variables that a training run leaves in a file of weights, in addition to the weights."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase

@@ -188,7 +188,7 @@ class Scheduler:
                 self._settle(job)
 
     def _retry(self, job: Job, outcome: Outcome) -> bool:
-        """Whether the job is tried once more; the watcher is told so."""
+        """Whether the job is tried again; the callbacks hear of it."""
         if outcome.kind == "out-of-memory":
             return self._halve(job)
         if outcome.kind in ("killed", "lost"):

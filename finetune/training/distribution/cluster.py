@@ -1,4 +1,4 @@
-"""Who the workers of a run are, and which of them this process is: from TF_CONFIG, or from Slurm."""
+"""The workers of a run, and which of them this process is: from TF_CONFIG, or from Slurm."""
 
 import json
 import os
@@ -16,7 +16,7 @@ _ADDRESS = re.compile(r"^(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]+):(?P<port>\d{1
 
 @dataclass(frozen=True)
 class Cluster:
-    """`jobs` in TensorFlow's words: job -> `host:port` of its tasks; this process is task `index` of job `job`."""
+    """`jobs` in TensorFlow's terms: job -> `host:port` of its tasks. This process is task `index` of job `job`."""
 
     jobs: dict[str, tuple[str, ...]]
     job: str
@@ -24,7 +24,7 @@ class Cluster:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """`host:port` of every worker; the first is the chief, which alone writes files."""
+        """`host:port` of every worker. The first is the chief, the only one that writes files."""
         return tuple(address for job in _JOBS for address in self.jobs.get(job, ()))
 
     @property
@@ -49,7 +49,7 @@ def split(address: str) -> tuple[str, int]:
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Cluster:
-    """TF_CONFIG where it is set, else the variables of a Slurm step. WrongUse where neither says who they are."""
+    """TF_CONFIG where it is set, else the variables of a Slurm step. WrongUse where neither names the workers."""
     if environment.get("TF_CONFIG", "").strip():
         return parse(environment["TF_CONFIG"])
     if "SLURM_PROCID" in environment and "SLURM_STEP_NODELIST" in environment:
@@ -75,7 +75,7 @@ def parse(text: str) -> Cluster:
         raise _malformed("has no 'cluster'")
     jobs = {str(job): _tasks(job, addresses) for job, addresses in value["cluster"].items() if addresses}
     if unknown := [job for job in jobs if job not in _JOBS]:
-        raise _malformed(f"has a job '{unknown[0]}', which --distribute multi-worker has no use for")
+        raise _malformed(f"has a job '{unknown[0]}', which --distribute multi-worker does not use")
     if len(jobs.get("chief", ())) > 1:
         raise _malformed("names more than one chief")
     everyone = [address for addresses in jobs.values() for address in addresses]
@@ -85,7 +85,7 @@ def parse(text: str) -> Cluster:
         raise _malformed(f"names {max(everyone, key=everyone.count)} twice: every worker needs a port of its own")
     task = value.get("task")
     if not isinstance(task, dict):
-        raise _malformed("has no 'task', which says who of them this process is")
+        raise _malformed("has no 'task', which says which worker this process is")
     job, index = task.get("type"), task.get("index")
     if job not in jobs:
         raise _malformed(f"says its task is of type {job!r}, but 'cluster' has {', '.join(jobs)}")
@@ -111,7 +111,7 @@ def _malformed(what: str) -> WrongUse:
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Cluster:
-    """By TensorFlow's own resolver, which reads the process's environment."""
+    """With TensorFlow's resolver, which reads the process's environment."""
     import tensorflow as tf
 
     # A port of the job's own: two jobs may share a node.

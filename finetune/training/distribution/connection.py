@@ -12,7 +12,7 @@ from finetune.training.distribution.rendezvous import meet
 from finetune.training.distribution.strategy import Distribution, restore_signals
 
 _PLACES = ("data_dir", "checkpoint")
-"""Settings that may differ between workers: where files lie on each."""
+"""Settings that may differ between workers: the paths of files on each."""
 
 
 def mirrored(warn: Callable[[str], None]) -> Distribution:
@@ -22,7 +22,7 @@ def mirrored(warn: Callable[[str], None]) -> Distribution:
     if len(devices) < 2:
         kind = "GPU" if gpus else "CPU, no GPU"
         warn(
-            f"--distribute mirrored found one device (1 {kind}): this is a run like any other. It takes several GPUs "
+            f"--distribute mirrored found one device (1 {kind}): the run is not distributed. It needs several GPUs "
             "in one machine; for several machines there is --distribute multi-worker"
         )
         return Distribution()
@@ -34,13 +34,13 @@ def multi_worker(
 ) -> tuple[Distribution, dict[str, Any]]:
     """The workers of TF_CONFIG or Slurm, connected; and the chief's `settings` (JSON values), with this worker's paths.
 
-    To be called before TensorFlow computes anything. `settings` None: this worker takes whatever the chief runs.
-    Raises WrongUse and FinetuneError, on every worker, where they are not of one mind.
+    To be called before TensorFlow computes anything. `settings` None: this worker accepts any settings of the chief.
+    Raises WrongUse and FinetuneError on every worker where the workers do not agree.
     """
     cluster = from_environment()
     gpus = len(tf.config.list_physical_devices("GPU"))
     offer = {"command": command, "version": _versions(), "gpus": gpus, "settings": settings}
-    offer = json.loads(json.dumps(offer))  # as the others receive it: tuples are lists
+    offer = json.loads(json.dumps(offer))  # as the other workers receive it: tuples become lists
     agreed = meet(cluster, offer, objection=_objection, say=say)["settings"] or {}
     spec = tf.train.ClusterSpec({job: list(addresses) for job, addresses in cluster.jobs.items()})
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
@@ -75,12 +75,12 @@ def _versions() -> str:
 
 
 def _objection(chiefs: dict[str, Any], others: dict[str, Any]) -> str | None:
-    """What the two disagree in, in words."""
+    """A sentence on the first difference between the two; None where there is none."""
     for name, words in (("version", "the programs"), ("gpus", "the numbers of GPUs"), ("command", "the commands")):
         if chiefs[name] != others.get(name):
             return f"{words} differ, {others.get(name)} there and {chiefs[name]} here"
     mine, theirs = chiefs["settings"] or {}, others.get("settings")
-    if not isinstance(theirs, dict):  # it takes whatever the chief runs
+    if not isinstance(theirs, dict):  # it accepts any settings of the chief
         return None
     for name in mine:
         if name not in _PLACES and theirs.get(name) != mine[name]:

@@ -1,8 +1,8 @@
-"""All workers of a run meet, and agree on what they run, before TensorFlow computes anything.
+"""All workers of a run connect and agree on its settings, before TensorFlow computes anything.
 
-TensorFlow's own server waits an hour for a worker that was never started, deaf to Ctrl-C, and says nothing. So the
+TensorFlow's own server waits an hour for a worker that was never started. It ignores Ctrl-C and reports nothing. So the
 chief first listens itself, at the address where TensorFlow will listen later, for one line of JSON from each of the
-others. What is said there is only compared: nothing of it is executed.
+others. The messages are only compared; nothing in them is executed.
 """
 
 import json
@@ -17,12 +17,12 @@ from finetune.errors import FinetuneError, WrongUse
 from finetune.training.distribution.cluster import Cluster, split
 
 _LARGEST = 2**20
-"""Bytes of a message; a config has some thousand."""
+"""Largest size of a message in bytes; a config has some thousand."""
 _HEARD = 5.0
-"""Seconds in which whoever connects must have said its line."""
+"""Seconds in which a worker that connects must send its message."""
 
 _QUIET, _REMINDER = 5.0, 60.0
-"""Seconds after which it is said who is waited for, and said again."""
+"""Seconds before the first message about missing workers, and between two such messages."""
 
 
 def patience() -> float:
@@ -44,9 +44,9 @@ def meet(
     objection: Callable[[dict[str, Any], dict[str, Any]], str | None],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The chief's `offer`, once every worker has come, and `objection(chief's, other's)` is None for each.
+    """The chief's `offer`, once every worker has connected and `objection(chief's, other's)` is None for each.
 
-    Raises FinetuneError on every worker where one objects, comes twice, or does not come in time.
+    Raises FinetuneError on every worker where one objects, connects twice, or does not connect in time.
     """
     until = time.monotonic() + patience()
     if len(cluster.addresses) == 1:
@@ -64,7 +64,7 @@ def _gather(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     others: dict[int, socket.socket] = {}
-    told = time.monotonic() + _QUIET - _REMINDER
+    reminded = time.monotonic() + _QUIET - _REMINDER
     with ExitStack() as open_sockets:
         server = open_sockets.enter_context(_listening(cluster))
         server.settimeout(0.5)
@@ -82,9 +82,9 @@ def _gather(
                     f"{words} did not come within {patience():g} s: start the same command there with its own index in "
                     "TF_CONFIG, and check name, port and firewall (FINETUNE_WAIT sets the seconds)"
                 )
-            if time.monotonic() > told + _REMINDER:
+            if time.monotonic() > reminded + _REMINDER:
                 say(f"waiting at {cluster.own} for {words}")
-                told = time.monotonic()
+                reminded = time.monotonic()
             try:
                 connection = open_sockets.enter_context(server.accept()[0])
             except TimeoutError:
@@ -92,7 +92,7 @@ def _gather(
                 continue
             hello = _receive(connection, _HEARD)
             rank = (hello or {}).get("rank")
-            if hello is None or type(rank) is not int:  # a port scanner, or a worker that was stopped meanwhile
+            if hello is None or type(rank) is not int:  # a port scanner, or a worker that has stopped since
                 continue
             if hello.get("addresses") != list(cluster.addresses) or not 0 < rank < len(cluster.addresses):
                 reason = f"worker {rank} has another cluster in its TF_CONFIG than worker 0: it must be the same on all"
@@ -111,11 +111,11 @@ def _gather(
 
 
 def _join(cluster: Cluster, offer: dict[str, Any], until: float, say: Callable[[str], None]) -> dict[str, Any]:
-    with _listening(cluster):  # TensorFlow will need this port: better to hear of it now
+    with _listening(cluster):  # TensorFlow will need this port: a port in use is reported now
         pass
     hello = {"rank": cluster.rank, "addresses": list(cluster.addresses), "offer": offer}
     chief, reason = cluster.addresses[0], "no answer"
-    told = time.monotonic() + _QUIET - _REMINDER
+    reminded = time.monotonic() + _QUIET - _REMINDER
     while (left := until - time.monotonic()) > 0:
         try:
             with closing(socket.create_connection(split(chief), timeout=min(left, _HEARD))) as connection:
@@ -127,9 +127,9 @@ def _join(cluster: Cluster, offer: dict[str, Any], until: float, say: Callable[[
             raise FinetuneError(str(answer["error"]))
         if answer is not None and isinstance(answer.get("offer"), dict):
             return dict(answer["offer"])
-        if time.monotonic() > told + _REMINDER:
+        if time.monotonic() > reminded + _REMINDER:
             say(f"waiting for {cluster.named(0)}")
-            told = time.monotonic()
+            reminded = time.monotonic()
         time.sleep(min(0.3, max(left, 0.0)))
     raise FinetuneError(
         f"{cluster.named(0)} was not there within {patience():g} s ({reason}): start the same command there with index "
@@ -157,7 +157,7 @@ def _send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 
 def _receive(connection: socket.socket, seconds: float) -> dict[str, Any] | None:
-    """One line of JSON, an object; None where none comes."""
+    """One JSON object on one line; None where none arrives."""
     until, text = time.monotonic() + seconds, b""
     try:
         while not text.endswith(b"\n") and len(text) < _LARGEST:

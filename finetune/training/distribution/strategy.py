@@ -1,4 +1,4 @@
-"""What a run asks of `tf.distribute`: where variables are made, what a step sums, who writes, who is gone."""
+"""The use of `tf.distribute` by a run: variables on replicas, sums over replicas and workers, lost workers."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from finetune.errors import WorkerLost, WrongUse
 from finetune.training.distribution.cluster import Cluster
 
 _CHUNK = 2**23
-"""Numbers of eight bytes sent at once."""
+"""How many numbers of eight bytes are sent at once."""
 
 
 class Distribution:
@@ -22,8 +22,8 @@ class Distribution:
 
     strategy: `MirroredStrategy` or `MultiWorkerMirroredStrategy`; a replica is one device, with a copy of every
         variable that is made inside `scope`.
-    cluster: the processes of a multi-worker run. All of them must come to every method that sums or shares, in the
-        same order.
+    cluster: the processes of a multi-worker run. Every process must call the methods that sum or share, in the same
+        order.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy | None = None, cluster: Cluster | None = None) -> None:
@@ -52,7 +52,7 @@ class Distribution:
         return self._strategy.scope() if self._strategy else nullcontext()
 
     def check_batch(self, examples: int, batch_size: int) -> None:
-        """WrongUse where the global batch cannot be divided evenly: replicas of unequal weight are nobody's wish."""
+        """WrongUse where the global batch cannot be divided evenly among the replicas."""
         size = min(examples, batch_size)
         if size % self.replicas == 0:
             return
@@ -66,8 +66,8 @@ class Distribution:
     def on_replicas(self, function: Callable[..., Any], *values: tf.Tensor) -> Any:
         """`function` of each replica's equal part of `values`, in the order of their rows; returns the first's result.
 
-        To be called while a step is traced. `values` are this process's share. What `function` returns must be the
-        same on every replica, as what `all_sum` gives is.
+        To be called while a step is traced. `values` are this process's share. `function` must return the same on
+        every replica, for example a result of `all_sum`.
         """
         if self._strategy is None:
             return function(*values)
@@ -97,7 +97,7 @@ class Distribution:
         return [float(value) for value in self._summed(np.asarray(values, np.float64))]
 
     def any(self, flag: bool) -> bool:
-        """Whether any of the processes says so."""
+        """Whether `flag` is true in any process."""
         return self.sum_over_workers([float(flag)])[0] > 0 if self.workers > 1 else flag
 
     def share(self, value: Any) -> Any:
@@ -109,11 +109,11 @@ class Distribution:
         return json.loads(self._chiefs(text, length))
 
     def meet(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process has called this."""
         self.any(False)
 
     def give_out(self, variables: list[Any]) -> None:
-        """Make the chief's values those of every process, to the bit."""
+        """Copy the chief's values to every process, to the bit."""
         if self.workers == 1:
             return
         for variable in variables:
@@ -123,9 +123,9 @@ class Distribution:
                 variable.assign(np.frombuffer(received, value.dtype).reshape(value.shape))
 
     def part_seeds(self, model: Any) -> None:
-        """Let every replica draw other numbers: the state of dropout's seeds differs by the replica's number.
+        """Give every replica other random numbers: the state of dropout's seeds is shifted by the replica's number.
 
-        The first replica's, which is what is saved, keeps it.
+        The first replica's state is unchanged; it is the one that is saved.
         """
         states = [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
         if self._strategy is None or not states:
@@ -142,7 +142,7 @@ class Distribution:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Inside, an operation that fails because another process is gone is a WorkerLost that names it."""
+        """Raise WorkerLost, naming the worker, where an operation inside fails because another process is gone."""
         try:
             yield
         except tf.errors.OpError as error:
@@ -164,7 +164,7 @@ class Distribution:
         return f"{self.cluster.named(0)} or another" if self.rank else "another worker"
 
     def _chiefs(self, data: bytes, length: int) -> bytes:
-        """`length` bytes of the chief. As whole numbers, of which all but the chief's are 0: their sum is exact."""
+        """`length` bytes of the chief, sent as integers. Those of other processes are 0, so the sum is exact."""
         padded = np.zeros(-(-length // 8), np.int64)
         if self.is_chief:
             padded.view(np.uint8)[:length] = np.frombuffer(data, np.uint8)
@@ -193,7 +193,7 @@ ALONE = Distribution()
 """One process, one replica."""
 
 _SEED_STEP = 7919
-"""So far apart that no seed of another layer, each of them small, falls on it."""
+"""Larger than the small seeds of the layers, so that no two layers get the same one."""
 
 _OF_OTHERS = (
     tf.errors.UnavailableError,
@@ -204,6 +204,6 @@ _OF_OTHERS = (
 
 
 def restore_signals() -> None:
-    """TensorFlow's server takes SIGTERM for itself, and a run could no longer be stopped: give it back to Python."""
+    """Give SIGTERM back to Python: TensorFlow's server takes it, and a run could no longer be stopped."""
     with suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

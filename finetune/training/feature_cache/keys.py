@@ -29,7 +29,7 @@ _UNSEEN = (
     *("name", "trainable", "momentum", "statistics", "updates", "unbiased", "renormalise", "zero_debias", "run_steps"),
     *("seed", "synchronized", "renorm", "renorm_clipping", "renorm_momentum"),
 )
-"""Settings of a layer that its output in inference does not depend on; besides what draws and regularises weights."""
+"""Settings of a layer that do not affect its output in inference, in addition to initializers and regularizers."""
 _CHUNK = 256
 """Images hashed at once by a thread."""
 

@@ -14,7 +14,7 @@ from finetune.errors import FinetuneError
 from finetune.training.tracking import figures
 from finetune.training.tracking.trackers import read_notes, write_notes
 
-# Read when MLflow is imported. A run reports to nobody but the store it is told; a server that is gone must not hold
+# Read when MLflow is imported. A run reports only to the chosen store; a server that is gone must not hold
 # it up for minutes. What is already set wins.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
