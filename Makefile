@@ -30,7 +30,7 @@ demo: $(INSTALLED)  ## Transfer, diagnose and repair on generated images, offlin
 ##@ For developers
 
 # The tests of a file stay in one process, because their fixtures are trainings. Two processes, because each takes up to 3 GiB.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(INSTALLED)  ## Format, lint, type-check and test: the one command before a commit.
 	$(BIN)/ruff format .
@@ -47,7 +47,7 @@ test: $(INSTALLED)  ## Run the tests, on two cores.
 	$(PYTEST) -m "not slow and not soak"
 
 test-all: $(INSTALLED)  ## Run the full-size networks as well.
-	$(PYTEST)
+	$(PYTEST) --optimised-graphs
 
 docs: $(INSTALLED)  ## Write docs/backbones.md from the catalogue, and the table of docs/settings.md.
 	$(BIN)/python -m tools.settings_table
@@ -63,7 +63,7 @@ clean:  ## Remove the environment and what was generated.
 COVERAGE := $(BIN)/python -m coverage
 coverage: $(INSTALLED)  ## Measure the lines and branches that the tests reach; fails below 90 %.
 	$(COVERAGE) erase
-	$(COVERAGE) run -m pytest -n 2 --dist loadfile -m "not slow and not soak"
+	$(COVERAGE) run -m pytest -n 2 --dist worksteal -m "not slow and not soak"
 	$(COVERAGE) combine --quiet
 	$(COVERAGE) report
 

@@ -3,8 +3,6 @@
 import json
 import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from PIL import Image
 from finetune._version import __version__
 from finetune.runs.config_file import FORMAT_VERSION
 from tests.support.commands import typed
+from tests.support.warm_process import WarmProcess
 
 OLD = Path(__file__).parent / "old_runs"
 MAKER = runpy.run_path(str(OLD / "make.py"))
@@ -87,9 +86,9 @@ def test_a_finished_run_is_finished(old):
 
 def test_an_interrupted_run_goes_on_to_what_the_unbroken_one_had_reached(old):
     # A process of its own: the run is deterministic, and that cannot be switched off again.
-    command = [sys.executable, "-m", "finetune", "run", "--resume", str(old / "stopped"), "--quiet"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
+    answer = WarmProcess("", "run", "--resume", str(old / "stopped"), "--quiet", module="finetune")
+    _, stderr = answer.communicate()
+    assert answer.returncode == 0, stderr
     finished, resumed = result(old / "finished"), result(old / "stopped")
     assert resumed["proof"] == {**finished["proof"], "without_gradient": 0}
     for mode in ("is_training_false", "is_training_true"):

@@ -15,9 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from finetune.cli import main
-from tests.support.commands import SMALL, typed
-
-FINETUNE = (sys.executable, "-m", "finetune")
+from tests.support.commands import in_full, typed
+from tests.support.warm_process import WarmProcess
 
 
 def weights(path):
@@ -217,11 +216,11 @@ def test_diagnosed_repaired_and_healthy_again(finished, tmp_path):
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    planned = typed(f"run {SMALL} --preset linear-probe --dry-run")
+    planned = typed("run SMALL --preset linear-probe --dry-run")
     assert planned.exit_code == 0, planned.output
     assert "preset linear-probe: --freeze '*' --bn freeze" in planned.stderr
     assert planned.stdout == "95 training images, 12 steps; nothing was trained or written\n"
-    as_json = json.loads(typed(f"run {SMALL} --freeze '*' --dry-run --json --quiet").stdout)
+    as_json = json.loads(typed("run SMALL --freeze '*' --dry-run --json --quiet").stdout)
     assert (as_json["steps"], as_json["config"]["image_size"], as_json["config"]["epochs"]) == (12, 16, 3)
     assert [stage["stage"] for stage in as_json["stages"] if stage["training"]] == ["head"]
     assert not list(tmp_path.iterdir())
@@ -261,11 +260,10 @@ assert finetune("run", "--resume", "killed") == 0
 
 
 def test_resumed_and_repeated_equal_unbroken_to_the_bit(tmp_path):
-    extra = "--dropout 0.2 --freeze-until block1 --no-recalibrate-at-end --seed 3 --deterministic"
-    settings = [*SMALL.split(), *extra.split()]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
-    with subprocess.Popen([sys.executable, "-c", REPEATS, *settings], **quiet) as repeats:
-        with subprocess.Popen([*FINETUNE, "run", *settings, "--run-dir", "killed"], **quiet) as killed:
+    extra = "--dropout 0.2 --freeze conv1 --no-recalibrate-at-end --seed 3 --deterministic"
+    settings = [*in_full("TINY").split(), *extra.split()]
+    with WarmProcess(REPEATS, *settings, cwd=tmp_path) as repeats:
+        with WarmProcess("", "run", *settings, "--run-dir", "killed", module="finetune", cwd=tmp_path) as killed:
             for line in killed.stderr:
                 if line.startswith("epoch   1"):
                     killed.send_signal(signal.SIGKILL)
@@ -277,7 +275,7 @@ def test_resumed_and_repeated_equal_unbroken_to_the_bit(tmp_path):
     assert repeats.returncode == 0
     whole = tmp_path / "whole"
     expected = weights(whole / "model.keras")
-    assert len(expected) == 112
+    assert len(expected) == 12
     for name in ("stopped", "killed"):
         run = tmp_path / name
         assert read(run, "result.json")["test"] == read(whole, "result.json")["test"], name

@@ -1,16 +1,13 @@
 """Processes that want the same features at once share the work, and what one leaves when it is killed is sound."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 
 from finetune.training.feature_cache import feature_store
-from tests.support.places import ROOT
 from tests.support.small_features import CONFIG, classifier, generated, trained
+from tests.support.warm_process import WarmProcess
 
 IMAGES = 1550
 ROWS = IMAGES + 32  # and the test images in whole batches
@@ -35,13 +32,7 @@ with cached_feed(classifier(), generated(count=1550), CONFIG, Progress(print, do
 
 
 def started(patient):
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(patient)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    return WarmProcess(PROGRAM, str(patient))
 
 
 def test_two_at_once_and_one_killed_in_the_midst(home):
@@ -63,8 +54,7 @@ def test_two_at_once_and_one_killed_in_the_midst(home):
         for process in (first, second):
             process.kill()
             process.wait()
-            for stream in (process.stdin, process.stdout):
-                stream.close()
+            process.close()
     about = json.loads(said.splitlines()[-1])
     # Neither did all of it, and nothing is there twice but what a killed process had just written.
     assert 100 < about["read"] < ROWS - 100

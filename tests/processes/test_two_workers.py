@@ -1,11 +1,8 @@
 """Two real processes on loopback: they train what one does, and when one dies the other ends and the run goes on."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import keras
@@ -14,7 +11,7 @@ import pytest
 
 from finetune.config import RunConfig
 from finetune.training import start
-from tests.support.places import ROOT
+from tests.support.warm_process import WarmProcess
 
 SETTINGS = {
     "data": "demo-target",
@@ -45,6 +42,9 @@ main()
 """
 
 
+ONE_THREAD = {"FINETUNE_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+
+
 def ports(count):
     """Ports that nobody uses now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
@@ -56,18 +56,8 @@ def ports(count):
 
 
 def started(arguments, config, *, cwd, dies=""):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "TF_CONFIG": json.dumps(config),
-        "FINETUNE_THREADS": "1",
-        "FINETUNE_WAIT": "300",
-        "DIES": dies or "0 0",
-    }
-    command = [sys.executable, "-c", WORKER, "run", *arguments]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    environment = {"TF_CONFIG": json.dumps(config), "FINETUNE_WAIT": "300", "DIES": dies or "0 0", **ONE_THREAD}
+    return WarmProcess(WORKER, "run", *arguments, cwd=cwd, environment=environment)
 
 
 def together(chief, other, *, cwd, elsewhere=None, dies="", seconds=300):

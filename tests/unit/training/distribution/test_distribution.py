@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -20,7 +18,7 @@ from finetune.training.distribution import cluster as clusters
 from finetune.training.distribution.connection import _objection
 from finetune.training.distribution.rendezvous import meet
 from finetune.training.distribution.strategy import ALONE, Distribution
-from tests.support.places import ROOT
+from tests.support.warm_process import WarmProcess
 
 TWO = {"worker": ["a:2222", "b:2222"]}
 
@@ -308,11 +306,9 @@ np.savez(sys.argv[1], **found)
 def mirrored_values(tmp_path_factory):
     """What one replica and two compute of the same."""
     path = tmp_path_factory.mktemp("mirrored") / "values.npz"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FINETUNE_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", MIRRORED, str(path)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = WarmProcess(MIRRORED, str(path), environment={"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"})
+    _, stderr = done.communicate(timeout=300)
+    assert done.returncode == 0, stderr[-3000:]
     return dict(np.load(path))
 
 

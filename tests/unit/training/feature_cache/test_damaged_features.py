@@ -1,8 +1,6 @@
 """Features that have changed on the disk are computed anew, said once, and never trained on."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,8 +8,8 @@ import pytest
 from finetune.training.feature_cache import feature_store, preparing
 from finetune.training.feature_cache.entry import RECORD
 from tests.processes.test_shared_features import PROGRAM
-from tests.support.places import ROOT
 from tests.support.small_features import CONFIG, classifier, generated, trained
+from tests.support.warm_process import WarmProcess
 
 
 @pytest.fixture
@@ -95,16 +93,7 @@ def test_two_processes_find_the_same_damage(filled):
     row = (path / "rows.bin").stat().st_size // 150
     for number in range(0, 150, 10):
         flip(path / "rows.bin", number * row + 1)
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, "0.02"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        for _ in range(2)
-    ]
+    both = [WarmProcess(program, "0.02") for _ in range(2)]
     try:
         for one in both:
             assert one.stdout.readline() == "ready\n"

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 
 from finetune.errors import FinetuneError
 from finetune.training.feature_cache.entry import ID, Entry
+from tests.support.warm_process import WarmProcess
 
 SHAPE = (3, 2)
 
@@ -145,14 +144,14 @@ time.sleep(60)
 
 def test_what_another_process_is_at_is_claimed_until_it_is_gone(entry):
     ids = of_places(10)
-    other = subprocess.Popen([sys.executable, "-c", HOLDER, str(entry.path)], stdout=subprocess.PIPE, text=True)
+    other = WarmProcess(HOLDER, str(entry.path))
     try:
         assert other.stdout.readline() == "[True, True, True, True, True]\n"
         assert entry.claim(ids).tolist() == [False] * 5 + [True] * 5
     finally:
         other.send_signal(signal.SIGKILL)
         other.wait()
-        other.stdout.close()
+        other.close()
     assert entry.claim(ids).all()
 
 
@@ -183,23 +182,20 @@ def test_writers_killed_at_any_moment_leave_only_right_rows(entry):
     ids = of_places(4000)
     rng = np.random.default_rng(0)
     for _ in range(4):
-        writers = [
-            subprocess.Popen([sys.executable, "-c", WRITER, str(entry.path), str(n)], stdout=subprocess.PIPE)
-            for n in range(2)
-        ]
+        writers = [WarmProcess(WRITER, str(entry.path), str(n)) for n in range(2)]
         for writer in writers:
             writer.stdout.readline()
         time.sleep(rng.uniform(0.02, 0.4))
         for writer in writers:
             writer.kill()
             writer.wait()
-            writer.stdout.close()
+            writer.close()
         found = entry.find(ids)
         there = np.flatnonzero(found >= 0)
         np.testing.assert_array_equal(entry.read(found[there]), values(there))
         assert not len(entry.damaged(ids))
-    last = subprocess.run([sys.executable, "-c", WRITER, str(entry.path), "9"], capture_output=True, timeout=60)
-    assert last.stdout.endswith(b"done\n"), last.stderr
+    stdout, stderr = WarmProcess(WRITER, str(entry.path), "9").communicate(timeout=60)
+    assert stdout.endswith("done\n"), stderr
     np.testing.assert_array_equal(entry.read(entry.find(ids)), values(range(4000)))
     assert len(entry) == 4000  # nobody computed what another had
 

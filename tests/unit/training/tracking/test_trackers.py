@@ -1,8 +1,6 @@
 """What trackers are told, read back through their own libraries; and what happens when one fails."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from tensorboard.util import tensor_util
 
 from finetune.errors import FinetuneError, Interrupted, WrongUse
 from finetune.training.tracking.trackers import open_trackers
+from tests.support.warm_process import WarmProcess
 
 SETTINGS = {"backbone": "resnet_v1_50", "bn_decay": 0.9, "bn": ("a=freeze", "train"), "seed": 0, "checkpoint": None,
             "deterministic": False, "tracker": ("tensorboard",)}  # fmt: skip
@@ -202,9 +201,9 @@ def test_several_runs_of_a_batch_open_one_new_store_at_once(tmp_path):
     started = []
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
-        started.append(subprocess.Popen([sys.executable, "-c", program, str(tmp_path / name)], stderr=subprocess.PIPE))
+        started.append(WarmProcess(program, str(tmp_path / name)))
     for process in started:
-        assert process.communicate(timeout=120)[1] == b""
+        assert process.communicate(timeout=120)[1] == ""
         assert process.returncode == 0
     assert sorted(one.info.run_name for one in mlflow_runs(tmp_path)[1]) == ["a", "b", "c"]
 
