@@ -28,8 +28,8 @@ def main():
     from finetune.batchnorm.subject import kept
     from finetune.config import RunConfig
     from finetune.data import batches
+    from finetune.data.batches import EvalSet
     from finetune.data.dataset import stratified_subset
-    from finetune.data.evalset import EvalSet
     from finetune.diagnosis.doctor import TRAINING_IMAGES
     from finetune.diagnosis.drift import initial
     from finetune.diagnosis.measure import examine

@@ -12,8 +12,8 @@ SURFACES = {
         *("layer", "module_parts", "policy", "surgery", "statistics", "subject", "decay", "flatten"),
     },
     "data": {
-        *("load_data", "batches", "dataset", "evalset", "preprocessing", "image_files", "overlap", "share", "sources"),
-        *("sources.assembly", "pipeline", "augmentation", "custom", "lazy", "decoding"),
+        *("load_data", "batches", "dataset", "preprocessing", "image_files", "overlap", "sources"),
+        *("sources.assembly", "pipeline", "augmentation", "lazy", "decoding"),
     },
     "evaluation": {"evaluator", "predictions", "metrics", "significance", "flip"},
     "backbone": {"", "head", "freezing", "endpoints", "conversion", "networks.names"},
@@ -49,7 +49,7 @@ NO_TENSORFLOW = (
 PLUG_INS = {
     "finetune.backbone.networks": "the module of a row's family",
     "finetune.training.tracking.trackers": "the module of a tracker",
-    "finetune.data.custom": "module:function of --preprocess",
+    "finetune.data.preprocessing": "module:function of --preprocess",
     "finetune.batch.executors.warm": "what a job imports, before it is forked",
 }
 """Modules that import by a name that is data."""

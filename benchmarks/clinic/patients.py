@@ -19,8 +19,8 @@ from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.config import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
+from finetune.data.batches import EvalSet
 from finetune.data.dataset import Dataset, Split, stratified_subset
-from finetune.data.evalset import EvalSet
 from finetune.data.preprocessing import find_preprocessing
 from finetune.data.sources import read_source
 from finetune.data.sources.assembly import ReadOptions

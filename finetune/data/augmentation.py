@@ -1,15 +1,14 @@
-"""Random crops, flips and more of whole batches, as a pure function of a seed."""
+"""Random crops and flips of whole batches, RandAugment, mixup and CutMix, as pure functions of a seed."""
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from finetune.data.mixing import Mixing
-from finetune.data.rand_augment import RandAugment
-from finetune.data.share import WHOLE, Share
+from finetune.data.dataset import WHOLE, Share
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,8 @@ class Augmentation:
     With `resized_crop`, `lazy.draw_crop` instead takes random crops of the photos themselves, mirrored half of the
     time, before they become a batch. Then `augment` has nothing to do.
 
-    After the crop follow RandAugment of magnitude `rand_augment` (`rand_augment.py`), then `mixup` and `cutmix` with
-    their alphas (`mixing.py`). None disables one.
+    After the crop follow RandAugment of magnitude `rand_augment` (`RandAugment`), then `mixup` and `cutmix` with
+    their alphas (`Mixing`). None disables one.
     """
 
     crop_padding: int
@@ -113,3 +112,155 @@ def _mirrored(side: tf.Tensor) -> tf.Tensor:
 def _reflected(index: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Indices outside [0, size), mirrored at the end pixel, which is not repeated (np.pad 'reflect')."""
     return size - 1 - tf.abs(size - 1 - tf.abs(index))
+
+
+OPERATIONS = (
+    "random_shear",
+    "random_translation",
+    "random_rotation",
+    "random_brightness",
+    "random_color_degeneration",
+    "random_contrast",
+    "random_sharpness",
+    "random_posterization",
+    "solarization",
+    "auto_contrast",
+    "equalization",
+)
+"""The layers of `keras.layers.RandAugment`. The paper's identity is missing, because a weak draw amounts to it."""
+
+_OPERATIONS_AN_IMAGE = 2
+_FILL = "reflect"
+
+
+class Draws(keras.random.SeedGenerator):  # type: ignore[misc]
+    """Seeds for Keras's layers. Each is a function of one seed and its position, not of earlier draws."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self._root: Any = None
+        self._count = 0
+
+    def begin(self, seed: tf.Tensor) -> "Draws":
+        """Derive the following seeds from `seed`, int32 `[2]`."""
+        self._root, self._count = seed, 0
+        return self
+
+    def next(self, ordered: bool = True) -> tf.Tensor:
+        """The next seed, int32 `[2]`."""
+        self._count += 1
+        return tf.random.experimental.stateless_fold_in(self._root, self._count)
+
+
+class RandAugment(keras.layers.RandAugment):  # type: ignore[misc]
+    """RandAugment (Cubuk et al. 2020, arXiv 1909.13719), as a pure function of a seed.
+
+    It is Keras's layer with the paper's strengths, drawn for every image.
+
+    magnitude: in (0, 1]; 1 is the strongest of the paper's ranges (its M = 30). Each image gets two operations. The
+        strength of each is drawn uniformly up to `magnitude`, in either direction if there are two.
+
+    Keras 3.15's own layer differs in these ways:
+
+    - It draws one pair of operations for a whole batch, from a counter: so the result depends on the batches before.
+    - Its scales differ: 0.5 rotates by up to 180 degrees; it only brightens and only blurs; a smaller factor solarizes
+      more.
+    - It equalizes all images with one histogram.
+    - It computes all operations for all images, which takes ten times as long.
+    """
+
+    def __init__(self, magnitude: float) -> None:
+        super().__init__(value_range=(0, 255), num_ops=_OPERATIONS_AN_IMAGE, factor=magnitude)
+        layers, m = keras.layers, magnitude
+        turned = {"fill_mode": _FILL}
+        self.random_shear = layers.RandomShear(0.3 * m, 0.3 * m, **turned)
+        self.random_translation = layers.RandomTranslation(0.45 * m, 0.45 * m, **turned)
+        self.random_rotation = layers.RandomRotation(30 / 360 * m, **turned)
+        self.random_brightness = layers.RandomBrightness(0.45 * m, value_range=(0, 255))
+        self.random_color_degeneration = layers.RandomColorDegeneration(0.9 * m, value_range=(0, 255))
+        self.random_contrast = layers.RandomContrast(0.9 * m, value_range=(0, 255))
+        # 0.5 leaves the image unchanged, 0 blurs it, 1 sharpens it.
+        self.random_sharpness = layers.RandomSharpness((0.5 - 0.45 * m, 0.5 + 0.45 * m), value_range=(0, 255))
+        # The number of bits that are kept; the upper bound is excluded.
+        self.random_posterization = layers.RandomPosterization((round(8 - 4 * m), 9), value_range=(0, 255))
+        self.solarization = layers.Solarization(threshold_factor=m, value_range=(0, 255))
+        self._draws = Draws()
+        for name in OPERATIONS:
+            if hasattr(getattr(self, name), "generator"):
+                getattr(self, name).generator = self._draws
+
+    def augment(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """float32 `[batch, height, width, 3]` in [0, 255] in and out; `seed` int32 `[2]`. For use in a graph."""
+        draws, batch = self._draws.begin(seed), tf.shape(images)[0]
+        shape = [None, *images.shape[1:]]
+        for _ in range(_OPERATIONS_AN_IMAGE):
+            which = tf.random.stateless_uniform([batch], draws.next(), 0, len(OPERATIONS), tf.int32, alg="philox")
+            # Each operation gets only the images that drew it: a few of the batch, or none.
+            parts = tf.dynamic_partition(images, which, len(OPERATIONS))
+            places = tf.dynamic_partition(tf.range(batch), which, len(OPERATIONS))
+            made = [
+                tf.ensure_shape(self._changed(name, part), shape) for name, part in zip(OPERATIONS, parts, strict=True)
+            ]
+            images = tf.ensure_shape(tf.dynamic_stitch(places, made), images.shape)
+        return images
+
+    def _changed(self, name: str, images: tf.Tensor) -> tf.Tensor:
+        layer = getattr(self, name)
+        if name == "equalization":
+            # Keras's layer takes one histogram of all its images, and fails without images.
+            return tf.map_fn(lambda one: layer.transform_images(one[None], None, training=True)[0], images)
+        draw = layer.get_random_transformation(images, training=True, seed=self._draws)
+        if name == "solarization":
+            # Pixels above the threshold are inverted, and the weakest draw must change nothing.
+            draw["thresholds"] = 255.0 - draw["thresholds"]
+        return tf.clip_by_value(layer.transform_images(images, draw, training=True), 0.0, 255.0)
+
+
+class Mixing:
+    """Mixup (Zhang et al. 2018, arXiv 1710.09412), CutMix (Yun et al. 2019, arXiv 1905.04899), or for every batch one
+    of the two with equal probability. They mix images and labels of a batch with Keras's layers.
+
+    mixup, cutmix: alpha; the share of the other image is drawn for every image from Beta(alpha, alpha). None disables
+    that one.
+    """
+
+    def __init__(self, mixup: float | None, cutmix: float | None) -> None:
+        self._mixup = keras.layers.MixUp(mixup) if mixup else None
+        # Given a single number, Keras would draw alpha for every batch, from 0 up to that number.
+        self._cutmix = keras.layers.CutMix((cutmix, cutmix)) if cutmix and cutmix <= 1 else None
+        if cutmix and cutmix > 1:
+            self._cutmix = keras.layers.CutMix(1.0)
+            self._cutmix.factor = (cutmix, cutmix)  # the layer's own check rejects an alpha above 1
+        self._draws = Draws()
+
+    def mix(self, images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """float32 images `[batch, height, width, 3]` and targets `[batch, classes]`, in and out; `seed` int32 `[2]`.
+
+        A target's share is that of the pixels, in whole pixels. For use in a graph.
+        """
+        draws = self._draws.begin(seed)
+        which = tf.random.stateless_uniform([], draws.next(), alg="philox")
+        if self._cutmix is None:
+            return self._by_mixup(images, targets, draws)
+        if self._mixup is None:
+            return self._by_cutmix(images, targets, draws)
+        return tf.cond(  # type: ignore[no-any-return]
+            which < 0.5,
+            lambda: self._by_mixup(images, targets, draws),
+            lambda: self._by_cutmix(images, targets, draws),
+        )
+
+    def _by_mixup(self, images: tf.Tensor, targets: tf.Tensor, draws: Draws) -> tuple[tf.Tensor, tf.Tensor]:
+        layer: Any = self._mixup
+        draw = layer.get_random_transformation(images, seed=draws)
+        # The draw from Beta with a small alpha is 0 / 0 if both of its gamma draws underflow float32.
+        weight = draw["mix_weight"]
+        draw["mix_weight"] = tf.where(tf.math.is_finite(weight), weight, 1.0)
+        return layer.transform_images(images, draw), layer.transform_labels(targets, draw)
+
+    def _by_cutmix(self, images: tf.Tensor, targets: tf.Tensor, draws: Draws) -> tuple[tf.Tensor, tf.Tensor]:
+        layer: Any = self._cutmix
+        draw = layer.get_random_transformation(images, seed=draws)
+        # Keras's share is that of the box before it is rounded to whole pixels. Its Beta draw may also be 0 / 0.
+        draw["mix_weight"] = 1.0 - tf.reduce_mean(tf.cast(draw["batch_masks"], tf.float32), axis=[1, 2, 3])
+        return layer.transform_images(images, draw), layer.transform_labels(targets, draw)

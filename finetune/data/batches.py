@@ -1,5 +1,6 @@
-"""The batches of a completed config, for training and for every evaluation."""
+"""The batches of a completed config for training and evaluation, and `EvalSet`, from which measurements take theirs."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,8 @@ import numpy as np
 from finetune.config import RunConfig
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
-from finetune.data.dataset import Split, stratified_subset
+from finetune.data.dataset import WHOLE, Share, Split, stratified_subset
 from finetune.data.preprocessing import find_preprocessing
-from finetune.data.share import WHOLE, Share
 from finetune.errors import WrongUse
 
 
@@ -86,3 +86,48 @@ def training_subset(split: Split, config: RunConfig, images: int) -> Split:
     batch_size = config.batch_size or len(subset)
     whole = len(subset) - len(subset) % batch_size or len(subset)
     return subset.take(np.random.default_rng(config.seed).permutation(len(subset))[:whole])
+
+
+@dataclass(frozen=True, eq=False)
+class EvalSet:
+    """Labelled images and the form in which a network takes them.
+
+    The form is a batch size, an image size in px and a preprocessing (anything with `name` and `apply`).
+    """
+
+    split: Split
+    batch_size: int
+    image_size: int
+    preprocessing: Any
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batches(self) -> pipeline.Batches:
+        """(preprocessed images, labels, counted) in the split's order; every image counts once, every batch is full."""
+        return pipeline.eval_batches(
+            self.split, batch_size=self.batch_size, image_size=self.image_size, preprocessing=self.preprocessing
+        )
+
+    def through(self, preprocessing: Any) -> "EvalSet":
+        """The same images with another preprocessing."""
+        return replace(self, preprocessing=preprocessing)
+
+    def at(self, batch_size: int) -> "EvalSet":
+        """The same images in batches of another size."""
+        return replace(self, batch_size=batch_size)
+
+    def some(self, images: int) -> "EvalSet":
+        """At most `images` of them, evenly spread over the split and in its order."""
+        if images >= len(self):
+            return self
+        chosen = np.linspace(0, len(self) - 1, images).round().astype(np.int64)
+        return replace(self, split=self.split.take(chosen))
+
+    def shuffled(self, seed: int = 0) -> "EvalSet":
+        """The same images in random order."""
+        return replace(self, split=self.split.take(np.random.default_rng(seed).permutation(len(self))))
+
+    def grouped(self) -> "EvalSet":
+        """The same images sorted by class."""
+        return replace(self, split=self.split.take(np.argsort(self.split.labels, kind="stable")))

@@ -1,4 +1,4 @@
-"""Labelled images as values, and stratified subsets of them."""
+"""Labelled images as values, stratified subsets of them, and the share of one of several workers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -42,6 +42,31 @@ class Split:
         """The same images, at `side` px if they are photos. Images in memory keep their size until they are in a batch,
         so that pixels are not resized twice."""
         return replace(self, images=self.images.at(side)) if isinstance(self.images, LazyImages) else self
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of worker `index` (from 0) of `of` workers in the same batches."""
+
+    index: int = 0
+    of: int = 1
+
+    def rows(self, chosen: np.ndarray) -> np.ndarray:
+        """The worker's part of a training batch `[batch]`. Parts are equal and in the workers' order.
+
+        Raises ValueError if the batch cannot be divided equally.
+        """
+        if len(chosen) % self.of:
+            raise ValueError(f"a batch of {len(chosen)} has no {self.of} equal parts")
+        size = len(chosen) // self.of
+        return chosen[self.index * size : (self.index + 1) * size]
+
+    def numbers(self, batches: range) -> range:
+        """The worker's batches of an evaluation: every `of`-th one, or none if there are fewer batches than workers."""
+        return batches[self.index :: self.of]
+
+
+WHOLE = Share()
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,7 @@ import numpy as np
 
 from finetune.data import decoding
 from finetune.data.dataset import Split
-from finetune.data.lazy import LazyImages, PhotoFiles
-from finetune.data.scanning import Progress, inspect_photos
+from finetune.data.lazy import LazyImages, PhotoFiles, Progress, inspect_photos
 from finetune.data.sources.image_folder import images_below, skipped_files
 from finetune.errors import FinetuneError
 from finetune.text import printable

@@ -13,11 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.data.augmentation import Augmentation
-from finetune.data.custom import CustomPreprocessing
-from finetune.data.dataset import Split
+from finetune.data.dataset import WHOLE, Share, Split
 from finetune.data.lazy import random_crops
-from finetune.data.preprocessing import AnyPreprocessing
-from finetune.data.share import WHOLE, Share
+from finetune.data.preprocessing import AnyPreprocessing, CustomPreprocessing
 from finetune.errors import FinetuneError, WrongUse
 from finetune.process import cores
 

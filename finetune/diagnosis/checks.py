@@ -9,7 +9,7 @@ import numpy as np
 
 from finetune.batchnorm.statistics import Moments
 from finetune.batchnorm.subject import Snapshot, Subject
-from finetune.data.evalset import EvalSet
+from finetune.data.batches import EvalSet
 from finetune.data.preprocessing import suspects, swapped
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.drift import drift

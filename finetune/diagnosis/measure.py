@@ -11,7 +11,7 @@ from typing import Literal
 
 from finetune.batchnorm.statistics import Moments, write_moving
 from finetune.batchnorm.subject import Snapshot, Subject, kept
-from finetune.data.evalset import EvalSet
+from finetune.data.batches import EvalSet
 from finetune.diagnosis.checks import CheckBudget, compare, further_checks, suspicious
 from finetune.diagnosis.drift import drift, initial, share_left
 from finetune.diagnosis.evidence import BNEvidence, Facts, ModeScores, Share

@@ -9,7 +9,7 @@ from pathlib import Path
 from finetune.backbone import freezing
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.config import RunConfig
-from finetune.data.share import Share
+from finetune.data.dataset import Share
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
 from finetune.process import stop_signals
 from finetune.runs.config_file import FORMAT_VERSION

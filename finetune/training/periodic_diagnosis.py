@@ -5,8 +5,7 @@ from typing import Any
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Forward, Snapshot, Statistics
 from finetune.data import batches
-from finetune.data.batches import training_subset
-from finetune.data.evalset import EvalSet
+from finetune.data.batches import EvalSet, training_subset
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.measure import examine
 from finetune.diagnosis.rules.rule import Commands

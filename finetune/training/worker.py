@@ -5,7 +5,7 @@ from pathlib import Path
 
 from finetune.backbone import freezing
 from finetune.config import RunConfig
-from finetune.data.share import Share
+from finetune.data.dataset import Share
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
 from finetune.process import stop_signals
 from finetune.runs.directory import RunDir

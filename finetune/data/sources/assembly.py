@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.dataset import Dataset, Split, hold_out
-from finetune.data.lazy import LazyImages, Photos
-from finetune.data.scanning import Progress as Progress
-from finetune.data.scanning import first_few, inspect_photos
+from finetune.data.lazy import LazyImages, Photos, first_few, inspect_photos
+from finetune.data.lazy import Progress as Progress
 from finetune.errors import FinetuneError
 
 _TEST_STREAM = 1

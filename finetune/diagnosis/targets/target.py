@@ -8,9 +8,8 @@ from typing import Any
 from finetune.batchnorm.subject import Subject
 from finetune.config import RunConfig
 from finetune.data import batches
-from finetune.data.batches import training_subset
+from finetune.data.batches import EvalSet, training_subset
 from finetune.data.dataset import Dataset
-from finetune.data.evalset import EvalSet
 from finetune.data.load_data import load_data
 from finetune.data.preprocessing import PREPROCESSINGS, find_preprocessing
 from finetune.diagnosis.rules.rule import Commands

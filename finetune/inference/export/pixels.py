@@ -16,8 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune.data.custom import CustomPreprocessing
-from finetune.data.preprocessing import AnyPreprocessing
+from finetune.data.preprocessing import AnyPreprocessing, CustomPreprocessing
 from finetune.errors import FinetuneError
 
 

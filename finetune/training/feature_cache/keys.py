@@ -14,10 +14,9 @@ import tensorflow as tf
 from finetune.batchnorm.layer import BatchNorm
 from finetune.batchnorm.module_parts import Module
 from finetune.data import pipeline
-from finetune.data.custom import CustomPreprocessing
 from finetune.data.dataset import Split
 from finetune.data.lazy import LazyImages, in_threads
-from finetune.data.preprocessing import AnyPreprocessing
+from finetune.data.preprocessing import AnyPreprocessing, CustomPreprocessing
 from finetune.training.feature_cache.cut import nodes
 from finetune.training.feature_cache.entry import ID
 

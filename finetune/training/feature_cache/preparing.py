@@ -17,8 +17,8 @@ from finetune.batchnorm.surgery import parts as parts_of
 from finetune.config import RunConfig
 from finetune.data import batches, pipeline
 from finetune.data.augmentation import Augmentation
-from finetune.data.custom import CustomPreprocessing
 from finetune.data.dataset import Dataset
+from finetune.data.preprocessing import CustomPreprocessing
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import size_in_bytes, size_in_words
 from finetune.training.feature_cache import feature_store, keys

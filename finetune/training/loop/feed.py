@@ -9,8 +9,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config import RunConfig
 from finetune.data import batches
-from finetune.data.dataset import Dataset
-from finetune.data.share import WHOLE, Share
+from finetune.data.dataset import WHOLE, Dataset, Share
 from finetune.evaluation.evaluator import Evaluator
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import adopt
+from finetune.data.batches import EvalSet
 from finetune.data.dataset import Split
-from finetune.data.evalset import EvalSet
 from finetune.data.preprocessing import find_preprocessing, suspects
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.checks import SIZES

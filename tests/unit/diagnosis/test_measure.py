@@ -6,8 +6,8 @@ import pytest
 
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt, bn_layers
+from finetune.data.batches import EvalSet
 from finetune.data.dataset import Split
-from finetune.data.evalset import EvalSet
 from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.measure import examine

@@ -6,7 +6,7 @@ import pytest
 from checkpoints.formats import open_checkpoint
 from finetune.batchnorm.statistics import recalibrate
 from finetune.data import pipeline
-from finetune.data.evalset import EvalSet
+from finetune.data.batches import EvalSet
 from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.measure import examine
 from finetune.evaluation.evaluator import Evaluator, count

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from checkpoints.formats.slim_writer import write_slim
+from finetune.data.batches import EvalSet
 from finetune.data.dataset import Split
-from finetune.data.evalset import EvalSet
 from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.measure import examine
 from finetune.tf_graphs import open_graph

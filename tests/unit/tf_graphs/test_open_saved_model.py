@@ -13,8 +13,8 @@ from finetune.batchnorm.flatten import flat
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import adopt
+from finetune.data.batches import EvalSet
 from finetune.data.dataset import Split
-from finetune.data.evalset import EvalSet
 from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.measure import examine
 from finetune.diagnosis.rules.rule import Commands

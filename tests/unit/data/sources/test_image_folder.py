@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from finetune.config import RunConfig
-from finetune.data import scanning
+from finetune.data import lazy
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import load_data
 from finetune.data.sources import absolute
@@ -194,10 +194,10 @@ def test_damaged_images_can_be_left_out_and_are_counted(damaged):
 
 
 def test_of_many_images_headers_are_read_and_of_very_many_some(damaged, monkeypatch):
-    monkeypatch.setattr(scanning, "DECODED", 10)
+    monkeypatch.setattr(lazy, "DECODED", 10)
     with pytest.raises(FinetuneError, match="3 of 24 images cannot be used"):
         load(damaged)
-    monkeypatch.setattr(scanning, "OPENED", 12)
+    monkeypatch.setattr(lazy, "OPENED", 12)
     with pytest.raises(FinetuneError, match=r"of the 12 images inspected \(of 24\) cannot be used"):
         load(damaged)
     assert len(load(damaged, skip_bad_images=True).skipped) == 4

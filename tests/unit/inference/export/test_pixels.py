@@ -9,8 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from finetune.data import decoding
-from finetune.data.custom import CustomPreprocessing
-from finetune.data.preprocessing import find_preprocessing, suspects
+from finetune.data.preprocessing import CustomPreprocessing, find_preprocessing, suspects
 from finetune.errors import FinetuneError
 from finetune.inference.export import pixels
 

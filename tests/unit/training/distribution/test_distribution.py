@@ -10,9 +10,8 @@ import pytest
 
 from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
-from finetune.data.dataset import Split
+from finetune.data.dataset import Share, Split
 from finetune.data.preprocessing import find_preprocessing
-from finetune.data.share import Share
 from finetune.errors import FinetuneError, WrongUse
 from finetune.training.distribution import cluster as clusters
 from finetune.training.distribution.connection import _objection
