@@ -29,7 +29,7 @@ from finetune.training.periodic_diagnosis import Checkup
 from finetune.training.phases import Phases
 from finetune.training.prepare import Prepared, prepare
 from finetune.training.range_test import settle_learning_rate, write_range_test
-from finetune.training.tracking.trackers import Trackers, open_trackers
+from finetune.training.tracking.trackers import Report, open_trackers
 
 
 def start(
@@ -130,13 +130,13 @@ class _Chief:
                 on.watching(),
                 open_trackers(
                     config.tracker, run.path, settings=settings, source=source, warn=self.display.warn
-                ) as trackers,
+                ) as report,
                 ExitStack() as held,
             ):
                 if on.workers > 1:
                     on.share({"run": str(run), "data": self.prepared.dataset.fingerprint()})
-                outcome = self._train(trackers, held, resume_from)
-                finish(run, self.prepared, self.display, trackers, outcome)
+                outcome = self._train(report, held, resume_from)
+                finish(run, self.prepared, self.display, report, outcome)
                 on.meet()
         except (Interrupted, KeyboardInterrupt) as stopped:
             words = str(stopped) or "interrupted"
@@ -148,7 +148,7 @@ class _Chief:
                 error.add_note(f"continue with: {run.resume_command}")
             raise
 
-    def _train(self, trackers: Trackers, held: ExitStack, resume_from: State | None) -> Outcome:
+    def _train(self, report: Report, held: ExitStack, resume_from: State | None) -> Outcome:
         """Train to the last step. `held` keeps cached features until the test images are scored."""
         run, prepared, display, on = self.run, self.prepared, self.display, self.distribution
         config, model, dataset = prepared.config, prepared.model, prepared.dataset
@@ -157,7 +157,7 @@ class _Chief:
         with stop_signals() as requested:
             checkup = Checkup(prepared, load_snapshot(run)) if config.diagnose_every else None
             phases = Phases(run, prepared, display)
-            recorder = Recorder(run, model, display, trackers, requested, checkup, phases)
+            recorder = Recorder(run, model, display, report, requested, checkup, phases)
             if resume_from is not None:
                 put_back(model.variables, resume_from.arrays, "model")  # features are those of its weights
             not_for = None

@@ -27,7 +27,7 @@ from finetune.training.display import Display
 from finetune.training.loop.feed import Feed
 from finetune.training.phases import Phases
 from finetune.training.prepare import Prepared
-from finetune.training.tracking.trackers import Trackers
+from finetune.training.tracking.trackers import Report
 
 RECALIBRATION_IMAGES = 10_000
 """Precise BN needs 1k to 10k images (Wu & Johnson 2021, section 3.2)."""
@@ -55,7 +55,7 @@ class Outcome:
     cached: dict[str, Any] | None
 
 
-def finish(run: RunDir, prepared: Prepared, display: Display, trackers: Trackers, outcome: Outcome) -> None:
+def finish(run: RunDir, prepared: Prepared, display: Display, report: Report, outcome: Outcome) -> None:
     """Everything that follows the last step, until `result.json`. FinetuneError where a freeze plan was broken."""
     config, model, dataset = prepared.config, prepared.model, prepared.dataset
     proofs, updates = outcome.phases.close(), outcome.phases.updates(len(outcome.history))
@@ -86,7 +86,7 @@ def finish(run: RunDir, prepared: Prepared, display: Display, trackers: Trackers
         **_counts_json(dataset, outcome),
     }
     card_facts.write(run, prepared, result, predictions)
-    trackers.end(result)
+    report(lambda one: one.end(result))
     run.write("result.json", result)
     run.state_path.unlink(missing_ok=True)
     refuse_broken_plan(run)

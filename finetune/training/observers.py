@@ -13,7 +13,7 @@ from finetune.training.loop.state import State
 from finetune.training.loop.train import Observer
 from finetune.training.periodic_diagnosis import Checkup
 from finetune.training.phases import Phases
-from finetune.training.tracking.trackers import Trackers
+from finetune.training.tracking.trackers import Report
 
 
 class Recorder(Observer):
@@ -24,20 +24,20 @@ class Recorder(Observer):
         run: RunDir,
         model: keras.Model,
         display: Display,
-        trackers: Trackers,
+        report: Report,
         requested: Callable[[], bool],
         checkup: Checkup | None,
         phases: Phases,
     ) -> None:
         self._run, self._display, self._requested, self._checkup = run, display, requested, checkup
-        self._trackers, self._statistics = trackers, KerasSubject(model).snapshot
+        self._report, self._statistics = report, KerasSubject(model).snapshot
         self._phases = phases
         self.averages: dict[str, np.ndarray] | None = None
 
     def on_step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
         """After a step: shown and tracked."""
         self._display.step(epoch=epoch, step=step, steps=steps, images=images, loss=loss)
-        self._trackers.step(step, loss)
+        self._report(lambda one: one.step(step, loss))
 
     def on_epoch(self, history: list[dict[str, Any]]) -> None:
         """After an epoch, before its state is saved: written, tracked, shown, with a checkup where one is due."""
@@ -48,7 +48,7 @@ class Recorder(Observer):
                 updates=self._phases.updates(epoch), batch=self._phases.batch_statistics(epoch)
             )
         self._run.write_metrics(history)
-        self._trackers.epoch(history, self._statistics)
+        self._report(lambda one: one.epoch(history, self._statistics))
         self._display.epoch(row)
 
     def stop_requested(self) -> bool:
@@ -61,7 +61,7 @@ class Recorder(Observer):
 
     def save(self, state: State) -> None:
         """Save the state after the trackers: a saved state never holds epochs that they lack."""
-        self._trackers.flush()
+        self._report(lambda one: one.flush())
         self._run.state_path.parent.mkdir(exist_ok=True)
         state.save(self._run.state_path)
 

@@ -5,14 +5,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from finetune.batchnorm.subject import Snapshot
 from finetune.errors import FinetuneError
-from finetune.training.tracking import figures
-from finetune.training.tracking.trackers import read_notes, write_notes
+from finetune.training.tracking.trackers import Tracker, of_epoch, of_result, of_settings, read_notes, write_notes
 
 # Read when MLflow is imported. A run reports only to the chosen store; a server that is gone must not hold
 # it up for minutes. What is already set wins.
@@ -30,29 +29,24 @@ _MOST = 100
 """Params MLflow takes at once; of metrics it takes more."""
 
 
-class MLflow:
+class MLflow(Tracker):
     """Settings as params, epochs and test results as metrics by step, the run's small files as artifacts.
 
-    What the MLflow run already holds is not logged again.
+    What the MLflow run already holds is not logged again. Steps are not logged: a row in a database for every step
+    would be slower than the step. Nothing is held back until `flush`.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, directory: Path) -> None:
         self._client, self._id, self._directory = client, run_id, directory
         self._logged: dict[str, set[int]] = {}
 
-    def step(self, step: int, loss: float) -> None:
-        """Nothing: a row in a database for every step would be slower than the step."""
-
     def epoch(self, history: Sequence[Mapping[str, Any]], statistics: Callable[[], Snapshot]) -> None:
         """As `Tracker.epoch`."""
-        self._log((int(row["step"]), figures.of_epoch(row)) for row in history)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
+        self._log((int(row["step"]), of_epoch(row)) for row in history)
 
     def end(self, result: Mapping[str, Any]) -> None:
         """As `Tracker.end`."""
-        self._log([(int(result["steps"]), figures.of_result(result))])
+        self._log([(int(result["steps"]), of_result(result))])
 
     def close(self, status: str) -> None:
         """As `Tracker.close`; a finished run's small files are kept with it."""
@@ -78,7 +72,7 @@ class MLflow:
             self._client.log_batch(self._id, metrics=some)
 
 
-def open_tracker(place: str | None, run: Path, *, settings: Mapping[str, Any], source: Snapshot | None) -> MLflow:
+def open_tracker(place: str | None, run: Path, settings: Mapping[str, Any], source: Snapshot | None) -> MLflow:
     """The MLflow run that tracking.json names, if the store still has it, else a new one.
 
     The store is DIR/mlflow.db with artifacts beside it, or a URI of MLflow's; without a place MLFLOW_TRACKING_URI, or
@@ -86,13 +80,14 @@ def open_tracker(place: str | None, run: Path, *, settings: Mapping[str, Any], s
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    uri = (
-        place if place is not None and "://" in place else os.environ.get("MLFLOW_TRACKING_URI") if not place else None
-    )
-    directory = None if uri else Path(place) if place else run.absolute().parent
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-    with _alone(directory):
+    given = place or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = given if not place or "://" in place else None
+    directory = None if uri else Path(place or run.absolute().parent)
+    with ExitStack() as alone:
+        if directory is not None:
+            # One process at a time: two that make the tables of a new SQLite store at once fail both.
+            directory.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(alone.enter_context(open(directory / ".mlflow.lock", "a+")), fcntl.LOCK_EX)
         client = MlflowClient(tracking_uri=uri or f"sqlite:///{directory}/mlflow.db")
         noted = read_notes(run)
         run_id = noted.get("mlflow")
@@ -102,41 +97,23 @@ def open_tracker(place: str | None, run: Path, *, settings: Mapping[str, Any], s
     return MLflow(client, run_id, run)
 
 
-@contextmanager
-def _alone(directory: Path | None) -> Iterator[None]:
-    """One process at a time: two that make the tables of a new SQLite store at once fail both."""
-    if directory is None:
-        yield
-        return
-    with open(directory / ".mlflow.lock", "a+") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def _create(client: MlflowClient, artifacts: Path | None, run: Path, settings: Mapping[str, Any]) -> str:
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     location = None if artifacts is None else (artifacts / "mlartifacts" / name).as_uri()
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            experiment_id = client.create_experiment(name, artifact_location=location)
+            experiment = client.get_experiment(client.create_experiment(name, artifact_location=location))
         except MlflowException:  # another run of the same batch was faster
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
-    if experiment is not None:
-        if experiment.lifecycle_stage != "active":
-            raise FinetuneError(
-                f"the MLflow experiment '{name}' was deleted: restore it, or set MLFLOW_EXPERIMENT_NAME"
-            )
-        experiment_id = experiment.experiment_id
-    tags = {
-        "mlflow.source.name": "finetune run",
-        "mlflow.source.type": "LOCAL",
-        "finetune.run": str(run.absolute()),
-    }
-    run_id: str = client.create_run(experiment_id, run_name=run.name, tags=tags).info.run_id
-    params = [Param(key, str(value)[:6000]) for key, value in figures.settings(settings).items()]
+    if experiment.lifecycle_stage != "active":
+        raise FinetuneError(f"the MLflow experiment '{name}' was deleted: restore it, or set MLFLOW_EXPERIMENT_NAME")
+    source = {"mlflow.source.name": "finetune run", "mlflow.source.type": "LOCAL"}
+    tags = {**source, "finetune.run": str(run.absolute())}
+    run_id: str = client.create_run(experiment.experiment_id, run_name=run.name, tags=tags).info.run_id
+    params = [Param(key, str(value)[:6000]) for key, value in of_settings(settings).items()]
     for some in _chunks(params):
         client.log_batch(run_id, params=some)
     return run_id

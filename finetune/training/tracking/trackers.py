@@ -1,10 +1,12 @@
-"""Experiment trackers, opened by name; each gets the same values."""
+"""Experiment trackers, opened by name; each gets the same values, under the same names."""
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+
+import numpy as np
 
 from finetune.batchnorm.subject import Snapshot
 from finetune.config import parse_tracker
@@ -14,10 +16,21 @@ from finetune.files import read_json, to_json, write_text
 Status = Literal["finished", "interrupted", "failed"]
 
 _NOTES = "tracking.json"
+_NAMES = {
+    "train_loss": "loss/train",
+    "validation_loss": "loss/validation",
+    "train_accuracy": "accuracy/train",
+    "validation_accuracy": "accuracy/validation",
+    "learning_rate": "learning_rate",
+    "epoch": "epoch",
+    "seconds": "speed/epoch_seconds",
+    "images_per_second": "speed/images_per_second",
+}
+"""The names that trackers show for the values of a row of metrics.jsonl."""
 
 
-class Tracker(Protocol):
-    """One experiment tracker of a run. Every call may raise whatever its library raises.
+class Tracker:
+    """One experiment tracker of a run; this one keeps nothing. Every call may raise whatever its library raises.
 
     A resumed run reports its epochs from the first one on; a tracker skips what it already has.
     """
@@ -38,42 +51,8 @@ class Tracker(Protocol):
         """Nothing more is reported, or not by this process."""
 
 
-class Trackers:
-    """Any number of trackers, none of which can end a run."""
-
-    def __init__(self, trackers: Mapping[str, Tracker], warn: Callable[[str], None]) -> None:
-        self._trackers, self._warn = dict(trackers), warn
-
-    def step(self, step: int, loss: float) -> None:
-        """As `Tracker.step`."""
-        self._report(lambda one: one.step(step, loss))
-
-    def epoch(self, history: Sequence[Mapping[str, Any]], statistics: Callable[[], Snapshot]) -> None:
-        """As `Tracker.epoch`."""
-        self._report(lambda one: one.epoch(history, statistics))
-
-    def flush(self) -> None:
-        """As `Tracker.flush`."""
-        self._report(lambda one: one.flush())
-
-    def end(self, result: Mapping[str, Any]) -> None:
-        """As `Tracker.end`."""
-        self._report(lambda one: one.end(result))
-
-    def close(self, status: Status) -> None:
-        """As `Tracker.close`."""
-        self._report(lambda one: one.close(status))
-
-    def _report(self, call: Callable[[Tracker], None]) -> None:
-        for kind, tracker in list(self._trackers.items()):
-            try:
-                call(tracker)
-            except Exception as error:  # a third-party library, a server that is gone: the run continues
-                del self._trackers[kind]
-                self._warn(
-                    f"the {kind} tracker failed ({_reason(error)}): it is closed; the run continues, its own "
-                    "files are complete"
-                )
+Report = Callable[[Callable[[Tracker], None]], None]
+"""Takes a call of one tracker and makes it to every tracker of the run."""
 
 
 @contextmanager
@@ -84,31 +63,47 @@ def open_trackers(
     settings: Mapping[str, Any],
     source: Snapshot | None,
     warn: Callable[[str], None],
-) -> Iterator[Trackers]:
+) -> Iterator[Report]:
     """The trackers of the run in directory `run`. They are closed with the status the block ended with.
+
+    The function that this context gives makes a call to each tracker. A tracker that fails ends no run: it is closed
+    with a warning.
 
     settings: of the run's config. source: the moving statistics it started from. FinetuneError where a tracker cannot
     be opened: no step has been trained then.
     """
-    found: dict[str, Tracker] = {}
+    opened: dict[str, Tracker] = {}
     for text in trackers:
         kind, place = parse_tracker(text)
         module = importlib.import_module(f"finetune.training.tracking.to_{kind}")
         try:
-            found[kind] = module.open_tracker(place, run, settings=settings, source=source)
+            opened[kind] = module.open_tracker(place, run, settings, source)
         except FinetuneError:
             raise
         except Exception as error:
             raise FinetuneError(
                 f"--tracker {text} cannot be opened ({_reason(error)}): repair it, give another place, or leave it out"
             ) from None
-    all_of_them = Trackers(found, warn)
+
+    def report(call: Callable[[Tracker], None]) -> None:
+        for kind, tracker in list(opened.items()):
+            try:
+                call(tracker)
+            except Exception as error:  # a third-party library, a server that is gone: the run continues
+                del opened[kind]
+                warn(
+                    f"the {kind} tracker failed ({_reason(error)}): it is closed; the run continues, its own "
+                    "files are complete"
+                )
+
+    status: Status = "finished"
     try:
-        yield all_of_them
+        yield report
     except BaseException as error:
-        all_of_them.close("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed")
+        status = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
         raise
-    all_of_them.close("finished")
+    finally:
+        report(lambda one: one.close(status))
 
 
 def read_notes(run: Path) -> dict[str, Any]:
@@ -125,3 +120,47 @@ def write_notes(run: Path, value: dict[str, Any]) -> None:
 
 def _reason(error: Exception) -> str:
     return (str(error).strip().partition("\n")[0] or type(error).__name__)[:300]
+
+
+def of_epoch(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row of metrics.jsonl; those of a checkup (`--diagnose-every`) are called bn/..."""
+    found = {_NAMES.get(name, name): value for name, value in row.items() if name not in ("step", "kind", "bn")}
+    found |= {f"bn/{name}": value for name, value in (row.get("bn") or {}).items()}
+    return {name: float(value) for name, value in found.items() if _is_number(value)}
+
+
+def of_result(result: Mapping[str, Any]) -> dict[str, float]:
+    """The test images' accuracy and loss: without a suffix with `is_training=False`, with a suffix with True."""
+    ways = {"": "is_training_false", "_is_training_true": "is_training_true"}
+    found = {
+        f"{measure}/test{suffix}": result["test"][way][measure]
+        for measure in ("accuracy", "loss")
+        for suffix, way in ways.items()
+    }
+    return {name: float(value) for name, value in found.items() if _is_number(value)}
+
+
+def of_settings(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
+    """The settings of a config that are set; a list as one text."""
+    return {
+        name: " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        for name, value in config.items()
+        if value is not None and name != "tracker"
+    }
+
+
+def drift(now: Snapshot, source: Snapshot | None) -> dict[str, np.ndarray]:
+    """(moving mean - its start) / sigma of the start, float `[channels]`, for each layer whose statistics changed."""
+    found = {}
+    for name, (mean, variance) in now.items():
+        if source is None or name not in source:
+            continue
+        start, spread = source[name]
+        if not (np.array_equal(mean, start) and np.array_equal(variance, spread)):
+            # As in BatchNorm, epsilon keeps channels with hardly any variance from a division by zero.
+            found[name] = (mean - start) / np.sqrt(np.maximum(spread, 0) + 1e-3)
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value - value == 0

@@ -43,14 +43,16 @@ def opened(kind, run, warn=pytest.fail):
     return open_trackers([kind], run, settings=SETTINGS, source=SOURCE, warn=warn)
 
 
-def train(trackers, epochs, start=1, error=None):
+def train(report, epochs, start=1, error=None):
     """What a run tells that starts at epoch `start` and ends with `epochs`, and then by `error`."""
     for epoch in range(start, epochs + 1):
         for step in range(10 * epoch - 9, 10 * epoch + 1):
-            trackers.step(step, 1.0 / step)
+            report(lambda one, step=step: one.step(step, 1.0 / step))
         bn = {"bn": {"cause": "healthy", "is_training_false": 0.5, "share_left": None}} if epoch == 2 else {}
-        trackers.epoch([row(one, **(bn if one == 2 else {})) for one in range(1, epoch + 1)], statistics(epoch))
-        trackers.flush()
+        rows = [row(one, **(bn if one == 2 else {})) for one in range(1, epoch + 1)]
+        now = statistics(epoch)
+        report(lambda one, rows=rows, now=now: one.epoch(rows, now))
+        report(lambda one: one.flush())
     if error is not None:
         raise error
 
@@ -74,9 +76,9 @@ def run(tmp_path):
 
 
 def test_tensorboard_has_scalars_histograms_and_hparams(run):
-    with opened("tensorboard", run) as trackers:
-        train(trackers, 2)
-        trackers.end(RESULT)
+    with opened("tensorboard", run) as report:
+        train(report, 2)
+        report(lambda one: one.end(RESULT))
     found, read = events(run / "tensorboard")
     expected = {
         "loss/train": [(10, 1.0), (20, 0.5)], "loss/validation": [(10, 2.0), (20, 1.0)],
@@ -117,13 +119,13 @@ def cut_off(path):
 @pytest.mark.parametrize("damage", [lambda path: None, cut_off])
 def test_tensorboard_goes_on_in_the_same_log_without_a_step_twice(run, damage):
     """Killed after epoch 2 was told and before it was saved: the resumed run tells epoch 2 again."""
-    with pytest.raises(Interrupted), opened("tensorboard", run) as trackers:
-        train(trackers, 2, error=Interrupted("now"))
+    with pytest.raises(Interrupted), opened("tensorboard", run) as report:
+        train(report, 2, error=Interrupted("now"))
     for path in (run / "tensorboard").iterdir():
         damage(path)
-    with opened("tensorboard", run) as trackers:
-        train(trackers, 3, start=2)
-        trackers.end({**RESULT, "steps": 30})
+    with opened("tensorboard", run) as report:
+        train(report, 3, start=2)
+        report(lambda one: one.end({**RESULT, "steps": 30}))
     found, _ = events(run / "tensorboard")
     for tag, points in found.items():
         steps = [step for step, _ in points]
@@ -163,14 +165,14 @@ def points(client, run, name):
 
 def test_mlflow_keeps_params_metrics_and_files_and_goes_on_after_an_interruption(run, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(Interrupted), opened("mlflow", run) as trackers:
-        train(trackers, 2, error=Interrupted("now"))
+    with pytest.raises(Interrupted), opened("mlflow", run) as report:
+        train(report, 2, error=Interrupted("now"))
     client, [told] = mlflow_runs(run.parent)
     assert told.info.status == "KILLED"
-    with opened("mlflow", run) as trackers:
+    with opened("mlflow", run) as report:
         assert mlflow_runs(run.parent)[1][0].info.status == "RUNNING"
-        train(trackers, 3, start=2)
-        trackers.end({**RESULT, "steps": 30})
+        train(report, 3, start=2)
+        report(lambda one: one.end({**RESULT, "steps": 30}))
         (run / "result.json").write_text("{}")
     client, [told] = mlflow_runs(run.parent)
     assert (told.info.status, told.info.run_name) == ("FINISHED", "a")
@@ -184,8 +186,8 @@ def test_mlflow_keeps_params_metrics_and_files_and_goes_on_after_an_interruption
 
 def test_mlflow_begins_anew_where_the_store_has_forgotten_the_run(run, tmp_path):
     (run / "tracking.json").write_text(json.dumps({"mlflow": "0" * 32, "tensorboard": "kept"}))
-    with pytest.raises(RuntimeError), opened(f"mlflow={tmp_path / 'store'}", run) as trackers:
-        train(trackers, 2, start=2, error=RuntimeError())
+    with pytest.raises(RuntimeError), opened(f"mlflow={tmp_path / 'store'}", run) as report:
+        train(report, 2, start=2, error=RuntimeError())
     client, [told] = mlflow_runs(tmp_path / "store")
     assert told.info.status == "FAILED"
     assert [step for step, _ in points(client, told, "loss/train")] == [10, 20]
@@ -216,8 +218,8 @@ def test_a_tracker_that_fails_costs_a_warning_once(run, monkeypatch):
 
     monkeypatch.setattr(TensorBoard, "step", fail)
     warnings = []
-    with opened("tensorboard", run, warnings.append) as trackers:
-        train(trackers, 2)
+    with opened("tensorboard", run, warnings.append) as report:
+        train(report, 2)
     assert len(warnings) == 1
     assert "the tensorboard tracker failed (the disk is gone)" in warnings[0]
 
