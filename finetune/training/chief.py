@@ -39,7 +39,9 @@ def start(
     check_place(run_dir, runs_dir)
     prepared = prepare(config, display, load_weights=True, distribution=distribution)
     prepared, tested = settle_learning_rate(prepared, display)
-    surroundings = environment.describe() | {"distribution": distribution.describe()}
+    surroundings = environment.describe() | {
+        "distribution": {"workers": distribution.workers, "replicas": distribution.replicas}
+    }
     digests = proof.digests(prepared.model)
     if run_dir is not None:
         run = RunDir.create_or_take_over(run_dir)

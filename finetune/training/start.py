@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from finetune.config import RunConfig, from_mapping
+from finetune.config import RunConfig
 from finetune.errors import WrongUse
 from finetune.runs.directory import RunDir, check_place
 from finetune.training import chief
 from finetune.training.display import Display
 from finetune.training.distribution.cluster import from_environment
-from finetune.training.distribution.connection import mirrored, multi_worker
-from finetune.training.distribution.strategy import ALONE
+from finetune.training.distribution.connection import connect
 from finetune.training.prepare import Prepared, prepare
 from finetune.training.worker import Worker as Worker
 from finetune.training.worker import follow
@@ -36,13 +35,9 @@ def start(
     another worker has gone.
     """
     display = display or Display()
-    if config.distribute != "multi-worker":
-        on = mirrored(display.warn) if config.distribute == "mirrored" else ALONE
-        return chief.start(config, run_dir=run_dir, runs_dir=runs_dir, display=display, distribution=on)
-    if from_environment().rank == 0:
+    if config.distribute != "multi-worker" or from_environment().rank == 0:
         check_place(run_dir, runs_dir)
-    on, settings = multi_worker(config.to_json(), "run", display.say)
-    config = from_mapping(settings, where="the chief's settings")
+    on, config = connect(config.distribute, config, "run", display)
     with on.watching():
         if on.is_chief:
             return chief.start(config, run_dir=run_dir, runs_dir=runs_dir, display=display, distribution=on)
@@ -58,16 +53,12 @@ def resume(path: Path, *, distribute: str | None = None, display: Display | None
     display = display or Display()
     if distribute not in (None, "none", "mirrored", "multi-worker"):
         raise WrongUse(f"--distribute {distribute!r} will not do: expected one of none, mirrored, multi-worker")
+    config = None
     there = (path / "config.json").is_file()
-    if there or distribute != "multi-worker":
+    if there or distribute != "multi-worker" or from_environment().rank == 0:
         config = RunDir.open(path).config()
         distribute = distribute or config.distribute
-    if distribute != "multi-worker":
-        on = mirrored(display.warn) if distribute == "mirrored" else ALONE
-        return chief.resume(path, display=display, distribution=on)
-    if not there and from_environment().rank == 0:
-        RunDir.open(path)
-    on, settings = multi_worker(config.to_json() if there else None, "run --resume", display.say)
+    on, config = connect(distribute, config, "run --resume", display)
     with on.watching():
         if on.is_chief:
             return chief.resume(path, display=display, distribution=on)
@@ -75,5 +66,4 @@ def resume(path: Path, *, distribute: str | None = None, display: Display | None
         if weights is None:
             display.say("the run is finished: nothing to do")
             return Worker(on.rank, on.workers, str(path))
-        config = from_mapping(settings, where="the chief's settings")
         return follow(config, on, display, load_weights=bool(weights))

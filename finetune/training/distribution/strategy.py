@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
@@ -24,6 +23,8 @@ class Distribution:
         variable that is made inside `scope`.
     cluster: the processes of a multi-worker run. Every process must call the methods that sum or share, in the same
         order.
+    is_chief: whether this process writes the files.
+    local_replicas: replicas of this process, of all `replicas`.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy | None = None, cluster: Cluster | None = None) -> None:
@@ -31,21 +32,9 @@ class Distribution:
         self.replicas = int(strategy.num_replicas_in_sync) if strategy else 1
         self.workers = len(cluster.addresses) if cluster else 1
         self.rank = cluster.rank if cluster else 0
+        self.is_chief = self.rank == 0
+        self.local_replicas = self.replicas // self.workers
         self._sums: dict[Any, Callable[[tf.Tensor], tf.Tensor]] = {}
-
-    @property
-    def is_chief(self) -> bool:
-        """Whether this process writes the files."""
-        return self.rank == 0
-
-    @property
-    def local_replicas(self) -> int:
-        """Replicas of this process."""
-        return self.replicas // self.workers
-
-    def describe(self) -> dict[str, Any]:
-        """For `environment.json`."""
-        return {"workers": self.workers, "replicas": self.replicas}
 
     def scope(self) -> AbstractContextManager[Any]:
         """Variables made inside have a copy on every replica."""
@@ -201,9 +190,3 @@ _OF_OTHERS = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
 )
-
-
-def restore_signals() -> None:
-    """Give SIGTERM back to Python: TensorFlow's server takes it, and a run could no longer be stopped."""
-    with suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

@@ -14,8 +14,7 @@ from finetune.data.dataset import Share, Split
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import FinetuneError, WrongUse
 from finetune.training.distribution import cluster as clusters
-from finetune.training.distribution.connection import _objection
-from finetune.training.distribution.rendezvous import meet
+from finetune.training.distribution.connection import meet
 from finetune.training.distribution.strategy import ALONE, Distribution
 from tests.support.warm_process import WarmProcess
 
@@ -113,7 +112,7 @@ def both(chief_offer, other_offer, *, other_rank=1, workers=2):
     def come(rank, offer):
         own = clusters.parse(tf_config({"worker": addresses}, {"type": "worker", "index": rank}))
         try:
-            found[rank] = meet(own, offer, objection=_objection, say=lambda text: None)
+            found[rank] = meet(own, offer, lambda text: None)
         except FinetuneError as error:
             found[rank] = str(error)
 
@@ -163,7 +162,7 @@ def test_a_worker_that_does_not_come_is_named(monkeypatch):
         addresses = [f"127.0.0.1:{port}", "localhost:1"][:: -1 if index else 1]
         own = clusters.parse(tf_config({"worker": addresses}, {"type": "worker", "index": index}))
         with pytest.raises(FinetuneError, match="start the same command there") as caught:
-            meet(own, offer(), objection=_objection, say=lambda text: None)
+            meet(own, offer(), lambda text: None)
         assert words in str(caught.value)
 
 
@@ -172,10 +171,10 @@ def test_a_port_in_use_is_named(monkeypatch):
         port = taken.getsockname()[1]
         own = clusters.parse(tf_config({"worker": [f"a:{port}", "b:1"]}, {"type": "worker", "index": 0}))
         with pytest.raises(FinetuneError, match=rf"port {port} of worker 0 \(a:{port}\) cannot be opened"):
-            meet(own, offer(), objection=_objection, say=lambda text: None)
+            meet(own, offer(), lambda text: None)
     monkeypatch.setenv("FINETUNE_WAIT", "soon")
     with pytest.raises(WrongUse, match="FINETUNE_WAIT is 'soon'"):
-        meet(own, offer(), objection=_objection, say=lambda text: None)
+        meet(own, offer(), lambda text: None)
 
 
 @pytest.fixture(scope="module")
