@@ -54,7 +54,10 @@ class OnePassAdam(keras.optimizers.Adam):  # type: ignore[misc]
 class _RatesByVariable:
     """A learning rate and a weight decay for each variable; an optimizer of Keras has one of each.
 
-    Weight decay is applied here: it shrinks a variable by its own rate times the decay.
+    rates: the factor of each variable's learning rate, by its path; 1 where there is none. shrinking: the weight decay.
+    It shrinks a kernel by its own rate times the decay before the update, as Keras does; biases, gamma and beta, the
+    variables of rank one, do not shrink: that would not simplify the model. Keras evaluates the schedule of the
+    learning rate again for each variable that shrinks, in every step.
     """
 
     def __init__(self, rates: Mapping[str, float], shrinking: float | None, **settings: Any) -> None:
@@ -63,15 +66,15 @@ class _RatesByVariable:
 
     def build(self, variables: list[Any]) -> None:
         """As Keras's; keeps each variable's rate."""
-        self._own_rates = [self._rates[variable.path] for variable in variables]
+        self._own_rates = [self._rates.get(variable.path, 1.0) for variable in variables]
         super().build(variables)  # type: ignore[misc]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One variable's update, at its own rate."""
         # `variable` is TensorFlow's own here, which has no path.
         own = learning_rate * self._own_rates[self._get_variable_index(variable)]  # type: ignore[attr-defined]
-        if self._shrinking and _shrinks(variable):
-            variable.assign(variable - variable * self._shrinking * own)
+        if self._shrinking and len(variable.shape) >= 2:
+            variable.assign_sub(variable * self._shrinking * own)
         super().update_step(gradient, variable, own)  # type: ignore[misc]
 
 
@@ -94,17 +97,10 @@ def build(
     common: dict[str, Any] = {"learning_rate": _schedule(config, steps), "global_clipnorm": config.clip_norm}
     if config.ema is not None:
         common |= {"use_ema": True, "ema_momentum": config.ema}
-    momentum = {"momentum": 0.9, "nesterov": True} if config.optimizer == "sgd" else {}
-    if rates:
-        kind = RatedSGD if config.optimizer == "sgd" else RatedAdamW
-        optimizer = kind(rates, config.weight_decay, **common, **momentum)
-    elif config.optimizer == "sgd":
-        optimizer = OnePassSGD(weight_decay=config.weight_decay or None, **common, **momentum)
-    else:
-        optimizer = OnePassAdam(weight_decay=config.weight_decay or None, **common)
-    # Biases, gamma and beta are the variables of rank one: shrinking them towards zero does not simplify the model.
-    if config.weight_decay and not rates:
-        optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not _shrinks(v)])
+    kind = RatedAdamW
+    if config.optimizer == "sgd":
+        kind, common = RatedSGD, {**common, "momentum": 0.9, "nesterov": True}
+    optimizer = kind(rates or {}, config.weight_decay, **common)
     optimizer.build(variables)
     return optimizer
 
@@ -118,10 +114,6 @@ def averages(optimizer: keras.optimizers.Optimizer, variables: list[Any]) -> dic
     finally:
         for variable, value in zip(variables, last, strict=True):
             variable.assign(value)
-
-
-def _shrinks(variable: Any) -> bool:
-    return len(variable.shape) >= 2
 
 
 def _schedule(config: RunConfig, steps: int) -> Any:
