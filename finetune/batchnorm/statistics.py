@@ -119,7 +119,8 @@ def forward(
         logits = model(images, training=False)
         return logits, [layer.moments for layer in layers if layer.moments is not None] if moments else []
 
-    traced = tf.function(run, input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)])
+    signature = [tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)]
+    traced = tf.function(run, input_signature=signature, autograph=False)
     with _evaluating(layers, statistics):
         return traced.get_concrete_function()  # type: ignore[no-any-return]
 

@@ -120,7 +120,7 @@ class Distribution:
         if self._strategy is None or not states:
             return
 
-        @tf.function  # type: ignore[untyped-decorator]
+        @tf.function(autograph=False)  # type: ignore[untyped-decorator]
         def part() -> None:
             number = tf.distribute.get_replica_context().replica_id_in_sync_group
             for state in states:

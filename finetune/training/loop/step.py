@@ -44,7 +44,7 @@ def train_step(
         tf.TensorSpec([None, model.output_shape[-1]], tf.float32) if mixed else tf.TensorSpec([None], tf.int64),
     ]
 
-    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=signature, autograph=False)  # type: ignore[untyped-decorator]
     def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with kernels.chosen(model, precision):
             return distribution.on_replicas(replica, images, labels)  # type: ignore[no-any-return]
