@@ -3,9 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
-from checkpoints.catalog.keras_rows import KERAS
-from checkpoints.catalog.scratch_rows import SCRATCH
-from checkpoints.catalog.slim_rows import BUNDLED, SLIM
+from checkpoints.catalog.rows import BUNDLED, KERAS, SCRATCH, SLIM
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.errors import UnknownBackbone
 

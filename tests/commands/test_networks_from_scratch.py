@@ -10,7 +10,7 @@ from PIL import Image
 
 from checkpoints import store
 from checkpoints.catalog.lookup import find_row
-from checkpoints.catalog.scratch_rows import SCRATCH
+from checkpoints.catalog.rows import SCRATCH
 from checkpoints.errors import CheckpointError
 from finetune.backbone import load_backbone
 from finetune.batchnorm.surgery import bn_layers

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from checkpoints.catalog.scratch_rows import SCRATCH
+from checkpoints.catalog.rows import SCRATCH
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
 from finetune.backbone.networks.network import layers_by_stage

@@ -1,0 +1,325 @@
+"""The rows of the catalogue, by source: TF-slim, Keras, networks to train from scratch, and the bundled weights.
+
+A family is what its rows have in common. In every function, `facts` are the fields that the family does not decide.
+"""
+
+from typing import Any
+
+from checkpoints.catalog.spec import BackboneSpec
+
+Family = dict[str, Any]
+
+_CLASSES: Family = {"outputs": 1000, "label_offset": 0}
+_BACKGROUND_FIRST: Family = {"outputs": 1001, "label_offset": 1}
+_AT_224: Family = {"image_size": 224, "least_size": 32}
+_AT_299: Family = {"image_size": 299, "least_size": 75}
+
+# TF-slim's published checkpoints. No hash is published for them: the first fetch is recorded (`store.fetch`).
+
+_MODELS = "http://download.tensorflow.org/models"
+_MODELS_SOURCE = "tensorflow/models research/slim/nets"
+
+_RESNET: Family = {"source": "slim", "least_size": 32, "bn_decay": 0.997, "bn_epsilon": 1e-5}
+_RESNET_V1: Family = {
+    **_RESNET,
+    **_CLASSES,  # trained without a background class, unlike slim's other networks: logit 0 is ImageNet class 0
+    "family": "resnet_v1",
+    "preprocessing": "vgg",
+    "image_size": 224,
+    "reference": "He et al. 2015, arXiv 1512.03385; tf_slim/nets/resnet_v1.py",
+}
+_RESNET_V2: Family = {
+    **_RESNET,
+    **_BACKGROUND_FIRST,
+    "family": "resnet_v2",
+    "preprocessing": "inception",
+    "image_size": 299,  # of the published accuracy; the code's default is 224
+    "reference": "He et al. 2016, arXiv 1603.05027; tf_slim/nets/resnet_v2.py",
+}
+_INCEPTION: Family = {
+    **_BACKGROUND_FIRST,
+    "source": "slim",
+    "preprocessing": "inception",
+    "bn_decay": 0.9997,
+    "bn_epsilon": 1e-3,
+}
+"""Of Inception and MobileNet."""
+_RESNET_UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+"""Residual units in each block, by depth."""
+
+
+def _resnet(depth: int, family: Family, *, date: str | None, **facts: Any) -> BackboneSpec:
+    """`date` is part of the published file's name; None where nothing is published."""
+    scope = f"{family['family']}_{depth}"
+    return BackboneSpec(
+        name=scope,
+        arguments={"units": _RESNET_UNITS[depth], "scope": scope},
+        url=f"{_MODELS}/{scope}_{date}.tar.gz" if date else None,
+        head=(f"{scope}/logits/*",),
+        **family,
+        **facts,
+    )
+
+
+def _inception(version: str, scope: str, date: str, size: Family, arxiv: str, **facts: Any) -> BackboneSpec:
+    """`date` is part of the published file's name. The networks for 299 px have an auxiliary head."""
+    name = f"inception_{version}"
+    source = "tf_slim/nets" if version in ("v1", "v2", "v3") else _MODELS_SOURCE
+    return BackboneSpec(
+        name=name,
+        family=name,
+        arguments={"scope": scope},
+        url=f"{_MODELS}/{name}_{date}.tar.gz",
+        head=(f"{scope}/Logits/*",),
+        auxiliary=(f"{scope}/AuxLogits/*",) if size is _AT_299 else (),
+        reference=f"Szegedy, Ioffe et al., arXiv {arxiv}; {source}/{name}.py",
+        **(_INCEPTION | size | facts),
+    )
+
+
+def _mobilenet_v1(alpha: float, **facts: Any) -> BackboneSpec:
+    name = f"mobilenet_v1_{alpha}"
+    return BackboneSpec(
+        name=name,
+        family="mobilenet_v1",
+        arguments={"depth_multiplier": alpha, "scope": "MobilenetV1"},
+        url=f"{_MODELS}/mobilenet_v1_2018_08_02/{name}_224.tgz",
+        head=("MobilenetV1/Logits/*",),
+        reference=f"Howard et al. 2017, arXiv 1704.04861; {_MODELS_SOURCE}/mobilenet_v1.py",
+        **(_INCEPTION | _AT_224 | facts),
+    )
+
+
+def _densenet(depth: int, widths: dict[str, Any], **facts: Any) -> BackboneSpec:
+    """`widths` are the arguments of `networks.densenet` that are not its defaults.
+
+    The files are on Google Drive only, behind a page that asks before it gives a large file. So no row has an address.
+    """
+    scope = f"densenet{depth}"
+    return BackboneSpec(
+        name=scope,
+        source="slim",
+        family="densenet",
+        arguments={**widths, "scope": scope},
+        preprocessing="densenet",
+        image_size=224,
+        least_size=29,
+        head=(f"{scope}/logits/*",),
+        bn_decay=0.99,
+        bn_epsilon=1.1e-5,
+        reference="Huang et al. 2016, arXiv 1608.06993; github.com/pudae/tensorflow-densenet nets/densenet.py",
+        **(_CLASSES | facts),
+    )
+
+
+SLIM: tuple[BackboneSpec, ...] = (
+    _resnet(50, _RESNET_V1, date="2016_08_28", top1=75.2, top5=92.2, parameters=23_561_152),
+    _resnet(101, _RESNET_V1, date="2016_08_28", top1=76.4, top5=92.9, parameters=42_605_504),
+    _resnet(152, _RESNET_V1, date="2016_08_28", top1=76.8, top5=93.2, parameters=58_295_232),
+    _resnet(200, _RESNET_V1, date=None, parameters=62_800_832),
+    _resnet(50, _RESNET_V2, date="2017_04_14", top1=75.6, top5=92.8, parameters=23_564_800),
+    _resnet(101, _RESNET_V2, date="2017_04_14", top1=77.0, top5=93.7, parameters=42_626_560),
+    _resnet(152, _RESNET_V2, date="2017_04_14", top1=77.8, top5=94.1, parameters=58_331_648),
+    _resnet(200, _RESNET_V2, date=None, parameters=62_845_440),
+    _inception("v1", "InceptionV1", "2016_08_28", _AT_224, "1409.4842", top1=69.8, top5=89.6, parameters=5_607_184),
+    _inception("v2", "InceptionV2", "2016_08_28", _AT_224, "1502.03167", top1=73.9, top5=91.8, parameters=10_173_112),
+    _inception("v3", "InceptionV3", "2016_08_28", _AT_299, "1512.00567", top1=78.0, top5=93.9, parameters=21_802_784),
+    _inception("v4", "InceptionV4", "2016_09_09", _AT_299, "1602.07261", top1=80.2, top5=95.2, parameters=41_174_400),
+    _inception(
+        "resnet_v2",
+        "InceptionResnetV2",
+        "2016_08_30",
+        _AT_299,
+        "1602.07261",
+        top1=80.4,
+        top5=95.3,
+        parameters=54_336_736,
+    ),
+    _densenet(121, {"layers": (6, 12, 24, 16)}, top1=74.91, top5=92.19, parameters=7_037_504),
+    _densenet(
+        161, {"layers": (6, 12, 36, 24), "growth": 48, "width": 96}, top1=77.64, top5=93.79, parameters=26_691_936
+    ),
+    _densenet(169, {"layers": (6, 12, 32, 32)}, top1=76.09, top5=93.14, parameters=12_642_880),
+    _mobilenet_v1(1.0, top1=70.9, top5=89.9, parameters=3_228_864),
+    _mobilenet_v1(0.75, top1=68.4, top5=88.2, parameters=1_832_976),
+    _mobilenet_v1(0.5, top1=63.3, top5=84.9, parameters=829_536),
+    _mobilenet_v1(0.25, top1=49.8, top5=74.2, parameters=218_544),
+)
+
+# The weights published with `keras.applications`.
+
+_APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
+
+_KERAS: Family = {"source": "keras", "family": "keras_applications", "bn_decay": 0.99, **_CLASSES}
+_KERAS_RESNET: Family = {
+    **_AT_224,
+    "preprocessing": "caffe",
+    "bn_epsilon": 1.001e-5,
+    "reference": "He et al. 2015, arXiv 1512.03385; keras/src/applications/resnet.py",
+}
+_KERAS_RESNET_V2: Family = {
+    **_KERAS_RESNET,
+    "preprocessing": "inception",
+    "reference": "He et al. 2016, arXiv 1603.05027; keras/src/applications/resnet_v2.py (top-1 measured at 299 px)",
+}
+_KERAS_DENSENET: Family = {
+    **_KERAS_RESNET,
+    "preprocessing": "torch",
+    "reference": "Huang et al. 2016, arXiv 1608.06993; keras/src/applications/densenet.py",
+}
+_KERAS_INCEPTION_V3: Family = {
+    **_AT_299,
+    "preprocessing": "inception",
+    "bn_epsilon": 1e-3,
+    "reference": "Szegedy et al. 2015, arXiv 1512.00567; keras/src/applications/inception_v3.py",
+}
+_KERAS_INCEPTION_RESNET: Family = {
+    **_KERAS_INCEPTION_V3,
+    "reference": "Szegedy et al. 2016, arXiv 1602.07261; keras/src/applications/inception_resnet_v2.py",
+}
+
+_MD5S = {
+    "resnet50": ("2cb95161c43110f7111970584f804107", "4d473c1dd8becc155b73f8504c6f6626"),
+    "resnet101": ("f1aeb4b969a6efcfb50fad2f0c20cfc5", "88cf7a10940856eca736dc7b7e228a21"),
+    "resnet152": ("100835be76be38e30d865e96f2aaae62", "ee4c566cf9a93f14d82f913c2dc6dd0c"),
+    "resnet50v2": ("3ef43a0b657b3be2300d5770ece849e0", "fac2f116257151a9d068a22e544a4917"),
+    "resnet101v2": ("6343647c601c52e1368623803854d971", "c0ed64b8031c3730f411d2eb4eea35b5"),
+    "resnet152v2": ("a49b44d1979771252814e80f8ec446f9", "ed17cf2e0169df9d443503ef94b23b33"),
+    "inception_v3": ("9a0d58056eeedaa3f26cb7ebd46da564", "bcbd6486424b2319ff4ef7d526e38f63"),
+    "inception_resnet_v2": ("e693bd0210a403b3192acc6073ad2e96", "d19885ff4a710c122648d3b5c3b684e4"),
+    "densenet121": ("9d60b8095a5708f2dcce2bca79d332c7", "30ee3e1110167f948a6b9946edeeb738"),
+    "densenet169": ("d699b8f76981ab1b30698df4c175e90b", "b8c4d4c20dd625c148057b9ff1c1176b"),
+    "densenet201": ("1ceb130c1ea1b78c3bf6114dbdfd8807", "c13680b51ded0fb44dff2d8f86ac8bb1"),
+}
+"""Published hashes: of the file with the head, and of the one without."""
+
+
+def _application(name: str, application: str, family: Family, *, folder: str = "", **facts: Any) -> BackboneSpec:
+    """`folder` is where the file is published, unless the folder has the name of the row."""
+    stem = f"{_APPLICATIONS}/{folder or name}/{name}_weights_tf_dim_ordering_tf_kernels"
+    return BackboneSpec(
+        name=name,
+        arguments={"application": application},
+        url=f"{stem}.h5",
+        md5=_MD5S[name][0],
+        url_no_head=f"{stem}_notop.h5",
+        md5_no_head=_MD5S[name][1],
+        # The layer of the logits. Most files were saved before the layer got its present name, `predictions`:
+        # keras_applications 1.0.8 called it `probs` in resnet_common.py and `fc1000` in densenet.py.
+        head=("predictions/*", "probs/*", "fc1000/*"),
+        **(_KERAS | family | facts),
+    )
+
+
+def _keras_mobilenet(alpha: float, *, width: str, parameters: int) -> BackboneSpec:
+    """`width` is alpha as the published file spells it. No hash and no accuracy are published for these files."""
+    stem = f"{_APPLICATIONS}/mobilenet/mobilenet_{width}_224_tf"
+    return BackboneSpec(
+        name=f"mobilenet_{alpha}",
+        arguments={"application": "MobileNet", "alpha": alpha},
+        url=f"{stem}.h5",
+        url_no_head=f"{stem}_no_top.h5",
+        preprocessing="inception",
+        head=("conv_preds/*",),
+        bn_epsilon=1e-3,
+        parameters=parameters,
+        reference="Howard et al. 2017, arXiv 1704.04861; keras/src/applications/mobilenet.py",
+        **(_KERAS | _AT_224),
+    )
+
+
+KERAS: tuple[BackboneSpec, ...] = (
+    _application("resnet50", "ResNet50", _KERAS_RESNET, folder="resnet", top1=74.93, parameters=23_587_712),
+    _application("resnet101", "ResNet101", _KERAS_RESNET, folder="resnet", top1=76.42, parameters=42_658_176),
+    _application("resnet152", "ResNet152", _KERAS_RESNET, folder="resnet", top1=76.60, parameters=58_370_944),
+    _application("resnet50v2", "ResNet50V2", _KERAS_RESNET_V2, folder="resnet", top1=75.96, parameters=23_564_800),
+    _application("resnet101v2", "ResNet101V2", _KERAS_RESNET_V2, folder="resnet", top1=77.23, parameters=42_626_560),
+    _application("resnet152v2", "ResNet152V2", _KERAS_RESNET_V2, folder="resnet", top1=78.03, parameters=58_331_648),
+    _application("inception_v3", "InceptionV3", _KERAS_INCEPTION_V3, top1=77.90, parameters=21_802_784),
+    _application(
+        "inception_resnet_v2", "InceptionResNetV2", _KERAS_INCEPTION_RESNET, top1=80.26, parameters=54_336_736
+    ),
+    _application("densenet121", "DenseNet121", _KERAS_DENSENET, folder="densenet", top1=74.97, parameters=7_037_504),
+    _application("densenet169", "DenseNet169", _KERAS_DENSENET, folder="densenet", top1=76.18, parameters=12_642_880),
+    _application("densenet201", "DenseNet201", _KERAS_DENSENET, folder="densenet", top1=77.32, parameters=18_321_984),
+    _keras_mobilenet(1.0, width="1_0", parameters=3_228_864),
+    _keras_mobilenet(0.75, width="7_5", parameters=1_832_976),
+    _keras_mobilenet(0.5, width="5_0", parameters=829_536),
+    _keras_mobilenet(0.25, width="2_5", parameters=218_544),
+)
+
+# Networks to train from random weights: the baseline that a pretrained one has to beat. None has published weights.
+
+_CIFAR_RESNET: Family = {
+    "family": "cifar_resnet",
+    "least_size": 8,
+    "reference": "He et al. 2015, arXiv 1512.03385; kuangliu/pytorch-cifar models/resnet.py",
+}
+
+
+def _scratch(name: str, arguments: dict[str, Any], **facts: Any) -> BackboneSpec:
+    """Pixels are scaled to [-1, 1] (`inception`), as the source of `cifar_resnet` does.
+
+    That needs no statistics of a data set that may not be the user's, and BatchNorm behind the first convolution takes
+    any other affine scaling back out.
+    """
+    return BackboneSpec(
+        name=name,
+        source="scratch",
+        arguments={**arguments, "scope": name},
+        preprocessing="inception",
+        image_size=32,
+        head=(f"{name}/logits/*",),
+        bn_decay=0.9,
+        bn_epsilon=1e-5,
+        **facts,
+    )
+
+
+SCRATCH: tuple[BackboneSpec, ...] = (
+    _scratch(
+        "cifar_resnet",
+        {"units": (2, 3, 2), "width": 32, "shortcut": "pad"},
+        family="cifar_resnet",
+        least_size=4,
+        parameters=760_800,
+        reference="He et al. 2015, arXiv 1512.03385, section 4.2; tensorflow/models tutorials/image/cifar10_estimator/"
+        "model_base.py, of [n, n, n] units and 16 filters",
+    ),
+    _scratch(
+        "cifar_resnet18",
+        {"units": (2, 2, 2, 2), "width": 64, "shortcut": "project"},
+        parameters=11_178_432,
+        **_CIFAR_RESNET,
+    ),
+    _scratch(
+        "cifar_resnet34",
+        {"units": (3, 4, 6, 3), "width": 64, "shortcut": "project"},
+        parameters=21_294_016,
+        **_CIFAR_RESNET,
+    ),
+    _scratch(
+        "cifar_vgg",
+        {},
+        family="cifar_vgg",
+        least_size=16,
+        parameters=14_727_360,
+        reference="Simonyan & Zisserman 2014, arXiv 1409.1556, configuration D; kuangliu/pytorch-cifar models/vgg.py",
+    ),
+)
+
+BUNDLED: tuple[BackboneSpec, ...] = (
+    BackboneSpec(
+        name="resnet_v1_demo",
+        family="resnet_v1",
+        arguments={"units": (2, 2, 2), "width": 16, "stem": "small", "scope": "resnet_v1_demo"},
+        bundled="resnet_v1_demo.ckpt",
+        preprocessing="inception",
+        image_size=32,
+        outputs=20,
+        head=("resnet_v1_demo/logits/*",),
+        parameters=221_424,
+        reference="made by tools/demo_checkpoint.py on generated images",
+        **(_RESNET | {"source": "bundled", "least_size": 8}),
+    ),
+)
