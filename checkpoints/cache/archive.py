@@ -7,7 +7,7 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import BinaryIO, cast
 
 from checkpoints.atomic import remove_abandoned, working_folder
@@ -70,7 +70,8 @@ def _write_members(file: "_Capped", into: Path, archive: Path) -> None:
         for count, member in enumerate(tar):
             if count >= _MOST_MEMBERS:
                 raise _Unsafe(f"holds more than {_MOST_MEMBERS} members")
-            target = into.joinpath(*_parts(member))
+            _require_plain(member)
+            target = into / member.name
             if member.isdir():
                 target.mkdir(parents=True, exist_ok=True)
                 continue
@@ -87,16 +88,19 @@ def _write_members(file: "_Capped", into: Path, archive: Path) -> None:
         pass
 
 
-def _parts(member: tarfile.TarInfo) -> tuple[str, ...]:
-    """Where a member goes, below the target directory. Raises _Unsafe for all but plain files and directories."""
+def _require_plain(member: tarfile.TarInfo) -> None:
+    """Raise _Unsafe for all but plain files and directories below the target directory."""
     if not (member.isreg() or member.isdir()):
         kind = "a link" if member.issym() or member.islnk() else "a device or pipe"
         raise _Unsafe(f"holds {kind}, {member.name!r}")
-    windows = PureWindowsPath(member.name)
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or windows.drive or windows.root or "\\" in member.name or ".." in path.parts:
+    if leads_outside(member.name):
         raise _Unsafe(f"holds {member.name!r}, a path outside of it")
-    return path.parts
+
+
+def leads_outside(name: str) -> bool:
+    """Whether a member's name may lead out of the archive's directory on any system: absolute, or with ".." or "\\"."""
+    path = PureWindowsPath(name)
+    return bool(path.anchor) or "\\" in name or ".." in path.parts
 
 
 class _Unsafe(Exception):

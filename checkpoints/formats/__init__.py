@@ -43,22 +43,17 @@ def _open(path: Path) -> Checkpoint:
     if path.is_dir():
         path = newest_checkpoint(path)
     if path.is_file() and starts_with(path, HDF5_MAGIC):
-        return _open_hdf5(path)
+        from checkpoints.formats.keras_h5 import open_keras_h5
+
+        return open_keras_h5(path)
     if path.is_file() and any(starts_with(path, magic) for magic in _ZIP_MAGIC):
         from checkpoints.formats.keras_zip import open_keras_zip
 
         return open_keras_zip(path)
     if path.is_file() and path.name.endswith(".weights.json"):
-        from checkpoints.formats.keras_weights import SHARDED
+        from checkpoints.formats.keras_h5 import SHARDED
 
         raise CheckpointError(f"{path} {SHARDED}")
     from checkpoints.formats.slim import open_slim
 
     return open_slim(path)
-
-
-def _open_hdf5(path: Path) -> Checkpoint:
-    from checkpoints.formats.keras_h5 import has_layer_names, open_keras_h5
-    from checkpoints.formats.keras_weights import open_keras_weights
-
-    return open_keras_h5(path) if has_layer_names(path) else open_keras_weights(path)

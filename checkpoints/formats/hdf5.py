@@ -20,19 +20,6 @@ _MOST_OBJECTS = 200_000
 _BOMB_BYTES, _MOST_EXPANSION = 64 << 20, 1000
 _TRIAL = Path(__file__).with_name("hdf5_trial.py")
 _MOST_MEMORY = 1 << 30
-_LIMITED = """
-import runpy, sys
-try:
-    import resource
-    seconds, memory = map(int, sys.argv[1:3])
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-except ImportError:
-    pass
-sys.argv = sys.argv[3:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 @dataclass(frozen=True)
@@ -76,10 +63,10 @@ def _try(path: Path, offset: int, size: int, _changed: int, whole: int) -> None:
     # Processor time: the load of the machine must not decide. 2 s, and 1 s for 20 MB, are ten times what is needed.
     seconds = 2 + whole // 20_000_000
     done = subprocess.run(
-        [sys.executable, "-I", "-c", _LIMITED, str(seconds), str(_MOST_MEMORY + 2 * whole), str(_TRIAL),
-         str(path), str(offset), str(size)],
-        capture_output=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-I", *map(str, (_TRIAL, seconds, _MOST_MEMORY + 2 * whole, path, offset, size))],
+        capture_output=True,
+        check=False,
+    )
     if done.returncode:
         how = f"signal {-done.returncode}" if done.returncode < 0 else "out of memory"
         raise CheckpointError(

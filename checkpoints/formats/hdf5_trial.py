@@ -1,14 +1,15 @@
 """Walk through an HDF5 file as its readers will, in a process that may crash.
 
-    python -I hdf5_trial.py PATH OFFSET SIZE
+    python -I hdf5_trial.py SECONDS MEMORY PATH OFFSET SIZE
 
 The HDF5 library trusts a file's structure: a damaged heap makes it read an attribute for ever, others end the process.
-Every reader of HDF5 here walks the file in a process of its own first, which is limited in time and memory. It exits
-with 0 also where h5py raises, which the reader will meet and report. SIZE is 0 for the whole file. Imports nothing of
-this package: it runs as a script.
+Every reader of HDF5 here walks the file in a process of its own first, limited to SECONDS of processor time and MEMORY
+bytes. It exits with 0 also where h5py raises, which the reader will meet and report. SIZE is 0 for the whole file.
+Imports nothing of this package: it runs as a script.
 """
 
 import io
+import resource
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -21,12 +22,7 @@ _ATTRIBUTE_BYTES = 64 << 20
 
 def walk(file: Any) -> None:
     """Look at every attribute and every array's properties; read the arrays that are kept in chunks."""
-    seen = set[Any]()
     for place in _places(file):
-        address = h5py.h5o.get_info(place.id).addr
-        if address in seen or len(seen) > _MOST_OBJECTS:
-            continue
-        seen.add(address)
         for name in list(place.attrs):
             if place.attrs.get_id(name).get_storage_size() <= _ATTRIBUTE_BYTES:
                 place.attrs[name]
@@ -40,26 +36,26 @@ def walk(file: Any) -> None:
 
 
 def _places(file: Any) -> Iterator[Any]:
-    yield file
-    waiting, seen = [file], set[Any]()
-    while waiting:
-        group = waiting.pop()
-        for name in group:
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                continue
-            place = group[name]
-            address = h5py.h5o.get_info(place.id).addr
-            if address in seen or len(seen) > _MOST_OBJECTS:
-                continue
-            seen.add(address)
-            yield place
-            if isinstance(place, h5py.Group):
-                waiting.append(place)
+    """Every object that hard links lead to, once."""
+    links, seen = [(file, "/")], set[Any]()
+    for group, name in links:
+        place = group[name]
+        address = h5py.h5o.get_info(place.id).addr
+        if address in seen or len(seen) > _MOST_OBJECTS:
+            continue
+        seen.add(address)
+        yield place
+        if isinstance(place, h5py.Group):
+            links += [(place, link) for link in place if isinstance(place.get(link, getlink=True), h5py.HardLink)]
 
 
 def main() -> None:
     """Open what the command line names; nothing is ever written."""
-    path, offset, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    path = sys.argv.pop(3)
+    seconds, memory, offset, size = map(int, sys.argv[1:])
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         if size:
             with open(path, "rb") as whole:

@@ -1,4 +1,10 @@
-"""Keras weights in HDF5, in the layout of `model.save_weights` before Keras 3 and of `model.save("x.h5")` since."""
+"""Keras weights in HDF5, in two layouts.
+
+- Layers by name: `model.save_weights` before Keras 3, and `model.save("x.h5")` since.
+- Layers by key: `model.save_weights("x.weights.h5")` since Keras 3 (and tf.keras 2.13). A layer is a group named by its
+  class, counted among its neighbours: `layers/conv2d_1/vars/0`, and in a model inside a model
+  `layers/functional/layers/conv2d_1/vars/0`. Source: keras/src/saving/saving_lib.py, `_save_container_state`.
+"""
 
 import re
 from collections import Counter
@@ -11,35 +17,66 @@ import numpy as np
 from checkpoints.cache.records import sha256_of
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.formats.hdf5 import Hdf5, numeric
+from checkpoints.formats.hdf5 import Hdf5, all_datasets, numeric
+
+SHARDED = (
+    "holds weights that Keras split over several files: expected one file; load the model and save it again with "
+    "model.save_weights('x.weights.h5') without max_shard_size"
+)
+_VARIABLE = re.compile(r"(?:^|/)vars/[^/]+$")
 
 
 def open_keras_h5(path: Path) -> Checkpoint:
-    """Open a file of Keras weights; names are `layer/variable` (`conv1_bn/gamma`), in the file's order.
+    """Open a file of Keras weights.
 
-    The layer is its group's name, the variable the last part of the weight's name without ":0". Where two of a
-    layer share that part (a model inside a model), the variable keeps its whole name.
-    Raises CheckpointError where the file is cut off, damaged or of another layout, and where its arrays lie in
-    other files or are not numbers.
+    Layers by name (kind `keras-h5`): names are `layer/variable` (`conv1_bn/gamma`), in the file's order. The layer is
+    its group's name, the variable the last part of the weight's name without ":0". Where two of a layer share that part
+    (a model inside a model), the variable keeps its whole name.
+    Layers by key (kind `keras-weights-h5`): names are Keras's keys (`layers/conv2d/vars/0`), counted up in their order.
+    `layers` says what a variable's layer is called, where the file has it (Keras 3.4 and later).
+    Raises CheckpointError where the file is cut off, damaged, of another layout or without weights, and where its
+    arrays lie in other files or are not numbers.
     """
     source = Hdf5(path)
     with source.opened() as file:
         group = _weights_group(file)
-        if group is None:
-            raise CheckpointError(f"{path} is an HDF5 file without layer names: expected Keras weights (.h5)")
-        datasets = {}
-        for layer in _texts(group, "layer_names"):
-            datasets.update(_layer(group, layer))
-        shapes = {name: numeric(file, where, path).shape for name, where in datasets.items()}
+        if group is not None:
+            datasets = {}
+            for layer in _texts(group, "layer_names"):
+                datasets.update(_layer(group, layer))
+            shapes = {name: numeric(file, where, path).shape for name, where in datasets.items()}
+    if group is None:
+        shapes, layers = read_shapes(source)
+        return Checkpoint(path, "keras-weights-h5", shapes, source.read, sha256_of(path), layers=layers)
     if not shapes:
         raise CheckpointError(f"{path} holds no weights: expected the variables of a network")
     return Checkpoint(path, "keras-h5", shapes, lambda name: source.read(datasets[name]), sha256_of(path))
 
 
-def has_layer_names(path: Path) -> bool:
-    """Whether an HDF5 file is of this layout."""
-    with Hdf5(path).opened() as file:
-        return _weights_group(file) is not None
+def read_shapes(source: Hdf5) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """(key -> shape, key -> the layer's own name where the file says it) of a file with layers by key."""
+    with source.opened() as file:
+        keys = [key for key in all_datasets(file, source.path) if _VARIABLE.search(key)]
+        keys.sort(key=counted)
+        shapes = {key: tuple(numeric(file, key, source.path).shape) for key in keys}
+        names = {key: _layer_name(file[key].parent.attrs.get("name")) for key in keys}
+    if not shapes:
+        raise CheckpointError(
+            f"{source.path} is an HDF5 file that holds no weights of Keras: expected layers as model.save_weights, "
+            "model.save or Keras Applications write them"
+        )
+    return shapes, {key: name for key, name in names.items() if name}
+
+
+def counted(name: str) -> list[str | int]:
+    """Sort by numbers as numbers: `conv2d_9` before `conv2d_10`, and `conv2d` first."""
+    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def _layer_name(attribute: Any) -> str:
+    if isinstance(attribute, bytes):
+        return attribute.decode("utf-8", errors="replace")
+    return attribute if isinstance(attribute, str) else ""
 
 
 def _weights_group(file: Any) -> Any:

@@ -9,7 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from checkpoints.atomic import remove_abandoned, working_folder
@@ -18,22 +18,23 @@ from checkpoints.cache.records import cache_dir, sha256_of
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.hdf5 import Hdf5
-from checkpoints.formats.keras_weights import SHARDED, read_shapes
+from checkpoints.formats.keras_h5 import SHARDED, read_shapes
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MOST_MEMBERS, _MOST_CONFIG_BYTES, _DEEPEST = 10_000, 64 << 20, 20
 _BOMB_BYTES, _MOST_EXPANSION = 64 << 20, 100
 _LOCAL_HEADER_BYTES = 30
-_ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-)
+_MOST_COUNTED = 16
+_VARIABLES = {
+    "BatchNormalization": (("scale", "gamma"), ("center", "beta"), ("", "moving_mean"), ("", "moving_variance")),
+    "SeparableConv2D": (("", "depthwise_kernel"), ("", "pointwise_kernel"), ("use_bias", "bias")),
+    **dict.fromkeys(
+        ("Dense", "Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D"),
+        (("", "kernel"), ("use_bias", "bias")),
+    ),
+}
+"""By class: the setting that a variable depends on ("" for none), and the variable; those that train come first."""
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError)
 """What zipfile raises for archives that are damaged, or packed in a way it does not know."""
 
 
@@ -87,9 +88,8 @@ def _members(zipped: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
         raise CheckpointError(f"{path} holds more than {_MOST_MEMBERS} members: expected a .keras file")
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
-        name, windows = info.filename, PureWindowsPath(info.filename)
-        posix = PurePosixPath(name)
-        if posix.is_absolute() or windows.drive or windows.root or "\\" in name or ".." in posix.parts:
+        name = info.filename
+        if archive.leads_outside(name):
             raise CheckpointError(f"{path} holds {name!r}, a path outside of it: it is not read")
         if name in members:
             raise CheckpointError(f"{path} holds {name!r} twice: it is not read")
@@ -177,24 +177,10 @@ def _layers(config: Any) -> list[Mapping[str, Any]]:
 
 
 def _variables(class_name: str, settings: Mapping[str, Any]) -> list[str]:
-    """A layer's variables in the order they are saved in: those that train, then the others."""
-    switches = {
-        "BatchNormalization": (
-            ("scale", "gamma"),
-            ("center", "beta"),
-            (None, "moving_mean"),
-            (None, "moving_variance"),
-        ),
-        "SeparableConv2D": ((None, "depthwise_kernel"), (None, "pointwise_kernel"), ("use_bias", "bias")),
-        **dict.fromkeys(_KERNEL_AND_BIAS, ((None, "kernel"), ("use_bias", "bias"))),
-    }.get(class_name)
-    if switches is None:
+    """A layer's variables in the order they are saved in."""
+    if class_name not in _VARIABLES:
         return [str(index) for index in range(_MOST_COUNTED)]
-    return [variable for switch, variable in switches if switch is None or settings.get(switch, True)]
-
-
-_KERNEL_AND_BIAS = ("Dense", "Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "DepthwiseConv2D")
-_MOST_COUNTED = 16
+    return [variable for switch, variable in _VARIABLES[class_name] if settings.get(switch, True)]
 
 
 def snake_case(class_name: str) -> str:

@@ -79,16 +79,14 @@ def _check_entry(entry: Any, sizes: list[int]) -> None:
 
 
 def _entries(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    footer = content[-_FOOTER_BYTES:]
-    _, at = _handle(footer, 0)  # of the metaindex, which is empty
-    index, _ = _handle(footer, at)
-    for _, value in _block(content, index):
-        yield from _block(content, _handle(value, 0)[0])
+    # The footer holds two handles, (offset, size) of a block: of the metaindex, which is empty, and of the index.
+    (_, _, *index), _ = _varints(content[-_FOOTER_BYTES:], 0, 4)
+    for _, value in _block(content, *index):
+        yield from _block(content, *_varints(value, 0, 2)[0])
 
 
-def _block(content: bytes, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
+def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     """The entries of a block: each repeats `shared` bytes of the key before it."""
-    offset, size = handle
     if size < _RESTART_BYTES or offset + size >= len(content):
         raise _Malformed("a block lies beyond its end")
     if content[offset + size]:
@@ -99,7 +97,7 @@ def _block(content: bytes, handle: tuple[int, int]) -> Iterator[tuple[bytes, byt
     if end < 0:
         raise _Malformed("a block is shorter than its restarts")
     while at < end:
-        (shared, at), (unshared, at), (length, at) = _varints(block, at)
+        (shared, unshared, length), at = _varints(block, at, 3)
         if shared > len(key) or at + unshared + length > end:
             raise _Malformed("an entry is longer than its block")
         key = key[:shared] + block[at : at + unshared]
@@ -107,25 +105,16 @@ def _block(content: bytes, handle: tuple[int, int]) -> Iterator[tuple[bytes, byt
         at += unshared + length
 
 
-def _varints(block: bytes, at: int) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    first = _varint(block, at)
-    second = _varint(block, first[1])
-    return first, second, _varint(block, second[1])
-
-
-def _handle(content: bytes, at: int) -> tuple[tuple[int, int], int]:
-    """((offset, size) of a block, where the next thing begins)."""
-    offset, at = _varint(content, at)
-    size, at = _varint(content, at)
-    return (offset, size), at
-
-
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = content[at]
+def _varints(content: bytes, at: int, count: int) -> tuple[list[int], int]:
+    """(`count` numbers from `at` on, where the next thing begins): seven bits a byte, the lowest first."""
+    values = []
+    for _ in range(count):
+        value = shift = 0
+        while (byte := content[at]) >= 0x80:
+            value |= (byte & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if shift >= 70:
+                raise _Malformed("a number without an end")
+        values.append(value | byte << shift)
         at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise _Malformed("a number without an end")
+    return values, at

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.formats.keras_weights import counted
+from checkpoints.formats.keras_h5 import counted
 from checkpoints.matching.fit import Fit, fits
 from checkpoints.matching.leftovers import training_leftover
 

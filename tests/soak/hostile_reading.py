@@ -62,7 +62,7 @@ _done: list[str] = []
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "subprocess.Popen" and list(arguments[1])[:4] == [sys.executable, "-I", "-c", hdf5._LIMITED]:
+    if event == "subprocess.Popen" and list(arguments[1])[:3] == [sys.executable, "-I", str(hdf5._TRIAL)]:
         return  # HDF5 is tried in a process of its own
     if event in _NEVER:
         _done.append(f"{event}{arguments!r}"[:200])
