@@ -1,5 +1,13 @@
 """The root of all errors that a user can correct, and what can be wrong with a file of weights or its name."""
 
+from collections.abc import Sequence
+
+
+def listed(names: Sequence[str], *, most: int = 8) -> str:
+    """Names for a message: the first ones, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
 
 class UserError(Exception):
     """An error that the user can correct.

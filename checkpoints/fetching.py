@@ -42,24 +42,22 @@ class Wanted:
     named: bool
 
 
-def select(
-    names: Sequence[str], *, everything: bool = False, catalog: Sequence[BackboneSpec] = CATALOG
-) -> list[Wanted]:
+def select(names: Sequence[str], *, everything: bool = False) -> list[Wanted]:
     """The rows that names and patterns (`slim/resnet*`, `*v2`) mean, each once, in the order given.
 
     A pattern is compared with `source/name` and the bare name. Raises UnknownBackbone for a name or a pattern that
     matches nothing, before anything is fetched.
     """
-    found: dict[str, Wanted] = {spec.id: Wanted(spec, False) for spec in catalog} if everything else {}
+    found: dict[str, Wanted] = {spec.id: Wanted(spec, False) for spec in CATALOG} if everything else {}
     for name in names:
         if not set(name) & set("*?["):
-            spec = find_row(name, catalog=catalog)
+            spec = find_row(name)
             found[spec.id] = Wanted(spec, True)
             continue
-        rows = [spec for spec in catalog if fnmatchcase(spec.id, name) or fnmatchcase(spec.name, name)]
+        rows = [spec for spec in CATALOG if fnmatchcase(spec.id, name) or fnmatchcase(spec.name, name)]
         if not rows:
             raise UnknownBackbone(
-                f"no backbone fits the pattern {name!r}: 'finetune backbones list' lists all {len(catalog)}"
+                f"no backbone fits the pattern {name!r}: 'finetune backbones list' lists all {len(CATALOG)}"
             )
         for spec in rows:
             found.setdefault(spec.id, Wanted(spec, False))

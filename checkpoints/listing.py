@@ -1,6 +1,6 @@
 """The catalogue as tables: for a terminal, and as the page docs/backbones.md."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from checkpoints import store
@@ -23,7 +23,7 @@ names. `finetune backbones verify NAME` compares its network with the original.
 """
 
 
-def as_json(specs: Sequence[BackboneSpec] = CATALOG) -> list[dict[str, Any]]:
+def as_json() -> list[dict[str, Any]]:
     """A mapping for each row, with the file in the cache (or in this package) that belongs to it, or None."""
     return [
         {
@@ -36,14 +36,14 @@ def as_json(specs: Sequence[BackboneSpec] = CATALOG) -> list[dict[str, Any]]:
             "bn_decay": spec.bn_decay,
             "cached": str(path) if (path := store.is_cached(spec)) else None,
         }
-        for spec in specs
+        for spec in CATALOG
     ]
 
 
-def markdown(specs: Sequence[BackboneSpec] = CATALOG) -> str:
+def markdown() -> str:
     """The page, the same on every machine."""
     rows = [[title for title, _, _ in _COLUMNS], [rule for _, rule, _ in _COLUMNS]]
-    rows += [[cell(spec) for _, _, cell in _COLUMNS] for spec in specs]
+    rows += [[cell(spec) for _, _, cell in _COLUMNS] for spec in CATALOG]
     return _PAGE + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

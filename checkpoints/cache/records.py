@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 import platformdirs
@@ -54,10 +55,13 @@ def read_record(path: Path) -> FetchRecord | None:
         return None
 
 
-def write_record(path: Path, url: str, sha256: str, md5: str) -> None:
-    """Record a file as it lies now. Silent where the directory cannot be written: it is hashed again next time."""
+def write_record(path: Path, url: str, hashes: tuple[str, str]) -> None:
+    """Record a file as it lies now, with its (sha256, md5).
+
+    Silent where the directory cannot be written: it is hashed again next time.
+    """
     stat = path.stat()
-    record = FetchRecord(url=url, sha256=sha256, md5=md5, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+    record = FetchRecord(url, *hashes, stat.st_size, stat.st_mtime_ns)
     with contextlib.suppress(OSError), replacing(record_path(path), several_writers=True) as temporary:
         temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
 
@@ -65,10 +69,7 @@ def write_record(path: Path, url: str, sha256: str, md5: str) -> None:
 def digests(path: Path) -> tuple[str, str]:
     """(sha256, md5) of a file, hexadecimal, in one pass."""
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-            md5.update(block)
+    _update(path, sha256, md5)
     return sha256.hexdigest(), md5.hexdigest()
 
 
@@ -77,12 +78,18 @@ def sha256_of(*paths: Path) -> str:
     digest = hashlib.sha256()
     try:
         for path in paths:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+            _update(path, digest)
     except OSError as error:
         raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from error
     return digest.hexdigest()
+
+
+def _update(path: Path, *digests: Any) -> None:
+    """Give the bytes of a file to every digest of `hashlib`."""
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            for digest in digests:
+                digest.update(block)
 
 
 def _lock(path: Path, *, wait: bool) -> filelock.BaseFileLock:

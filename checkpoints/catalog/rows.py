@@ -286,17 +286,12 @@ SCRATCH: tuple[BackboneSpec, ...] = (
         reference="He et al. 2015, arXiv 1512.03385, section 4.2; tensorflow/models tutorials/image/cifar10_estimator/"
         "model_base.py, of [n, n, n] units and 16 filters",
     ),
-    _scratch(
-        "cifar_resnet18",
-        {"units": (2, 2, 2, 2), "width": 64, "shortcut": "project"},
-        parameters=11_178_432,
-        **_CIFAR_RESNET,
-    ),
-    _scratch(
-        "cifar_resnet34",
-        {"units": (3, 4, 6, 3), "width": 64, "shortcut": "project"},
-        parameters=21_294_016,
-        **_CIFAR_RESNET,
+    *(
+        _scratch(name, {"units": units, "width": 64, "shortcut": "project"}, parameters=parameters, **_CIFAR_RESNET)
+        for name, units, parameters in (
+            ("cifar_resnet18", (2, 2, 2, 2), 11_178_432),
+            ("cifar_resnet34", (3, 4, 6, 3), 21_294_016),
+        )
     ),
     _scratch(
         "cifar_vgg",

@@ -8,20 +8,16 @@ from urllib.parse import unquote, urlsplit
 
 import tenacity
 
-from checkpoints.cache.records import (
-    cache_dir,
-    digests,
-    locked,
-    read_record,
-    record_path,
-    remove_abandoned_lock,
-    write_record,
-)
+from checkpoints.cache import records
 from checkpoints.download import transport
 from checkpoints.download.transport import Interrupted, Progress, Refused
 from checkpoints.errors import CheckpointError
 
 GIVE_CHECKPOINT = "give it with --checkpoint PATH"
+
+_KINDS = ("sha256", "md5")
+_Hashes = tuple[str | None, str | None]
+"""As published, of these kinds; None for what is not published."""
 
 
 def fetch(
@@ -47,21 +43,21 @@ def fetch(
     `$FINETUNE_MIRROR` (`http://host:port/prefix`) stands in for scheme and host of every download.
     Raises CheckpointError: refused (404, 403, a redirect loop, a web page), offline, wrong hash, disk.
     """
-    path = (into or cache_dir() / "files") / file_name(url)
-    md5, sha256 = md5 and md5.lower(), sha256 and sha256.lower()
+    path = (into or records.cache_dir() / "files") / file_name(url)
+    published = (sha256 and sha256.lower(), md5 and md5.lower())
     with _disk_errors(path):
         # A cache filled by someone else may be read-only: no lock where nothing is to be written.
         if path.is_file():
-            if remove_abandoned_lock(path):  # killed after the file got its name
+            if records.remove_abandoned_lock(path):  # killed after the file got its name
                 with contextlib.suppress(OSError):
                     transport.discard(path.with_name(path.name + ".part"))
-            return _verified(path, url, md5, sha256)
+            return _verified(path, url, published)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path):
+        with records.locked(path):
             if path.is_file():
-                return _verified(path, url, md5, sha256)
+                return _verified(path, url, published)
             try:
-                _download(url, path, md5, sha256, progress, attempts, first_wait)
+                _download(url, path, published, progress, attempts, first_wait)
             except (Refused, Interrupted) as error:
                 raise CheckpointError(
                     f"cannot fetch {transport.mirrored(url)}: {error}. Put the file at {path}, or {instead}."
@@ -81,18 +77,12 @@ def file_name(url: str) -> str:
 
 
 def _download(
-    url: str,
-    path: Path,
-    md5: str | None,
-    sha256: str | None,
-    progress: Progress | None,
-    attempts: int,
-    first_wait: float,
+    url: str, path: Path, published: _Hashes, progress: Progress | None, attempts: int, first_wait: float
 ) -> None:
     part = path.with_name(path.name + ".part")
 
     def wait(state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
+        error = state.outcome and state.outcome.exception()
         asked = error.wait if isinstance(error, Interrupted) else 0.0
         return max(asked, first_wait * 2.0 ** (state.attempt_number - 1))
 
@@ -104,48 +94,46 @@ def _download(
     )
 
     def attempt() -> None:
-        continued = transport.receive(client, url, part, hash_known=bool(md5 or sha256), progress=progress)
-        found = digests(part)
-        wrong = _difference(path, url, found, md5, sha256)
-        if wrong:
+        continued = transport.receive(client, url, part, hash_known=any(published), progress=progress)
+        found = records.digests(part)
+        if wrong := _difference(path, url, found, published):
             transport.discard(part)
             # Bytes of two versions may have met: once more from the beginning tells.
             raise Interrupted(wrong) if continued else Refused(wrong)
         os.replace(part, path)
         transport.discard(part)
-        write_record(path, url, sha256=found[0], md5=found[1])
+        records.write_record(path, url, found)
 
     with transport.session() as client:
         retrying(attempt)
 
 
-def _difference(path: Path, url: str, found: tuple[str, str], md5: str | None, sha256: str | None) -> str | None:
+def _difference(path: Path, url: str, found: tuple[str, str], published: _Hashes) -> str | None:
     """What is wrong with the digests (sha256, md5) of a file just fetched, or None."""
-    if sha256 and found[0] != sha256:
-        return f"its sha256 is {found[0]}, published is {sha256}; nothing was kept"
-    if md5 and found[1] != md5:
-        return f"its md5 is {found[1]}, published is {md5}; nothing was kept"
-    record = read_record(path)
-    if not md5 and not sha256 and record and record.url == url and found[0] != record.sha256:
+    for kind, is_, expected in zip(_KINDS, found, published, strict=True):
+        if expected and is_ != expected:
+            return f"its {kind} is {is_}, published is {expected}; nothing was kept"
+    record = records.read_record(path)
+    if not any(published) and record and record.url == url and found[0] != record.sha256:
         return (
             f"it changed since it was first fetched (sha256 {found[0]}, recorded {record.sha256}); nothing was "
-            f"kept. To trust the new file, delete {record_path(path)}"
+            f"kept. To trust the new file, delete {records.record_path(path)}"
         )
     return None
 
 
-def _verified(path: Path, url: str, md5: str | None, sha256: str | None) -> Path:
+def _verified(path: Path, url: str, published: _Hashes) -> Path:
     """A file that lies in the cache, once it is known to be the one that was published or first fetched."""
-    record = read_record(path)
+    record = records.read_record(path)
     known = record if record and record.url == url and record.untouched(path) else None
-    found = (known.sha256, known.md5) if known else digests(path)
-    for kind, is_, published in (("sha256", found[0], sha256), ("md5", found[1], md5)):
-        if published and is_ != published:
+    found = (known.sha256, known.md5) if known else records.digests(path)
+    for kind, is_, expected in zip(_KINDS, found, published, strict=True):
+        if expected and is_ != expected:
             raise CheckpointError(
-                f"{path} has {kind} {is_}, but {published} is published for {url}: it is damaged or another file. "
+                f"{path} has {kind} {is_}, but {expected} is published for {url}: it is damaged or another file. "
                 "Delete it to fetch it again."
             )
-    if record and not (md5 or sha256):
+    if record and not any(published):
         if record.url != url:
             raise CheckpointError(
                 f"{path} was fetched from {record.url}, not from {url}. Delete it to fetch it from there."
@@ -153,10 +141,10 @@ def _verified(path: Path, url: str, md5: str | None, sha256: str | None) -> Path
         if found[0] != record.sha256:
             raise CheckpointError(
                 f"{path} has sha256 {found[0]}, but {record.sha256} was recorded when it was fetched: it was changed. "
-                f"Delete it to fetch it again, or delete {record_path(path)} to trust it as it is."
+                f"Delete it to fetch it again, or delete {records.record_path(path)} to trust it as it is."
             )
     if known is None:
-        write_record(path, url, sha256=found[0], md5=found[1])
+        records.write_record(path, url, found)
     return path
 
 

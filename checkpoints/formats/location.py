@@ -2,11 +2,12 @@
 
 import ast
 import difflib
+import glob
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoints.errors import CheckpointError
+from checkpoints.errors import CheckpointError, listed
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 # The last 8 bytes of a LevelDB table: a V1 checkpoint is one, and so is the index of a V2 checkpoint
@@ -16,7 +17,6 @@ _SHARD = re.compile(r"\.data-(\d{5})-of-(\d{5})$")
 _STEP = re.compile(r"-(\d+)$")
 _STATE = re.compile(r'^\s*model_checkpoint_path\s*:\s*("(?:[^"\\]|\\.)*")', re.MULTILINE)
 _SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
-_SHOWN = 8
 
 EXPECTED = (
     "a TF-slim checkpoint (the file, or the prefix of .index and .data-00000-of-00001), Keras weights (.h5, "
@@ -48,23 +48,17 @@ def starts_with(path: Path, magic: bytes) -> bool:
 
 def find_slim(path: Path) -> Slim:
     """The TF checkpoint a file or prefix names. Raises CheckpointError where it is not one, or incomplete."""
-    if path.is_file():
-        prefix = _prefix(path)
-        single = path if prefix is None else prefix
-        if single.is_file() and is_table(single):
-            return Slim(single, "slim-v1", (single,))
-        if prefix is None:
-            raise CheckpointError(f"{path} is not a checkpoint, or one that was cut off: expected {EXPECTED}")
-    else:
-        prefix = path
-    return _find_v2(prefix, path)
-
-
-def _find_v2(prefix: Path, named: Path) -> Slim:
+    prefix = _prefix(path) if path.is_file() else path
+    single = prefix or path
+    if single.is_file() and is_table(single):
+        return Slim(single, "slim-v1", (single,))
+    if prefix is None:
+        raise CheckpointError(f"{path} is not a checkpoint, or one that was cut off: expected {EXPECTED}")
     index = prefix.with_name(prefix.name + ".index")
-    shards = _shards(prefix)
+    files = prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*")
+    shards = sorted(file for file in files if _SHARD.search(file.name))
     if not index.is_file() and not shards:
-        raise CheckpointError(f"there is no checkpoint {named}{_similar(named)}: expected {EXPECTED}")
+        raise CheckpointError(f"there is no checkpoint {path}{_similar(path)}: expected {EXPECTED}")
     if not index.is_file():
         raise CheckpointError(f"the checkpoint {prefix} is not whole: {index.name} is missing beside {shards[0].name}")
     if not is_table(index):
@@ -74,7 +68,7 @@ def _find_v2(prefix: Path, named: Path) -> Slim:
     missing = [file.name for file in wanted if not file.is_file()]
     if missing:
         raise CheckpointError(
-            f"the checkpoint {prefix} is not whole: {', '.join(missing[:_SHOWN])} missing beside {index.name}. "
+            f"the checkpoint {prefix} is not whole: {listed(missing)} missing beside {index.name}. "
             "Copy all its files into one directory."
         )
     return Slim(prefix, "slim-v2", (index, *wanted))
@@ -160,13 +154,6 @@ def _prefix(path: Path) -> Path | None:
     return path.with_name(path.name[: match.start()]) if match else None
 
 
-def _shards(prefix: Path) -> list[Path]:
-    if not prefix.parent.is_dir():
-        return []
-    start = prefix.name + ".data-"
-    return sorted(path for path in prefix.parent.iterdir() if path.name.startswith(start) and _SHARD.search(path.name))
-
-
 def _keras_files(directory: Path) -> list[Path]:
     files = sorted(path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
     return [path for path in files if path.suffix == ".keras" or starts_with(path, HDF5_MAGIC)]
@@ -197,5 +184,4 @@ def _similar(path: Path) -> str:
 
 
 def _listed(paths: list[Path]) -> str:
-    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
-    return (", ".join(path.name for path in paths[:_SHOWN]) or "no others") + more
+    return listed([path.name for path in paths]) or "no others"

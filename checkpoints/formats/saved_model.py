@@ -1,5 +1,6 @@
 """The variables of a SavedModel by the names they were made with. Its graph is not loaded, its code not run."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,6 @@ def _prefix(directory: Path) -> Path:
 def scope_in_front(names: Iterable[str]) -> str:
     """What stands in front of the scope of a catalogue network, with its slash; "" where nothing, or not one thing."""
     scopes = {spec.arguments["scope"] for spec in CATALOG if "scope" in spec.arguments}
-    found = set()
-    for name in names:
-        parts = name.split("/")
-        at = next((index for index, part in enumerate(parts) if part in scopes), None)
-        if at is not None:
-            found.add("".join(f"{part}/" for part in parts[:at]))
+    first = re.compile(rf"((?:[^/]*/)*?)(?:{'|'.join(map(re.escape, scopes))})(?:/|\Z)")
+    found = {match[1] for name in names if (match := first.match(name))}
     return found.pop() if len(found) == 1 else ""

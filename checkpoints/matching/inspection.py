@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.keras_h5 import counted
 from checkpoints.matching.fit import Fit, fits
-from checkpoints.matching.leftovers import training_leftover
+from checkpoints.matching.leftovers import TRAINING_LEFTOVERS, by_reason
 
 _NEAREST = 3
 
@@ -97,27 +97,10 @@ class Inspection:
 
 def inspect(checkpoint: Checkpoint) -> Inspection:
     """Look at every array of an opened file, one at a time. Raises CheckpointError where one cannot be read."""
-    leftovers: dict[str, list[str]] = {}
-    variables = {}
     # TF's files have no order of their own; Keras's files have that of the layers.
     in_order = sorted(checkpoint.shapes, key=counted) if _is_tf(checkpoint.kind) else checkpoint.shapes
-    for name in in_order:
-        shape = checkpoint.shapes[name]
-        reason = training_leftover(name)
-        if reason is None:
-            variables[name] = shape
-        else:
-            leftovers.setdefault(reason, []).append(name)
-    means, variances = statistics_names(checkpoint)
-    of_layer: dict[str, dict[str, np.ndarray]] = {}
-    non_finite = []
-    for name in variables:
-        array = checkpoint.read(name)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            non_finite.append(name)
-        for which, layers in (("mean", means), ("variance", variances)):
-            if name in layers:
-                of_layer.setdefault(layers[name], {})[which] = array.astype(np.float64)
+    names, leftovers = by_reason(in_order, TRAINING_LEFTOVERS)
+    variables = {name: checkpoint.shapes[name] for name in names}
     found = fits(checkpoint)
     return Inspection(
         path=str(checkpoint.path),
@@ -126,13 +109,12 @@ def inspect(checkpoint: Checkpoint) -> Inspection:
         variables=variables,
         parameters=sum(math.prod(shape) for shape in variables.values()),
         groups=_groups(checkpoint.kind, variables),
-        leftovers={reason: tuple(names) for reason, names in leftovers.items()},
+        leftovers=leftovers,
         step=_step(checkpoint),
-        non_finite=tuple(non_finite),
+        non_finite=tuple(name for name in variables if not _is_finite(checkpoint.read(name))),
         batchnorm=tuple(
-            _statistics(layer, arrays["mean"], arrays["variance"])
-            for layer, arrays in of_layer.items()
-            if len(arrays) == 2
+            _statistics(layer, checkpoint.read(mean).astype(np.float64), checkpoint.read(variance).astype(np.float64))
+            for layer, (mean, variance) in _statistics_names(checkpoint, names).items()
         ),
         fits=tuple(fit for fit in found if fit.exact),
         nearest=tuple(fit for fit in found if not fit.exact)[:_NEAREST],
@@ -143,24 +125,19 @@ def _is_tf(kind: str) -> bool:
     return kind.startswith("slim") or kind == "savedmodel"
 
 
-def statistics_names(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, str]]:
-    """(name of a moving mean -> its layer, name of a moving variance -> its layer)."""
-    means, variances = {}, {}
-    of_keys: dict[str, list[str]] = {}
-    for name in checkpoint.shapes:
-        layer, _, variable = name.rpartition("/")
-        if variable == "moving_mean":
-            means[name] = layer
-        elif variable == "moving_variance":
-            variances[name] = layer
-        elif re.search(r"(^|/)batch_normalization(_\d+)?/vars/\d+$", name):
-            of_keys.setdefault(layer.removesuffix("/vars"), []).append(name)
-    for layer, names in of_keys.items():
-        # Keras saves the trainable variables first, and the two statistics last.
-        if len(names) >= 2:
-            name = checkpoint.layers.get(names[0], layer)
-            means[names[-2]] = variances[names[-1]] = name
-    return means, variances
+def _is_finite(array: np.ndarray) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _statistics_names(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Layer -> the names of its moving mean and its moving variance, among the names of variables."""
+    by_layer: dict[str, list[str]] = {}
+    for name in names:
+        if re.search(r"(^|/)(moving_mean|moving_variance|batch_normalization(_\d+)?/vars/\d+)$", name):
+            by_layer.setdefault(name.rpartition("/")[0].removesuffix("/vars"), []).append(name)
+    # Keras saves the trainable variables first, and the two statistics last.
+    last = {layer: sorted(names, key=counted)[-2:] for layer, names in by_layer.items() if len(names) >= 2}
+    return {checkpoint.layers.get(mean, layer): (mean, variance) for layer, (mean, variance) in last.items()}
 
 
 def _statistics(layer: str, mean: np.ndarray, variance: np.ndarray) -> Statistics:
@@ -198,11 +175,13 @@ def _groups(kind: str, variables: Mapping[str, tuple[int, ...]]) -> tuple[Group,
         groups.setdefault(_group(kind, name), []).append(name)
     return tuple(
         Group(
-            group, len(names), sum(math.prod(variables[name]) for name in names), _shown(names[0], group, variables),
-            _shown(names[-1], group, variables),
+            group,
+            len(names),
+            sum(math.prod(variables[name]) for name in names),
+            *(f"{name.removeprefix(f'{group}/')} {list(variables[name])}" for name in (names[0], names[-1])),
         )
         for group, names in groups.items()
-    )  # fmt: skip
+    )
 
 
 def _group(kind: str, name: str) -> str:
@@ -219,7 +198,3 @@ def _group(kind: str, name: str) -> str:
     plain = re.sub(r"(_\d+)+$", "", parts[-1])
     own_name = plain not in ("conv2d", "batch_normalization", "depthwise_conv2d", "dense")
     return "/".join([*parts[:-1], plain.partition("_")[0] if own_name else plain])
-
-
-def _shown(name: str, group: str, variables: Mapping[str, tuple[int, ...]]) -> str:
-    return f"{name.removeprefix(f'{group}/')} {list(variables[name])}"

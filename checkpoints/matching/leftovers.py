@@ -1,6 +1,6 @@
 """Variables that a training run leaves in a file of weights, in addition to the weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
@@ -34,3 +34,11 @@ def training_leftover(name: str) -> str | None:
 def reason(name: str, ignore: Sequence[Ignore]) -> str | None:
     """The first reason one of whose patterns fits."""
     return next((why for why, patterns in ignore if any(fnmatchcase(name, p) for p in patterns)), None)
+
+
+def by_reason(names: Iterable[str], ignore: Sequence[Ignore]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """(names without a reason to be left over, reason -> its names), each in the order of `names`."""
+    groups: dict[str | None, list[str]] = {}
+    for name in names:
+        groups.setdefault(reason(name, ignore), []).append(name)
+    return groups.pop(None, []), {why: tuple(found) for why, found in groups.items() if why}

@@ -25,6 +25,7 @@ class Pairing:
     head: tuple[str, ...]
 
 
+_Value = TypeVar("_Value")
 _OWN_HEAD_VARIABLES = 12
 _SLIM_TO_KERAS = {"weights": "kernel", "biases": "bias", "depthwise_weights": "kernel"}
 _SEPARABLE = {"depthwise_weights": "depthwise_kernel", "pointwise_weights": "pointwise_kernel"}
@@ -135,17 +136,10 @@ def _prefixes(checkpoint: Checkpoint) -> list[str]:
 
 
 def _inside(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
-    if not prefix:
-        return checkpoint
-    return replace(
-        checkpoint,
-        shapes={
-            name.removeprefix(prefix): sides for name, sides in checkpoint.shapes.items() if name.startswith(prefix)
-        },
-        layers={
-            name.removeprefix(prefix): layer for name, layer in checkpoint.layers.items() if name.startswith(prefix)
-        },
-    )
+    def inside(names: Mapping[str, _Value]) -> dict[str, _Value]:
+        return {name.removeprefix(prefix): value for name, value in names.items() if name.startswith(prefix)}
+
+    return replace(checkpoint, shapes=inside(checkpoint.shapes), layers=inside(checkpoint.layers))
 
 
 def _right(checkpoint: Checkpoint, entries: Sequence[Entry], names: Mapping[str, str]) -> int:
@@ -188,10 +182,7 @@ def _is_head(shapes: Sequence[tuple[int, ...]]) -> bool:
     return bool(kernels) and pointwise and len(shapes) <= _OWN_HEAD_VARIABLES
 
 
-_Target = TypeVar("_Target")
-
-
-def align_by_layer_order(checkpoint: Checkpoint, targets: Mapping[str, _Target]) -> dict[str, _Target]:
+def align_by_layer_order(checkpoint: Checkpoint, targets: Mapping[str, _Value]) -> dict[str, _Value]:
     """The targets of a Keras network under the names of a Keras file.
 
     targets: `layer/variable` -> variable, layers in the order of `model.layers`.

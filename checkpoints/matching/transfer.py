@@ -6,12 +6,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from checkpoints.errors import CheckpointError
+from checkpoints.errors import CheckpointError, listed
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.matching.fit import exact_fits
-from checkpoints.matching.leftovers import Ignore, reason
-
-_SHOWN = 8
+from checkpoints.matching.leftovers import Ignore, by_reason
 
 
 class Assignable(Protocol):
@@ -62,11 +60,7 @@ def assign(
     Raises CheckpointError for names only in the file, names only in the network, shapes that differ, and NaN or
     infinity (unless `allow_non_finite`).
     """
-    extra, ignored = [], dict[str, list[str]]()
-    for name in checkpoint.shapes:
-        if name not in targets:
-            why = reason(name, ignore)
-            ignored.setdefault(why, []).append(name) if why else extra.append(name)
+    extra, ignored = by_reason((name for name in checkpoint.shapes if name not in targets), ignore)
     missing = [name for name in targets if name not in checkpoint.shapes]
     other_shape = [
         f"{name} is {list(checkpoint.shapes[name])}, expected {list(target.shape)}"
@@ -85,7 +79,7 @@ def assign(
         kind=checkpoint.kind,
         sha256=checkpoint.sha256,
         assigned=tuple(targets),
-        ignored={reason: tuple(names) for reason, names in ignored.items()},
+        ignored=ignored,
     )
 
 
@@ -97,7 +91,7 @@ def _misfit(checkpoint: Checkpoint, extra: list[str], missing: list[str], other_
         ("of another shape in the file", other_shape),
     ):
         if names:
-            lines.append(f"  {len(names)} {what}: {_listed(names)}")
+            lines.append(f"  {len(names)} {what}: {listed(names)}")
     lines.append(_advice(checkpoint))
     return "\n".join(lines)
 
@@ -105,7 +99,7 @@ def _misfit(checkpoint: Checkpoint, extra: list[str], missing: list[str], other_
 def _advice(checkpoint: Checkpoint) -> str:
     found = exact_fits(checkpoint)
     if found:
-        return f"It fits {' or '.join(fit.summary() for fit in found[:_SHOWN])}: choose that with --backbone."
+        return f"It fits {' or '.join(fit.summary() for fit in found[:8])}: choose that with --backbone."
     return "Choose the backbone this file was saved from, or give the file of this backbone."
 
 
@@ -114,10 +108,5 @@ def _refuse_non_finite(checkpoint: Checkpoint, targets: Mapping[str, Assignable]
     if broken:
         raise CheckpointError(
             f"{checkpoint.path} holds NaN or infinity in {len(broken)} of {len(targets)} variables, nothing was "
-            f"assigned: {_listed(broken)}. Give a checkpoint from before the training diverged."
+            f"assigned: {listed(broken)}. Give a checkpoint from before the training diverged."
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
