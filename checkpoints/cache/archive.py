@@ -6,7 +6,7 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import BinaryIO, cast
 
@@ -46,26 +46,37 @@ def extract(archive: Path, into: Path, *, most_bytes: int = MOST_BYTES) -> Path:
     absolute names, "..", links, devices, a duplicate name, and more than `most_bytes` unpacked raise
     CheckpointError, as does an archive that is cut off, damaged or not a .tar.gz.
     """
-    if into.is_dir():
-        remove_abandoned(into.parent, _WORKING)  # of a process that was killed after the folder got its name
-        return into
+
+    def fill(content: Path) -> None:
+        content.mkdir()
+        with gzip.open(archive, "rb") as file:
+            _write_members(_Capped(cast(BinaryIO, file), most_bytes), content)
+
     with _errors(archive, into):
-        into.parent.mkdir(parents=True, exist_ok=True)
-        with working_folder(into.parent, _WORKING) as temporary:
-            content = temporary / "content"
-            content.mkdir()
-            with gzip.open(archive, "rb") as file:
-                _write_members(_Capped(cast(BinaryIO, file), most_bytes), content, archive)
-            try:
-                os.rename(content, into)
-            except OSError:
-                # Another process was first, and unpacked the same.
-                if not into.is_dir():
-                    raise
+        return made_once(into, fill)
+
+
+def made_once(into: Path, fill: Callable[[Path], None]) -> Path:
+    """`into`, a file or directory that `fill` makes at the path it is given; where it exists already, as it is.
+
+    It appears whole or not at all. Raises OSError.
+    """
+    if into.exists():
+        remove_abandoned(into.parent, _WORKING)  # of a process that was killed after `into` got its name
+        return into
+    into.parent.mkdir(parents=True, exist_ok=True)
+    with working_folder(into.parent, _WORKING) as temporary:
+        fill(temporary / into.name)
+        try:
+            os.rename(temporary / into.name, into)
+        except OSError:
+            # Another process was first, and unpacked the same.
+            if not into.is_dir():
+                raise
     return into
 
 
-def _write_members(file: "_Capped", into: Path, archive: Path) -> None:
+def _write_members(file: "_Capped", into: Path) -> None:
     with tarfile.open(fileobj=cast(BinaryIO, file), mode="r:") as tar:
         for count, member in enumerate(tar):
             if count >= _MOST_MEMBERS:

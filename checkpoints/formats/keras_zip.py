@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import re
 import shutil
 import struct
@@ -12,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpoints.atomic import remove_abandoned, working_folder
 from checkpoints.cache import archive
 from checkpoints.cache.records import cache_dir, sha256_of
 from checkpoints.errors import CheckpointError
@@ -130,15 +128,12 @@ def _weights(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Hdf5
                 pass
         return Hdf5(path, _start(info, path), info.file_size)
     unpacked = cache_dir() / "unpacked" / f"{sha256_of(path)[:16]}-{_WEIGHTS}"
-    if unpacked.is_file():
-        remove_abandoned(unpacked.parent, f".{unpacked.name}.")
-    else:
-        unpacked.parent.mkdir(parents=True, exist_ok=True)
-        with working_folder(unpacked.parent, f".{unpacked.name}.") as temporary:
-            with zipped.open(info) as member, (temporary / _WEIGHTS).open("wb") as out:
-                shutil.copyfileobj(member, out, 1 << 20)  # zipfile ends a member at the size it claims
-            os.replace(temporary / _WEIGHTS, unpacked)
-    return Hdf5(unpacked)
+
+    def fill(place: Path) -> None:
+        with zipped.open(info) as member, place.open("wb") as out:
+            shutil.copyfileobj(member, out, 1 << 20)  # zipfile ends a member at the size it claims
+
+    return Hdf5(archive.made_once(unpacked, fill))
 
 
 def _start(info: zipfile.ZipInfo, path: Path) -> int:

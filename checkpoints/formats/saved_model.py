@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from checkpoints.catalog.lookup import CATALOG
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.formats.location import Slim, find_slim
 from checkpoints.formats.slim import open_variables
 
 
@@ -25,7 +26,7 @@ def open_saved_model(directory: Path) -> Checkpoint:
             f"{directory} is a TF1 Hub module: expected a TF2 SavedModel; take the newer version of the module "
             "(its handle ends in /4 or /5 in place of /1 or /3), or the network's checkpoint"
         )
-    opened = open_variables(_prefix(directory), directory, "savedmodel")
+    opened = open_variables(_stored(directory), directory, "savedmodel")
     scope = scope_in_front(opened.shapes)
     original = {name.removeprefix(scope): name for name in opened.shapes}
     if not scope or len(original) < len(opened.shapes):
@@ -36,8 +37,8 @@ def open_saved_model(directory: Path) -> Checkpoint:
 
 def open_by_keys(directory: Path) -> Checkpoint:
     """Open the checkpoint in a SavedModel; names are its keys, `path` is its prefix. Raises as `open_saved_model`."""
-    prefix = _prefix(directory)
-    return open_variables(prefix, prefix, "savedmodel", own_names=False)
+    found = _stored(directory)
+    return open_variables(found, found.prefix, "savedmodel", own_names=False)
 
 
 def parse_saved_model(directory: Path) -> Any:
@@ -62,14 +63,14 @@ def parse_saved_model(directory: Path) -> Any:
     return message
 
 
-def _prefix(directory: Path) -> Path:
+def _stored(directory: Path) -> Slim:
     prefix = directory / "variables" / "variables"
     if not prefix.with_name("variables.index").is_file():
         raise CheckpointError(
             f"{directory} is a SavedModel without variables (no variables/variables.index): expected the weights of "
             "a network. Copy the whole directory, or export it with its variables"
         )
-    return prefix
+    return find_slim(prefix)
 
 
 def scope_in_front(names: Iterable[str]) -> str:

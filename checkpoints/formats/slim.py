@@ -1,4 +1,5 @@
-"""TF checkpoints: of TF-slim's `Saver`, V1 and V2, and object-based ones of TF2, whose keys are paths through objects.
+"""TF checkpoints, read: of TF-slim's `Saver`, V1 and V2, and object-based ones of TF2, whose keys are paths through
+objects. And written: V2, as slim's `Saver` restores it.
 
 TensorFlow is imported inside the functions.
 """
@@ -11,15 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from checkpoints.atomic import move_all, naming, working_folder, written_by_tensorflow
 from checkpoints.cache.records import sha256_of
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.formats.location import find_slim
+from checkpoints.formats.location import Slim, find_slim
 from checkpoints.formats.table import check_index
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 """The key of the graph (tensorflow/core/protobuf/trackable_object_graph.proto)."""
 
+_WORKING = ".tmp.slim-"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _OPTIMIZER = re.compile(r"(^|/)_?optimizer/|/\.OPTIMIZER_SLOT/")
 
@@ -32,15 +35,15 @@ def open_slim(path: Path) -> Checkpoint:
     Raises CheckpointError where the checkpoint is missing, not whole or not readable.
     """
     found = find_slim(path)
-    return open_variables(found.prefix, found.prefix, found.kind)
+    return open_variables(found, found.prefix, found.kind)
 
 
-def open_variables(prefix: Path, path: Path, kind: str, *, own_names: bool = True) -> Checkpoint:
-    """Open the TF checkpoint at `prefix` as a Checkpoint of this path and kind. Raises as `open_slim` does.
+def open_variables(found: Slim, path: Path, kind: str, *, own_names: bool = True) -> Checkpoint:
+    """Open a TF checkpoint as a Checkpoint of this path and kind. Raises as `open_slim` does.
 
     Without `own_names`, names are the file's keys even where it says how the variables were called.
     """
-    found = find_slim(prefix)
+    prefix = found.prefix
     marks = sorted(set("*?[") & set(str(prefix)))
     if marks:
         raise CheckpointError(
@@ -115,6 +118,42 @@ def _all_equal(reader: Any, keys: list[str], shapes: Mapping[str, tuple[int, ...
         return False
     first = reader.get_tensor(keys[0])
     return all(np.array_equal(first, reader.get_tensor(key), equal_nan=first.dtype.kind == "f") for key in keys[1:])
+
+
+def everything(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Every tensor of a TF checkpoint, also those that are not numbers."""
+    import tensorflow as tf
+
+    arrays = {name: checkpoint.read(name) for name in checkpoint.shapes}
+    reader = tf.train.load_checkpoint(str(checkpoint.path))
+    for name in reader.get_variable_to_shape_map():
+        if name not in arrays:
+            arrays[name] = reader.get_tensor(name)
+    return arrays
+
+
+def write_slim(prefix: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write `arrays` by name as `prefix.index` and `prefix.data-00000-of-00001`.
+
+    Both are written in a working folder and moved, the index last: a reader that finds it finds the data.
+    Raises CheckpointError where something of that name is there already, OSError where the disk is full.
+    """
+    import tensorflow as tf
+
+    for ending in (".data-00000-of-00001", ".index"):
+        if Path(f"{prefix}{ending}").exists():
+            raise CheckpointError(f"{prefix}{ending} is already there and is not overwritten: give another name")
+    names = sorted(arrays)
+    parent = prefix.absolute().parent
+    with naming(prefix, instead_of=parent), working_folder(parent, _WORKING) as temporary:
+        with written_by_tensorflow(prefix):
+            tf.raw_ops.SaveV2(
+                prefix=str(temporary / prefix.name),
+                tensor_names=names,
+                shape_and_slices=[""] * len(names),
+                tensors=[tf.constant(arrays[name]) for name in names],
+            )
+        move_all(temporary, parent)
 
 
 @contextlib.contextmanager

@@ -17,8 +17,7 @@ from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.formats.slim import OBJECT_GRAPH
-from checkpoints.formats.slim_writer import everything, write_slim
+from checkpoints.formats.slim import OBJECT_GRAPH, everything, write_slim
 from checkpoints.matching import transfer
 from checkpoints.matching.fit import Fit, best_fit, fit_row
 from checkpoints.matching.leftovers import TRAINING_LEFTOVERS

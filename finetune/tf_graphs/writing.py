@@ -12,7 +12,7 @@ import tensorflow as tf
 from checkpoints.atomic import naming, remove_abandoned, replacing, working_folder
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint
-from checkpoints.formats.slim_writer import everything, write_slim
+from checkpoints.formats.slim import everything, write_slim
 from finetune.errors import FinetuneError
 from finetune.tf_graphs.program.graphdef import first_line
 from finetune.tf_graphs.program.metagraph import Saved, cuts

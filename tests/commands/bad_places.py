@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from checkpoints.formats import open_checkpoint
-from checkpoints.formats.slim_writer import write_slim
+from checkpoints.formats.slim import write_slim
 from tests.support.places import ROOT
 
 DEMO = ROOT / "checkpoints" / "bundled" / "resnet_v1_demo.ckpt"

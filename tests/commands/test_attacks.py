@@ -396,7 +396,7 @@ def test_names_that_steer_a_terminal_are_written_out(line, here):
 
 
 def test_names_of_layers_and_files_that_steer_a_terminal(here):
-    from checkpoints.formats.slim_writer import write_slim
+    from checkpoints.formats.slim import write_slim
 
     name = f"conv{STEERING}\nfake line/BatchNorm"
     arrays = {f"{name}/{kind}": np.ones(3, np.float32) for kind in ("gamma", "beta", "moving_mean", "moving_variance")}

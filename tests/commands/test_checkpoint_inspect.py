@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from checkpoints.formats.slim_writer import write_slim
+from checkpoints.formats.slim import write_slim
 from checkpoints.matching.structures import structures
 from tests.support.commands import typed
 

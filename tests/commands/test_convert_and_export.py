@@ -9,7 +9,7 @@ import pytest
 from checkpoints import store
 from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
-from checkpoints.formats.slim_writer import write_slim
+from checkpoints.formats.slim import write_slim
 from tests.support.commands import tree, typed
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from checkpoints.formats import open_checkpoint
-from checkpoints.formats.slim_writer import everything, write_slim
+from checkpoints.formats.slim import everything, write_slim
 from finetune.data.sources.generated import demo_target
 from finetune.inference.export.write import export
 from tests.support.commands import typed

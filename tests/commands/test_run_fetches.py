@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from checkpoints.formats.slim_writer import write_slim
+from checkpoints.formats.slim import write_slim
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
 from finetune.cli import main

@@ -23,7 +23,7 @@ from PIL import Image
 
 from checkpoints.catalog.lookup import CATALOG, BackboneSpec, find_row
 from checkpoints.formats import open_checkpoint
-from checkpoints.formats.slim_writer import everything, write_slim
+from checkpoints.formats.slim import everything, write_slim
 from checkpoints.matching.structures import structures
 from finetune.backbone import networks
 from finetune.backbone.loading import network_entries

@@ -10,7 +10,7 @@ import tensorflow as tf
 from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
-from checkpoints.formats.slim_writer import write_slim
+from checkpoints.formats.slim import write_slim
 from checkpoints.matching.fit import fits
 from checkpoints.matching.structures import structures
 from finetune.backbone import load_backbone

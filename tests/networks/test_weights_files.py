@@ -181,7 +181,7 @@ print(memory("VmHWM") - before, len(loaded.report.assigned))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_152_layers_takes_less_than_three_times_the_checkpoint(tmp_path):
-    from checkpoints.formats.slim_writer import write_slim
+    from checkpoints.formats.slim import write_slim
     from checkpoints.matching.structures import structures
 
     rng = np.random.default_rng(0)

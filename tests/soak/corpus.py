@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from click.testing import CliRunner
 
-from checkpoints.formats.slim_writer import write_slim
+from checkpoints.formats.slim import write_slim
 from finetune.cli import main
 from finetune.cli.display_training import ConsoleDisplay
 from finetune.training.feature_cache import feature_store

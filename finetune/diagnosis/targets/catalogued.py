@@ -4,7 +4,7 @@ from pathlib import Path
 
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Averaged, Checkpoint, averaged
-from checkpoints.formats.slim_writer import everything, write_slim
+from checkpoints.formats.slim import everything, write_slim
 from finetune.backbone import find_backbone, head_outputs, load_backbone
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot

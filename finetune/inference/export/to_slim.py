@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from checkpoints.catalog.lookup import BackboneSpec
 from checkpoints.formats import open_checkpoint
-from checkpoints.formats.slim_writer import write_slim
+from checkpoints.formats.slim import write_slim
 from checkpoints.matching.fit import fits
 from finetune.backbone import conversion, module_handle
 from finetune.backbone.networks.names import slim_variables

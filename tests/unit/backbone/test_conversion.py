@@ -10,7 +10,7 @@ import pytest
 from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
-from checkpoints.formats.slim_writer import write_slim
+from checkpoints.formats.slim import write_slim
 from finetune.backbone import networks
 from finetune.backbone.conversion import convert, transcribe
 from finetune.backbone.networks.names import keras_variables

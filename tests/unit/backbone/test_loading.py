@@ -88,7 +88,7 @@ def test_a_published_style_h5_with_head_gives_the_original_features(name, applic
 
 
 def test_a_checkpoint_of_another_network_is_refused_with_both_lists(tmp_path):
-    from checkpoints.formats.slim_writer import write_slim
+    from checkpoints.formats.slim import write_slim
 
     write_slim(tmp_path / "model.ckpt", {"other/conv1/weights": np.zeros((3, 3, 3, 8), np.float32)})
     with pytest.raises(CheckpointError) as error:

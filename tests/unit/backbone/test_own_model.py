@@ -10,7 +10,7 @@ import pytest
 from checkpoints.catalog.lookup import find_row as catalogued
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
-from checkpoints.formats.slim_writer import write_slim
+from checkpoints.formats.slim import write_slim
 from finetune.backbone import find_backbone, load_backbone
 from finetune.batchnorm.surgery import bn_layers
 from finetune.errors import FinetuneError, WrongUse

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
-from checkpoints.formats.slim_writer import write_slim
+from checkpoints.formats.slim import write_slim
 from finetune.backbone import load_backbone, networks
 from finetune.backbone.loading import network_entries
 from finetune.batchnorm.surgery import BatchNormOptions

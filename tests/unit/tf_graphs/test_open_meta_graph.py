@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from checkpoints.formats.slim_writer import write_slim
+from checkpoints.formats.slim import write_slim
 from finetune.data.batches import EvalSet
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find_preprocessing
