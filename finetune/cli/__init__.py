@@ -16,12 +16,8 @@ from finetune.cli.cache_command import cache
 from finetune.cli.checkpoint_command import checkpoint
 from finetune.cli.completion_command import completion
 from finetune.cli.demo_command import demo
-from finetune.cli.diagnose_command import diagnose_bn
-from finetune.cli.evaluate_command import evaluate
-from finetune.cli.export_command import export
-from finetune.cli.features_command import features
-from finetune.cli.predict_command import predict
-from finetune.cli.recalibrate_command import recalibrate_bn
+from finetune.cli.diagnosis_commands import diagnose_bn, recalibrate_bn
+from finetune.cli.inference_commands import evaluate, export, features, predict
 from finetune.cli.report_command import report
 from finetune.cli.run_command import run
 from finetune.cli.terminal import neutral_streams
@@ -71,20 +67,8 @@ def main() -> None:
 
 
 for _command in (
-    run,
-    batch,
-    evaluate,
-    report,
-    diagnose_bn,
-    recalibrate_bn,
-    predict,
-    features,
-    export,
-    backbones,
-    checkpoint,
-    completion,
-    cache,
-    demo,
+    *(run, batch, evaluate, report, diagnose_bn, recalibrate_bn, predict, features, export),
+    *(backbones, checkpoint, completion, cache, demo),
 ):
     main.add_command(_command)
 

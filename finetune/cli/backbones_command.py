@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from finetune.cli import shared_options
+from finetune.cli.shared_options import CHECKPOINT, JSON, PATH, is_given, output_options, printed_json, progress
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import print_table
 
@@ -17,19 +17,18 @@ def backbones() -> None:
 
 @backbones.command("list")
 @click.option("--markdown", is_flag=True, help="Print docs/backbones.md, with references and addresses.")
-@shared_options.JSON
-def list_backbones(markdown: bool, as_json: bool) -> None:
+@JSON
+def list_backbones(markdown: bool) -> None:
     """List every backbone: name, source, ImageNet top-1, parameters, input size, and where its file is cached."""
     from checkpoints import fetching, listing
 
-    if markdown and as_json:
+    if markdown and is_given("json"):
         raise click.UsageError("--markdown and --json contradict each other: give one of them.")
     if markdown:
         click.echo(listing.markdown(), nl=False)
         return
     rows = listing.as_json()
-    if as_json:
-        shared_options.emit(rows)
+    if printed_json(rows):
         return
     print_table(
         ("name", "source", "top-1 %", "params", "px", "least px", "BN decay", "cached"),
@@ -57,9 +56,8 @@ def list_backbones(markdown: bool, as_json: bool) -> None:
     help="Fetch the whole file, which works with and without its head, or the smaller one without a head if there is "
     "one.  [default: --with-head]",
 )
-@shared_options.JSON
-@shared_options.QUIET
-def fetch(names: tuple[str, ...], everything: bool, with_head: bool, as_json: bool, quiet: bool) -> None:
+@output_options
+def fetch(names: tuple[str, ...], everything: bool, with_head: bool) -> None:
     """Fetch published weights into the cache: NAME is a backbone or a pattern such as 'slim/resnet*'.
 
     Files in the cache are checked and kept, partial files are continued. After a failure the other files are still
@@ -71,11 +69,9 @@ def fetch(names: tuple[str, ...], everything: bool, with_head: bool, as_json: bo
     if not names and not everything:
         raise click.UsageError("nothing to fetch: give the NAME of a backbone, a pattern such as 'slim/*', or --all.")
     wanted = fetching.select(names, everything=everything)
-    with downloads(quiet=quiet or as_json, files=len(wanted)) as progress:
-        fetched = list(fetching.fetch_all(wanted, with_head=with_head, progress=progress))
-    if as_json:
-        shared_options.emit({"backbones": [one.to_json() for one in fetched]})
-    else:
+    with downloads(quiet=is_given("quiet") or is_given("json"), files=len(wanted)) as progress_of:
+        fetched = list(fetching.fetch_all(wanted, with_head=with_head, progress=progress_of))
+    if not printed_json({"backbones": [one.to_json() for one in fetched]}):
         print_table(
             ("name", "", "size", "file"),
             [
@@ -94,8 +90,8 @@ def fetch(names: tuple[str, ...], everything: bool, with_head: bool, as_json: bo
 
 @backbones.command()
 @click.argument("name")
-@shared_options.JSON
-def show(name: str, as_json: bool) -> None:
+@JSON
+def show(name: str) -> None:
     """Show one backbone, with the stages and layer names that --freeze and --bn accept."""
     load_tensorflow()
     from finetune.backbone import find_backbone
@@ -106,8 +102,7 @@ def show(name: str, as_json: bool) -> None:
     stages = {stage: [layer.display for layer in infos] for stage, infos in layers.items()}
     fields = dataclasses.asdict(spec)
     row = {key: fields[key] for key in fields if fields[key] is not False and fields[key] not in (None, (), "", {})}
-    if as_json:
-        shared_options.emit({**row, "id": spec.id, "stages": stages})
+    if printed_json({**row, "id": spec.id, "stages": stages}):
         return
     for key, value in row.items():
         click.echo(f"{key:15} {value}")
@@ -118,16 +113,15 @@ def show(name: str, as_json: bool) -> None:
 
 @backbones.command()
 @click.argument("name", metavar="NAME|PATH")
-@shared_options.CHECKPOINT
+@CHECKPOINT
 @click.option(
     "--photos",
-    type=shared_options.PATH,
+    type=PATH,
     metavar="DIR",
     help="Images named NNN_*.jpg, where NNN is the ImageNet class 0..999.",
 )
-@shared_options.JSON
-@shared_options.QUIET
-def verify(name: str, checkpoint: Path | None, photos: Path | None, as_json: bool, quiet: bool) -> None:
+@output_options
+def verify(name: str, checkpoint: Path | None, photos: Path | None) -> None:
     """Verify a file of weights: it fills its network exactly, and computes what the original computes.
 
     NAME is a backbone, with its published file or --checkpoint. PATH is a file; its backbone is detected. If tf_slim
@@ -135,15 +129,12 @@ def verify(name: str, checkpoint: Path | None, photos: Path | None, as_json: boo
     fails. With --photos, these are the images, and ImageNet top-1 and top-5 are counted.
     """
     load_tensorflow()
-    from finetune.cli.display_training import ConsoleDisplay
     from finetune.inference import verification
 
-    with ConsoleDisplay(quiet=quiet or as_json).running() as display:
+    with progress() as display:
         result = verification.verify(
             name, checkpoint=checkpoint, photos=photos, say=display.say, progress=display.download
         )
-    if as_json:
-        shared_options.emit(result.to_json())
-    else:
+    if not printed_json(result.to_json()):
         click.echo(result.summary())
     result.check()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetune.cli import shared_options
+from finetune.cli.shared_options import PATH, is_given, output_options, printed_json
 from finetune.cli.startup import load_tensorflow
 
 if TYPE_CHECKING:
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("jobs_file", type=shared_options.PATH, metavar="JOBS.toml")
+@click.argument("jobs_file", type=PATH, metavar="JOBS.toml")
 @click.option(
     "--runs-dir",
-    type=shared_options.PATH,
+    type=PATH,
     metavar="DIR",
     help="Folder of the runs and the summary.  [default: beside the jobs file, under its name]",
 )
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 @click.option("--cpus-per-job", type=click.IntRange(1), metavar="C", help="Ray, Slurm: cores of a job.  [default: 1]")
 @click.option("--gpus-per-job", type=click.FloatRange(0), metavar="G", help="Ray, Slurm: GPUs of a job.  [default: 0]")
 @click.option("--print", "print_script", is_flag=True, help="Slurm: write the script on standard output; run nothing.")
-@shared_options.JSON
-@shared_options.QUIET
+@output_options
 def batch(
     jobs_file: Path,
     runs_dir: Path | None,
@@ -51,8 +50,6 @@ def batch(
     dry_run: bool,
     summary_only: bool,
     print_script: bool,
-    as_json: bool,
-    quiet: bool,
     **how: Any,
 ) -> None:
     """Run every job of a file, each in its own process, and rank the results.
@@ -77,24 +74,24 @@ def batch(
     from finetune.batch.slurm import slurm_script
     from finetune.cli.display_batch import BatchDisplay
 
-    _check_use(how, dry_run=dry_run, summary_only=summary_only, print_script=print_script, as_json=as_json)
-    display = BatchDisplay(quiet=quiet)
+    _check_use(how, dry_run=dry_run, summary_only=summary_only, print_script=print_script)
+    display = BatchDisplay(quiet=is_given("quiet"))
     call = open_call(jobs_file, runs_dir, seeds=seeds, really=yes_really, only=only, display=display)
     if dry_run:
-        _plan(call, how["workers"] or 1, as_json=as_json)
+        _plan(call, how["workers"] or 1)
     elif print_script:
         call.check()
         script = slurm_script(call, workers=how["workers"], cpus=how["cpus_per_job"], gpus=how["gpus_per_job"])
         click.echo(script, nl=False)
     elif summary_only:
-        _finish(call, call.summary_only(), as_json=as_json)
+        _finish(call, call.summary_only())
     else:
         with display.running():
             summary = call.run(lambda: _executor(how, len(call.every)), fail_fast=how["fail_fast"])
-        _finish(call, summary, as_json=as_json)
+        _finish(call, summary)
 
 
-def _check_use(how: dict[str, Any], *, dry_run: bool, summary_only: bool, print_script: bool, as_json: bool) -> None:
+def _check_use(how: dict[str, Any], *, dry_run: bool, summary_only: bool, print_script: bool) -> None:
     from finetune.errors import WrongUse
 
     if dry_run + summary_only + print_script > 1:
@@ -105,7 +102,7 @@ def _check_use(how: dict[str, Any], *, dry_run: bool, summary_only: bool, print_
             "--on slurm and --print go together: 'finetune batch JOBS.toml --on slurm --print > night.sh' writes a "
             "script that 'bash night.sh' submits"
         )
-    if print_script and as_json:
+    if print_script and is_given("json"):
         raise WrongUse("--print writes a script, not JSON: leave --json out")
     for option, places in {"address": "ray", "cpus-per-job": "ray and slurm", "gpus-per-job": "ray and slurm"}.items():
         if how[option.replace("-", "_")] is not None and on not in places.split(" and "):
@@ -128,7 +125,7 @@ def _executor(how: dict[str, Any], jobs: int) -> "Executor":
     return Local(min(how["workers"] or 1, jobs), cores())
 
 
-def _plan(call: "Call", workers: int, *, as_json: bool) -> None:
+def _plan(call: "Call", workers: int) -> None:
     """`--dry-run`."""
     call.check()
     load_tensorflow()
@@ -136,19 +133,15 @@ def _plan(call: "Call", workers: int, *, as_json: bool) -> None:
     from finetune.cli.display_batch import show_plan
 
     rows, estimate = plan(call, workers)
-    if as_json:
-        shared_options.emit({"runs_dir": str(call.folder), "jobs": rows, "estimate": estimate})
-    else:
+    if not printed_json({"runs_dir": str(call.folder), "jobs": rows, "estimate": estimate}):
         show_plan(rows, estimate, call.folder)
 
 
-def _finish(call: "Call", summary: "Summary", *, as_json: bool) -> None:
+def _finish(call: "Call", summary: "Summary") -> None:
     """Print the summary; exit code 1 if a job of this call has failed or is not done."""
     from finetune.cli.display_batch import show_summary
 
-    if as_json:
-        shared_options.emit(summary.to_json(call.folder))
-    else:
+    if not printed_json(summary.to_json(call.folder)):
         show_summary(summary, call.folder)
     mine = {job.index for job in call.jobs}
     if any(one.state != "done" for one in summary.statuses if one.job.index in mine):

@@ -4,7 +4,7 @@ import time
 
 import click
 
-from finetune.cli import shared_options
+from finetune.cli.shared_options import JSON, printed_json
 from finetune.cli.terminal import print_table
 
 
@@ -17,28 +17,23 @@ def cache() -> None:
 
 
 @cache.command("list")
-@shared_options.JSON
-def list_cache(as_json: bool) -> None:
+@JSON
+def list_cache() -> None:
     """List every entry, the most recently used first, with its backbone, images and size."""
     from finetune.text import size_in_words
     from finetune.training.feature_cache import feature_store
 
-    entries = feature_store.entries()[::-1]
-    if as_json:
-        rows = [
-            {
-                "key": one.key,
-                **one.about,
-                "images": one.images,
-                "bytes": one.size,
-                "used": round(one.used, 3),
-                "in_use": one.busy,
-            }
-            for one in entries
-        ]
-        shared_options.emit(
-            {"place": str(feature_store.cache_folder()), "budget": feature_store.default_budget(), "entries": rows}
-        )
+    entries, folder, budget = (
+        feature_store.entries()[::-1],
+        feature_store.cache_folder(),
+        feature_store.default_budget(),
+    )
+    rows = [
+        {"key": one.key, **one.about, "images": one.images, "bytes": one.size}
+        | {"used": round(one.used, 3), "in_use": one.busy}
+        for one in entries
+    ]
+    if printed_json({"place": str(folder), "budget": budget, "entries": rows}):
         return
     if entries:
         print_table(
@@ -58,24 +53,20 @@ def list_cache(as_json: bool) -> None:
             numbers=("px", "images", "size"),
         )
     total = sum(one.size for one in entries)
-    budget = size_in_words(feature_store.default_budget())
-    click.echo(f"{len(entries)} entries, {size_in_words(total)} of {budget}, in {feature_store.cache_folder()}")
+    click.echo(f"{len(entries)} entries, {size_in_words(total)} of {size_in_words(budget)}, in {folder}")
 
 
 @cache.command()
 @click.argument("keys", nargs=-1, metavar="[KEY...]")
-@shared_options.JSON
-def clear(keys: tuple[str, ...], as_json: bool) -> None:
+@JSON
+def clear(keys: tuple[str, ...]) -> None:
     """Remove entries by the beginning of their KEY, or all. Entries that a run is using stay."""
     from finetune.text import size_in_words
     from finetune.training.feature_cache import feature_store
 
     removed, held = feature_store.clear(keys)
     freed = sum(one.size for one in removed)
-    if as_json:
-        shared_options.emit(
-            {"removed": [one.key for one in removed], "in_use": [one.key for one in held], "bytes": freed}
-        )
+    if printed_json({"removed": [one.key for one in removed], "in_use": [one.key for one in held], "bytes": freed}):
         return
     click.echo(f"removed {len(removed)} entries, {size_in_words(freed)}")
     for one in held:

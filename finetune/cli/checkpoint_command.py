@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetune.cli import shared_options
+from finetune.cli.shared_options import JSON, PATH, printed_json
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import print_table
 from finetune.text import printable
@@ -21,10 +21,10 @@ def checkpoint() -> None:
 
 
 @checkpoint.command()
-@click.argument("path", type=shared_options.PATH)
+@click.argument("path", type=PATH)
 @click.option("--all", "everything", is_flag=True, help="Every variable with its shape, and every BatchNorm layer.")
-@shared_options.JSON
-def inspect(path: Path, everything: bool, as_json: bool) -> None:
+@JSON
+def inspect(path: Path, everything: bool) -> None:
     """Show what PATH holds: its variables, the networks of the catalogue they fit, the state of BatchNorm.
 
     PATH is a TF checkpoint (V1 file, V2 prefix, training directory), Keras weights (.h5, .weights.h5, .keras), a
@@ -35,22 +35,20 @@ def inspect(path: Path, everything: bool, as_json: bool) -> None:
     from checkpoints.matching.inspection import inspect as inspect_checkpoint
 
     inspection = inspect_checkpoint(open_checkpoint(path))
-    if as_json:
-        shared_options.emit(inspection.to_json())
-    else:
+    if not printed_json(inspection.to_json()):
         _show(inspection, everything=everything)
 
 
 @checkpoint.command()
-@click.argument("path", type=shared_options.PATH)
-@click.argument("out", type=shared_options.PATH)
+@click.argument("path", type=PATH)
+@click.argument("out", type=PATH)
 @click.option(
     "--backbone",
     metavar="NAME",
     help="The network in PATH, if it fits several. Between TF checkpoints: write the variables of this network only.",
 )
-@shared_options.JSON
-def convert(path: Path, out: Path, backbone: str | None, as_json: bool) -> None:
+@JSON
+def convert(path: Path, out: Path, backbone: str | None) -> None:
     """Write the weights in PATH to OUT in another format, bit for bit, head included.
 
     PATH is anything that 'inspect' accepts. OUT ends in .weights.h5 or .keras, or is the prefix of a slim V2
@@ -61,9 +59,7 @@ def convert(path: Path, out: Path, backbone: str | None, as_json: bool) -> None:
     from finetune.backbone.conversion import convert as convert_weights
 
     done = convert_weights(path, out, backbone=backbone)
-    if as_json:
-        shared_options.emit(done.to_json())
-    else:
+    if not printed_json(done.to_json()):
         click.echo(done.summary())
 
 

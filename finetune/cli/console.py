@@ -1,5 +1,6 @@
 """rich's consoles, tables and bars for this program; apart from `terminal`, because importing rich takes a while."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, cast
@@ -10,7 +11,6 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -104,22 +104,18 @@ def downloads(*, quiet: bool, files: int) -> Iterator[Callable[[BackboneSpec], R
         console=console,
         disable=quiet or not console.is_terminal,
     )
-    begun = 0
+    numbers = itertools.count(1)
 
     def report_on(spec: BackboneSpec) -> Report:
-        nonlocal begun
-        begun += 1
-        number = begun
-        task: TaskID | None = None
+        place = f"{next(numbers)}/{files}"
+        # It is shown from the first byte on: a file that is in the cache gets no bar.
+        task = bars.add_task(f"{place} {spec.id}", total=None, visible=False)
 
         def report(done: int, total: int | None) -> None:
-            nonlocal task
-            if task is None:  # not before the first byte: a file that is in the cache gets no bar
-                task = bars.add_task(f"{number}/{files} {spec.id}", total=total)
-                if not console.is_terminal:
-                    size = "" if total is None else f", {total / 2**20:.1f} MiB"
-                    console.print(f"{number}/{files} fetching {spec.id}{size}", markup=False)
-            bars.update(task, completed=done, total=total)
+            if not (console.is_terminal or bars.tasks[task].visible):
+                size = "" if total is None else f", {total / 2**20:.1f} MiB"
+                console.print(f"{place} fetching {spec.id}{size}", markup=False)
+            bars.update(task, completed=done, total=total, visible=True)
 
         return report
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from finetune.cli import shared_options
+from finetune.cli.shared_options import PATH
 from finetune.cli.startup import load_tensorflow
 
 # The learning rate is high on purpose: the weights move so far that the statistics of the source become useless, which
@@ -29,9 +29,7 @@ _STORY = (
 
 
 @click.command()
-@click.option(
-    "--runs-dir", type=shared_options.PATH, default="demo-runs", help="Folder of its runs.  [default: demo-runs]"
-)
+@click.option("--runs-dir", type=PATH, default="demo-runs", help="Folder of its runs.  [default: demo-runs]")
 @click.pass_context
 def demo(ctx: click.Context, runs_dir: Path) -> None:
     """Transfer, diagnose and repair with bundled weights and generated images, offline, in about two minutes."""

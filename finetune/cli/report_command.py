@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetune.cli import shared_options
+from finetune.cli.shared_options import DATA_DIR, PATH, output_options, printed_json, progress
 from finetune.cli.startup import load_tensorflow
 
 if TYPE_CHECKING:
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("targets", type=shared_options.PATH, metavar="RUN...", nargs=-1)
-@click.option("--html", type=shared_options.PATH, metavar="FILE", help="Also write a self-contained page with plots.")
+@click.argument("targets", type=PATH, metavar="RUN...", nargs=-1)
+@click.option("--html", type=PATH, metavar="FILE", help="Also write a self-contained page with plots.")
 @click.option(
     "--mistakes",
     type=click.IntRange(0, 500),
@@ -22,12 +22,9 @@ if TYPE_CHECKING:
     metavar="N",
     help="Most confident mistakes shown.  [default: 24]",
 )
-@shared_options.DATA_DIR
-@shared_options.JSON
-@shared_options.QUIET
-def report(
-    targets: tuple[Path, ...], html: Path | None, mistakes: int, data_dir: Path | None, as_json: bool, quiet: bool
-) -> None:
+@DATA_DIR
+@output_options
+def report(targets: tuple[Path, ...], html: Path | None, mistakes: int, data_dir: Path | None) -> None:
     """Report on runs: curves, confusion, scores by class, most confident mistakes, calibration, BatchNorm, settings.
 
     RUN is a run directory, or the directory of a batch, which means all of its finished runs. Several runs are ranked,
@@ -37,7 +34,6 @@ def report(
     finetune report runs/my-run --html my-run.html
     finetune report runs/a runs/b runs/c
     """
-    from finetune.cli.display_training import ConsoleDisplay
     from finetune.errors import WrongUse
     from finetune.files import write_text
     from finetune.reporting.html import check_page_path
@@ -47,7 +43,7 @@ def report(
         raise WrongUse("missing RUN: give one or more run directories, or that of a batch")
     if html is not None:
         check_page_path(html)
-    with ConsoleDisplay(quiet=quiet or as_json).running() as display:
+    with progress() as display:
 
         def score(run: Path) -> "Predictions":
             display.say(f"{run} has no predictions.npz: scoring its test images")
@@ -61,8 +57,7 @@ def report(
         from finetune.reporting.run_page import render_run_page
 
         write_text(html, render_run_page(found.value, found.pictures))
-    if as_json:
-        shared_options.emit(found.value)
+    if printed_json(found.value):
         return
     from finetune.cli.display_report import show_report
 

@@ -1,5 +1,6 @@
-"""The command `finetune run`."""
+"""The command `finetune run`: an option for every setting, by section, and those that say where the run is."""
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,45 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from finetune.cli import shared_options
-from finetune.cli.run_options import SECTIONS
+from finetune.cli.shared_options import (
+    PATH,
+    Sectioned,
+    is_given,
+    output_options,
+    printed_json,
+    progress,
+    setting_option,
+)
 from finetune.cli.startup import load_tensorflow
-from finetune.config import RunConfig, from_mapping
+from finetune.config import SETTINGS, RunConfig, from_mapping
+
+SECTIONS = {
+    section: [setting_option(name) for name in names]
+    for section, names in itertools.groupby(SETTINGS, lambda name: SETTINGS[name].section)
+}
+SECTIONS["What to start from"] += [
+    click.option("--config", type=PATH, metavar="FILE", help="A config.json to repeat; options given here win."),
+    click.option("--resume", type=PATH, metavar="RUN", help="Continue an interrupted run directory."),
+]
+SECTIONS["The run"] += [
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Check the settings, read the data, build the network and print the plan; train and write nothing.",
+    ),
+    click.option("--run-dir", type=PATH, metavar="DIR", help="Directory of this run; must not exist."),
+    click.option(
+        "--runs-dir",
+        type=PATH,
+        metavar="DIR",
+        default="runs",
+        help="Folder in which runs get a name.  [default: runs]",
+    ),
+]
 
 
-@click.command(cls=shared_options.Sectioned, sections=SECTIONS)
-@shared_options.JSON
-@shared_options.QUIET
+@click.command(cls=Sectioned, sections=SECTIONS)
+@output_options
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -25,8 +56,6 @@ def run(
     run_dir: Path | None,
     runs_dir: Path,
     dry_run: bool,
-    as_json: bool,
-    quiet: bool,
     **given: Any,
 ) -> None:
     """Transfer a pretrained backbone to new data: replace the head, train, evaluate and write the run directory.
@@ -42,7 +71,7 @@ def run(
     chosen = {key: _plain(value) for key, value in given.items() if value is not None and value != ()}
     if resume is not None:
         typed = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-        others = [name for name in typed if name not in ("resume", "as_json", "quiet", "distribute")]
+        others = [name for name in typed if name not in ("resume", "distribute")]
         if others:
             raise WrongUse(
                 "--resume takes everything from the run's config.json: give no other setting with it "
@@ -55,40 +84,34 @@ def run(
         settings = from_mapping(base, where=str(config or "the options"), options=chosen)
 
     load_tensorflow()
-    from finetune.cli.display_training import ConsoleDisplay, show_result
+    from finetune.cli.display_training import show_result
     from finetune.training import start
 
     if dry_run:
-        _show_plan(settings, quiet=quiet, as_json=as_json)
+        _show_plan(settings)
         return
-    with ConsoleDisplay(quiet=quiet).running() as display:
+    with progress(also_with_json=True) as display:
         if resume is not None:
             finished = start.resume(resume, distribute=chosen.get("distribute"), display=display)
         else:
             finished = start.start(settings, run_dir=run_dir, runs_dir=runs_dir, display=display)
     if not isinstance(finished, RunDir):  # a worker of a distributed run: the chief writes
-        if as_json:
-            shared_options.emit({"run": finished.run, "worker": finished.rank, "workers": finished.workers})
+        printed_json({"run": finished.run, "worker": finished.rank, "workers": finished.workers})
         return
     result = finished.read("result.json", "test", "bn", "proof", "train_seconds", "peak_memory_mib")
-    if as_json:
-        shared_options.emit({"run": str(finished), "status": finished.status, **result})
-    else:
+    if not printed_json({"run": str(finished), "status": finished.status, **result}):
         show_result(finished, result)
 
 
-def _show_plan(settings: RunConfig, *, quiet: bool, as_json: bool) -> None:
+def _show_plan(settings: RunConfig) -> None:
     """`--dry-run`: the display prints the plan on standard error, as at the beginning of a run."""
-    from finetune.cli.display_training import ConsoleDisplay
     from finetune.training import start
 
-    with ConsoleDisplay(quiet=quiet).running() as display:
+    with progress(also_with_json=True) as display:
         prepared = start.plan(settings, display=display)
     steps = prepared.steps_per_epoch * (prepared.config.epochs or 0)
-    if as_json:
-        stages = prepared.plan.stages()
-        shared_options.emit({"config": prepared.config.to_json(), "steps": steps, "stages": stages})
-    elif not quiet:
+    value = {"config": prepared.config.to_json(), "steps": steps, "stages": prepared.plan.stages()}
+    if not printed_json(value) and not is_given("quiet"):
         click.echo(f"{len(prepared.dataset.train):,} training images, {steps:,} steps; nothing was trained or written")
 
 

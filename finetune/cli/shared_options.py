@@ -1,13 +1,17 @@
-"""Options that several commands share, each declared once."""
+"""Options that several commands share, each declared once; what `--json` and `--quiet` do."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetune.cli import completion_command
+from finetune.cli.completion_command import complete_backbone
 from finetune.config import SETTINGS
+
+if TYPE_CHECKING:
+    from finetune.cli.display_training import ConsoleDisplay
 
 
 class _Path(click.ParamType[Path]):
@@ -24,35 +28,18 @@ class _Path(click.ParamType[Path]):
             return Path(value)
 
 
-class _Count(click.IntRange):
-    """A number of images, or a size."""
-
-    name = "whole number of 1 or more"
-
-    def __init__(self) -> None:
-        super().__init__(min=1)
-
-
 PATH = _Path()
-COUNT = _Count()
+COUNT = click.IntRange(min=1)
+"""A number of images, or a size."""
+COUNT.name = "whole number of 1 or more"
 
 
-class NumberOrAuto(click.ParamType[Any]):
-    """A number or `auto`; the library checks the range, which the message quotes as `expected`."""
-
-    name = "number or auto"
-
-    def __init__(self, expected: str) -> None:
-        self._expected = expected
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As click's."""
-        if value == "auto":
-            return value
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            self.fail(f"{value!r} will not do: expected {self._expected}", param, ctx)
+def _number(value: str) -> float | str:
+    """A number. `finetune.config` checks any other text, such as `auto`; its error says what is expected."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def setting_option(name: str) -> Callable[..., Any]:
@@ -63,15 +50,14 @@ def setting_option(name: str) -> Callable[..., Any]:
     words = setting.help + (f"  [default: {setting.default_words}]" if setting.default_words else "")
     if check.kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=words)
-    kinds: dict[type, Any] = {Path: PATH, tuple: str}
-    kind = NumberOrAuto(check.expected) if check.kind is float and check.choices else kinds.get(check.kind, check.kind)
+    kinds: dict[type, Any] = {Path: PATH, tuple: str, float: _number}
     return click.option(
         *([flag, f"--{setting.short}"] if setting.short else [flag]),
-        type=kind,
+        type=kinds.get(check.kind, check.kind),
         metavar=check.metavar,
         multiple=check.kind is tuple,
         help=words,
-        shell_complete=completion_command.complete_backbone if name == "backbone" else None,
+        shell_complete=complete_backbone if name == "backbone" else None,
         **({} if setting.alone is None else {"is_flag": False, "flag_value": setting.alone}),
     )
 
@@ -86,8 +72,56 @@ SPLIT = click.option(
 DATA_DIR = setting_option("data_dir")
 CHECKPOINT = setting_option("checkpoint")
 SKIP_BAD_IMAGES = click.option("--skip-bad-images", is_flag=True, help=SETTINGS["skip_bad_images"].help)
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
-QUIET = click.option("--quiet", is_flag=True, help="No progress; results and errors only.")
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[f"finetune.{param.name}"] = value
+
+
+JSON = click.option(
+    "--json",
+    is_flag=True,
+    expose_value=False,
+    callback=_keep,
+    help="One JSON object on standard output, nothing else.",
+)
+_QUIET = click.option(
+    "--quiet", is_flag=True, expose_value=False, callback=_keep, help="No progress; results and errors only."
+)
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--json` and `--quiet`, which `is_given`, `printed_json` and `progress` read."""
+    return JSON(_QUIET(command))
+
+
+def is_given(flag: str) -> bool:
+    """Whether the running command was given `--json` or `--quiet`."""
+    return bool(click.get_current_context().meta.get(f"finetune.{flag}"))
+
+
+def printed_json(value: Any) -> bool:
+    """With `--json`: print `value`, in ASCII, which is the same in every locale; NaN and infinity become null.
+
+    Returns whether it did. Otherwise the command prints its result in words.
+    """
+    if not is_given("json"):
+        return False
+    import json
+
+    from finetune.files import finite
+
+    click.echo(json.dumps(finite(value), allow_nan=False))
+    return True
+
+
+@contextmanager
+def progress(*, also_with_json: bool = False) -> Iterator["ConsoleDisplay"]:
+    """Inside, progress is shown on standard error, but not with `--quiet`, and with `--json` only if asked for here."""
+    from finetune.cli.display_training import ConsoleDisplay
+
+    with ConsoleDisplay(quiet=is_given("quiet") or (is_given("json") and not also_with_json)).running() as display:
+        yield display
 
 
 class Sectioned(click.Command):
@@ -119,12 +153,3 @@ class Sectioned(click.Command):
         for title, records in rows.items():
             with formatter.section(title):
                 formatter.write_dl(records)
-
-
-def emit(value: Any) -> None:
-    """Print the JSON object of `--json`, in ASCII: it is the same in every locale. NaN and infinity become null."""
-    import json
-
-    from finetune.files import finite
-
-    click.echo(json.dumps(finite(value), allow_nan=False))

@@ -44,7 +44,7 @@ def parsed(words):
     words = [word for word in words if word != "..."]
     given = command.make_context(context.info_name, words, parent=context.parent).params
     if command is run_command and not given["resume"] and not given["config"]:
-        not_settings = ("resume", "config", "run_dir", "runs_dir", "dry_run", "as_json", "quiet")
+        not_settings = ("resume", "config", "run_dir", "runs_dir", "dry_run")
         settings = {
             name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
             for name, value in given.items()

@@ -13,7 +13,7 @@ import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
 
-from finetune.cli.export_command import export as export_command
+from finetune.cli.inference_commands import export as export_command
 from finetune.config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference.export.exported import TrialOptions

@@ -1,0 +1,191 @@
+"""The commands `finetune diagnose-bn` and `recalibrate-bn`, and the options that choose their model and data."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from finetune.cli.completion_command import complete_backbone
+from finetune.cli.shared_options import COUNT, DATA_DIR, PATH, output_options, printed_json, progress
+from finetune.cli.startup import load_tensorflow
+
+if TYPE_CHECKING:
+    from finetune.diagnosis.report import Diagnosis
+    from finetune.diagnosis.targets.opening import Target
+
+WORST = 5
+"""BN layers shown: those whose statistics are furthest off."""
+_LAYOUTS = ("nhwc", "nchw", "flat-nhwc", "flat-nchw")
+_MODEL_OPTIONS = (
+    click.argument("target", type=PATH, metavar="[RUN|MODEL]", required=False),
+    click.option(
+        "--backbone",
+        metavar="NAME",
+        shell_complete=complete_backbone,
+        help="A network of the catalogue; needs --checkpoint.",
+    ),
+    click.option(
+        "--checkpoint",
+        type=PATH,
+        metavar="PATH",
+        help="Your weights: for --backbone with the head you trained (slim checkpoint or training directory, Keras "
+        "weights); for --meta-graph, if it is not the checkpoint beside it.",
+    ),
+    click.option("--ema", is_flag=True, help="Read weights from their moving averages in the checkpoint."),
+    click.option("--meta-graph", type=PATH, metavar="FILE", help="A TF1 graph, such as model.ckpt-1000.meta."),
+    click.option("--input", metavar="NAME", help="TF1 graph: the images, such as x:0.  [default: found]"),
+    click.option("--logits", metavar="NAME", help="TF1 graph: the logits.  [default: found]"),
+    click.option("--is-training", metavar="NAME", help="TF1 graph: the training switch.  [default: found]"),
+    click.option(
+        "--input-layout",
+        type=click.Choice(_LAYOUTS),
+        help="TF1 graph: the layout of images in memory; flat: rows of 3072.  [default: by shape]",
+    ),
+    click.option("--feed", multiple=True, metavar="NAME=VALUE", help="TF1 graph: another placeholder. Repeatable."),
+    click.option("--data", metavar="NAME|PATH", help="The data, as for 'finetune run'.  [default: cifar10]"),
+    DATA_DIR,
+    click.option(
+        "--preprocess",
+        metavar="NAME|MODULE:FUNCTION",
+        help="How pixels were preprocessed in training.  [default: as the run or the backbone]",
+    ),
+    click.option("--image-size", type=COUNT, metavar="PX", help="Side in px.  [default: the model's]"),
+    click.option("--batch-size", type=COUNT, metavar="N", help="[default: 64, or the size that the graph requires]"),
+    click.option(
+        "--bn-decay", type=float, metavar="F", help="The decay of the training, if the file does not hold it."
+    ),
+    click.option(
+        "--source-checkpoint",
+        type=PATH,
+        metavar="PATH",
+        help="The weights that the model was fine-tuned from, if the run does not name them.",
+    ),
+)
+
+
+def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options to a command, which passes them all on to `_open_model`."""
+    for option in reversed(_MODEL_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _open_model(display: Any, **given: Any) -> "Target":
+    """The model that these options choose; `display` reports how it was opened."""
+    from finetune.diagnosis.targets.opening import open_target
+    from finetune.diagnosis.targets.options import TargetOptions
+
+    target = open_target(TargetOptions(**given))
+    for note in target.notes:
+        display.say(note)
+    return target
+
+
+@click.command("diagnose-bn")
+@_model_options
+@click.option("--images", type=COUNT, default=2_000, help="Training images to measure.  [default: 2000]")
+@click.option(
+    "--all-checks", is_flag=True, help="Run every further check, not only those that the measurements suggest."
+)
+@click.option("--quick", is_flag=True, help="No further checks: the three accuracies and the drift only.")
+@click.option("--html", type=PATH, metavar="FILE", help="Also write a page with plots.")
+@output_options
+def diagnose_bn(images: int, all_checks: bool, quick: bool, html: Path | None, **opening: Any) -> None:
+    """Is BatchNorm to blame? Compare test accuracy with is_training False and True; name cause and remedy.
+
+    RUN is a run directory or a .keras file in one. MODEL is a Keras model (.keras, .h5, SavedModel). For a slim
+    checkpoint give --backbone and --checkpoint, for any TF1 graph --meta-graph. Exit code 3 means BatchNorm is
+    unhealthy.
+
+    \b
+    finetune diagnose-bn runs/my-run
+    finetune diagnose-bn model.keras --preprocess inception --data photos/
+    finetune diagnose-bn --backbone resnet_v1_50 --checkpoint train_dir --image-size 64
+    finetune diagnose-bn --meta-graph model.ckpt-1000.meta --preprocess unit
+    """
+    from finetune.errors import WrongUse
+    from finetune.files import write_text
+    from finetune.reporting.html import check_page_path
+
+    if quick and all_checks:
+        raise WrongUse("--quick and --all-checks contradict each other: give one of them")
+    if html is not None:
+        check_page_path(html)
+    load_tensorflow()
+    from finetune.diagnosis.doctor import diagnose
+    from finetune.reporting.diagnosis_page import render_diagnosis_page
+
+    with progress() as display:
+        diagnosis = diagnose(
+            _open_model(display, **opening),
+            images=images,
+            extent="quick" if quick else "all" if all_checks else "default",
+            on_batch=display.batch,
+        )
+    if html is not None:
+        write_text(html, render_diagnosis_page(diagnosis.to_json()))
+    if not printed_json(diagnosis.to_json()):
+        _show_diagnosis(diagnosis)
+    if not diagnosis.verdict.healthy:
+        sys.exit(3)
+
+
+def _show_diagnosis(diagnosis: "Diagnosis") -> None:
+    """Print the accuracies, the worst layers, and the verdict with its evidence, excluded causes and remedy."""
+    from finetune.cli.console import output_console, plain_table
+
+    evidence, verdict = diagnosis.evidence, diagnosis.verdict
+    out = output_console()
+    table = plain_table("accuracy", "is_training=False", "is_training=True", "recalibrated", "images")
+    splits = (("test", evidence.test), ("training subset", evidence.train))
+    for name, modes in splits:
+        scores = [modes.is_training_false, modes.is_training_true, modes.recalibrated]
+        table.add_row(name, *(f"{score.accuracy:.1%}" for score in scores), str(scores[0].examples))
+    out.print_block(table)
+    layers = sorted(evidence.layers, key=lambda one: -max(one.mean_shift, one.log_variance_ratio / 2))[:WORST]
+    roots = {layer.name.partition("/")[0] for layer in evidence.layers}
+    root = f"{roots.pop()}/" if len(roots) == 1 else ""
+    table = plain_table(f"{len(layers)} worst of {len(evidence.layers)} BN layers", "mean shift", "log var ratio", "N")
+    for layer in layers:
+        table.add_row(
+            layer.name.removeprefix(root).removesuffix("/BatchNorm"),
+            f"{layer.mean_shift:.2f} sigma",
+            f"{layer.log_variance_ratio:.2f}",
+            f"{layer.values:.0f}",
+        )
+    out.print_block(table)
+    out.print(f"{verdict.cause}: {verdict.sentence}", markup=False)
+    for line in (*verdict.evidence[len(splits) :], *verdict.not_because):
+        out.print(f"  - {line}", markup=False)
+    if verdict.remedy:
+        out.print(f"remedy: {verdict.remedy}", markup=False)
+
+
+@click.command("recalibrate-bn")
+@_model_options
+@click.option(
+    "--images", type=COUNT, default=10_000, help="Training images to measure the statistics on.  [default: 10000]"
+)
+@click.option("--out", type=PATH, metavar="PATH", help="[default: NAME-recalibrated beside the model]")
+@output_options
+def recalibrate_bn(images: int, out: Path | None, **opening: Any) -> None:
+    """Write a copy of a model with moving statistics measured on training images.
+
+    RUN, MODEL and the other ways to give a model are those of diagnose-bn. The copy has the format of the original: a
+    slim checkpoint stays a slim checkpoint, a .keras file stays a .keras file.
+
+    No weight changes. Nothing is overwritten, and nothing is written if it would make the model worse.
+    """
+    load_tensorflow()
+    from finetune.diagnosis.doctor import recalibrate_bn as recalibrate
+
+    with progress() as display:
+        result = recalibrate(_open_model(display, **opening), out=out, images=images, on_batch=display.batch)
+    if not printed_json(result.to_json()):
+        click.echo(
+            f"test accuracy with is_training=False: {result.before.accuracy:.1%} before, {result.after.accuracy:.1%} "
+            f"after recalibrating on {result.images} training images"
+        )
+        click.echo(f"wrote {result.path}")

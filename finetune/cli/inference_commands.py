@@ -1,0 +1,250 @@
+"""The commands that use a trained network: `finetune evaluate`, `predict`, `features` and `export`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from finetune.cli.shared_options import (
+    CHECKPOINT,
+    COUNT,
+    DATA_DIR,
+    PATH,
+    SKIP_BAD_IMAGES,
+    SPLIT,
+    TARGET,
+    output_options,
+    printed_json,
+    progress,
+)
+from finetune.cli.startup import load_tensorflow
+from finetune.cli.terminal import print_table
+from finetune.errors import WrongUse
+from finetune.inference.export.format_table import FORMATS
+
+if TYPE_CHECKING:  # it imports NumPy, which `--help` does without
+    from finetune.inference.export.exported import Export
+
+
+@click.command()
+@TARGET
+@DATA_DIR
+@SPLIT
+@click.option(
+    "--is-training",
+    type=click.Choice(["false", "true"]),
+    default="false",
+    help="false: moving statistics; true: batch statistics. Dropout is off in both.  [default: false]",
+)
+@click.option(
+    "--tta",
+    type=click.Choice(["flip"]),
+    help="flip: also score the averaged probabilities of every image and its mirror image.",
+)
+@output_options
+def evaluate(target: Path, data_dir: Path | None, split: str, is_training: str, tta: str | None) -> None:
+    """Measure accuracy and loss of a run's model; every image counts once.
+
+    RUN is a run directory, or a .keras file in one.
+    """
+    load_tensorflow()
+    from finetune.runs.evaluate import concern, examine_run
+
+    with progress() as display:
+        passes = examine_run(
+            target,
+            data_dir=data_dir,
+            split=split,
+            statistics="batch" if is_training == "true" else "moving",
+            flip=tta == "flip",
+            on_batch=display.batch,
+        )
+    if (broken := concern(target)) is not None:
+        click.echo(f"warning: {broken}", err=True)
+    evaluation, *flipped = (one.evaluation for one in passes)
+    averaged = {"tta": {"kind": tta, **flipped[0].to_json()}} if flipped else {}
+    about = {"target": str(target), "split": split, "is_training": is_training == "true"}
+    if printed_json({**about, **evaluation.to_json(), **averaged}):
+        return
+    for one, words in ((evaluation, ""), *((one, ", averaged with the mirror images") for one in flipped)):
+        click.echo(
+            f"{split}: accuracy {one.accuracy:.2%} (± {one.standard_error:.2%}), loss {one.loss:.4f}, "
+            f"{one.examples} images, is_training={is_training.capitalize()}{words}"
+        )
+
+
+@click.command()
+@TARGET
+@click.argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE|DIR...")
+@click.option("--top", type=COUNT, default=5, show_default=True, metavar="K", help="Classes per image.")
+@click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Also write the table to this file.")
+@SKIP_BAD_IMAGES
+@click.option("--batch-size", type=COUNT, metavar="N", help="[default: the run's]")
+@output_options
+def predict(target: Path, images: tuple[Path, ...], **options: Any) -> None:
+    """Print the most probable classes of images, as a run's model predicts them.
+
+    RUN is a run directory, a .keras file in one, or a file that 'finetune export --format keras' wrote. Images are
+    preprocessed as in the run's evaluation. Folders are read in sorted order, with their subfolders.
+    """
+    load_tensorflow()
+    from finetune.inference.predict import predict as classify
+
+    with progress() as display:
+        found = classify(target, images, **options, on_scan=display.on_scan, on_batch=display.batch)
+    if printed_json(found.to_json()):
+        return
+    rows = [(image, str(rank), name, f"{chance:.2%}") for image, rank, _, name, chance in found.rows()]
+    print_table(("image", "rank", "class", "probability"), rows, numbers=("rank", "probability"))
+    for remark in found.remarks:
+        click.echo(remark, err=True)
+    if found.skipped:
+        click.echo(f"left out as damaged: {len(found.skipped)} of {len(found.skipped) + len(found.images)}", err=True)
+        for reason in found.skipped:
+            click.echo(f"  {reason}", err=True)
+
+
+@click.command()
+@click.argument("target", metavar="RUN|BACKBONE")
+@click.argument("images", type=PATH, nargs=-1, metavar="[IMAGE|DIR]...")
+@click.option(
+    "--layer",
+    required=True,
+    metavar="NAME",
+    help="An end point of slim, such as resnet_v1_50/block3, Mixed_5c or global_pool; or a Keras layer.",
+)
+@click.option("--out", type=PATH, required=True, metavar="FILE.npz", help="The file to write. Nothing is overwritten.")
+@click.option("--data", metavar="NAME|PATH", help="The data, as for 'finetune run'.  [default: the run's own]")
+@DATA_DIR
+@SPLIT
+@click.option(
+    "--pool",
+    type=click.Choice(["mean", "max", "none"]),
+    default="mean",
+    show_default=True,
+    help="How to pool over height and width, if the layer gives maps.",
+)
+@CHECKPOINT
+@click.option(
+    "--image-size", type=COUNT, metavar="PX", help="Side in px, for a backbone.  [default: the published one]"
+)
+@click.option("--preprocess", metavar="NAME", help="Preprocessing, for a backbone.  [default: that of its training]")
+@click.option("--batch-size", type=COUNT, metavar="N", help="[default: the run's, or 32]")
+@SKIP_BAD_IMAGES
+@output_options
+def features(**given: Any) -> None:
+    """Write a layer's output for every image: embeddings, with labels and paths.
+
+    RUN is a run directory or a .keras file in one. BACKBONE is anything that 'finetune run --backbone' accepts. Without
+    image files, the images are those of --data.
+    """
+    load_tensorflow()
+    from finetune.inference.embeddings import EmbeddingOptions, write_features
+
+    with progress() as display:
+        written = write_features(
+            EmbeddingOptions(**given), progress=display.download, on_scan=display.on_scan, on_batch=display.batch
+        )
+    if printed_json({"target": given["target"], **written.to_json()}):
+        return
+    click.echo(f"{written.out}: features {list(written.shape)} of {written.layer}")
+    for remark in (*written.remarks, *(f"left out as damaged: {reason}" for reason in written.skipped)):
+        click.echo(remark, err=True)
+
+
+@click.command(epilog="Formats: " + "; ".join(f"{name}: {one.words}" for name, one in FORMATS.items()) + ".")
+@TARGET
+@click.option(
+    "--format",
+    "forms",
+    type=click.Choice(list(FORMATS)),
+    required=True,
+    multiple=True,
+    help="What to write. Repeatable: several formats go into one directory.",
+)
+@click.option(
+    "--out",
+    type=PATH,
+    required=True,
+    metavar="PATH",
+    help="The file to write; for savedmodel the directory, for slim the prefix, such as exported/model.ckpt; for "
+    "several formats one directory for all. Nothing is overwritten.",
+)
+@click.option(
+    "--with-preprocessing",
+    is_flag=True,
+    help="Include resizing and preprocessing: the export then takes uint8 RGB pixels.",
+)
+@DATA_DIR
+@click.option("--images", type=COUNT, metavar="N", help="Re-evaluate on N test images.  [default: all]")
+@click.option(
+    "--assert-accuracy",
+    "least_accuracy",
+    type=click.FloatRange(0, 1),
+    metavar="F",
+    help="Write nothing and exit with code 1 if an export's test accuracy is below this fraction.",
+)
+@click.option("--no-evaluation", is_flag=True, help="Do not re-evaluate, as when the test images are missing.")
+@output_options
+def export(
+    target: Path,
+    forms: tuple[str, ...],
+    out: Path,
+    with_preprocessing: bool,
+    data_dir: Path | None,
+    images: int | None,
+    least_accuracy: float | None,
+    no_evaluation: bool,
+) -> None:
+    """Write a finished run in the formats of other programs, and re-evaluate each in its own runtime.
+
+    RUN is a run directory, or a .keras file in one, such as what recalibrate-bn writes.
+    """
+    if least_accuracy is not None and no_evaluation:
+        raise WrongUse("--assert-accuracy needs the evaluation: leave --no-evaluation out")
+    load_tensorflow()
+    from finetune.inference.export.exported import TrialOptions
+    from finetune.inference.export.write import export as write_export
+
+    with progress() as display:
+        trial = None if no_evaluation else TrialOptions(data_dir, images, least_accuracy, display.batch)
+        exported = write_export(target, out, forms=forms, with_preprocessing=with_preprocessing, evaluation=trial)
+    if printed_json({"target": str(target), **exported.to_json()}):
+        return
+    for one in exported.exported:
+        click.echo(one.summary())
+    _print_trials(exported)
+
+
+def _print_trials(exported: "Export") -> None:
+    """Print the table of the re-evaluation, and a warning if an export classifies differently from the run."""
+    from finetune.inference.export.exported import AGREEMENT
+
+    if exported.run is None:
+        click.echo("not re-evaluated (--no-evaluation)", err=True)
+        return
+    own = [("run", exported.run)]
+    if exported.decoded:
+        own.append(("run, photos decoded in full", exported.decoded))
+    trials = [(one.form, one.trial) for one in exported.exported if one.trial]
+    header = ("", "accuracy", "difference", "same class", "logits differ by", "MB", "ms/image")
+    cells = []
+    for name, trial in own + trials:
+        compared = (f"{trial.difference:+.2%}", f"{trial.agreement:.2%}", f"{trial.logit_difference:.1e}")
+        figures = (f"{trial.accuracy:.2%}", *(("", "", "") if name == "run" else compared))
+        cells.append((name, *figures, f"{trial.bytes / 1e6:.2f}", f"{trial.milliseconds:.2f}"))
+    click.echo()
+    print_table(header, cells, numbers=header[1:])
+    click.echo(f"{exported.run.images} test images, each export in its own runtime; times are for single images")
+    if exported.decoded:
+        click.echo(
+            "exports are compared with the run on photos decoded in full; in the run's evaluation, libjpeg decodes "
+            "large photos at a fraction of their size"
+        )
+    for name, trial in trials:
+        if trial.agreement < AGREEMENT:
+            click.echo(
+                f"warning: the {name} export predicts the run's class on {trial.agreement:.2%} of the images, expected "
+                f"{AGREEMENT:.1%} or more",
+                err=True,
+            )
