@@ -7,7 +7,7 @@ import click
 
 from finetune.cli.shared_options import CHECKPOINT, JSON, PATH, is_given, output_options, printed_json, progress
 from finetune.cli.startup import load_tensorflow
-from finetune.cli.terminal import print_table
+from finetune.cli.terminal import Columns, print_table, tabulated
 
 
 @click.group()
@@ -30,21 +30,17 @@ def list_backbones(markdown: bool) -> None:
     rows = listing.as_json()
     if printed_json(rows):
         return
-    print_table(
-        ("name", "source", "top-1 %", "params", "px", "least px", "BN decay", "cached"),
-        [
-            (
-                row["name"],
-                row["source"],
-                "" if row["top1"] is None else str(row["top1"]),
-                listing.millions(row["parameters"]),
-                *(str(row[key]) for key in ("image_size", "least_size", "bn_decay")),
-                fetching.place(row["cached"]),
-            )
-            for row in rows
-        ],
-        numbers=("top-1 %", "params", "px", "least px", "BN decay"),
-    )
+    columns: Columns = {
+        "name": lambda row: row["name"],
+        "source": lambda row: row["source"],
+        "top-1 %": lambda row: "" if row["top1"] is None else row["top1"],
+        "params": lambda row: listing.millions(row["parameters"]),
+        "px": lambda row: row["image_size"],
+        "least px": lambda row: row["least_size"],
+        "BN decay": lambda row: row["bn_decay"],
+        "cached": lambda row: fetching.place(row["cached"]),
+    }
+    print_table(*tabulated(rows, columns), numbers=("top-1 %", "params", "px", "least px", "BN decay"))
 
 
 @backbones.command()
@@ -72,19 +68,13 @@ def fetch(names: tuple[str, ...], everything: bool, with_head: bool) -> None:
     with downloads(quiet=is_given("quiet") or is_given("json"), files=len(wanted)) as progress_of:
         fetched = list(fetching.fetch_all(wanted, with_head=with_head, progress=progress_of))
     if not printed_json({"backbones": [one.to_json() for one in fetched]}):
-        print_table(
-            ("name", "", "size", "file"),
-            [
-                (
-                    one.name,
-                    one.status,
-                    fetching.size_in_words(one.size),
-                    fetching.place(one.path) or f"({one.error})" if one.status != "failed" else "",
-                )
-                for one in fetched
-            ],
-            numbers=("size",),
-        )
+        columns: Columns = {
+            "name": lambda one: one.name,
+            "": lambda one: one.status,
+            "size": lambda one: fetching.size_in_words(one.size),
+            "file": lambda one: "" if one.status == "failed" else fetching.place(one.path) or f"({one.error})",
+        }
+        print_table(*tabulated(fetched, columns), numbers=("size",))
     fetching.check(fetched)
 
 

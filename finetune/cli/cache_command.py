@@ -5,7 +5,7 @@ import time
 import click
 
 from finetune.cli.shared_options import JSON, printed_json
-from finetune.cli.terminal import print_table
+from finetune.cli.terminal import Columns, print_table, tabulated
 
 
 @click.group()
@@ -35,23 +35,20 @@ def list_cache() -> None:
     ]
     if printed_json({"place": str(folder), "budget": budget, "entries": rows}):
         return
+    columns: Columns = {
+        "key": lambda one: one.key[:12],
+        "backbone": lambda one: one.about.get("backbone", ""),
+        "up to": lambda one: one.about.get("cut", ""),
+        "px": lambda one: one.about.get("image_size", ""),
+        "statistics": lambda one: one.about.get("statistics", ""),
+        "numbers": lambda one: "x".join(map(str, one.about["shape"])),
+        "precision": lambda one: one.about["dtype"],
+        "images": lambda one: one.images,
+        "size": lambda one: size_in_words(one.size),
+        "last used": lambda one: "now" if one.busy else time.strftime("%Y-%m-%d %H:%M", time.localtime(one.used)),
+    }
     if entries:
-        print_table(
-            ("key", "backbone", "up to", "px", "statistics", "numbers", "precision", "images", "size", "last used"),
-            [
-                (
-                    one.key[:12],
-                    *(str(one.about.get(name, "")) for name in ("backbone", "cut", "image_size", "statistics")),
-                    "x".join(map(str, one.about["shape"])),
-                    str(one.about["dtype"]),
-                    str(one.images),
-                    size_in_words(one.size),
-                    "now" if one.busy else time.strftime("%Y-%m-%d %H:%M", time.localtime(one.used)),
-                )
-                for one in entries
-            ],
-            numbers=("px", "images", "size"),
-        )
+        print_table(*tabulated(entries, columns), numbers=("px", "images", "size"))
     total = sum(one.size for one in entries)
     click.echo(f"{len(entries)} entries, {size_in_words(total)} of {size_in_words(budget)}, in {folder}")
 

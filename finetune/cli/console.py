@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import IO, Any, cast
 
 import rich.console
-from rich.console import RenderableType
+from rich.console import JustifyMethod, RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -65,16 +65,18 @@ def output_console() -> Console:
     return out if out.is_terminal else Console(highlight=False, soft_wrap=True, width=1000)
 
 
-def plain_table(first: str, *others: str, left: Sequence[str] = ()) -> Table:
+def plain_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: Sequence[str] = ()) -> Table:
     """A table without lines; every column but the first holds numbers, aligned to the right.
 
-    Columns whose titles start with one of `left` hold text.
+    Columns whose titles start with one of `left` hold text. Markup in a cell is not interpreted.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(Text(first), overflow="fold", justify="right" if first in ("epoch", "rank", "#") else "left")
-    for column in others:
-        is_text = any(column.startswith(start) for start in left)
-        table.add_column(Text(column), justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+    for place, title in enumerate(header):
+        is_text = title not in ("epoch", "rank", "#") if place == 0 else title.startswith(tuple(left))
+        justify: JustifyMethod = "left" if is_text else "right"
+        table.add_column(Text(title), justify=justify, overflow="fold", no_wrap=not is_text)
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     return table
 
 

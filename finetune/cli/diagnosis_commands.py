@@ -10,6 +10,7 @@ import click
 from finetune.cli.completion_command import complete_backbone
 from finetune.cli.shared_options import COUNT, DATA_DIR, PATH, output_options, printed_json, progress
 from finetune.cli.startup import load_tensorflow
+from finetune.cli.terminal import Columns, tabulated
 
 if TYPE_CHECKING:
     from finetune.diagnosis.report import Diagnosis
@@ -138,24 +139,24 @@ def _show_diagnosis(diagnosis: "Diagnosis") -> None:
 
     evidence, verdict = diagnosis.evidence, diagnosis.verdict
     out = output_console()
-    table = plain_table("accuracy", "is_training=False", "is_training=True", "recalibrated", "images")
+    rows: list[tuple[object, ...]] = []
     splits = (("test", evidence.test), ("training subset", evidence.train))
     for name, modes in splits:
         scores = [modes.is_training_false, modes.is_training_true, modes.recalibrated]
-        table.add_row(name, *(f"{score.accuracy:.1%}" for score in scores), str(scores[0].examples))
-    out.print_block(table)
+        rows.append((name, *(f"{score.accuracy:.1%}" for score in scores), scores[0].examples))
+    out.print_block(plain_table(("accuracy", "is_training=False", "is_training=True", "recalibrated", "images"), rows))
     layers = sorted(evidence.layers, key=lambda one: -max(one.mean_shift, one.log_variance_ratio / 2))[:WORST]
     roots = {layer.name.partition("/")[0] for layer in evidence.layers}
     root = f"{roots.pop()}/" if len(roots) == 1 else ""
-    table = plain_table(f"{len(layers)} worst of {len(evidence.layers)} BN layers", "mean shift", "log var ratio", "N")
-    for layer in layers:
-        table.add_row(
-            layer.name.removeprefix(root).removesuffix("/BatchNorm"),
-            f"{layer.mean_shift:.2f} sigma",
-            f"{layer.log_variance_ratio:.2f}",
-            f"{layer.values:.0f}",
-        )
-    out.print_block(table)
+    columns: Columns = {
+        f"{len(layers)} worst of {len(evidence.layers)} BN layers": lambda layer: layer.name.removeprefix(
+            root
+        ).removesuffix("/BatchNorm"),
+        "mean shift": lambda layer: f"{layer.mean_shift:.2f} sigma",
+        "log var ratio": lambda layer: f"{layer.log_variance_ratio:.2f}",
+        "N": lambda layer: f"{layer.values:.0f}",
+    }
+    out.print_block(plain_table(*tabulated(layers, columns)))
     out.print(f"{verdict.cause}: {verdict.sentence}", markup=False)
     for line in (*verdict.evidence[len(splits) :], *verdict.not_because):
         out.print(f"  - {line}", markup=False)

@@ -14,7 +14,9 @@ from finetune.batch.folder import BatchFolder
 from finetune.batch.status import JobStatus
 from finetune.batch.summary import Summary, summarise
 from finetune.cli.console import output_console, percent, plain_table, progress_console, with_spread
+from finetune.cli.terminal import Columns, tabulated
 from finetune.evaluation.significance import ranking_words
+from finetune.reporting import words
 
 _ROWS = 12
 """Running jobs shown at most."""
@@ -67,24 +69,27 @@ def show_summary(summary: Summary, folder: BatchFolder) -> None:
     """Print the ranked table, how it is ranked, and where the files are."""
     out = output_console()
     seeds = ["seeds"] if summary.seeds else []
-    table = plain_table("rank", "job", *seeds, "validation", "test", "against the best", left=("job", "against"))
+    rows: list[tuple[object, ...]] = []
     for group in summary.groups:
         results = group.results
-        table.add_row(
-            "" if group.rank is None else str(group.rank),
-            group.name,
-            *([f"{len(group.done)}/{len(group.statuses)}"] if summary.seeds else []),
-            with_spread(results.validation_mean, results.validation_spread),
-            with_spread(results.mean, results.spread),
-            Text(group.verdict),
+        rows.append(
+            (
+                group.rank or "",
+                group.name,
+                *(f"{len(group.done)}/{len(group.statuses)}" for _ in seeds),
+                with_spread(results.validation_mean, results.validation_spread),
+                with_spread(results.mean, results.spread),
+                group.verdict,
+            )
         )
         for status in group.statuses:
             done = status.state == "done"
-            words = status.note if done else f"{status.state} {status.error or ''}".strip()
-            if words:
+            remark = status.note if done else f"{status.state} {status.error or ''}".strip()
+            if remark:
                 name = "" if status.job.name == group.name else f"  {status.job.name}: "
-                table.add_row("", Text(f"  {name}{words}", style="" if done else "red"))
-    out.print_block(table)
+                rows.append(("", Text(f"  {name}{remark}", style="" if done else "red")))
+    header = ("rank", "job", *seeds, "validation", "test", "against the best")
+    out.print_block(plain_table(header, rows, left=("job", "against")))
     if any(group.rank for group in summary.groups):
         out.print(ranking_words(summary.ranked_by, one="job"), markup=False)
         spread = "± is the standard deviation over seeds; " if summary.seeds else ""
@@ -96,22 +101,14 @@ def show_summary(summary: Summary, folder: BatchFolder) -> None:
 def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], folder: BatchFolder) -> None:
     """Print what `--dry-run` found: a line per job, and the total of all jobs."""
     out = output_console()
-    table = plain_table("#", "job", "state", "px", "batch", "epochs", "images", "steps", left=("job", "state"))
-    for row in rows:
-        cells = [row[name] for name in ("image_size", "batch_size", "epochs", "images", "steps")]
-        numbers = ["?" if cell is None else f"{cell:,}" for cell in cells]
-        table.add_row(str(row["index"]), row["name"], row["state"], *numbers)
-    out.print_block(table)
+    numbers = ("image_size", "batch_size", "epochs", "images", "steps")
+    cells = [
+        (row["index"], row["name"], row["state"], *("?" if row[name] is None else f"{row[name]:,}" for name in numbers))
+        for row in rows
+    ]
+    header = ("#", "job", "state", "px", "batch", "epochs", "images", "steps")
+    out.print_block(plain_table(header, cells, left=("job", "state")))
     out.print(f"{len(rows)} jobs in {folder}, {estimate['to_run']} to run: {estimate['words']}", markup=False)
-
-
-def duration(seconds: float) -> str:
-    """A rough duration, such as `12 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _headline(progress: Progress) -> str:
@@ -123,22 +120,21 @@ def _headline(progress: Progress) -> str:
         parts.append(f"best so far {best.name} ({summary.ranked_by} {percent(value)})")
     remaining = progress.remaining
     if remaining is not None and remaining.seconds > 0:
-        parts.append(f"about {duration(remaining.seconds)} left ({remaining.measured} measured)")
+        parts.append(f"about {words.seconds(remaining.seconds)} left ({remaining.measured} measured)")
     return ", ".join(parts)
 
 
 def _live_table(progress: Progress) -> RenderableType:
-    table = plain_table("running", "epoch", "step", "validation", "images/s")
-    table.columns[0].no_wrap = True
+    columns: Columns = {
+        "running": lambda one: one.job.name,
+        "epoch": lambda one: f"{one.epoch}/{one.epochs}" if one.epochs else "starting",
+        "step": lambda one: f"{one.step}/{one.steps}" if one.steps else "",
+        "validation": lambda one: percent(one.validation),
+        "images/s": lambda one: f"{one.images_per_second:.0f}" if one.images_per_second else "",
+    }
     running = [one for one in progress.statuses if one.state == "running"]
-    for one in running[:_ROWS]:
-        table.add_row(
-            Text(one.job.name),
-            f"{one.epoch}/{one.epochs}" if one.epochs else "starting",
-            f"{one.step}/{one.steps}" if one.steps else "",
-            percent(one.validation),
-            f"{one.images_per_second:.0f}" if one.images_per_second else "",
-        )
+    table = plain_table(*tabulated(running[:_ROWS], columns))
+    table.columns[0].no_wrap = True
     if len(running) > _ROWS:
         table.add_row(f"... and {len(running) - _ROWS} more")
     failed = [one for one in progress.statuses if one.state == "failed"]

@@ -7,6 +7,7 @@ from rich.measure import Measurement
 from rich.text import Text
 
 from finetune.cli.console import Console, output_console, percent, plain_table, with_spread
+from finetune.cli.terminal import Columns, tabulated
 from finetune.reporting.words import others_moved, seconds, setting
 from finetune.text import all_printable
 
@@ -75,14 +76,10 @@ def _curves(out: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
     names = [name for name in _CURVES if any(row.get(name) is not None for row in rows)]
-    table = plain_table("epoch", *(_CURVES[name] for name in names))
     step = -(-len(rows) // CURVES)
-    shown = list(rows[step - 1 :: step])
-    if len(rows) % step:
-        shown.append(rows[-1])
-    for row in shown:
-        table.add_row(str(row["epoch"]), *(_measure(name, row.get(name)) for name in names))
-    out.print_block(table)
+    shown = [*rows[step - 1 :: step], *(rows[-1:] if len(rows) % step else ())]
+    cells = [(row["epoch"], *(_measure(name, row.get(name)) for name in names)) for row in shown]
+    out.print_block(plain_table(("epoch", *(_CURVES[name] for name in names)), cells))
 
 
 def _measure(name: str, value: float | None) -> str:
@@ -95,13 +92,12 @@ def _measure(name: str, value: float | None) -> str:
 def _confusion(out: Console, run: Mapping[str, Any]) -> None:
     matrix, classes = run["confusion"], run["classes"]
     if len(classes) <= MATRIX:
-        table = plain_table("true class, predicted as:", *(str(number) for number in range(len(classes))))
+        rows = []
         for number, (one, row) in enumerate(zip(classes, matrix, strict=True)):
-            cells = [
-                Text(str(count) if count else "·", style="bold" if column == number else "")
-                for column, count in enumerate(row)
-            ]
-            table.add_row(Text(f"{number} {one['name']}"), *cells)
+            styles = ["bold" if column == number else "" for column in range(len(row))]
+            counts = [Text(str(count or "·"), style=style) for count, style in zip(row, styles, strict=True)]
+            rows.append((f"{number} {one['name']}", *counts))
+        table = plain_table(("true class, predicted as:", *map(str, range(len(classes)))), rows)
         if Measurement.get(out, out.options.update(width=10_000), table).maximum <= out.width:
             out.print(table)
     words = [f"{one['true']} predicted as {one['predicted']} ({one['images']})" for one in run["confused"][:5]]
@@ -116,11 +112,10 @@ def _classes(out: Console, classes: Sequence[Mapping[str, Any]]) -> None:
     shown = list(classes)
     if len(classes) > LISTED:
         shown = sorted((one for one in classes if one["images"]), key=lambda one: one["f1"] or 0.0)[:LISTED]
-    table = plain_table("class", "precision", "recall", "F1", "images")
-    for one in shown:
-        figures = [percent(one[name]) for name in ("precision", "recall", "f1")]
-        table.add_row(Text(one["name"]), *figures, str(one["images"]))
-    out.print(table)
+    rows = [
+        (one["name"], *(percent(one[name]) for name in ("precision", "recall", "f1")), one["images"]) for one in shown
+    ]
+    out.print(plain_table(("class", "precision", "recall", "F1", "images"), rows))
     if len(shown) < len(classes):
         out.print(f"the {len(shown)} of {len(classes)} classes with the lowest F1; --json and --html list all")
     out.print()
@@ -129,32 +124,24 @@ def _classes(out: Console, classes: Sequence[Mapping[str, Any]]) -> None:
 def _mistakes(out: Console, mistakes: Sequence[Mapping[str, Any]]) -> None:
     if not mistakes:
         return
-    columns = ("image", "predicted", "probability", "true class", "its probability")
-    table = plain_table(*columns, left=("predicted", "true class"))
     out.print("most confident mistakes, by the number of the test image")
-    for one in mistakes[:10]:
-        table.add_row(
-            str(one["image"]),
-            Text(one["predicted"]),
-            percent(one["probability"]),
-            Text(one["true"]),
-            percent(one["true_probability"]),
-        )
-    out.print_block(table)
+    header = ("image", "predicted", "probability", "true class", "its probability")
+    rows = [
+        (one["image"], one["predicted"], percent(one["probability"]), one["true"], percent(one["true_probability"]))
+        for one in mistakes[:10]
+    ]
+    out.print_block(plain_table(header, rows, left=("predicted", "true class")))
 
 
 def _reliability(out: Console, calibration: Mapping[str, Any]) -> None:
-    table = plain_table("confidence", "images", "mean confidence", "accuracy", "gap")
-    for one in calibration["bins"]:
-        if one["images"]:
-            table.add_row(
-                f"{one['low']:.0%} to {one['high']:.0%}",
-                str(one["images"]),
-                percent(one["confidence"]),
-                percent(one["accuracy"]),
-                f"{100 * (one['accuracy'] - one['confidence']):+.1f}",
-            )
-    out.print(table)
+    columns: Columns = {
+        "confidence": lambda one: f"{one['low']:.0%} to {one['high']:.0%}",
+        "images": lambda one: one["images"],
+        "mean confidence": lambda one: percent(one["confidence"]),
+        "accuracy": lambda one: percent(one["accuracy"]),
+        "gap": lambda one: f"{100 * (one['accuracy'] - one['confidence']):+.1f}",
+    }
+    out.print(plain_table(*tabulated((one for one in calibration["bins"] if one["images"]), columns)))
     out.print(
         f"expected calibration error {percent(calibration['expected_error'])} (15 bins, Guo et al. 2017), largest "
         f"{percent(calibration['largest_error'])}"
@@ -178,27 +165,26 @@ def _batchnorm(out: Console, run: Mapping[str, Any]) -> None:
     verdict = diagnosis["verdict"]
     out.print_fact("", f"{verdict['cause']}: {verdict['sentence']}")
     layers = [layer for layer in diagnosis["layers"] if layer.get("mean_shift") is not None]
-    table = plain_table("BN layers furthest off", "mean shift", "log var ratio", "share left")
-    for layer in sorted(layers, key=lambda one: -float(one["mean_shift"]))[:WORST_LAYERS]:
-        ratio = layer.get("log_variance_ratio")
-        table.add_row(
-            Text(layer["name"]),
-            f"{layer['mean_shift']:.2f} sigma",
-            "-" if ratio is None else f"{ratio:.2f}",
-            percent(layer.get("share")),
-        )
-    out.print_block(table)
+    columns: Columns = {
+        "BN layers furthest off": lambda layer: layer["name"],
+        "mean shift": lambda layer: f"{layer['mean_shift']:.2f} sigma",
+        "log var ratio": lambda layer: "-" if (ratio := layer.get("log_variance_ratio")) is None else f"{ratio:.2f}",
+        "share left": lambda layer: percent(layer.get("share")),
+    }
+    furthest = sorted(layers, key=lambda one: -float(one["mean_shift"]))[:WORST_LAYERS]
+    out.print_block(plain_table(*tabulated(furthest, columns)))
 
 
 def _frozen(out: Console, run: Mapping[str, Any]) -> None:
     if not run["plan"]:
         return
-    table = plain_table("stage", "weight layers", "trainable", "BN layers", "BN policy", left=("BN policy",))
-    for row in run["plan"]:
-        policies = ", ".join(f"{name} {count}" for name, count in row["bn"].items())
-        cells = (row["layers"], row["training"], sum(row["bn"].values()))
-        table.add_row(Text(row["stage"]), *(str(cell) for cell in cells), policies)
-    out.print(table)
+    header = ("stage", "weight layers", "trainable", "BN layers", "BN policy")
+    rows = [
+        (row["stage"], row["layers"], row["training"], sum(bn.values()), ", ".join(f"{one} {bn[one]}" for one in bn))
+        for row in run["plan"]
+        for bn in [row["bn"]]
+    ]
+    out.print(plain_table(header, rows, left=("BN policy",)))
     if proof := run["proof"]:
         frozen, kept = proof["frozen_variables"], proof["frozen_variables"] - len(proof.get("moved_though_frozen", []))
         out.print(f"{kept} of {frozen} frozen variables bit-identical, {others_moved(proof)}")
@@ -237,30 +223,25 @@ def _side_by_side(out: Console, report: Mapping[str, Any]) -> None:
 
 
 def _ranking(out: Console, report: Mapping[str, Any]) -> None:
-    headers = ("rank", "run", "test", "is_training=True", "validation", "against the best")
-    table = plain_table(*headers, left=("run", "against"))
-    for run in report["runs"]:
-        test = run["test"]
-        table.add_row(
-            str(run["rank"] or ""),
-            Text(run["name"]),
-            _with_error(test["is_training_false"]) if test else run["status"],
-            percent(test["is_training_true"]["accuracy"]) if test else "-",
-            percent(run["validation_accuracy"]),
-            Text(run["verdict"]),
-        )
-    out.print_block(table)
-    table = plain_table("run", "calibration error", "training", "images/s", "settings that differ", left=("settings",))
-    for run in report["runs"]:
-        rate = run["cost"]["images_per_second"]
-        table.add_row(
-            Text(run["name"]),
-            percent(run["calibration"]["expected_error"]) if run["test"] else "-",
-            seconds(run["cost"]["train_seconds"]),
-            f"{rate:.0f}" if rate else "-",
-            Text(", ".join(f"{name} {setting(value)}" for name, value in run["settings"].items())),
-        )
-    out.print_block(table)
+    scores: Columns = {
+        "rank": lambda run: run["rank"] or "",
+        "run": lambda run: run["name"],
+        "test": lambda run: _with_error(run["test"]["is_training_false"]) if run["test"] else run["status"],
+        "is_training=True": lambda run: percent(run["test"]["is_training_true"]["accuracy"]) if run["test"] else "-",
+        "validation": lambda run: percent(run["validation_accuracy"]),
+        "against the best": lambda run: run["verdict"],
+    }
+    out.print_block(plain_table(*tabulated(report["runs"], scores), left=("run", "against")))
+    others: Columns = {
+        "run": lambda run: run["name"],
+        "calibration error": lambda run: percent(run["calibration"]["expected_error"]) if run["test"] else "-",
+        "training": lambda run: seconds(run["cost"]["train_seconds"]),
+        "images/s": lambda run: f"{rate:.0f}" if (rate := run["cost"]["images_per_second"]) else "-",
+        "settings that differ": lambda run: ", ".join(
+            f"{one} {setting(run['settings'][one])}" for one in run["settings"]
+        ),
+    }
+    out.print_block(plain_table(*tabulated(report["runs"], others), left=("settings",)))
     if any(len(group["runs"]) > 1 for group in report["groups"]):
         _groups(out, report["groups"])
     if report["ranking"]:
@@ -273,17 +254,14 @@ def _ranking(out: Console, report: Mapping[str, Any]) -> None:
 
 
 def _groups(out: Console, groups: Sequence[Mapping[str, Any]]) -> None:
-    headers = ("rank", "runs that differ in the seed only", "validation", "test", "against the best")
-    table = plain_table(*headers, left=("runs", "against"))
-    for group in groups:
-        table.add_row(
-            str(group["rank"]),
-            Text(group["name"]),
-            with_spread(group["validation_accuracy"], group["validation_accuracy_spread"]),
-            with_spread(group["test_accuracy"], group["test_accuracy_spread"]),
-            Text(group["verdict"]),
-        )
-    out.print(table)
+    columns: Columns = {
+        "rank": lambda group: group["rank"],
+        "runs that differ in the seed only": lambda group: group["name"],
+        "validation": lambda group: with_spread(group["validation_accuracy"], group["validation_accuracy_spread"]),
+        "test": lambda group: with_spread(group["test_accuracy"], group["test_accuracy_spread"]),
+        "against the best": lambda group: group["verdict"],
+    }
+    out.print(plain_table(*tabulated(groups, columns), left=("runs", "against")))
     out.print_block("± is the standard deviation over them")
 
 
@@ -294,10 +272,8 @@ def _by_class(out: Console, runs: Sequence[Mapping[str, Any]]) -> None:
         return
     if len(names[0]) > COMPARED_CLASSES or len(known) > COMPARED_RUNS:
         return
-    table = plain_table("F1 by class", *(run["name"] for run in known))
-    for number, name in enumerate(names[0]):
-        table.add_row(Text(name), *(percent(run["classes"][number]["f1"]) for run in known))
-    out.print_block(table)
+    rows = [(name, *(percent(run["classes"][place]["f1"]) for run in known)) for place, name in enumerate(names[0])]
+    out.print_block(plain_table(("F1 by class", *(run["name"] for run in known)), rows))
 
 
 def _remarks(out: Console, runs: Sequence[Mapping[str, Any]]) -> None:

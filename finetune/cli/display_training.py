@@ -51,24 +51,24 @@ class ConsoleDisplay(Display):
 
     def plan(self, plan: "FreezePlan", config: RunConfig) -> None:
         """Print which layers of each stage are trainable, and which statistics its BN layers use."""
-        rows, extra = plan.stages(), {"learning_rate": "rate", "from_epoch": "from epoch"}
-        extra = {key: words for key, words in extra.items() if any(row.get(key) is not None for row in rows)}
-        table = plain_table("stage", "weight layers", "trainable", "BN layers", "BN policy", left=("BN policy",))
-        for column in ("statistics", *extra.values()):
-            table.add_column(column, no_wrap=column == "statistics")
+        stages, extra = plan.stages(), {"learning_rate": "rate", "from_epoch": "from epoch"}
+        extra = {key: words for key, words in extra.items() if any(row.get(key) is not None for row in stages)}
         moves = "updating" if config.bn_updates == "on" else "NOT updating"
-        for row in rows:
-            bn = row["bn"]
-            table.add_row(
+        rows = [
+            (
                 row["stage"],
-                str(row["layers"]),
-                str(row["training"]),
-                str(sum(bn.values())) if bn else "",
+                row["layers"],
+                row["training"],
+                sum(bn.values()) if bn else "",
                 ", ".join(f"{name} {count}" if len(bn) > 1 else name for name, count in bn.items()),
                 ", ".join(dict.fromkeys(_STATISTICS[name].replace("updating", moves) for name in bn)),
                 *("" if row[key] is None else f"{_MARKS[key]}{row[key]:.3g}" for key in extra),
             )
-        self._console.print(table)
+            for row in stages
+            for bn in [row["bn"]]
+        ]
+        texts = ("BN policy", "statistics", *extra.values())
+        self._console.print(plain_table(("stage", "weight layers", "trainable", "BN layers", *texts), rows, left=texts))
         updates = "" if config.bn_updates == "on" else ", updates OFF (the forgotten UPDATE_OPS)"
         updates += ", batch renormalisation" if config.bn_renorm else ""
         updates += ", moving means debiased" if config.bn_zero_debias else ""

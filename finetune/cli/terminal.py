@@ -2,13 +2,15 @@
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 import click
 
 from finetune.text import printable
 
+Columns = dict[str, Callable[[Any], object]]
+"""The columns of a table by their titles, each a function of an item."""
 _KEPT = "\n\t"
 
 
@@ -55,14 +57,19 @@ def neutral_streams() -> Iterator[None]:
         yield
 
 
-def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, numbers: Sequence[str] = ()) -> None:
+def tabulated(items: Iterable[Any], columns: Columns) -> tuple[list[str], list[list[Any]]]:
+    """The header and the rows of a table whose columns, by title, are functions of an item."""
+    return list(columns), [[cell(one) for cell in columns.values()] for one in items]
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
     """Print columns as wide as their longest cell, so that grep finds long names and paths.
 
     Columns whose titles are in `numbers` are aligned to the right.
     """
-    rows = [tuple(map(printable, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
+    texts = [header, *([printable(str(cell)) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
         cells = (
             cell.rjust(width) if title in numbers else cell.ljust(width)
             for title, cell, width in zip(header, row, widths, strict=True)

@@ -7,8 +7,9 @@ import pytest
 from finetune.batch.call import Progress
 from finetune.batch.jobs import Job
 from finetune.batch.status import JobStatus, TimeLeft
-from finetune.cli.display_batch import BatchDisplay, duration
+from finetune.cli.display_batch import BatchDisplay
 from finetune.config import RunConfig
+from finetune.reporting.words import seconds as duration
 
 
 def status(index, state, **known):
