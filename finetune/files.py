@@ -18,6 +18,7 @@ import numpy as np
 
 from checkpoints.atomic import replacing
 from finetune.errors import FinetuneError
+from finetune.text import first_line
 
 
 @contextmanager
@@ -37,17 +38,17 @@ def room_for(path: Path) -> Iterator[None]:
 class Held(FinetuneError):
     """Another process holds a lock. `holder` says which one, for use in a sentence: `process 4711 on host`."""
 
-    def __init__(self, holder: str, words: str = "") -> None:
-        super().__init__(words or f"held by {holder}")
+    def __init__(self, name: object, holder: str) -> None:
+        super().__init__(f"{name} is in use by {holder}: wait for it, or stop it")
         self.holder = holder
 
 
 @contextmanager
-def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+def locked(path: Path, *, name: object = None, shared: bool = False) -> Iterator[None]:
     """Hold the lock file `path`, exclusively or `shared`; create it if needed. Raises Held where another process does.
 
-    The system releases the lock when its process ends, in any way. The number in the file only shows users which
-    process it was. Raises FileNotFoundError where there is no such folder.
+    `name` is what the lock protects, for the error. The system releases the lock when its process ends, in any way. The
+    number in the file only shows users which process it was. Raises FileNotFoundError where there is no such folder.
     """
     with open(path, "a+", encoding="utf-8", errors="replace") as handle:
         try:
@@ -57,7 +58,7 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
                 raise
             handle.seek(0)
             found = re.fullmatch(r"(\d{1,10}) (\S{1,255})\n", handle.read(300))
-            raise Held(f"process {found[1]} on {found[2]}" if found else "another process") from None
+            raise Held(name or path, f"process {found[1]} on {found[2]}" if found else "another process") from None
         if not shared:
             with suppress(OSError):  # on a full disk it stays empty
                 handle.truncate(0)
@@ -104,18 +105,8 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, **content)
 
 
-_NPZ_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What NumPy and zipfile raise for an `.npz` that is damaged."""
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and zipfile raise for an `.npz` that is damaged; zipfile's NotImplementedError is a RuntimeError."""
 
 
 def read_arrays(path: Path, *, advice: str) -> dict[str, np.ndarray]:
@@ -133,8 +124,8 @@ def read_arrays(path: Path, *, advice: str) -> dict[str, np.ndarray]:
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise
-    except _NPZ_ERRORS as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+    except _DAMAGE as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise FinetuneError(f"{path} is damaged ({reason}): {advice}") from None
 
 

@@ -1,4 +1,4 @@
-"""Printable text, and sizes as text."""
+"""Printable text, the first line of an error, and sizes as text."""
 
 import re
 from typing import Any
@@ -20,6 +20,11 @@ def all_printable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [all_printable(one) for one in value]
     return value
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """The first line of an error's message, at most `most` characters of it; the error's type if it has no message."""
+    return str(error).strip().partition("\n")[0][:most] or type(error).__name__
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}

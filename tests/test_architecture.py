@@ -18,7 +18,7 @@ SURFACES = {
     "evaluation": {"evaluator", "predictions", "metrics", "significance", "flip"},
     "backbone": {"", "head", "freezing", "endpoints", "conversion", "networks.names"},
     "tf_graphs": {""},
-    "runs": {"request", "defaults", "config_file", "directory", "run_data", "model", "evaluate"},
+    "runs": {"request", "defaults", "directory", "run_data", "model"},
     "diagnosis": {
         *("doctor", "targets.opening", "targets.options", "measure", "verdict", "evidence", "rules.rule", "report"),
     },
@@ -43,7 +43,7 @@ NO_TENSORFLOW = (
         "finetune.inference.export.exported",
     ),
     *("finetune.evaluation.predictions", "finetune.evaluation.metrics", "finetune.evaluation.significance"),
-    *("finetune.runs.directory", "finetune.runs.config_file", "finetune.runs.run_data"),
+    *("finetune.runs.directory", "finetune.runs.run_data"),
     *("checkpoints.catalog", "checkpoints.matching"),
 )
 PLUG_INS = {

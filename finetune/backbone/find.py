@@ -18,7 +18,7 @@ def find_backbone(name: str) -> BackboneSpec:
 
     A catalogue name; `hub:HANDLE` or `hub:PATH`; a path: a `.keras` or whole-model `.h5` file, a run directory (its
     `model.keras`), a SavedModel directory. A name that the catalogue knows is that, whatever lies beside; `./NAME` is
-    always a path. Raises UnknownBackbone with the nearest name, FinetuneError for files that will not do.
+    always a path. Raises UnknownBackbone with the nearest name, FinetuneError for files that are not valid models.
     """
     if not name.strip():
         return find_row(name)  # says that there is no such backbone

@@ -13,8 +13,7 @@ from finetune.batch.jobs import Job
 from finetune.config import DEFAULTS, PATHS
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import Held, locked, read_json, to_json, write_text
-from finetune.runs.config_file import FORMAT_VERSION, read_config_file
-from finetune.runs.directory import RunDir
+from finetune.runs.directory import FORMAT_VERSION, RunDir, read_config_file
 
 
 @dataclass(frozen=True)

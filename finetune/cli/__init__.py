@@ -22,6 +22,7 @@ from finetune.cli.report_command import report
 from finetune.cli.run_command import run
 from finetune.cli.terminal import neutral_streams
 from finetune.errors import UserError
+from finetune.text import first_line
 
 
 class _Translating(click.Group):
@@ -97,8 +98,7 @@ def _unexpected(error: Exception) -> str:
         return _os_error(OSError(full, "")) if (full := refusal(str(error))) else _NO_MEMORY
     if os.environ.get("FINETUNE_TRACEBACK"):
         raise error
-    reason = str(error).strip().partition("\n")[0][:300]
     return (
-        f"unexpected {type(error).__name__}: {reason}. This is a defect of finetune: please report it, with what "
-        "FINETUNE_TRACEBACK=1 shows"
+        f"unexpected {type(error).__name__}: {first_line(error)}. This is a defect of finetune: please report it, with "
+        "what FINETUNE_TRACEBACK=1 shows"
     )

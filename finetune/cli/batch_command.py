@@ -47,9 +47,6 @@ def batch(
     seeds: int | None,
     only: tuple[str, ...],
     yes_really: int | None,
-    dry_run: bool,
-    summary_only: bool,
-    print_script: bool,
     **how: Any,
 ) -> None:
     """Run every job of a file, each in its own process, and rank the results.
@@ -74,16 +71,16 @@ def batch(
     from finetune.batch.slurm import slurm_script
     from finetune.cli.display_batch import BatchDisplay
 
-    _check_use(how, dry_run=dry_run, summary_only=summary_only, print_script=print_script)
+    _check_use(**how)
     display = BatchDisplay(quiet=is_given("quiet"))
     call = open_call(jobs_file, runs_dir, seeds=seeds, really=yes_really, only=only, display=display)
-    if dry_run:
+    if how["dry_run"]:
         _plan(call, how["workers"] or 1)
-    elif print_script:
+    elif how["print_script"]:
         call.check()
         script = slurm_script(call, workers=how["workers"], cpus=how["cpus_per_job"], gpus=how["gpus_per_job"])
         click.echo(script, nl=False)
-    elif summary_only:
+    elif how["summary_only"]:
         _finish(call, call.summary_only())
     else:
         with display.running():
@@ -91,12 +88,11 @@ def batch(
         _finish(call, summary)
 
 
-def _check_use(how: dict[str, Any], *, dry_run: bool, summary_only: bool, print_script: bool) -> None:
+def _check_use(*, on: str, dry_run: bool, summary_only: bool, print_script: bool, **others: Any) -> None:
     from finetune.errors import WrongUse
 
     if dry_run + summary_only + print_script > 1:
         raise WrongUse("--dry-run, --summary-only and --print contradict each other: give one of them")
-    on = how["on"]
     if (on == "slurm") != print_script and not dry_run and not summary_only:
         raise WrongUse(
             "--on slurm and --print go together: 'finetune batch JOBS.toml --on slurm --print > night.sh' writes a "
@@ -105,7 +101,7 @@ def _check_use(how: dict[str, Any], *, dry_run: bool, summary_only: bool, print_
     if print_script and is_given("json"):
         raise WrongUse("--print writes a script, not JSON: leave --json out")
     for option, places in {"address": "ray", "cpus-per-job": "ray and slurm", "gpus-per-job": "ray and slurm"}.items():
-        if how[option.replace("-", "_")] is not None and on not in places.split(" and "):
+        if others[option.replace("-", "_")] is not None and on not in places.split(" and "):
             raise WrongUse(f"--{option} is for --on {places}: leave it out, or give --on")
 
 

@@ -51,7 +51,6 @@ def demo(ctx: click.Context, runs_dir: Path) -> None:
             # Exit code 3 is expected: the diagnosis finds BatchNorm unhealthy.
             if stopped.code != 3:
                 raise
-    results = {name: read_json(folder / name / "result.json")["test"] for name in ("transfer", "scratch", "forgotten")}
     diagnosis = read_json(folder / "forgotten" / "bn.json")
     click.secho("\n# Together: accuracy on 1,000 test images", bold=True)
     click.echo(f"{'':46} is_training=False  is_training=True")
@@ -60,7 +59,8 @@ def demo(ctx: click.Context, runs_dir: Path) -> None:
         ("scratch", "from scratch, same budget"),
         ("forgotten", "transfer, update operations forgotten"),
     ):
-        false, true = (results[name][key]["accuracy"] for key in ("is_training_false", "is_training_true"))
+        test = read_json(folder / name / "result.json")["test"]
+        false, true = (test[key]["accuracy"] for key in ("is_training_false", "is_training_true"))
         click.echo(f"{words:46} {false:>17.1%}  {true:>16.1%}")
     repaired = diagnosis["accuracy"]["test"]["recalibrated"]
     click.echo(f"{'  ... and recalibrated':46} {repaired:>17.1%}")

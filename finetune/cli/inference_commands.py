@@ -48,7 +48,7 @@ def evaluate(target: Path, data_dir: Path | None, split: str, is_training: str, 
     RUN is a run directory, or a .keras file in one.
     """
     load_tensorflow()
-    from finetune.runs.evaluate import concern, examine_run
+    from finetune.runs.model import concern, examine_run
 
     with progress() as display:
         passes = examine_run(

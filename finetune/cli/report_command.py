@@ -48,7 +48,7 @@ def report(targets: tuple[Path, ...], html: Path | None, mistakes: int, data_dir
         def score(run: Path) -> "Predictions":
             display.say(f"{run} has no predictions.npz: scoring its test images")
             load_tensorflow()
-            from finetune.runs.evaluate import examine_run
+            from finetune.runs.model import examine_run
 
             return examine_run(run, data_dir=data_dir, on_batch=display.batch)[0].images
 

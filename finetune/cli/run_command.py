@@ -65,8 +65,7 @@ def run(
     finetune run --backbone keras/densenet121 --freeze-until conv4 --bn 'conv5=train' --bn freeze
     """
     from finetune.errors import WrongUse
-    from finetune.runs.config_file import read_config_file
-    from finetune.runs.directory import RunDir
+    from finetune.runs.directory import RunDir, read_config_file
 
     chosen = {key: _plain(value) for key, value in given.items() if value is not None and value != ()}
     if resume is not None:

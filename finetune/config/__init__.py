@@ -5,19 +5,5 @@ from finetune.config.checking import DEFAULTS, LISTS, PATHS, check_config, from_
 from finetune.config.run_config import SETTINGS, Augment, RunConfig, settings_with
 from finetune.config.tracker_setting import absolute_trackers, check_trackers, parse_tracker
 
-__all__ = [
-    "DEFAULTS",
-    "LISTS",
-    "PATHS",
-    "SETTINGS",
-    "Augment",
-    "RunConfig",
-    "absolute_trackers",
-    "check_config",
-    "check_trackers",
-    "from_mapping",
-    "named",
-    "parse_tracker",
-    "presets",
-    "settings_with",
-]
+__all__ = ["DEFAULTS", "LISTS", "PATHS", "SETTINGS", "Augment", "RunConfig", "absolute_trackers", "check_config"]
+__all__ += ["check_trackers", "from_mapping", "named", "parse_tracker", "presets", "settings_with"]

@@ -21,24 +21,16 @@ _SHORT = {setting.short: name for name, setting in SETTINGS.items() if setting.s
 
 _ONE_VALUE = {"learning_rate": "auto", "preset": "gradual"}
 """Settings of which one value alone contradicts another setting; of others, every value but the default does."""
-_KEPT_HEAD = "the head is the file's"
-_WHOLE_BATCH = "it pairs the images of a whole batch"
-_UNFREEZING = "layers are unfrozen on one device"
-CONTRADICTIONS = (
+CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
     ("from_scratch", "checkpoint", ""),
     ("examples", "few_shot", "both set the number of images"),
     ("ema", "patience", "--ema ends with the last step, --patience keeps the best epoch"),
-    ("head", "from_scratch", _KEPT_HEAD),
-    ("head", "hidden", _KEPT_HEAD),
-    ("head", "dropout", _KEPT_HEAD),
-    ("head", "features", _KEPT_HEAD),
-    ("distribute", "mixup", _WHOLE_BATCH),
-    ("distribute", "cutmix", _WHOLE_BATCH),
+    *(("head", other, "the head is the file's") for other in ("from_scratch", "hidden", "dropout", "features")),
+    *(("distribute", other, "it pairs the images of a whole batch") for other in ("mixup", "cutmix")),
     ("distribute", "rand_augment", "it draws for a whole batch"),
     ("distribute", "ema", "the average is kept on one device"),
     ("distribute", "learning_rate", "the range test runs on one device"),
-    ("distribute", "preset", _UNFREEZING),
-    ("distribute", "unfreeze_epochs", _UNFREEZING),
+    *(("distribute", other, "layers are unfrozen on one device") for other in ("preset", "unfreeze_epochs")),
     ("distribute", "microbatch", "each replica has a part of the batch already"),
 )
 """Two settings that cannot both be given, and why."""
@@ -90,7 +82,7 @@ def check_config(config: RunConfig, *, where: str | None = None, options: Collec
             near = difflib.get_close_matches(str(value), check.choices, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             shown = list(value) if isinstance(value, tuple) else value
-            raise WrongUse(f"--{name.replace('_', '-')} {shown!r}{at} will not do: {hint}expected {check.expected}")
+            raise WrongUse(f"--{name.replace('_', '-')} {shown!r}{at} is not valid: {hint}expected {check.expected}")
     for first, second, why in CONTRADICTIONS:
         if _contradicts(config, first) and _contradicts(config, second):
             both = f"{config.as_option(first)} and {config.as_option(second)}"

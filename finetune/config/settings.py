@@ -122,10 +122,10 @@ class Setting:
     help: str
     check: Check
     section: str
-    roles: tuple[Role, ...]
-    unset: str
-    short: str | None
-    alone: Any
+    roles: tuple[Role, ...] = ()
+    unset: str = ""
+    short: str | None = None
+    alone: Any = None
 
     @property
     def default_words(self) -> str:
@@ -137,24 +137,14 @@ class Setting:
         return self.default if isinstance(self.default, str) else f"{self.default:g}"
 
 
-def setting(
-    default: Any,
-    check: Check | None = None,
-    *,
-    unset: str = "",
-    section: str = "",
-    roles: tuple[Role, ...] = (),
-    short: str | None = None,
-    alone: Any = None,
-) -> Any:
+def setting(default: Any, check: Check | None = None, *, section: str = "", **others: Any) -> Any:
     """A field of `RunConfig` that declares a setting; `MISSING` as the default of one that must be given. The string
     below the field is the help text.
 
     Without a `check`, the field's annotation is a `bool` or a `Literal`, and the check follows from it. A `section`
-    lasts until the next field that has one. The other arguments are those of `Setting`.
+    lasts until the next field that has one. The `others` are fields of `Setting`.
     """
-    metadata = {"check": check, "unset": unset, "section": section, "roles": roles, "short": short, "alone": alone}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata={"check": check, "section": section, "others": others})
 
 
 def declared_settings(config: type) -> dict[str, Setting]:
@@ -163,8 +153,8 @@ def declared_settings(config: type) -> dict[str, Setting]:
     for field in dataclasses.fields(config):
         section = field.metadata["section"] or section
         check = field.metadata["check"] or _check_of(field.type)
-        settled = {"default": field.default, "help": helps.get(field.name, ""), "check": check, "section": section}
-        found[field.name] = Setting(**{**field.metadata, **settled})
+        words = helps.get(field.name, "")
+        found[field.name] = Setting(field.default, words, check, section, **field.metadata["others"])
     return found
 
 

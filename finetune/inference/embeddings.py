@@ -22,8 +22,7 @@ from finetune.data.sources import absolute
 from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import room_for
-from finetune.runs.evaluate import open_run
-from finetune.runs.model import finished_class_names, open_trained
+from finetune.runs.model import finished_class_names, open_run, open_trained
 from finetune.runs.run_data import image_shape
 from finetune.text import printable
 

@@ -8,16 +8,20 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from checkpoints.atomic import TEMPORARY
+from finetune._version import __version__
 from finetune.config import RunConfig, from_mapping
 from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
 from finetune.files import Held, finite, locked, read_json, to_json, write_text
-from finetune.runs.config_file import read_config_file
 
+FORMAT_VERSION = 1
+"""Written into `config.json`. A reader refuses a newer format than its own."""
+PACKAGE = "finetune-backbones"
+"""Name of this package on PyPI."""
 _BEFORE_CONFIG = (
     *(".lock", "environment.json", "load.json", "freeze.json", "data.json"),
     *("lr_range.json", "lr_range.svg", "bn_source.npz"),
@@ -171,15 +175,9 @@ class RunDir:
             raise FinetuneError(f"{path} is not JSON lines ({error}): it is damaged; restore it from a copy") from None
         return [row for row in rows if isinstance(row, dict) and row.get("kind") == "epoch"]
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the run for this process; FinetuneError where another process holds it."""
-        with ExitStack() as held:
-            try:
-                held.enter_context(locked(self.path / ".lock"))
-            except Held as found:
-                raise Held(found.holder, f"{self.path} is in use by {found.holder}: wait for it, or stop it") from None
-            yield
+        return locked(self.path / ".lock", name=self)
 
     def remove_leftovers(self) -> None:
         """Remove partial files of a killed process, and the state of a finished run. Only for the holder of the lock:
@@ -268,3 +266,33 @@ def _already_there(path: Path) -> WrongUse:
     if run.status == "done":
         return WrongUse(f"{path} is already there, it holds a finished run: give another --run-dir")
     return WrongUse(f"{path} is already there: give another --run-dir, or continue it with: {run.resume_command}")
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The keys and values of a `config.json`. Only its format is checked.
+
+    Raises FinetuneError where it is missing, no JSON object, or of a newer format than this version reads.
+    """
+    values = read_json(path)
+    version = values.pop("format_version", FORMAT_VERSION)
+    if type(version) is not int or version < 1:
+        raise FinetuneError(
+            f"{path} has format_version {version!r}, expected a number from 1 to {FORMAT_VERSION}: it is damaged; "
+            "restore it from a copy"
+        )
+    if version > FORMAT_VERSION:
+        raise FinetuneError(
+            f"{path} has format_version {version}, written by {_writer(path)}, but this is finetune {__version__}, "
+            f"which reads up to {FORMAT_VERSION}: upgrade it with: pip install --upgrade {PACKAGE}"
+        )
+    return values
+
+
+def _writer(path: Path) -> str:
+    """The finetune version that wrote a `config.json`, if the `environment.json` next to it has one."""
+    try:
+        packages = read_json(path.with_name("environment.json")).get("packages")
+    except (FinetuneError, OSError):
+        packages = None
+    version = packages.get(PACKAGE) if isinstance(packages, dict) else None
+    return f"finetune {version[:40]}" if isinstance(version, str) else "a newer finetune"

@@ -1,18 +1,27 @@
-"""A run's model, opened with this package's BatchNorm; the statistics it started from; the proof of its freeze plan."""
+"""A run's model, opened with this package's BatchNorm, and scored on the run's data, which must belong to it; the
+statistics it started from; the proof of its freeze plan."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from finetune.backbone import module_handle, open_model, unbiased
-from finetune.batchnorm.subject import Snapshot
+from finetune.batchnorm.statistics import KerasSubject
+from finetune.batchnorm.subject import Snapshot, Statistics
 from finetune.batchnorm.surgery import adopt
 from finetune.config import RunConfig
+from finetune.data import batches
+from finetune.data.dataset import Dataset, Split
+from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError
+from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
+from finetune.evaluation.flip import Mirrored
 from finetune.files import read_arrays, write_arrays
 from finetune.runs.directory import RunDir
+from finetune.runs.run_data import check_classes, check_unchanged
 
 _SNAPSHOT = "bn_source.npz"
 
@@ -74,6 +83,77 @@ def _load(path: Path, module: str | None) -> keras.Model:
     if not fits:
         raise FinetuneError(f"{path} is no image classifier: expected one input of images and one output of logits")
     return model
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A run's model, its config with the current path of the data, and the data."""
+
+    trained: TrainedModel
+    config: RunConfig
+    dataset: Dataset
+
+
+def open_run(target: Path, *, data_dir: Path | None = None) -> Opened:
+    """Open a run directory, or a `.keras` file in one, with its data. `data_dir` is where the data lies now.
+
+    Raises FinetuneError where there is no such model, the data's classes are not those it was trained for, or, unless
+    `data_dir` names other data, there are more or fewer images than the run had.
+    """
+    trained = open_trained(target)
+    config = replace(trained.config, data_dir=str(data_dir)) if data_dir else trained.config
+    dataset = load_data(config)
+    check_classes(trained.run, dataset)
+    outputs, classes = trained.model.output_shape[-1], len(dataset.class_names)
+    if outputs != classes:
+        raise FinetuneError(
+            f"{trained.path} has {outputs} outputs, but the data has {classes} classes: give the data of the run, "
+            "or put the model beside its own config.json"
+        )
+    if data_dir is None:
+        advice = "put it back, or give the place of the data you mean with --data-dir"
+        check_unchanged(trained.run, dataset, advice=advice)
+    return Opened(trained, config, dataset)
+
+
+def evaluate_run(
+    target: Path,
+    *,
+    data_dir: Path | None = None,
+    split: str = "test",
+    statistics: Statistics = "moving",
+    on_batch: Callable[[], None] | None = None,
+) -> Evaluation:
+    """Score a run's model on one of its splits, without augmentation. FinetuneError where there is no such split."""
+    return examine_run(target, data_dir=data_dir, split=split, statistics=statistics, on_batch=on_batch)[0].evaluation
+
+
+def examine_run(
+    target: Path,
+    *,
+    data_dir: Path | None = None,
+    split: str = "test",
+    statistics: Statistics = "moving",
+    flip: bool = False,
+    on_batch: Callable[[], None] | None = None,
+) -> list[Pass]:
+    """As `evaluate_run`, with the prediction for every image. With `flip` the result is [plain, flipped]; the second is
+    with test-time flip (`finetune.evaluation.flip`)."""
+    opened = open_run(target, data_dir=data_dir)
+    images: Split | None = getattr(opened.dataset, split)
+    if images is None:
+        raise FinetuneError(f"{target} has no validation images: it ran with --validation 0; use --split test")
+    subject = KerasSubject(opened.trained.model)
+    ways = (subject, Mirrored(subject)) if flip else (subject,)
+    return [
+        Evaluator(way, on_batch=on_batch).examine(batches.evaluation(images, opened.config), statistics) for way in ways
+    ]
+
+
+def concern(target: Path) -> str | None:
+    """The reason why a finished run's model is not the one that was configured; None where it is."""
+    run = find_trained(target)[0]
+    return broken_plan(run) if run.status == "done" else None
 
 
 def save_snapshot(run: RunDir, snapshot: Snapshot) -> None:

@@ -8,6 +8,14 @@ from finetune.config import RunConfig, check_config, check_trackers, presets
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import WrongUse
 
+_NETWORK = "give the name of its network and its weights with --checkpoint, or leave"
+_NOT_FOR_HUB_MODULES = {
+    "from_scratch": "holds weights, but not how they are initialised: give the name of its network",
+    "precision": f"is a graph, whose precision is fixed: {_NETWORK} --precision out",
+    "distribute": f"is a graph whose variables cannot be copied to several replicas: {_NETWORK} --distribute out",
+}
+"""Settings that a Hub module does not take, and why."""
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -33,20 +41,9 @@ def check_request(config: RunConfig) -> Resolved:
     check_trackers(config.tracker)
     freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
     bn = [parse_bn_rule(text) for text in config.bn]
-    if spec.source == "hub" and config.from_scratch:
-        raise WrongUse(
-            f"--from-scratch: {spec.id} holds weights, but not how they are initialised: give the name of its network"
-        )
-    if spec.source == "hub" and config.precision != "float32":
-        raise WrongUse(
-            f"--precision {config.precision}: {spec.id} is a graph, whose precision is fixed: give the "
-            "name of its network and its weights with --checkpoint, or leave --precision out"
-        )
-    if spec.source == "hub" and config.distribute != "none":
-        raise WrongUse(
-            f"--distribute {config.distribute}: {spec.id} is a graph whose variables cannot be copied to several "
-            "replicas: give the name of its network and its weights with --checkpoint, or leave --distribute out"
-        )
+    for name, why in _NOT_FOR_HUB_MODULES.items():
+        if spec.source == "hub" and config.is_set(name):
+            raise WrongUse(f"{config.as_option(name)}: {spec.id} {why}")
     if config.preprocess is not None:
         find_preprocessing(config.preprocess)
     elif not spec.preprocessing:

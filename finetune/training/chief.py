@@ -12,8 +12,7 @@ from finetune.config import RunConfig
 from finetune.data.dataset import Share
 from finetune.errors import FinetuneError, Interrupted, WorkerLost
 from finetune.process import stop_signals
-from finetune.runs.config_file import FORMAT_VERSION
-from finetune.runs.directory import RunDir, check_place
+from finetune.runs.directory import FORMAT_VERSION, RunDir, check_place
 from finetune.runs.model import load_snapshot, refuse_broken_plan, save_snapshot
 from finetune.runs.run_data import check_unchanged, describe_data
 from finetune.training import environment, proof

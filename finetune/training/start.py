@@ -52,7 +52,7 @@ def resume(path: Path, *, distribute: str | None = None, display: Display | None
     """
     display = display or Display()
     if distribute not in (None, "none", "mirrored", "multi-worker"):
-        raise WrongUse(f"--distribute {distribute!r} will not do: expected one of none, mirrored, multi-worker")
+        raise WrongUse(f"--distribute {distribute!r} is not valid: expected one of none, mirrored, multi-worker")
     config = None
     there = (path / "config.json").is_file()
     if there or distribute != "multi-worker" or from_environment().rank == 0:

@@ -54,9 +54,9 @@ def test_off_gives_the_same_figures(home):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--cache-features yes", "--cache-features 'yes' will not do: expected one of auto, on, off"),
-        ("--cache-budget lots", "--cache-budget 'lots' will not do: expected a size, such as 10GiB or 500MB"),
-        ("--cache-precision float8", "--cache-precision 'float8' will not do: did you mean float32?"),
+        ("--cache-features yes", "--cache-features 'yes' is not valid: expected one of auto, on, off"),
+        ("--cache-budget lots", "--cache-budget 'lots' is not valid: expected a size, such as 10GiB or 500MB"),
+        ("--cache-precision float8", "--cache-precision 'float8' is not valid: did you mean float32?"),
         ("--cache-features on --augment crop-flip", "--cache-features on: training images are changed at random"),
     ],
 )

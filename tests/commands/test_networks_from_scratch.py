@@ -18,7 +18,7 @@ from finetune.config import RunConfig, from_mapping
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.inference.export.write import export
 from finetune.runs import defaults
-from finetune.runs.config_file import read_config_file
+from finetune.runs.directory import read_config_file
 from finetune.training.display import Display
 from finetune.training.prepare import prepare
 from tests.support.commands import typed

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from finetune._version import __version__
-from finetune.runs.config_file import FORMAT_VERSION
+from finetune.runs.directory import FORMAT_VERSION
 from tests.support.commands import typed
 from tests.support.warm_process import WarmProcess
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from finetune.runs.config_file import read_config_file
+from finetune.runs.directory import RunDir, read_config_file
 
 SANDBOX = Path(sys.argv[1]).resolve()
 _FOLDERS = {"HOME": "home", "FINETUNE_HOME": "cache", "TMPDIR": "tmp"}
@@ -47,7 +47,6 @@ from finetune.data.image_files import read_images  # noqa: E402
 from finetune.data.load_data import load_data  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
 from finetune.runs import model as models  # noqa: E402
-from finetune.runs.directory import RunDir  # noqa: E402
 from finetune.tf_graphs import open_exported, open_graph  # noqa: E402
 from finetune.training.feature_cache import feature_store  # noqa: E402
 from finetune.training.loop.state import State  # noqa: E402

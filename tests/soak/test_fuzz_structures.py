@@ -21,7 +21,7 @@ from finetune.config import SETTINGS, from_mapping
 from finetune.data.sources import tfrecord_file as wire
 from finetune.data.sources.restricted_pickle import read_pickle
 from finetune.errors import FinetuneError, UserError
-from finetune.runs.config_file import read_config_file
+from finetune.runs.directory import read_config_file
 
 some = settings(max_examples=60, deadline=None, derandomize=True,
                 suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip

@@ -14,8 +14,7 @@ from finetune.diagnosis.targets.options import TargetOptions
 from finetune.diagnosis.targets.origin import read_history
 from finetune.diagnosis.targets.target import Data, Target
 from finetune.errors import WrongUse
-from finetune.runs import evaluate
-from finetune.runs.model import TrainedModel, load_snapshot
+from finetune.runs.model import TrainedModel, load_snapshot, open_run
 
 
 def open_run_target(request: TargetOptions) -> Target:
@@ -30,7 +29,7 @@ def open_run_target(request: TargetOptions) -> Target:
         raise WrongUse(
             f"--{given[0].replace('_', '-')}: {path} is a run, whose config.json says what it was: leave it out"
         )
-    opened = evaluate.open_run(path, data_dir=request.data_dir)
+    opened = open_run(path, data_dir=request.data_dir)
     trained = opened.trained
     subject = KerasSubject(trained.model)
     history = read_history(request.source_checkpoint, subject, _facts(trained))

@@ -77,7 +77,7 @@ def read_data(
         )
     if batch_size and request.batch_size and request.batch_size % batch_size:
         raise WrongUse(
-            f"--batch-size {request.batch_size} will not do: the graph takes exactly {batch_size} images; leave it out"
+            f"--batch-size {request.batch_size} is not valid: the graph takes exactly {batch_size} images; leave it out"
         )
     config = RunConfig(
         "",

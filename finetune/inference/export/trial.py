@@ -15,7 +15,7 @@ from finetune.data.lazy import LazyImages
 from finetune.evaluation.evaluator import Batches, Evaluator, Pass
 from finetune.inference.export.exportable import Source
 from finetune.inference.export.exported import Runtime, Trial, TrialOptions
-from finetune.runs.evaluate import Opened
+from finetune.runs.model import Opened
 
 _COMPARED = 1_000
 """Images whose logits are compared, and not only their class."""

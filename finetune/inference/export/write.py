@@ -14,7 +14,7 @@ from finetune.inference.export.exportable import Source, open_source
 from finetune.inference.export.exported import Export, Exported, Runtime, TrialOptions
 from finetune.inference.export.format_table import file_names
 from finetune.inference.export.trial import Reference
-from finetune.runs.evaluate import open_run
+from finetune.runs.model import open_run
 
 _PREFIX = ".tmp.export-"
 _ALL_IMAGES = TrialOptions()

@@ -102,7 +102,7 @@ def test_the_choice_of_presets_is_the_table_of_presets():
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_decay_outside_the_open_interval(decay):
-    with pytest.raises(WrongUse, match=rf"--bn-decay {decay} will not do: .* number inside \(0, 1\), .*or 'auto'"):
+    with pytest.raises(WrongUse, match=rf"--bn-decay {decay} is not valid: .* number inside \(0, 1\), .*or 'auto'"):
         check_config(replace(PLAIN, bn_decay=decay))
 
 

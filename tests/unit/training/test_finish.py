@@ -9,7 +9,7 @@ import pytest
 from finetune.config import RunConfig, check_config
 from finetune.errors import Interrupted, WrongUse
 from finetune.runs import model as models
-from finetune.runs.evaluate import evaluate_run
+from finetune.runs.model import evaluate_run
 from finetune.training import advice, finish, start
 from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
