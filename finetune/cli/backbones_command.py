@@ -105,10 +105,7 @@ def show(name: str) -> None:
 @click.argument("name", metavar="NAME|PATH")
 @CHECKPOINT
 @click.option(
-    "--photos",
-    type=PATH,
-    metavar="DIR",
-    help="Images named NNN_*.jpg, where NNN is the ImageNet class 0..999.",
+    "--photos", type=PATH, metavar="DIR", help="Images named NNN_*.jpg, where NNN is the ImageNet class 0..999."
 )
 @output_options
 def verify(name: str, checkpoint: Path | None, photos: Path | None) -> None:

@@ -42,12 +42,7 @@ if TYPE_CHECKING:
 @click.option("--print", "print_script", is_flag=True, help="Slurm: write the script on standard output; run nothing.")
 @output_options
 def batch(
-    jobs_file: Path,
-    runs_dir: Path | None,
-    seeds: int | None,
-    only: tuple[str, ...],
-    yes_really: int | None,
-    **how: Any,
+    jobs_file: Path, runs_dir: Path | None, seeds: int | None, only: tuple[str, ...], yes_really: int | None, **how: Any
 ) -> None:
     """Run every job of a file, each in its own process, and rank the results.
 

@@ -7,14 +7,7 @@ from typing import IO, Any, cast
 
 import rich.console
 from rich.console import JustifyMethod, RenderableType
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text

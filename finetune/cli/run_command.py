@@ -36,11 +36,7 @@ SECTIONS["The run"] += [
     ),
     click.option("--run-dir", type=PATH, metavar="DIR", help="Directory of this run; must not exist."),
     click.option(
-        "--runs-dir",
-        type=PATH,
-        metavar="DIR",
-        default="runs",
-        help="Folder in which runs get a name.  [default: runs]",
+        "--runs-dir", type=PATH, metavar="DIR", default="runs", help="Folder in which runs get a name.  [default: runs]"
     ),
 ]
 

@@ -79,11 +79,7 @@ def _keep(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 JSON = click.option(
-    "--json",
-    is_flag=True,
-    expose_value=False,
-    callback=_keep,
-    help="One JSON object on standard output, nothing else.",
+    "--json", is_flag=True, expose_value=False, callback=_keep, help="One JSON object on standard output, nothing else."
 )
 _QUIET = click.option(
     "--quiet", is_flag=True, expose_value=False, callback=_keep, help="No progress; results and errors only."
