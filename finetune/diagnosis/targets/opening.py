@@ -4,13 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune.backbone import SUFFIXES, is_saved_model
-from finetune.diagnosis.targets.catalogued import open_catalogued
-from finetune.diagnosis.targets.keras_model import open_keras_model
+from finetune.diagnosis.targets.foreign_model import (
+    open_catalogued,
+    open_keras_model,
+    open_saved_model,
+    open_tf_graph,
+)
 from finetune.diagnosis.targets.options import TargetOptions
 from finetune.diagnosis.targets.run import open_run_target
 from finetune.diagnosis.targets.target import Target
-from finetune.diagnosis.targets.tf_graph import open_tf_graph
-from finetune.diagnosis.targets.tf_saved_model import open_saved_model
 from finetune.errors import FinetuneError, WrongUse
 
 __all__ = ["Target", "open_target"]

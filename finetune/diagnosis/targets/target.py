@@ -63,11 +63,18 @@ class Target:
 
 
 def read_data(
-    request: TargetOptions, *, image_size: int, preprocess: str | None, batch_size: int | None = None
+    request: TargetOptions,
+    name: str,
+    outputs: int,
+    *,
+    image_size: int,
+    preprocess: str | None,
+    batch_size: int | None = None,
 ) -> Data:
-    """The data a request names. `preprocess` is what is known of the weights; the request's own replaces it.
+    """The data a request names, for the model `name` with so many outputs.
 
-    `batch_size` is the only one the model takes, where it takes only one.
+    `image_size`, in px, and `preprocess` are what is known of the weights; the request's own replace them. `batch_size`
+    is the only one the model takes, where it takes only one. FinetuneError where the data does not fit the model.
     """
     chosen = request.preprocess or preprocess
     if not chosen:
@@ -95,7 +102,9 @@ def read_data(
                 f"{dataset.source} has {len(split)} {name} images, but the graph takes {batch_size} at once: "
                 "expected at least one batch"
             )
-    return Data(dataset, config)
+    data = Data(dataset, config)
+    check_classes(name, outputs, data)
+    return data
 
 
 def check_classes(name: str, outputs: int, data: Data) -> None:

@@ -1,0 +1,245 @@
+"""A model of the user's own that is no run.
+
+It is one of four kinds:
+
+- a network of the catalogue with other weights: a slim training directory or checkpoint, a Keras file of weights;
+- a Keras classifier, `.keras` or `.h5`;
+- a SavedModel: called for training where it takes that argument (Keras 2, Hub modules), else read as a graph;
+- any TF1 graph with its checkpoint.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+
+from checkpoints.atomic import replacing
+from checkpoints.formats import open_checkpoint
+from checkpoints.formats.checkpoint import Averaged, Checkpoint, averaged
+from checkpoints.formats.slim import everything, write_slim
+from finetune.backbone import find_backbone, head_outputs, load_backbone, open_model
+from finetune.backbone.head import as_logits
+from finetune.batchnorm.flatten import flat, originals
+from finetune.batchnorm.statistics import KerasSubject
+from finetune.batchnorm.subject import Snapshot
+from finetune.batchnorm.surgery import adopt, bn_layers
+from finetune.diagnosis.evidence import Facts
+from finetune.diagnosis.targets.options import TargetOptions
+from finetune.diagnosis.targets.origin import read_history
+from finetune.diagnosis.targets.target import Target, read_data
+from finetune.errors import FinetuneError, WrongUse
+from finetune.tf_graphs import GraphSubject, open_exported, open_graph, takes_training
+
+ANY_SIZE = 32
+"""Side in px for graphs that take images of any size, where none is given: CIFAR's."""
+_STATISTICS = ("moving_mean", "moving_variance")
+
+
+def open_catalogued(request: TargetOptions) -> Target:
+    """`request.backbone` with the weights and the head of `request.checkpoint`, which also shows the number of classes.
+
+    Raises WrongUse where one of the two is missing, CheckpointError where the file does not fit the network.
+    """
+    if not request.backbone or request.checkpoint is None:
+        raise WrongUse("--backbone NAME and --checkpoint PATH go together: the network, and your weights for it")
+    spec = find_backbone(request.backbone)
+    if spec.source in ("file", "hub"):
+        raise WrongUse(f"--backbone {request.backbone} has its weights in it: give it alone, as the model to examine")
+    opened = open_checkpoint(request.checkpoint)
+    outputs, averages = head_outputs(spec, opened), averaged(opened) if request.ema else None
+    image_size = request.image_size or spec.image_size
+    data = read_data(request, str(opened.path), outputs, image_size=image_size, preprocess=spec.preprocessing)
+    weights = averages.checkpoint if averages else opened
+    subject = KerasSubject(load_backbone(spec, image_size=image_size, checkpoint=weights, head=outputs).model)
+    step = int(opened.read("global_step")) if opened.shapes.get("global_step") == () else None
+    raw = sum(name.endswith(_STATISTICS) for name in averages.without) if averages else 0
+    notes = [f"{opened.path} ({opened.kind}): a head of {outputs} outputs"]
+    if averages:
+        without = f"; {raw} moving statistics have none and are read as they are" if raw else ""
+        notes.append(f"--ema: {len(averages.replaced)} variables read from their moving averages{without}")
+    facts = Facts(
+        decay=request.bn_decay,
+        updates=step,
+        weights_moved=True if step else None,
+        weights_averaged=raw > 0,
+        expected_preprocessing=spec.preprocessing,
+    )
+    return Target(
+        name=str(request.checkpoint),
+        subject=subject,
+        data=data,
+        commands=request.commands(spec.id),
+        write=lambda out: _write_weights(out, opened, averages, subject.snapshot()),
+        copy=opened.path.with_name(f"{opened.path.name}-recalibrated"),
+        suffix=None if opened.kind.startswith("slim") else opened.path.suffix,
+        notes=tuple(notes),
+        history=read_history(request.source_checkpoint, subject, facts),
+    )
+
+
+def _write_weights(out: Path, opened: Checkpoint, averages: Averaged | None, statistics: Snapshot) -> None:
+    """Write the checkpoint with other moving statistics, in place of their averages where those were read."""
+    if not opened.kind.startswith("slim"):
+        raise FinetuneError(
+            f"{opened.path} is a {opened.kind} file of weights: recalibrate-bn writes slim checkpoints and whole Keras "
+            "models; convert it with 'finetune checkpoint convert' first"
+        )
+    arrays = everything(opened)
+    for layer, pair in statistics.items():
+        for kind, value in zip(_STATISTICS, pair, strict=True):
+            name = f"{layer.replace('.', '/')}/{kind}"
+            place = averages.place(name) if averages else name
+            arrays[place] = value.astype(arrays[place].dtype)
+    write_slim(out, arrays)
+
+
+def open_keras_model(request: TargetOptions) -> Target:
+    """The model of `request.target`. The BatchNorm of models inside it is examined as well.
+
+    Raises FinetuneError where it is no image classifier with as many outputs as the data has classes.
+    """
+    path = Path(str(request.target))
+    original = open_model(path)
+    spec = find_backbone(str(path))
+    image_size = request.image_size or spec.image_size
+    if spec.own_size and image_size != spec.image_size:
+        raise FinetuneError(f"{path} takes images of {spec.image_size} px: leave out --image-size {image_size}")
+    model = adopt(as_logits(flat(original, image_size=image_size), name=str(path)), unbiased=False)
+
+    def write(out: Path) -> None:
+        layers = originals(original)
+        for name, (mean, variance) in KerasSubject(model).snapshot().items():
+            layers[name].moving_mean.assign(mean)
+            layers[name].moving_variance.assign(variance)
+        with replacing(out) as temporary:
+            original.save(temporary)
+
+    return _keras_target(request, model, spec.preprocessing, image_size, _keras_facts(path, original, request), write)
+
+
+def open_saved_model(request: TargetOptions) -> Target:
+    """The SavedModel of `request.target`, whose output is logits.
+
+    One without a `training` argument (`model.export` of Keras 3) is read as data, and its batch mode is added to its
+    graph. Raises FinetuneError where its BatchNorm is out of reach.
+    """
+    path = Path(str(request.target))
+    if not (path / "tfhub_module.pb").is_file() and not takes_training(path):
+        return _graph_target(request, path, open_exported(path), Facts(decay=request.bn_decay), path)
+    spec = find_backbone(str(path))
+    image_size = request.image_size or spec.image_size
+    model = load_backbone(spec, image_size=image_size).model
+    if not bn_layers(model):
+        raise FinetuneError(f"{path} has no BatchNormalization that can be reached: there is nothing to examine")
+
+    def write(out: Path) -> None:
+        raise FinetuneError(
+            f"{path} is a SavedModel that is called for training, and no copy of such a model can be written: "
+            "recalibrate the .keras file it was exported from, or its slim checkpoint"
+        )
+
+    return _keras_target(request, model, None, image_size, Facts(decay=request.bn_decay), write)
+
+
+def _keras_target(
+    request: TargetOptions,
+    model: keras.Model,
+    preprocess: str | None,
+    image_size: int,
+    facts: Facts,
+    write: Callable[[Path], None],
+) -> Target:
+    """The target of an adopted model that was read from `request.target`."""
+    path, subject = Path(str(request.target)), KerasSubject(model)
+    return Target(
+        name=str(path),
+        subject=subject,
+        data=read_data(request, str(path), subject.outputs, image_size=image_size, preprocess=preprocess),
+        commands=request.commands(str(path)),
+        write=write,
+        copy=path.with_name(f"{path.stem}-recalibrated{path.suffix}"),
+        suffix=None if path.is_dir() else path.suffix,
+        history=read_history(request.source_checkpoint, subject, facts),
+    )
+
+
+def _keras_facts(path: Path, model: keras.Model, request: TargetOptions) -> Facts:
+    """What the file records of its training: the decay, the optimizer's steps, whether the weights are averages."""
+    bn = [one for one in model._flatten_layers() if isinstance(one, keras.layers.BatchNormalization)]
+    steps, averages = _training(path) if path.suffix == ".keras" else (None, None)
+    frozen = bool(bn) and not any(one.trainable for one in bn)
+    return Facts(
+        decay=request.bn_decay or (float(np.median([one.momentum for one in bn])) if bn else None),
+        updates=0 if frozen else steps,
+        trained_with="moving" if frozen else None,
+        weights_averaged=averages,
+        weights_moved=True if steps else None,
+    )
+
+
+def _training(path: Path) -> tuple[int | None, bool | None]:
+    """(steps of the optimizer, whether it replaced the weights by their average) of a compiled `.keras` file."""
+    with zipfile.ZipFile(path) as file:
+        config: dict[str, Any] = json.loads(file.read("config.json"))
+        optimizer = ((config.get("compile_config") or {}).get("optimizer") or {}).get("config") or {}
+        if "model.weights.h5" not in file.namelist():
+            return None, None
+        with h5py.File(io.BytesIO(file.read("model.weights.h5")), "r") as weights:
+            steps = weights.get("optimizer/vars/0")
+            count = int(steps[()]) if isinstance(steps, h5py.Dataset) and steps.shape == () else None
+    return count or None, bool(optimizer["use_ema"]) if "use_ema" in optimizer else None
+
+
+def open_tf_graph(request: TargetOptions) -> Target:
+    """The graph of `request.meta_graph`. FinetuneError where it does not fit the data."""
+    path = Path(str(request.meta_graph))
+    subject = open_graph(
+        path,
+        request.checkpoint,
+        input=request.input,
+        logits=request.logits,
+        is_training=request.is_training,
+        layout=request.input_layout,
+        feeds=request.feed,
+        use_averages=request.ema,
+    )
+    found, decays = subject.facts, [value for value in subject.decay.values() if value is not None]
+    facts = Facts(
+        decay=request.bn_decay or (float(np.median(decays)) if decays else None),
+        updates=found.updates,
+        updates_enabled=found.wiring.train_op_runs_updates,
+        why_disabled=found.wiring.sentence,
+        weights_moved=True if found.step else None,
+        weights_averaged=found.averages.used and any("moving_" in name for name in found.averages.without),
+    )
+    return _graph_target(request, path, subject, facts, subject.checkpoint)
+
+
+def _graph_target(request: TargetOptions, path: Path, subject: GraphSubject, facts: Facts, original: Path) -> Target:
+    """The target of a graph that was read from `path`, whose weights lie in `original`."""
+    height, width = subject.input_size or (request.image_size or ANY_SIZE,) * 2
+    if height != width:
+        raise FinetuneError(f"{path} takes images of {height} x {width} px: expected square ones")
+    if request.image_size and request.image_size != height:
+        raise FinetuneError(f"{path} takes images of {height} px: leave out --image-size {request.image_size}")
+    raw = "raw" if subject.takes_pixels or subject.scales_pixels else None
+    data = read_data(
+        request, str(path), subject.outputs, image_size=height, preprocess=raw, batch_size=subject.batch_size
+    )
+    return Target(
+        name=str(path),
+        subject=subject,
+        data=data,
+        commands=request.commands(),
+        write=subject.write,
+        copy=original.with_name(f"{original.name}-recalibrated"),
+        suffix=None,
+        notes=subject.lines,
+        history=read_history(request.source_checkpoint, subject, facts),
+    )
