@@ -20,7 +20,7 @@ SURFACES = {
     "tf_graphs": {""},
     "runs": {"request", "defaults", "directory", "run_data", "model"},
     "diagnosis": {
-        *("doctor", "targets.opening", "targets.options", "measure", "verdict", "evidence", "rules.rule", "report"),
+        *("doctor", "targets.opening", "targets.options", "measure", "verdict", "evidence", "rules.rule"),
     },
     "reporting": {
         *("run_report", "run_page", "diagnosis_page", "model_card", "curves", "html", "words"),

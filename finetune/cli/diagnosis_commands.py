@@ -13,7 +13,7 @@ from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import Columns, tabulated
 
 if TYPE_CHECKING:
-    from finetune.diagnosis.report import Diagnosis
+    from finetune.diagnosis.doctor import Diagnosis
     from finetune.diagnosis.targets.opening import Target
 
 WORST = 5

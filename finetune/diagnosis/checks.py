@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from finetune.batchnorm.statistics import Moments
-from finetune.batchnorm.subject import Snapshot, Subject
+from finetune.batchnorm.subject import Subject
 from finetune.data.batches import EvalSet
 from finetune.data.preprocessing import suspects, swapped
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.drift import drift
 from finetune.diagnosis.evidence import BatchCheck, BNEvidence, PreprocessingCheck, Trial
-from finetune.diagnosis.gaps import recalibrating_helps, true_helps
 from finetune.diagnosis.rules.data_rules import wrong_preprocessing
 from finetune.diagnosis.rules.rule import Commands, Reading
 from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
@@ -70,10 +69,8 @@ def suspicious(evidence: BNEvidence) -> bool:
 
     Where the moving statistics do best, nothing needs explaining.
     """
-    pairs = [
-        (helps, scores) for scores in (evidence.test, evidence.train) for helps in (true_helps, recalibrating_helps)
-    ]
-    return any(helps(scores) for helps, scores in pairs) or not all(layer.finite for layer in evidence.layers)
+    helped = any(scores.true_helps or scores.recalibrating_helps for scores in (evidence.test, evidence.train))
+    return helped or not all(layer.finite for layer in evidence.layers)
 
 
 def called_for(evidence: BNEvidence) -> Collection[str]:
@@ -102,9 +99,7 @@ def further_checks(
         check = check_preprocessing(budget, test, train, reach=evidence.train.within_reach)
         evidence = replace(evidence, preprocessing=check)
     if "partial" in called:
-        layers = zip(budget.subject.layers, evidence.layers, pooled, strict=True)
-        recalibrated = {one.name: (data.mean, data.variance) for one, seen, data in layers if seen.at_initial}
-        evidence = replace(evidence, partly_repaired=repair_partly(budget, recalibrated))
+        evidence = replace(evidence, partly_repaired=repair_partly(budget, evidence, pooled))
     fed_wrongly = wrong_preprocessing(Reading(evidence, Commands(""))) is not None
     if "batches" in called and (budget.thorough or not fed_wrongly):
         evidence = replace(evidence, batches=check_batches(budget))
@@ -205,14 +200,16 @@ def check_batches(budget: CheckBudget) -> BatchCheck:
     )
 
 
-def repair_partly(budget: CheckBudget, recalibrated: Snapshot) -> Evaluation | None:
-    """Score test images when only some layers get `recalibrated` statistics; None for all layers, or none."""
+def repair_partly(budget: CheckBudget, evidence: BNEvidence, pooled: list[Moments]) -> Evaluation | None:
+    """Score test images when only the layers at 0 and 1 get `pooled` statistics; None if all layers are, or none."""
     moving = budget.subject.snapshot()
-    if not 0 < len(recalibrated) < len(moving):
-        return None
     repaired = {
-        name: (mean.astype(np.float32), variance.astype(np.float32)) for name, (mean, variance) in recalibrated.items()
+        layer.name: (data.mean.astype(np.float32), data.variance.astype(np.float32))
+        for layer, seen, data in zip(budget.subject.layers, evidence.layers, pooled, strict=True)
+        if seen.at_initial
     }
+    if not 0 < len(repaired) < len(moving):
+        return None
     budget.subject.restore({**moving, **repaired})
     scored = budget.evaluator.evaluate(budget.test.batches(), "moving")
     budget.subject.restore(moving)

@@ -22,12 +22,9 @@ def drift(
 
     Epsilon is added to every variance, as BatchNorm does before it divides. It keeps dead channels finite.
     """
-    mean, variance = _float64(moving)
-    shift, ratio = _apart((mean, variance), (data.mean, data.variance), layer.epsilon)
-    test_shift, test_ratio = 0.0, 0.0
-    if test is not None:
-        apart = _apart((test.mean, test.variance), (data.mean, data.variance), layer.epsilon)
-        test_shift, test_ratio = _rms(apart[0]), _rms(apart[1])
+    mean, variance = (np.asarray(array, np.float64) for array in moving)
+    shift, ratio = _apart((mean, variance), data, layer.epsilon)
+    test_shift, test_ratio = _apart((test.mean, test.variance), data, layer.epsilon) if test else np.zeros((2, 1))
     sigma = np.sqrt(np.maximum(data.variance, 0) + layer.epsilon)
     weights = [array for array in (layer.gamma, layer.beta) if array is not None]
     fit = _share([(moving, data, layer.epsilon, source)]) if source is not None else None
@@ -43,8 +40,8 @@ def drift(
         weights_finite=all(bool(np.isfinite(array).all()) for array in weights),
         variance_bias=float(np.mean(ratio)),
         batch_noise=_rms(data.batch_spread / sigma) if data.batches > 1 else None,
-        test_shift=test_shift,
-        test_log_variance_ratio=test_ratio,
+        test_shift=_rms(test_shift),
+        test_log_variance_ratio=_rms(test_ratio),
         share=fit[0] if fit else None,
         dead_gamma=0.0 if layer.gamma is None else float(np.mean(layer.gamma == 0)),
         dead_channels=float(np.mean(data.variance < min(_CONSTANT, layer.epsilon / 1000))),
@@ -107,15 +104,11 @@ def _share(rows: Sequence[tuple[Pair, Moments, float, Pair]]) -> tuple[float, fl
     return share, float(np.sqrt(np.sum(weight * (y - share * x) ** 2) / length))
 
 
-def _apart(one: Pair, other: Pair, epsilon: float) -> Pair:
-    """(mean shift in the other's sigmas, log variance ratio), `[channels]`."""
+def _apart(one: Pair, data: Moments, epsilon: float) -> Pair:
+    """(mean shift in the data's sigmas, log variance ratio), `[channels]`."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        shift = (one[0] - other[0]) / np.sqrt(other[1] + epsilon)
-        return shift, np.log((np.maximum(one[1], 0) + epsilon) / (other[1] + epsilon))
-
-
-def _float64(pair: Pair) -> Pair:
-    return np.asarray(pair[0], np.float64), np.asarray(pair[1], np.float64)
+        shift = (one[0] - data.mean) / np.sqrt(data.variance + epsilon)
+        return shift, np.log((np.maximum(one[1], 0) + epsilon) / (data.variance + epsilon))
 
 
 def _rms(values: np.ndarray) -> float:

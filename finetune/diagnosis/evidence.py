@@ -1,12 +1,33 @@
 """What a diagnosis has measured: numbers only, so that a verdict can be tested without a model."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from finetune.diagnosis import thresholds
 from finetune.evaluation.evaluator import Evaluation
 from finetune.evaluation.significance import Paired
 
 Origin = Literal["source", "initial"]
+
+
+def percent(evaluation: Evaluation) -> str:
+    """Accuracy as people read it."""
+    return f"{evaluation.accuracy:.1%}"
+
+
+def better(a: Evaluation, b: Evaluation, least: float = thresholds.LEAST_GAP, paired: Paired | None = None) -> bool:
+    """Whether `a` has the higher accuracy, by more than `least`, a fraction, and by more than noise.
+
+    `paired` compares `a` with `b` on the same images. Then only images that changed make noise (McNemar 1947);
+    without it, both accuracies do, binomially.
+    """
+    if paired is not None:
+        error = max(paired.standard_error, 1.0) / a.examples
+    else:
+        error = math.hypot(a.standard_error, b.standard_error)
+    # At 0 or 1 the binomial error vanishes, but no difference is more certain than one image in the set.
+    return a.accuracy - b.accuracy > max(thresholds.NOISE * error, least, 1.0 / a.examples)
 
 
 @dataclass(frozen=True)
@@ -67,6 +88,32 @@ class ModeScores:
     def within_reach(self) -> float:
         """Accuracy that other statistics than the moving ones win; negative where they lose."""
         return max(self.is_training_true.accuracy, self.recalibrated.accuracy) - self.is_training_false.accuracy
+
+    @property
+    def true_helps(self) -> bool:
+        """Whether `is_training=True` is better than False by more than noise."""
+        return better(self.is_training_true, self.is_training_false, paired=self.by_true)
+
+    @property
+    def true_hurts(self) -> bool:
+        """Whether `is_training=True` is worse than False by more than noise."""
+        paired = self.by_true and self.by_true.reversed()
+        return better(self.is_training_false, self.is_training_true, paired=paired)
+
+    @property
+    def recalibrating_helps(self) -> bool:
+        """Whether recalibrated statistics are better than the moving ones, in accuracy or from a hopeless loss."""
+        if better(self.recalibrated, self.is_training_false, paired=self.by_recalibrated):
+            return True
+        # A poor model's accuracy may stay the same while stale statistics make its loss larger by orders of magnitude.
+        excess = self.is_training_false.loss - self.recalibrated.loss
+        return excess > max(thresholds.LEAST_EXCESS, 2 * self.recalibrated.loss) and not self.recalibrating_hurts
+
+    @property
+    def recalibrating_hurts(self) -> bool:
+        """Whether recalibrated statistics are worse than the moving ones by more than noise."""
+        paired = self.by_recalibrated and self.by_recalibrated.reversed()
+        return better(self.is_training_false, self.recalibrated, paired=paired)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from finetune.diagnosis.evidence import LabelCheck
+from finetune.evaluation.metrics import confusion
 
 Scored = tuple[np.ndarray, np.ndarray]
 """(labels, predictions), int64 `[n]`; a prediction of -1 is missing."""
@@ -59,9 +60,6 @@ def _permuted(scored: Scored, classes: int) -> tuple[float, int]:
 
 def _renumbering(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
     """Class -> its best prediction, one to one; the identity where nothing is gained."""
-    known = predictions >= 0
-    confusion = np.zeros((classes, classes))
-    np.add.at(confusion, (labels[known], predictions[known]), 1.0)
     # Half an image in favour of the identity, so that ties and classes without images keep their number.
-    confusion[np.arange(classes), np.arange(classes)] += 0.5
-    return np.asarray(linear_sum_assignment(confusion, maximize=True)[1])
+    gained = confusion(labels, predictions, classes) + np.eye(classes) / 2
+    return np.asarray(linear_sum_assignment(gained, maximize=True)[1])

@@ -5,16 +5,16 @@ Each mode makes one pass over test and one over training images. Further checks 
 figures call for them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from finetune.batchnorm.statistics import Moments, write_moving
+from finetune.batchnorm.statistics import write_moving
 from finetune.batchnorm.subject import Snapshot, Subject, kept
 from finetune.data.batches import EvalSet
 from finetune.diagnosis.checks import CheckBudget, compare, further_checks, suspicious
-from finetune.diagnosis.drift import drift, initial, share_left
-from finetune.diagnosis.evidence import BNEvidence, Facts, ModeScores, Share
+from finetune.diagnosis.drift import Pair, drift, initial, share_left
+from finetune.diagnosis.evidence import BNEvidence, Facts, ModeScores, Origin
 from finetune.diagnosis.labels import explain
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Evaluator, Pass
@@ -92,7 +92,9 @@ def score_modes(evaluator: Evaluator, subject: Subject, test: EvalSet, train: Ev
 def _evidence(subject: Subject, tested: ModePasses, trained: ModePasses, source: Snapshot | None) -> BNEvidence:
     """What the six passes show."""
     layers, moving, pooled = subject.layers, subject.snapshot(), trained.batch.moments
-    start = source or {}
+    now, known = [moving[layer.name] for layer in layers], [(source or {}).get(layer.name) for layer in layers]
+    starts: tuple[tuple[Origin, Sequence[Pair | None]], ...] = (("initial", [*map(initial, now)]), ("source", known))
+    shares = (share_left(origin, layers, now, pooled, start) for origin, start in starts)
     test, train = (
         [(one.images.labels, one.images.classes) for one in (passes.moving, passes.batch, passes.recalibrated)]
         for passes in (tested, trained)
@@ -102,18 +104,9 @@ def _evidence(subject: Subject, tested: ModePasses, trained: ModePasses, source:
         train=trained.scores,
         classes=subject.outputs,
         layers=tuple(
-            drift(layer, moving[layer.name], data, test=seen, source=start.get(layer.name))
-            for layer, data, seen in zip(layers, pooled, tested.batch.moments, strict=True)
+            drift(layer, pair, data, test=seen, source=start)
+            for layer, pair, data, seen, start in zip(layers, now, pooled, tested.batch.moments, known, strict=True)
         ),
-        shares=_shares(subject, moving, pooled, source),
+        shares=tuple(share for share in shares if share is not None),
         labels=explain(test, train, subject.outputs),
     )
-
-
-def _shares(subject: Subject, moving: Snapshot, pooled: list[Moments], source: Snapshot | None) -> tuple[Share, ...]:
-    layers = subject.layers
-    now = [moving[layer.name] for layer in layers]
-    found = [share_left("initial", layers, now, pooled, [initial(pair) for pair in now])]
-    if source:
-        found.append(share_left("source", layers, now, pooled, [source.get(layer.name) for layer in layers]))
-    return tuple(share for share in found if share is not None)

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.diagnosis.evidence import BNEvidence, Share
-from finetune.diagnosis.gaps import better, percent
-from finetune.diagnosis.rules import data_rules, statistics_rules, training_rules
+from finetune.diagnosis.evidence import BNEvidence, Share, better, percent
+from finetune.diagnosis.rules import data_rules, statistics_rules
 from finetune.diagnosis.rules.rule import Commands, Finding, Reading, size
 
 RULES: tuple[Callable[[Reading], Finding | None], ...] = (
@@ -32,8 +31,8 @@ RULES: tuple[Callable[[Reading], Finding | None], ...] = (
     statistics_rules.few_values,
     statistics_rules.learnt_around,
     # Causes outside of BatchNorm.
-    training_rules.undertrained,
-    training_rules.overfitting,
+    data_rules.undertrained,
+    data_rules.overfitting,
 )
 
 
@@ -71,7 +70,7 @@ class Verdict:
 def judge(evidence: BNEvidence, commands: Commands) -> Verdict:
     """Name the cause. Its remedy is typed with `commands`."""
     reading = Reading(evidence, commands)
-    found = next((one for rule in RULES if (one := rule(reading))), None) or training_rules.healthy(reading)
+    found = next((one for rule in RULES if (one := rule(reading))), None) or data_rules.healthy(reading)
     return Verdict(
         found.cause,
         found.sentence,

@@ -49,14 +49,7 @@ GROUPS = {
     "verdict": Group(
         tuple(
             f"finetune.diagnosis.{name}"
-            for name in (
-                "verdict",
-                "rules.rule",
-                "rules.data_rules",
-                "rules.statistics_rules",
-                "rules.training_rules",
-                "thresholds",
-            )
+            for name in ("verdict", "rules.rule", "rules.data_rules", "rules.statistics_rules", "thresholds")
         ),
         ("tests/unit/diagnosis/test_verdict.py", "tests/unit/diagnosis/test_verdict_edges.py"),
     ),

@@ -1,7 +1,12 @@
-"""Rules about the images, labels and batches a network is given. Each gives a Finding, or None if it does not apply."""
+"""Rules about data and training: the images, labels and batches a network is given, and how long it was trained.
+
+Each gives a Finding, or None if it does not apply.
+"""
+
+import math
 
 from finetune.diagnosis import thresholds
-from finetune.diagnosis.gaps import better, percent, true_helps
+from finetune.diagnosis.evidence import better, percent
 from finetune.diagnosis.rules.rule import Finding, Reading
 
 
@@ -77,7 +82,7 @@ def batch_composition(seen: Reading) -> Finding | None:
         return None
     good = test.is_training_true
     ordered = better(check.grouped, check.shuffled, thresholds.OVERFITTED)
-    if not ordered and not (true_helps(test) and better(good, check.shuffled, thresholds.OVERFITTED)):
+    if not ordered and not (test.true_helps and better(good, check.shuffled, thresholds.OVERFITTED)):
         return None
     if ordered and check.grouped.accuracy > good.accuracy:
         good = check.grouped
@@ -94,6 +99,36 @@ def batch_composition(seen: Reading) -> Finding | None:
     )
 
 
+def undertrained(seen: Reading) -> Finding | None:
+    """The network does badly on its training images too."""
+    train = seen.evidence.train.is_training_false
+    if train.loss <= thresholds.UNDERTRAINED * math.log(seen.evidence.classes):
+        return None
+    return Finding(
+        "not-batchnorm: undertrained",
+        f"BatchNorm is not to blame: {_agreement(seen)}, and training images are no better ({percent(train)}).",
+        seen.commands.train("--epochs", "20", why="more epochs than before, or another --learning-rate"),
+    )
+
+
+def overfitting(seen: Reading) -> Finding | None:
+    """The gap between training and test images is there with every kind of statistics."""
+    train, test = seen.evidence.train.is_training_false, seen.evidence.test.is_training_false
+    if not better(train, test, thresholds.OVERFITTED):
+        return None
+    return Finding(
+        "not-batchnorm: overfitting",
+        f"BatchNorm is not to blame: {_agreement(seen)}; the gap to the training images ({percent(train)}) is there "
+        "with every kind of statistics.",
+        seen.commands.train("--augment", "crop-flip", "--patience", "3", why="or more images, or --freeze-until STAGE"),
+    )
+
+
+def healthy(seen: Reading) -> Finding:
+    """Nothing else applies."""
+    return Finding("healthy", f"BatchNorm is healthy: {_agreement(seen)}.", None)
+
+
 def _explained(seen: Reading) -> float:
     """Accuracy with the best other numbering of the classes, 0 where it is not clearly better than the given one."""
     check = seen.evidence.labels
@@ -101,3 +136,11 @@ def _explained(seen: Reading) -> float:
         return 0.0
     best = max(check.permuted_accuracy, check.offset_accuracy)
     return best if best - check.accuracy >= thresholds.RENUMBERED else 0.0
+
+
+def _agreement(seen: Reading) -> str:
+    test = seen.evidence.test
+    figures = f"({percent(test.is_training_false)} and {percent(test.recalibrated)})"
+    if test.recalibrating_hurts:
+        return f"on test images the moving statistics do better than recalibrated ones {figures}"
+    return f"moving and recalibrated statistics agree on test images {figures}"

@@ -6,8 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from finetune.diagnosis import thresholds
-from finetune.diagnosis.evidence import BNEvidence, LayerDrift, Share
-from finetune.diagnosis.gaps import percent, recalibrating_helps
+from finetune.diagnosis.evidence import BNEvidence, LayerDrift, Share, percent
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ class Reading:
     @cached_property
     def cured(self) -> bool:
         """Whether recalibrating the statistics alone brings test accuracy (or a hopeless loss) back."""
-        return recalibrating_helps(self.evidence.test)
+        return self.evidence.test.recalibrating_helps
 
     @cached_property
     def cured_on_training(self) -> bool:
         """The same on training images."""
-        return recalibrating_helps(self.evidence.train)
+        return self.evidence.train.recalibrating_helps
 
     @property
     def lost(self) -> str:

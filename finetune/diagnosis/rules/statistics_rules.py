@@ -4,7 +4,7 @@ import numpy as np
 
 from finetune.batchnorm.decay import auto_decay
 from finetune.diagnosis import thresholds
-from finetune.diagnosis.gaps import percent, recalibrating_hurts, true_helps, true_hurts
+from finetune.diagnosis.evidence import percent
 from finetune.diagnosis.rules.rule import Finding, Reading
 
 
@@ -190,7 +190,7 @@ def outrun(seen: Reading) -> Finding | None:
 def few_values(seen: Reading) -> Finding | None:
     """Only batch statistics do well, in any order of images, and they are taken over very few values."""
     values, size = _smallest(seen)
-    helps = true_helps(seen.evidence.test) and true_helps(seen.evidence.train)
+    helps = seen.evidence.test.true_helps and seen.evidence.train.true_helps
     if not helps or min(size, values) >= thresholds.FEW_VALUES:
         return None
     few = f"values ({values:.0f} a channel in its smallest layer)"
@@ -212,7 +212,7 @@ def learnt_around(seen: Reading) -> Finding | None:
     on_purpose = seen.frozen and not initial
     if not seen.untouched or on_purpose or evidence.facts.weights_moved is False:
         return None
-    worse = true_hurts(test) or recalibrating_hurts(test)
+    worse = test.true_hurts or test.recalibrating_hurts
     learnt = test.is_training_false.accuracy > 1.5 / evidence.classes and seen.drift > thresholds.FAR_SIGMAS
     if not worse and not (initial and learnt):
         return None
@@ -229,7 +229,7 @@ def learnt_around(seen: Reading) -> Finding | None:
 
 def _to_blame(seen: Reading) -> bool:
     """Whether recalibrated statistics do better or, with too few training images for these, those of batches."""
-    return seen.cured or (true_helps(seen.evidence.test) and true_helps(seen.evidence.train))
+    return seen.cured or (seen.evidence.test.true_helps and seen.evidence.train.true_helps)
 
 
 def _smallest(seen: Reading) -> tuple[float, int]:

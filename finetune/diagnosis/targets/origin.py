@@ -21,41 +21,27 @@ _COUNTED = re.compile(r"(.*/)?batch_normalization(_\d+)?")
 _KEY = re.compile(r"(.*?)([^/]+)/vars/\d+$")
 
 
-@dataclass(frozen=True)
-class Source:
-    """What a subject has in common with its origin.
-
-    statistics: of the BN layers that both have. affine_moved: whether any gamma or beta differs, None if unknown.
-    """
-
-    statistics: Snapshot
-    affine_moved: bool | None
-
-
 @dataclass(frozen=True, eq=False)
 class History:
-    """What is known of a model's training. source: the moving statistics it started from, where known."""
+    """What is known of a model's training. source: the moving statistics it started from, of the layers where known."""
 
     facts: Facts
     source: Snapshot | None = None
 
 
 def read_history(path: Path | None, subject: Subject, facts: Facts) -> History:
-    """`facts`, completed from the checkpoint at `path` that the model was fine-tuned from, where one is given."""
-    if path is None:
-        return History(facts)
-    found = read_origin(path, subject)
-    return History(replace(facts, affine_moved=found.affine_moved), found.statistics)
+    """`facts`, completed from the checkpoint at `path` that the model was fine-tuned from, where one is given.
 
-
-def read_origin(path: Path, subject: Subject) -> Source:
-    """The statistics of every BN layer that the file has too, and whether gamma and beta are still those of the file.
+    The file shows the statistics of every BN layer that it has too, and whether gamma and beta are still those of the
+    file (None where it holds neither).
 
     Layers are found by name: slim's scopes with `/` or `.`, or Keras's layer names, in a model or scope of any name.
     Where names do not find all, they are matched in their order, if the file has as many BN layers with the same
     numbers of channels. Raises CheckpointError where the file cannot be read, FinetuneError where it has none of the
     subject's layers.
     """
+    if path is None:
+        return History(facts)
     file = open_checkpoint(path)
     places = _places(file)
     now = subject.snapshot()
@@ -81,7 +67,7 @@ def read_origin(path: Path, subject: Subject) -> Source:
     statistics = {
         name: (file.read(place["moving_mean"]), file.read(place["moving_variance"])) for name, place in matched.items()
     }
-    return Source(statistics, _affine_moved(file, subject, matched))
+    return History(replace(facts, affine_moved=_affine_moved(file, subject, matched)), statistics)
 
 
 def _affine_moved(file: Checkpoint, subject: Subject, matched: Mapping[str, Mapping[str, str]]) -> bool | None:

@@ -7,7 +7,7 @@ import pytest
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis.evidence import Facts
-from finetune.diagnosis.targets.origin import read_history, read_origin
+from finetune.diagnosis.targets.origin import read_history
 from finetune.errors import FinetuneError
 
 
@@ -33,8 +33,8 @@ def bn(model):
 
 
 def expect(found, model):
-    assert list(found.statistics.values()) != []
-    for layer, (mean, variance) in zip(bn(model), found.statistics.values(), strict=True):
+    assert list(found.source.values()) != []
+    for layer, (mean, variance) in zip(bn(model), found.source.values(), strict=True):
         np.testing.assert_array_equal(mean, layer.moving_mean)
         np.testing.assert_array_equal(variance, layer.moving_variance)
 
@@ -44,9 +44,9 @@ def test_every_keras_format_tells_statistics_and_that_gamma_and_beta_stayed(tmp_
     model = network("a_")
     path = tmp_path / f"source{suffix}"
     model.save_weights(path) if suffix == ".weights.h5" else model.save(path)
-    found = read_origin(path, adopted(model))
+    found = read_history(path, adopted(model), Facts())
     expect(found, model)
-    assert found.affine_moved is False
+    assert found.facts.affine_moved is False
 
 
 def test_a_moved_beta_is_seen_and_the_facts_say_so(tmp_path):
@@ -66,23 +66,23 @@ def test_counted_layer_names_are_matched_in_their_order(tmp_path, suffix):
     keras.layers.BatchNormalization()(np.zeros((1, 4)))  # the names of the next ones overlap with the file's
     again = network()
     renamed = adopted(again)
-    expect(read_origin(path, renamed), built)
+    expect(read_history(path, renamed, Facts()), built)
 
 
 def test_layers_without_beta_still_have_statistics(tmp_path):
     model = network("a_", center=False)
     path = tmp_path / "source.weights.h5"
     model.save_weights(path)
-    found = read_origin(path, adopted(model))
+    found = read_history(path, adopted(model), Facts())
     expect(found, model)
-    assert found.affine_moved is None
+    assert found.facts.affine_moved is None
 
 
 def test_another_network_is_refused_by_name(tmp_path):
     path = tmp_path / "source.weights.h5"
     network("other_", widths=(5, 6, 7)).save_weights(path)
     with pytest.raises(FinetuneError, match=r"has none of the model's BN layers.*a_bn0.*other_bn0"):
-        read_origin(path, adopted(network("a_")))
+        read_history(path, adopted(network("a_")), Facts())
 
 
 def test_overlapping_counted_names_are_not_taken_for_the_same_layers(tmp_path):
@@ -95,4 +95,4 @@ def test_overlapping_counted_names_are_not_taken_for_the_same_layers(tmp_path):
     again = network(widths=(4, 4))  # batch_normalization_1, batch_normalization_2
     names = [layer.name for layer in bn(again)]
     assert names == ["batch_normalization_1", "batch_normalization_2"]
-    expect(read_origin(path, adopted(again)), built)
+    expect(read_history(path, adopted(again), Facts()), built)
