@@ -62,7 +62,7 @@ def main():
             for images in (test, subset):
                 evaluator.evaluate(images.batches(), "moving")
                 evaluator.evaluate(images.batches(), "batch")
-            write_moving(subject, evaluator.measure(subset.batches())[1])
+            write_moving(subject, evaluator.examine(subset.batches(), "batch").moments)
             for images in (test, subset):
                 evaluator.evaluate(images.batches(), "moving")
 

@@ -15,7 +15,7 @@ SURFACES = {
         *("load_data", "batches", "dataset", "preprocessing", "image_files", "overlap", "sources"),
         *("sources.assembly", "pipeline", "augmentation", "lazy", "decoding"),
     },
-    "evaluation": {"evaluator", "predictions", "metrics", "significance", "flip"},
+    "evaluation": {"evaluator", "predictions", "metrics", "significance"},
     "backbone": {"", "head", "freezing", "endpoints", "conversion", "networks.names"},
     "tf_graphs": {""},
     "runs": {"request", "defaults", "directory", "run_data", "model"},

@@ -103,7 +103,7 @@ def cell(arguments, updates, batch, seed):
     wide = replace(config, batch_size=64)
     evaluator, subject = Evaluator(KerasSubject(model)), KerasSubject(model)
     true = evaluator.evaluate(batches.evaluation(test, wide), "batch").accuracy
-    _, pooled = evaluator.measure(batches.evaluation(subset, config))
+    pooled = evaluator.examine(batches.evaluation(subset, config), "batch").moments
     data = {layer.name: (m.mean, m.variance) for layer, m in zip(subject.layers, pooled, strict=True)}
     rows = []
     with kept(subject):

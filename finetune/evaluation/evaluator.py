@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from finetune.batchnorm.statistics import Moments, pool
 from finetune.batchnorm.subject import Forward, Runnable, Statistics
@@ -110,11 +111,6 @@ class Evaluator:
         """Counts over all images; statistics `moving` is `is_training=False`, `batch` is `is_training=True`."""
         return total(part for part, *_ in self._score(batches, statistics))
 
-    def measure(self, batches: Batches) -> tuple[Evaluation, list[Moments]]:
-        """Evaluate with batch statistics; in the same pass, pool the statistics of each BN layer's inputs."""
-        passed = self.examine(batches, "batch")
-        return passed.evaluation, passed.moments
-
     def examine(self, batches: Batches, statistics: Statistics) -> Pass:
         """Evaluate, and keep the predictions and BN statistics of the same pass."""
         parts: list[Evaluation] = []
@@ -140,3 +136,31 @@ class Evaluator:
             yield count(logits, own), predictions_from_logits(logits, own), moments
             if self.on_batch:
                 self.on_batch()
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """`subject` with test-time flip: the class probabilities of an image and of its mirror image are averaged.
+
+    Its logits are log((p + q) / 2): p is the softmax of the image's logits, q that of
+    its mirror image's. So anything that scores logits scores the averaged probabilities.
+
+    The two passes are two batches: under batch statistics each is normalised by its own. The BN statistics that
+    `forward` returns are those of the images themselves. Mirroring preprocessed pixels equals preprocessing mirrored
+    pixels if every pixel is scaled by its channel alone. All preprocessings do so, except possibly a custom one.
+    """
+
+    subject: Runnable
+
+    def forward(self, statistics: Statistics) -> Forward:
+        """As the subject's `forward`, run twice per batch."""
+        run = self.subject.forward(statistics)
+
+        def both(images: Any) -> Any:
+            logits, moments = run(images)
+            mirrored, _ = run(tf.reverse(images, axis=[2]))
+            own, other = tf.nn.log_softmax(logits), tf.nn.log_softmax(mirrored)
+            # log(e^a + e^b) without overflow, and without loss of digits where one of the two is certain.
+            return tf.math.reduce_logsumexp(tf.stack([own, other]), axis=0) - tf.math.log(2.0), moments
+
+        return both

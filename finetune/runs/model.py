@@ -17,8 +17,7 @@ from finetune.data import batches
 from finetune.data.dataset import Dataset, Split
 from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError
-from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
-from finetune.evaluation.flip import Mirrored
+from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored, Pass
 from finetune.files import read_arrays, write_arrays
 from finetune.runs.directory import RunDir
 from finetune.runs.run_data import check_classes, check_unchanged
@@ -138,7 +137,7 @@ def examine_run(
     on_batch: Callable[[], None] | None = None,
 ) -> list[Pass]:
     """As `evaluate_run`, with the prediction for every image. With `flip` the result is [plain, flipped]; the second is
-    with test-time flip (`finetune.evaluation.flip`)."""
+    with test-time flip (`finetune.evaluation.evaluator.Mirrored`)."""
     opened = open_run(target, data_dir=data_dir)
     images: Split | None = getattr(opened.dataset, split)
     if images is None:

@@ -17,8 +17,7 @@ from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.data.batches import training_subset
 from finetune.data.dataset import Dataset
-from finetune.evaluation.evaluator import Evaluation, Evaluator
-from finetune.evaluation.flip import Mirrored
+from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored
 from finetune.evaluation.predictions import Predictions
 from finetune.runs.directory import RunDir
 from finetune.runs.model import refuse_broken_plan

@@ -9,8 +9,7 @@ from finetune.batchnorm.surgery import adopt
 from finetune.data import pipeline
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find_preprocessing
-from finetune.evaluation.evaluator import Evaluation, Evaluator, count, total
-from finetune.evaluation.flip import Mirrored
+from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored, count, total
 
 
 def test_count_equals_a_plain_count_in_float64():
@@ -136,9 +135,10 @@ def test_one_pass_gives_the_counts_what_was_said_and_what_each_layer_saw(split):
     assert evaluator.evaluate(batches) == evaluator.evaluate(batches, "moving") != passed.evaluation
 
     pixels = np.concatenate(seen).reshape(-1, 3)
-    measured, (moments,) = evaluator.measure(batches)
-    assert measured == passed.evaluation
-    for found in (moments, *passed.moments):
+    again = evaluator.examine(batches, "batch")
+    assert again.evaluation == passed.evaluation
+    assert len(again.moments) == len(passed.moments) == 1
+    for found in (*again.moments, *passed.moments):
         assert found.count == len(pixels)
         np.testing.assert_allclose(found.mean, pixels.mean(0), rtol=1e-6)
         np.testing.assert_allclose(found.variance, pixels.var(0), rtol=1e-5)
