@@ -13,7 +13,7 @@ import numpy as np
 
 from finetune.errors import FinetuneError
 from finetune.tf_graphs.program.graphdef import function_names, op_signature, require_inputs, tensors
-from finetune.tf_graphs.program.nodes import SWITCHES, Graph, Node, Ref, Values, constant
+from finetune.tf_graphs.program.nodes import SWITCHES, Graph, Node, Ref, Values, constant, damaged
 
 _MOST_NODES = 300_000
 """A training graph of ResNet-152 has a fifth of that."""
@@ -44,10 +44,7 @@ def fold(graph: Graph, known: Mapping[Ref, np.ndarray], roots: Iterable[str]) ->
 def _require_size(graph: Graph) -> None:
     """FinetuneError where the functions, put in place of their calls, would never end or fill the memory."""
     functions = graph.functions
-    calls = {
-        name: [each for proto in function.node_def for each in function_names(proto.op, proto.attr, functions)]
-        for name, function in functions.items()
-    }
+    calls = {name: [*function_names(function.node_def, functions)] for name, function in functions.items()}
     sizes: dict[str, int] = {}
     try:
         for name in TopologicalSorter(calls).static_order():
@@ -56,7 +53,7 @@ def _require_size(graph: Graph) -> None:
         raise FinetuneError(
             f"the graph's function {error.args[1][0]} calls itself: it is damaged, or made to harm"
         ) from None
-    called = [each for node in graph.nodes.values() for each in function_names(node.op, node.attr, functions)]
+    called = function_names(graph.nodes.values(), functions)
     if len(graph.nodes) + sum(sizes[name] for name in called) > _MOST_NODES:
         raise FinetuneError(
             f"the graph has more than {_MOST_NODES:,} nodes, counting what its functions call: it is damaged, or made "
@@ -122,10 +119,7 @@ def _instance(
         try:
             return Ref(f"{caller.name}{INSIDE}{name}", offsets[name][output] + int(index or 0))
         except (KeyError, ValueError):
-            raise FinetuneError(
-                f"the function {function.signature.name} of the graph reads '{text}', which is not there: "
-                "the file is damaged; write it again"
-            ) from None
+            raise damaged(f"its function {function.signature.name} reads '{text}', which is not there") from None
 
     nodes = []
     for proto in function.node_def:

@@ -22,26 +22,25 @@ _KINDS = {"int": "i", "float": "f", "bool": "b", "string": "s"}
 """Types of attributes in an OpDef -> the field of an AttrValue that holds them, where the two names differ."""
 
 
-def read_nodes(protos: Iterable[Any], functions: Mapping[str, Any], path: object) -> dict[str, Node]:
-    """Nodes of a GraphDef. FinetuneError where two share a name, or one has missing inputs or too few or many."""
-    nodes = {}
-    for proto in protos:
-        data, control = parse_inputs(proto.input)
+def read_graph(graph_def: Any, path: object) -> Graph:
+    """The graph of a GraphDef.
+
+    FinetuneError where two nodes share a name, one has missing inputs or too few or many, or one waits for itself.
+    """
+    functions = {function.signature.name: function for function in graph_def.library.function}
+    nodes: dict[str, Node] = {}
+    for proto in graph_def.node:
         if proto.name in nodes:
             raise damaged(f"it has two nodes called '{proto.name}'", path)
+        data = tuple(parse_ref(text) for text in proto.input if not text.startswith("^"))
+        control = tuple(text[1:] for text in proto.input if text.startswith("^"))
         nodes[proto.name] = Node(proto.name, proto.op, data, control, proto)
         require_inputs(nodes[proto.name], functions)
     for node in nodes.values():
-        for needed in (*(ref.node for ref in node.inputs), *node.control):
+        for needed in node.needs:
             if needed not in nodes:
                 raise damaged(f"its node '{node.name}' reads '{needed}', which is not there", path)
-    return nodes
-
-
-def read_graph(graph_def: Any, path: object) -> Graph:
-    """The graph of a GraphDef. FinetuneError where it contradicts itself, or a node waits for itself."""
-    functions = {function.signature.name: function for function in graph_def.library.function}
-    graph = Graph(read_nodes(graph_def.node, functions, path), functions)
+    graph = Graph(nodes, functions)
     graph.ordered()
     return graph
 
@@ -77,15 +76,6 @@ def require_attributes(proto: Any, where: str) -> None:
         expected = "list" if attr.type.startswith("list(") else _KINDS.get(attr.type, attr.type)
         if held != expected and not (held is None and attr.HasField("default_value")):
             raise damaged(f"its node '{where}' has no valid attribute '{attr.name}' of {proto.op}")
-
-
-def parse_inputs(inputs: Iterable[str]) -> tuple[tuple[Ref, ...], tuple[str, ...]]:
-    """The data inputs and the control inputs of a NodeDef outside a function."""
-    names = list(inputs)
-    return (
-        tuple(parse_ref(text) for text in names if not text.startswith("^")),
-        tuple(text[1:] for text in names if text.startswith("^")),
-    )
 
 
 def parse_ref(text: str) -> Ref:
@@ -136,21 +126,18 @@ def first_line(error: Exception) -> str:
 def called(graph: Graph) -> list[str]:
     """Every function the nodes call, and those these call."""
     functions = graph.functions
-
-    def further(name: str) -> list[str]:
-        return [each for proto in functions[name].node_def for each in function_names(proto.op, proto.attr, functions)]
-
-    starts = [name for node in graph.nodes.values() for name in function_names(node.op, node.attr, functions)]
-    return list(reached(starts, further))
+    starts = function_names(graph.nodes.values(), functions)
+    return list(reached(starts, lambda name: function_names(functions[name].node_def, functions)))
 
 
-def function_names(op: str, attr: Any, functions: Mapping[str, Any]) -> Iterator[str]:
-    """The functions of the file that a NodeDef calls."""
-    if op in functions:
-        yield op
-    for value in attr.values():
-        named = [value.func.name] if value.HasField("func") else [item.name for item in value.list.func]
-        yield from (name for name in named if name in functions)
+def function_names(nodes: Iterable[Any], functions: Mapping[str, Any]) -> Iterator[str]:
+    """The functions of the file that each of these Nodes or NodeDefs calls."""
+    for node in nodes:
+        if node.op in functions:
+            yield node.op
+        for value in node.attr.values():
+            named = [value.func.name] if value.HasField("func") else [item.name for item in value.list.func]
+            yield from (name for name in named if name in functions)
 
 
 def refuse(graph: Graph, path: object, *, updating: bool = False) -> None:

@@ -92,6 +92,11 @@ class Node:
         """The NodeDef's attributes."""
         return self.proto.attr
 
+    @property
+    def needs(self) -> list[str]:
+        """The nodes it reads, then those it waits for."""
+        return [*(ref.node for ref in self.inputs), *self.control]
+
     def identity(self, of: Ref) -> "Node":
         """A node of the same name and type that passes `of` on."""
         return new_node(self.name, "Identity", of, T=data_type(self) or tf.float32)
@@ -144,7 +149,7 @@ class Graph:
             node = self.nodes.get(name)
             if node is None:  # the inputs of a function's nodes are followed here for the first time
                 raise damaged(f"it reads '{name}', which is not there")
-            return [ref.node for ref in node.inputs] + (list(node.control) if control else [])
+            return node.needs if control else [ref.node for ref in node.inputs]
 
         return set(reached(roots, needed))
 
@@ -157,8 +162,7 @@ class Graph:
         """Node name -> the nodes that read it (with `control`, or wait for it)."""
         found: dict[str, list[Node]] = {name: [] for name in self.nodes}
         for node in self.nodes.values():
-            read = {ref.node for ref in node.inputs}
-            for name in read | set(node.control) if control else read:
+            for name in set(node.needs) if control else {ref.node for ref in node.inputs}:
                 found[name].append(node)
         return found
 
@@ -174,29 +178,23 @@ class Graph:
         """
         finished: dict[str, bool] = {}
         order: list[Node] = []
-        for start in self.nodes:
-            stack = [start]
-            while stack:
-                name = stack[-1]
-                if name in finished:
-                    stack.pop()
-                    if not finished[name]:
-                        finished[name] = True
-                        order.append(self.nodes[name])
-                    continue
-                finished[name] = False
-                for before in reversed(self._before(name)):
-                    if before not in finished:
-                        stack.append(before)
-                    elif not finished[before]:
-                        raise damaged(f"its node '{before}' waits for itself")
+        stack = [*reversed(self.nodes)]
+        while stack:
+            name = stack[-1]
+            node = self.nodes[name]
+            if name in finished:
+                stack.pop()
+                if not finished[name]:
+                    finished[name] = True
+                    order.append(node)
+                continue
+            finished[name] = False
+            for before in reversed([] if node.op in ("NextIteration", "RefNextIteration") else node.needs):
+                if before not in finished:
+                    stack.append(before)
+                elif not finished[before]:
+                    raise damaged(f"its node '{before}' waits for itself")
         return order
-
-    def _before(self, name: str) -> list[str]:
-        node = self.nodes[name]
-        if node.op in ("NextIteration", "RefNextIteration"):
-            return []
-        return [ref.node for ref in node.inputs] + list(node.control)
 
     def source(self, ref: Ref, on_the_way: Callable[[Node], Ref | None] | None = None) -> Ref:
         """Where a value comes from: back through nodes that change neither its numbers nor their order.
