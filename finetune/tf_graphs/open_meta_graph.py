@@ -1,6 +1,7 @@
 """Open a `.meta` file with its checkpoint as a `Subject`, whatever program wrote them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,13 @@ from checkpoints.formats import Checkpoint, open_checkpoint
 from finetune.errors import FinetuneError, WrongUse
 from finetune.tf_graphs.graph_subject import GraphFacts, GraphSubject, moving_statistics
 from finetune.tf_graphs.program.fold import fold
-from finetune.tf_graphs.program.graphdef import refuse
+from finetune.tf_graphs.program.graphdef import MetaGraph, refuse
 from finetune.tf_graphs.program.metagraph import (
     Averages,
-    MetaGraph,
     all_initial,
     find_variables,
     global_step,
-    load_variable,
+    load_variables,
     locate_graph,
     read_meta_graph,
     variables_of,
@@ -60,26 +60,24 @@ def open_graph(
     graph = fed(graph, images, end)
     modes = find_modes(graph, named(graph, is_training, "--is-training") if is_training else None, known)
     for mode in (modes.batch, modes.moving):
-        refuse(mode.graph, path)
+        refuse(mode, path)
     opened = open_checkpoint(weights)
     if not opened.kind.startswith("slim"):
         raise FinetuneError(f"{weights} is no TensorFlow checkpoint: expected the one that {path} belongs to")
     lines = [images.how, found, *modes.lines, *(f"{ref} = {value}: as given" for ref, value in known.items())]
-    return _with_weights(saved, opened, modes, images, lines, use_averages=use_averages)
+    return _with_weights(replace(saved, graph=graph), opened, modes, images, lines, use_averages=use_averages)
 
 
 def _with_weights(
     saved: MetaGraph, opened: Checkpoint, modes: Modes, images: Input, lines: list[str], *, use_averages: bool
 ) -> GraphSubject:
-    layers = modes.switched.layers
-    whole = fold(modes.whole, {**modes.known, modes.switch: modes.training}, modes.whole.nodes)
+    layers, whole = modes.layers, fold(saved.graph, modes.known, saved.graph.nodes)
     wiring = find_wiring(whole, [name for layer in layers for name in (layer.mean, layer.variance)], saved.collections)
-    names = dict.fromkeys([*variables_of(modes.moving.graph), *variables_of(modes.batch.graph)])
-    places, averages = find_variables(modes.whole, saved, opened, names, use_averages=use_averages)
-    values = {name: load_variable(opened, place) for name, place in places.items()}
+    variables = variables_of(modes.moving) | variables_of(modes.batch)
+    places, averages = find_variables(saved, opened, variables, use_averages=use_averages)
+    values = load_variables(opened, places)
     updating = _updating(whole, wiring, saved, values)
-    session = GraphSession(str(saved.path), saved, updating or modes.batch.graph, modes.moving.graph, images)
-    session.assign(values)
+    session = GraphSession(saved, updating or modes.batch, modes.moving, images, values)
     step = global_step(saved, opened)
     updates = step if wiring.train_op_runs_updates else None
     if wiring.run == 0 and all_initial(moving_statistics(layers, values)):

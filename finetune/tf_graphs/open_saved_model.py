@@ -11,7 +11,7 @@ from finetune.tf_graphs.graph_subject import GraphFacts, GraphSubject
 from finetune.tf_graphs.program.batchwise import batchwise
 from finetune.tf_graphs.program.fold import INSIDE, fold
 from finetune.tf_graphs.program.graphdef import refuse
-from finetune.tf_graphs.program.metagraph import Averages, find_variables, load_variable, variables_of
+from finetune.tf_graphs.program.metagraph import Averages, find_variables, load_variables, variables_of
 from finetune.tf_graphs.program.modes import fed, logits_with
 from finetune.tf_graphs.program.nodes import IMAGES, Graph, Ref, Values
 from finetune.tf_graphs.program.roles import find_input
@@ -50,14 +50,13 @@ def open_exported(directory: Path) -> GraphSubject:
             "nowhere normalises by variables (it has none, or they are folded into the weights); there is nothing to "
             "examine. Examine the model it was exported from"
         )
-    batch = batchwise(moving, sites, model.meta.versions, directory)
+    batch = batchwise(moving, sites, model.meta)
     switched = pair(find_sites(batch), sites)
     layers = _named(switched.layers)
     opened = open_by_keys(directory)
-    places, _ = find_variables(moving, model.meta, opened, variables_of(moving), use_averages=False)
-    values = {name: load_variable(opened, place) for name, place in places.items()}
-    session = GraphSession(str(directory), model.meta, batch, moving, images)
-    session.assign(values)
+    places, _ = find_variables(model.meta, opened, variables_of(moving))
+    values = load_variables(opened, places)
+    session = GraphSession(model.meta, batch, moving, images, values)
     lines = [
         f"signature '{model.signature}' of {directory}, {found}",
         f"{len(layers)} BN layer{'s' if len(layers) > 1 else ''}, {session.outputs} logits; it was exported without "
@@ -65,13 +64,8 @@ def open_exported(directory: Path) -> GraphSubject:
     ]
     if switched.always_batch:
         lines.append(f"{len(switched.always_batch)} more layers normalise by the batch in any case")
-    twins = {
-        name: [place for twin in model.twins.get(name, ()) for place in model.meta.saved.get(twin, ())]
-        for layer in layers
-        for name in (layer.mean, layer.variance)
-    }
     facts = GraphFacts(None, None, Averages((), (), False), Wiring(0, (), None, None), tuple(lines))
-    origin = ExportedFiles(directory, opened, places, twins)
+    origin = ExportedFiles(directory, opened, places, model.twins)
     return GraphSubject(session, layers, values, origin, facts, scales_pixels=_scales(moving))
 
 
@@ -90,7 +84,7 @@ def _logits(graph: Graph, model: SavedModel) -> tuple[Ref, str]:
             found = "logits: what its softmax is made of"
         ref = node.inputs[ref.output]
     if node.op in _ACTIVATIONS:
-        raise FinetuneError(f"{model.directory} ends in {node.op}: expected logits, or a softmax over classes")
+        raise FinetuneError(f"{model.meta.path} ends in {node.op}: expected logits, or a softmax over classes")
     return ref, found
 
 

@@ -11,8 +11,8 @@ from tensorflow.core.protobuf import rewriter_config_pb2
 
 from finetune.batchnorm.subject import Statistics
 from finetune.errors import FinetuneError
-from finetune.tf_graphs.program.graphdef import first_line, import_graph
-from finetune.tf_graphs.program.metagraph import MetaGraph, variables_of
+from finetune.tf_graphs.program.graphdef import MetaGraph, first_line, import_graph
+from finetune.tf_graphs.program.metagraph import variables_of
 from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, Graph, Node, Ref
 from finetune.tf_graphs.program.roles import Input
 from finetune.tf_graphs.program.sites import Site
@@ -36,22 +36,24 @@ class GraphSession:
     """Two folded graphs, imported under `batch/` and `moving/`, which read the same variables.
 
     Images are float32 `[batch, height, width, 3]`; they are converted to the layout and type that `images` describes.
-    `name` is used in messages. Raises FinetuneError where TensorFlow does not take the graphs.
+    `values` are those of the variables. Raises FinetuneError where TensorFlow does not take the graphs.
     """
 
-    def __init__(self, name: str, meta: MetaGraph, batch: Graph, moving: Graph, images: Input) -> None:
-        self.name, self.images = name, images
+    def __init__(
+        self, meta: MetaGraph, batch: Graph, moving: Graph, images: Input, values: Mapping[str, np.ndarray]
+    ) -> None:
+        self.name, self.images = str(meta.path), images
         self._dtype = tf.as_dtype(images.dtype)
         self._tf = tf.Graph()
         self._variables: dict[str, _Variable] = {}
-        stripped = meta.stripped if meta.stripped.op else None
         with self._tf.as_default():
             for mode, graph in (("batch", batch), ("moving", moving)):
-                import_graph(graph, meta.versions, meta.path, name=mode, stripped=stripped)
-                for variable in variables_of(graph):
-                    if variable not in self._variables:
-                        self._variables[variable] = self._variable(mode, graph.nodes[variable])
+                import_graph(graph, meta, mode)
+                for name, node in variables_of(graph).items():
+                    if name not in self._variables:
+                        self._variables[name] = self._variable(mode, node)
         self._session = tf.compat.v1.Session(graph=self._tf, config=_config(batch, moving))
+        self.assign(values)
 
     @property
     def takes_pixels(self) -> bool:

@@ -14,8 +14,8 @@ from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint
 from checkpoints.formats.slim import everything, write_slim
 from finetune.errors import FinetuneError
-from finetune.tf_graphs.program.graphdef import first_line
-from finetune.tf_graphs.program.metagraph import Saved, cuts
+from finetune.tf_graphs.program.graphdef import Saved, first_line
+from finetune.tf_graphs.program.metagraph import cuts
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ExportedFiles:
         arrays = everything(self.checkpoint)
         for name, value in values.items():
             before = arrays[self.places[name].key]
-            twins = [one for one in self.twins[name] if np.array_equal(arrays[one.key], before, equal_nan=True)]
+            twins = [one for one in self.twins.get(name, ()) if np.array_equal(arrays[one.key], before, equal_nan=True)]
             for place in (self.places[name], *twins):
                 _put(arrays, place, value)
         try:

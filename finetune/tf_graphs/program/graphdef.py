@@ -7,6 +7,8 @@ that part computes and does nothing else.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -20,6 +22,30 @@ ALLOWED = COMPUTING | RANDOM | FUSED | VARIABLES
 """Operations that compute and do nothing else."""
 _KINDS = {"int": "i", "float": "f", "bool": "b", "string": "s"}
 """Types of attributes in an OpDef -> the field of an AttrValue that holds them, where the two names differ."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a checkpoint keeps a variable: the tensor's name, and the part of it (`shape start,length:...`)."""
+
+    key: str
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class MetaGraph:
+    """A graph with what its file says about it.
+
+    collections: names of nodes or tensors by collection. saved: variable -> where Savers keep it. versions, stripped:
+    the GraphDef's versions and the operations it was stripped by, for the import.
+    """
+
+    path: Path
+    graph: Graph
+    collections: Mapping[str, tuple[str, ...]]
+    saved: Mapping[str, tuple[Saved, ...]]
+    versions: Any
+    stripped: Any
 
 
 def read_graph(graph_def: Any, path: object) -> Graph:
@@ -103,17 +129,18 @@ def to_graph_def(graph: Graph, versions: Any) -> Any:
     return graph_def
 
 
-def import_graph(graph: Graph, versions: Any, path: object, *, name: str = "", stripped: Any = None) -> None:
-    """Import `graph` under `name` into TensorFlow's default graph. FinetuneError where TensorFlow refuses it.
+def import_graph(graph: Graph, meta: MetaGraph, name: str = "") -> None:
+    """Import `graph`, a part of `meta`, under `name` into TensorFlow's default graph.
 
-    stripped: the operations the file's attributes were stripped by.
+    FinetuneError where TensorFlow refuses it.
     """
+    stripped = meta.stripped if meta.stripped.op else None
     try:
-        tf.import_graph_def(to_graph_def(graph, versions), name=name, producer_op_list=stripped)
+        tf.import_graph_def(to_graph_def(graph, meta.versions), name=name, producer_op_list=stripped)
     except (ValueError, TypeError, tf.errors.OpError) as error:
         raise FinetuneError(
-            f"TensorFlow {tf.__version__} does not take the graph of {path} ({first_line(error)}): it was written by "
-            "another version, or is damaged"
+            f"TensorFlow {tf.__version__} does not take the graph of {meta.path} ({first_line(error)}): it was written "
+            "by another version, or is damaged"
         ) from None
 
 

@@ -3,7 +3,7 @@
 The variables are read without running the graph's own restore operations.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,36 +18,12 @@ from checkpoints.formats import Checkpoint
 from checkpoints.formats.location import newest_checkpoint
 from checkpoints.formats.operations import VARIABLES
 from finetune.errors import FinetuneError
-from finetune.tf_graphs.program.graphdef import read_graph
-from finetune.tf_graphs.program.nodes import Graph, Ref, constant_value, declared_shape, first_of
+from finetune.tf_graphs.program.graphdef import MetaGraph, Saved, read_graph
+from finetune.tf_graphs.program.nodes import Graph, Node, Ref, constant_value, declared_shape, first_of
 
 _EXPECTED = "expected the .meta file that tf.compat.v1.train.Saver writes beside a checkpoint (model.ckpt-1000.meta)"
 _LARGEST = 2**31 - 1
 _AVERAGE = "/ExponentialMovingAverage"
-
-
-@dataclass(frozen=True)
-class Saved:
-    """Where a checkpoint keeps a variable: the tensor's name, and the part of it (`shape start,length:...`)."""
-
-    key: str
-    part: str = ""
-
-
-@dataclass(frozen=True)
-class MetaGraph:
-    """A graph with what its file says about it.
-
-    collections: names of nodes or tensors by collection. saved: variable -> where Savers keep it. versions, stripped:
-    the GraphDef's versions and the operations it was stripped by, for the import.
-    """
-
-    path: Path
-    graph: Graph
-    collections: Mapping[str, tuple[str, ...]]
-    saved: Mapping[str, tuple[Saved, ...]]
-    versions: Any
-    stripped: Any
 
 
 def locate_graph(meta: Path, checkpoint: Path | None) -> tuple[Path, Path]:
@@ -151,16 +127,16 @@ class Averages:
 
 
 def find_variables(
-    graph: Graph, meta: MetaGraph, checkpoint: Checkpoint, names: Iterable[str], *, use_averages: bool
+    meta: MetaGraph, checkpoint: Checkpoint, variables: Mapping[str, Node], *, use_averages: bool = False
 ) -> tuple[dict[str, Saved], Averages]:
-    """Where `checkpoint` keeps each variable of `names`, and which of them have averages.
+    """Where `checkpoint` keeps each of `variables` (nodes by name), and which of them have averages.
 
     A variable is found by its own name, else where a Saver of the graph keeps it. Raises FinetuneError where one is
     missing or has another shape, or where averages are asked for and there are none.
     """
     found: dict[str, Saved] = {}
     missing = []
-    for name in names:
+    for name in variables:
         own = [saved for saved in meta.saved.get(name, ()) if saved.key == name]
         kept = [saved for saved in (*own, Saved(name), *meta.saved.get(name, ())) if saved.key in checkpoint.shapes]
         if kept:
@@ -178,13 +154,13 @@ def find_variables(
             raise FinetuneError(f"{checkpoint.path} holds no averages of weights (*{_AVERAGE}): leave out --ema")
         found.update({name: replace(found[name], key=found[name].key + _AVERAGE) for name in averaged})
     for name, saved in found.items():
-        _require_shape(graph, name, saved, checkpoint)
+        _require_shape(variables[name], saved, checkpoint)
     without = tuple(name for name in found if name not in averaged) if averaged else ()
     return found, Averages(averaged, without, use_averages)
 
 
-def _require_shape(graph: Graph, name: str, saved: Saved, checkpoint: Checkpoint) -> None:
-    wanted, kept = declared_shape(graph.nodes[name]), checkpoint.shapes[saved.key]
+def _require_shape(variable: Node, saved: Saved, checkpoint: Checkpoint) -> None:
+    wanted, kept = declared_shape(variable), checkpoint.shapes[saved.key]
     if saved.part or wanted is None or None in wanted or tuple(wanted) == tuple(kept):
         return
     raise FinetuneError(
@@ -193,10 +169,10 @@ def _require_shape(graph: Graph, name: str, saved: Saved, checkpoint: Checkpoint
     )
 
 
-def load_variable(checkpoint: Checkpoint, saved: Saved) -> np.ndarray:
-    """A variable's value. FinetuneError where the part a Saver names does not fit."""
-    value = checkpoint.read(saved.key)
-    return value[cuts(saved, value.shape)] if saved.part else value
+def load_variables(checkpoint: Checkpoint, places: Mapping[str, Saved]) -> dict[str, np.ndarray]:
+    """The values of variables by name. FinetuneError where the part a Saver names does not fit."""
+    whole = {name: (saved, checkpoint.read(saved.key)) for name, saved in places.items()}
+    return {name: value[cuts(saved, value.shape)] for name, (saved, value) in whole.items()}
 
 
 def cuts(saved: Saved, shape: tuple[int, ...]) -> tuple[slice, ...]:
@@ -222,9 +198,9 @@ def cuts(saved: Saved, shape: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(found)
 
 
-def variables_of(graph: Graph) -> list[str]:
-    """The names of a graph's variables."""
-    return [name for name, node in graph.nodes.items() if node.op in VARIABLES]
+def variables_of(graph: Graph) -> dict[str, Node]:
+    """A graph's variables by name."""
+    return {name: node for name, node in graph.nodes.items() if node.op in VARIABLES}
 
 
 def global_step(meta: MetaGraph, checkpoint: Checkpoint) -> int | None:

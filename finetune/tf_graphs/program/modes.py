@@ -28,7 +28,7 @@ from finetune.tf_graphs.program.nodes import (
     new_node,
 )
 from finetune.tf_graphs.program.roles import Input, describe, listed
-from finetune.tf_graphs.program.sites import SwitchedLayers, find_sites, pair
+from finetune.tf_graphs.program.sites import Layer, SwitchedLayers, find_sites, pair
 
 _KEEP = re.compile(r"keep", re.IGNORECASE)
 _DROP = re.compile(r"drop", re.IGNORECASE)
@@ -48,18 +48,16 @@ class Undropped:
 
 @dataclass(frozen=True)
 class Modes:
-    """whole: the graph before it was folded. batch, moving: folded by either value of the switch, without dropout.
+    """batch, moving: what runs for the logits under either value of the switch, without dropout.
 
-    training: the switch's value that selects batch statistics. known: values of this and other placeholders.
+    layers: those that `switch` switches. known: its value that selects batch statistics, and values of placeholders.
     lines: what was found, to print.
     """
 
-    whole: Graph
-    batch: Undropped
-    moving: Undropped
-    switched: SwitchedLayers
+    batch: Graph
+    moving: Graph
+    layers: tuple[Layer, ...]
     switch: Ref
-    training: np.ndarray
     known: Mapping[Ref, np.ndarray]
     lines: tuple[str, ...]
 
@@ -80,7 +78,7 @@ def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]
     if switch is not None:
         if switch.node not in needed.nodes:
             raise WrongUse(f"--is-training {switch}: the logits do not depend on it; they take {listed(needed)}")
-        modes = _by(graph, needed, switch, known, "as given")
+        modes = _by(needed, switch, known, "as given")
         if modes is None:
             _require_batchnorm(needed, known)
             raise FinetuneError(
@@ -88,7 +86,7 @@ def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]
                 f"take {listed(needed)}"
             )
         return modes
-    found = [modes for ref in _switches(needed, known) if (modes := _by(graph, needed, ref, known, "found"))]
+    found = [modes for ref in _switches(needed, known) if (modes := _by(needed, ref, known, "found"))]
     if len(found) > 1:
         names = ", ".join(str(modes.switch) for modes in found)
         raise FinetuneError(
@@ -121,7 +119,7 @@ def _is_scalar_placeholder(node: Node) -> bool:
     return node.op in PLACEHOLDERS and declared_shape(node) in ((), None)
 
 
-def _by(whole: Graph, graph: Graph, switch: Ref, known: Mapping[Ref, np.ndarray], how: str) -> Modes | None:
+def _by(graph: Graph, switch: Ref, known: Mapping[Ref, np.ndarray], how: str) -> Modes | None:
     """The modes by one tensor, None where it switches nothing."""
     dtype = tf.as_dtype(data_type(graph.producer(switch)) or tf.bool).as_numpy_dtype
     yes, no = np.asarray(True, dtype), np.asarray(False, dtype)
@@ -136,7 +134,8 @@ def _by(whole: Graph, graph: Graph, switch: Ref, known: Mapping[Ref, np.ndarray]
             means = "True" if training else "False"
             first = f"training switch {describe(graph.producer(switch))}: {how}; {means} is batch statistics"
             lines = [first, *lines, *_lines(switched, batch)]
-            return Modes(whole, batch, moving, switched, switch, training, {**known, **guessed}, tuple(lines))
+            known = {**known, **guessed, switch: training}
+            return Modes(batch.graph, moving.graph, switched.layers, switch, known, tuple(lines))
     return None
 
 

@@ -178,7 +178,7 @@ class Graph:
         """
         finished: dict[str, bool] = {}
         order: list[Node] = []
-        stack = [*reversed(self.nodes)]
+        stack = list(self.nodes)[::-1]
         while stack:
             name = stack[-1]
             node = self.nodes[name]

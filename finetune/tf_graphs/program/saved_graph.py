@@ -11,8 +11,8 @@ from checkpoints.formats.operations import ASSIGNMENTS, VARIABLES
 from checkpoints.formats.saved_model import parse_saved_model
 from finetune.errors import FinetuneError
 from finetune.tf_graphs.program.fold import fold
-from finetune.tf_graphs.program.graphdef import parse_ref, read_graph
-from finetune.tf_graphs.program.metagraph import MetaGraph, places_saved
+from finetune.tf_graphs.program.graphdef import MetaGraph, Saved, parse_ref, read_graph
+from finetune.tf_graphs.program.metagraph import places_saved
 from finetune.tf_graphs.program.nodes import Graph, Ref, new_node
 
 OUTPUT = "finetune_output"
@@ -24,18 +24,17 @@ _OUTPUTS = ("logits", "default", "output_0", "probabilities")
 
 @dataclass(frozen=True)
 class SavedModel:
-    """meta: the graph of the file in `directory`, with `OUTPUT`. signature, images: the function that is examined, and
-    its argument.
+    """meta: the graph of the file, with `OUTPUT`; its path is the directory. signature, images: the function that is
+    examined, and its argument.
 
-    twins: the copies of each variable. Keras's `model.export` saves every variable twice: TensorFlow Serving restores
-    one of them, `tf.saved_model.load` the other.
+    twins: where the copies of each variable are kept. Keras's `model.export` saves every variable twice: TensorFlow
+    Serving restores one of them, `tf.saved_model.load` the other.
     """
 
-    directory: Path
     meta: MetaGraph
     signature: str
     images: Ref
-    twins: Mapping[str, tuple[str, ...]]
+    twins: Mapping[str, tuple[Saved, ...]]
 
 
 def takes_training(directory: Path) -> bool:
@@ -71,12 +70,15 @@ def read_saved_model(directory: Path) -> SavedModel:
         if ref.node not in graph.nodes:
             raise FinetuneError(f"{path} is damaged: its signature names '{ref}', which is not there; export it again")
     graph = graph.with_nodes([new_node(OUTPUT, "Identity", end, T=output.dtype)])
-    twins, saved = _twins(graph), dict(_places(graph, proto.saver_def))
-    for variable, copies in twins.items():
-        # `tf.saved_model.save` of a Keras 3 model keeps only the copies, which the functions get when it is loaded.
-        saved.setdefault(variable, tuple(place for copy in copies for place in saved.get(copy, ())))
-    meta = MetaGraph(path, graph, {}, saved, proto.graph_def.versions, proto.meta_info_def.stripped_op_list)
-    return SavedModel(directory, meta, name, images, twins)
+    saved = _places(graph, proto.saver_def)
+    twins = {
+        variable: tuple(place for copy in copies for place in saved.get(copy, ()))
+        for variable, copies in _twins(graph).items()
+    }
+    # `tf.saved_model.save` of a Keras 3 model keeps only the copies, which the functions get when it is loaded.
+    saved = twins | saved
+    meta = MetaGraph(directory, graph, {}, saved, proto.graph_def.versions, proto.meta_info_def.stripped_op_list)
+    return SavedModel(meta, name, images, twins)
 
 
 def _serving(directory: Path) -> Any:
@@ -125,7 +127,7 @@ def _output(outputs: Mapping[str, Any], where: str) -> Any:
     return chosen
 
 
-def _places(graph: Graph, saver: Any) -> Mapping[str, Any]:
+def _places(graph: Graph, saver: Any) -> dict[str, tuple[Saved, ...]]:
     """Where the model's own save function puts each variable. The function is read, not run."""
     ref = parse_ref(saver.save_tensor_name)
     if ref.node not in graph.nodes:

@@ -66,6 +66,11 @@ class Site:
         """Whether batch statistics normalise here."""
         return self.variance is None
 
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What the sites of one layer have in common under both kinds of statistics."""
+        return self.origin, self.gamma, self.beta
+
 
 def find_sites(graph: Graph) -> list[Site]:
     """Every normalisation by the batch or by variables, from the input to the output."""
@@ -88,8 +93,7 @@ class _Reader:
 
     def _fused(self, node: Node) -> Site:
         batch = node.attr["is_training"].b if "is_training" in node.attr else True
-        channels_first = node.attr["data_format"].s == b"NCHW"
-        axes = (0, 2, 3) if channels_first else (0, 1, 2)
+        axes = (0, 2, 3) if node.attr["data_format"].s == b"NCHW" else (0, 1, 2)
         epsilon = float(f"{node.attr['epsilon'].f if 'epsilon' in node.attr else 1e-4:.6g}")
         gamma, beta, mean, variance = (self._variable(ref) for ref in node.inputs[1:5])
         if batch:
@@ -110,21 +114,19 @@ class _Reader:
             return None
         variance, epsilon = inside.inputs[1 - small], float(f"{float(np.asarray(known[small]).item()):.6g}")
         found = self._formula(root)
-        moments = self._moments(variance)
-        if moments is not None:
-            inputs, axes = moments
+        mean = held = entries = None
+        if moments := self._moments(variance):
+            x, axes = moments
             if 0 not in axes:  # layer and instance normalisation
                 return None
-            origin = self._graph.source(inputs)
-            return Site(root.name, inputs, axes, epsilon, origin, gamma=found.gamma, beta=found.beta)
-        x, held = found.x, self._variable(variance)
-        if held is None or x is None or found.mean is None:
-            return None
-        entries = None
-        if found.entry and found.across:
-            entries = Entries(found.entry, (inside.name, 1 - small), found.across)
-        origin = self._graph.source(x)
-        return Site(root.name, x, (), epsilon, origin, found.mean, held, found.gamma, found.beta, entries)
+        else:
+            mean, held, axes = found.mean, self._variable(variance), ()
+            if held is None or found.x is None or mean is None:
+                return None
+            x = found.x
+            if found.entry and found.across:
+                entries = Entries(found.entry, (inside.name, 1 - small), found.across)
+        return Site(root.name, x, axes, epsilon, self._graph.source(x), mean, held, found.gamma, found.beta, entries)
 
     def _formula(self, root: Node) -> _Formula:
         """Its parts, by the nodes that read 1/sqrt(...)."""
@@ -237,12 +239,12 @@ def pair(batch: list[Site], moving: list[Site]) -> SwitchedLayers:
     It is the same node, or a node that normalises the same tensor with the same gamma and beta.
     """
     by_node = {site.node: site for site in moving}
-    by_place: dict[tuple[object, ...], list[Site]] = defaultdict(list)
+    by_place: dict[tuple[object, ...], Site | None] = {}
     for site in moving:
-        by_place[_place(site)].append(site)
+        by_place[site.place] = None if site.place in by_place else site
     grouped: dict[tuple[str, str], list[tuple[Site, Site]]] = defaultdict(list)
     always_batch, always_moving = [], []
-    others = {site.node: by_node.get(site.node) or _only(by_place[_place(site)]) for site in batch}
+    others = {site.node: by_node.get(site.node) or by_place.get(site.place) for site in batch}
     others.update(_in_order(batch, moving, others))
     for site in batch:
         other = others[site.node]
@@ -258,14 +260,6 @@ def pair(batch: list[Site], moving: list[Site]) -> SwitchedLayers:
         gamma, beta = other.gamma or one.gamma, other.beta or one.beta
         layers.append(Layer(name, mean, variance, one.epsilon, gamma, beta, tuple(site for site, _ in sites)))
     return SwitchedLayers(tuple(layers), tuple(always_batch), tuple(always_moving))
-
-
-def _place(site: Site) -> tuple[object, ...]:
-    return site.origin, site.gamma, site.beta
-
-
-def _only(sites: list[Site]) -> Site | None:
-    return sites[0] if len(sites) == 1 else None
 
 
 def _in_order(batch: list[Site], moving: list[Site], paired: dict[str, Site | None]) -> dict[str, Site | None]:
