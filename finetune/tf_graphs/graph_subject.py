@@ -1,14 +1,15 @@
 """A TF1 graph as a `Subject`, to evaluate and to examine like a Keras model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune.batchnorm.statistics import Moments
+from finetune.batchnorm.statistics import Moments, pool
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics
 from finetune.errors import FinetuneError
 from finetune.tf_graphs.program.metagraph import Averages
@@ -76,14 +77,15 @@ class GraphSubject:
 
     def forward(self, statistics: Statistics) -> Forward:
         """Without dropout and without updates. FinetuneError where images do not fit the graph."""
-        if statistics == "moving":
-            run = self._session.logits("moving")
-            return lambda images: (run(images), [])
-        measure = self._session.measuring([site for layer in self._layers for site in layer.sites])
+        layers = self._layers if statistics == "batch" else ()
+        run = self._session.forward(statistics, [site for layer in layers for site in layer.sites])
 
         def forward(images: Any) -> tuple[np.ndarray, list[Measured]]:
-            logits, parts = measure(images)
-            return logits, list(self._pooled(parts))
+            logits, parts = run(images)
+            sites = iter(pool(parts))
+            # One triple for each layer, over all sites where it is used.
+            merged = [reduce(Moments.merge, islice(sites, len(layer.sites))) for layer in layers]
+            return logits, [(one.mean, one.variance, one.count) for one in merged]
 
         return forward
 
@@ -149,22 +151,8 @@ class GraphSubject:
         return (*self.facts.lines, measured) if found else self.facts.lines
 
     def _by_variable(self, snapshot: Snapshot) -> dict[str, np.ndarray]:
-        values = {}
-        for layer in self._layers:
-            values[layer.mean], values[layer.variance] = snapshot[layer.name]
-        return values
-
-    def _pooled(self, parts: list[list[Measured]]) -> Iterator[Measured]:
-        """One triple for each layer, over all its parts and over all sites where it is used."""
-        start = 0
-        for layer in self._layers:
-            rows = [row for part in parts for row in part[start : start + len(layer.sites)]]
-            start += len(layer.sites)
-            mean, variance, count = rows[0]
-            pooled = Moments(float(count), mean, variance)
-            for mean, variance, count in rows[1:]:
-                pooled = pooled.merge(Moments(float(count), mean, variance))
-            yield pooled.mean, pooled.variance, pooled.count
+        pairs = [((layer.mean, layer.variance), snapshot[layer.name]) for layer in self._layers]
+        return {name: value for names, pair in pairs for name, value in zip(names, pair, strict=True)}
 
 
 def moving_statistics(layers: tuple[Layer, ...], values: Mapping[str, np.ndarray]) -> Snapshot:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +19,6 @@ from finetune.tf_graphs.program.sites import Site
 
 Measured = tuple[np.ndarray, np.ndarray, float]
 """(mean, population variance, N), float64 `[channels]`."""
-_Kept = TypeVar("_Kept")
 _SIZES = (32, 64, 96, 224, 299)
 """Sides in px to try with a network that takes images of any size."""
 _COUNT = 8
@@ -66,7 +65,7 @@ class GraphSession:
         shape = self._tensor("batch", LOGITS).shape
         if shape.rank is not None and shape.rank >= 2 and shape[-1] is not None:
             return int(shape[-1])
-        return int(self.logits("moving")(self.example()).shape[-1])
+        return int(self.forward("moving")(self.example())[0].shape[-1])
 
     def assign(self, values: Mapping[str, np.ndarray]) -> None:
         """Set variables by their names; the arrays are reshaped to them."""
@@ -77,34 +76,37 @@ class GraphSession:
             feed[given] = np.asarray(value, given.dtype.as_numpy_dtype).reshape(shape)
         self._run([self._variables[name].assign for name in values], feed)
 
-    def logits(self, mode: Statistics) -> Callable[[Any], np.ndarray]:
-        """A function from images to logits `[batch, outputs]`.
+    def forward(
+        self, mode: Statistics, sites: Sequence[Site] = ()
+    ) -> Callable[[Any], tuple[np.ndarray, list[list[Measured]]]]:
+        """A function from images to logits `[batch, outputs]`, and to the statistics of each site in each part.
 
         Where the graph takes a fixed number of images, they are run in parts. The last part is filled up with images
-        whose logits are left out, which changes no logit under moving statistics.
-        """
-        fetch, given = self._tensor(mode, LOGITS), self._tensor(mode, IMAGES)
-        return lambda images: self._in_parts(images, lambda part: (self._run(fetch, {given: part}), None))[0]
-
-    def measuring(self, sites: Sequence[Site]) -> Callable[[Any], tuple[np.ndarray, list[list[Measured]]]]:
-        """A function from images to logits under batch statistics, and to the statistics of each site in each part.
-
-        It raises FinetuneError where the last part would have to be filled up.
+        whose logits are left out, which changes no logit under moving statistics. With `sites`, FinetuneError where it
+        would have to be filled up.
         """
         with self._tf.as_default():
-            moments = [_moments(self._tensor("batch", str(site.x)), site.axes) for site in sites]
-        fetches, given = (self._tensor("batch", LOGITS), moments), self._tensor("batch", IMAGES)
-        size = self.images.batch_size
+            moments = [_moments(self._tensor(mode, str(site.x)), site.axes) for site in sites]
+        fetches, given = (self._tensor(mode, LOGITS), moments), self._tensor(mode, IMAGES)
 
-        def measure(images: Any) -> tuple[np.ndarray, list[list[Measured]]]:
-            if size and len(images) % size:
+        def run(images: Any) -> tuple[np.ndarray, list[list[Measured]]]:
+            images = np.asarray(images)
+            size = self.images.batch_size or len(images)
+            if sites and len(images) % size:
                 raise FinetuneError(
                     f"{self.name} takes exactly {size} images at once, and statistics of a batch filled up would be "
                     f"wrong: it was given {len(images)}; give at least {size} images, in batches of that size"
                 )
-            return self._in_parts(images, lambda part: self._run(fetches, {given: part}))
+            logits, measured = [], []
+            for start in range(0, len(images), size):
+                part = images[start : start + size]
+                filled = part if len(part) == size else part[np.arange(size) % len(part)]
+                values, statistics = self._run(fetches, {given: self._converted(filled)})
+                logits.append(self._two_axes(np.asarray(values), size)[: len(part)])
+                measured.append(statistics)
+            return np.concatenate(logits), measured
 
-        return measure
+        return run
 
     def updated(self, updates: Iterable[str], images: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         """Run the assignments `updates` once on `images`; the values of the variables `names` afterwards."""
@@ -114,7 +116,7 @@ class GraphSession:
 
     def example(self) -> np.ndarray:
         """Noise that the graph takes, float32 `[batch, height, width, 3]`. FinetuneError where it takes none."""
-        run = self.logits("moving")
+        run = self.forward("moving")
         sizes = [self.images.size] if self.images.size else [(side, side) for side in _SIZES]
         for size in sizes:
             noise = np.random.default_rng(0).normal(size=(self.images.batch_size or _COUNT, *size, 3))
@@ -127,20 +129,6 @@ class GraphSession:
             else:
                 break
         return images
-
-    def _in_parts(
-        self, images: Any, run: Callable[[np.ndarray], tuple[np.ndarray, _Kept]]
-    ) -> tuple[np.ndarray, list[_Kept]]:
-        images = np.asarray(images)
-        size = self.images.batch_size or len(images)
-        logits, kept = [], []
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            filled = part if len(part) == size else part[np.arange(size) % len(part)]
-            values, more = run(self._converted(filled))
-            logits.append(self._two_axes(np.asarray(values), size)[: len(part)])
-            kept.append(more)
-        return np.concatenate(logits), kept
 
     def _two_axes(self, logits: np.ndarray, count: int) -> np.ndarray:
         """Logits `[batch, outputs]`, also of a fully convolutional network, which gives `[batch, 1, 1, outputs]`."""
@@ -202,11 +190,8 @@ def _moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any, Any]:
     As in `finetune.batchnorm.layer`, values are centred before they are squared, and no more than one row is summed in
     float32.
     """
-    if len(axes) > 1:
-        x = tf.cast(x, tf.float32)
-        row, rest = axes[-1], axes[:-1]
-    else:
-        x, row, rest = tf.cast(x, tf.float64), None, axes
+    row, rest = (axes[-1], axes[:-1]) if len(axes) > 1 else (None, axes)
+    x = tf.cast(x, tf.float64 if row is None else tf.float32)
     mean = tf.reduce_mean(x, axes, keepdims=True)
     centred = x - mean
     shape = tf.shape(x, out_type=tf.int64)
@@ -214,7 +199,7 @@ def _moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any, Any]:
 
     def averaged(values: Any) -> Any:
         part = values if row is None else tf.reduce_sum(values, row, keepdims=True)
-        return tf.reduce_sum(tf.cast(part, tf.float64), rest if row is not None else axes, keepdims=True) / n
+        return tf.reduce_sum(tf.cast(part, tf.float64), rest, keepdims=True) / n
 
     shift, square = averaged(centred), averaged(centred * centred)
     return tf.reshape(tf.cast(mean, tf.float64) + shift, [-1]), tf.reshape(square - shift * shift, [-1]), n

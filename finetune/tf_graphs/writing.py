@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,16 +36,11 @@ class TrainingFiles:
         for name, value in values.items():
             _put(arrays, self.places[name], value)
         try:
-            write_slim(out, arrays)
             with replacing(meta) as temporary:
                 temporary.write_bytes(self.meta.read_bytes())
+                write_slim(out, arrays)
         except tf.errors.OpError as error:
             raise FinetuneError(f"cannot write {out}: {first_line(error)}") from None
-        except OSError:
-            for ending in (".index", ".data-00000-of-00001"):
-                with suppress(OSError):
-                    Path(f"{out}{ending}").unlink()
-            raise
 
 
 @dataclass(frozen=True)

@@ -75,44 +75,39 @@ def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]
     Raises FinetuneError where there is no BatchNorm, no switch, or more than one; or a placeholder that has no value.
     """
     needed = graph.only([LOGITS])
-    if switch is not None:
-        if switch.node not in needed.nodes:
-            raise WrongUse(f"--is-training {switch}: the logits do not depend on it; they take {listed(needed)}")
-        modes = _by(needed, switch, known, "as given")
-        if modes is None:
-            _require_batchnorm(needed, known)
-            raise FinetuneError(
-                f"--is-training {switch} switches no BatchNorm between batch and moving statistics; the logits "
-                f"take {listed(needed)}"
-            )
-        return modes
-    found = [modes for ref in _switches(needed, known) if (modes := _by(needed, ref, known, "found"))]
-    if len(found) > 1:
+    if switch is not None and switch.node not in needed.nodes:
+        raise WrongUse(f"--is-training {switch}: the logits do not depend on it; they take {listed(needed)}")
+    refs, how = ([switch], "as given") if switch else (_switches(needed, known), "found")
+    found = [modes for ref in refs if (modes := _by(needed, ref, known, how))]
+    if len(found) == 1:
+        return found[0]
+    if found:
         names = ", ".join(str(modes.switch) for modes in found)
         raise FinetuneError(
             f"several placeholders switch BatchNorm: {names}. Choose one with --is-training and feed the others"
         )
-    if not found:
-        _require_batchnorm(needed, known)
+    _require_batchnorm(needed, known)
+    if switch is not None:
         raise FinetuneError(
-            "the graph has no training switch: no placeholder on the way to the logits changes BatchNorm from batch to "
-            f"moving statistics (its placeholders are {listed(graph)}). Name another tensor with --is-training, or "
-            "write the graph with is_training a placeholder (tf.compat.v1.placeholder_with_default(False, []))"
+            f"--is-training {switch} switches no BatchNorm between batch and moving statistics; the logits take "
+            f"{listed(needed)}"
         )
-    return found[0]
+    raise FinetuneError(
+        "the graph has no training switch: no placeholder on the way to the logits changes BatchNorm from batch to "
+        f"moving statistics (its placeholders are {listed(graph)}). Name another tensor with --is-training, or write "
+        "the graph with is_training a placeholder (tf.compat.v1.placeholder_with_default(False, []))"
+    )
 
 
 def _switches(graph: Graph, known: Mapping[Ref, np.ndarray]) -> list[Ref]:
     """Scalar placeholders that can mean yes or no, those of type bool first."""
-    flags, numbers = [], []
+    found = {}
     for node in graph.nodes.values():
-        if _is_scalar_placeholder(node) and Ref(node.name) not in known:
-            dtype = tf.as_dtype(data_type(node) or tf.string)
-            if dtype.is_bool:
-                flags.append(Ref(node.name))
-            elif (dtype.is_integer or dtype.is_floating) and declared_shape(node) == ():
-                numbers.append(Ref(node.name))
-    return flags + numbers
+        dtype = tf.as_dtype(data_type(node) or tf.string)
+        number = (dtype.is_integer or dtype.is_floating) and declared_shape(node) == ()
+        if _is_scalar_placeholder(node) and (dtype.is_bool or number):
+            found[Ref(node.name)] = dtype.is_bool
+    return sorted((ref for ref in found if ref not in known), key=lambda ref: not found[ref])
 
 
 def _is_scalar_placeholder(node: Node) -> bool:
