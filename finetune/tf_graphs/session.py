@@ -11,8 +11,8 @@ from tensorflow.core.protobuf import rewriter_config_pb2
 
 from finetune.batchnorm.subject import Statistics
 from finetune.errors import FinetuneError
+from finetune.tf_graphs.program.graph_files import variables_of
 from finetune.tf_graphs.program.graphdef import MetaGraph, first_line, import_graph
-from finetune.tf_graphs.program.metagraph import variables_of
 from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, Graph, Node, Ref
 from finetune.tf_graphs.program.roles import Input
 from finetune.tf_graphs.program.sites import Site

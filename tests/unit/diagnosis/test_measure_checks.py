@@ -10,8 +10,7 @@ from finetune.data.batches import EvalSet
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find_preprocessing, suspects
 from finetune.diagnosis import thresholds
-from finetune.diagnosis.checks import SIZES
-from finetune.diagnosis.measure import examine
+from finetune.diagnosis.measure import SIZES, examine
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.verdict import judge
 
