@@ -121,7 +121,7 @@ def test_a_graph_as_data_opens_no_session():
         if module.startswith("finetune.tf_graphs.program"):
             names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
             assert not names & {"Session", "InteractiveSession"}, module
-            assert "finetune.tf_graphs.session" not in report.imports(module), module
+            assert "finetune.tf_graphs.graph_subject" not in report.imports(module), module
 
 
 def test_networks_are_keras_alone():

@@ -13,11 +13,10 @@ import tensorflow as tf
 from checkpoints.formats import Checkpoint, open_checkpoint
 from checkpoints.formats.saved_model import open_by_keys
 from finetune.errors import FinetuneError, WrongUse
-from finetune.tf_graphs.graph_subject import ExportedFiles, GraphFacts, GraphSubject, TrainingFiles, moving_statistics
+from finetune.tf_graphs.graph_subject import GraphFacts, GraphSubject, moving_statistics
 from finetune.tf_graphs.program.fold import INSIDE, fold
 from finetune.tf_graphs.program.graph_files import (
     OUTPUT,
-    Averages,
     SavedModel,
     all_initial,
     find_variables,
@@ -39,10 +38,10 @@ from finetune.tf_graphs.program.modes import (
     logits_with,
     without_dropout,
 )
-from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Ref, Values, data_type, first_of
+from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Ref, Values, data_type
 from finetune.tf_graphs.program.roles import Input, describe, find_input, find_logits, named
 from finetune.tf_graphs.program.sites import Layer, Site, batchwise, find_sites, pair
-from finetune.tf_graphs.session import GraphSession
+from finetune.tf_graphs.writing import GraphFiles
 
 _ACTIVATIONS = ("Sigmoid", "Relu", "Relu6", "Tanh", "Elu", "Selu", "Softplus")
 _SCALING = ("Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "DivNoNan")
@@ -95,16 +94,15 @@ def _with_weights(
     places, averages = find_variables(saved, opened, variables, use_averages=use_averages)
     values = load_variables(opened, places)
     updating = _updating(whole, wiring, saved, values)
-    session = GraphSession(saved, updating or modes.batch, modes.moving, images, values)
     step = global_step(saved, opened)
     updates = step if wiring.train_op_runs_updates else None
     if wiring.run == 0 and all_initial(moving_statistics(layers, values)):
         updates = 0
-    switched = f"{len(layers)} BN layer{'s' if len(layers) > 1 else ''} switched, {session.outputs} logits"
-    lines = [*lines, switched, *wiring.lines(), *_averages_lines(averages)]
-    facts = GraphFacts(step, updates, averages, wiring, tuple(lines))
-    origin = TrainingFiles(saved.path, opened, places)
-    return GraphSubject(session, layers, values, origin, facts, wiring.updates if updating else ())
+    facts = GraphFacts((*lines, *wiring.lines(), *averages.lines()), step, updates, averages, wiring)
+    files = GraphFiles(saved.path, opened, places)
+    if updating is None:
+        return GraphSubject(saved, modes, images, values, files, facts)
+    return GraphSubject(saved, replace(modes, batch=updating), images, values, files, facts, wiring.updates)
 
 
 def _updating(whole: Graph, wiring: Wiring, saved: MetaGraph, values: dict[str, np.ndarray]) -> Graph | None:
@@ -115,7 +113,7 @@ def _updating(whole: Graph, wiring: Wiring, saved: MetaGraph, values: dict[str, 
     if not wiring.updates:
         return None
     roots = [LOGITS, *wiring.updates]
-    graph = without_dropout(computing(whole.only(roots)).only(roots), roots).graph
+    graph, _ = without_dropout(computing(whole.only(roots)).only(roots), roots)
     try:
         refuse(graph, saved.path, updating=True)
     except FinetuneError:
@@ -123,16 +121,6 @@ def _updating(whole: Graph, wiring: Wiring, saved: MetaGraph, values: dict[str, 
     given = {*values, IMAGES}
     needed = [*variables_of(graph), *(n.name for n in graph.nodes.values() if n.op in ("Placeholder", "PlaceholderV2"))]
     return graph if given >= set(needed) else None
-
-
-def _averages_lines(averages: Averages) -> list[str]:
-    if not averages.averaged:
-        return []
-    used = "used" if averages.used else "not used"
-    lines = [f"averages of {len(averages.averaged)} variables in the checkpoint, {used}"]
-    if averages.used and averages.without:
-        lines.append(f"without an average, so read as they are: {first_of(averages.without)}")
-    return lines
 
 
 def _require_no_softmax(graph: Graph, logits: Ref) -> None:
@@ -171,7 +159,11 @@ def open_exported(directory: Path) -> GraphSubject:
     CheckpointError where it is damaged.
     """
     model = read_saved_model(directory)
-    graph = fold(model.meta.graph, _defaults(model.meta.graph), [OUTPUT])
+    values = Values(model.meta.graph)
+    placeholders = [node for node in model.meta.graph.nodes.values() if node.op == "PlaceholderWithDefault"]
+    # In serving, placeholders keep their defaults.
+    defaults = {Ref(node.name): known for node in placeholders if (known := values.of(node.inputs[0])) is not None}
+    graph = fold(model.meta.graph, defaults, [OUTPUT])
     logits, found = _logits(graph, model)
     if model.images.node not in graph.nodes:
         raise FinetuneError(
@@ -179,7 +171,7 @@ def open_exported(directory: Path) -> GraphSubject:
             "classifier; export it again"
         )
     images = find_input(graph, logits, model.images, None)
-    moving = logits_with(fed(graph, images, logits), {}).graph
+    moving, _ = logits_with(fed(graph, images, logits), {})
     refuse(moving, directory)
     sites = [site for site in find_sites(moving) if not site.batch]
     if not sites:
@@ -190,28 +182,17 @@ def open_exported(directory: Path) -> GraphSubject:
         )
     batch = batchwise(moving, sites, model.meta)
     switched = pair(find_sites(batch), sites)
-    layers = _named(switched.layers)
     opened = open_by_keys(directory)
     places, _ = find_variables(model.meta, opened, variables_of(moving))
-    values = load_variables(opened, places)
-    session = GraphSession(model.meta, batch, moving, images, values)
     lines = [
         f"signature '{model.signature}' of {directory}, {found}",
-        f"{len(layers)} BN layer{'s' if len(layers) > 1 else ''}, {session.outputs} logits; it was exported without "
-        "is_training=True, which is added to its graph",
+        "it was exported without is_training=True, which is added to its graph",
     ]
     if switched.always_batch:
         lines.append(f"{len(switched.always_batch)} more layers normalise by the batch in any case")
-    facts = GraphFacts(None, None, Averages((), (), False), Wiring(0, (), None, None), tuple(lines))
-    origin = ExportedFiles(directory, opened, places, model.twins)
-    return GraphSubject(session, layers, values, origin, facts, scales_pixels=_scales(moving))
-
-
-def _defaults(graph: Graph) -> dict[Ref, np.ndarray]:
-    """The known defaults of placeholders, which keep them in serving."""
-    values = Values(graph)
-    nodes = [node for node in graph.nodes.values() if node.op == "PlaceholderWithDefault"]
-    return {Ref(node.name): value for node in nodes if (value := values.of(node.inputs[0])) is not None}
+    facts = GraphFacts(tuple(lines), scales_pixels=_scales(moving))
+    modes, files = Modes(batch, moving, _named(switched.layers)), GraphFiles(directory, opened, places, model.twins)
+    return GraphSubject(model.meta, modes, images, load_variables(opened, places), files, facts)
 
 
 def _logits(graph: Graph, model: SavedModel) -> tuple[Ref, str]:

@@ -1,11 +1,10 @@
 """A TF1 graph as a `Subject`, to evaluate and to examine like a Keras model.
 
-Its checkpoint or SavedModel can be written again with other moving statistics and nothing else changed.
+Both modes of the graph are side by side in one session, with one set of variables, for any number of images.
 """
 
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from itertools import islice
 from pathlib import Path
@@ -13,101 +12,29 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import rewriter_config_pb2
 
-from checkpoints.atomic import naming, remove_abandoned, replacing, working_folder
-from checkpoints.errors import CheckpointError
-from checkpoints.formats import Checkpoint
-from checkpoints.formats.slim import everything, write_slim
 from finetune.batchnorm.statistics import Moments, pool
-from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics
+from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics, kept
 from finetune.errors import FinetuneError
-from finetune.tf_graphs.program.graph_files import Averages, cuts
-from finetune.tf_graphs.program.graphdef import Saved, first_line
-from finetune.tf_graphs.program.modes import Wiring
-from finetune.tf_graphs.program.nodes import first_of
+from finetune.tf_graphs.program.graph_files import Averages, variables_of
+from finetune.tf_graphs.program.graphdef import MetaGraph, first_line, import_graph
+from finetune.tf_graphs.program.modes import Modes, Wiring
+from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, Graph, Node, Ref, first_of
+from finetune.tf_graphs.program.roles import Input
 from finetune.tf_graphs.program.sites import Layer
-from finetune.tf_graphs.session import GraphSession, Measured
+from finetune.tf_graphs.writing import GraphFiles
+
+_SIZES = (32, 64, 96, 224, 299)
+"""Sides in px to try with a network that takes images of any size."""
+_COUNT = 8
 
 
 @dataclass(frozen=True)
-class TrainingFiles:
-    """A `.meta` and its checkpoint. places: where each variable is read from, its own tensor or its average."""
-
-    meta: Path
-    checkpoint: Checkpoint
-    places: Mapping[str, Saved]
-
-    def write(self, out: Path, values: Mapping[str, np.ndarray]) -> None:
-        """Write a checkpoint of the prefix `out`, and its .meta, with `values` in place of what the variables hold.
-
-        CheckpointError where `out` exists, FinetuneError where it cannot be written; nothing is left behind then.
-        """
-        meta = out.with_name(out.name + ".meta")
-        _require_free(meta, out)
-        arrays = everything(self.checkpoint)
-        for name, value in values.items():
-            _put(arrays, self.places[name], value)
-        try:
-            with replacing(meta) as temporary:
-                temporary.write_bytes(self.meta.read_bytes())
-                write_slim(out, arrays)
-        except tf.errors.OpError as error:
-            raise FinetuneError(f"cannot write {out}: {first_line(error)}") from None
-
-
-@dataclass(frozen=True)
-class ExportedFiles:
-    """A SavedModel. twins: further places of a variable, which are written where they hold the same value now."""
-
-    directory: Path
-    checkpoint: Checkpoint
-    places: Mapping[str, Saved]
-    twins: Mapping[str, Sequence[Saved]]
-
-    def write(self, out: Path, values: Mapping[str, np.ndarray]) -> None:
-        """Write a SavedModel to the directory `out`, with `values` in place of what the variables hold.
-
-        The fingerprint is left out: it is of the old variables, and loading does not need it. CheckpointError where
-        `out` exists, FinetuneError where it cannot be written; nothing is left behind then.
-        """
-        parent = out.absolute().parent
-        remove_abandoned(parent, f".{out.name}.")
-        _require_free(out)
-        arrays = everything(self.checkpoint)
-        for name, value in values.items():
-            before = arrays[self.places[name].key]
-            twins = [one for one in self.twins.get(name, ()) if np.array_equal(arrays[one.key], before, equal_nan=True)]
-            for place in (self.places[name], *twins):
-                _put(arrays, place, value)
-        try:
-            with naming(out, instead_of=parent), working_folder(parent, f".{out.name}.") as temporary:
-                left_out = shutil.ignore_patterns("fingerprint.pb", "variables.index", "variables.data-*")
-                shutil.copytree(self.directory, temporary / "copy", ignore=left_out, symlinks=False)
-                write_slim(temporary / "copy" / "variables" / "variables", arrays)
-                (temporary / "copy").rename(out)
-        except tf.errors.OpError as error:
-            raise FinetuneError(f"cannot write {out}: {first_line(error)}") from None
-        except shutil.Error as error:
-            raise FinetuneError(f"cannot copy {self.directory} to {out}: {error.args[0][0][2]}") from None
-
-
-Origin = TrainingFiles | ExportedFiles
-"""The files a graph was opened from."""
-
-
-def _require_free(*paths: Path) -> None:
-    for path in paths:
-        if path.exists():
-            raise CheckpointError(f"{path} is already there and is not overwritten: give another name")
-    if not paths[0].absolute().parent.is_dir():
-        raise FinetuneError(f"there is no directory {paths[0].parent}: make it, or give another name")
-
-
-def _put(arrays: dict[str, np.ndarray], place: Saved, value: np.ndarray) -> None:
-    held = np.array(arrays[place.key])
-    part = cuts(place, held.shape)
-    held[part] = np.asarray(value).reshape(held[part].shape).astype(held.dtype)
-    arrays[place.key] = held
+class _Variable:
+    given: Any
+    assign: Any
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -116,68 +43,107 @@ class GraphFacts:
 
     step: the global step. updates: how many updates the moving statistics took, None where that is not known. It is all
     steps where the train op runs the updates, and 0 where it does not and the statistics are still 0 and 1.
-    lines: how everything was found, to print.
+    lines: how everything was found, to print. scales_pixels: whether the graph begins by rescaling its images, so that
+    it prepares pixels itself.
     """
 
-    step: int | None
-    updates: int | None
-    averages: Averages
-    wiring: Wiring
     lines: tuple[str, ...]
+    step: int | None = None
+    updates: int | None = None
+    averages: Averages = field(default_factory=Averages)
+    wiring: Wiring = field(default_factory=Wiring)
+    scales_pixels: bool = False
 
 
 class GraphSubject:
     """A TF1 graph with the variables of a checkpoint; see `finetune.batchnorm.subject.Subject`.
 
-    values: the variables that `session` was given. updates: assignments to moving statistics that it can run.
-    scales_pixels: whether the graph begins by rescaling its images, so that it prepares pixels itself.
+    The two graphs of `modes` are imported under `batch/` and `moving/` and read the same variables, whose values are
+    `values`. `updates` are assignments to moving statistics that the first can run. Raises FinetuneError where
+    TensorFlow does not take the graphs.
 
     name: the file of the graph. checkpoint: the file of the weights, a prefix or a V1 file. layers: those that the
     training switch switches. batch_size: the number of images the graph takes at once, None where it takes any.
     input_size: height and width in px, None where it takes any. takes_pixels: whether it takes whole numbers from 0 to
     255 and prepares them itself.
 
-    `forward` takes float32 images `[batch, height, width, 3]`. Where the graph takes `batch_size` images only, more are
-    run in parts, whose statistics are pooled. Under moving statistics, the last part is filled up with images that are
-    not counted.
+    `forward` takes float32 images `[batch, height, width, 3]`; they are converted to the layout and type that `images`
+    describes. Where the graph takes `batch_size` images only, more are run in parts, whose statistics are pooled. Under
+    moving statistics, the last part is filled up with images that are not counted.
     """
 
     def __init__(
         self,
-        session: GraphSession,
-        layers: tuple[Layer, ...],
+        meta: MetaGraph,
+        modes: Modes,
+        images: Input,
         values: Mapping[str, np.ndarray],
-        origin: Origin,
+        files: GraphFiles,
         facts: GraphFacts,
         updates: tuple[str, ...] = (),
-        *,
-        scales_pixels: bool = False,
     ) -> None:
-        self.name, self.outputs, self.checkpoint = session.name, session.outputs, origin.checkpoint.path
-        self.batch_size, self.input_size = session.images.batch_size, session.images.size
-        self.takes_pixels, self.scales_pixels = session.takes_pixels, scales_pixels
-        self.facts = facts
-        self._session, self._layers, self._origin, self._updates = session, layers, origin, updates
-        self._moving = moving_statistics(layers, values)
+        self.name, self.facts, self.checkpoint = str(meta.path), facts, files.checkpoint.path
+        self.batch_size, self.input_size, self._layout = images.batch_size, images.size, images.layout
+        self._dtype = tf.as_dtype(images.dtype)
+        self.takes_pixels = bool(self._dtype.is_integer)
+        self._layers, self._files, self._updates = modes.layers, files, updates
+        self._tf = tf.Graph()
+        self._variables: dict[str, _Variable] = {}
+        with self._tf.as_default():
+            for mode, graph in (("batch", modes.batch), ("moving", modes.moving)):
+                import_graph(graph, meta, mode)
+                for name, node in variables_of(graph).items():
+                    if name not in self._variables:
+                        self._variables[name] = self._variable(mode, node)
+        self._session = tf.compat.v1.Session(graph=self._tf, config=_config(modes.batch, modes.moving))
+        self._assign(values)
+        self._moving = moving_statistics(modes.layers, values)
 
         def array(name: str | None) -> np.ndarray | None:
             return _flat(values[name]) if name is not None and name in values else None
 
-        self.layers = [BNInfo(one.name, one.epsilon, array(one.gamma), array(one.beta)) for one in layers]
+        self.layers = [BNInfo(one.name, one.epsilon, array(one.gamma), array(one.beta)) for one in modes.layers]
+
+    @cached_property
+    def outputs(self) -> int:
+        """The number of logits, by running the graph once where its shapes do not show it."""
+        shape = self._tensor("batch", LOGITS).shape
+        if shape.rank is not None and shape.rank >= 2 and shape[-1] is not None:
+            return int(shape[-1])
+        return int(self.forward("moving")(self._example())[0].shape[-1])
 
     def forward(self, statistics: Statistics) -> Forward:
-        """Without dropout and without updates. FinetuneError where images do not fit the graph."""
+        """Without dropout and without updates. FinetuneError where images do not fit the graph.
+
+        Under batch statistics, that includes a number of images whose last part would have to be filled up.
+        """
         layers = self._layers if statistics == "batch" else ()
-        run = self._session.forward(statistics, [site for layer in layers for site in layer.sites])
+        sites = [site for layer in layers for site in layer.sites]
+        with self._tf.as_default():
+            moments = [_moments(self._tensor("batch", str(site.x)), site.axes) for site in sites]
+        fetches, given = (self._tensor(statistics, LOGITS), moments), self._tensor(statistics, IMAGES)
 
-        def forward(images: Any) -> tuple[np.ndarray, list[Measured]]:
-            logits, parts = run(images)
-            sites = iter(pool(parts))
+        def run(images: Any) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray, float]]]:
+            images = np.asarray(images)
+            size = self.batch_size or len(images)
+            if layers and len(images) % size:
+                raise FinetuneError(
+                    f"{self.name} takes exactly {size} images at once, and statistics of a batch filled up would be "
+                    f"wrong: it was given {len(images)}; give at least {size} images, in batches of that size"
+                )
+            logits, measured = [], []
+            for start in range(0, len(images), size):
+                part = images[start : start + size]
+                filled = part if len(part) == size else part[np.arange(size) % len(part)]
+                values, of_sites = self._run(fetches, {given: self._converted(filled)})
+                logits.append(self._two_axes(np.asarray(values), size)[: len(part)])
+                measured.append(of_sites)
+            pooled = iter(pool(measured))
             # One triple for each layer, over all sites where it is used.
-            merged = [reduce(Moments.merge, islice(sites, len(layer.sites))) for layer in layers]
-            return logits, [(one.mean, one.variance, one.count) for one in merged]
+            merged = [reduce(Moments.merge, islice(pooled, len(layer.sites))) for layer in layers]
+            return np.concatenate(logits), [(one.mean, one.variance, one.count) for one in merged]
 
-        return forward
+        return run
 
     def snapshot(self) -> Snapshot:
         """A copy of every moving statistic."""
@@ -185,8 +151,9 @@ class GraphSubject:
 
     def restore(self, saved: Snapshot) -> None:
         """Make `saved` the moving statistics, in memory."""
-        self._session.assign(self._by_variable(saved))
-        self._moving = {one.name: (_flat(saved[one.name][0]), _flat(saved[one.name][1])) for one in self._layers}
+        values = self._by_variable(saved)
+        self._assign(values)
+        self._moving = moving_statistics(self._layers, values)
 
     def write(self, out: Path) -> None:
         """Write a copy of the files with the moving statistics that the subject now has; all other tensors stay.
@@ -194,7 +161,7 @@ class GraphSubject:
         A TF1 checkpoint is written as V2 with the prefix `out`, and its .meta is copied. A SavedModel is copied to the
         directory `out`. Raises CheckpointError where `out` exists, FinetuneError where it cannot be written.
         """
-        self._origin.write(out, self._by_variable(self._moving))
+        self._files.write(out, self._by_variable(self._moving))
 
     def statistics_by_updates(self, images: np.ndarray, start: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The moving statistics after one run of the graph's own updates on `images`, from `start` everywhere.
@@ -202,15 +169,16 @@ class GraphSubject:
         `images` are as many as the graph takes at once. The result is float64 `[channels]` by layer. The subject's own
         moving statistics stay as they are.
         """
-        names = [name for layer in self._layers for name in (layer.mean, layer.variance)]
-        before = self.snapshot()
-        try:
-            self.restore({key: (np.full_like(a, start), np.full_like(b, start)) for key, (a, b) in before.items()})
-            values = self._session.updated(self._updates, images, names)
-        finally:
-            self.restore(before)
-        flat = [np.asarray(value, np.float64).reshape(-1) for value in values]
-        return {layer.name: (flat[2 * i], flat[2 * i + 1]) for i, layer in enumerate(self._layers)}
+        operations = [self._tf.get_operation_by_name(f"batch/{name}") for name in self._updates]
+        read = {
+            layer.name: [self._variables[name].value for name in (layer.mean, layer.variance)] for layer in self._layers
+        }
+        with kept(self):
+            pairs = self._moving.items()
+            self.restore({name: (np.full_like(a, start), np.full_like(b, start)) for name, (a, b) in pairs})
+            self._run(operations, {self._tensor("batch", IMAGES): self._converted(images)})
+            found = self._run(read, {}).items()
+        return {name: (_flat(mean, np.float64), _flat(variance, np.float64)) for name, (mean, variance) in found}
 
     @cached_property
     def decay(self) -> dict[str, float | None]:
@@ -223,7 +191,7 @@ class GraphSubject:
         if not self._updates:
             return found
         try:
-            images = self._session.example()
+            images = self._example()
             zero, one = (self.statistics_by_updates(images, start) for start in (0.0, 1.0))
         except FinetuneError:  # a graph that takes neither noise nor this number of images may take real ones
             return found
@@ -236,13 +204,92 @@ class GraphSubject:
     @property
     def lines(self) -> tuple[str, ...]:
         """How everything was found and the decay that was measured, to print."""
+        many = f"{len(self.layers)} BN layer{'s' if len(self.layers) > 1 else ''} switched, {self.outputs} logits"
         found = sorted({f"{value:g}" for value in self.decay.values() if value is not None}, key=float)
-        measured = f"decay {first_of(found)}, measured by running the updates once"
-        return (*self.facts.lines, measured) if found else self.facts.lines
+        measured = [f"decay {first_of(found)}, measured by running the updates once"] if found else []
+        return (*self.facts.lines, many, *measured)
 
     def _by_variable(self, snapshot: Snapshot) -> dict[str, np.ndarray]:
         pairs = [((layer.mean, layer.variance), snapshot[layer.name]) for layer in self._layers]
         return {name: value for names, pair in pairs for name, value in zip(names, pair, strict=True)}
+
+    def _assign(self, values: Mapping[str, np.ndarray]) -> None:
+        """Set variables by their names; the arrays are reshaped to them."""
+        feed = {}
+        for name, value in values.items():
+            given = self._variables[name].given
+            shape = value.shape if given.shape.rank is None else tuple(given.shape)
+            feed[given] = np.asarray(value, given.dtype.as_numpy_dtype).reshape(shape)
+        self._run([self._variables[name].assign for name in values], feed)
+
+    def _example(self) -> np.ndarray:
+        """Noise that the graph takes, float32 `[batch, height, width, 3]`. FinetuneError where it takes none."""
+        run = self.forward("moving")
+        sizes = [self.input_size] if self.input_size else [(side, side) for side in _SIZES]
+        for size in sizes:
+            noise = np.random.default_rng(0).normal(size=(self.batch_size or _COUNT, *size, 3))
+            images = (np.clip(noise * 60 + 120, 0, 255) if self.takes_pixels else noise).astype(np.float32)
+            try:
+                run(images)
+            except FinetuneError:
+                if size == sizes[-1]:
+                    raise
+            else:
+                break
+        return images
+
+    def _two_axes(self, logits: np.ndarray, count: int) -> np.ndarray:
+        """Logits `[batch, outputs]`, also of a fully convolutional network, which gives `[batch, 1, 1, outputs]`."""
+        if logits.ndim > 2 and logits.size == count * logits.shape[-1]:
+            logits = logits.reshape(count, -1)
+        if logits.ndim != 2 or len(logits) != count:
+            raise FinetuneError(
+                f"the logits of {self.name} have the shape {list(logits.shape)} for {count} images: expected "
+                "[batch, classes]; name others with --logits"
+            )
+        return logits
+
+    def _converted(self, images: np.ndarray) -> np.ndarray:
+        """Images in the layout and type of the graph's input."""
+        size, layout, dtype = self.input_size, self._layout, self._dtype
+        if size is not None and images.shape[1:3] != size:
+            raise FinetuneError(
+                f"{self.name} takes images of {size[0]} x {size[1]} px, but was given {images.shape[1]} x "
+                f"{images.shape[2]} px: resize them with --image-size {size[0]}"
+            )
+        if layout.endswith("nchw"):
+            images = np.transpose(images, (0, 3, 1, 2))
+        if layout.startswith("flat"):
+            images = images.reshape(len(images), -1)
+        if dtype.is_integer:
+            images = np.rint(images)
+            low, high = float(images.min()), float(images.max())
+            if low < dtype.min or high > dtype.max:
+                raise FinetuneError(
+                    f"{self.name} takes {dtype.name} pixels, but was given values from {low:g} to {high:g}: it "
+                    "prepares images itself, so give --preprocess raw"
+                )
+        return np.ascontiguousarray(images, dtype.as_numpy_dtype)
+
+    def _tensor(self, mode: str, name: str) -> Any:
+        return self._tf.get_tensor_by_name(f"{mode}/{name}" if ":" in name else f"{mode}/{name}:0")
+
+    def _variable(self, mode: str, node: Node) -> _Variable:
+        tensor = self._tensor(mode, str(Ref(node.name)))
+        dtype, shape = tf.as_dtype(node.attr["dtype"].type), node.attr["shape"].shape
+        given = tf.compat.v1.placeholder(dtype, tf.TensorShape(shape))
+        if node.op == "VarHandleOp":
+            assign = tf.raw_ops.AssignVariableOp(resource=tensor, value=given)
+            return _Variable(given, assign, tf.raw_ops.ReadVariableOp(resource=tensor, dtype=dtype))
+        return _Variable(given, tf.raw_ops.Assign(ref=tensor, value=given).op, tf.identity(tensor))
+
+    def _run(self, fetches: Any, feed: Mapping[Any, Any]) -> Any:
+        try:
+            return self._session.run(fetches, feed)
+        except tf.errors.ResourceExhaustedError:
+            raise
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            raise FinetuneError(f"the graph of {self.name} cannot be run: {first_line(error)}") from None
 
 
 def moving_statistics(layers: tuple[Layer, ...], values: Mapping[str, np.ndarray]) -> Snapshot:
@@ -250,5 +297,40 @@ def moving_statistics(layers: tuple[Layer, ...], values: Mapping[str, np.ndarray
     return {layer.name: (_flat(values[layer.mean]), _flat(values[layer.variance])) for layer in layers}
 
 
-def _flat(value: np.ndarray) -> np.ndarray:
-    return np.array(value, np.float32).reshape(-1)
+def _flat(value: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarray:
+    return np.array(value, dtype).reshape(-1)
+
+
+def _moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any, Any]:
+    """(mean, population variance, N) of `x` over `axes`, within 1e-6 of NumPy in float64, so that they can be pooled.
+
+    As in `finetune.batchnorm.layer`, values are centred before they are squared, and no more than one row is summed in
+    float32.
+    """
+    row, rest = (axes[-1], axes[:-1]) if len(axes) > 1 else (None, axes)
+    x = tf.cast(x, tf.float64 if row is None else tf.float32)
+    mean = tf.reduce_mean(x, axes, keepdims=True)
+    centred = x - mean
+    shape = tf.shape(x, out_type=tf.int64)
+    n = tf.cast(tf.reduce_prod(tf.gather(shape, list(axes))), tf.float64)
+
+    def averaged(values: Any) -> Any:
+        part = values if row is None else tf.reduce_sum(values, row, keepdims=True)
+        return tf.reduce_sum(tf.cast(part, tf.float64), rest, keepdims=True) / n
+
+    shift, square = averaged(centred), averaged(centred * centred)
+    return tf.reshape(tf.cast(mean, tf.float64) + shift, [-1]), tf.reshape(square - shift * shift, [-1]), n
+
+
+def _config(*graphs: Graph) -> Any:
+    config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
+    first = any(
+        node.attr["data_format"].s in (b"NCHW", b"NCDHW")
+        for graph in graphs
+        for node in graph.nodes.values()
+        if "data_format" in node.attr
+    )
+    if first and not tf.config.list_physical_devices("GPU"):
+        # The graph was written for a GPU. On a CPU there are no kernels for channels that come first.
+        config.graph_options.rewrite_options.cpu_layout_conversion = rewriter_config_pb2.RewriterConfig.NCHW_TO_NHWC
+    return config

@@ -228,7 +228,7 @@ def _graph_target(request: TargetOptions, path: Path, subject: GraphSubject, fac
         raise FinetuneError(f"{path} takes images of {height} x {width} px: expected square ones")
     if request.image_size and request.image_size != height:
         raise FinetuneError(f"{path} takes images of {height} px: leave out --image-size {request.image_size}")
-    raw = "raw" if subject.takes_pixels or subject.scales_pixels else None
+    raw = "raw" if subject.takes_pixels or subject.facts.scales_pixels else None
     data = read_data(
         request, str(path), subject.outputs, image_size=height, preprocess=raw, batch_size=subject.batch_size
     )

@@ -128,9 +128,19 @@ class Averages:
     used: whether the averages were read in place of the weights.
     """
 
-    averaged: tuple[str, ...]
-    without: tuple[str, ...]
-    used: bool
+    averaged: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    used: bool = False
+
+    def lines(self) -> list[str]:
+        """One or two lines for people, none where there are no averages."""
+        if not self.averaged:
+            return []
+        used = "used" if self.used else "not used"
+        lines = [f"averages of {len(self.averaged)} variables in the checkpoint, {used}"]
+        if self.used and self.without:
+            lines.append(f"without an average, so read as they are: {first_of(self.without)}")
+        return lines
 
 
 def find_variables(

@@ -110,10 +110,14 @@ def parse_ref(text: str) -> Ref:
     return Ref(name, int(output)) if colon and output.isdigit() else Ref(text)
 
 
-def to_graph_def(graph: Graph, versions: Any) -> Any:
-    """A GraphDef to import, without devices (a GPU that is not here), colocation and other hints."""
+def import_graph(graph: Graph, meta: MetaGraph, name: str = "") -> None:
+    """Import `graph`, a part of `meta`, under `name` into TensorFlow's default graph.
+
+    Devices (a GPU that is not here), colocation and other hints are left out. FinetuneError where TensorFlow does not
+    take it.
+    """
     graph_def = tf.compat.v1.GraphDef()
-    graph_def.versions.CopyFrom(versions)
+    graph_def.versions.CopyFrom(meta.versions)
     for node in graph.nodes.values():
         proto = graph_def.node.add()
         proto.name, proto.op = node.name, node.op
@@ -126,17 +130,9 @@ def to_graph_def(graph: Graph, versions: Any) -> Any:
             proto.attr["shared_name"].s = node.name.encode()
             proto.attr["container"].s = b""
     graph_def.library.function.extend(graph.functions[name] for name in called(graph))
-    return graph_def
-
-
-def import_graph(graph: Graph, meta: MetaGraph, name: str = "") -> None:
-    """Import `graph`, a part of `meta`, under `name` into TensorFlow's default graph.
-
-    FinetuneError where TensorFlow refuses it.
-    """
     stripped = meta.stripped if meta.stripped.op else None
     try:
-        tf.import_graph_def(to_graph_def(graph, meta.versions), name=name, producer_op_list=stripped)
+        tf.import_graph_def(graph_def, name=name, producer_op_list=stripped)
     except (ValueError, TypeError, tf.errors.OpError) as error:
         raise FinetuneError(
             f"TensorFlow {tf.__version__} does not take the graph of {meta.path} ({first_line(error)}): it was written "

@@ -6,7 +6,7 @@ graph updates its moving statistics, and whether its train op does.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tensorflow as tf
@@ -41,28 +41,19 @@ _APPLY = re.compile(r"^(Resource)?(Sparse)?Apply[A-Z]")
 
 
 @dataclass(frozen=True)
-class Undropped:
-    """A graph, the nodes where dropout was cut out of it, and the random operations that are left in it."""
-
-    graph: Graph
-    cut: tuple[str, ...]
-    random: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Modes:
     """batch, moving: what runs for the logits under either value of the switch, without dropout.
 
-    layers: those that `switch` switches. known: its value that selects batch statistics, and values of placeholders.
-    lines: what was found, to print.
+    layers: those that `switch` switches, which is None where the file has one mode only. known: the switch's value that
+    selects batch statistics, and values of placeholders. lines: what was found, to print.
     """
 
     batch: Graph
     moving: Graph
     layers: tuple[Layer, ...]
-    switch: Ref
-    known: Mapping[Ref, np.ndarray]
-    lines: tuple[str, ...]
+    switch: Ref | None = None
+    known: Mapping[Ref, np.ndarray] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
 
 
 def fed(graph: Graph, images: Input, logits: Ref) -> Graph:
@@ -122,23 +113,29 @@ def _by(graph: Graph, switch: Ref, known: Mapping[Ref, np.ndarray], how: str) ->
     dtype = tf.as_dtype(data_type(graph.producer(switch)) or tf.bool).as_numpy_dtype
     yes, no = np.asarray(True, dtype), np.asarray(False, dtype)
     with_yes, with_no = (logits_with(graph, {**known, switch: value}) for value in (yes, no))
-    guessed, lines = _guesses({**with_yes.graph.nodes, **with_no.graph.nodes})
+    nodes = {**with_yes[0].nodes, **with_no[0].nodes}
+    guessed = _guesses(nodes)
     if guessed:
         with_yes, with_no = (logits_with(graph, {**known, **guessed, switch: value}) for value in (yes, no))
-    for batch, moving, training in ((with_yes, with_no, yes), (with_no, with_yes, no)):
-        switched = pair(find_sites(batch.graph), find_sites(moving.graph))
+    for (batch, cut), (moving, _), training in ((with_yes, with_no, yes), (with_no, with_yes, no)):
+        switched = pair(find_sites(batch), find_sites(moving))
         if switched.layers:
-            _require_values(batch.graph, moving.graph)
-            means = "True" if training else "False"
-            first = f"training switch {describe(graph.producer(switch))}: {how}; {means} is batch statistics"
-            lines = [first, *lines, *_lines(switched, batch)]
+            _require_values(batch, moving)
+            lines = [
+                f"training switch {describe(graph.producer(switch))}: {how}; {bool(training)} is batch statistics",
+                *(
+                    f"{describe(nodes[ref.node])} = {value}: guessed; --feed {ref.node}=VALUE overrides it"
+                    for ref, value in guessed.items()
+                ),
+                *_lines(switched, batch, cut),
+            ]
             known = {**known, **guessed, switch: training}
-            return Modes(batch.graph, moving.graph, switched.layers, switch, known, tuple(lines))
+            return Modes(batch, moving, switched.layers, switch, known, tuple(lines))
     return None
 
 
-def logits_with(graph: Graph, known: Mapping[Ref, np.ndarray]) -> Undropped:
-    """The nodes that run for the logits when the tensors of `known` have these values."""
+def logits_with(graph: Graph, known: Mapping[Ref, np.ndarray]) -> tuple[Graph, list[str]]:
+    """The nodes that run for the logits when the tensors of `known` have these values; see `without_dropout`."""
     folded = fold(graph, known, [LOGITS])
     return without_dropout(computing(folded).only([LOGITS]), [LOGITS])
 
@@ -158,9 +155,9 @@ def computing(graph: Graph) -> Graph:
     return Graph(nodes, graph.functions)
 
 
-def _guesses(nodes: Mapping[str, Node]) -> tuple[dict[Ref, np.ndarray], list[str]]:
-    """Values that turn dropout off, with a line for each: the share kept is 1, the share dropped 0, a switch off."""
-    guessed, lines = {}, []
+def _guesses(nodes: Mapping[str, Node]) -> dict[Ref, np.ndarray]:
+    """Values that turn dropout off: the share kept is 1, the share dropped 0, a switch off."""
+    guessed = {}
     for node in nodes.values():
         if not _is_scalar_placeholder(node) or node.name == IMAGES:
             continue
@@ -172,8 +169,7 @@ def _guesses(nodes: Mapping[str, Node]) -> tuple[dict[Ref, np.ndarray], list[str
             value = 1.0 if _KEEP.search(node.name) else 0.0
         if value is not None:
             guessed[Ref(node.name)] = np.asarray(value, dtype.as_numpy_dtype)
-            lines.append(f"{describe(node)} = {value}: guessed; --feed {node.name}=VALUE overrides it")
-    return guessed, lines
+    return guessed
 
 
 def _require_values(*graphs: Graph) -> None:
@@ -195,19 +191,19 @@ def _require_batchnorm(graph: Graph, known: Mapping[Ref, np.ndarray]) -> None:
     names = {node.op for node in graph.nodes.values()}
     for function in graph.functions.values():
         names |= {proto.op for proto in function.node_def}
-    sites = find_sites(logits_with(graph, known).graph)
+    sites = find_sites(logits_with(graph, known)[0])
     if not sites and not names & FUSED:
         raise FinetuneError(
             "the graph has no BatchNorm on the way to its logits: there is nothing for diagnose-bn to examine"
         )
 
 
-def _lines(switched: SwitchedLayers, batch: Undropped) -> list[str]:
+def _lines(switched: SwitchedLayers, batch: Graph, cut: list[str]) -> list[str]:
     lines = []
-    if batch.cut:
-        lines.append(f"dropout off in both modes: cut at {first_of(batch.cut)}")
-    if batch.random:
-        lines.append(f"still random with the switch on, which makes its figures vary: {first_of(batch.random)}")
+    if cut:
+        lines.append(f"dropout off in both modes: cut at {first_of(cut)}")
+    if random := [node.name for node in batch.nodes.values() if node.op in RANDOM]:
+        lines.append(f"still random with the switch on, which makes its figures vary: {first_of(random)}")
     for nodes, always in ((switched.always_batch, "batch"), (switched.always_moving, "moving")):
         if nodes:
             many = f"{len(nodes)} BN layers use" if len(nodes) > 1 else "1 BN layer uses"
@@ -215,8 +211,8 @@ def _lines(switched: SwitchedLayers, batch: Undropped) -> list[str]:
     return lines
 
 
-def without_dropout(graph: Graph, roots: Iterable[str]) -> Undropped:
-    """`graph` with every dropout passing its input on unchanged, neither masked nor scaled.
+def without_dropout(graph: Graph, roots: Iterable[str]) -> tuple[Graph, list[str]]:
+    """`graph` with every dropout passing its input on unchanged, neither masked nor scaled; the nodes where it was cut.
 
     A dropout is a product with (or a selection by) a mask that compares or floors random numbers, as every
     `tf.nn.dropout` since 0.x builds it. A mask over whole images (stochastic depth) is one as well.
@@ -230,8 +226,7 @@ def without_dropout(graph: Graph, roots: Iterable[str]) -> Undropped:
     graph = graph.with_nodes(mended.values())
     # Cuts inside conditions may leave nodes of which only the shape was used.
     graph = graph.only(roots)
-    random = tuple(node.name for node in graph.nodes.values() if node.op in RANDOM)
-    return Undropped(graph, tuple(name for name in mended if name in graph.nodes), random)
+    return graph, [name for name in mended if name in graph.nodes]
 
 
 def _masked(graph: Graph, consumers: dict[str, list[Node]], random: Node) -> list[tuple[Node, Ref]]:
@@ -292,10 +287,10 @@ class Wiring:
     updates. optimizer: the type of the first update of weights, None where there is none.
     """
 
-    collected: int
-    updates: tuple[str, ...]
-    run: int | None
-    optimizer: str | None
+    collected: int = 0
+    updates: tuple[str, ...] = ()
+    run: int | None = None
+    optimizer: str | None = None
 
     @property
     def train_op_runs_updates(self) -> bool | None:

@@ -284,14 +284,11 @@ class Values:
     def _work_out(self, node: Node, ref: Ref, depth: int) -> np.ndarray | None:
         if node.op == "Const":
             return constant_value(node)
-        if node.op in ("Identity", "StopGradient", *SWITCHES):
-            return self.of(node.inputs[0], depth + 1)
-        if node.op == "Cast":
-            value = self.of(node.inputs[0], depth + 1)
-            target = node.attr["DstT"].type
-            if value is None or not known_type(target):
-                return None
-            return value.astype(tf.as_dtype(target).as_numpy_dtype)
+        if node.op in ("Identity", "StopGradient", "Cast", *SWITCHES):
+            value, target = self.of(node.inputs[0], depth + 1), node.attr["DstT"].type
+            if value is None or node.op != "Cast":
+                return value
+            return value.astype(tf.as_dtype(target).as_numpy_dtype) if known_type(target) else None
         if node.op not in _ARITHMETIC:
             return None
         inputs = [self.of(each, depth + 1) for each in node.inputs]

@@ -88,7 +88,7 @@ def test_both_accuracies_and_the_cause_are_those_of_the_keras_model(trained):
     assert causes[0] != "healthy"
     assert [layer.name for layer in ours.layers] == ["stem_bn", "first_1/bn_1", "second_1/bn_1", "last_bn"]
     assert [layer.epsilon for layer in ours.layers] == [1e-4, 1e-3, 1e-3, 1e-3]
-    assert ours.scales_pixels
+    assert ours.facts.scales_pixels
 
 
 def test_moments_are_those_of_numpy_and_restoring_leaves_the_model_as_it_was(trained):
