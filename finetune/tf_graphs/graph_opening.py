@@ -14,31 +14,11 @@ from checkpoints.formats import Checkpoint, open_checkpoint
 from checkpoints.formats.saved_model import open_by_keys
 from finetune.errors import FinetuneError, WrongUse
 from finetune.tf_graphs.graph_subject import GraphFacts, GraphSubject, moving_statistics
+from finetune.tf_graphs.program import graph_files
 from finetune.tf_graphs.program.fold import INSIDE, fold
-from finetune.tf_graphs.program.graph_files import (
-    OUTPUT,
-    SavedModel,
-    all_initial,
-    find_variables,
-    global_step,
-    load_variables,
-    locate_graph,
-    read_meta_graph,
-    read_saved_model,
-    variables_of,
-)
 from finetune.tf_graphs.program.graphdef import MetaGraph, refuse
-from finetune.tf_graphs.program.modes import (
-    Modes,
-    Wiring,
-    computing,
-    fed,
-    find_modes,
-    find_wiring,
-    logits_with,
-    without_dropout,
-)
-from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Ref, Values, data_type
+from finetune.tf_graphs.program.modes import Modes, fed, find_modes, find_wiring, logits_with, with_updates
+from finetune.tf_graphs.program.nodes import IMAGES, PLACEHOLDERS, Graph, Ref, Values
 from finetune.tf_graphs.program.roles import Input, describe, find_input, find_logits, named
 from finetune.tf_graphs.program.sites import Layer, Site, batchwise, find_sites, pair
 from finetune.tf_graphs.writing import GraphFiles
@@ -67,8 +47,8 @@ def open_graph(
     The file is not trusted: only operations that compute are run. Raises FinetuneError, WrongUse or CheckpointError
     where something is missing, ambiguous, or does not fit.
     """
-    path, weights = locate_graph(Path(meta), checkpoint)
-    saved = read_meta_graph(path)
+    path, weights = graph_files.locate_graph(Path(meta), checkpoint)
+    saved = graph_files.read_meta_graph(path)
     graph = saved.graph
     known = dict(_feed(graph, text) for text in feeds)
     end, found = (named(graph, logits, "--logits"), f"logits {logits}: as given") if logits else find_logits(graph)
@@ -90,37 +70,19 @@ def _with_weights(
 ) -> GraphSubject:
     layers, whole = modes.layers, fold(saved.graph, modes.known, saved.graph.nodes)
     wiring = find_wiring(whole, [name for layer in layers for name in (layer.mean, layer.variance)], saved.collections)
-    variables = variables_of(modes.moving) | variables_of(modes.batch)
-    places, averages = find_variables(saved, opened, variables, use_averages=use_averages)
-    values = load_variables(opened, places)
-    updating = _updating(whole, wiring, saved, values)
-    step = global_step(saved, opened)
+    variables = graph_files.variables_of(modes.moving) | graph_files.variables_of(modes.batch)
+    places, averages = graph_files.find_variables(saved, opened, variables, use_averages=use_averages)
+    values = graph_files.load_variables(opened, places)
+    updating = with_updates(whole, wiring, saved.path, values)
+    step = graph_files.global_step(saved, opened)
     updates = step if wiring.train_op_runs_updates else None
-    if wiring.run == 0 and all_initial(moving_statistics(layers, values)):
+    if wiring.run == 0 and graph_files.all_initial(moving_statistics(layers, values)):
         updates = 0
     facts = GraphFacts((*lines, *wiring.lines(), *averages.lines()), step, updates, averages, wiring)
     files = GraphFiles(saved.path, opened, places)
     if updating is None:
         return GraphSubject(saved, modes, images, values, files, facts)
     return GraphSubject(saved, replace(modes, batch=updating), images, values, files, facts, wiring.updates)
-
-
-def _updating(whole: Graph, wiring: Wiring, saved: MetaGraph, values: dict[str, np.ndarray]) -> Graph | None:
-    """The graph under batch statistics with its updates, which are only run to measure the decay.
-
-    None where they cannot be run.
-    """
-    if not wiring.updates:
-        return None
-    roots = [LOGITS, *wiring.updates]
-    graph, _ = without_dropout(computing(whole.only(roots)).only(roots), roots)
-    try:
-        refuse(graph, saved.path, updating=True)
-    except FinetuneError:
-        return None
-    given = {*values, IMAGES}
-    needed = [*variables_of(graph), *(n.name for n in graph.nodes.values() if n.op in ("Placeholder", "PlaceholderV2"))]
-    return graph if given >= set(needed) else None
 
 
 def _require_no_softmax(graph: Graph, logits: Ref) -> None:
@@ -139,7 +101,7 @@ def _feed(graph: Graph, text: str) -> tuple[Ref, np.ndarray]:
         raise WrongUse(f"--feed {text}: expected NAME=VALUE, as in --feed keep_prob=1.0")
     ref = named(graph, name, "--feed")
     node = graph.producer(ref)
-    dtype = tf.as_dtype(data_type(node) or tf.float32)
+    dtype = tf.as_dtype(node.data_type() or tf.float32)
     if node.op not in PLACEHOLDERS:
         raise WrongUse(f"--feed {text}: {describe(node)} is no placeholder")
     try:
@@ -158,12 +120,12 @@ def open_exported(directory: Path) -> GraphSubject:
     FinetuneError where it has no signature for images, hides its BatchNorm, or would run anything else;
     CheckpointError where it is damaged.
     """
-    model = read_saved_model(directory)
+    model = graph_files.read_saved_model(directory)
     values = Values(model.meta.graph)
     placeholders = [node for node in model.meta.graph.nodes.values() if node.op == "PlaceholderWithDefault"]
     # In serving, placeholders keep their defaults.
     defaults = {Ref(node.name): known for node in placeholders if (known := values.of(node.inputs[0])) is not None}
-    graph = fold(model.meta.graph, defaults, [OUTPUT])
+    graph = fold(model.meta.graph, defaults, [graph_files.OUTPUT])
     logits, found = _logits(graph, model)
     if model.images.node not in graph.nodes:
         raise FinetuneError(
@@ -183,7 +145,7 @@ def open_exported(directory: Path) -> GraphSubject:
     batch = batchwise(moving, sites, model.meta)
     switched = pair(find_sites(batch), sites)
     opened = open_by_keys(directory)
-    places, _ = find_variables(model.meta, opened, variables_of(moving))
+    places, _ = graph_files.find_variables(model.meta, opened, graph_files.variables_of(moving))
     lines = [
         f"signature '{model.signature}' of {directory}, {found}",
         "it was exported without is_training=True, which is added to its graph",
@@ -192,12 +154,12 @@ def open_exported(directory: Path) -> GraphSubject:
         lines.append(f"{len(switched.always_batch)} more layers normalise by the batch in any case")
     facts = GraphFacts(tuple(lines), scales_pixels=_scales(moving))
     modes, files = Modes(batch, moving, _named(switched.layers)), GraphFiles(directory, opened, places, model.twins)
-    return GraphSubject(model.meta, modes, images, load_variables(opened, places), files, facts)
+    return GraphSubject(model.meta, modes, images, graph_files.load_variables(opened, places), files, facts)
 
 
-def _logits(graph: Graph, model: SavedModel) -> tuple[Ref, str]:
+def _logits(graph: Graph, model: graph_files.SavedModel) -> tuple[Ref, str]:
     """The output, or what its softmax reads where it ends in one; and words that say which."""
-    ref, found = Ref(OUTPUT), "its output used as logits"
+    ref, found = Ref(graph_files.OUTPUT), "its output used as logits"
     while (node := graph.producer(ref)).op in ("Identity", "StopGradient", "IdentityN", "Softmax", "LogSoftmax"):
         if node.op in ("Softmax", "LogSoftmax"):
             found = "logits: what its softmax is made of"

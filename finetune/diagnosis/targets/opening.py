@@ -4,12 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune.backbone import SUFFIXES, is_saved_model
-from finetune.diagnosis.targets.foreign_model import (
-    open_catalogued,
-    open_keras_model,
-    open_saved_model,
-    open_tf_graph,
-)
+from finetune.diagnosis.targets import foreign_model
 from finetune.diagnosis.targets.options import TargetOptions
 from finetune.diagnosis.targets.run import open_run_target
 from finetune.diagnosis.targets.target import Target
@@ -22,11 +17,11 @@ _GRAPH_ONLY = ("input", "logits", "is_training", "input_layout", "feed")
 def open_target(request: TargetOptions) -> Target:
     """Open what `request` names, with its data. Raises WrongUse for options that contradict each other."""
     opener = _opener(request)
-    if opener is not open_tf_graph:
+    if opener is not foreign_model.open_tf_graph:
         given = [f"--{name.replace('_', '-')}" for name in _GRAPH_ONLY if getattr(request, name)]
         if given:
             raise WrongUse(f"{given[0]} is for TF1 graphs: give --meta-graph FILE.meta with it, or leave it out")
-    if request.ema and opener not in (open_tf_graph, open_catalogued):
+    if request.ema and opener not in (foreign_model.open_tf_graph, foreign_model.open_catalogued):
         raise WrongUse("--ema is for TF1 checkpoints: give --backbone and --checkpoint, or --meta-graph")
     return opener(request)
 
@@ -38,9 +33,9 @@ def _opener(request: TargetOptions) -> Callable[[TargetOptions], Target]:
     if len(named) > 1:
         raise WrongUse(f"{' and '.join(named)} name two models: give one of them")
     if request.meta_graph:
-        return open_tf_graph
+        return foreign_model.open_tf_graph
     if request.backbone:
-        return open_catalogued
+        return foreign_model.open_catalogued
     if request.target is None:
         raise WrongUse(
             "missing the model to examine: a run directory, a .keras or .h5 file, a SavedModel directory; or "
@@ -53,9 +48,9 @@ def _opener(request: TargetOptions) -> Callable[[TargetOptions], Target]:
     if (folder / "config.json").is_file() and (path.is_dir() or path.suffix == ".keras"):
         return open_run_target
     if path.suffix in SUFFIXES:
-        return open_keras_model
+        return foreign_model.open_keras_model
     if path.is_dir() and is_saved_model(path):
-        return open_saved_model
+        return foreign_model.open_saved_model
     raise FinetuneError(_unknown(path))
 
 

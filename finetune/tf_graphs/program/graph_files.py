@@ -21,7 +21,7 @@ from checkpoints.formats.saved_model import parse_saved_model
 from finetune.errors import FinetuneError
 from finetune.tf_graphs.program.fold import fold
 from finetune.tf_graphs.program.graphdef import MetaGraph, Saved, parse_ref, read_graph
-from finetune.tf_graphs.program.nodes import Graph, Node, Ref, constant_value, declared_shape, first_of, new_node
+from finetune.tf_graphs.program.nodes import Graph, Node, Ref, first_of, new_node
 
 _EXPECTED = "expected the .meta file that tf.compat.v1.train.Saver writes beside a checkpoint (model.ckpt-1000.meta)"
 _LARGEST = 2**31 - 1
@@ -115,7 +115,7 @@ def places_saved(graph: Graph) -> dict[str, tuple[Saved, ...]]:
 
 def _texts(graph: Graph, ref: Ref) -> list[str]:
     node = graph.producer(ref)
-    if node.op != "Const" or constant_value(node) is not None:
+    if node.op != "Const" or node.constant_value is not None:
         return []
     return [text.decode("utf-8", "replace") for text in node.attr["value"].tensor.string_val]
 
@@ -177,7 +177,7 @@ def find_variables(
 
 
 def _require_shape(variable: Node, saved: Saved, checkpoint: Checkpoint) -> None:
-    wanted, kept = declared_shape(variable), checkpoint.shapes[saved.key]
+    wanted, kept = variable.declared_shape(), checkpoint.shapes[saved.key]
     if saved.part or wanted is None or None in wanted or tuple(wanted) == tuple(kept):
         return
     raise FinetuneError(

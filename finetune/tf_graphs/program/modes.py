@@ -11,23 +11,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import tensorflow as tf
 
-from checkpoints.formats.operations import ASSIGNMENTS, FUSED, RANDOM
+from checkpoints.formats.operations import ASSIGNMENTS, FUSED, RANDOM, VARIABLES
 from finetune.errors import FinetuneError, WrongUse
 from finetune.tf_graphs.program.fold import fold
-from finetune.tf_graphs.program.graphdef import ALLOWED, parse_ref
-from finetune.tf_graphs.program.nodes import (
-    IMAGES,
-    LOGITS,
-    PLACEHOLDERS,
-    Graph,
-    Node,
-    Ref,
-    constant_value,
-    data_type,
-    declared_shape,
-    first_of,
-    new_node,
-)
+from finetune.tf_graphs.program.graphdef import ALLOWED, parse_ref, refuse
+from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Node, Ref, first_of, new_node
 from finetune.tf_graphs.program.roles import Input, describe, listed
 from finetune.tf_graphs.program.sites import Layer, SwitchedLayers, find_sites, pair
 
@@ -97,20 +85,20 @@ def _switches(graph: Graph, known: Mapping[Ref, np.ndarray]) -> list[Ref]:
     """Scalar placeholders that can mean yes or no, those of type bool first."""
     found = {}
     for node in graph.nodes.values():
-        dtype = tf.as_dtype(data_type(node) or tf.string)
-        number = (dtype.is_integer or dtype.is_floating) and declared_shape(node) == ()
+        dtype = tf.as_dtype(node.data_type() or tf.string)
+        number = (dtype.is_integer or dtype.is_floating) and node.declared_shape() == ()
         if _is_scalar_placeholder(node) and (dtype.is_bool or number):
             found[Ref(node.name)] = dtype.is_bool
     return sorted((ref for ref in found if ref not in known), key=lambda ref: not found[ref])
 
 
 def _is_scalar_placeholder(node: Node) -> bool:
-    return node.op in PLACEHOLDERS and declared_shape(node) in ((), None)
+    return node.op in PLACEHOLDERS and node.declared_shape() in ((), None)
 
 
 def _by(graph: Graph, switch: Ref, known: Mapping[Ref, np.ndarray], how: str) -> Modes | None:
     """The modes by one tensor, None where it switches nothing."""
-    dtype = tf.as_dtype(data_type(graph.producer(switch)) or tf.bool).as_numpy_dtype
+    dtype = tf.as_dtype(graph.producer(switch).data_type() or tf.bool).as_numpy_dtype
     yes, no = np.asarray(True, dtype), np.asarray(False, dtype)
     with_yes, with_no = (logits_with(graph, {**known, switch: value}) for value in (yes, no))
     nodes = {**with_yes[0].nodes, **with_no[0].nodes}
@@ -161,7 +149,7 @@ def _guesses(nodes: Mapping[str, Node]) -> dict[Ref, np.ndarray]:
     for node in nodes.values():
         if not _is_scalar_placeholder(node) or node.name == IMAGES:
             continue
-        dtype = tf.as_dtype(data_type(node) or tf.string)
+        dtype = tf.as_dtype(node.data_type() or tf.string)
         value: object = None
         if dtype.is_bool and node.op != "PlaceholderWithDefault":
             value = False
@@ -266,11 +254,11 @@ def _scalar(graph: Graph, ref: Ref, depth: int = 0) -> bool:
     """Whether a tensor is certainly a single number: constants, placeholders and their arithmetic."""
     node = graph.producer(ref)
     if node.op == "Const":
-        value = constant_value(node)
+        value = node.constant_value
         return value is not None and value.shape == ()
     if node.op in PLACEHOLDERS:
         # A share to keep is often a placeholder without a shape. No placeholder but the images goes through dropout.
-        return declared_shape(node) in ((), None) and bool(node.inputs or node.name != IMAGES)
+        return node.declared_shape() in ((), None) and bool(node.inputs or node.name != IMAGES)
     return (
         node.op in (*_ELEMENTWISE, "RealDiv", "Div", "Reciprocal")
         and depth < 20
@@ -347,3 +335,20 @@ def find_updates(graph: Graph, moving: set[str]) -> list[str]:
         and graph.source(node.inputs[0]).node in moving
         and any(ref.node in seen for ref in node.inputs[1:])
     ]
+
+
+def with_updates(whole: Graph, wiring: Wiring, path: object, variables: Iterable[str]) -> Graph | None:
+    """The graph under batch statistics with its updates, which are only run to measure the decay.
+
+    `whole` is folded for batch statistics; `variables` are those with a value. None where the updates cannot be run.
+    """
+    if not wiring.updates:
+        return None
+    roots = [LOGITS, *wiring.updates]
+    graph, _ = without_dropout(computing(whole.only(roots)).only(roots), roots)
+    try:
+        refuse(graph, path, updating=True)
+    except FinetuneError:
+        return None
+    read = {node.name for node in graph.nodes.values() if node.op in ("Placeholder", "PlaceholderV2", *VARIABLES)}
+    return graph if read <= {*variables, IMAGES} else None

@@ -97,9 +97,48 @@ class Node:
         """The nodes it reads, then those it waits for."""
         return [*(ref.node for ref in self.inputs), *self.control]
 
+    def data_type(self, output: int = 0) -> int:
+        """The DataType of an output by the node's attributes, 0 where they do not give it."""
+        for key in ("output_types", "component_types", "dtypes"):
+            if key in self.attr:
+                types = self.attr[key].list.type
+                return int(types[output]) if output < len(types) and known_type(types[output]) else 0
+        for key in ("dtype", "T", "DstT", "out_type", "output_type"):
+            if key in self.attr and known_type(self.attr[key].type):
+                return int(self.attr[key].type)
+        return 0
+
+    def declared_shape(self, output: int = 0) -> tuple[int | None, ...] | None:
+        """The shape the node's attributes give an output, None where they give none."""
+        for key in ("shape", "_output_shapes", "output_shapes"):
+            if key not in self.attr:
+                continue
+            value = self.attr[key]
+            shapes = [value.shape] if value.HasField("shape") else list(value.list.shape)
+            if key == "shape" and shapes:
+                output = 0
+            if output < len(shapes) and not shapes[output].unknown_rank:
+                return tuple(None if dim.size < 0 else int(dim.size) for dim in shapes[output].dim)
+        return None
+
+    @property
+    def constant_value(self) -> np.ndarray | None:
+        """The value of a Const node, None where it is not numeric or has more than 64 elements."""
+        proto = self.attr["value"].tensor
+        if not known_type(proto.dtype):
+            return None
+        dtype = tf.as_dtype(proto.dtype)
+        count = int(np.prod([float(dim.size) for dim in proto.tensor_shape.dim]))
+        if not (dtype.is_floating or dtype.is_integer or dtype.is_bool) or not 0 <= count <= _MOST_VALUES:
+            return None
+        try:
+            return np.asarray(tf.make_ndarray(proto))
+        except (ValueError, TypeError):
+            return None
+
     def identity(self, of: Ref) -> "Node":
         """A node of the same name and type that passes `of` on."""
-        return new_node(self.name, "Identity", of, T=data_type(self) or tf.float32)
+        return new_node(self.name, "Identity", of, T=self.data_type() or tf.float32)
 
 
 @dataclass(frozen=True)
@@ -212,38 +251,12 @@ class Graph:
         return ref
 
 
-def data_type(node: Node, output: int = 0) -> int:
-    """The DataType of a node's output by its attributes, 0 where they do not give it."""
-    for key in ("output_types", "component_types", "dtypes"):
-        if key in node.attr:
-            types = node.attr[key].list.type
-            return int(types[output]) if output < len(types) and known_type(types[output]) else 0
-    for key in ("dtype", "T", "DstT", "out_type", "output_type"):
-        if key in node.attr and known_type(node.attr[key].type):
-            return int(node.attr[key].type)
-    return 0
-
-
 def known_type(number: int) -> bool:
     """Whether this is a DataType that TensorFlow has."""
     try:
         return bool(number) and tf.as_dtype(number) is not None
     except TypeError:
         return False
-
-
-def declared_shape(node: Node, output: int = 0) -> tuple[int | None, ...] | None:
-    """The shape a node's attributes give an output, None where they give none."""
-    for key in ("shape", "_output_shapes", "output_shapes"):
-        if key not in node.attr:
-            continue
-        value = node.attr[key]
-        shapes = [value.shape] if value.HasField("shape") else list(value.list.shape)
-        if key == "shape" and shapes:
-            output = 0
-        if output < len(shapes) and not shapes[output].unknown_rank:
-            return tuple(None if dim.size < 0 else int(dim.size) for dim in shapes[output].dim)
-    return None
 
 
 def new_node(name: str, op: str, *inputs: Ref, **attributes: Any) -> Node:
@@ -283,7 +296,7 @@ class Values:
 
     def _work_out(self, node: Node, ref: Ref, depth: int) -> np.ndarray | None:
         if node.op == "Const":
-            return constant_value(node)
+            return node.constant_value
         if node.op in ("Identity", "StopGradient", "Cast", *SWITCHES):
             value, target = self.of(node.inputs[0], depth + 1), node.attr["DstT"].type
             if value is None or node.op != "Cast":
@@ -300,18 +313,3 @@ class Values:
             return None
         with np.errstate(all="ignore"):
             return np.asarray(_ARITHMETIC[node.op](*inputs))
-
-
-def constant_value(node: Node) -> np.ndarray | None:
-    """The value of a Const node, None where it is not numeric or has more than 64 elements."""
-    proto = node.attr["value"].tensor
-    if not known_type(proto.dtype):
-        return None
-    dtype = tf.as_dtype(proto.dtype)
-    count = int(np.prod([float(dim.size) for dim in proto.tensor_shape.dim]))
-    if not (dtype.is_floating or dtype.is_integer or dtype.is_bool) or not 0 <= count <= _MOST_VALUES:
-        return None
-    try:
-        return np.asarray(tf.make_ndarray(proto))
-    except (ValueError, TypeError):
-        return None

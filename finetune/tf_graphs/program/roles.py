@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from checkpoints.formats.operations import VARIABLES
 from finetune.errors import FinetuneError, WrongUse
-from finetune.tf_graphs.program.nodes import PLACEHOLDERS, Graph, Node, Ref, Values, data_type, declared_shape, first_of
+from finetune.tf_graphs.program.nodes import PLACEHOLDERS, Graph, Node, Ref, Values, first_of
 
 Layout = Literal["nhwc", "nchw", "flat-nhwc", "flat-nchw"]
 LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw", "flat-nhwc", "flat-nchw")
@@ -69,9 +69,9 @@ def listed(graph: Graph) -> str:
 
 def describe(node: Node, output: int = 0) -> str:
     """`x:0 (float32 [?, 32, 32, 3])`."""
-    shape = declared_shape(node, output)
+    shape = node.declared_shape(output)
     sides = "any shape" if shape is None else f"[{', '.join('?' if side is None else str(side) for side in shape)}]"
-    dtype = data_type(node, output)
+    dtype = node.data_type(output)
     return f"{node.name}:{output} ({tf.as_dtype(dtype).name if dtype else 'unknown type'} {sides})"
 
 
@@ -160,7 +160,7 @@ def find_input(graph: Graph, logits: Ref, chosen: Ref | None, layout: str | None
     }
     for candidates, how in ((placeholders, "the placeholder"), (list(pipelines), "what the input pipeline gives, cut")):
         images = [ref for ref in candidates if _image(needed, ref)]
-        sure = [ref for ref in images if declared_shape(needed.producer(ref), ref.output)]
+        sure = [ref for ref in images if needed.producer(ref).declared_shape(ref.output)]
         images = sure or images
         if len(images) == 1:
             ref = images[0]
@@ -179,7 +179,7 @@ def find_input(graph: Graph, logits: Ref, chosen: Ref | None, layout: str | None
 
 def _image(graph: Graph, ref: Ref) -> bool:
     node = graph.producer(ref)
-    dtype, shape = data_type(node, ref.output), declared_shape(node, ref.output)
+    dtype, shape = node.data_type(ref.output), node.declared_shape(ref.output)
     if not dtype or not (tf.as_dtype(dtype).is_floating or tf.as_dtype(dtype) == tf.uint8):
         return False
     if shape is None or len(shape) == 4:
@@ -189,7 +189,7 @@ def _image(graph: Graph, ref: Ref) -> bool:
 
 def _input(graph: Graph, ref: Ref, layout: str | None, how: str) -> Input:
     node = graph.producer(ref)
-    shape, dtype = declared_shape(node, ref.output), data_type(node, ref.output) or tf.float32.as_datatype_enum
+    shape, dtype = node.declared_shape(ref.output), node.data_type(ref.output) or tf.float32.as_datatype_enum
     if layout is not None and layout not in LAYOUTS:
         raise WrongUse(f"--input-layout {layout}: expected one of {', '.join(LAYOUTS)}")
     used: Layout | None = next((each for each in LAYOUTS if each == layout), None) or _layout(graph, ref, shape)
