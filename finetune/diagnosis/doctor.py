@@ -68,8 +68,7 @@ def _preprocessing(check: PreprocessingCheck | None) -> dict[str, Any] | None:
         "trials": [asdict(trial) for trial in check.trials],
         "best": check.best,
         "best_accuracy": {
-            "test": check.test.accuracy if check.test else None,
-            "train": check.train.accuracy if check.train else None,
+            name: scored and scored.accuracy for name, scored in (("test", check.test), ("train", check.train))
         },
     }
 
@@ -128,11 +127,7 @@ class Recalibration:
 
 
 def recalibrate_bn(
-    target: Target,
-    *,
-    out: Path | None = None,
-    images: int = 10_000,
-    on_batch: Callable[[], None] | None = None,
+    target: Target, *, out: Path | None = None, images: int = 10_000, on_batch: Callable[[], None] | None = None
 ) -> Recalibration:
     """Write a copy of the model whose moving statistics are those of `images` training images.
 

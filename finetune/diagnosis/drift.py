@@ -78,22 +78,15 @@ _LEAST_WAY = 0.05
 
 
 def _share(rows: Sequence[tuple[Pair, Moments, float, Pair]]) -> tuple[float, float] | None:
-    """(share, residual) of the weighted least squares fit; means in sigmas, variances relative to the data's.
+    """(share, residual) of the weighted least squares fit.
 
     A coordinate whose start is more than one sigma from the data counts as if it were one sigma away. Otherwise, a
     variance that was 1 where the data's is 1e-4 would outweigh everything else.
     """
-    along: list[np.ndarray] = []
-    way: list[np.ndarray] = []
-    for moving, data, epsilon, start in rows:
-        variance = np.maximum(data.variance, 0) + epsilon
-        sigma = np.sqrt(variance)
-        for index, (middle, unit) in enumerate(((data.mean, sigma), (data.variance, variance))):
-            along.append((np.asarray(moving[index], np.float64) - middle) / unit)
-            way.append((np.asarray(start[index], np.float64) - middle) / unit)
-    if not way:
+    if not rows:
         return None
-    y, x = np.concatenate(along), np.concatenate(way)
+    y = np.concatenate([_scaled(moving, data, epsilon) for moving, data, epsilon, _ in rows])
+    x = np.concatenate([_scaled(start, data, epsilon) for _, data, epsilon, start in rows])
     known = np.isfinite(x) & np.isfinite(y)
     y, x = y[known], x[known]
     weight = 1.0 / np.maximum(1.0, x * x)
@@ -102,6 +95,13 @@ def _share(rows: Sequence[tuple[Pair, Moments, float, Pair]]) -> tuple[float, fl
         return None
     share = float(np.sum(weight * x * y) / length)
     return share, float(np.sqrt(np.sum(weight * (y - share * x) ** 2) / length))
+
+
+def _scaled(pair: Pair, data: Moments, epsilon: float) -> np.ndarray:
+    """Distances from the data: of the means in sigmas, then of the variances relative to the data's, `[2 channels]`."""
+    variance = np.maximum(data.variance, 0) + epsilon
+    own = [np.asarray(array, np.float64) for array in pair]
+    return np.concatenate([(own[0] - data.mean) / np.sqrt(variance), (own[1] - data.variance) / variance])
 
 
 def _apart(one: Pair, data: Moments, epsilon: float) -> Pair:

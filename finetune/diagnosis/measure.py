@@ -6,7 +6,7 @@ figures call for them.
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -28,7 +28,6 @@ from finetune.evaluation.significance import Paired, compare_paired
 
 Extent = Literal["quick", "default", "all"]
 """Which further checks: none, those the figures call for, every one."""
-ALL = frozenset({"preprocessing", "batches", "partial"})
 SIZES = (1, 2, 8, 32, 128)
 """Batch sizes at which `is_training=True` is tried."""
 _FIRST_LAYER = 32
@@ -69,7 +68,7 @@ def examine(
         generous = thorough or suspicious(evidence)
         budget = CheckBudget(evaluator, subject, test, train, generous=generous, thorough=thorough)
         if extent != "quick":
-            evidence = further_checks(evidence, budget, tested.moving, trained.moving, trained.batch.moments)
+            evidence = further_checks(evidence, budget, tested, trained)
     return evidence
 
 
@@ -171,35 +170,17 @@ def suspicious(evidence: BNEvidence) -> bool:
     return helped or not all(layer.finite for layer in evidence.layers)
 
 
-def called_for(evidence: BNEvidence) -> Collection[str]:
-    """The checks whose outcome could change the verdict."""
-    found = set()
+def further_checks(evidence: BNEvidence, budget: CheckBudget, tested: ModePasses, trained: ModePasses) -> BNEvidence:
+    """Make the checks whose outcome could change the verdict, or all where the budget is thorough."""
     doubtful, train = suspicious(evidence), evidence.train.is_training_false
-    if doubtful or train.accuracy < thresholds.GOOD_ON_TRAINING:
-        found.add("preprocessing")
-    if doubtful or not train.loss <= thresholds.UNDERTRAINED * math.log(evidence.classes):
-        found.add("batches")
-    if doubtful and 0 < sum(layer.at_initial for layer in evidence.layers) < len(evidence.layers):
-        found.add("partial")
-    return frozenset(found)
-
-
-def further_checks(
-    evidence: BNEvidence, budget: CheckBudget, test: Pass, train: Pass, pooled: list[Moments]
-) -> BNEvidence:
-    """Make the checks that the evidence calls for, or all where the budget is thorough.
-
-    `test` and `train` are the passes over all images with `is_training=False`; `pooled` are the statistics of the
-    training images, by layer.
-    """
-    called = ALL if budget.thorough else called_for(evidence)
-    if "preprocessing" in called:
-        check = check_preprocessing(budget, test, train, reach=evidence.train.within_reach)
+    if budget.thorough or doubtful or train.accuracy < thresholds.GOOD_ON_TRAINING:
+        check = check_preprocessing(budget, tested.moving, trained.moving, reach=evidence.train.within_reach)
         evidence = replace(evidence, preprocessing=check)
-    if "partial" in called:
-        evidence = replace(evidence, partly_repaired=repair_partly(budget, evidence, pooled))
+    if budget.thorough or doubtful:
+        evidence = replace(evidence, partly_repaired=repair_partly(budget, evidence, trained.batch.moments))
     fed_wrongly = wrong_preprocessing(Reading(evidence, Commands(""))) is not None
-    if "batches" in called and (budget.thorough or not fed_wrongly):
+    undertrained = not train.loss <= thresholds.UNDERTRAINED * math.log(evidence.classes)
+    if budget.thorough or (not fed_wrongly and (doubtful or undertrained)):
         evidence = replace(evidence, batches=check_batches(budget))
     return evidence
 

@@ -34,20 +34,17 @@ class Predictions:
     @property
     def classes(self) -> np.ndarray:
         """int64 `[n]`: the predicted class, or -1 for none. Of equal logits the lower class, as argmax does."""
-        chosen: np.ndarray = self.top_classes[:, 0]
-        return chosen
+        return np.asarray(self.top_classes[:, 0])
 
     @property
     def confidences(self) -> np.ndarray:
         """float32 `[n]`: the probability of the predicted class."""
-        likeliest: np.ndarray = self.top_probabilities[:, 0]
-        return likeliest
+        return np.asarray(self.top_probabilities[:, 0])
 
     @property
     def correct(self) -> np.ndarray:
         """bool `[n]`: whether the predicted class is the label."""
-        right: np.ndarray = self.labels == self.classes
-        return right
+        return np.asarray(self.labels == self.classes)
 
     def save(self, path: Path) -> None:
         """Write an `.npz`, atomically."""

@@ -20,7 +20,7 @@ from finetune.tf_graphs.program.graphdef import MetaGraph, refuse
 from finetune.tf_graphs.program.modes import Modes, fed, find_modes, find_wiring, logits_with, with_updates
 from finetune.tf_graphs.program.nodes import IMAGES, PLACEHOLDERS, Graph, Ref, Values
 from finetune.tf_graphs.program.roles import Input, describe, find_input, find_logits, named
-from finetune.tf_graphs.program.sites import Layer, Site, batchwise, find_sites, pair
+from finetune.tf_graphs.program.sites import Layer, batchwise, find_sites, pair
 from finetune.tf_graphs.writing import GraphFiles
 
 _ACTIVATIONS = ("Sigmoid", "Relu", "Relu6", "Tanh", "Elu", "Selu", "Softplus")
@@ -76,7 +76,9 @@ def _with_weights(
     updating = with_updates(whole, wiring, saved.path, values)
     step = graph_files.global_step(saved, opened)
     updates = step if wiring.train_op_runs_updates else None
-    if wiring.run == 0 and graph_files.all_initial(moving_statistics(layers, values)):
+    if wiring.run == 0 and all(
+        np.all(mean == 0) and np.all(variance == 1) for mean, variance in moving_statistics(layers, values).values()
+    ):
         updates = 0
     facts = GraphFacts((*lines, *wiring.lines(), *averages.lines()), step, updates, averages, wiring)
     files = GraphFiles(saved.path, opened, places)
@@ -184,7 +186,8 @@ def _scales(graph: Graph) -> bool:
 
 def _named(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     """Layers without a scope of their own are called by the place of their first site in the graph."""
-    paths = [_path(layer.sites[0]) for layer in layers]
+    scopes = [layer.sites[0].node.rpartition(INSIDE)[2].rpartition("/")[0] for layer in layers]
+    paths = [scope.removesuffix("/batchnorm") for scope in scopes]
     root = {path.partition("/")[0] for path in paths if "/" in path}
     if len(root) == 1:
         paths = [path.removeprefix(f"{next(iter(root))}/") for path in paths]
@@ -195,8 +198,3 @@ def _named(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
         replace(layer, name=path) if layer.name == layer.mean and path not in names else layer
         for layer, path in zip(layers, paths, strict=True)
     )
-
-
-def _path(site: Site) -> str:
-    scope = site.node.rpartition(INSIDE)[2].rpartition("/")[0]
-    return scope.removesuffix("/batchnorm")

@@ -233,11 +233,6 @@ def global_step(meta: MetaGraph, checkpoint: Checkpoint) -> int | None:
     return counted or (int(number) if number.isdigit() else counted)
 
 
-def all_initial(arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bool:
-    """Whether all moving statistics are still 0 and 1."""
-    return all(bool(np.all(mean == 0) and np.all(variance == 1)) for mean, variance in arrays.values())
-
-
 @dataclass(frozen=True)
 class SavedModel:
     """meta: the graph of the file, with `OUTPUT`; its path is the directory. signature, images: the function that is
@@ -334,13 +329,12 @@ def _pixels(signature: Any) -> bool:
 def _output(outputs: Mapping[str, Any], where: str) -> Any:
     if len(outputs) == 1:
         return next(iter(outputs.values()))
-    chosen = next((outputs[name] for name in _OUTPUTS if name in outputs), None)
-    if chosen is None or ("logits" not in outputs and "default" not in outputs and "probabilities" not in outputs):
+    if not {"logits", "default", "probabilities"} & outputs.keys():
         raise FinetuneError(
             f"{where} gives {', '.join(sorted(outputs))}: expected one output, or one called 'logits' or "
             "'probabilities', [batch, classes]; export the classifier alone"
         )
-    return chosen
+    return next(outputs[name] for name in _OUTPUTS if name in outputs)
 
 
 def _places(graph: Graph, saver: Any) -> dict[str, tuple[Saved, ...]]:

@@ -32,14 +32,13 @@ _APPLY = re.compile(r"^(Resource)?(Sparse)?Apply[A-Z]")
 class Modes:
     """batch, moving: what runs for the logits under either value of the switch, without dropout.
 
-    layers: those that `switch` switches, which is None where the file has one mode only. known: the switch's value that
-    selects batch statistics, and values of placeholders. lines: what was found, to print.
+    layers: those that the switch switches. known: its value that selects batch statistics, and values of placeholders.
+    lines: what was found, to print.
     """
 
     batch: Graph
     moving: Graph
     layers: tuple[Layer, ...]
-    switch: Ref | None = None
     known: Mapping[Ref, np.ndarray] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
 
@@ -60,11 +59,11 @@ def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]
     if switch is not None and switch.node not in needed.nodes:
         raise WrongUse(f"--is-training {switch}: the logits do not depend on it; they take {listed(needed)}")
     refs, how = ([switch], "as given") if switch else (_switches(needed, known), "found")
-    found = [modes for ref in refs if (modes := _by(needed, ref, known, how))]
+    found = {ref: modes for ref in refs if (modes := _by(needed, ref, known, how))}
     if len(found) == 1:
-        return found[0]
+        return found.popitem()[1]
     if found:
-        names = ", ".join(str(modes.switch) for modes in found)
+        names = ", ".join(map(str, found))
         raise FinetuneError(
             f"several placeholders switch BatchNorm: {names}. Choose one with --is-training and feed the others"
         )
@@ -118,7 +117,7 @@ def _by(graph: Graph, switch: Ref, known: Mapping[Ref, np.ndarray], how: str) ->
                 *_lines(switched, batch, cut),
             ]
             known = {**known, **guessed, switch: training}
-            return Modes(batch, moving, switched.layers, switch, known, tuple(lines))
+            return Modes(batch, moving, switched.layers, known, tuple(lines))
     return None
 
 
