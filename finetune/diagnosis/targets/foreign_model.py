@@ -31,8 +31,7 @@ from finetune.batchnorm.subject import Snapshot
 from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.targets.options import TargetOptions
-from finetune.diagnosis.targets.origin import read_history
-from finetune.diagnosis.targets.target import Target, read_data
+from finetune.diagnosis.targets.target import Target, read_data, read_history
 from finetune.errors import FinetuneError, WrongUse
 from finetune.tf_graphs import GraphSubject, open_exported, open_graph, takes_training
 

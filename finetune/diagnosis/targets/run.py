@@ -11,8 +11,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.targets.options import TargetOptions
-from finetune.diagnosis.targets.origin import read_history
-from finetune.diagnosis.targets.target import Data, Target
+from finetune.diagnosis.targets.target import Data, Target, read_history
 from finetune.errors import WrongUse
 from finetune.runs.model import TrainedModel, load_snapshot, open_run
 

@@ -225,10 +225,8 @@ def global_step(meta: MetaGraph, checkpoint: Checkpoint) -> int | None:
 
     Where the step is still 0, nothing counted it. The number in the file's name is used then as well.
     """
-    counted = None
-    for name in (*(name.partition(":")[0] for name in meta.collections.get("global_step", ())), "global_step"):
-        if counted is None and checkpoint.shapes.get(name) == ():
-            counted = int(checkpoint.read(name))
+    names = [*(name.partition(":")[0] for name in meta.collections.get("global_step", ())), "global_step"]
+    counted = next((int(checkpoint.read(name)) for name in names if checkpoint.shapes.get(name) == ()), None)
     _, _, number = checkpoint.path.name.rpartition("-")
     return counted or (int(number) if number.isdigit() else counted)
 

@@ -175,11 +175,9 @@ def _require_values(*graphs: Graph) -> None:
 
 def _require_batchnorm(graph: Graph, known: Mapping[Ref, np.ndarray]) -> None:
     """FinetuneError where there is no normalisation at all."""
-    names = {node.op for node in graph.nodes.values()}
-    for function in graph.functions.values():
-        names |= {proto.op for proto in function.node_def}
-    sites = find_sites(logits_with(graph, known)[0])
-    if not sites and not names & FUSED:
+    everywhere = (graph.nodes.values(), *(function.node_def for function in graph.functions.values()))
+    fused = any(node.op in FUSED for nodes in everywhere for node in nodes)
+    if not fused and not find_sites(logits_with(graph, known)[0]):
         raise FinetuneError(
             "the graph has no BatchNorm on the way to its logits: there is nothing for diagnose-bn to examine"
         )

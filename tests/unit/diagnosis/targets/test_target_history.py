@@ -7,7 +7,7 @@ import pytest
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis.evidence import Facts
-from finetune.diagnosis.targets.origin import read_history
+from finetune.diagnosis.targets.target import read_history
 from finetune.errors import FinetuneError
 
 
