@@ -1,7 +1,7 @@
 """From evidence to one cause: a pure function over numbers. The first rule that applies names the cause."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from finetune.diagnosis.evidence import BNEvidence, Share, better, percent
@@ -57,14 +57,7 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """`verdict` of the JSON report."""
-        return {
-            "cause": self.cause,
-            "healthy": self.healthy,
-            "sentence": self.sentence,
-            "evidence": list(self.evidence),
-            "not_because": list(self.not_because),
-            "remedy": self.remedy,
-        }
+        return {**asdict(self), "healthy": self.healthy}
 
 
 def judge(evidence: BNEvidence, commands: Commands) -> Verdict:

@@ -72,19 +72,17 @@ def _with_weights(
     wiring = find_wiring(whole, [name for layer in layers for name in (layer.mean, layer.variance)], saved.collections)
     variables = graph_files.variables_of(modes.moving) | graph_files.variables_of(modes.batch)
     places, averages = graph_files.find_variables(saved, opened, variables, use_averages=use_averages)
-    values = graph_files.load_variables(opened, places)
-    updating = with_updates(whole, wiring, saved.path, values)
+    files = GraphFiles(saved.path, opened, places)
+    batch = with_updates(whole, wiring, saved.path, places) or modes.batch
     step = graph_files.global_step(saved, opened)
     updates = step if wiring.train_op_runs_updates else None
     if wiring.run == 0 and all(
-        np.all(mean == 0) and np.all(variance == 1) for mean, variance in moving_statistics(layers, values).values()
+        np.all(mean == 0) and np.all(variance == 1)
+        for mean, variance in moving_statistics(layers, files.values).values()
     ):
         updates = 0
     facts = GraphFacts((*lines, *wiring.lines(), *averages.lines()), step, updates, averages, wiring)
-    files = GraphFiles(saved.path, opened, places)
-    if updating is None:
-        return GraphSubject(saved, modes, images, values, files, facts)
-    return GraphSubject(saved, replace(modes, batch=updating), images, values, files, facts, wiring.updates)
+    return GraphSubject(saved, replace(modes, batch=batch), images, files, facts)
 
 
 def _require_no_softmax(graph: Graph, logits: Ref) -> None:
@@ -156,7 +154,7 @@ def open_exported(directory: Path) -> GraphSubject:
         lines.append(f"{len(switched.always_batch)} more layers normalise by the batch in any case")
     facts = GraphFacts(tuple(lines), scales_pixels=_scales(moving))
     modes, files = Modes(batch, moving, _named(switched.layers)), GraphFiles(directory, opened, places, model.twins)
-    return GraphSubject(model.meta, modes, images, graph_files.load_variables(opened, places), files, facts)
+    return GraphSubject(model.meta, modes, images, files, facts)
 
 
 def _logits(graph: Graph, model: graph_files.SavedModel) -> tuple[Ref, str]:

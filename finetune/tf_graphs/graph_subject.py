@@ -58,9 +58,9 @@ class GraphFacts:
 class GraphSubject:
     """A TF1 graph with the variables of a checkpoint; see `finetune.batchnorm.subject.Subject`.
 
-    The two graphs of `modes` are imported under `batch/` and `moving/` and read the same variables, whose values are
-    `values`. `updates` are assignments to moving statistics that the first can run. Raises FinetuneError where
-    TensorFlow does not take the graphs.
+    The two graphs of `modes` are imported under `batch/` and `moving/` and read the same variables, whose values come
+    from `files`. The first may hold updates of the moving statistics. Raises FinetuneError where TensorFlow does not
+    take the graphs.
 
     name: the file of the graph. checkpoint: the file of the weights, a prefix or a V1 file. layers: those that the
     training switch switches. batch_size: the number of images the graph takes at once, None where it takes any.
@@ -72,21 +72,14 @@ class GraphSubject:
     moving statistics, the last part is filled up with images that are not counted.
     """
 
-    def __init__(
-        self,
-        meta: MetaGraph,
-        modes: Modes,
-        images: Input,
-        values: Mapping[str, np.ndarray],
-        files: GraphFiles,
-        facts: GraphFacts,
-        updates: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, meta: MetaGraph, modes: Modes, images: Input, files: GraphFiles, facts: GraphFacts) -> None:
+        values = files.values
         self.name, self.facts, self.checkpoint = str(meta.path), facts, files.checkpoint.path
         self.batch_size, self.input_size, self._layout = images.batch_size, images.size, images.layout
         self._dtype = tf.as_dtype(images.dtype)
         self.takes_pixels = bool(self._dtype.is_integer)
-        self._layers, self._files, self._updates = modes.layers, files, updates
+        self._layers, self._files = modes.layers, files
+        self._updates = [name for name in facts.wiring.updates if name in modes.batch.nodes]
         self._tf = tf.Graph()
         self._variables: dict[str, _Variable] = {}
         with self._tf.as_default():

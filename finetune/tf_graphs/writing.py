@@ -1,8 +1,10 @@
-"""Write a checkpoint or SavedModel again with other moving statistics and nothing else changed."""
+"""The files of a graph: their variables are read, and written again with other moving statistics and nothing else
+changed."""
 
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,12 @@ class GraphFiles:
     checkpoint: Checkpoint
     places: Mapping[str, Saved]
     twins: Mapping[str, Sequence[Saved]] = field(default_factory=dict)
+
+    @cached_property
+    def values(self) -> dict[str, np.ndarray]:
+        """The values of variables by name. FinetuneError where the part a Saver names does not fit."""
+        whole = {name: (saved, self.checkpoint.read(saved.key)) for name, saved in self.places.items()}
+        return {name: value[cuts(saved, value.shape)] for name, (saved, value) in whole.items()}
 
     def write(self, out: Path, values: Mapping[str, np.ndarray]) -> None:
         """Write the files again with `values` in place of what the variables hold.

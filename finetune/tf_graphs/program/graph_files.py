@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
@@ -171,25 +170,15 @@ def find_variables(
             raise FinetuneError(f"{checkpoint.path} holds no averages of weights (*{_AVERAGE}): leave out --ema")
         found.update({name: replace(found[name], key=found[name].key + _AVERAGE) for name in averaged})
     for name, saved in found.items():
-        _require_shape(variables[name], saved, checkpoint)
+        wanted, kept_shape = variables[name].declared_shape(), checkpoint.shapes[saved.key]
+        if not (saved.part or wanted is None or None in wanted or tuple(wanted) == tuple(kept_shape)):
+            raise FinetuneError(
+                f"{saved.key} is {list(kept_shape)} in {checkpoint.path}, but {list(wanted)} in the graph: it is the "
+                "checkpoint of another network (another number of classes, for the last layer); give the right one "
+                "with --checkpoint"
+            )
     without = tuple(name for name in found if name not in averaged) if averaged else ()
     return found, Averages(averaged, without, use_averages)
-
-
-def _require_shape(variable: Node, saved: Saved, checkpoint: Checkpoint) -> None:
-    wanted, kept = variable.declared_shape(), checkpoint.shapes[saved.key]
-    if saved.part or wanted is None or None in wanted or tuple(wanted) == tuple(kept):
-        return
-    raise FinetuneError(
-        f"{saved.key} is {list(kept)} in {checkpoint.path}, but {list(wanted)} in the graph: it is the checkpoint of "
-        "another network (another number of classes, for the last layer); give the right one with --checkpoint"
-    )
-
-
-def load_variables(checkpoint: Checkpoint, places: Mapping[str, Saved]) -> dict[str, np.ndarray]:
-    """The values of variables by name. FinetuneError where the part a Saver names does not fit."""
-    whole = {name: (saved, checkpoint.read(saved.key)) for name, saved in places.items()}
-    return {name: value[cuts(saved, value.shape)] for name, (saved, value) in whole.items()}
 
 
 def cuts(saved: Saved, shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -308,7 +308,15 @@ def find_wiring(graph: Graph, moving: Iterable[str], collections: Mapping[str, t
 
     `moving` are the variables of the moving statistics, `collections` those of the meta graph.
     """
-    updates = find_updates(graph, set(moving))
+    # Initialising and restoring do not depend on the images.
+    moving, seen = set(moving), graph.descendants([IMAGES]) if IMAGES in graph.nodes else set()
+    updates = [
+        node.name
+        for node in graph.nodes.values()
+        if node.op in ASSIGNMENTS
+        and graph.source(node.inputs[0]).node in moving
+        and any(ref.node in seen for ref in node.inputs[1:])
+    ]
     applying = [node.name for node in graph.nodes.values() if _APPLY.match(node.op)]
     roots = [name for text in collections.get(TRAIN_OP, ()) if (name := parse_ref(text).node) in graph.nodes]
     optimizer = graph.nodes[applying[0]].op if applying else None
@@ -318,20 +326,6 @@ def find_wiring(graph: Graph, moving: Iterable[str], collections: Mapping[str, t
         needed = graph.ancestors(graph.descendants([*roots, *applying], control=True))
         run = sum(name in needed for name in updates)
     return Wiring(len(collections.get(UPDATE_OPS, ())), tuple(updates), run, optimizer or (roots[0] if roots else None))
-
-
-def find_updates(graph: Graph, moving: set[str]) -> list[str]:
-    """Assignments to `moving` that depend on the images. Initialising and restoring do not."""
-    if IMAGES not in graph.nodes:
-        return []
-    seen = graph.descendants([IMAGES])
-    return [
-        node.name
-        for node in graph.nodes.values()
-        if node.op in ASSIGNMENTS
-        and graph.source(node.inputs[0]).node in moving
-        and any(ref.node in seen for ref in node.inputs[1:])
-    ]
 
 
 def with_updates(whole: Graph, wiring: Wiring, path: object, variables: Iterable[str]) -> Graph | None:

@@ -33,7 +33,7 @@ def named(evidence):
 
 def in_full():
     cases = {name: named(dataclasses.replace(HEALTHY, **case)) for name, case in CASES.items()}
-    return {name: judge(evidence, COMMANDS).to_json() for name, evidence in cases.items()}
+    return json.loads(json.dumps({name: judge(evidence, COMMANDS).to_json() for name, evidence in cases.items()}))
 
 
 def test_every_word_of_every_verdict():
