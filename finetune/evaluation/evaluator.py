@@ -45,13 +45,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Counts and quotients, as they are written to the run's files."""
-        return {
-            "accuracy": self.accuracy,
-            "loss": self.loss,
-            "examples": self.examples,
-            "correct": self.correct,
-            "standard_error": self.standard_error,
-        }
+        written = ("accuracy", "loss", "examples", "correct", "standard_error")
+        return {name: getattr(self, name) for name in written}
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,7 +52,12 @@ def open_graph(
     graph = saved.graph
     known = dict(_feed(graph, text) for text in feeds)
     end, found = (named(graph, logits, "--logits"), f"logits {logits}: as given") if logits else find_logits(graph)
-    _require_no_softmax(graph, end)
+    node = graph.producer(graph.source(end))
+    if node.op in ("Softmax", "LogSoftmax"):
+        raise WrongUse(
+            f"--logits {end} are probabilities ({node.op} {node.name}), but the loss needs the logits before the "
+            f"softmax: give --logits {node.inputs[0]}"
+        )
     images = find_input(graph, end, named(graph, input, "--input") if input else None, layout)
     graph = fed(graph, images, end)
     modes = find_modes(graph, named(graph, is_training, "--is-training") if is_training else None, known)
@@ -76,22 +81,11 @@ def _with_weights(
     batch = with_updates(whole, wiring, saved.path, places) or modes.batch
     step = graph_files.global_step(saved, opened)
     updates = step if wiring.train_op_runs_updates else None
-    if wiring.run == 0 and all(
-        np.all(mean == 0) and np.all(variance == 1)
-        for mean, variance in moving_statistics(layers, files.values).values()
-    ):
+    statistics = moving_statistics(layers, files.values).values()
+    if wiring.run == 0 and all(np.all(mean == 0) and np.all(variance == 1) for mean, variance in statistics):
         updates = 0
     facts = GraphFacts((*lines, *wiring.lines(), *averages.lines()), step, updates, averages, wiring)
     return GraphSubject(saved, replace(modes, batch=batch), images, files, facts)
-
-
-def _require_no_softmax(graph: Graph, logits: Ref) -> None:
-    node = graph.producer(graph.source(logits))
-    if node.op in ("Softmax", "LogSoftmax"):
-        raise WrongUse(
-            f"--logits {logits} are probabilities ({node.op} {node.name}), but the loss needs the logits before the "
-            f"softmax: give --logits {node.inputs[0]}"
-        )
 
 
 def _feed(graph: Graph, text: str) -> tuple[Ref, np.ndarray]:

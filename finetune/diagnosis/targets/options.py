@@ -36,15 +36,13 @@ class TargetOptions:
 
     def commands(self, backbone: str | None = None) -> Commands:
         """The commands of a remedy: one that names this target again, and one that trains `backbone` on its data."""
+        data = self._typed("data", "data_dir", "preprocess", "image_size")
         words = [str(self.target)] if self.target else []
         words += self._typed("backbone", "checkpoint", "meta_graph", "input", "logits", "is_training", "input_layout")
-        words += self._typed("data", "data_dir", "preprocess", "image_size", "batch_size")
-        words += ["--ema"] if self.ema else []
-        for value in self.feed:
-            words += ["--feed", value]
+        words += [*data, *self._typed("batch_size"), *(["--ema"] if self.ema else [])]
+        words += [word for value in self.feed for word in ("--feed", value)]
         if backbone is None:
             return Commands(shlex.join(words))
-        data = self._typed("data", "data_dir", "preprocess", "image_size")
         return Commands(shlex.join(words), shlex.join(["finetune", "run", "--backbone", backbone, *data]))
 
     def _typed(self, *names: str) -> list[str]:

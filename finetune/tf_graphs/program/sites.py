@@ -97,9 +97,7 @@ class _Reader:
     def site(self, node: Node) -> Site | None:
         if node.op in FUSED:
             return self._fused(node)
-        if node.op in ("Rsqrt", "Sqrt"):
-            return self._by_hand(node)
-        return None
+        return self._by_hand(node) if node.op in ("Rsqrt", "Sqrt") else None
 
     def _fused(self, node: Node) -> Site:
         batch = node.attr["is_training"].b if "is_training" in node.attr else True
