@@ -104,10 +104,7 @@ class _Reader:
         axes = (0, 2, 3) if node.attr["data_format"].s == b"NCHW" else (0, 1, 2)
         epsilon = float(f"{node.attr['epsilon'].f if 'epsilon' in node.attr else 1e-4:.6g}")
         gamma, beta, mean, variance = (self._variable(ref) for ref in node.inputs[1:5])
-        if batch:
-            mean = variance = None
-        else:
-            variance = variance or node.inputs[4].node
+        mean, variance = (None, None) if batch else (mean, variance or node.inputs[4].node)
         x = node.inputs[0]
         return Site(node.name, x, axes, epsilon, self._graph.source(x), mean, variance, gamma, beta)
 
