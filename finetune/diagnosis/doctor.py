@@ -74,6 +74,7 @@ def _preprocessing(check: PreprocessingCheck | None) -> dict[str, Any] | None:
 
 
 def _batches(check: BatchCheck | None) -> dict[str, Any] | None:
+    """The accuracies by batch size and by order, as fractions."""
     if check is None:
         return None
     return {

@@ -32,6 +32,7 @@ def explain(test: Sequence[Scored], train: Sequence[Scored], classes: int) -> La
 
 
 def _accuracy(scored: Scored) -> float:
+    """The share of predictions that are the label, in [0, 1]."""
     return float(np.mean(scored[0] == scored[1]))
 
 

@@ -73,6 +73,7 @@ def open_graph(
 def _with_weights(
     saved: MetaGraph, opened: Checkpoint, modes: Modes, images: Input, lines: list[str], *, use_averages: bool
 ) -> GraphSubject:
+    """The subject of a graph whose modes are found: with its variables, its wiring and what they show of training."""
     layers, whole = modes.layers, fold(saved.graph, modes.known, saved.graph.nodes)
     wiring = find_wiring(whole, [name for layer in layers for name in (layer.mean, layer.variance)], saved.collections)
     variables = graph_files.variables_of(modes.moving) | graph_files.variables_of(modes.batch)

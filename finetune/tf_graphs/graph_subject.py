@@ -268,6 +268,7 @@ class GraphSubject:
         return self._tf.get_tensor_by_name(f"{mode}/{name}" if ":" in name else f"{mode}/{name}:0")
 
     def _variable(self, mode: str, node: Node) -> _Variable:
+        """The operations that set and read a variable, of a resource or of TF1's own kind."""
         tensor = self._tensor(mode, str(Ref(node.name)))
         dtype, shape = tf.as_dtype(node.attr["dtype"].type), node.attr["shape"].shape
         given = tf.compat.v1.placeholder(dtype, tf.TensorShape(shape))
@@ -277,6 +278,7 @@ class GraphSubject:
         return _Variable(given, tf.raw_ops.Assign(ref=tensor, value=given).op, tf.identity(tensor))
 
     def _run(self, fetches: Any, feed: Mapping[Any, Any]) -> Any:
+        """Run in the session. FinetuneError where TensorFlow refuses, but for a lack of memory."""
         try:
             return self._session.run(fetches, feed)
         except tf.errors.ResourceExhaustedError:
@@ -316,6 +318,7 @@ def _moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any, Any]:
 
 
 def _config(*graphs: Graph) -> Any:
+    """Options of the session, by the layout that the graphs were written for."""
     config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
     first = any(
         node.attr["data_format"].s in (b"NCHW", b"NCDHW")

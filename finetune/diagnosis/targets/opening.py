@@ -55,6 +55,7 @@ def _opener(request: TargetOptions) -> Callable[[TargetOptions], Target]:
 
 
 def _unknown(path: Path) -> str:
+    """The message for a path of no known kind: what it looks like, and the option to give it with."""
     if path.suffix == ".meta" or Path(f"{path}.meta").is_file():
         return f"{path} is a TF1 graph: give it with --meta-graph {path.with_suffix('.meta') if path.suffix else path}"
     if path.is_dir() and ((path / "checkpoint").is_file() or list(path.glob("*.index"))):

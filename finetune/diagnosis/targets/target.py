@@ -184,6 +184,7 @@ def read_history(path: Path | None, subject: Subject, facts: Facts) -> History:
 
 
 def _affine_moved(file: Checkpoint, subject: Subject, matched: Mapping[str, Mapping[str, str]]) -> bool | None:
+    """Whether any gamma or beta differs from the file's, None where the file holds neither."""
     same = [
         np.array_equal(own, file.read(matched[layer.name][kind]))
         for layer in subject.layers

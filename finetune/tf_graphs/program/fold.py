@@ -175,4 +175,5 @@ def _straightened(graph: Graph) -> Graph:
 
 
 def _truth(value: np.ndarray | None) -> bool | None:
+    """The value of a condition, None where it is not known."""
     return bool(value) if value is not None and value.size == 1 else None

@@ -113,6 +113,7 @@ def places_saved(graph: Graph) -> dict[str, tuple[Saved, ...]]:
 
 
 def _texts(graph: Graph, ref: Ref) -> list[str]:
+    """The texts of a constant, none where it holds numbers or is computed."""
     node = graph.producer(ref)
     if node.op != "Const" or node.constant_value is not None:
         return []
@@ -292,6 +293,7 @@ def _serving(directory: Path) -> Any:
 
 
 def _signature(signatures: Mapping[str, Any], directory: Path) -> tuple[str, Any]:
+    """The signature that takes images alone, with its name: a usual name, or the only one. FinetuneError if none."""
     usable = {name: one for name, one in signatures.items() if len(one.inputs) == 1 and one.outputs and _pixels(one)}
     for name in _SIGNATURES:
         if name in usable:
@@ -307,6 +309,7 @@ def _signature(signatures: Mapping[str, Any], directory: Path) -> tuple[str, Any
 
 
 def _pixels(signature: Any) -> bool:
+    """Whether the one input of a signature can be images: numbers, as rows or as `[batch, ...]` with four axes."""
     (given,) = signature.inputs.values()
     dtype = tf.as_dtype(given.dtype) if given.dtype else tf.string
     rank = None if given.tensor_shape.unknown_rank else len(given.tensor_shape.dim)
@@ -314,6 +317,7 @@ def _pixels(signature: Any) -> bool:
 
 
 def _output(outputs: Mapping[str, Any], where: str) -> Any:
+    """The output that holds logits or probabilities. FinetuneError where several could."""
     if len(outputs) == 1:
         return next(iter(outputs.values()))
     if not {"logits", "default", "probabilities"} & outputs.keys():

@@ -160,6 +160,7 @@ def _guesses(nodes: Mapping[str, Node]) -> dict[Ref, np.ndarray]:
 
 
 def _require_values(*graphs: Graph) -> None:
+    """FinetuneError where a placeholder other than the images has no value in either mode."""
     missing = {
         node.name: node
         for graph in graphs
@@ -184,6 +185,7 @@ def _require_batchnorm(graph: Graph, known: Mapping[Ref, np.ndarray]) -> None:
 
 
 def _lines(switched: SwitchedLayers, batch: Graph, cut: list[str]) -> list[str]:
+    """What to print of dropout, other randomness, and layers that the switch does not switch."""
     lines = []
     if cut:
         lines.append(f"dropout off in both modes: cut at {first_of(cut)}")

@@ -129,6 +129,7 @@ def _unflattened(graph: Graph, ref: Ref) -> Ref:
 
 
 def _last(graph: Graph) -> list[Ref]:
+    """The ends of the graph that depend on both its images and its weights."""
     consumers = graph.consumers()
     sources = {node.name for node in graph.nodes.values() if node.op in PLACEHOLDERS or node.op.startswith(_PIPELINES)}
     found: dict[Ref, None] = {}
@@ -178,6 +179,7 @@ def find_input(graph: Graph, logits: Ref, chosen: Ref | None, layout: str | None
 
 
 def _image(graph: Graph, ref: Ref) -> bool:
+    """Whether a tensor can be images by its type and its number of axes, or its square number of pixels."""
     node = graph.producer(ref)
     dtype, shape = node.data_type(ref.output), node.declared_shape(ref.output)
     if not dtype or not (tf.as_dtype(dtype).is_floating or tf.as_dtype(dtype) == tf.uint8):
@@ -210,6 +212,7 @@ def _input(graph: Graph, ref: Ref, layout: str | None, how: str) -> Input:
 
 
 def _layout(graph: Graph, ref: Ref, shape: tuple[int | None, ...] | None) -> Layout | None:
+    """The layout as the shape shows it, else as the first reshaping or convolution does; None where neither does."""
     if shape is not None and len(shape) == 4:
         first, last = shape[1] == 3, shape[3] == 3
         if first != last:
