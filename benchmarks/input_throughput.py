@@ -92,13 +92,13 @@ def train():
     from finetune.batchnorm.surgery import adopt
     from finetune.config import RunConfig
     from finetune.training.loop.optimizer import build
-    from finetune.training.loop.step import train_step
+    from finetune.training.loop.step import TrainStep
 
     backbone = keras.applications.ResNet50(weights=None, include_top=False, pooling="avg", input_shape=(SIDE, SIDE, 3))
     model = attach_head(adopt(backbone, unbiased=False), CLASSES)
     config = RunConfig("keras/resnet50", optimizer="sgd", learning_rate=0.01, schedule="constant")
     variables = model.trainable_variables
-    step = train_step(model, build(config, variables, steps=1), variables, label_smoothing=0.0)
+    step = TrainStep(model, build(config, variables, steps=1), variables, config).traced()
     images, labels = tf.random.normal((16, SIDE, SIDE, 3)), tf.zeros(16, tf.int64)
     step(images, labels)
     started = time.monotonic()

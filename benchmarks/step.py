@@ -25,7 +25,7 @@ from finetune.batchnorm.surgery import bn_layers, to_stock  # noqa: E402
 from finetune.config import RunConfig  # noqa: E402
 from finetune.training.loop import kernels  # noqa: E402
 from finetune.training.loop.optimizer import build  # noqa: E402
-from finetune.training.loop.step import train_step  # noqa: E402
+from finetune.training.loop.step import TrainStep  # noqa: E402
 
 WAYS = ("keras", "bn", "update", "finetune", "bfloat16")
 
@@ -40,14 +40,19 @@ def made(way, options):
     if way == "keras":
         model = to_stock(model)
     variables = model.trainable_variables
-    config = RunConfig(options.backbone, optimizer="sgd", learning_rate=1e-3, schedule="constant", weight_decay=0.0)
+    config = RunConfig(
+        options.backbone,
+        optimizer="sgd",
+        learning_rate=1e-3,
+        schedule="constant",
+        weight_decay=0.0,
+        precision="bfloat16" if way == "bfloat16" else "float32",
+    )
     optimizer = build(config, variables, steps=1)
     if way in ("keras", "bn"):
         optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True)
         optimizer.build(variables)
-    step = train_step(
-        model, optimizer, variables, label_smoothing=0.0, precision="bfloat16" if way == "bfloat16" else "float32"
-    )
+    step = TrainStep(model, optimizer, variables, config).traced()
     if way in ("keras", "bn", "update"):
         own, kernels._faster = kernels._faster, lambda layer: layer.call
         step.get_concrete_function()

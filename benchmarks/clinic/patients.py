@@ -26,7 +26,7 @@ from finetune.data.sources import read_source
 from finetune.data.sources.assembly import ReadOptions
 from finetune.diagnosis.evidence import Facts
 from finetune.training.loop import optimizer as optimizers
-from finetune.training.loop.step import train_step
+from finetune.training.loop.step import TrainStep
 
 SHARED = Path(os.environ.get("FINETUNE_SHARED", Path(__file__).parents[3] / "shared"))
 WORK = Path(__file__).parent / "work"
@@ -246,7 +246,7 @@ def _fit(model: keras.Model, split: Split, recipe: Recipe, form: dict[str, Any])
     if recipe.by_class:
         step = _by_device(model, optimizer, variables, model.output_shape[-1])
     else:
-        step = train_step(model, optimizer, variables, label_smoothing=0.0)
+        step = TrainStep(model, optimizer, variables, config).traced()
     average = [np.array(variable) for variable in variables] if recipe.average else []
     done, epoch = 0, 0
     while done < recipe.steps:

@@ -5,10 +5,11 @@ from typing import Any
 from finetune.runs.directory import RunDir
 from finetune.training import proof
 from finetune.training.display import Display
+from finetune.training.loop import train
 from finetune.training.prepare import Prepared
 
 
-class Phases:
+class Phases(train.Phases):
     """The phases of a run for the loop. A run without gradual unfreezing is one phase.
 
     With several phases, `freeze.json` keeps for each its plan and the digests of all variables at its start. Once a

@@ -19,8 +19,8 @@ from finetune.reporting import curves
 from finetune.runs.directory import RunDir
 from finetune.training.display import Display
 from finetune.training.loop.optimizer import build
-from finetune.training.loop.state import model_arrays, put_back
-from finetune.training.loop.step import train_step
+from finetune.training.loop.state import put_back, taken_out
+from finetune.training.loop.step import TrainStep
 from finetune.training.prepare import Prepared
 
 STEPS = 100
@@ -70,7 +70,7 @@ def range_test(
     at the minimum some already do. `config` is complete but for its learning rate; `rates` as in `training.loop.train`.
     Raises FinetuneError where the loss falls at no rate.
     """
-    before = model_arrays(model)
+    before = taken_out(model.variables, "model")
     try:
         measured = list(_measure(model, split, config, rates))
     finally:
@@ -85,15 +85,7 @@ def _measure(
     variables = model.trainable_variables
     config = dataclasses.replace(config, learning_rate=LOWEST, schedule="constant")
     optimizer = build(config, variables, steps=STEPS, rates=rates)
-    step = train_step(
-        model,
-        optimizer,
-        variables,
-        label_smoothing=config.label_smoothing,
-        mixed=batches.mixes(config),
-        precision=config.precision,
-        microbatch=config.microbatch,
-    )
+    step = TrainStep(model, optimizer, variables, config).traced()
     lowest = math.inf
     for rate, (images, labels) in zip(np.geomspace(LOWEST, HIGHEST, STEPS), _endless(split, config), strict=False):
         optimizer.learning_rate = float(rate)

@@ -21,19 +21,19 @@ def layer(model, name):
 
 def after_each_step(monkeypatch, change):
     """Training steps, and after each one `change(model)`: what a step that updates too much would do."""
-    build = train.train_step
+    build = train.TrainStep.traced
 
-    def built(model, *arguments, **settings):
-        step = build(model, *arguments, **settings)
+    def traced(self):
+        step = build(self)
 
         def stepped(images, labels):
             result = step(images, labels)
-            change(model)
+            change(self.model)
             return result
 
         return stepped
 
-    monkeypatch.setattr(train, "train_step", built)
+    monkeypatch.setattr(train.TrainStep, "traced", traced)
 
 
 def last_bit(variable):
@@ -59,7 +59,7 @@ def undone(monkeypatch):
 
 def optimizer_takes_it(monkeypatch):
     """The step is given a frozen weight among those to train, as with a list of variables taken too early."""
-    build, make = train.train_step, train.build
+    step, make = train.TrainStep, train.build
 
     def more(variables):
         return [*variables, *extra]
@@ -72,7 +72,7 @@ def optimizer_takes_it(monkeypatch):
         return made
 
     monkeypatch.setattr(runs, "prepare", prepared)
-    monkeypatch.setattr(train, "train_step", lambda model, opt, variables, **s: build(model, opt, more(variables), **s))
+    monkeypatch.setattr(train, "TrainStep", lambda model, opt, variables, *s: step(model, opt, more(variables), *s))
     monkeypatch.setattr(train, "build", lambda config, variables, **s: make(config, more(variables), **s))
 
 

@@ -38,10 +38,9 @@ def chosen(model: keras.Model, precision: str = "float32") -> Iterator[None]:
     """
     with ExitStack() as undo:
         undo.enter_context(products(parts(model)))
-        if precision != "float32":
-            for layer in model.layers:
-                if layer is not model.layers[-1]:
-                    undo.enter_context(_computing(layer, f"mixed_{precision}"))
+        for layer in model.layers[:-1] if precision != "float32" else ():
+            undo.callback(setattr, layer, "dtype_policy", layer.dtype_policy)
+            layer.dtype_policy = f"mixed_{precision}"
         yield
 
 
@@ -51,7 +50,8 @@ def products(layers: Iterable[Any]) -> Iterator[None]:
     with ExitStack() as undo:
         for layer in layers:
             if type(layer) is keras.layers.Conv2D:
-                undo.enter_context(_calling(layer, _faster(layer)))
+                layer.__dict__["call"] = _faster(layer)
+                undo.callback(layer.__dict__.pop, "call")
         yield
 
 
@@ -158,25 +158,6 @@ def _product(images: Any, kernel: Any, bias: Any = None) -> Any:
     if bias is not None:
         outputs = tf.nn.bias_add(outputs, bias)  # before the reshape: TensorFlow makes one op of product and bias
     return tf.reshape(outputs, [-1, height, width, kernel.shape[-1]])
-
-
-@contextmanager
-def _calling(layer: Any, call: Callable[[Any], Any]) -> Iterator[None]:
-    layer.__dict__["call"] = call
-    try:
-        yield
-    finally:
-        del layer.__dict__["call"]
-
-
-@contextmanager
-def _computing(layer: Any, policy: str) -> Iterator[None]:
-    own = layer.dtype_policy
-    layer.dtype_policy = policy
-    try:
-        yield
-    finally:
-        layer.dtype_policy = own
 
 
 def bfloat16_pays() -> bool:

@@ -13,45 +13,7 @@ import tensorflow as tf
 from finetune.config import RunConfig
 
 
-class OnePassSGD(keras.optimizers.SGD):  # type: ignore[misc]
-    """Keras's SGD with momentum, to the bit."""
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One variable's update."""
-        momentum = self.momentums[self._get_variable_index(variable)].value
-        tf.raw_ops.ResourceApplyKerasMomentum(
-            var=variable.handle,
-            accum=momentum.handle,
-            lr=tf.cast(learning_rate, variable.dtype),
-            grad=tf.cast(gradient, variable.dtype),
-            momentum=tf.constant(self.momentum, variable.dtype),
-            use_nesterov=self.nesterov,
-        )
-
-
-class OnePassAdam(keras.optimizers.Adam):  # type: ignore[misc]
-    """Keras's Adam, to rounding."""
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One variable's update."""
-        index = self._get_variable_index(variable)
-        step = tf.cast(self.iterations.value + 1, variable.dtype)
-        first, second = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
-            beta1_power=tf.pow(first, step),
-            beta2_power=tf.pow(second, step),
-            lr=tf.cast(learning_rate, variable.dtype),
-            beta1=first,
-            beta2=second,
-            epsilon=tf.constant(self.epsilon, variable.dtype),
-            grad=tf.cast(gradient, variable.dtype),
-        )
-
-
-class _RatesByVariable:
+class _ByVariable:
     """A learning rate and a weight decay for each variable; an optimizer of Keras has one of each.
 
     rates: the factor of each variable's learning rate, by its path; 1 where there is none. shrinking: the weight decay.
@@ -62,7 +24,7 @@ class _RatesByVariable:
 
     def __init__(self, rates: Mapping[str, float], shrinking: float | None, **settings: Any) -> None:
         super().__init__(**settings)
-        self._rates, self._shrinking = dict(rates), shrinking
+        self._rates, self._shrinking = rates, shrinking
 
     def build(self, variables: list[Any]) -> None:
         """As Keras's; keeps each variable's rate."""
@@ -70,20 +32,46 @@ class _RatesByVariable:
         super().build(variables)  # type: ignore[misc]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One variable's update, at its own rate."""
-        # `variable` is TensorFlow's own here, which has no path.
-        own = learning_rate * self._own_rates[self._get_variable_index(variable)]  # type: ignore[attr-defined]
+        """One variable's update, at its own rate. `variable` is TensorFlow's own here, which has no path."""
+        index = self._get_variable_index(variable)  # type: ignore[attr-defined]
+        rate = tf.cast(learning_rate, variable.dtype) * self._own_rates[index]
         if self._shrinking and len(variable.shape) >= 2:
-            variable.assign_sub(variable * self._shrinking * own)
-        super().update_step(gradient, variable, own)  # type: ignore[misc]
+            variable.assign_sub(variable * self._shrinking * rate)
+        self._one_pass(index, variable.handle, rate, tf.cast(gradient, variable.dtype))  # type: ignore[attr-defined]
 
 
-class RatedSGD(_RatesByVariable, OnePassSGD):
-    """SGD with rates by variable."""
+class SGD(_ByVariable, keras.optimizers.SGD):  # type: ignore[misc]
+    """Keras's SGD with momentum, to the bit."""
+
+    def _one_pass(self, index: int, variable: Any, rate: Any, gradient: Any) -> None:
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable,
+            accum=self.momentums[index].value.handle,
+            lr=rate,
+            grad=gradient,
+            momentum=tf.constant(self.momentum, gradient.dtype),
+            use_nesterov=self.nesterov,
+        )
 
 
-class RatedAdamW(_RatesByVariable, OnePassAdam):
-    """AdamW with rates by variable: Adam, with the weight decay of `_RatesByVariable`."""
+class AdamW(_ByVariable, keras.optimizers.Adam):  # type: ignore[misc]
+    """Keras's AdamW, to rounding."""
+
+    def _one_pass(self, index: int, variable: Any, rate: Any, gradient: Any) -> None:
+        step = tf.cast(self.iterations.value + 1, gradient.dtype)
+        first, second = (tf.constant(beta, gradient.dtype) for beta in (self.beta_1, self.beta_2))
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(first, step),
+            beta2_power=tf.pow(second, step),
+            lr=rate,
+            beta1=first,
+            beta2=second,
+            epsilon=tf.constant(self.epsilon, gradient.dtype),
+            grad=gradient,
+        )
 
 
 def build(
@@ -97,9 +85,9 @@ def build(
     common: dict[str, Any] = {"learning_rate": _schedule(config, steps), "global_clipnorm": config.clip_norm}
     if config.ema is not None:
         common |= {"use_ema": True, "ema_momentum": config.ema}
-    kind = RatedAdamW
-    if config.optimizer == "sgd":
-        kind, common = RatedSGD, {**common, "momentum": 0.9, "nesterov": True}
+    kind = SGD if config.optimizer == "sgd" else AdamW
+    if kind is SGD:
+        common |= {"momentum": 0.9, "nesterov": True}
     optimizer = kind(rates or {}, config.weight_decay, **common)
     optimizer.build(variables)
     return optimizer

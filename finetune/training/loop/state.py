@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from finetune.config import DEFAULTS, RunConfig, settings_with
@@ -51,14 +50,10 @@ class State:
                 )
 
 
-def model_arrays(model: keras.Model) -> dict[str, np.ndarray]:
-    """Every variable of the model, dropout's seed included, by position."""
-    return {f"model/{index}": np.array(variable) for index, variable in enumerate(model.variables)}
-
-
-def optimizer_arrays(optimizer: keras.optimizers.Optimizer) -> dict[str, np.ndarray]:
-    """Every variable of the optimizer, its step count included, by position."""
-    return {f"optimizer/{index}": np.array(variable) for index, variable in enumerate(optimizer.variables)}
+def taken_out(variables: list[Any], prefix: str) -> dict[str, np.ndarray]:
+    """A copy of every variable, named `prefix/position`: dropout's seed of a model, the step count of an optimizer
+    included."""
+    return {f"{prefix}/{index}": np.array(variable) for index, variable in enumerate(variables)}
 
 
 def put_back(variables: list[Any], arrays: dict[str, np.ndarray], prefix: str) -> None:

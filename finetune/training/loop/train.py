@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,8 +17,8 @@ from finetune.evaluation.evaluator import Evaluation, Evaluator
 from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.training.loop.feed import Feed
 from finetune.training.loop.optimizer import averages, build
-from finetune.training.loop.state import State, model_arrays, optimizer_arrays, put_back
-from finetune.training.loop.step import train_step, train_steps
+from finetune.training.loop.state import State, put_back, taken_out
+from finetune.training.loop.step import TrainStep
 
 _SAVING_SHARE = 20
 """At most one part in so many of the time between two states goes into writing them."""
@@ -44,24 +44,19 @@ class Observer:
         return False
 
 
-class Phases(Protocol):
-    """Which layers train in which epochs. Each phase has an optimizer and a schedule of its own."""
+class Phases:
+    """Which layers train in which epochs. Each phase has an optimizer and a schedule of its own.
+
+    This is the one phase of a model whose layers' switches are set already and stay.
+    """
 
     @property
     def first_epochs(self) -> Sequence[int]:
         """The epoch each phase begins with, counted from 0, ascending; the first is 0."""
+        return (0,)
 
     def enter(self, number: int) -> None:
         """Set the layers' switches for a phase. A resumed run enters its phase again."""
-
-
-class OnePhase:
-    """The layers' switches are set already and stay."""
-
-    first_epochs = (0,)
-
-    def enter(self, number: int) -> None:
-        """Nothing."""
 
 
 @dataclass
@@ -102,39 +97,39 @@ def train(
     Raises FinetuneError when a loss or a variable that would be kept is not finite; Interrupted when the observer
     asked to stop (state saved).
     """
-    training = _Training(feed, config, observer, phases or OnePhase(), rates, distribution)
+    training = _Training(feed, config, observer, phases or Phases(), rates, distribution)
     training.begin(resume_from)
     while training.continues():
         training.run_epoch(save_seconds)
     return training.end()
 
 
+@dataclass
 class _Training:
     """One training: its progress, the optimizer and step of its present phase, and when its state was last saved."""
 
-    def __init__(
-        self,
-        feed: Feed,
-        config: RunConfig,
-        observer: Observer,
-        phases: Phases,
-        rates: Mapping[str, float] | None,
-        distribution: Distribution,
-    ) -> None:
-        self._feed, self._config, self._observer = feed, config, observer
-        self._phases, self._rates, self._on = phases, rates, distribution
-        self._model = feed.whole
-        self._epochs = config.epochs or 0
-        self._per_epoch = batches.steps_per_epoch(feed.dataset.train, config)
-        self._ends = [*phases.first_epochs[1:], self._epochs]
-        self._progress = _Progress()
-        self._best: dict[str, np.ndarray] = {}
-        self._saved_at, self._pause = time.monotonic(), 0.0
+    _feed: Feed
+    _config: RunConfig
+    _observer: Observer
+    _phases: Phases
+    _rates: Mapping[str, float] | None
+    _on: Distribution
+    _progress: _Progress = field(default_factory=_Progress)
+    _best: dict[str, np.ndarray] = field(default_factory=dict)
+    _pause: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._model, self._epochs = self._feed.whole, self._config.epochs or 0
+        self._per_epoch = batches.steps_per_epoch(self._feed.dataset.train, self._config)
+        self._ends = [*self._phases.first_epochs[1:], self._epochs]
 
     def begin(self, resume_from: State | None) -> None:
         """Enter the first phase, or that of `resume_from` with its model, optimizer and progress."""
         if resume_from is not None:
-            self._progress = _progress_of(resume_from)
+            try:
+                self._progress = _Progress(**resume_from.progress)
+            except TypeError as error:
+                raise FinetuneError(f"state.npz is of another version ({error}): delete it to start again") from None
             put_back(self._model.variables, resume_from.arrays, "model")
             self._best = {name: value for name, value in resume_from.arrays.items() if name.startswith("best/")}
         resumed = self._on.share(resume_from is not None)
@@ -180,7 +175,7 @@ class _Training:
             validation = _evaluated(*self._feed.scoring("validation"), self._on)
         self._close_epoch(validation)
         if self._config.patience and progress.best_epoch == progress.epoch - 1:
-            self._best = {f"best/{name.split('/')[1]}": value for name, value in model_arrays(self._model).items()}
+            self._best = taken_out(self._model.variables, "best")
         self._observer.on_epoch(progress.history)
         # Where an epoch is shorter than writing its state, only some epochs are saved.
         if time.monotonic() - self._saved_at > self._pause:
@@ -210,16 +205,8 @@ class _Training:
         with self._on.scope():
             optimizer = build(config, variables, steps=steps, rates=self._rates)
         self._optimizer, self._variables = optimizer, variables
-        how: dict[str, Any] = {
-            "label_smoothing": config.label_smoothing,
-            "precision": config.precision,
-            "microbatch": config.microbatch,
-        }
-        if self._feed.stacked:
-            self._step = train_steps(self._feed.model, optimizer, variables, **how)
-        else:
-            mixed = batches.mixes(config)
-            self._step = train_step(self._feed.model, optimizer, variables, mixed=mixed, distribution=self._on, **how)
+        step = TrainStep(self._feed.model, optimizer, variables, config, self._on)
+        self._step = step.several() if self._feed.stacked else step.traced()
 
     def _count(self, loss_sum: float, correct: float, images: int) -> None:
         """Add one step to the progress and report it. FinetuneError where its loss is not finite."""
@@ -244,8 +231,8 @@ class _Training:
             return
         began = time.monotonic()
         _check_finite(self._model, self._config)  # before it replaces a state that was finite
-        arrays = model_arrays(self._model) | optimizer_arrays(self._optimizer) | self._best
-        self._observer.save(State(arrays, dataclasses.asdict(self._progress), self._config.to_json()))
+        arrays = taken_out(self._model.variables, "model") | taken_out(self._optimizer.variables, "optimizer")
+        self._observer.save(State(arrays | self._best, dataclasses.asdict(self._progress), self._config.to_json()))
         self._saved_at = time.monotonic()
         self._pause = _SAVING_SHARE * (self._saved_at - began)
 
@@ -299,10 +286,3 @@ def _diverged(what: str, config: RunConfig) -> FinetuneError:
     return FinetuneError(
         f"{what}: the run has stopped. Lower --learning-rate (it is {config.learning_rate:g}) or give --clip-norm 1"
     )
-
-
-def _progress_of(state: State) -> _Progress:
-    try:
-        return _Progress(**state.progress)
-    except TypeError as error:
-        raise FinetuneError(f"state.npz is of another version ({error}): delete it to start again") from None

@@ -8,7 +8,7 @@ import pytest
 from finetune.errors import Interrupted
 from finetune.training.feature_cache import extraction
 from finetune.training.loop import optimizer as optimizers
-from finetune.training.loop.step import train_step, train_steps
+from finetune.training.loop.step import TrainStep
 from tests.support.small_features import CONFIG, Listener, classifier, generated, trained
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -50,8 +50,8 @@ def test_several_steps_in_one_call_are_the_same_steps(optimizer):
     for together in (False, True):
         model = classifier(freeze=())
         variables = model.trainable_variables
-        make = train_steps if together else train_step
-        step = make(model, optimizers.build(config, variables, steps=5), variables, label_smoothing=0.1)
+        both = TrainStep(model, optimizers.build(config, variables, steps=5), variables, config)
+        step = both.several() if together else both.traced()
         if together:
             losses, corrects = (value.numpy().tolist() for value in step(inputs, labels))
         else:

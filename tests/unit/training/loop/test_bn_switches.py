@@ -15,7 +15,7 @@ from finetune.training import proof
 from finetune.training.loop import optimizer as optimizers
 from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
-from finetune.training.loop.step import train_step
+from finetune.training.loop.step import TrainStep
 from finetune.training.loop.train import train
 from tests.unit.training.loop.test_train import CONFIG, Listener, dataset, untimed
 
@@ -96,7 +96,7 @@ def test_a_step_of_every_network_under_every_policy(name, renorm, zero_debias, u
 
     config = RunConfig("x", optimizer="sgd", learning_rate=0.1, weight_decay=0.01, schedule="constant")
     variables = model.trainable_variables
-    step = train_step(model, optimizers.build(config, variables, steps=1), variables, label_smoothing=0.0)
+    step = TrainStep(model, optimizers.build(config, variables, steps=1), variables, config).traced()
     before = {variable.path: np.array(variable) for layer in layers for variable in layer.weights}
     digests, moves = proof.digests(model), proof.expected_to_change(model)
     step(images, tf.constant(rng.integers(0, 4, 8)))

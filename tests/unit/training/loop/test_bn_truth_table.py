@@ -19,7 +19,7 @@ from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.config import RunConfig
 from finetune.training import proof
 from finetune.training.loop import optimizer as optimizers
-from finetune.training.loop.step import train_step
+from finetune.training.loop.step import TrainStep
 
 # policy -> (what normalises, do the statistics move, do gamma and beta move): design.md, "BatchNorm is a value"
 TRUTH = {
@@ -71,7 +71,7 @@ def test_truth_table(build, updates):
     model.get_layer("head.logits").kernel.assign(rng.normal(0, 1, model.get_layer("head.logits").kernel.shape))
     config = RunConfig("x", optimizer="sgd", learning_rate=0.1, weight_decay=0.01, schedule="constant")
     variables = model.trainable_variables
-    step = train_step(model, optimizers.build(config, variables, steps=1), variables, label_smoothing=0.0)
+    step = TrainStep(model, optimizers.build(config, variables, steps=1), variables, config).traced()
     before = {variable.path: np.array(variable) for layer in model.layers for variable in layer.weights}
     digests, expected = proof.digests(model), proof.expected_to_change(model)
     images = tf.constant(rng.normal(0, 1, (8, *model.input_shape[1:])), tf.float32)

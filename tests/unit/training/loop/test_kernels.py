@@ -12,7 +12,7 @@ from finetune.batchnorm.surgery import BatchNormOptions, adopt, bn_layers
 from finetune.config import RunConfig
 from finetune.training.loop import kernels
 from finetune.training.loop import optimizer as optimizers
-from finetune.training.loop.step import train_step, train_steps
+from finetune.training.loop.step import TrainStep
 
 LAYERS = {
     "1x1": (keras.layers.Conv2D(5, 1, name="c"), 7),
@@ -120,8 +120,8 @@ def trained(optimizer="sgd", steps=5, **how):
     model = small()
     variables = model.trainable_variables
     config = RunConfig("x", optimizer=optimizer, learning_rate=0.05 if optimizer == "sgd" else 0.01,
-                       schedule="constant", weight_decay=0.01)  # fmt: skip
-    step = train_step(model, optimizers.build(config, variables, steps=steps), variables, label_smoothing=0.0, **how)
+                       schedule="constant", weight_decay=0.01, **how)  # fmt: skip
+    step = TrainStep(model, optimizers.build(config, variables, steps=steps), variables, config).traced()
     losses = [float(step(IMAGES, LABELS)[0]) for _ in range(steps)]
     return losses, {variable.path: np.array(variable) for variable in model.variables}
 
@@ -164,7 +164,7 @@ def test_a_bias_that_batchnorm_takes_away_has_no_gradient(what, side):
     rate.build(variables)
     for layer in bn_layers(model):
         layer.moving_mean.assign(tf.zeros_like(layer.moving_mean))
-    train_step(model, rate, variables, label_smoothing=0.0)(images, LABELS)
+    TrainStep(model, rate, variables, RunConfig("x")).traced()(images, LABELS)
     moved = {variable.path: before[variable.path] - np.array(variable) for variable in variables}
     for path, value in moved.items():
         np.testing.assert_allclose(value, expected[path], rtol=1e-4, atol=2e-5, err_msg=path)
@@ -212,10 +212,8 @@ def test_microbatches_in_a_loop_of_steps():
     losses, weights = trained(steps=3, microbatch=5)
     model = small()
     variables = model.trainable_variables
-    config = RunConfig("x", optimizer="sgd", learning_rate=0.05, schedule="constant", weight_decay=0.01)
-    several = train_steps(
-        model, optimizers.build(config, variables, steps=3), variables, label_smoothing=0.0, microbatch=5
-    )
+    config = RunConfig("x", optimizer="sgd", learning_rate=0.05, schedule="constant", weight_decay=0.01, microbatch=5)
+    several = TrainStep(model, optimizers.build(config, variables, steps=3), variables, config).several()
     summed, _ = several(np.stack([IMAGES] * 3), np.stack([LABELS] * 3))
     np.testing.assert_allclose(summed, losses, rtol=1e-6)
     for variable in model.variables:

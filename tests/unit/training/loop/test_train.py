@@ -15,7 +15,7 @@ from finetune.errors import FinetuneError, Interrupted
 from finetune.training.loop import optimizer as optimizers
 from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
-from finetune.training.loop.step import train_step
+from finetune.training.loop.step import TrainStep
 from finetune.training.loop.train import train
 
 CONFIG = RunConfig(
@@ -138,8 +138,9 @@ def test_mixed_labels_are_scored_by_their_shares_and_resume_to_the_bit(tmp_path)
 def test_a_step_on_shares_counts_them():
     model = classifier(dataclasses.replace(CONFIG, dropout=0.0, hidden=None))
     model.get_layer("head.logits").bias.assign([0.0, 5.0, 0.0])
-    optimizer = optimizers.build(CONFIG, model.trainable_variables, steps=10)
-    step = train_step(model, optimizer, model.trainable_variables, label_smoothing=0.1, mixed=True)
+    config = dataclasses.replace(CONFIG, label_smoothing=0.1, mixup=0.2)
+    optimizer = optimizers.build(config, model.trainable_variables, steps=10)
+    step = TrainStep(model, optimizer, model.trainable_variables, config).traced()
     shares = np.array([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]], np.float32)
     loss, correct = step(np.zeros((2, 8, 8, 3), np.float32), shares)
     assert float(correct) == 0.75
