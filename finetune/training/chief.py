@@ -18,7 +18,8 @@ from finetune.runs.run_data import check_unchanged, describe_data
 from finetune.training import environment, proof
 from finetune.training.display import Display
 from finetune.training.distribution.strategy import Distribution
-from finetune.training.feature_cache.preparing import Progress, cached_feed
+from finetune.training.feature_cache.extraction import Progress
+from finetune.training.feature_cache.preparing import cached_feed
 from finetune.training.finish import Outcome, finish
 from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State, put_back

@@ -26,7 +26,8 @@ Network.__call__ = slow
 print("ready", flush=True)
 sys.stdin.readline()
 done = lambda count, total: print(count, total, flush=True)
-with cached_feed(classifier(), generated(count=1550), CONFIG, Progress(print, done, lambda: False)) as (feed, about):
+progress = Progress(print, done, lambda: False, print)
+with cached_feed(classifier(), generated(count=1550), CONFIG, progress) as (feed, about):
     print(json.dumps(about), flush=True)
 """
 

@@ -13,7 +13,8 @@ from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split
-from finetune.training.feature_cache.preparing import Progress, cached_feed
+from finetune.training.feature_cache.extraction import Progress
+from finetune.training.feature_cache.preparing import cached_feed
 from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.train import train
 
@@ -116,7 +117,9 @@ def trained(
 ) -> Outcome:
     """Train and score as a run does, with features where there can be some."""
     listener, said = listener or Listener(), []
-    with cached_feed(model, dataset, config, Progress(said.append, lambda done, total: None, stop)) as cached:
+    with cached_feed(
+        model, dataset, config, Progress(said.append, lambda done, total: None, stop, said.append)
+    ) as cached:
         feed, about = cached or (ImageFeed(model, dataset, config), None)
         history = train(feed, config, listener, resume_from=resume_from)
         scorings = ((mode, *feed.scoring("test", mode)) for mode in ("moving", "batch"))

@@ -45,12 +45,8 @@ def cuts(model: keras.Model) -> list[Cut]:
     where that makes its value smaller. The cuts that follow lie earlier and are smaller, for when the first does not
     fit. Raises FinetuneError with the layer that prevents a cut, where there is none.
     """
-    graph = _Graph(model)
-    candidates = [cut for tensor in graph.dominators() if (cut := graph.cut(tensor)) is not None]
-    if not candidates:
-        raise FinetuneError(graph.obstacle())
     chosen: list[Cut] = []
-    for cut in candidates:
+    for cut in _possible(model):
         if chosen and cut.values >= chosen[-1].values:
             continue
         if chosen and cut.multiplications == chosen[-1].multiplications:
@@ -85,90 +81,63 @@ def changes(operation: Any) -> str | None:
     return None
 
 
-class _Graph:
-    """The graph of a model. Its tensors are numbered so that each comes after those it is computed from."""
+def _possible(model: keras.Model) -> list[Cut]:
+    """The cuts at all tensors that have a cost below them and a fixed shape, the last first. Raises FinetuneError where
+    there is none.
 
-    def __init__(self, model: keras.Model) -> None:
-        self._model = model
-        calls = nodes(model)
-        self._number: dict[int, int] = {id(model.input): 0}
-        self._tensors: list[Any] = [model.input]
-        self._below: list[int] = [0]  # bit set of the nodes a tensor is computed by
-        self._dominated: list[int] = [1]  # bit set of the tensors every way to this one leads through
-        self._moving: list[bool] = [False]
-        self._frontier: set[int] = set()  # fixed tensors that something changing takes
-        self._reasons: list[tuple[Any, str]] = []
-        self._costs = [_multiplications(node) for node in calls]
-        for position, node in enumerate(calls):
-            self._add(position, node)
-
-    def _add(self, position: int, node: Any) -> None:
-        inputs = sorted({self._number[id(tensor)] for tensor in node.input_tensors})
+    Tensors are numbered so that each comes after those it is computed from.
+    """
+    calls = nodes(model)
+    costs = [_multiplications(node) for node in calls]
+    number, tensors = {id(model.input): 0}, [model.input]
+    below, moving = [0], [False]  # the nodes a tensor is computed by, as a bit set; whether its value changes
+    dominators = [1]  # bit set of the tensors that every way to this one leads through
+    common = -1  # bit set of those that every way to a changing layer leads through
+    obstacle = "nothing trains"
+    for position, node in enumerate(calls):
+        inputs = {number[id(tensor)] for tensor in node.input_tensors}
         reason = changes(node.operation)
-        if reason is not None:
-            self._reasons.append((node.operation, reason))
-        moving = reason is not None or any(self._moving[i] for i in inputs)
-        if moving:
-            self._frontier |= {i for i in inputs if not self._moving[i]}
-        below, dominated = 1 << position, -1
+        if reason is not None and not any(moving):
+            first = f"{node.operation.name.replace('.', '/')} {reason}"
+            obstacle = f"nothing below the first layer that changes costs anything: {first}"
+        moves = reason is not None or any(moving[i] for i in inputs)
+        computed_by, through = 1 << position, -1 if inputs else 0
         for i in inputs:
-            below |= self._below[i]
-            dominated &= self._dominated[i]
+            computed_by |= below[i]
+            through &= dominators[i]
+            if moves and not moving[i]:
+                common &= dominators[i]
         for tensor in node.output_tensors:
-            number = len(self._tensors)
-            self._number[id(tensor)] = number
-            self._tensors.append(tensor)
-            self._below.append(below)
-            self._dominated.append((dominated if inputs else 0) | 1 << number)
-            self._moving.append(moving)
-
-    def dominators(self) -> list[int]:
-        """Numbers of the tensors through which all of the frontier is computed, the last first."""
-        if not self._moving[self._number[id(self._model.output)]]:
-            return []
-        common = -1
-        for i in self._frontier:
-            common &= self._dominated[i]
-        return [i for i in range(len(self._tensors) - 1, 0, -1) if common >> i & 1]
-
-    def cut(self, number: int) -> Cut | None:
-        """The cut at a tensor; None where nothing is computed below it or its value has no fixed shape."""
-        tensor = self._tensors[number]
-        shape = tuple(tensor.shape[1:])
-        below = sum(cost for i, cost in enumerate(self._costs) if self._below[number] >> i & 1)
-        if not below or None in shape or "float" not in str(tensor.dtype):
-            return None
-        layer = str(tensor._keras_history.operation.name).replace(".", "/")
-        return Cut(tensor, layer, shape, below, sum(self._costs) - below)
-
-    def obstacle(self) -> str:
-        """Why there is no cut: the first layer that changes."""
-        if not self._reasons:
-            return "nothing trains"
-        operation, reason = self._reasons[0]
-        return f"nothing below the first layer that changes costs anything: {operation.name.replace('.', '/')} {reason}"
+            number[id(tensor)] = len(tensors)
+            dominators.append(through | 1 << len(tensors))
+            tensors.append(tensor)
+            below.append(computed_by)
+            moving.append(moves)
+    found = []
+    dominating = [i for i in range(len(tensors) - 1, 0, -1) if common >> i & 1 and moving[number[id(model.output)]]]
+    for i in dominating:
+        cost, shape = sum(cost for at, cost in enumerate(costs) if below[i] >> at & 1), tuple(tensors[i].shape[1:])
+        if cost and None not in shape and "float" in str(tensors[i].dtype):
+            layer = str(tensors[i]._keras_history.operation.name).replace(".", "/")
+            found.append(Cut(tensors[i], layer, shape, cost, sum(costs) - cost))
+    if not found:
+        raise FinetuneError(obstacle)
+    return found
 
 
 def nodes(model: keras.Model) -> list[Any]:
     """Every call of a layer or operation that the output needs, each after those its inputs come from."""
-    order: list[Any] = []
-    seen: set[int] = {id(model.input)}
-    stack: list[tuple[Any, bool]] = [(model.output, False)]
+    order: dict[int, Any] = {}
+    entered, stack = {id(model.input)}, [model.output]
     while stack:
-        tensor, inputs_done = stack.pop()
-        history = tensor._keras_history
+        history = stack[-1]._keras_history
         node = history.operation._inbound_nodes[history.node_index]
-        if inputs_done:
-            if id(node) not in seen:
-                seen.add(id(node))
-                order.append(node)
-            continue
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        stack.append((tensor, True))
-        stack.extend((one, False) for one in node.input_tensors)
-    return order
+        if id(stack[-1]) not in entered:
+            entered.add(id(stack[-1]))
+            stack.extend(node.input_tensors)
+        elif stack.pop() is not model.input:
+            order.setdefault(id(node), node)
+    return list(order.values())
 
 
 def _multiplications(node: Any) -> int:

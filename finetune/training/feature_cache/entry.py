@@ -15,7 +15,8 @@ import fcntl
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ DISOWNED = b"\xff" * ID.itemsize
 _AT_ONCE = 2**22
 """Bytes read and checked at once."""
 
+_FLAGS = os.O_RDWR | os.O_CREAT
 _APPENDING = 2**62
 """The byte of `claims` that is locked while rows are added; images' bytes lie below it."""
 
@@ -45,22 +47,17 @@ class Entry:
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
         self.row_bytes = prod(shape) * self.dtype.itemsize
-        opened: list[int] = []
-        try:
-            for name in ("rows.bin", "index.bin", "claims"):
-                opened.append(os.open(path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
-        except BaseException:
-            for descriptor in opened:
-                os.close(descriptor)
-            raise
-        self._rows, self._index, self._claims = self._descriptors = tuple(opened)
+        with ExitStack() as opened:
+            self._rows, self._index, self._claims = (
+                opened.enter_context(open(os.open(path / name, _FLAGS, 0o644), "r+b", buffering=0)).fileno()
+                for name in ("rows.bin", "index.bin", "claims")
+            )
+            self._files = opened.pop_all()
         self._known = np.empty(0, RECORD)  # as they were when rows were last looked for
 
     def close(self) -> None:
         """Close the files; rows can no longer be read."""
-        for descriptor in self._descriptors:
-            with suppress(OSError):
-                os.close(descriptor)
+        self._files.close()
 
     def __len__(self) -> int:
         """The number of rows now, with those of other processes."""
@@ -74,12 +71,7 @@ class Entry:
         """The row of each of `ids`, int64, -1 where there is none."""
         self._known = self._records()
         known = np.ascontiguousarray(self._known["id"])
-        if not len(known):
-            return np.full(len(ids), -1, np.int64)
-        order = np.argsort(known, kind="stable")
-        places = np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)
-        rows = order[places]
-        return np.where(known[rows] == ids, rows, -1)
+        return found(ids, known, np.argsort(known, kind="stable"))
 
     def damaged(self, ids: np.ndarray) -> np.ndarray:
         """int64: the rows of `ids` whose bytes, name or checksum have changed since they were written. Every row is
@@ -116,26 +108,20 @@ class Entry:
 
     def _wrong(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
         """bool per row: whether the checksum of its `values`, just read, differs from the recorded one."""
-        if len(rows) and rows.max() >= len(self._known):
+        if rows.max(initial=-1) >= len(self._known):
             self._known = self._records()
-            if rows.max() >= len(self._known):
-                raise _shorter(self.path)
+        if rows.max(initial=-1) >= len(self._known):
+            raise _shorter(self.path)
         known = self._known[rows]
         return np.asarray(_sums(known["id"], values, self.row_bytes) != known["sum"])
 
     def _values(self, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), *self.shape), self.dtype)
-        order = np.argsort(rows, kind="stable")
-        in_place = bool(np.all(order[1:] > order[:-1]))
-        target = out if in_place else np.empty_like(out)
-        flat = _bytes(target)
-        ordered = rows[order]
-        starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 2) != 1).tolist()
-        for start, end in zip(starts, [*starts, len(rows)][1:], strict=True):
+        flat = _bytes(out)
+        starts = np.flatnonzero(np.diff(rows, prepend=rows[:1] - 2) != 1).tolist()
+        for start, end in pairwise([*starts, len(rows)]):
             part = flat[start * self.row_bytes : end * self.row_bytes]
-            _read_into(self._rows, part, int(ordered[start]) * self.row_bytes, self.path)
-        if not in_place:
-            out[order] = target
+            _read(self._rows, part, int(rows[start]) * self.row_bytes, self.path)
         return out
 
     def claim(self, ids: np.ndarray) -> np.ndarray:
@@ -159,11 +145,12 @@ class Entry:
             os.ftruncate(self._index, count * RECORD.itemsize)
             _write(self._rows, _bytes(data), count * self.row_bytes)
             _flush(self._rows)
-            _write(self._index, memoryview(records.tobytes()), count * RECORD.itemsize)
+            _write(self._index, _bytes(records), count * RECORD.itemsize)
 
     def _records(self, start: int = 0) -> np.ndarray:
-        count = max(0, len(self) - start)
-        return np.frombuffer(_read(self._index, count * RECORD.itemsize, start * RECORD.itemsize, self.path), RECORD)
+        records = np.empty(max(0, len(self) - start), RECORD)
+        _read(self._index, _bytes(records), start * RECORD.itemsize, self.path)
+        return records
 
     @contextmanager
     def _appending(self) -> Iterator[None]:
@@ -180,6 +167,14 @@ class Entry:
         except (BlockingIOError, PermissionError):
             return False
         return True
+
+
+def found(ids: np.ndarray, names: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Where in `names`, which `order` sorts, each of `ids` is: int64, -1 where it is not; the first of equal names."""
+    if not len(names):
+        return np.full(len(ids), -1, np.int64)
+    places = order[np.minimum(np.searchsorted(names, ids, sorter=order), len(names) - 1)]
+    return np.where(names[places] == ids, places, -1)
 
 
 def _sums(ids: np.ndarray, values: np.ndarray, row_bytes: int) -> np.ndarray:
@@ -199,17 +194,12 @@ def _flush(descriptor: int) -> None:
 
 
 def _bytes_of(ids: np.ndarray) -> list[int]:
-    words = np.frombuffer(np.ascontiguousarray(ids).tobytes(), "<u8").reshape(-1, 2)[:, 0]
-    return [int(word) >> 2 for word in words]
+    """The byte of `claims` of each of `ids`."""
+    words = np.ascontiguousarray(ids).view("<u8")[::2]
+    return (words >> np.uint64(2)).tolist()  # type: ignore[no-any-return]
 
 
-def _read(descriptor: int, count: int, offset: int, path: Path) -> bytearray:
-    buffer = bytearray(count)
-    _read_into(descriptor, memoryview(buffer), offset, path)
-    return buffer
-
-
-def _read_into(descriptor: int, buffer: memoryview, offset: int, path: Path) -> None:
+def _read(descriptor: int, buffer: memoryview, offset: int, path: Path) -> None:
     done = 0
     while done < len(buffer):
         read = os.preadv(descriptor, [buffer[done:]], offset + done)

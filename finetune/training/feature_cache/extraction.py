@@ -1,9 +1,11 @@
 """Compute the rows an entry lacks, together with other processes that want them."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import keras
 import numpy as np
@@ -16,7 +18,7 @@ from finetune.data import pipeline
 from finetune.data.dataset import Images
 from finetune.data.preprocessing import AnyPreprocessing
 from finetune.errors import FinetuneError, Interrupted, WrongUse
-from finetune.training.feature_cache.entry import Entry
+from finetune.training.feature_cache.entry import Entry, found
 from finetune.training.loop import kernels
 
 _BATCH, _PIXELS = 32, 32 * 128 * 128
@@ -52,188 +54,172 @@ class Part:
     together: int | None = None
 
 
-@dataclass
-class Watch:
-    """Callbacks of an extraction.
+@dataclass(frozen=True)
+class Progress:
+    """Callbacks of the work.
 
-    progress: images done, and of all. stop: whether to stop. waiting: how many images another process computes. warn:
-    a sentence about damaged rows.
+    say: a sentence. progress: images done, and of all. stop: whether to stop. warn: a sentence about damaged rows.
     """
 
+    say: Callable[[str], None]
     progress: Callable[[int, int], None]
     stop: Callable[[], bool]
-    waiting: Callable[[int], None]
     warn: Callable[[str], None]
 
 
+@dataclass(frozen=True, eq=False)
 class Network:
     """The lower half of a model from uint8 images, `[n, height, width, 3]`, to rows."""
 
-    def __init__(
-        self, below: keras.Model, *, statistics: Statistics, image_size: int, preprocessing: AnyPreprocessing
-    ) -> None:
-        self._below, self._statistics = below, statistics
-        self._image_size, self._preprocessing = image_size, preprocessing
-        self._run: Callable[[tf.Tensor], tf.Tensor] | None = None
-        self.batch_size = batch_size(image_size)
+    below: keras.Model
+    statistics: Statistics
+    image_size: int
+    preprocessing: AnyPreprocessing
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Rows. The graph is traced at the first call, so only where rows are missing."""
-        if self._run is None:
-            with kernels.products(parts(self._below)):
-                run = forward(self._below, self._statistics, moments=False)
-            prepare = tf.function(lambda pixels: pipeline.prepared(pixels, self._image_size, self._preprocessing))
-            self._run = lambda pixels: run(prepare(pixels))[0]
         return np.asarray(self._run(tf.constant(images)))
 
+    @cached_property
+    def _run(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        with kernels.products(parts(self.below)):
+            run = forward(self.below, self.statistics, moments=False)
+        prepare = tf.function(lambda pixels: pipeline.prepared(pixels, self.image_size, self.preprocessing))
+        return lambda pixels: run(prepare(pixels))[0]
 
-def fill(entry: Entry, network: Network, wanted: list[Part], watch: Watch) -> int:
+
+def fill(entry: Entry, network: Network, wanted: list[Part], progress: Progress) -> int:
     """Make `entry` hold an intact row for every image of `wanted`; returns how many rows this process computed.
 
-    Damaged rows are reported once and computed again. Raises Interrupted where `watch` says to stop: finished rows stay
-    and are not computed again. Also WrongUse where a value does not fit float16, OSError where the disk is full, and
-    DoesNotKeep.
+    Damaged rows are reported once and computed again. Raises Interrupted where `progress` says to stop: finished rows
+    stay and are not computed again. Also WrongUse where a value does not fit float16, OSError where the disk is full,
+    and DoesNotKeep.
     """
     ids = np.concatenate([part.ids for part in wanted])
-    computed = _fill(entry, network, wanted, watch)
+    computed = _fill(entry, network, wanted, progress)
     for attempt in range(_ATTEMPTS):
         damaged = entry.damaged(ids)
         if not len(damaged):
             return computed
         entry.disown(damaged)
         if not attempt:
-            watch.warn(
+            progress.warn(
                 f"features: {len(damaged):,} of {len(np.unique(ids)):,} rows of {entry.path} have changed since they "
                 "were written: they are computed again. If this happens again, check the disk"
             )
-        computed += _fill(entry, network, wanted, watch)
+        computed += _fill(entry, network, wanted, progress)
     if len(entry.damaged(ids)):
         raise DoesNotKeep(f"{entry.path} does not keep what is written to it: check the disk")
     return computed
 
 
-def _fill(entry: Entry, network: Network, wanted: list[Part], watch: Watch) -> int:
+def _fill(entry: Entry, network: Network, wanted: list[Part], progress: Progress) -> int:
     """Compute a row for every image that has none, intact or not."""
-    todo = [_Todo(part, entry.find(part.ids) >= 0, part.together or network.batch_size) for part in wanted]
-    total, computed = sum(len(one.done) for one in todo), 0
-    seen = len(entry)
-    reported = False
-
-    def read_new() -> None:
-        nonlocal seen
-        new = entry.ids(seen)
-        seen += len(new)
-        for one in todo:
-            one.mark(new)
+    todo, computed, waits = _Todo(entry, wanted, batch_size(network.image_size)), 0, False
 
     def report() -> None:
-        watch.progress(sum(int(one.done.sum()) for one in todo), total)
-        if watch.stop():
+        todo.read_new()
+        progress.progress(int(todo.done.sum()), len(todo.done))
+        if progress.stop():
             raise Interrupted("stopped while features were computed")
 
-    def keep(ids: np.ndarray, rows: np.ndarray) -> None:
-        entry.append(ids, _stored(rows, entry))
-        entry.release(ids)
-
-    with (
-        ThreadPoolExecutor(1, thread_name_prefix="features") as reader,
-        ThreadPoolExecutor(1, thread_name_prefix="rows") as writer,
-    ):
-        while not all(one.done.all() for one in todo):
-            kept: Future[None] | None = None
-            for one, places, pixels in _ahead(entry, todo, reader, read_new):
-                rows = network(pixels.result())[: len(places)]
+    try:
+        with ThreadPoolExecutor(2, thread_name_prefix="features") as pool:  # one reads ahead, one writes
+            while not todo.done.all():
+                kept: Future[None] | None = None
+                for batch, pixels in _ahead(todo.claimed(), pool, todo.pixels):
+                    rows = network(pixels.result())[: len(batch)]
+                    if kept is not None:
+                        kept.result()
+                    kept = pool.submit(todo.keep, batch, rows)
+                    computed += len(batch)
+                    report()
                 if kept is not None:
                     kept.result()
-                kept = writer.submit(keep, one.part.ids[places], rows)
-                computed += len(places)
-                read_new()
                 report()
-            if kept is not None:
-                kept.result()
-            read_new()
-            report()
-            left = sum(int((~one.done).sum()) for one in todo)
-            if left:
-                if not reported:
-                    watch.waiting(left)
-                    reported = True
-                time.sleep(_LOOK)
+                if left := int((~todo.done).sum()):
+                    words = f"features of the last {left:,} images are being computed by another process: waiting"
+                    if not waits:
+                        progress.say(words)
+                    waits = True
+                    time.sleep(_LOOK)
+    except BaseException:
+        entry.release(todo.names)  # the entry may stay open: other processes do not wait for this one
+        raise
     return computed
 
 
 class _Todo:
-    """The images of a part, and which of them have their row."""
+    """The different images of all parts, in their order: their `names`, and which are `done`: have their row."""
 
-    def __init__(self, part: Part, done: np.ndarray, batch_size: int) -> None:
-        self.part, self.done, self.batch_size = part, done, batch_size
-        self._order = np.argsort(part.ids, kind="stable")
-        self._sorted = part.ids[self._order]
-        self.first = np.zeros(len(done), bool)  # the same image twice is computed once
-        self.first[np.unique(part.ids, return_index=True)[1]] = True
+    def __init__(self, entry: Entry, wanted: list[Part], batch_size: int) -> None:
+        self._entry, self._wanted, self._size, self._seen = entry, wanted, batch_size, len(entry)
+        ids = np.concatenate([part.ids for part in wanted])
+        first = np.sort(np.unique(ids, return_index=True)[1])  # the same image twice is computed once
+        self.names = ids[first]
+        self.done = entry.find(self.names) >= 0
+        self._order = np.argsort(self.names)
+        self._part = np.repeat(np.arange(len(wanted)), [len(part.ids) for part in wanted])[first]
+        self._number = np.concatenate([part.numbers for part in wanted])[first]
 
-    def mark(self, ids: np.ndarray) -> None:
-        """Mark images whose rows have been added, by any process; the same image may occur several times."""
-        first, last = (np.searchsorted(self._sorted, ids, side=side) for side in ("left", "right"))
-        for start, end in zip(first.tolist(), last.tolist(), strict=True):
-            self.done[self._order[start:end]] = True
+    def read_new(self) -> None:
+        """Mark images whose rows have been added, by any process."""
+        new = self._entry.ids(self._seen)
+        self._seen += len(new)
+        places = found(new, self.names, self._order)
+        self.done[places[places >= 0]] = True
+
+    def claimed(self) -> Iterator[np.ndarray]:
+        """Batches, each of one part, that this process now computes: places in `names`.
+
+        Images that share batch statistics are claimed by the first of their batch.
+        """
+        for number, part in enumerate(self._wanted):
+            unit, size = part.together or 1, part.together or self._size
+            units = np.flatnonzero(self._part == number).reshape(-1, unit)
+            units = units[~self.done[units].all(axis=1)]
+            batch: list[int] = []
+            for start in range(0, len(units), size // unit):
+                some = units[start : start + size // unit]
+                taken = self._entry.claim(self.names[some[:, 0]])
+                self.read_new()  # another process may have finished them before the claim
+                late = self.done[some].all(axis=1)
+                self._entry.release(self.names[some[taken & late, 0]])
+                batch += some[taken & ~late].reshape(-1).tolist()
+                while len(batch) >= size:
+                    yield np.array(batch[:size])
+                    batch = batch[size:]
+            if batch:
+                yield np.array(batch)
+
+    def pixels(self, batch: np.ndarray) -> np.ndarray:
+        """uint8 images of a batch; a short one is filled up with its last image."""
+        part = self._wanted[self._part[batch[0]]]
+        images = part.images[self._number[batch]]
+        if part.mirrored:
+            images = images[:, :, ::-1]
+        short = (part.together or self._size) - len(batch)
+        return (
+            np.concatenate([images, np.repeat(images[-1:], short, axis=0)]) if short else np.ascontiguousarray(images)
+        )
+
+    def keep(self, batch: np.ndarray, rows: np.ndarray) -> None:
+        """Write the rows of a batch, and give up its claims."""
+        names = self.names[batch]
+        self._entry.append(names, _stored(rows, self._entry))
+        self._entry.release(names)
 
 
 def _ahead(
-    entry: Entry, todo: list[_Todo], reader: ThreadPoolExecutor, read_new: Callable[[], None]
-) -> Iterator[tuple[_Todo, np.ndarray, "Future[np.ndarray]"]]:
-    """Batches claimed by this process. Each is read while the one before it is computed."""
-    waiting: list[tuple[_Todo, np.ndarray, Future[np.ndarray]]] = []
-    try:
-        for one in todo:
-            for places in _claimed(entry, one, read_new):
-                waiting.append((one, places, reader.submit(_pixels, one.part, places, one.batch_size)))
-                if len(waiting) > 1:
-                    yield waiting.pop(0)
-        while waiting:
-            yield waiting.pop(0)
-    finally:
-        for one, places, _ in waiting:
-            entry.release(one.part.ids[places])
-
-
-def _claimed(entry: Entry, one: _Todo, read_new: Callable[[], None]) -> Iterator[np.ndarray]:
-    """Places in the part whose images this process now computes, a batch at a time."""
-    size = one.batch_size
-    if one.part.together:
-        for start in range(0, len(one.done), size):
-            places = np.arange(start, start + size)
-            if one.done[places].all():
-                continue
-            taken = entry.claim(one.part.ids[places])
-            read_new()  # another process may have finished it before the claim
-            if taken.all() and not one.done[places].all():
-                yield places
-            else:
-                entry.release(one.part.ids[places][taken])
-        return
-    batch: list[int] = []
-    for start in range(0, len(one.done), size):
-        places = start + np.flatnonzero(~one.done[start : start + size] & one.first[start : start + size])
-        taken = entry.claim(one.part.ids[places])
-        read_new()
-        late = taken & one.done[places]
-        entry.release(one.part.ids[places[late]])
-        batch += places[taken & ~late].tolist()
-        while len(batch) >= size:
-            yield np.array(batch[:size])
-            batch = batch[size:]
-    if batch:
-        yield np.array(batch)
-
-
-def _pixels(part: Part, places: np.ndarray, batch_size: int) -> np.ndarray:
-    """uint8 images of `places`; a short batch is filled up with its last image."""
-    images = part.images[part.numbers[places]]
-    if part.mirrored:
-        images = images[:, :, ::-1]
-    short = batch_size - len(places)
-    return np.concatenate([images, np.repeat(images[-1:], short, axis=0)]) if short else np.ascontiguousarray(images)
+    batches: Iterator[np.ndarray], pool: ThreadPoolExecutor, read: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[tuple[np.ndarray, "Future[np.ndarray]"]]:
+    """Each of `batches` with its pixels, which are read while the batch before it is computed."""
+    waiting: deque[tuple[np.ndarray, Future[np.ndarray]]] = deque()
+    for batch in batches:
+        waiting.append((batch, pool.submit(read, batch)))
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _stored(rows: np.ndarray, entry: Entry) -> np.ndarray:

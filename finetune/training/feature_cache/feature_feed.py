@@ -11,7 +11,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config import RunConfig
 from finetune.data import batches, pipeline
-from finetune.data.dataset import Dataset, Split
+from finetune.data.dataset import Dataset
 from finetune.evaluation.evaluator import Evaluator
 from finetune.training.feature_cache.entry import Entry
 
@@ -42,10 +42,10 @@ class Table:
 class CachedFeed:
     """A `finetune.training.loop.feed.Feed` of features.
 
-    whole: the model of the run. above: its upper half.
-    views: the training images' tables: the images, and their mirror images where they are mirrored at random.
-    measured: the test images' features under batch statistics, in whole batches; None where the evaluation computes
-    them from the images.
+    whole: the model of the run. above: its upper half, of so many `multiplications` an image.
+    training_rows: the training images, and after them their mirror images where they are mirrored at random.
+    tables: by split and statistics, the rows of its evaluation's batches, one after another. What is not there is
+    scored from the images.
     """
 
     stacked = True
@@ -56,96 +56,72 @@ class CachedFeed:
         above: keras.Model,
         config: RunConfig,
         dataset: Dataset,
-        *,
-        views: list[Table],
-        tables: dict[str, Table],
-        measured: Table | None,
+        training_rows: Table,
+        tables: dict[tuple[str, Statistics], Table],
         multiplications: int,
     ) -> None:
         self.whole, self.model, self.dataset = whole, above, dataset
-        self._config = config
-        self._views, self._tables, self._measured = views, tables, measured
+        self._config, self._batch_size = config, int(batches.form(config)["batch_size"])
+        self._training_rows, self._tables = training_rows, tables
         self._evaluators: dict[bool, Evaluator] = {}
-        self._steps = _steps_per_call(above, config, multiplications)
+        self._steps = _steps_per_call(above, self._batch_size, multiplications)
 
     def training(self, *, epoch: int, start: int) -> Any:
         """(features `[steps, batch, ...]`, labels `[steps, batch]`) from batch `start` of an epoch on.
 
         The images and which of them are mirrored are as in `finetune.data.batches.training`."""
-        labels, augmentation = self.dataset.train.labels, batches.augmentation(self._config)
+        labels, augmentation, seed = self.dataset.train.labels, batches.augmentation(self._config), self._config.seed
         size = min(self._batch_size, len(labels))
-        order = pipeline.epoch_order(len(labels), seed=self._config.seed, epoch=epoch)
+        order = pipeline.epoch_order(len(labels), seed=seed, epoch=epoch)
         count = pipeline.steps_per_epoch(len(labels), self._batch_size)
 
         def pick(call: int) -> tuple[np.ndarray, ...]:
             numbers = range(start + call * self._steps, min(start + (call + 1) * self._steps, count))
-            chosen = order[numbers[0] * size : (numbers[-1] + 1) * size]
-            features = self._views[0].take(chosen)
-            if len(self._views) > 1:
-                mirrored = np.concatenate(
-                    [
-                        augmentation.mirrored(
-                            size, pipeline.batch_draw(seed=self._config.seed, epoch=epoch, batch=number)
-                        )
-                        for number in numbers
-                    ]
-                )
-                features[mirrored] = self._views[1].take(chosen[mirrored])
-            shape = (len(numbers), size)
+            rows = chosen = order[numbers[0] * size : (numbers[-1] + 1) * size]
+            if augmentation.flip:
+                draws = (pipeline.batch_draw(seed=seed, epoch=epoch, batch=number) for number in numbers)
+                rows = chosen + len(labels) * np.concatenate([augmentation.mirrored(size, draw) for draw in draws])
+            features, shape = self._training_rows.take(rows), (len(numbers), size)
             return features.reshape(*shape, *features.shape[1:]), labels[chosen].reshape(shape)
 
-        spec = tf.TensorSpec([None, size, *self.model.input_shape[1:]], self._dtype)
         calls = range(-(-(count - start) // self._steps))
-        return pipeline.mapped(calls, pick, (spec, tf.TensorSpec([None, size], tf.int64)), _as_float32)
+        return pipeline.mapped(calls, pick, self._signature((None, size), tf.int64), _as_float32)
 
     def scoring(
         self, split: str, statistics: Statistics = "moving", *, on_batch: Callable[[], None] | None = None
     ) -> tuple[Evaluator, Any]:
         """As `Feed.scoring`. The results are those of the whole model."""
-        from_images = statistics == "batch" and (split != "test" or self._measured is None)
-        if from_images not in self._evaluators:
-            self._evaluators[from_images] = Evaluator(KerasSubject(self.whole if from_images else self.model))
-        evaluator = self._evaluators[from_images]
+        table, examples = self._tables.get((split, statistics)), getattr(self.dataset, split)
+        cached = table is not None
+        if cached not in self._evaluators:
+            self._evaluators[cached] = Evaluator(KerasSubject(self.model if cached else self.whole))
+        evaluator = self._evaluators[cached]
         evaluator.on_batch = on_batch
-        images = getattr(self.dataset, split)
-        if from_images:
-            return evaluator, batches.evaluation(images, self._config)
-        return evaluator, self._evaluation(images, split, statistics)
-
-    def _evaluation(self, split: Split, name: str, statistics: Statistics) -> Any:
-        size, starts = pipeline.eval_starts(len(split), self._batch_size)
-        in_places = statistics == "batch" and self._measured is not self._tables[name]
-        table = self._measured if in_places and self._measured is not None else self._tables[name]
+        if table is None:
+            return evaluator, batches.evaluation(examples, self._config)
+        size, starts = pipeline.eval_starts(len(examples), self._batch_size)
 
         def pick(batch: int) -> tuple[np.ndarray, ...]:
-            begin = int(starts[batch])
-            numbers = np.arange(begin, begin + size)
-            features = table.take(np.arange(batch * size, (batch + 1) * size) if in_places else numbers)
-            return features, split.labels[numbers], numbers >= batch * size
+            places = np.arange(batch * size, (batch + 1) * size)
+            chosen = starts[batch] + np.arange(size)
+            return table.take(places), examples.labels[chosen], chosen >= batch * size
 
-        signature = (
-            tf.TensorSpec([size, *self.model.input_shape[1:]], self._dtype),
-            tf.TensorSpec([size], tf.int64),
-            tf.TensorSpec([size], tf.bool),
-        )
-        return pipeline.mapped(range(len(starts)), pick, signature, _as_float32)
+        signature = self._signature((size,), tf.int64, tf.bool)
+        return evaluator, pipeline.mapped(range(len(starts)), pick, signature, _as_float32)
 
-    @property
-    def _batch_size(self) -> int:
-        return int(batches.form(self._config)["batch_size"])
-
-    @property
-    def _dtype(self) -> Any:
-        return tf.as_dtype(self._config.cache_precision)
+    def _signature(self, shape: tuple[int | None, ...], *others: Any) -> tuple[tf.TensorSpec, ...]:
+        """Of features, and of values of the types `others`, one an image, in the given `shape` of images."""
+        precision = tf.as_dtype(self._config.cache_precision)
+        features = tf.TensorSpec([*shape, *self.model.input_shape[1:]], precision)
+        return features, *(tf.TensorSpec(shape, one) for one in others)
 
 
 def _as_float32(features: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:
     return tf.cast(features, tf.float32), *others
 
 
-def _steps_per_call(above: keras.Model, config: RunConfig, multiplications: int) -> int:
+def _steps_per_call(above: keras.Model, batch_size: int, multiplications: int) -> int:
     """How many training steps one call runs: as many as keep the call short and its input small."""
-    batch_size = int(batches.form(config)["batch_size"])
     values = int(np.prod(above.input_shape[1:])) * batch_size
     # A step computes three products of the size of an inference's.
     seconds = 5e-5 + 3 * multiplications * batch_size / _OPERATIONS

@@ -18,7 +18,7 @@ from checkpoints.store import cache_dir
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import to_json, write_text
 from finetune.text import size_in_words
-from finetune.training.feature_cache.entry import DISOWNED, ID, RECORD, Entry
+from finetune.training.feature_cache.entry import DISOWNED, RECORD, Entry
 
 _ABOUT = "about.json"
 _SPARE = 2**28
@@ -48,10 +48,7 @@ class Listed:
     def images(self) -> int:
         """The number of rows, without damaged ones."""
         row: int = int(np.prod(self.about["shape"])) * np.dtype(self.about["dtype"]).itemsize
-        record = int(self.about.get("record", ID.itemsize))  # entries of earlier versions had no checksums
-        count = min(_size(self.path / "index.bin") // record, _size(self.path / "rows.bin") // row)
-        if record != RECORD.itemsize:
-            return count
+        count = min(_size(self.path / "index.bin") // RECORD.itemsize, _size(self.path / "rows.bin") // row)
         try:
             return int(np.count_nonzero(np.fromfile(self.path / "index.bin", RECORD, count)["id"] != DISOWNED))
         except OSError:
@@ -97,17 +94,15 @@ def opened(key: str, about: dict[str, Any], ids: np.ndarray, *, budget: int | No
             known = path.is_dir()
             path.mkdir(exist_ok=True)
             try:
-                holding = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                held.callback(os.close, holding)
+                holding = held.enter_context(open(path / "lock", "a+b"))
                 fcntl.flock(holding, fcntl.LOCK_SH)  # a process that removes entries holds the lock of the folder
                 entry = Entry(path, tuple(about["shape"]), np.dtype(about["dtype"]))
                 held.callback(entry.close)
                 rows = len(entry) + len(np.unique(ids[entry.find(ids) < 0]))
                 needed = rows * (entry.row_bytes + RECORD.itemsize)
                 _make_room(path, needed, default_budget() if budget is None else budget, chosen=budget is not None)
-                write_text(
-                    path / _ABOUT, to_json({**about, "planned": needed, "record": RECORD.itemsize}, indent=1) + "\n"
-                )
+                about = {**about, "planned": needed, "record": RECORD.itemsize}
+                write_text(path / _ABOUT, to_json(about, indent=1) + "\n")
             except BaseException:
                 if not known:
                     shutil.rmtree(path, ignore_errors=True)
@@ -148,25 +143,20 @@ def _make_room(path: Path, needed: int, budget: int, *, chosen: bool) -> None:
     """Remove other entries so that `path` may grow to `needed` bytes. Raises OverBudget before anything is removed."""
     _remove_leftovers()
     all_others = [one for one in entries() if one.path != path]
-    there = _size_of(path)
-    held = sum(one.held for one in all_others)
+    held, more = sum(one.held for one in all_others), needed - _size_of(path) + _SPARE
     free = shutil.disk_usage(cache_folder()).free
     movable = [one for one in all_others if not one.busy]
     can_free = sum(one.size for one in movable)
-    words = "--cache-budget" if chosen else "a quarter of the free disk"
-    if needed > budget:
-        raise OverBudget(f"they would take {size_in_words(needed)}, more than {words} ({size_in_words(budget)})")
-    if held - can_free + needed > budget:
-        raise OverBudget(
-            f"they would take {size_in_words(needed)}, and other runs are using {size_in_words(held - can_free)} of "
-            f"{words} ({size_in_words(budget)})"
-        )
-    if needed - there + _SPARE > free + can_free:
-        raise OverBudget(
-            f"they would take {size_in_words(needed)}, and {cache_folder()} has {size_in_words(free)} free"
-        )
+    words = f"{'--cache-budget' if chosen else 'a quarter of the free disk'} ({size_in_words(budget)})"
+    for too_much, why in (
+        (needed > budget, f"more than {words}"),
+        (held - can_free + needed > budget, f"and other runs are using {size_in_words(held - can_free)} of {words}"),
+        (more > free + can_free, f"and {cache_folder()} has {size_in_words(free)} free"),
+    ):
+        if too_much:
+            raise OverBudget(f"they would take {size_in_words(needed)}, {why}")
     for one in movable:
-        if held + needed <= budget and needed - there + _SPARE <= free:
+        if held + needed <= budget and more <= free:
             break
         if _remove(one.path):
             held, free = held - one.size, free + one.size
@@ -177,8 +167,6 @@ def _listed(path: Path) -> Listed | None:
     try:
         value = json.loads(about.read_text(encoding="utf-8"))
         value["planned"], value["shape"], np.dtype(value["dtype"])
-        if int(value.get("record", ID.itemsize)) < 1:
-            return None
         used = about.stat().st_mtime
     except (OSError, ValueError, TypeError, KeyError):
         return None  # being created or removed
@@ -187,15 +175,10 @@ def _listed(path: Path) -> Listed | None:
 
 def _is_held(path: Path) -> bool:
     try:
-        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
+        with open(path / "lock", "r+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False
 
 
@@ -226,12 +209,9 @@ def _locked() -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(root)) from None
-    descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with open(root / ".lock", "a+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _size_of(path: Path) -> int:

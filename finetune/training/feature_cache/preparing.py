@@ -3,9 +3,10 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -24,7 +25,7 @@ from finetune.text import size_in_bytes, size_in_words
 from finetune.training.feature_cache import feature_store, keys
 from finetune.training.feature_cache.cut import Cut, cuts
 from finetune.training.feature_cache.entry import Entry
-from finetune.training.feature_cache.extraction import DoesNotKeep, Network, Part, Watch, fill
+from finetune.training.feature_cache.extraction import DoesNotKeep, Network, Part, Progress, fill
 from finetune.training.feature_cache.feature_feed import CachedFeed, Table
 
 _LEAST = 50
@@ -33,19 +34,6 @@ byte in about one: below this, reading takes longer than computing."""
 _IN_MEMORY = 2**30
 """Largest size in bytes of features kept in memory, and at most a quarter of what is available. Larger ones are read
 from the disk batch by batch, through the system's cache."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Callbacks of the work.
-
-    say: a sentence. progress: images done, and of all. stop: whether to stop. warn: a sentence about damage.
-    """
-
-    say: Callable[[str], None]
-    progress: Callable[[int, int], None]
-    stop: Callable[[], bool]
-    warn: Callable[[str], None] | None = None
 
 
 class NotCached(Exception):
@@ -80,167 +68,148 @@ def cached_feed(
         yield found
 
 
+@dataclass(frozen=True, eq=False)
 class _Preparation:
     """Finds the cut, opens the entries it needs and fills them."""
 
-    def __init__(
-        self, model: keras.Model, dataset: Dataset, config: RunConfig, progress: Progress, held: ExitStack
-    ) -> None:
-        self._model, self._dataset, self._config = model, dataset, config
-        self._progress, self._held = progress, held
-        self._form = batches.form(config)
-        self._budget = size_in_bytes(config.cache_budget) if config.cache_budget is not None else None
-        named = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-        self._splits = {name: split.at(self._form["image_size"]) for name, split in named.items() if split is not None}
+    model: keras.Model
+    dataset: Dataset
+    config: RunConfig
+    progress: Progress
+    held: ExitStack
+
+    @cached_property
+    def _form(self) -> dict[str, Any]:
+        return batches.form(self.config)
+
+    @cached_property
+    def _pixels(self) -> str:
+        size, preprocessing = self._form["image_size"], self._form["preprocessing"]
+        return keys.of_pixels(self.dataset.train, image_size=size, preprocessing=preprocessing)
 
     def feed(self, not_for: str | None) -> tuple[CachedFeed, dict[str, Any]]:
         """Raises NotCached."""
         started = time.monotonic()
         try:
-            candidates = cuts(self._model)
+            candidates = cuts(self.model)
         except FinetuneError as reason:
-            frozen = any(not part.trainable for part in parts_of(self._model) if part.weights)
+            frozen = any(not part.trainable for part in parts_of(self.model) if part.weights)
             raise (NotCached if frozen else NothingFrozen)(str(reason)) from None
         if not_for:
             raise NotCached(not_for)
-        mirrored = _views(self._config)
-        if isinstance(self._form["preprocessing"], CustomPreprocessing) and self._config.cache_features == "auto":
+        mirrored = _views(self.config)
+        if isinstance(self._form["preprocessing"], CustomPreprocessing) and self.config.cache_features == "auto":
             raise NotCached(
-                f"--preprocess {self._config.preprocess} is your own code, which may give an image other pixels each "
+                f"--preprocess {self.config.preprocess} is your own code, which may give an image other pixels each "
                 "time; give --cache-features on where it does not"
             )
-        ids = {name: keys.of_images(split) for name, split in self._splits.items()}
+        named = {"train": self.dataset.train, "validation": self.dataset.validation, "test": self.dataset.test}
+        splits = {name: split.at(self._form["image_size"]) for name, split in named.items() if split is not None}
+        parts = {
+            name: Part(keys.of_images(split), split.images, np.arange(len(split))) for name, split in splits.items()
+        }
         if mirrored:
-            ids["mirrored"] = keys.of_mirrored(ids["train"])
-        first: NotCached | None = None
+            parts["mirrored"] = replace(parts["train"], ids=keys.of_mirrored(parts["train"].ids), mirrored=True)
+        reasons = []
         for cut in candidates:
             try:
-                return self._at(cut, ids, started)
+                return self._at(cut, parts, started)
             except NotCached as reason:
-                first = first or reason
-        assert first is not None
-        raise first
+                reasons.append(reason)
+        raise reasons[0]
 
-    def _at(self, cut: Cut, ids: dict[str, np.ndarray], started: float) -> tuple[CachedFeed, dict[str, Any]]:
-        if self._config.cache_features == "auto" and cut.multiplications < _LEAST * 4 * cut.values:
+    def _at(self, cut: Cut, parts: dict[str, Part], started: float) -> tuple[CachedFeed, dict[str, Any]]:
+        if self.config.cache_features == "auto" and cut.multiplications < _LEAST * 4 * cut.values:
             raise NotCached(
                 f"the frozen layers, up to {cut.layer}, are little work for the {cut.values:,} numbers they give for "
                 "an image: reading them would take as long"
             )
-        below, above = cut.halves(self._model)
+        below, above = cut.halves(self.model)
         network = keys.of_network(below)
-        parts = [
-            Part(
-                names,
-                self._splits["train" if name == "mirrored" else name].images,
-                np.arange(len(names)),
-                mirrored=name == "mirrored",
-            )
-            for name, names in ids.items()
-        ]
-        entry, computed = self._filled(cut, network, below, "moving", parts)
-        rows = {name: entry.find(names) for name, names in ids.items()}
-        measured = self._measured(cut, network, below, ids["test"])
-        total = (sum(map(len, rows.values())) + (len(measured[1]) if measured else 0)) * entry.row_bytes
-        in_memory = total <= min(_IN_MEMORY, _available() // 4)
-        tables = {name: Table(entry, one, in_memory=in_memory) for name, one in rows.items()}
-        seconds = time.monotonic() - started
-        by_batch = tables["test"]
+        entry, computed = self._filled(cut, network, below, "moving", list(parts.values()))
+        rows = {name: entry.find(part.ids) for name, part in parts.items()}
+        scored: dict[tuple[str, Statistics], tuple[Entry, np.ndarray]] = {
+            (name, "moving"): (entry, rows[name][self._in_batches(len(rows[name]))])
+            for name in ("validation", "test")
+            if name in rows
+        }
+        total = sum(map(len, rows.values()))
+        measured = self._measured(cut, network, below, parts["test"]) if bn_layers(below) else None
         if measured:
-            computed += measured[2]
-            by_batch = Table(measured[0], measured[1], in_memory=in_memory)
-        feed = CachedFeed(
-            self._model,
-            above,
-            self._config,
-            self._dataset,
-            views=[tables[name] for name in ("train", "mirrored") if name in tables],
-            tables=tables,
-            measured=by_batch if measured or not bn_layers(below) else None,
-            multiplications=cut.above,
+            scored["test", "batch"] = measured[:2]
+            total, computed = total + len(measured[1]), computed + measured[2]
+        size = total * entry.row_bytes
+        in_memory = size <= min(_IN_MEMORY, _available() // 4)
+        views = np.concatenate([rows[name] for name in ("train", "mirrored") if name in rows])
+        training = Table(entry, views, in_memory=in_memory)
+        tables = {which: Table(*one, in_memory=in_memory) for which, one in scored.items()}
+        if not bn_layers(below):
+            tables["test", "batch"] = tables["test", "moving"]
+        seconds = time.monotonic() - started
+        self.progress.say(
+            f"features: everything up to {cut.layer} is frozen: {computed:,} images computed, {total - computed:,} "
+            f"read from the cache, {size_in_words(size)}, {seconds:.1f} s"
         )
-        read = total // entry.row_bytes - computed
-        self._progress.say(
-            f"features: everything up to {cut.layer} is frozen: {computed:,} images computed, {read:,} read "
-            f"from the cache, {size_in_words(total)}, {seconds:.1f} s"
-        )
-        return feed, {
+        return CachedFeed(self.model, above, self.config, self.dataset, training, tables, cut.above), {
             "cut": cut.layer,
             "shape": list(cut.shape),
-            "precision": self._config.cache_precision,
+            "precision": self.config.cache_precision,
             "key": entry.path.name,
             "computed": computed,
-            "read": read,
-            "bytes": total,
+            "read": total - computed,
+            "bytes": size,
             "in_memory": in_memory,
             "seconds": round(seconds, 1),
         }
 
-    def _measured(
-        self, cut: Cut, network: str, below: keras.Model, test: np.ndarray
-    ) -> tuple[Entry, np.ndarray, int] | None:
+    def _in_batches(self, examples: int) -> np.ndarray:
+        """The numbers of the images of an evaluation's batches, one after another."""
+        size, starts = pipeline.eval_starts(examples, self._form["batch_size"])
+        return (starts[:, None] + np.arange(size)).reshape(-1)
+
+    def _measured(self, cut: Cut, network: str, below: keras.Model, test: Part) -> tuple[Entry, np.ndarray, int] | None:
         """The test images' features under batch statistics: (entry, rows, computed).
 
         They depend on which images share a batch, so they are kept by their place in the evaluation's sequence of
-        batches. None where no BatchNorm lies below the cut, or where they do not fit: the evaluation then uses the
-        images."""
-        if not bn_layers(below):
-            return None
-        size, starts = pipeline.eval_starts(len(test), self._form["batch_size"])
-        places = keys.of_places(size * len(starts))
-        sequence = hashlib.sha256(test.tobytes()).hexdigest()
-        numbers = (starts[:, None] + np.arange(size)).reshape(-1)
-        part = Part(places, self._splits["test"].images, numbers, together=size)
+        batches. None where they do not fit: the evaluation then uses the images."""
+        numbers, size = self._in_batches(len(test.ids)), min(self._form["batch_size"], len(test.ids))
+        part = replace(test, ids=keys.of_places(len(numbers)), numbers=numbers, together=size)
+        sequence = hashlib.sha256(test.ids.tobytes()).hexdigest()
         try:
             entry, computed = self._filled(cut, network, below, "batch", [part], batch_size=size, sequence=sequence)
         except NotCached as reason:
-            self._progress.say(f"features under batch statistics are not cached: {reason}")
+            self.progress.say(f"features under batch statistics are not cached: {reason}")
             return None
-        return entry, entry.find(places), computed
+        return entry, entry.find(part.ids), computed
 
     def _filled(
         self, cut: Cut, network: str, below: keras.Model, statistics: Statistics, parts: list[Part], **more: Any
     ) -> tuple[Entry, int]:
         """(entry with a row for every image of `parts`, number of rows computed). Raises NotCached."""
-        image_size, preprocessing = self._form["image_size"], self._form["preprocessing"]
-        pixels = keys.of_pixels(self._dataset.train, image_size=image_size, preprocessing=preprocessing)
+        config, image_size = self.config, self._form["image_size"]
+        kind = {"shape": list(cut.shape), "dtype": config.cache_precision, "statistics": statistics}
+        key = keys.combined(network=network, pixels=self._pixels, **kind, **more)
         about = {
-            "shape": list(cut.shape),
-            "dtype": self._config.cache_precision,
-            "backbone": self._config.backbone,
+            **kind,
+            "backbone": config.backbone,
             "cut": cut.layer,
-            "data": self._dataset.name,
+            "data": self.dataset.name,
             "image_size": image_size,
-            "preprocess": self._config.preprocess,
-            "statistics": statistics,
+            "preprocess": config.preprocess,
         }
-        key = keys.combined(
-            network=network,
-            pixels=pixels,
-            shape=list(cut.shape),
-            dtype=self._config.cache_precision,
-            statistics=statistics,
-            **more,
-        )
         ids = np.concatenate([part.ids for part in parts])
+        budget = size_in_bytes(config.cache_budget) if config.cache_budget is not None else None
         try:
-            entry = self._held.enter_context(feature_store.opened(key, about, ids, budget=self._budget))
-            watch = Watch(
-                self._progress.progress, self._progress.stop, self._wait, self._progress.warn or self._progress.say
-            )
-            run = Network(below, statistics=statistics, image_size=image_size, preprocessing=preprocessing)
-            return entry, fill(entry, run, parts, watch)
+            entry = self.held.enter_context(feature_store.opened(key, about, ids, budget=budget))
+            run = Network(below, statistics, image_size, self._form["preprocessing"])
+            return entry, fill(entry, run, parts, self.progress)
         except (feature_store.OverBudget, DoesNotKeep) as reason:
             raise NotCached(str(reason)) from None
         except OSError as error:
-            if self._config.cache_features == "on":
+            if config.cache_features == "on":
                 raise
-            raise NotCached(
-                f"{os.strerror(error.errno or 0)}: {error.filename or feature_store.cache_folder()}"
-            ) from None
-
-    def _wait(self, images: int) -> None:
-        self._progress.say(f"features of the last {images:,} images are being computed by another process: waiting")
+            where = error.filename or feature_store.cache_folder()
+            raise NotCached(f"{os.strerror(error.errno or 0)}: {where}") from None
 
 
 def _views(config: RunConfig) -> bool:

@@ -25,7 +25,7 @@ def test_features_are_those_of_keras(side):
             layer.set_weights([rng.uniform(low, 1, size) for low in (0.5, -0.5, -0.5, 0.5)])
     pixels = rng.integers(0, 256, (8, side, side, 3), np.uint8)
     unit = Preprocessing("unit", scale=1 / 255)
-    network = Network(adopt(stock, unbiased=False), statistics="moving", image_size=side, preprocessing=unit)
+    network = Network(adopt(stock, unbiased=False), "moving", side, unit)
     expected = stock.predict(pixels / np.float32(255), verbose=0)
     found = network(pixels)
     assert np.ptp(expected) > 1e-3
