@@ -37,8 +37,7 @@ def main():
     from finetune.diagnosis.verdict import judge
     from finetune.evaluation.evaluator import Evaluator
     from finetune.training.display import Display
-    from finetune.training.loop.feed import ImageFeed
-    from finetune.training.loop.train import Observer, train
+    from finetune.training.loop.train import ImageFeed, Observer, train
     from finetune.training.prepare import prepare
 
     config = RunConfig(

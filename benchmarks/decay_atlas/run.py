@@ -24,8 +24,7 @@ from finetune.data.batches import training_subset
 from finetune.data.dataset import stratified_subset
 from finetune.evaluation.evaluator import Evaluator
 from finetune.training.display import Display
-from finetune.training.loop.feed import ImageFeed
-from finetune.training.loop.train import train
+from finetune.training.loop.train import ImageFeed, train
 from finetune.training.prepare import prepare
 
 HERE = Path(__file__).parent

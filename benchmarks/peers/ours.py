@@ -36,8 +36,7 @@ def main(settings):
     load_tensorflow()
     from finetune.config import from_mapping
     from finetune.training.display import Display
-    from finetune.training.loop.feed import ImageFeed
-    from finetune.training.loop.train import train
+    from finetune.training.loop.train import ImageFeed, train
     from finetune.training.prepare import prepare
 
     prepared = prepare(from_mapping(settings, where="the options"), Display(), load_weights=True)

@@ -21,9 +21,8 @@ from finetune.training.distribution.strategy import Distribution
 from finetune.training.feature_cache.extraction import Progress
 from finetune.training.feature_cache.preparing import cached_feed
 from finetune.training.finish import Outcome, finish
-from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State, put_back
-from finetune.training.loop.train import train
+from finetune.training.loop.train import ImageFeed, train
 from finetune.training.observers import Recorder
 from finetune.training.periodic_diagnosis import Checkup
 from finetune.training.phases import Phases

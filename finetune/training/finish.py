@@ -23,7 +23,7 @@ from finetune.runs.directory import RunDir
 from finetune.runs.model import refuse_broken_plan
 from finetune.training import card_facts, proof
 from finetune.training.display import Display
-from finetune.training.loop.feed import Feed
+from finetune.training.loop.train import Feed
 from finetune.training.phases import Phases
 from finetune.training.prepare import Prepared
 from finetune.training.tracking.trackers import Report

@@ -11,8 +11,7 @@ from finetune.process import stop_signals
 from finetune.runs.directory import RunDir
 from finetune.training.display import Display
 from finetune.training.distribution.strategy import Distribution
-from finetune.training.loop.feed import ImageFeed
-from finetune.training.loop.train import train
+from finetune.training.loop.train import ImageFeed, train
 from finetune.training.observers import FollowingObserver
 from finetune.training.prepare import prepare
 

@@ -15,8 +15,7 @@ from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.training.feature_cache.extraction import Progress
 from finetune.training.feature_cache.preparing import cached_feed
-from finetune.training.loop.feed import ImageFeed
-from finetune.training.loop.train import train
+from finetune.training.loop.train import ImageFeed, train
 
 CONFIG = RunConfig(
     backbone="x",

@@ -96,20 +96,17 @@ def fill(entry: Entry, network: Network, wanted: list[Part], progress: Progress)
     and DoesNotKeep.
     """
     ids = np.concatenate([part.ids for part in wanted])
-    computed = _fill(entry, network, wanted, progress)
-    for attempt in range(_ATTEMPTS):
-        damaged = entry.damaged(ids)
-        if not len(damaged):
-            return computed
+    computed, attempts = _fill(entry, network, wanted, progress), 0
+    while len(damaged := entry.damaged(ids)):
+        if attempts == _ATTEMPTS:
+            raise DoesNotKeep(f"{entry.path} does not keep what is written to it: check the disk")
         entry.disown(damaged)
-        if not attempt:
+        if not attempts:
             progress.warn(
                 f"features: {len(damaged):,} of {len(np.unique(ids)):,} rows of {entry.path} have changed since they "
                 "were written: they are computed again. If this happens again, check the disk"
             )
-        computed += _fill(entry, network, wanted, progress)
-    if len(entry.damaged(ids)):
-        raise DoesNotKeep(f"{entry.path} does not keep what is written to it: check the disk")
+        computed, attempts = computed + _fill(entry, network, wanted, progress), attempts + 1
     return computed
 
 

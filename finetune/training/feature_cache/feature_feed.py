@@ -40,7 +40,7 @@ class Table:
 
 
 class CachedFeed:
-    """A `finetune.training.loop.feed.Feed` of features.
+    """A `finetune.training.loop.train.Feed` of features.
 
     whole: the model of the run. above: its upper half, of so many `multiplications` an image.
     training_rows: the training images, and after them their mirror images where they are mirrored at random.

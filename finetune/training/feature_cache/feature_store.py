@@ -69,8 +69,7 @@ def entries() -> list[Listed]:
     """All entries, the least recently used first."""
     root = cache_folder()
     paths = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."] if root.is_dir() else []
-    found = [_listed(path) for path in paths]
-    return sorted((one for one in found if one is not None), key=lambda one: (one.used, one.key))
+    return sorted(filter(None, map(_listed, paths)), key=lambda one: (one.used, one.key))
 
 
 def default_budget() -> int:
@@ -100,7 +99,7 @@ def opened(key: str, about: dict[str, Any], ids: np.ndarray, *, budget: int | No
                 held.callback(entry.close)
                 rows = len(entry) + len(np.unique(ids[entry.find(ids) < 0]))
                 needed = rows * (entry.row_bytes + RECORD.itemsize)
-                _make_room(path, needed, default_budget() if budget is None else budget, chosen=budget is not None)
+                _make_room(path, needed, budget)
                 about = {**about, "planned": needed, "record": RECORD.itemsize}
                 write_text(path / _ABOUT, to_json(about, indent=1) + "\n")
             except BaseException:
@@ -139,15 +138,16 @@ def clear(names: tuple[str, ...] = ()) -> tuple[list[Listed], list[Listed]]:
     return removed, [one for one in chosen if one not in removed]
 
 
-def _make_room(path: Path, needed: int, budget: int, *, chosen: bool) -> None:
+def _make_room(path: Path, needed: int, chosen: int | None) -> None:
     """Remove other entries so that `path` may grow to `needed` bytes. Raises OverBudget before anything is removed."""
     _remove_leftovers()
+    budget = default_budget() if chosen is None else chosen
     all_others = [one for one in entries() if one.path != path]
     held, more = sum(one.held for one in all_others), needed - _size_of(path) + _SPARE
     free = shutil.disk_usage(cache_folder()).free
     movable = [one for one in all_others if not one.busy]
     can_free = sum(one.size for one in movable)
-    words = f"{'--cache-budget' if chosen else 'a quarter of the free disk'} ({size_in_words(budget)})"
+    words = f"{'a quarter of the free disk' if chosen is None else '--cache-budget'} ({size_in_words(budget)})"
     for too_much, why in (
         (needed > budget, f"more than {words}"),
         (held - can_free + needed > budget, f"and other runs are using {size_in_words(held - can_free)} of {words}"),

@@ -42,10 +42,13 @@ def of_network(below: keras.Model) -> str:
     met: dict[int, int] = {}
     for node in nodes(below):
         operation = node.operation
-        first = id(operation) not in met
-        layer = met.setdefault(id(operation), len(met))
+        first, layer = id(operation) not in met, met.setdefault(id(operation), len(met))
         config = _config(operation) if first else None
-        arguments = keras.tree.map_structure(lambda one: _argument(one, numbers), [node.arguments.args, _called(node)])
+        named = {name: value for name, value in node.arguments.kwargs.items() if name not in ("training", "mask")}
+        arguments = keras.tree.map_structure(
+            lambda one: f"tensor {numbers[id(one)]}" if isinstance(one, keras.KerasTensor) else one,
+            [node.arguments.args, named],
+        )
         digest.update(_json([type(operation).__name__, layer, config, arguments]))
         if first and isinstance(operation, keras.layers.Layer):
             for weight in operation.weights:
@@ -121,14 +124,6 @@ def _config(operation: Any) -> Any:
     if isinstance(operation, Module):
         kept["graph"] = operation.graph_digest()
     return kept
-
-
-def _called(node: Any) -> dict[str, Any]:
-    return {name: value for name, value in node.arguments.kwargs.items() if name not in ("training", "mask")}
-
-
-def _argument(value: Any, numbers: dict[int, int]) -> Any:
-    return f"tensor {numbers[id(value)]}" if isinstance(value, keras.KerasTensor) else value
 
 
 def _source(function: Any) -> bytes:

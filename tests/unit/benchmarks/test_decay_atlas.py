@@ -9,8 +9,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import bn_layers
 from finetune.config import RunConfig
 from finetune.training.display import Display
-from finetune.training.loop.feed import ImageFeed
-from finetune.training.loop.train import train
+from finetune.training.loop.train import ImageFeed, train
 from finetune.training.prepare import prepare
 from tests.support.places import ROOT
 

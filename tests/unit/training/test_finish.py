@@ -11,9 +11,8 @@ from finetune.errors import Interrupted, WrongUse
 from finetune.runs import model as models
 from finetune.runs.model import evaluate_run
 from finetune.training import advice, finish, start
-from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
-from finetune.training.loop.train import train
+from finetune.training.loop.train import ImageFeed, train
 from tests.unit.training.loop.test_train import CONFIG, Listener, classifier, dataset
 
 EMA = dataclasses.replace(CONFIG, ema=0.7)

@@ -11,8 +11,7 @@ from finetune.errors import FinetuneError
 from finetune.reporting import curves
 from finetune.runs.directory import RunDir
 from finetune.training import range_test, start
-from finetune.training.loop.feed import ImageFeed
-from finetune.training.loop.train import train
+from finetune.training.loop.train import ImageFeed, train
 from finetune.training.range_test import HIGHEST, LOWEST, STEPS, read, write_range_test
 from tests.unit.training.loop.test_train import CONFIG, Listener, classifier, dataset
 

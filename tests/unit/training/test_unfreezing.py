@@ -16,9 +16,8 @@ from finetune.errors import Interrupted, WrongUse
 from finetune.runs import defaults
 from finetune.runs.directory import RunDir
 from finetune.training.display import Display
-from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
-from finetune.training.loop.train import train
+from finetune.training.loop.train import ImageFeed, train
 from finetune.training.phases import Phases
 from finetune.training.prepare import Prepared
 from finetune.training.unfreezing import phases

@@ -229,8 +229,7 @@ from finetune.batchnorm.layer import BatchNorm
 from finetune.batchnorm.surgery import bn_layers
 from finetune.training.distribution.connection import mirrored
 from finetune.training.distribution.strategy import ALONE
-from finetune.training.loop.feed import ImageFeed
-from finetune.training.loop.train import train
+from finetune.training.loop.train import ImageFeed, train
 from tests.unit.training.loop import test_train as test_loop
 
 two = mirrored(print)

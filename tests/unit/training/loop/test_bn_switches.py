@@ -13,10 +13,9 @@ from finetune.config import RunConfig
 from finetune.errors import Interrupted
 from finetune.training import proof
 from finetune.training.loop import optimizer as optimizers
-from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
 from finetune.training.loop.step import TrainStep
-from finetune.training.loop.train import train
+from finetune.training.loop.train import ImageFeed, train
 from tests.unit.training.loop.test_train import CONFIG, Listener, dataset, untimed
 
 SCRATCH = {

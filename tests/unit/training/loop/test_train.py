@@ -13,10 +13,9 @@ from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.errors import FinetuneError, Interrupted
 from finetune.training.loop import optimizer as optimizers
-from finetune.training.loop.feed import ImageFeed
 from finetune.training.loop.state import State
 from finetune.training.loop.step import TrainStep
-from finetune.training.loop.train import train
+from finetune.training.loop.train import ImageFeed, train
 
 CONFIG = RunConfig(
     backbone="x",
