@@ -166,9 +166,10 @@ def _listed(path: Path) -> Listed | None:
     about = path / _ABOUT
     try:
         value = json.loads(about.read_text(encoding="utf-8"))
-        value["planned"], value["shape"], np.dtype(value["dtype"])
+        if int(np.prod(value["shape"])) * np.dtype(value["dtype"]).itemsize < 1 or int(value["planned"]) < 0:
+            return None
         used = about.stat().st_mtime
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None  # being created or removed
     return Listed(path, value, _size_of(path), used, _is_held(path))
 

@@ -122,6 +122,11 @@ def test_what_a_killed_process_was_making_or_removing_goes_with_the_next():
     shutil.copytree(feature_store.cache_folder() / "a", feature_store.cache_folder() / ".removed.b")
     (feature_store.cache_folder() / "odd").mkdir()
     (feature_store.cache_folder() / "odd" / "about.json").write_text('{"planned": "x"}')
+    for number, shape in enumerate(("[0]", '["x"]', "[1e999]")):
+        (feature_store.cache_folder() / f"shape{number}").mkdir()
+        (feature_store.cache_folder() / f"shape{number}" / "about.json").write_text(
+            f'{{"planned": 1, "dtype": "float32", "shape": {shape}}}'
+        )
     assert keys() == ["a"]
     made("c", 1, used=2)
     assert sorted(path.name for path in feature_store.cache_folder().iterdir()) == [".lock", "a", "c"]
