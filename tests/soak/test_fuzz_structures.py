@@ -169,6 +169,7 @@ def test_any_pickle_program_is_refused_or_a_dict(program: list[bytes]) -> None:
 @settings(some, max_examples=300)
 def test_any_bytes_are_an_example_or_malformed(content: bytes) -> None:
     with contextlib.suppress(wire.Malformed):
-        for span in wire.features(content, (0, len(content))).values():
-            wire.first_bytes(content, span)
-            wire.first_int(content, span)
+        example = wire.Example(content)
+        for key in example.features:
+            example.first_bytes(key)
+            example.first_int(key)

@@ -10,7 +10,7 @@ import numpy as np
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import Photos
 from finetune.data.sources.assembly import ReadOptions, assemble, photo_splits
-from finetune.data.sources.tfrecord import Keys, index_records
+from finetune.data.sources.tfrecord_file import Keys, index_records
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import printable
 

@@ -1,4 +1,4 @@
-"""TFRecord files of `tf.train.Example`s at random access: the position of each record, and its features.
+"""TFRecord files of `tf.train.Example`s at random access: the position of each record, its label and its image.
 
 TensorFlow reads these files from front to back and copies every record to parse it. This module maps a file into
 memory and steps through it. Reading a label touches a few bytes and not the image next to it, so 130 GB of ImageNet
@@ -9,10 +9,18 @@ Formats: tensorflow/core/lib/io/record_writer.h; tensorflow/core/example/{exampl
 
 import mmap
 import struct
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from finetune.data import decoding
+from finetune.data.lazy import Photos, Progress
 from finetune.errors import FinetuneError
+from finetune.text import printable
 
 Buffer = bytes | mmap.mmap
 Span = tuple[int, int]
@@ -20,10 +28,162 @@ Span = tuple[int, int]
 
 _HEADER, _FOOTER = 12, 4
 _LENGTH_DELIMITED = 2
+_REPORT_EVERY = 1_000
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The names of the features, by default slim's. `height` and `width` are needed only for the format `raw`."""
+
+    image: str = "image/encoded"
+    label: str = "image/class/label"
+    format: str = "image/format"
+    height: str = "image/height"
+    width: str = "image/width"
 
 
 class Malformed(ValueError):
     """Bytes that are not an Example."""
+
+
+class Example:
+    """The Example in a part of a buffer, by default the whole buffer. Its methods raise Malformed.
+
+    features: maps names to the span of the Feature message.
+    """
+
+    def __init__(self, buffer: Buffer, span: Span | None = None) -> None:
+        self._buffer, self.features = buffer, dict[str, Span]()
+        for entry in _messages(buffer, span or (0, len(buffer)), 1, 1):  # Example.features.feature, a map
+            keys, values = list(_messages(buffer, entry, 1)), list(_messages(buffer, entry, 2))
+            if keys and values:
+                begin, end = keys[-1]
+                self.features[bytes(buffer[begin:end]).decode("utf-8", "replace")] = values[-1]
+
+    def first_bytes(self, key: str) -> bytes:
+        """The first value of the bytes feature `key`; empty if there is none."""
+        values = _messages(self._buffer, self.features.get(key, (0, 0)), 1, 1)  # Feature.bytes_list.value
+        begin, end = next(values, (0, 0))
+        return self._buffer[begin:end]
+
+    def first_int(self, key: str) -> int | None:
+        """The first value of the int64 feature `key`, packed or not; None if there is none."""
+        begin, end = next(_messages(self._buffer, self.features.get(key, (0, 0)), 3), (0, 0))  # Feature.int64_list
+        if begin == end:
+            return None
+        tag, at = _varint(self._buffer, begin, end)
+        if tag == (1 << 3 | _LENGTH_DELIMITED):
+            length, at = _varint(self._buffer, at, end)
+            if not length:
+                return None
+        value, _ = _varint(self._buffer, at, end)
+        return value - (1 << 64) if value >> 63 else value
+
+
+class Records(Photos):
+    """The images of some TFRecord files.
+
+    rows: int64 `[n, 4]`, for each record the position of its file in `paths`, its number in that file, and the begin
+    and end of its bytes.
+    """
+
+    def __init__(self, paths: list[Path], rows: np.ndarray, keys: Keys) -> None:
+        self._paths, self._rows, self._keys = paths, rows, keys
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _at(self, number: int) -> tuple[Path, int, int, int]:
+        file, within, begin, end = map(int, self._rows[number])
+        return self._paths[file], within, begin, end
+
+    def open(self, number: int) -> Image.Image:
+        """The image with its header read."""
+        place = self.place(number)
+        with decoding.naming(place):
+            example = Example(self.content(number))
+            pixels = example.first_bytes(self._keys.image)
+            if example.first_bytes(self._keys.format).lower() == b"raw":
+                return self._raw(example, pixels)
+        return decoding.opened(pixels, place)
+
+    def _raw(self, example: Example, pixels: bytes) -> Image.Image:
+        width, height = (example.first_int(key) or 0 for key in (self._keys.width, self._keys.height))
+        channels = len(pixels) // (width * height) if width > 0 and height > 0 else 0
+        if channels not in (1, 3) or width * height * channels != len(pixels):
+            raise ValueError(f"{len(pixels)} raw bytes are no image of {width} x {height} pixels")
+        return Image.frombytes("L" if channels == 1 else "RGB", (width, height), pixels)
+
+    def name(self, number: int) -> str:
+        """The file's name and the record's number in it, from 0."""
+        path, within, _, _ = self._at(number)
+        return f"{printable(path.name)} record {within}"
+
+    def place(self, number: int) -> str:
+        """The same with the file's path."""
+        path, within, _, _ = self._at(number)
+        return f"{printable(str(path))} record {within}"
+
+    def content(self, number: int) -> bytes:
+        """The whole record."""
+        path, _, begin, end = self._at(number)
+        with path.open("rb") as file:
+            file.seek(begin)
+            return file.read(end - begin)
+
+    def bytes_of(self, number: int) -> int:
+        """The record's length."""
+        _, _, begin, end = self._at(number)
+        return end - begin
+
+    def picture(self, number: int) -> bytes:
+        """The image in the record, without its label, file name and other features."""
+        with decoding.naming(self.place(number)):
+            return Example(self.content(number)).first_bytes(self._keys.image)
+
+
+def index_records(
+    files: Mapping[str, list[Path]], keys: Keys, progress: Progress | None
+) -> tuple[Records, np.ndarray, dict[str, np.ndarray]]:
+    """(the images, their labels int64 `[n]`, the numbers of each split's images). Raises FinetuneError."""
+    paths: list[Path] = []
+    rows, labels = array("q"), array("q")
+    members = {}
+    for split, of_split in files.items():
+        first = len(labels)
+        for path in of_split:
+            for within, (mapped, span) in enumerate(records(path)):
+                labels.append(_label(mapped, span, keys, path, within))
+                rows.extend((len(paths), within, *span))
+                if progress is not None and len(labels) % _REPORT_EVERY == 0:
+                    progress(len(labels), None)
+            paths.append(path)
+        members[split] = np.arange(first, len(labels), dtype=np.int64)
+        if first == len(labels):
+            raise FinetuneError(
+                f"{of_split[0].parent}: the {split} TFRecords hold no image: download or write them again"
+            )
+    return Records(paths, np.array(rows).reshape(-1, 4), keys), np.array(labels), members
+
+
+def _label(mapped: Buffer, span: Span, keys: Keys, path: Path, number: int) -> int:
+    try:
+        example = Example(mapped, span)
+        label = example.first_int(keys.label)
+    except Malformed as error:
+        raise FinetuneError(
+            f"{path} record {number} is no tf.train.Example ({error}): expected slim's, with {keys.image} and "
+            f"{keys.label}"
+        ) from None
+    missing = keys.label if label is None else keys.image if keys.image not in example.features else None
+    if missing or label is None:
+        has = ", ".join(sorted(printable(name) for name in example.features)) or "no features"
+        prepared = (path.parent / "dataset_info.json").is_file()
+        hint = "; tensorflow_datasets prepared it: give --data tfds:NAME and its root as --data-dir" if prepared else ""
+        raise FinetuneError(
+            f"{path} record {number} has no {missing}: expected {keys.image} and {keys.label}, found {has}{hint}"
+        )
+    return label
 
 
 def records(path: Path) -> Iterator[tuple[mmap.mmap, Span]]:
@@ -55,61 +215,29 @@ def records(path: Path) -> Iterator[tuple[mmap.mmap, Span]]:
             at, number = end + _FOOTER, number + 1
 
 
-def features(buffer: Buffer, span: Span) -> dict[str, Span]:
-    """The features of the Example at `span`: maps names to the span of the Feature message. Raises Malformed."""
-    found = {}
-    for _, outer in _messages(buffer, span, 1):  # Example.features
-        for _, entry in _messages(buffer, outer, 1):  # Features.feature, a map: entries of key and value
-            parts = dict(_messages(buffer, entry, None))
-            if 1 in parts and 2 in parts:
-                begin, end = parts[1]
-                found[bytes(buffer[begin:end]).decode("utf-8", "replace")] = parts[2]
-    return found
+def _messages(buffer: Buffer, span: Span, number: int, *inner: int) -> Iterator[Span]:
+    """The length-delimited fields `number` of the message at `span`, or the fields `inner` within them.
 
-
-def first_bytes(buffer: Buffer, feature: Span) -> Span | None:
-    """The span of the first value of a bytes feature; None if there is none. Raises Malformed."""
-    for _, values in _messages(buffer, feature, 1):  # Feature.bytes_list
-        for _, value in _messages(buffer, values, 1):
-            return value
-    return None
-
-
-def first_int(buffer: Buffer, feature: Span) -> int | None:
-    """The first value of an int64 feature, packed or not; None if there is none. Raises Malformed."""
-    for _, (begin, end) in _messages(buffer, feature, 3):  # Feature.int64_list
-        if begin == end:
-            return None
-        tag, at = _varint(buffer, begin, end)
-        if tag == (1 << 3 | _LENGTH_DELIMITED):
-            length, at = _varint(buffer, at, end)
-            if not length:
-                return None
-        value, _ = _varint(buffer, at, end)
-        return value - (1 << 64) if value >> 63 else value
-    return None
-
-
-def _messages(buffer: Buffer, span: Span, wanted: int | None) -> Iterator[tuple[int, Span]]:
-    """The length-delimited fields at `span` with the number `wanted` (None: any); other fields are skipped."""
+    Other fields are skipped.
+    """
     at, end = span
     while at < end:
         tag, at = _varint(buffer, at, end)
         kind = tag & 7
         if kind == 0:
             _, at = _varint(buffer, at, end)
-            continue
-        if kind in (1, 5):
+        elif kind in (1, 5):
             at += 8 if kind == 1 else 4
-            continue
-        if kind != _LENGTH_DELIMITED:
+        elif kind == _LENGTH_DELIMITED:
+            length, at = _varint(buffer, at, end)
+            if at + length > end:
+                raise Malformed("a field is longer than the message around it")
+            field = (at, at + length)
+            if tag >> 3 == number:
+                yield from _messages(buffer, field, *inner) if inner else (field,)
+            at += length
+        else:
             raise Malformed(f"field of type {kind}")
-        length, at = _varint(buffer, at, end)
-        if at + length > end:
-            raise Malformed("a field is longer than the message around it")
-        if wanted is None or tag >> 3 == wanted:
-            yield tag >> 3, (at, at + length)
-        at += length
 
 
 def _varint(buffer: Buffer, at: int, end: int) -> tuple[int, int]:

@@ -235,7 +235,7 @@ def test_the_checksum_is_the_one_of_the_format():
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 2**40, -1, -(2**62)])
 def test_whole_numbers_packed_and_not(value):
     packed = tf.train.Example(features=tf.train.Features(feature={"n": ints(value, 7)})).SerializeToString()
-    assert wire.first_int(packed, wire.features(packed, (0, len(packed)))["n"]) == value
+    assert wire.Example(packed).first_int("n") == value
     raw = value & (2**64 - 1)
     digits = []
     while raw >= 128:
@@ -244,9 +244,13 @@ def test_whole_numbers_packed_and_not(value):
     listed = bytes([8, *digits, raw])
     feature = bytes([0x1A, len(listed)]) + listed
     assert tf.train.Feature.FromString(feature).int64_list.value == [value]
-    assert wire.first_int(feature, (0, len(feature))) == value
-    empty = ints().SerializeToString()
-    assert wire.first_int(empty, (0, len(empty))) is None
+    entry = b"\x0a\x01n\x12" + bytes([len(feature)]) + feature
+    features = b"\x0a" + bytes([len(entry)]) + entry
+    listed_example = b"\x0a" + bytes([len(features)]) + features
+    assert tf.train.Example.FromString(listed_example).features.feature["n"].int64_list.value == [value]
+    assert wire.Example(listed_example).first_int("n") == value
+    empty = tf.train.Example(features=tf.train.Features(feature={"n": ints()})).SerializeToString()
+    assert wire.Example(empty).first_int("n") is None
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -255,10 +259,10 @@ def test_random_bytes_are_malformed_and_nothing_else(seed):
     content = bytearray(example(0, 1))
     for position in rng.integers(0, min(len(content), 200), 6):
         content[position] = rng.integers(256)
-    buffer = bytes(content)
     try:
-        for feature in wire.features(buffer, (0, len(buffer))).values():
-            wire.first_int(buffer, feature)
-            wire.first_bytes(buffer, feature)
+        damaged = wire.Example(bytes(content))
+        for key in damaged.features:
+            damaged.first_int(key)
+            damaged.first_bytes(key)
     except wire.Malformed:
         pass
