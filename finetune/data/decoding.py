@@ -113,11 +113,6 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if _orientation(image) in _SWAPPED else (width, height)
 
 
-def square(image: Image.Image, side: int, *, draft: bool = True) -> np.ndarray:
-    """The largest centre square, resized to `side` px: uint8 `[side, side, 3]`; `draft` as in `part`."""
-    return centre(image, (side, side), draft=draft)
-
-
 def centre(image: Image.Image, size: tuple[int, int], *, draft: bool = True) -> np.ndarray:
     """The largest centre part with the aspect ratio of `size` (height, width), resized to that size.
 

@@ -1,61 +1,121 @@
-"""Image files named by a user, without labels, read as a run reads its own data."""
+"""Files that are images: those below a folder, and those that a user names without labels."""
 
 import os
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from finetune.data import decoding
 from finetune.data.dataset import Split
-from finetune.data.lazy import LazyImages, PhotoFiles, Progress, inspect_photos
-from finetune.data.sources.image_folder import images_below, skipped_files
+from finetune.data.lazy import LazyImages, Photos, Progress, inspect_photos
 from finetune.errors import FinetuneError
 from finetune.text import printable
 
+_HEAD_BYTES = 16
 
-@dataclass(frozen=True, eq=False)
-class NativeImages(LazyImages):
-    """Image files brought to `native`, the (height, width) in px of a data set's images in memory.
 
-    The largest centre part of that aspect ratio is taken. Evaluation then enlarges it as it does the data set's own
-    images. A file of exactly that size is read pixel by pixel.
+class PhotoFiles(Photos):
+    """Photos that are a file each, all below `root` if it is given.
+
+    Their paths lie in one string of bytes: a million take some 40 MB.
     """
 
-    native: tuple[int, int] = (0, 0)
+    def __init__(self, root: Path | None = None) -> None:
+        self._root = os.path.join(root, "") if root else ""
+        self._text, self._ends = bytearray(), array("q", [0])
 
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """`(n, height, width, 3)`."""
-        return len(self.chosen), *self.native, 3
+    def add(self, path: str) -> None:
+        """Append an image."""
+        self._text += os.fsencode(path.removeprefix(self._root))
+        self._ends.append(len(self._text))
 
-    def __getitem__(self, key: "slice | np.ndarray") -> np.ndarray:
-        """The images at a slice or at int indices, decoded. Raises BadImage."""
-        return self._decoded(self.chosen[key], lambda _, image: decoding.centre(image, self.native))
-
-    def at(self, side: int) -> "NativeImages":
-        """These images unchanged: they keep their size until they are in a batch, as images in memory do."""
-        return self
-
-
-@dataclass(frozen=True)
-class ImageFiles(PhotoFiles):
-    """Photos each of which has a path of its own."""
-
-    paths: tuple[Path, ...]
+    def mixed(self, begin: int) -> np.ndarray:
+        """The images from number `begin` on, in an order that depends only on their names: int64 numbers."""
+        digests = (blake2b(self.name(number).encode(), digest_size=8).digest() for number in range(begin, len(self)))
+        keys = np.frombuffer(b"".join(digests), np.dtype(">u8"))
+        return begin + np.argsort(keys, kind="stable").astype(np.int64)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self._ends) - 1
+
+    def _below(self, number: int) -> str:
+        return os.fsdecode(bytes(self._text[self._ends[number] : self._ends[number + 1]]))
 
     def name(self, number: int) -> str:
+        """Its path below the root, printable."""
+        return printable(self._below(number))
+
+    def place(self, number: int) -> str:
         """Its path, printable."""
-        return printable(str(self.paths[number]))
+        return printable(self._root + self._below(number))
 
     def path(self, number: int) -> Path:
         """Its path."""
-        return self.paths[number]
+        return Path(self._root + self._below(number))
+
+    def open(self, number: int) -> Image.Image:
+        """The image with its header read, which leaves the rest of the file unread."""
+        return decoding.opened(self.path(number), self.place(number))
+
+    def content(self, number: int) -> bytes:
+        """The file's bytes."""
+        return self.path(number).read_bytes()
+
+    def bytes_of(self, number: int) -> int:
+        """The file's size."""
+        return self.path(number).stat().st_size
+
+    def picture_size(self, number: int) -> int | None:
+        """The file's size."""
+        return self.bytes_of(number)
+
+
+def images_below(folder: Path, ignored: "Counter[str]", above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The paths of the images in `folder` and all folders in it, sorted within each.
+
+    Hidden files are skipped. Other files are counted in `ignored` by suffix. Links are followed, except those to one
+    of the folders `above`, which contain `folder`.
+    """
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder that contains it
+        return
+    with os.scandir(folder) as scanned:
+        entries = sorted((entry for entry in scanned if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in entries:
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if entry.is_dir():
+            yield from images_below(Path(entry.path), ignored, above | {real})
+        elif suffix in decoding.SUFFIXES or (entry.is_file() and _begins_as_image(entry.path)):
+            yield entry.path
+        else:
+            ignored[suffix or "without suffix"] += 1
+
+
+def _begins_as_image(path: str) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    starts = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+    return head.startswith(starts) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP") or head[4:12] == b"ftypavif"
+
+
+def skipped_files(ignored: "Counter[str]") -> tuple[str, ...]:
+    """A sentence on the files that `images_below` counted; none if there were none."""
+    count = sum(ignored.values())
+    what = "1 file that is no image" if count == 1 else f"{count} files that are no images"
+    return (f"skipped {what}{of_kinds(ignored)}",) if count else ()
+
+
+def of_kinds(ignored: "Counter[str]") -> str:
+    """The kinds of the files in `ignored` in brackets, the most frequent first; empty if there are none."""
+    by_count = sorted(ignored.items(), key=lambda pair: (-pair[1], pair[0]))
+    kinds = ", ".join(f"{printable(suffix)} {count}" for suffix, count in by_count[:4])
+    return f" ({kinds}{', ...' if len(ignored) > 4 else ''})" if ignored else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,26 +145,22 @@ def read_images(
     `native`: the (height, width) of the images of the run's data set; None if those are photos. Raises FinetuneError
     naming missing and damaged files; with `skip_bad`, damaged files are left out instead.
     """
-    ignored: Counter[str] = Counter()
-    paths: list[Path] = []
+    ignored, files = Counter[str](), PhotoFiles()
     for place in places:
         if place.is_dir():
-            paths += map(Path, images_below(place, ignored))
+            for path in images_below(place, ignored):
+                files.add(path)
         elif os.path.lexists(place):
-            paths.append(place)
+            files.add(str(place))
         else:
             raise FinetuneError(
                 f"{printable(str(place))}: there is nothing of that name; expected an image or a folder"
             )
     remarks = skipped_files(ignored)
-    if not paths:
+    if not len(files):
         named = ", ".join(printable(str(place)) for place in places)
         raise FinetuneError(f"{named} holds no images{f' ({remarks[0]})' if remarks else ''}: check the folder")
-    files = ImageFiles(tuple(paths))
     seen = inspect_photos(files, skip_bad=skip_bad, progress=on_scan)
     chosen = np.flatnonzero(seen.good)
-    images = LazyImages(files, chosen, seen.side)
-    if native is not None:
-        images = NativeImages(files, chosen, max(native), native=native)
-    split = Split(images, np.zeros(len(chosen), np.int64))
+    split = Split(LazyImages(files, chosen, seen.side, native=native), np.zeros(len(chosen), np.int64))
     return NamedImages(tuple(files.name(int(number)) for number in chosen), split, seen.bad, remarks)

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,76 +77,49 @@ class Photos(ABC):
         return None
 
 
-class PhotoFiles(Photos):
-    """Photos that are a file each."""
-
-    @abstractmethod
-    def path(self, number: int) -> Path:
-        """The file's path."""
-
-    def open(self, number: int) -> Image.Image:
-        """The image with its header read, which leaves the rest of the file unread."""
-        return decoding.opened(self.path(number), self.place(number))
-
-    def content(self, number: int) -> bytes:
-        """The file's bytes."""
-        return self.path(number).read_bytes()
-
-    def bytes_of(self, number: int) -> int:
-        """The file's size."""
-        return self.path(number).stat().st_size
-
-    def picture_size(self, number: int) -> int | None:
-        """The file's size."""
-        return self.bytes_of(number)
-
-
 @dataclass(frozen=True, eq=False)
 class LazyImages:
     """The photos numbered `chosen` (int64 `[n]`) as uint8 `[n, side, side, 3]`: the centre square of each.
 
     Indexing reads, decodes and resizes; `select` and `at` do not. `draft` as in `decoding.centre`.
+
+    native: the (height, width) in px of a data set's images in memory, if the photos are brought to these. The largest
+    centre part of that aspect ratio is taken, and evaluation enlarges it as it does the data set's own images. A photo
+    of exactly that size is read pixel by pixel.
     """
 
     photos: Photos
     chosen: np.ndarray
     side: int
     draft: bool = True
+    native: tuple[int, int] | None = None
 
     ndim = 4
     dtype = np.dtype(np.uint8)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """`(n, side, side, 3)`."""
-        return len(self.chosen), self.side, self.side, 3
+        """`(n, side, side, 3)`, or `(n, *native, 3)`."""
+        return len(self.chosen), *(self.native or (self.side, self.side)), 3
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def __getitem__(self, key: "slice | np.ndarray") -> np.ndarray:
         """The images at a slice or at int indices, decoded. Raises BadImage."""
-        return self._decoded(self.chosen[key], lambda _, image: decoding.square(image, self.side, draft=self.draft))
+        size = self.shape[1:3]
+        return self.views(self.chosen[key], lambda _, image: decoding.centre(image, size, draft=self.draft))
 
     def select(self, indices: np.ndarray) -> "LazyImages":
         """The images at int `indices`, without reading any."""
         return replace(self, chosen=self.chosen[indices])
 
     def at(self, side: int) -> "LazyImages":
-        """The same images at another side in px."""
-        return replace(self, side=side)
+        """The same images at another side in px. `native` images keep their size until they are in a batch."""
+        return self if self.native else replace(self, side=side)
 
-    def random_crops(self, indices: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
-        """Random crops of the images at int `indices`, by `draw_crop` from (`seed`, index). Raises BadImage."""
-
-        def crop(position: int, image: Image.Image) -> np.ndarray:
-            box, mirrored = draw_crop(decoding.upright_size(image), (*seed, int(indices[position])))
-            return _cropped(image, box, self.side, mirrored)
-
-        return self._decoded(self.chosen[indices], crop)
-
-    def _decoded(self, numbers: np.ndarray, view: Callable[[int, Image.Image], np.ndarray]) -> np.ndarray:
-        """uint8 `[n, ...]`: `view(position, photo)` of the photos with those numbers."""
+    def views(self, numbers: np.ndarray, view: Callable[[int, Image.Image], np.ndarray]) -> np.ndarray:
+        """uint8, of this shape: `view(position, photo)` of the photos with those numbers. Raises BadImage."""
         out = np.empty((len(numbers), *self.shape[1:]), np.uint8)
 
         def fill(position: int) -> None:
@@ -174,15 +146,20 @@ class LazyImages:
 def random_crops(
     images: "np.ndarray | LazyImages", indices: np.ndarray, side: int, seed: tuple[int, int]
 ) -> np.ndarray:
-    """As `LazyImages.random_crops`, at `side` px, also of images in memory: uint8 `[n, side, side, 3]`."""
+    """Random crops of the images at int `indices`, by `draw_crop` from (`seed`, index): uint8 `[n, side, side, 3]`.
+
+    Raises BadImage for photos.
+    """
+
+    def crop(position: int, image: Image.Image) -> np.ndarray:
+        box, mirrored = draw_crop(decoding.upright_size(image), (*seed, int(indices[position])))
+        pixels = decoding.part(image, box, (side, side))
+        return pixels[:, ::-1] if mirrored else pixels
+
     if isinstance(images, LazyImages):
-        return images.at(side).random_crops(indices, seed)
-    height, width = images.shape[1:3]
-    out = np.empty((len(indices), side, side, 3), np.uint8)
-    for position, index in enumerate(indices):
-        box, mirrored = draw_crop((width, height), (*seed, int(index)))
-        out[position] = _cropped(Image.fromarray(np.ascontiguousarray(images[index])), box, side, mirrored)
-    return out
+        return images.at(side).views(images.chosen[indices], crop)
+    in_memory = (Image.fromarray(np.ascontiguousarray(images[index])) for index in indices)
+    return np.stack([crop(position, image) for position, image in enumerate(in_memory)])
 
 
 def draw_crop(size: tuple[int, int], seed: tuple[int, ...]) -> tuple[Box, bool]:
@@ -206,11 +183,6 @@ def draw_crop(size: tuple[int, int], seed: tuple[int, ...]) -> tuple[Box, bool]:
     across, down = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
     left, top = (width - across) // 2, (height - down) // 2
     return (left, top, left + across, top + down), mirrored
-
-
-def _cropped(image: Image.Image, box: Box, side: int, mirrored: bool) -> np.ndarray:
-    pixels = decoding.part(image, box, (side, side))
-    return pixels[:, ::-1] if mirrored else pixels
 
 
 def in_threads(work: Callable[[int], Any], numbers: range) -> Any:

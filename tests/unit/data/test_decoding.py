@@ -17,7 +17,7 @@ RAMP = np.linspace(0, 255, 64 * 48).astype(np.uint8).reshape(48, 64)
 
 def read(content, side=24):
     with decoding.naming("it"), decoding.opened(content, "it") as image:
-        return decoding.square(image, side)
+        return decoding.centre(image, (side, side))
 
 
 def test_the_centre_square_is_taken_and_the_short_side_resized():
@@ -144,10 +144,10 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
     coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).resize((1600, 1200), Image.Resampling.BICUBIC)
     content = encoded(coarse, quality=95)
     with decoding.opened(content, "it") as image:
-        found = decoding.square(image, 96)
+        found = decoding.centre(image, (96, 96))
         assert image.size == (200, 150)
     with decoding.opened(encoded(coarse, "PNG"), "it") as image:
-        expected = decoding.square(image, 96)
+        expected = decoding.centre(image, (96, 96))
     assert np.abs(found.astype(int) - expected).mean() < 2
 
 

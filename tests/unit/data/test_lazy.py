@@ -56,7 +56,7 @@ def split_of(photos, side=20):
 
 def pixels_of(photos, number, side):
     with Image.open(__import__("io").BytesIO(photos.contents[number])) as image:
-        return decoding.square(image, side)
+        return decoding.centre(image, (side, side))
 
 
 def test_they_index_as_an_array_of_their_squares_does():

@@ -21,7 +21,7 @@ def noise(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize(("height", "width", "side"), [(50, 50, 32), (40, 75, 64), (33, 100, 20), (64, 64, 64)])
 def test_photos_are_pillows_but_for_rounding(height: int, width: int, side: int) -> None:
     image = noise(height, width)
-    pillow = decoding.square(Image.fromarray(image), side).astype(int)
+    pillow = decoding.centre(Image.fromarray(image), (side, side)).astype(int)
     graph = pixels.resized(tf.constant(image[None]), side, photos=True).numpy()[0]
     apart = np.abs(graph - pillow)
     assert apart.max() <= 1
@@ -30,7 +30,7 @@ def test_photos_are_pillows_but_for_rounding(height: int, width: int, side: int)
 
 def test_photos_higher_than_wide_differ_by_one_at_most() -> None:
     image = noise(75, 50)
-    pillow = decoding.square(Image.fromarray(image), 32).astype(int)
+    pillow = decoding.centre(Image.fromarray(image), (32, 32)).astype(int)
     assert np.abs(pixels.resized(tf.constant(image[None]), 32, photos=True).numpy()[0] - pillow).max() <= 1
 
 
