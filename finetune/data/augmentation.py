@@ -225,12 +225,13 @@ class Mixing:
     """
 
     def __init__(self, mixup: float | None, cutmix: float | None) -> None:
-        self._mixup = keras.layers.MixUp(mixup) if mixup else None
-        # Given a single number, Keras would draw alpha for every batch, from 0 up to that number.
-        self._cutmix = keras.layers.CutMix((cutmix, cutmix)) if cutmix and cutmix <= 1 else None
-        if cutmix and cutmix > 1:
-            self._cutmix = keras.layers.CutMix(1.0)
-            self._cutmix.factor = (cutmix, cutmix)  # the layer's own check rejects an alpha above 1
+        self._layers = [keras.layers.MixUp(mixup)] if mixup else []
+        if cutmix:
+            pasting = keras.layers.CutMix(1.0)
+            # Given a single number, Keras would draw alpha for every batch, from 0 up to that number. The layer's own
+            # check also rejects an alpha above 1.
+            pasting.factor = (cutmix, cutmix)
+            self._layers.append(pasting)
         self._draws = Draws()
 
     def mix(self, images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -240,27 +241,16 @@ class Mixing:
         """
         draws = self._draws.begin(seed)
         which = tf.random.stateless_uniform([], draws.next(), alg="philox")
-        if self._cutmix is None:
-            return self._by_mixup(images, targets, draws)
-        if self._mixup is None:
-            return self._by_cutmix(images, targets, draws)
-        return tf.cond(  # type: ignore[no-any-return]
-            which < 0.5,
-            lambda: self._by_mixup(images, targets, draws),
-            lambda: self._by_cutmix(images, targets, draws),
-        )
+        mixed = [functools.partial(self._mixed, layer, images, targets, draws) for layer in self._layers]
+        return tf.cond(which < 0.5, *mixed) if len(mixed) == 2 else mixed[0]()
 
-    def _by_mixup(self, images: tf.Tensor, targets: tf.Tensor, draws: Draws) -> tuple[tf.Tensor, tf.Tensor]:
-        layer: Any = self._mixup
+    @staticmethod
+    def _mixed(layer: Any, images: tf.Tensor, targets: tf.Tensor, draws: Draws) -> tuple[tf.Tensor, tf.Tensor]:
         draw = layer.get_random_transformation(images, seed=draws)
         # The draw from Beta with a small alpha is 0 / 0 if both of its gamma draws underflow float32.
-        weight = draw["mix_weight"]
-        draw["mix_weight"] = tf.where(tf.math.is_finite(weight), weight, 1.0)
-        return layer.transform_images(images, draw), layer.transform_labels(targets, draw)
-
-    def _by_cutmix(self, images: tf.Tensor, targets: tf.Tensor, draws: Draws) -> tuple[tf.Tensor, tf.Tensor]:
-        layer: Any = self._cutmix
-        draw = layer.get_random_transformation(images, seed=draws)
-        # Keras's share is that of the box before it is rounded to whole pixels. Its Beta draw may also be 0 / 0.
-        draw["mix_weight"] = 1.0 - tf.reduce_mean(tf.cast(draw["batch_masks"], tf.float32), axis=[1, 2, 3])
+        if isinstance(layer, keras.layers.CutMix):
+            # Keras's share is that of the box before it is rounded to whole pixels.
+            draw["mix_weight"] = 1.0 - tf.reduce_mean(tf.cast(draw["batch_masks"], tf.float32), axis=[1, 2, 3])
+        else:
+            draw["mix_weight"] = tf.where(tf.math.is_finite(draw["mix_weight"]), draw["mix_weight"], 1.0)
         return layer.transform_images(images, draw), layer.transform_labels(targets, draw)

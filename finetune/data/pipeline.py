@@ -5,7 +5,6 @@ function of the split and (seed, epoch, batch number), whatever the number of th
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ import tensorflow as tf
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import WHOLE, Share, Split
 from finetune.data.lazy import random_crops
-from finetune.data.preprocessing import AnyPreprocessing, CustomPreprocessing
+from finetune.data.preprocessing import AnyPreprocessing, CustomPreprocessing, recording
 from finetune.errors import FinetuneError, WrongUse
 from finetune.process import cores
 
@@ -135,8 +134,11 @@ def eval_batches(
 
     numbers = share.numbers(range(len(starts)))
     if len(numbers) <= _AT_ONCE:
-        at_once = _AtOnce(numbers, lambda number: prepare(*map(tf.convert_to_tensor, pick(number))))
-        return Batches(at_once, _failures(preprocessing))
+
+        def made() -> Iterator[tuple[tf.Tensor, ...]]:
+            return (prepare(*map(tf.convert_to_tensor, pick(number))) for number in numbers)
+
+        return Batches(len(numbers), made, _failures(preprocessing))
     signature = (*_signature(split.images.shape[1:], size), tf.TensorSpec([size], tf.bool))
     return mapped(numbers, pick, signature, prepare, _failures(preprocessing))
 
@@ -147,50 +149,22 @@ def eval_starts(examples: int, batch_size: int) -> tuple[int, np.ndarray]:
     return size, np.minimum(np.arange(0, examples, size), examples - size)
 
 
-class _AtOnce:
-    """Batches that are made one by one during iteration, without a pipeline."""
-
-    def __init__(self, numbers: range, make: Callable[[int], tuple[tf.Tensor, ...]]) -> None:
-        self._numbers, self._make = numbers, make
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __iter__(self) -> Iterator[tuple[tf.Tensor, ...]]:
-        return map(self._make, self._numbers)
-
-    @property
-    def element_spec(self) -> tuple[tf.TensorSpec, ...]:
-        return tuple(tf.type_spec_from_value(part) for part in self._make(self._numbers[0]))
-
-
 class Batches:
-    """Batches that can be iterated repeatedly, in their order.
+    """Batches that can be iterated repeatedly, in their order: `count` of them each time that `start` is called.
 
     A damaged image or a custom preprocessing that fails raises FinetuneError.
     """
 
-    def __init__(self, ready: tf.data.Dataset | _AtOnce, failures: list[FinetuneError]) -> None:
-        self._ready, self._failures = ready, failures
-
-    @property
-    def element_spec(self) -> Any:
-        """Shapes and dtypes of a batch."""
-        with self._own_errors():
-            return self._ready.element_spec
+    def __init__(self, count: int, start: Callable[[], Iterator[Any]], failures: list[FinetuneError]) -> None:
+        self._count, self._start, self._failures = count, start, failures
 
     def __len__(self) -> int:
-        return len(self._ready)
+        return self._count
 
     def __iter__(self) -> Iterator[Any]:
-        with self._own_errors():
-            yield from self._ready
-
-    @contextmanager
-    def _own_errors(self) -> Iterator[None]:
         self._failures.clear()
         try:
-            yield
+            yield from self._start()
         except tf.errors.OpError:
             # The graph passes an exception on as text only: the exception itself was recorded.
             if self._failures:
@@ -211,13 +185,7 @@ def mapped(
     failures: receives the exceptions of `pick`, and holds those that `prepare` records.
     """
     failures = [] if failures is None else failures
-
-    def picked(number: np.ndarray) -> tuple[np.ndarray, ...]:
-        try:
-            return pick(int(number))
-        except FinetuneError as error:
-            failures.append(error)
-            raise
+    picked = recording(lambda number: pick(int(number)), failures)
 
     def batch(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
         parts = tf.numpy_function(picked, [number], [spec.dtype for spec in signature])
@@ -230,7 +198,7 @@ def mapped(
     source = tf.data.Dataset.range(numbers.start, numbers.stop, numbers.step)
     as_written = tf.autograph.experimental.do_not_convert(batch)
     ready = source.map(as_written, num_parallel_calls=min(4, cores()), deterministic=True)
-    return Batches(ready.prefetch(_AHEAD).with_options(options), failures)
+    return Batches(len(numbers), ready.prefetch(_AHEAD).with_options(options).__iter__, failures)
 
 
 def _failures(preprocessing: AnyPreprocessing) -> list[FinetuneError]:

@@ -61,10 +61,13 @@ PREPROCESSINGS = {
 
 @dataclass(frozen=True)
 class Composed:
-    """One preprocessing after another, which is a common mistake (double normalisation)."""
+    """One preprocessing after another, which is a common mistake (double normalisation).
+
+    The first may only reverse the colours: the images are then BGR instead of RGB, as OpenCV reads them.
+    """
 
     name: str
-    parts: tuple[Preprocessing, ...]
+    parts: tuple[Any, ...]
 
     def apply(self, images: Any) -> Any:
         """As `Preprocessing.apply`."""
@@ -73,25 +76,16 @@ class Composed:
         return images
 
 
-@dataclass(frozen=True)
-class Swapped:
-    """A preprocessing that gets BGR instead of RGB, as OpenCV reads images."""
-
-    name: str
-    of: Any
-
-    def apply(self, images: Any) -> Any:
-        """As `Preprocessing.apply`."""
-        return self.of.apply(images[..., ::-1])
+_REVERSED = Preprocessing("reversed", scale=1.0, channels="bgr")
 
 
 def swapped(own: Any) -> tuple[Any, ...]:
     """`own` (anything with `name` and `apply`) with red and blue swapped; for `vgg` and `caffe`, the other one."""
     partner = {"vgg": "caffe", "caffe": "vgg"}.get(own.name)
-    return (PREPROCESSINGS[partner],) if partner else (Swapped(f"{own.name}, colours swapped", own),)
+    return (PREPROCESSINGS[partner],) if partner else (Composed(f"{own.name}, colours swapped", (_REVERSED, own)),)
 
 
-def suspects() -> tuple[Preprocessing | Composed | Swapped, ...]:
+def suspects() -> tuple[Preprocessing | Composed, ...]:
     """Every known preprocessing, right and wrong.
 
     The wrong ones are each preprocessing applied twice, those for pixels in [0, 255] applied to pixels in [0, 1], and
@@ -117,23 +111,15 @@ class CustomPreprocessing:
     name: str
     function: Callable[[Any], Any] = field(repr=False, compare=False)
     failures: list[FinetuneError] = field(default_factory=list, repr=False, compare=False)
-    affine = False
 
     def apply(self, images: Any) -> Any:
         """As `Preprocessing.apply`."""
         import tensorflow as tf  # here, so that a name is checked without it
 
-        result = tf.numpy_function(self._called, [tf.cast(images, tf.float32)], tf.float32)
+        result = tf.numpy_function(recording(self._called, self.failures), [tf.cast(images, tf.float32)], tf.float32)
         return tf.ensure_shape(result, images.shape)
 
     def _called(self, pixels: np.ndarray) -> np.ndarray:
-        try:
-            return self._checked(pixels)
-        except FinetuneError as error:
-            self.failures.append(error)
-            raise
-
-    def _checked(self, pixels: np.ndarray) -> np.ndarray:
         shape = pixels.shape
         try:
             result = np.asarray(self.function(pixels.copy()), np.float32)  # some functions change their argument
@@ -146,7 +132,20 @@ class CustomPreprocessing:
         return result
 
 
-AnyPreprocessing = Preprocessing | Composed | Swapped | CustomPreprocessing
+def recording(function: Callable[..., Any], failures: list[FinetuneError]) -> Callable[..., Any]:
+    """`function`, which also appends the FinetuneErrors that it raises to `failures`."""
+
+    def recorded(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except FinetuneError as error:
+            failures.append(error)
+            raise
+
+    return recorded
+
+
+AnyPreprocessing = Preprocessing | Composed | CustomPreprocessing
 
 
 def find_preprocessing(name: str) -> AnyPreprocessing:
