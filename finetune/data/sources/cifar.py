@@ -18,22 +18,8 @@ _PIXELS = 3 * 32 * 32
 _TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-@dataclass(frozen=True)
-class Published:
-    """The archive of the Python version, which is downloaded if there are no files: its URL and published MD5 hash."""
-
-    url: str
-    md5: str
-
-
-ARCHIVES = {
-    "CIFAR-10": Published(
-        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"
-    ),
-    "CIFAR-100": Published(
-        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"
-    ),
-}
+MD5 = {"CIFAR-10": "c58f30108f718f92721af3b95e74349a", "CIFAR-100": "eb9058c3a382ffc7106e4002c42a8d85"}
+"""The published MD5 hashes of the archives of the Python versions, which are downloaded if there are no files."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +46,7 @@ def read_cifar(name: str, data_dir: Path | None, progress: Progress | None = Non
     files. Archives are unpacked in the cache. Raises FinetuneError, and CheckpointError from the download.
     """
     title, layouts = CIFAR[name]
-    place = _downloaded(layouts, ARCHIVES[title], progress) if data_dir is None else data_dir
+    place = _downloaded(layouts, MD5[title], progress) if data_dir is None else data_dir
     found = _locate(place, layouts)
     if found is None:
         expected = [f"{layout.folder}/" for layout in layouts] + [layout.archive for layout in layouts]
@@ -106,12 +92,13 @@ def _locate(place: Path, layouts: tuple[Layout, ...]) -> tuple[Path, Layout] | N
     return None
 
 
-def _downloaded(layouts: tuple[Layout, ...], published: Published, progress: Progress | None) -> Path:
+def _downloaded(layouts: tuple[Layout, ...], md5: str, progress: Progress | None) -> Path:
     """The `data/` folder of the cache, after a download if it did not hold the data."""
     place = store.cache_dir() / "data"
     if _locate(place, layouts) is None:
         instead = "use --data-dir PATH of a folder with it"
-        store.fetch(published.url, md5=published.md5, into=place, progress=progress, instead=instead)
+        url = f"https://www.cs.toronto.edu/~kriz/{layouts[0].archive}"
+        store.fetch(url, md5=md5, into=place, progress=progress, instead=instead)
     return place
 
 

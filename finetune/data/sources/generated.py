@@ -9,7 +9,6 @@ float32 arrays, which IEEE 754 defines to the bit, and not from sines, sums over
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,55 +24,51 @@ _AT_ONCE = 16
 """Images drawn together. Their planes of points fit into a CPU cache. Another number gives other images."""
 
 
-@dataclass(frozen=True)
-class _Lobes:
+Mask = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Of points x and y, float32, whether each is inside; for a texture, whether it has the figure's second colour."""
+
+
+def _lobes(count: int, depth: float) -> Mask:
     """Inside are the points (r, theta) with r < (1 + depth cos(count theta)) / (1 + depth)."""
 
-    count: int
-    depth: float
-
-    def contains(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def inside(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         r = np.sqrt(x * x + y * y)
         # cos(n theta) by Chebyshev's recurrence from cos(theta).
         cosine = x / (r + np.float32(1e-6))
         before, wave = np.ones_like(cosine), cosine
-        for _ in range(self.count - 1):
+        for _ in range(count - 1):
             before, wave = wave, 2 * cosine * wave - before
-        inside: np.ndarray = r * (1 + self.depth) < 1 + self.depth * wave
-        return inside
+        mask: np.ndarray = r * (1 + depth) < 1 + depth * wave
+        return mask
+
+    return inside
 
 
-@dataclass(frozen=True)
-class _Polygon:
+def _polygon(apothem: float, *normals: tuple[float, float]) -> Mask:
     """The regular polygon with corners on the unit circle, given by the outward normals of its sides."""
 
-    normals: tuple[tuple[float, float], ...]
-    apothem: float
+    def inside(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        mask: np.ndarray = np.all([x * across + y * down < apothem for across, down in normals], axis=0)
+        return mask
 
-    def contains(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        inside = np.ones(x.shape, bool)
-        for across, down in self.normals:
-            inside &= x * across + y * down < self.apothem
-        return inside
+    return inside
 
 
-_OUTLINES: dict[str, _Lobes | _Polygon] = {
-    "disc": _Lobes(1, 0.0),
-    "clover": _Lobes(4, 0.4),
-    "star": _Lobes(5, 0.35),
-    "peanut": _Lobes(2, 0.4),
-    "trefoil": _Lobes(3, 0.35),
-    "flower": _Lobes(6, 0.3),
-    "gear": _Lobes(9, 0.15),
-    "triangle": _Polygon(((1.0, 0.0), (-0.5, 0.8660254), (-0.5, -0.8660254)), 0.5),
-    "square": _Polygon(((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)), 0.70710678),
-    "pentagon": _Polygon(
-        ((1.0, 0.0), (0.309017, 0.9510565), (-0.809017, 0.5877853), (-0.809017, -0.5877853), (0.309017, -0.9510565)),
-        0.809017,
-    ),
+_PENTAGON = ((1.0, 0.0), (0.309017, 0.9510565), (-0.809017, 0.5877853), (-0.809017, -0.5877853), (0.309017, -0.9510565))
+_OUTLINES: dict[str, Mask] = {
+    "disc": _lobes(1, 0.0),
+    "clover": _lobes(4, 0.4),
+    "star": _lobes(5, 0.35),
+    "peanut": _lobes(2, 0.4),
+    "trefoil": _lobes(3, 0.35),
+    "flower": _lobes(6, 0.3),
+    "gear": _lobes(9, 0.15),
+    "triangle": _polygon(0.5, (1.0, 0.0), (-0.5, 0.8660254), (-0.5, -0.8660254)),
+    "square": _polygon(0.70710678, (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)),
+    "pentagon": _polygon(0.809017, *_PENTAGON),
 }
 
-_TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+_TEXTURES: dict[str, Mask] = {
     "plain": lambda x, y: np.zeros(x.shape, bool),
     "striped": lambda x, y: _phase(x) < 0.5,
     "checked": lambda x, y: (_phase(x) < 0.5) ^ (_phase(y) < 0.5),
@@ -134,7 +129,7 @@ class _Painter:
     def __init__(self, rng: np.random.Generator, count: int) -> None:
         self._rng, self._count = rng, count
 
-    def images(self, texture: Callable[[np.ndarray, np.ndarray], np.ndarray], outline: _Lobes | _Polygon) -> np.ndarray:
+    def images(self, texture: Mask, outline: Mask) -> np.ndarray:
         """uint8 `[count, SIDE, SIDE, 3]`: background, clutter, the figure, noise."""
         uniform = self._uniform
         # Figures are lighter or darker than the background, equally often.
@@ -149,7 +144,7 @@ class _Painter:
             canvas = _over(canvas, bar, behind + uniform(-0.4, 0.4, 1, 1, 3))
         size, period = uniform(0.55, 0.8), uniform(0.24, 0.36)
         x, y = self._points(uniform(-0.25, 0.25), uniform(-0.25, 0.25))
-        inside = outline.contains(*self._turned(x / size, y / size))
+        inside = outline(*self._turned(x / size, y / size))
         along, across = self._turned(x / period, y / period)
         canvas = _over(canvas, inside, first)
         canvas = _over(canvas, inside & texture(along + uniform(0, 1), across + uniform(0, 1)), second)

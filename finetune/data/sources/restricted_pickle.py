@@ -1,7 +1,8 @@
 """Read the pickles CIFAR is published in, without running code that a pickle may ask to run.
 
-Unpickling calls whatever functions the file names. Here it can call only the four stand-ins below, which build arrays
-from bytes; any other name is rejected. NumPy's own functions are not called before the whole file has been read.
+Unpickling calls whatever functions the file names. Here it can call only two functions of this module: one keeps what it
+is given, the other encodes text. Any other name is rejected. NumPy's own functions are not called before the whole file
+has been read.
 """
 
 import io
@@ -32,7 +33,7 @@ def read_pickle(content: bytes, name: str) -> dict[str, Any]:
         values = _Restricted(io.BytesIO(content), name).load()
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__}, not a dict")
-        return {_text(key): one.numpy() if isinstance(one, _Array) else one for key, one in values.items()}
+        return {_text(key): _array(one) if isinstance(one, _Made) else one for key, one in values.items()}
     except FinetuneError:
         raise
     # A damaged pickle is a random program and may end in any exception.
@@ -74,55 +75,39 @@ def check_size(size: int, name: str) -> None:
         )
 
 
-class _DType:
-    """Stands for a numpy dtype while unpickling: its code, such as 'u1', and its byte order."""
+class _Made:
+    """Stands for an array or a dtype while unpickling: the arguments it is made from, and the state that follows."""
 
-    def __init__(self, code: Any) -> None:
-        self._code, self._order = _text(code), "|"
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+        self.state: Any = ()
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._order = _text(state[1])
-
-    def numpy(self) -> np.dtype[Any]:
-        if len(self._code) != 2 or self._code[0] not in "biuf" or self._order not in "|<>=":
-            raise ValueError(f"dtype {self._order}{self._code} is not one of numbers")
-        return np.dtype(self._order + self._code)
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
-class _Array:
-    """Stands for a numpy array while unpickling: shape, dtype, order and bytes."""
-
-    def __init__(self) -> None:
-        self._state: tuple[Any, _DType, bool, Any] | None = None
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, fortran, content = state
-        self._state = (shape, dtype, bool(fortran), content)
-
-    def numpy(self) -> np.ndarray:
-        if self._state is None:
-            raise ValueError("an array without content")
-        shape, dtype, fortran, content = self._state
-        kind = dtype.numpy()
-        if math.prod(shape) * kind.itemsize != len(content):
-            raise ValueError(f"an array of shape {shape} has {len(content)} bytes")
-        array: np.ndarray = np.frombuffer(bytes(content), kind).reshape(shape, order="F" if fortran else "C")
-        return array
+def _made(*arguments: Any) -> _Made:
+    return _Made(*arguments)
 
 
-def _dtype(code: Any, *_: Any) -> _DType:
-    return _DType(code)
+def _array(made: _Made) -> np.ndarray:
+    """The array, if it holds whole numbers or floats.
 
-
-def _reconstruct(*_: Any) -> _Array:
-    """An array whose state follows. This is NumPy's format up to pickle protocol 4."""
-    return _Array()
-
-
-def _frombuffer(content: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    """A whole array. This is NumPy's format for pickle protocol 5."""
-    array = _Array()
-    array.__setstate__((1, shape, dtype, order == "F", content))
+    NumPy pickles an array by `_reconstruct` and a state up to pickle protocol 4, and whole by `_frombuffer` in protocol
+    5. A dtype is a code, such as 'u1', and a state with its byte order.
+    """
+    if made.state:
+        _, shape, dtype, fortran, content = made.state
+    else:
+        content, dtype, shape, order = made.arguments
+        fortran = order == "F"
+    code, byte_order = _text(dtype.arguments[0]), _text(dtype.state[1]) if dtype.state else "|"
+    if len(code) != 2 or code[0] not in "biuf" or byte_order not in "|<>=":
+        raise ValueError(f"dtype {byte_order}{code} is not one of numbers")
+    kind = np.dtype(byte_order + code)
+    if math.prod(shape) * kind.itemsize != len(content):
+        raise ValueError(f"an array of shape {shape} has {len(content)} bytes")
+    array: np.ndarray = np.frombuffer(bytes(content), kind).reshape(shape, order="F" if fortran else "C")
     return array
 
 
@@ -135,11 +120,11 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 # Functions only: a pickle could set attributes of a class, which would outlive the reading.
 _ALLOWED: dict[tuple[str, str], Callable[..., Any] | str] = {
-    ("numpy", "dtype"): _dtype,
+    ("numpy", "dtype"): _made,
     ("numpy", "ndarray"): "the class, which is passed to _reconstruct and never called",
     ("_codecs", "encode"): _encode,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _made for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _made for core in ("core", "_core")},
 }
 
 
