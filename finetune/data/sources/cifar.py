@@ -22,20 +22,36 @@ MD5 = {"CIFAR-10": "c58f30108f718f92721af3b95e74349a", "CIFAR-100": "eb9058c3a38
 """The published MD5 hashes of the archives of the Python versions, which are downloaded if there are no files."""
 
 
+_FILES = {
+    "cifar-10": (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"),
+    "cifar-100": ("train", "test"),
+}
+"""The training batches and, last, the test batch; in the binary version with `.bin`."""
+
+
 @dataclass(frozen=True)
 class Layout:
-    """The files of one published version.
+    """The files of one published version, `python` or `binary`.
 
     read: gives the pixels of a file, uint8 `[n, 3072]` channel by channel, and its labels, int64 `[n]`.
     class_names: gives the names that the folder's files list.
     """
 
+    data: str
+    version: str
     folder: str
-    archive: str
-    training: tuple[str, ...]
-    test: str
     read: Callable[[Path], tuple[np.ndarray, np.ndarray]]
     class_names: Callable[[Path], tuple[str, ...]]
+
+    @property
+    def archive(self) -> str:
+        """The name of the archive."""
+        return f"{self.data}-{self.version}.tar.gz"
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the training batches and, last, of the test batch."""
+        return [f"{one}.bin" if self.version == "binary" else one for one in _FILES[self.data]]
 
 
 def read_cifar(name: str, data_dir: Path | None, progress: Progress | None = None) -> Dataset:
@@ -45,7 +61,8 @@ def read_cifar(name: str, data_dir: Path | None, progress: Progress | None = Non
     Without `data_dir`, the `data/` folder of the cache is read. The archive is downloaded to it if it has no such
     files. Archives are unpacked in the cache. Raises FinetuneError, and CheckpointError from the download.
     """
-    title, layouts = CIFAR[name]
+    layouts = CIFAR[name]
+    title = layouts[0].data.upper()
     place = _downloaded(layouts, MD5[title], progress) if data_dir is None else data_dir
     found = _locate(place, layouts)
     if found is None:
@@ -55,25 +72,25 @@ def read_cifar(name: str, data_dir: Path | None, progress: Progress | None = Non
             "leave it out to download the data"
         )
     folder, layout = found
-    present = [one for one in layout.training if (folder / one).is_file()]
+    *training, test = layout.files
+    present = [one for one in training if (folder / one).is_file()]
     if not present:
         raise FinetuneError(
-            f"{folder} has no training batch: expected at least one of {', '.join(layout.training)}; "
+            f"{folder} has no training batch: expected at least one of {', '.join(training)}; "
             f"unpack {layout.archive} again"
         )
-    if not (folder / layout.test).is_file():
+    if not (folder / test).is_file():
         raise FinetuneError(
-            f"{folder} has no {layout.test}: without test images there is no accuracy to report; "
-            f"unpack {layout.archive} again"
+            f"{folder} has no {test}: without test images there is no accuracy to report; unpack {layout.archive} again"
         )
-    some = f" ({len(present)} of {len(layout.training)})" if len(present) < len(layout.training) else ""
+    some = f" ({len(present)} of {len(training)})" if len(present) < len(training) else ""
     return Dataset(
         name=name,
         class_names=layout.class_names(folder),
         train=_joined([layout.read(folder / one) for one in present]),
         validation=None,
-        test=_joined([layout.read(folder / layout.test)]),
-        source=f"{folder}: {', '.join(present)}{some}, {layout.test}",
+        test=_joined([layout.read(folder / test)]),
+        source=f"{folder}: {', '.join(present)}{some}, {test}",
     )
 
 
@@ -83,7 +100,7 @@ def _locate(place: Path, layouts: tuple[Layout, ...]) -> tuple[Path, Layout] | N
         if (place / layout.folder).is_dir():
             return place / layout.folder, layout
     for layout in layouts:
-        if any((place / name).is_file() for name in (*layout.training, layout.test)):
+        if any((place / name).is_file() for name in layout.files):
             return place, layout
     for layout in layouts:
         path = place if place.name == layout.archive else place / layout.archive
@@ -151,7 +168,7 @@ def _binary(labels: int, column: int) -> Callable[[Path], tuple[np.ndarray, np.n
     return read
 
 
-def _names(file: str, *, key: str | None = None, otherwise: tuple[str, ...] = ()) -> Callable[[Path], tuple[str, ...]]:
+def _names(file: str, key: str | None = None, *, otherwise: tuple[str, ...] = ()) -> Callable[[Path], tuple[str, ...]]:
     """Reads the class names in `file`: the list under `key` of a pickle, or a text file with a name per line.
 
     `otherwise` are the names if there is no such file.
@@ -174,23 +191,10 @@ def _names(file: str, *, key: str | None = None, otherwise: tuple[str, ...] = ()
 
 def _cifar100(labels: str) -> tuple[Layout, Layout]:
     """`labels`: fine (100 classes) or coarse (20 superclasses). In the binary version the coarse label comes first."""
+    names, column = f"{labels}_label_names", ("coarse", "fine").index(labels)
     return (
-        Layout(
-            folder="cifar-100-python",
-            archive="cifar-100-python.tar.gz",
-            training=("train",),
-            test="test",
-            read=_pickled(f"{labels}_labels"),
-            class_names=_names("meta", key=f"{labels}_label_names"),
-        ),
-        Layout(
-            folder="cifar-100-binary",
-            archive="cifar-100-binary.tar.gz",
-            training=("train.bin",),
-            test="test.bin",
-            read=_binary(2, ("coarse", "fine").index(labels)),
-            class_names=_names(f"{labels}_label_names.txt"),
-        ),
+        Layout("cifar-100", "python", "cifar-100-python", _pickled(f"{labels}_labels"), _names("meta", names)),
+        Layout("cifar-100", "binary", "cifar-100-binary", _binary(2, column), _names(f"{names}.txt")),
     )
 
 
@@ -202,28 +206,13 @@ def _damaged(path: Path, found: str, expected: str) -> FinetuneError:
     return FinetuneError(f"{path} is no file of CIFAR: {found}, expected {expected}; download or unpack it again")
 
 
-_CIFAR10 = (
-    Layout(
-        folder="cifar-10-batches-py",
-        archive="cifar-10-python.tar.gz",
-        training=tuple(f"data_batch_{number}" for number in range(1, 6)),
-        test="test_batch",
-        read=_pickled("labels"),
-        class_names=_names("batches.meta", key="label_names", otherwise=_TEN),
+_TEN_NAMES = _names("batches.meta", "label_names", otherwise=_TEN)
+CIFAR = {
+    "cifar10": (
+        Layout("cifar-10", "python", "cifar-10-batches-py", _pickled("labels"), _TEN_NAMES),
+        Layout("cifar-10", "binary", "cifar-10-batches-bin", _binary(1, 0), _names("batches.meta.txt", otherwise=_TEN)),
     ),
-    Layout(
-        folder="cifar-10-batches-bin",
-        archive="cifar-10-binary.tar.gz",
-        training=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
-        test="test_batch.bin",
-        read=_binary(1, 0),
-        class_names=_names("batches.meta.txt", otherwise=_TEN),
-    ),
-)
-
-CIFAR: dict[str, tuple[str, tuple[Layout, ...]]] = {
-    "cifar10": ("CIFAR-10", _CIFAR10),
-    "cifar100": ("CIFAR-100", _cifar100("fine")),
-    "cifar100-coarse": ("CIFAR-100", _cifar100("coarse")),
+    "cifar100": _cifar100("fine"),
+    "cifar100-coarse": _cifar100("coarse"),
 }
-"""Data set -> title, and the versions it is published in. `cifar100-coarse` has the 20 superclasses of CIFAR-100."""
+"""Data set -> the versions it is published in. `cifar100-coarse` has the 20 superclasses of CIFAR-100."""

@@ -1,8 +1,8 @@
 """Read the pickles CIFAR is published in, without running code that a pickle may ask to run.
 
-Unpickling calls whatever functions the file names. Here it can call only two functions of this module: one keeps what it
-is given, the other encodes text. Any other name is rejected. NumPy's own functions are not called before the whole file
-has been read.
+Unpickling calls whatever functions the file names. Here it can call only two functions of this module: one keeps what
+it is given, the other encodes text. Any other name is rejected. NumPy's own functions are not called before the whole
+file has been read.
 """
 
 import io
