@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.dataset import stratified_subset
-from finetune.data.sources import read_source
+from finetune.data.load_data import read_source
 from finetune.data.sources.assembly import ReadOptions
 
 

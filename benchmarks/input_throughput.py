@@ -61,8 +61,8 @@ def peak():
 def read(place):
     from finetune.data import pipeline
     from finetune.data.augmentation import Augmentation
+    from finetune.data.load_data import read_source
     from finetune.data.preprocessing import find_preprocessing
-    from finetune.data.sources import read_source
     from finetune.data.sources.assembly import ReadOptions
 
     before, started = peak(), time.monotonic()

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from finetune.data.dataset import stratified_subset
-from finetune.data.sources import read_source
+from finetune.data.load_data import read_source
 from finetune.data.sources.assembly import ReadOptions
 
 _RATES, _DECAYS, _SEEDS = [0.0003, 0.001, 0.003, 0.01], [0.01, 0.1], [0, 1]

@@ -12,7 +12,7 @@ SURFACES = {
         *("layer", "module_parts", "policy", "surgery", "statistics", "subject", "decay", "flatten"),
     },
     "data": {
-        *("load_data", "batches", "dataset", "preprocessing", "image_files", "overlap", "sources"),
+        *("load_data", "batches", "dataset", "preprocessing", "image_files", "overlap"),
         *("sources.assembly", "pipeline", "augmentation", "lazy", "decoding"),
     },
     "evaluation": {"evaluator", "predictions", "metrics", "significance"},

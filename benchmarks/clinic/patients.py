@@ -21,8 +21,8 @@ from finetune.data import pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.batches import EvalSet
 from finetune.data.dataset import Dataset, Split, stratified_subset
+from finetune.data.load_data import read_source
 from finetune.data.preprocessing import find_preprocessing
-from finetune.data.sources import read_source
 from finetune.data.sources.assembly import ReadOptions
 from finetune.diagnosis.evidence import Facts
 from finetune.training.loop import optimizer as optimizers

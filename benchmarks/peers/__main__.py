@@ -60,7 +60,7 @@ def images(options, count, path):
         x = rng.integers(0, 256, (count + 500, 32, 32, 3), dtype=np.uint8)
         y = rng.integers(0, 10, count + 500)
     else:
-        from finetune.data.sources import read_source
+        from finetune.data.load_data import read_source
         from finetune.data.sources.assembly import ReadOptions
 
         data = read_source("cifar10", ReadOptions(Path(options.data_dir)))

@@ -15,7 +15,7 @@ from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
 from finetune.batch.job_names import distinct_name, job_name, refuse_duplicates, safe_name
 from finetune.config import LISTS, PATHS, SETTINGS, RunConfig, from_mapping, named
-from finetune.data import sources
+from finetune.data.load_data import absolute
 from finetune.errors import FinetuneError, WrongUse
 
 MANY = 100
@@ -192,7 +192,7 @@ def checked_config(settings: Settings, where: str) -> RunConfig:
 def _absolute(name: str, value: Any, folder: Path) -> Any:
     """The value of setting `name`, absolute if it is a path: jobs run from anywhere. `folder` is the jobs file's."""
     if name == "data":
-        return sources.absolute(value, below=folder)
+        return absolute(value, below=folder)
     if name == "backbone":
         return _absolute_backbone(value, folder)
     if name not in PATHS or value is None:

@@ -160,7 +160,7 @@ def read_images(
     if not len(files):
         named = ", ".join(printable(str(place)) for place in places)
         raise FinetuneError(f"{named} holds no images{f' ({remarks[0]})' if remarks else ''}: check the folder")
-    seen = inspect_photos(files, skip_bad=skip_bad, progress=on_scan)
-    chosen = np.flatnonzero(seen.good)
-    split = Split(LazyImages(files, chosen, seen.side, native=native), np.zeros(len(chosen), np.int64))
-    return NamedImages(tuple(files.name(int(number)) for number in chosen), split, seen.bad, remarks)
+    good, bad, side = inspect_photos(files, skip_bad=skip_bad, progress=on_scan)
+    chosen = np.flatnonzero(good)
+    split = Split(LazyImages(files, chosen, side, native=native), np.zeros(len(chosen), np.int64))
+    return NamedImages(tuple(files.name(int(number)) for number in chosen), split, bad, remarks)

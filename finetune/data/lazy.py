@@ -195,21 +195,13 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="decode")
 
 
-@dataclass(frozen=True, eq=False)
-class Inspection:
-    """The result of inspecting n photos.
+def inspect_photos(
+    photos: Photos, *, skip_bad: bool, progress: Progress | None = None
+) -> tuple[np.ndarray, tuple[str, ...], int]:
+    """Inspect `photos`, n of them.
 
-    good: bool `[n]`, False for the photos that are left out. bad: their names and reasons. side: the median of the
-    short sides, in px.
-    """
-
-    good: np.ndarray
-    bad: tuple[str, ...]
-    side: int
-
-
-def inspect_photos(photos: Photos, *, skip_bad: bool, progress: Progress | None = None) -> Inspection:
-    """Inspect `photos`.
+    Returns a bool `[n]` that is False for the photos that are left out, the names and reasons of these, and the median
+    of the short sides in px.
 
     With `skip_bad`, every photo is decoded and damaged ones are left out. So every machine leaves out the same photos,
     and batches remain a function of the seed. Otherwise damaged photos raise a FinetuneError that names them, as far
@@ -253,7 +245,7 @@ def inspect_photos(photos: Photos, *, skip_bad: bool, progress: Progress | None 
         raise FinetuneError(
             f"none of the {count} images can be read, the first being {first_few(bad[:1])}: check the data"
         )
-    return Inspection(good, tuple(bad), int(np.median(readable)))
+    return good, tuple(bad), int(np.median(readable))
 
 
 def first_few(bad: Sequence[str]) -> str:

@@ -17,8 +17,7 @@ from finetune.config import RunConfig
 from finetune.data import batches, image_files
 from finetune.data.dataset import Dataset, Split
 from finetune.data.lazy import LazyImages
-from finetune.data.load_data import load_data
-from finetune.data.sources import absolute
+from finetune.data.load_data import absolute, load_data
 from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import room_for

@@ -14,10 +14,10 @@ from finetune.backbone import Backbone, check_plan, freezing, load_backbone
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.surgery import BatchNormOptions, bn_layers
 from finetune.config import RunConfig, absolute_trackers, presets
-from finetune.data import batches, sources
+from finetune.data import batches
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
-from finetune.data.load_data import load_data
+from finetune.data.load_data import absolute, load_data
 from finetune.data.overlap import find_overlap
 from finetune.errors import FinetuneError, WrongUse
 from finetune.runs import defaults
@@ -81,7 +81,7 @@ def prepare(
     request = check_request(config)
     # A run is evaluated and resumed from anywhere: its data must not depend on where it was started.
     config = request.config
-    config = replace(config, data=sources.absolute(config.data), tracker=absolute_trackers(config.tracker))
+    config = replace(config, data=absolute(config.data), tracker=absolute_trackers(config.tracker))
     request = replace(request, config=config)
     dataset = read_data(request, display, weights=load_weights and not config.from_scratch, check=check_data)
     source_size = int(dataset.train.images.shape[1])

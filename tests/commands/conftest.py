@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data import sources
+from finetune.data import load_data
 from tests.commands.bad_places import Evil, write_checkpoints, write_cifar, write_strangers
 from tests.support.commands import stop_at, tree, typed
 from tests.support.shared import made_once
@@ -19,7 +19,7 @@ from tests.support.shared import made_once
 def drawn_once() -> Iterator[None]:
     """The generated images, half a second's work, once for all commands of this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sources._GENERATED, "demo-target", cache(sources._GENERATED["demo-target"]))
+        patch.setitem(load_data._GENERATED, "demo-target", cache(load_data._GENERATED["demo-target"]))
         yield
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data import sources
+from finetune.data import load_data
 from tests.support.commands import tree, typed
 
 
@@ -20,7 +20,7 @@ def test_a_runs_layer_over_its_test_images(finished: tuple, tmp_path: Path) -> N
     written = json.loads(result.stdout)
     assert written["layer"] == "resnet_v1_demo.block2.unit_2.bottleneck_v1"
     arrays = np.load(out, allow_pickle=False)
-    test = sources._GENERATED["demo-target"]().test
+    test = load_data._GENERATED["demo-target"]().test
     assert arrays["features"].shape == (1000, 128)
     assert arrays["features"].dtype == np.float32
     assert np.array_equal(arrays["labels"], test.labels)

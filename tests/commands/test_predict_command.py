@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data import sources
+from finetune.data import load_data
 from tests.support.commands import tree, typed
 
 
@@ -18,7 +18,7 @@ from tests.support.commands import tree, typed
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first test images of the run's data as PNGs, one of them with a name that moves the cursor."""
     folder = tmp_path_factory.mktemp("images")
-    pixels = sources._GENERATED["demo-target"]().test.images[:6]
+    pixels = load_data._GENERATED["demo-target"]().test.images[:6]
     (folder / "b").mkdir()
     for name, image in zip(("a.png", "b/0.png", "b/1.png", "c.png", "d\x1b[31m\n.png", "e.png"), pixels, strict=True):
         Image.fromarray(image).save(folder / name)
@@ -36,7 +36,7 @@ def test_the_answer_is_that_of_the_evaluation(finished: tuple, images: Path, tmp
     assert found["remarks"] == ["skipped 1 file that is no image (.txt 1)"]
     # By hand: enlarged and preprocessed as evaluation does it, and a softmax in float64.
     model = keras.models.load_model(run / "model.keras")
-    pixels = sources._GENERATED["demo-target"]().test.images[:6]
+    pixels = load_data._GENERATED["demo-target"]().test.images[:6]
     small = np.asarray(keras.ops.image.resize(pixels.astype(np.float32), (16, 16), antialias=True))
     logits = np.asarray(model(small / 127.5 - 1, training=False), np.float64)
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)

@@ -62,9 +62,9 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
         remarks.append(f"the centre square of images of {width} x {height} px is taken")
     return assemble(
         options,
+        splits,
         name=path.stem,
         class_names=_class_names(path, arrays.get(_NAMES), splits["train"].labels),
-        splits=splits,
         source=f"{path}: {', '.join(_KEYS[split][0] for split in splits)}",
         remarks=tuple(remarks),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,22 +33,31 @@ class ReadOptions:
     on_scan: Progress | None = None
 
 
+class LabelledPhotos(NamedTuple):
+    """`photos` with their labels, int64 `[len(photos)]`, and the numbers of the photos of each split."""
+
+    photos: Photos
+    labels: np.ndarray
+    members: Mapping[str, np.ndarray]
+
+
 def assemble(
     options: ReadOptions,
+    found: Mapping[str, Split] | LabelledPhotos,
     *,
     name: str,
     class_names: tuple[str, ...],
-    splits: Mapping[str, Split],
     source: str,
     remarks: tuple[str, ...] = (),
-    skipped: tuple[str, ...] = (),
 ) -> Dataset:
-    """A data set of `splits`, which may hold train, validation and test; train is required.
+    """A data set of the splits in `found`, which may hold train, validation and test; train is required.
 
-    Without test images, validation images are the test set. Without either, a fraction `options.test` of every class
-    is, drawn by the seed. `remarks` report both cases. Raises FinetuneError for what Dataset rejects, WrongUse for an
-    impossible fraction.
+    Photos are inspected: damaged ones are left out if `options` say so. The images have the median of their short sides
+    as their side. Without test images, validation images are the test set. Without either, a fraction `options.test` of
+    every class is, drawn by the seed. `remarks` report all three cases. Raises FinetuneError for damaged photos and for
+    what Dataset rejects, WrongUse for an impossible fraction.
     """
+    splits, skipped = _inspected(options, found) if isinstance(found, LabelledPhotos) else (found, ())
     train, validation, test = (splits.get(one) for one in ("train", "validation", "test"))
     if train is None:
         raise FinetuneError(f"{source} has no training images: expected some; check the data")
@@ -67,17 +77,9 @@ def assemble(
     return Dataset(name, class_names, train, validation, test, source, remarks, skipped)
 
 
-def photo_splits(
-    options: ReadOptions, photos: Photos, labels: np.ndarray, members: Mapping[str, np.ndarray]
-) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """The splits whose photos have the numbers `members`, after an inspection; and the photos that are left out.
-
-    `labels` int64 `[len(photos)]`. The images have the median of the short sides as their side. Raises FinetuneError
-    for damaged photos, unless the options are to leave them out.
-    """
-    seen = inspect_photos(photos, skip_bad=options.skip_bad_images, progress=options.on_scan)
-    splits = {}
-    for split, numbers in members.items():
-        numbers = numbers[seen.good[numbers]]
-        splits[split] = Split(LazyImages(photos, numbers, seen.side), labels[numbers])
-    return splits, seen.bad
+def _inspected(options: ReadOptions, found: LabelledPhotos) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """(the splits, the photos that are left out with their reasons)."""
+    photos, labels, members = found
+    good, bad, side = inspect_photos(photos, skip_bad=options.skip_bad_images, progress=options.on_scan)
+    kept = {split: numbers[good[numbers]] for split, numbers in members.items()}
+    return {split: Split(LazyImages(photos, chosen, side), labels[chosen]) for split, chosen in kept.items()}, bad

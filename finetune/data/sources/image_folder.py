@@ -9,7 +9,7 @@ import numpy as np
 
 from finetune.data.dataset import Dataset
 from finetune.data.image_files import PhotoFiles, images_below, of_kinds, skipped_files
-from finetune.data.sources.assembly import ReadOptions, assemble, photo_splits
+from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
 from finetune.errors import FinetuneError
 from finetune.text import printable
 
@@ -43,16 +43,14 @@ def read_folder(root: Path, options: ReadOptions) -> Dataset:
         members[split] = photos.mixed(begin)
         if begin == len(labels):
             raise FinetuneError(f"the class folders in {folder} hold no images{of_kinds(ignored)}: check the folder")
-    splits, skipped = photo_splits(options, photos, np.array(labels, np.int64), members)
     own = [f"{folder.name}/" for folder in split_folders.values() if folder != root]
     return assemble(
         options,
+        LabelledPhotos(photos, np.array(labels, np.int64), members),
         name=printable(root.name) or "folder",
         class_names=tuple(printable(name) for name in classes),
-        splits=splits,
         source=f"{root}: {', '.join(own) or 'a folder per class'}",
         remarks=skipped_files(ignored),
-        skipped=skipped,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import Photos
-from finetune.data.sources.assembly import ReadOptions, assemble, photo_splits
+from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
 from finetune.data.sources.tfrecord_file import Keys, index_records
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import printable
@@ -36,18 +36,15 @@ def read_tfds(name: str, options: ReadOptions) -> Dataset:
         raise FinetuneError(f"tfds:{name} has the splits {', '.join(info.splits)}, but no train: take another data set")
     if all(paths is not None for paths in files.values()):
         given = {split: paths for split, paths in files.items() if paths is not None}
-        photos: Photos
-        photos, labels, members = index_records(given, Keys(image_key, label_key, "", "", ""), options.on_scan)
+        found = index_records(given, Keys(image_key, label_key, "", "", ""), options.on_scan)
     else:
-        photos, labels, members = _sourced(builder, list(files), image_key, label_key)
-    splits, skipped = photo_splits(options, photos, labels, members)
+        found = _sourced(builder, list(files), image_key, label_key)
     return assemble(
         options,
+        found,
         name=info.name,
         class_names=tuple(printable(one) for one in names),
-        splits=splits,
         source=f"tfds:{info.full_name}: {', '.join(files)}",
-        skipped=skipped,
     )
 
 
@@ -111,19 +108,22 @@ def _files(builder: Any, split: str) -> list[Path] | None:
 
 
 class _Sources(Photos):
-    """The images of some random access sources of tensorflow_datasets, one source after another."""
+    """The images of some random access sources of tensorflow_datasets, one source after another.
+
+    source: int64 `[n]`, the position of each image's source in `named`.
+    """
 
     def __init__(self, named: list[tuple[str, Any]], key: str) -> None:
         self._named, self._key = named, key
-        self._ends = np.cumsum([len(source) for _, source in named])
+        lengths = [len(source) for _, source in named]
+        self.source = np.repeat(np.arange(len(named)), lengths)
+        self._within = np.concatenate([np.arange(length) for length in lengths])
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self.source)
 
     def _at(self, number: int) -> tuple[str, Any, int]:
-        which = int(np.searchsorted(self._ends, number, side="right"))
-        name, source = self._named[which]
-        return name, source, number - (int(self._ends[which - 1]) if which else 0)
+        return *self._named[self.source[number]], int(self._within[number])
 
     def name(self, number: int) -> str:
         """Its split and its number in that split."""
@@ -140,9 +140,7 @@ class _Sources(Photos):
         return bytes(source[within][self._key])
 
 
-def _sourced(
-    builder: Any, splits: list[str], image: str, label: str
-) -> tuple[Photos, np.ndarray, dict[str, np.ndarray]]:
+def _sourced(builder: Any, splits: list[str], image: str, label: str) -> LabelledPhotos:
     import tensorflow_datasets as tfds
 
     try:
@@ -154,9 +152,9 @@ def _sourced(
             f"{_first_line(error)}; prepare it as TFRecords ('tfds build --file_format=tfrecord')"
         ) from None
     labels = [int(example[label]) for _, source in named for example in source]
-    ends = np.cumsum([0, *(len(source) for _, source in named)])
-    members = {split: np.arange(ends[i], ends[i + 1], dtype=np.int64) for i, split in enumerate(splits)}
-    return _Sources(named, image), np.array(labels, np.int64), members
+    photos = _Sources(named, image)
+    members = {split: np.flatnonzero(photos.source == position) for position, split in enumerate(splits)}
+    return LabelledPhotos(photos, np.array(labels, np.int64), members)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.dataset import Dataset
-from finetune.data.sources.assembly import ReadOptions, assemble, photo_splits
+from finetune.data.sources.assembly import ReadOptions, assemble
 from finetune.data.sources.tfrecord_file import Keys, index_records
 from finetune.errors import FinetuneError
 from finetune.text import printable
@@ -52,18 +52,16 @@ def read_tfrecords(folder: Path, options: ReadOptions) -> Dataset:
     files = tfrecord_files(folder)
     if "train" not in files:
         raise FinetuneError(f"{folder} holds {', '.join(files)} TFRecords, but none with train in the name: add them")
-    photos, labels, members = index_records(files, Keys(), options.on_scan)
+    found = index_records(files, Keys(), options.on_scan)
     names = _read_names(folder / "labels.txt")
-    class_names, labels, remarks = _classes(folder, names, labels)
-    splits, skipped = photo_splits(options, photos, labels, members)
+    class_names, labels, remarks = _classes(folder, names, found.labels)
     return assemble(
         options,
+        found._replace(labels=labels),
         name=printable(folder.name) or "tfrecords",
         class_names=class_names,
-        splits=splits,
         source=f"{folder}: TFRecords, {', '.join(f'{len(paths)} {split}' for split, paths in files.items())}",
         remarks=remarks,
-        skipped=skipped,
     )
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from finetune.data import decoding
 from finetune.data.lazy import Photos, Progress
+from finetune.data.sources.assembly import LabelledPhotos
 from finetune.errors import FinetuneError
 from finetune.text import printable
 
@@ -142,10 +143,8 @@ class Records(Photos):
             return Example(self.content(number)).first_bytes(self._keys.image)
 
 
-def index_records(
-    files: Mapping[str, list[Path]], keys: Keys, progress: Progress | None
-) -> tuple[Records, np.ndarray, dict[str, np.ndarray]]:
-    """(the images, their labels int64 `[n]`, the numbers of each split's images). Raises FinetuneError."""
+def index_records(files: Mapping[str, list[Path]], keys: Keys, progress: Progress | None) -> LabelledPhotos:
+    """The images of each split's files with their labels. Raises FinetuneError."""
     paths: list[Path] = []
     rows, labels = array("q"), array("q")
     members = {}
@@ -163,7 +162,7 @@ def index_records(
             raise FinetuneError(
                 f"{of_split[0].parent}: the {split} TFRecords hold no image: download or write them again"
             )
-    return Records(paths, np.array(rows).reshape(-1, 4), keys), np.array(labels), members
+    return LabelledPhotos(Records(paths, np.array(rows).reshape(-1, 4), keys), np.array(labels), members)
 
 
 def _label(mapped: Buffer, span: Span, keys: Keys, path: Path, number: int) -> int:

@@ -11,8 +11,7 @@ from PIL import Image
 from finetune.config import RunConfig
 from finetune.data import lazy
 from finetune.data.lazy import LazyImages
-from finetune.data.load_data import load_data
-from finetune.data.sources import absolute
+from finetune.data.load_data import absolute, load_data
 from finetune.errors import FinetuneError, WrongUse
 from tests.support.places import SHARED
 from tests.support.written_photos import CLASSES, COLOURS, encoded, photo, write_class_folders, write_splits
