@@ -66,7 +66,7 @@ class Augmentation:
         rows = tf.range(height) + self._offset(down)
         columns = tf.range(width) + self._offset(right)
         if self.flip:
-            columns = tf.where(_mirrored(side), columns[:, ::-1], columns)
+            columns = tf.where(side < 0.5, columns[:, ::-1], columns)
         # Two gathers of indices reflected into the image: the padded batch itself is never made.
         moved = tf.gather(images, _reflected(rows, height), axis=1, batch_dims=1)
         moved = tf.gather(moved, _reflected(columns, width), axis=2, batch_dims=1)
@@ -74,7 +74,7 @@ class Augmentation:
 
     def mirrored(self, batch: int, seed: Any) -> tf.Tensor:
         """bool `[batch]`: which images `augment` mirrors; none without `flip`."""
-        return tf.logical_and(self.flip, _mirrored(_draws(batch, seed)[2])[:, 0])
+        return tf.logical_and(self.flip, _draws(batch, seed)[2, :, 0] < 0.5)
 
     def _offset(self, draw: tf.Tensor) -> tf.Tensor:
         """A draw from [0, 1) as a whole number from -crop_padding to crop_padding, uniformly."""
@@ -103,10 +103,6 @@ def _draws(batch: Any, seed: Any) -> tf.Tensor:
     """Draws from [0, 1) for down, right and side, float32 `[3, batch, 1]`."""
     # One named algorithm, so that every device draws the same numbers.
     return tf.random.stateless_uniform([3, batch, 1], seed, alg="philox")
-
-
-def _mirrored(side: tf.Tensor) -> tf.Tensor:
-    return side < 0.5
 
 
 def _reflected(index: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

@@ -42,14 +42,8 @@ def load_data(config: RunConfig, *, progress: Progress | None = None, on_scan: P
     an unknown name (with the nearest one), for a `data_dir` that would not be read and for an impossible number;
     FinetuneError for files.
     """
-    options = ReadOptions(
-        data_dir=Path(config.data_dir) if config.data_dir else None,
-        test=config.test,
-        seed=config.seed,
-        skip_bad_images=config.skip_bad_images,
-        progress=progress,
-        on_scan=on_scan,
-    )
+    data_dir = Path(config.data_dir) if config.data_dir else None
+    options = ReadOptions(data_dir, config.test, config.seed, config.skip_bad_images, progress, on_scan)
     dataset = read_source(config.data, options)
     train, held_out = dataset.train, dataset.validation if config.validation else None
     if config.few_shot is not None:

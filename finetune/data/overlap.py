@@ -3,10 +3,11 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
-from finetune.data.dataset import Dataset, Split
+from finetune.data.dataset import Dataset, Images, Split
 from finetune.data.lazy import LazyImages, in_threads
 
 _LOOKED_UP = 2_000
@@ -85,17 +86,20 @@ def _size(split: Split, number: int) -> int | None:
 
 
 def _names(split: Split, numbers: list[int]) -> Iterable[bytes]:
-    images = split.images
+    """A digest of each image; made in chunks, each on a thread."""
 
     def named(start: int) -> list[bytes]:
-        chunk = numbers[start : start + _CHUNK]
-        if isinstance(images, LazyImages):
-            contents: Iterable[bytes] = (images.photos.picture(int(images.chosen[number])) for number in chunk)
-        else:
-            contents = (images[number].tobytes() for number in chunk)
+        contents = (_content(split.images, number) for number in numbers[start : start + _CHUNK])
         return [hashlib.blake2b(content, digest_size=16).digest() for content in contents]
 
-    return (name for part in in_threads(named, range(0, len(numbers), _CHUNK)) for name in part)
+    return chain.from_iterable(in_threads(named, range(0, len(numbers), _CHUNK)))
+
+
+def _content(images: Images, number: int) -> bytes:
+    if isinstance(images, LazyImages):
+        return images.photos.picture(int(images.chosen[number]))
+    content: bytes = images[number].tobytes()
+    return content
 
 
 def _place(split: Split, number: int, words: str) -> str:

@@ -120,14 +120,14 @@ class CustomPreprocessing:
         return tf.ensure_shape(result, images.shape)
 
     def _called(self, pixels: np.ndarray) -> np.ndarray:
-        shape = pixels.shape
         try:
             result = np.asarray(self.function(pixels.copy()), np.float32)  # some functions change their argument
         except Exception as error:
             raise FinetuneError(f"--preprocess {self.name} failed: {type(error).__name__}: {error}") from error
-        if result.shape != shape:
+        if result.shape != pixels.shape:
             raise FinetuneError(
-                f"--preprocess {self.name} gave {list(result.shape)} for images {list(shape)}: expected the same shape"
+                f"--preprocess {self.name} gave {list(result.shape)} for images {list(pixels.shape)}: expected the "
+                "same shape"
             )
         return result
 
@@ -155,9 +155,8 @@ def find_preprocessing(name: str) -> AnyPreprocessing:
     """
     if ":" in name:
         return import_preprocessing(name)
-    for one in suspects():
-        if one.name == name:
-            return one
+    if found := {one.name: one for one in suspects()}.get(name):
+        return found
     near = difflib.get_close_matches(name, PREPROCESSINGS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise WrongUse(

@@ -16,6 +16,7 @@ from finetune.text import printable
 
 _KEYS = {"train": ("x_train", "y_train"), "validation": ("x_val", "y_val"), "test": ("x_test", "y_test")}
 _NAMES = "class_names"
+_KNOWN = {_NAMES, *(name for pair in _KEYS.values() for name in pair)}
 _EXPECTED = "x_train, y_train, and where there are any x_test, y_test, x_val, y_val and class_names"
 _LOCAL_HEADER = 30
 _AT_ONCE = 1024
@@ -34,7 +35,7 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
-            arrays = {name: _read(path, archive, name) for name in names if name in _known()}
+            arrays = {name: _read(path, archive, name) for name in names if name in _KNOWN}
     except FileNotFoundError:
         raise FinetuneError(f"{path} is missing: check the path") from None
     except _DAMAGED as error:
@@ -43,7 +44,9 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
         there = ", ".join(printable(name) for name in names[:8]) or "nothing"
         raise FinetuneError(f"{path} holds {there}: expected {_EXPECTED}")
     splits, remarks = {}, []
-    scale = _scale(path, arrays["x_train"])
+    # Floats in [0, 1] are brought to [0, 255]; the factor is the same for all splits.
+    pixels = arrays["x_train"]
+    scale = 255.0 if pixels.dtype.kind == "f" and pixels.max(initial=0.0) <= 1.0 else 1.0
     for split, (x, y) in _KEYS.items():
         if (x in arrays) != (y in arrays):
             raise FinetuneError(f"{path} holds {x if x in arrays else y} without {y if x in arrays else x}: add it")
@@ -55,9 +58,9 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
         if one.images.shape[1:] != shape:
             found = f"{list(one.images.shape[1:])} in {_KEYS[split][0]}, {list(shape)} in x_train"
             raise FinetuneError(f"{path}: the images have {found}: expected one size; resize them")
-    if arrays["x_train"].dtype != np.uint8:
-        remarks.append(f"{arrays['x_train'].dtype} images are converted to uint8, times {scale:g}")
-    height, width = arrays["x_train"].shape[1:3]
+    if pixels.dtype != np.uint8:
+        remarks.append(f"{pixels.dtype} images are converted to uint8, times {scale:g}")
+    height, width = pixels.shape[1:3]
     if height != width:
         remarks.append(f"the centre square of images of {width} x {height} px is taken")
     return assemble(
@@ -70,18 +73,11 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
     )
 
 
-def _known() -> set[str]:
-    return {_NAMES, *(name for pair in _KEYS.values() for name in pair)}
-
-
 def _read(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """One array; if it is stored without compression, a map of the file."""
-    try:
-        info = archive.getinfo(f"{name}.npy")
-    except KeyError:
-        raise FinetuneError(
-            f"{path} holds {name}, which is no array: expected {name}.npy, as np.savez writes"
-        ) from None
+    if f"{name}.npy" not in archive.namelist():
+        raise FinetuneError(f"{path} holds {name}, which is no array: expected {name}.npy, as np.savez writes")
+    info = archive.getinfo(f"{name}.npy")
     try:
         with archive.open(info) as member:
             version = np.lib.format.read_magic(member)
@@ -109,16 +105,6 @@ def _read(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
             return array
     except (ValueError, tokenize.TokenError) as error:  # the latter for a header that is cut off
         raise FinetuneError(f"{path}: {name} is damaged ({error}): write it again with np.savez") from None
-
-
-def _scale(path: Path, images: np.ndarray) -> float:
-    """The factor that brings training images to [0, 255]; the same for all splits."""
-    if images.dtype.kind != "f":
-        return 1.0
-    most = max(
-        (float(images[start : start + _AT_ONCE].max()) for start in range(0, len(images), _AT_ONCE)), default=1.0
-    )
-    return 255.0 if most <= 1.0 else 1.0
 
 
 def _rgb(path: Path, name: str, images: np.ndarray, scale: float) -> np.ndarray:

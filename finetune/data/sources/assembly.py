@@ -10,7 +10,6 @@ import numpy as np
 from finetune.data.dataset import Dataset, Split, hold_out
 from finetune.data.lazy import LazyImages, Photos, first_few, inspect_photos
 from finetune.data.lazy import Progress as Progress
-from finetune.errors import FinetuneError
 
 _TEST_STREAM = 1
 """Added to the seed, so that test images and validation images are drawn by different random numbers."""
@@ -58,9 +57,7 @@ def assemble(
     what Dataset rejects, WrongUse for an impossible fraction.
     """
     splits, skipped = _inspected(options, found) if isinstance(found, LabelledPhotos) else (found, ())
-    train, validation, test = (splits.get(one) for one in ("train", "validation", "test"))
-    if train is None:
-        raise FinetuneError(f"{source} has no training images: expected some; check the data")
+    train, validation, test = splits["train"], splits.get("validation"), splits.get("test")
     if test is None and validation is not None:
         test, validation = validation, None
         remarks = (*remarks, "there are no test images of its own: its validation images serve as the test set")

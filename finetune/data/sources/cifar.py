@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009) as published: the Python version, the binary version, and both archives."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,15 +32,17 @@ _FILES = {
 class Layout:
     """The files of one published version, `python` or `binary`.
 
-    read: gives the pixels of a file, uint8 `[n, 3072]` channel by channel, and its labels, int64 `[n]`.
-    class_names: gives the names that the folder's files list.
+    labels: where a batch has them: a key of the pickled dict; or how many bytes before the pixels of a record are
+    labels, and which of these is the class. names: the file of the class names, with its key if it is a pickle.
+    known: the names if there is no such file.
     """
 
     data: str
     version: str
     folder: str
-    read: Callable[[Path], tuple[np.ndarray, np.ndarray]]
-    class_names: Callable[[Path], tuple[str, ...]]
+    labels: str | tuple[int, int]
+    names: tuple[str, str | None]
+    known: tuple[str, ...] = ()
 
     @property
     def archive(self) -> str:
@@ -52,6 +53,10 @@ class Layout:
     def files(self) -> list[str]:
         """The names of the training batches and, last, of the test batch."""
         return [f"{one}.bin" if self.version == "binary" else one for one in _FILES[self.data]]
+
+    def read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """The pixels of a batch, uint8 `[n, 3072]` channel by channel, and its labels, int64 `[n]`."""
+        return _pickled(path, self.labels) if isinstance(self.labels, str) else _binary(path, *self.labels)
 
 
 def read_cifar(name: str, data_dir: Path | None, progress: Progress | None = None) -> Dataset:
@@ -86,7 +91,7 @@ def read_cifar(name: str, data_dir: Path | None, progress: Progress | None = Non
     some = f" ({len(present)} of {len(training)})" if len(present) < len(training) else ""
     return Dataset(
         name=name,
-        class_names=layout.class_names(folder),
+        class_names=_names(folder, layout),
         train=_joined([layout.read(folder / one) for one in present]),
         validation=None,
         test=_joined([layout.read(folder / test)]),
@@ -136,65 +141,50 @@ def _content(place: Path) -> str:
     return f", found {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ", but it is empty"
 
 
-def _pickled(labels_key: str) -> Callable[[Path], tuple[np.ndarray, np.ndarray]]:
+def _pickled(path: Path, labels_key: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads a pickled dict with the pixels under 'data' and the labels under `labels_key`."""
-
-    def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-        batch = read_pickle(read_bytes(path), str(path))
-        pixels, labels = batch.get("data"), batch.get(labels_key, [])
-        # A list of lists may contain itself many times over: as an array it would not fit into any memory.
-        if isinstance(labels, list) and all(isinstance(label, int | float) for label in labels):
-            labels = np.array(labels)
-        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (_PIXELS,):
-            raise _damaged(path, f"its 'data' is {_described(pixels)}", f"uint8 [n, {_PIXELS}]")
-        if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu" or labels.shape != pixels.shape[:1]:
-            raise _damaged(path, f"its '{labels_key}' are {_described(labels)}", f"{len(pixels)} whole numbers")
-        return pixels, labels.astype(np.int64)
-
-    return read
+    batch = read_pickle(read_bytes(path), str(path))
+    pixels, labels = batch.get("data"), batch.get(labels_key, [])
+    # A list of lists may contain itself many times over: as an array it would not fit into any memory.
+    if isinstance(labels, list) and all(isinstance(label, int | float) for label in labels):
+        labels = np.array(labels)
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (_PIXELS,):
+        raise _damaged(path, f"its 'data' is {_described(pixels)}", f"uint8 [n, {_PIXELS}]")
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu" or labels.shape != pixels.shape[:1]:
+        raise _damaged(path, f"its '{labels_key}' are {_described(labels)}", f"{len(pixels)} whole numbers")
+    return pixels, labels.astype(np.int64)
 
 
-def _binary(labels: int, column: int) -> Callable[[Path], tuple[np.ndarray, np.ndarray]]:
+def _binary(path: Path, labels: int, column: int) -> tuple[np.ndarray, np.ndarray]:
     """Reads records of `labels` bytes and the pixels; the label is the byte at `column`."""
-
-    def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-        content, record = read_bytes(path), labels + _PIXELS
-        if not content or len(content) % record:
-            what = "a label and its pixels" if labels == 1 else f"{labels} labels and their pixels"
-            raise _damaged(path, f"it has {len(content)} bytes", f"a multiple of {record}, {what}")
-        records = np.frombuffer(content, np.uint8).reshape(-1, record)
-        return records[:, labels:], records[:, column].astype(np.int64)
-
-    return read
+    content, record = read_bytes(path), labels + _PIXELS
+    if not content or len(content) % record:
+        what = "a label and its pixels" if labels == 1 else f"{labels} labels and their pixels"
+        raise _damaged(path, f"it has {len(content)} bytes", f"a multiple of {record}, {what}")
+    records = np.frombuffer(content, np.uint8).reshape(-1, record)
+    return records[:, labels:], records[:, column].astype(np.int64)
 
 
-def _names(file: str, key: str | None = None, *, otherwise: tuple[str, ...] = ()) -> Callable[[Path], tuple[str, ...]]:
-    """Reads the class names in `file`: the list under `key` of a pickle, or a text file with a name per line.
-
-    `otherwise` are the names if there is no such file.
-    """
-
-    def read(folder: Path) -> tuple[str, ...]:
-        path = folder / file
-        if otherwise and not path.is_file():
-            return otherwise
-        content = read_bytes(path)
-        found = read_pickle(content, str(path)).get(key) if key else content.decode("utf-8", "replace").split()
-        if not key and not found and otherwise:
-            return otherwise
-        if not isinstance(found, list) or not found or not all(isinstance(name, bytes | str) for name in found):
-            raise _damaged(path, f"it has no '{key}'" if key else "it is empty", "a list of names")
-        return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in found)
-
-    return read
+def _names(folder: Path, layout: Layout) -> tuple[str, ...]:
+    """The class names: the list under a key of a pickle, or the lines of a text file."""
+    path, key = folder / layout.names[0], layout.names[1]
+    if layout.known and not path.is_file():
+        return layout.known
+    content = read_bytes(path)
+    found = read_pickle(content, str(path)).get(key) if key else content.decode("utf-8", "replace").split()
+    if not key and not found and layout.known:
+        return layout.known
+    if not isinstance(found, list) or not found or not all(isinstance(name, bytes | str) for name in found):
+        raise _damaged(path, f"it has no '{key}'" if key else "it is empty", "a list of names")
+    return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in found)
 
 
 def _cifar100(labels: str) -> tuple[Layout, Layout]:
     """`labels`: fine (100 classes) or coarse (20 superclasses). In the binary version the coarse label comes first."""
     names, column = f"{labels}_label_names", ("coarse", "fine").index(labels)
     return (
-        Layout("cifar-100", "python", "cifar-100-python", _pickled(f"{labels}_labels"), _names("meta", names)),
-        Layout("cifar-100", "binary", "cifar-100-binary", _binary(2, column), _names(f"{names}.txt")),
+        Layout("cifar-100", "python", "cifar-100-python", f"{labels}_labels", ("meta", names)),
+        Layout("cifar-100", "binary", "cifar-100-binary", (2, column), (f"{names}.txt", None)),
     )
 
 
@@ -206,11 +196,10 @@ def _damaged(path: Path, found: str, expected: str) -> FinetuneError:
     return FinetuneError(f"{path} is no file of CIFAR: {found}, expected {expected}; download or unpack it again")
 
 
-_TEN_NAMES = _names("batches.meta", "label_names", otherwise=_TEN)
 CIFAR = {
     "cifar10": (
-        Layout("cifar-10", "python", "cifar-10-batches-py", _pickled("labels"), _TEN_NAMES),
-        Layout("cifar-10", "binary", "cifar-10-batches-bin", _binary(1, 0), _names("batches.meta.txt", otherwise=_TEN)),
+        Layout("cifar-10", "python", "cifar-10-batches-py", "labels", ("batches.meta", "label_names"), _TEN),
+        Layout("cifar-10", "binary", "cifar-10-batches-bin", (1, 0), ("batches.meta.txt", None), _TEN),
     ),
     "cifar100": _cifar100("fine"),
     "cifar100-coarse": _cifar100("coarse"),

@@ -31,20 +31,20 @@ def read_tfds(name: str, options: ReadOptions) -> Dataset:
     info = builder.info
     image_key, label_key = _keys(name, info)
     names = info.features[label_key].names
-    files = {split: _files(builder, split) for split in _SPLITS if split in info.splits}
-    if "train" not in files:
+    splits = [split for split in _SPLITS if split in info.splits]
+    if "train" not in splits:
         raise FinetuneError(f"tfds:{name} has the splits {', '.join(info.splits)}, but no train: take another data set")
-    if all(paths is not None for paths in files.values()):
-        given = {split: paths for split, paths in files.items() if paths is not None}
-        found = index_records(given, Keys(image_key, label_key, "", "", ""), options.on_scan)
+    if info.file_format.value == "tfrecord":
+        files = {split: _files(info.splits[split]) for split in splits}
+        found = index_records(files, Keys(image_key, label_key, "", "", ""), options.on_scan)
     else:
-        found = _sourced(builder, list(files), image_key, label_key)
+        found = _sourced(builder, splits, image_key, label_key)
     return assemble(
         options,
         found,
         name=info.name,
         class_names=tuple(printable(one) for one in names),
-        source=f"tfds:{info.full_name}: {', '.join(files)}",
+        source=f"tfds:{info.full_name}: {', '.join(splits)}",
     )
 
 
@@ -93,12 +93,9 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
     )
 
 
-def _files(builder: Any, split: str) -> list[Path] | None:
-    """The split's TFRecords, or None if its files have another format."""
-    info = builder.info.splits[split]
-    paths = [Path(os.fspath(path)) for path in info.filepaths]
-    if builder.info.file_format.value != "tfrecord":
-        return None
+def _files(split: Any) -> list[Path]:
+    """The TFRecords of a split of tensorflow_datasets."""
+    paths = [Path(os.fspath(path)) for path in split.filepaths]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise FinetuneError(
