@@ -111,22 +111,12 @@ def _reflected(index: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 
 
 OPERATIONS = (
-    "random_shear",
-    "random_translation",
-    "random_rotation",
-    "random_brightness",
-    "random_color_degeneration",
-    "random_contrast",
-    "random_sharpness",
-    "random_posterization",
-    "solarization",
-    "auto_contrast",
-    "equalization",
+    *("random_shear", "random_translation", "random_rotation", "random_brightness", "random_color_degeneration"),
+    *("random_contrast", "random_sharpness", "random_posterization", "solarization", "auto_contrast", "equalization"),
 )
 """The layers of `keras.layers.RandAugment`. The paper's identity is missing, because a weak draw amounts to it."""
 
 _OPERATIONS_AN_IMAGE = 2
-_FILL = "reflect"
 
 
 class Draws(keras.random.SeedGenerator):  # type: ignore[misc]
@@ -168,7 +158,7 @@ class RandAugment(keras.layers.RandAugment):  # type: ignore[misc]
     def __init__(self, magnitude: float) -> None:
         super().__init__(value_range=(0, 255), num_ops=_OPERATIONS_AN_IMAGE, factor=magnitude)
         layers, m = keras.layers, magnitude
-        turned = {"fill_mode": _FILL}
+        turned = {"fill_mode": "reflect"}
         self.random_shear = layers.RandomShear(0.3 * m, 0.3 * m, **turned)
         self.random_translation = layers.RandomTranslation(0.45 * m, 0.45 * m, **turned)
         self.random_rotation = layers.RandomRotation(30 / 360 * m, **turned)

@@ -52,14 +52,9 @@ def mixes(config: RunConfig) -> bool:
 
 def augmentation(config: RunConfig) -> Augmentation:
     """How a completed config augments its training images."""
-    return Augmentation(
-        crop_padding=(config.crop_padding or 0) if config.augment == "crop-flip" else 0,
-        flip=config.augment not in (None, "none"),
-        resized_crop=config.augment == "resized-crop-flip",
-        rand_augment=config.rand_augment,
-        mixup=config.mixup,
-        cutmix=config.cutmix,
-    )
+    padding = (config.crop_padding or 0) if config.augment == "crop-flip" else 0
+    flip, resized_crop = config.augment not in (None, "none"), config.augment == "resized-crop-flip"
+    return Augmentation(padding, flip, resized_crop, config.rand_augment, config.mixup, config.cutmix)
 
 
 def form(config: RunConfig) -> dict[str, Any]:

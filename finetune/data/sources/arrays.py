@@ -110,11 +110,11 @@ def _read(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
 def _rgb(path: Path, name: str, images: np.ndarray, scale: float) -> np.ndarray:
     """uint8 `[n, height, width, 3]`; no copy if it is that already."""
     shape = images.shape
-    grey = images.ndim == 3 or (images.ndim == 4 and shape[3] == 1)
-    if not grey and (images.ndim != 4 or shape[3] != 3):
-        hint = (
-            "; the channels come last: images.transpose(0, 2, 3, 1)" if images.ndim == 4 and shape[1] in (1, 3) else ""
-        )
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        channels_first = len(shape) == 4 and shape[1] in (1, 3)
+        hint = "; the channels come last: images.transpose(0, 2, 3, 1)" if channels_first else ""
         raise FinetuneError(
             f"{path}: {name} has the shape {list(shape)}: expected [n, height, width, 3], or grey without the 3{hint}"
         )
@@ -122,9 +122,7 @@ def _rgb(path: Path, name: str, images: np.ndarray, scale: float) -> np.ndarray:
         raise FinetuneError(f"{path}: {name} holds no image: expected some, or leave it out")
     if images.dtype != np.uint8:
         images = _whole_bytes(path, name, images, scale)
-    if grey:
-        images = np.broadcast_to(images.reshape(*shape[:3], 1), (*shape[:3], 3))
-    return images
+    return np.broadcast_to(images, (*images.shape[:3], 3))
 
 
 def _whole_bytes(path: Path, name: str, images: np.ndarray, scale: float) -> np.ndarray:

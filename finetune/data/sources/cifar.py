@@ -69,8 +69,7 @@ def read_cifar(name: str, data_dir: Path | None, progress: Progress | None = Non
     layouts = CIFAR[name]
     title = layouts[0].data.upper()
     place = _downloaded(layouts, MD5[title], progress) if data_dir is None else data_dir
-    found = _locate(place, layouts)
-    if found is None:
+    if (found := _locate(place, layouts)) is None:
         expected = [f"{layout.folder}/" for layout in layouts] + [layout.archive for layout in layouts]
         raise FinetuneError(
             f"{place} holds no {title}: expected {' or '.join(expected)} in it{_content(place)}; check --data-dir, or "

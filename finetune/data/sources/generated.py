@@ -8,6 +8,7 @@ The pixels are the same on every platform. They come from additions, multiplicat
 float32 arrays, which IEEE 754 defines to the bit, and not from sines, sums over an axis or matrix products.
 """
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -77,16 +78,9 @@ _TEXTURES: dict[str, Mask] = {
 }
 """The mask of the figure's second colour, from coordinates along two axes in periods of the texture."""
 
-_SOURCE = tuple(
-    (texture, outline)
-    for outline in ("disc", "triangle", "square", "clover", "star")
-    for texture in ("plain", "striped", "dotted", "ringed")
-)
-_TARGET = tuple(
-    (texture, outline)
-    for outline in ("peanut", "trefoil", "pentagon", "flower", "gear")
-    for texture in ("striped", "checked")
-)
+_SOURCE = ("disc", "triangle", "square", "clover", "star"), ("plain", "striped", "dotted", "ringed")
+_TARGET = ("peanut", "trefoil", "pentagon", "flower", "gear"), ("striped", "checked")
+"""The outlines and the textures of a task: each pair is a class."""
 
 
 def demo_source(train: int = 12_000, test: int = 1_000, seed: int = 0) -> Dataset:
@@ -99,10 +93,11 @@ def demo_target(train: int = 2_000, test: int = 1_000, seed: int = 0) -> Dataset
     return _dataset("demo-target", _TARGET, train, test, [seed, 2])
 
 
-def _dataset(name: str, classes: tuple[tuple[str, str], ...], train: int, test: int, seed: list[int]) -> Dataset:
+def _dataset(name: str, parts: tuple[tuple[str, ...], ...], train: int, test: int, seed: list[int]) -> Dataset:
+    classes = list(itertools.product(*parts))
     return Dataset(
         name=name,
-        class_names=tuple(f"{texture} {outline}" for texture, outline in classes),
+        class_names=tuple(f"{texture} {outline}" for outline, texture in classes),
         train=_split(classes, train, np.random.default_rng([*seed, 1])),
         validation=None,
         test=_split(classes, test, np.random.default_rng([*seed, 2])),
@@ -110,12 +105,12 @@ def _dataset(name: str, classes: tuple[tuple[str, str], ...], train: int, test: 
     )
 
 
-def _split(classes: tuple[tuple[str, str], ...], examples: int, rng: np.random.Generator) -> Split:
+def _split(classes: list[tuple[str, ...]], examples: int, rng: np.random.Generator) -> Split:
     """`examples` images in a random order. The classes have equal numbers of images, up to one."""
     labels = np.empty(examples, np.int64)
     labels[np.argsort(rng.random(examples))] = np.arange(examples) % len(classes)
     images = np.empty((examples, SIDE, SIDE, 3), np.uint8)
-    for label, (texture, outline) in enumerate(classes):
+    for label, (outline, texture) in enumerate(classes):
         members = np.flatnonzero(labels == label)
         for start in range(0, len(members), _AT_ONCE):
             chosen = members[start : start + _AT_ONCE]

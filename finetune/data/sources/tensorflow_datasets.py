@@ -30,7 +30,6 @@ def read_tfds(name: str, options: ReadOptions) -> Dataset:
     builder = _prepared(name, options.data_dir)
     info = builder.info
     image_key, label_key = _keys(name, info)
-    names = info.features[label_key].names
     splits = [split for split in _SPLITS if split in info.splits]
     if "train" not in splits:
         raise FinetuneError(f"tfds:{name} has the splits {', '.join(info.splits)}, but no train: take another data set")
@@ -43,7 +42,7 @@ def read_tfds(name: str, options: ReadOptions) -> Dataset:
         options,
         found,
         name=info.name,
-        class_names=tuple(printable(one) for one in names),
+        class_names=tuple(printable(one) for one in info.features[label_key].names),
         source=f"tfds:{info.full_name}: {', '.join(splits)}",
     )
 

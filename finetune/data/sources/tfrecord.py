@@ -53,8 +53,7 @@ def read_tfrecords(folder: Path, options: ReadOptions) -> Dataset:
     if "train" not in files:
         raise FinetuneError(f"{folder} holds {', '.join(files)} TFRecords, but none with train in the name: add them")
     found = index_records(files, Keys(), options.on_scan)
-    names = _read_names(folder / "labels.txt")
-    class_names, labels, remarks = _classes(folder, names, found.labels)
+    class_names, labels, remarks = _classes(folder, _read_names(folder / "labels.txt"), found.labels)
     return assemble(
         options,
         found._replace(labels=labels),

@@ -56,10 +56,10 @@ class Example:
     def __init__(self, buffer: Buffer, span: Span | None = None) -> None:
         self._buffer, self.features = buffer, dict[str, Span]()
         for entry in _messages(buffer, span or (0, len(buffer)), 1, 1):  # Example.features.feature, a map
-            keys, values = list(_messages(buffer, entry, 1)), list(_messages(buffer, entry, 2))
-            if keys and values:
-                begin, end = keys[-1]
-                self.features[bytes(buffer[begin:end]).decode("utf-8", "replace")] = values[-1]
+            parts = dict(_fields(buffer, entry))  # key and value
+            if 1 in parts and 2 in parts:
+                begin, end = parts[1]
+                self.features[bytes(buffer[begin:end]).decode("utf-8", "replace")] = parts[2]
 
     def first_bytes(self, key: str) -> bytes:
         """The first value of the bytes feature `key`; empty if there is none."""
@@ -89,14 +89,11 @@ class Records(Photos):
     """
 
     def __init__(self, paths: list[Path], rows: np.ndarray, keys: Keys) -> None:
-        self._paths, self._rows, self._keys = paths, rows, keys
+        self._paths, self._keys = paths, keys
+        self._file, self._within, self._begin, self._end = rows.T
 
     def __len__(self) -> int:
-        return len(self._rows)
-
-    def _at(self, number: int) -> tuple[Path, int, int, int]:
-        file, within, begin, end = map(int, self._rows[number])
-        return self._paths[file], within, begin, end
+        return len(self._file)
 
     def open(self, number: int) -> Image.Image:
         """The image with its header read."""
@@ -117,25 +114,22 @@ class Records(Photos):
 
     def name(self, number: int) -> str:
         """The file's name and the record's number in it, from 0."""
-        path, within, _, _ = self._at(number)
-        return f"{printable(path.name)} record {within}"
+        return f"{printable(self._paths[self._file[number]].name)} record {self._within[number]}"
 
     def place(self, number: int) -> str:
         """The same with the file's path."""
-        path, within, _, _ = self._at(number)
-        return f"{printable(str(path))} record {within}"
+        return f"{printable(str(self._paths[self._file[number]]))} record {self._within[number]}"
 
     def content(self, number: int) -> bytes:
         """The whole record."""
-        path, _, begin, end = self._at(number)
-        with path.open("rb") as file:
-            file.seek(begin)
-            return file.read(end - begin)
+        with self._paths[self._file[number]].open("rb") as file:
+            file.seek(int(self._begin[number]))
+            content: bytes = file.read(self.bytes_of(number))
+            return content
 
     def bytes_of(self, number: int) -> int:
         """The record's length."""
-        _, _, begin, end = self._at(number)
-        return end - begin
+        return int(self._end[number] - self._begin[number])
 
     def picture(self, number: int) -> bytes:
         """The image in the record, without its label, file name and other features."""
@@ -215,26 +209,28 @@ def records(path: Path) -> Iterator[tuple[mmap.mmap, Span]]:
 
 
 def _messages(buffer: Buffer, span: Span, number: int, *inner: int) -> Iterator[Span]:
-    """The length-delimited fields `number` of the message at `span`, or the fields `inner` within them.
+    """The fields `number` of the message at `span`, or the fields `inner` within them, a number a level."""
+    for found, field in _fields(buffer, span):
+        if found == number:
+            yield from _messages(buffer, field, *inner) if inner else (field,)
 
-    Other fields are skipped.
-    """
+
+def _fields(buffer: Buffer, span: Span) -> Iterator[tuple[int, Span]]:
+    """The length-delimited fields of the message at `span`, each with its number; other fields are skipped."""
     at, end = span
     while at < end:
         tag, at = _varint(buffer, at, end)
         kind = tag & 7
-        if kind == 0:
-            _, at = _varint(buffer, at, end)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        elif kind == _LENGTH_DELIMITED:
+        if kind == _LENGTH_DELIMITED:
             length, at = _varint(buffer, at, end)
             if at + length > end:
                 raise Malformed("a field is longer than the message around it")
-            field = (at, at + length)
-            if tag >> 3 == number:
-                yield from _messages(buffer, field, *inner) if inner else (field,)
+            yield tag >> 3, (at, at + length)
             at += length
+        elif kind == 0:
+            _, at = _varint(buffer, at, end)
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
         else:
             raise Malformed(f"field of type {kind}")
 
