@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from finetune.errors import FinetuneError
+from finetune.text import first_line
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats that are read, by Pillow's names. Pillow reads more; an EPS file, for one, is a program for Ghostscript."""
@@ -65,8 +66,7 @@ def naming(name: str) -> Iterator[None]:
         raise BadImage(name, "it is no image, or of a format that is not read") from None
     # A damaged file may end in any exception of its format's reader.
     except (OSError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, EOFError, struct.error) as error:
-        reason = str(error).partition("\n")[0][:120] or type(error).__name__
-        raise BadImage(name, f"it is damaged ({reason})") from None
+        raise BadImage(name, f"it is damaged ({first_line(error, 120)})") from None
     except (RuntimeError, AttributeError, AssertionError) as error:
         raise BadImage(name, f"it is damaged ({type(error).__name__})") from None
 

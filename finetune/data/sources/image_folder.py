@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from checkpoints.errors import listed
 from finetune.data.dataset import Dataset
 from finetune.data.image_files import PhotoFiles, images_below, of_kinds, skipped_files
 from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
@@ -93,19 +94,15 @@ def _folders(place: Path) -> list[str]:
 
 
 def _check_classes(folder: Path, classes: list[str], train: Path) -> None:
-    own = _folders(folder)
-    more, less = sorted(set(own) - set(classes)), sorted(set(classes) - set(own))
+    own, expected = set(_folders(folder)), set(classes)
+    more, less = sorted(own - expected), sorted(expected - own)
     if more or less:
-        parts = [f"{folder.name}/ has {_some(more)}, which {train.name}/ has not"] if more else []
-        parts += [f"{folder.name}/ lacks {_some(less)} of {train.name}/"] if less else []
+        parts = [f"{folder.name}/ has {printable(listed(more, most=5))}, which {train.name}/ has not"] if more else []
+        parts += [f"{folder.name}/ lacks {printable(listed(less, most=5))} of {train.name}/"] if less else []
         raise FinetuneError(
             f"{folder.parent}: {'; '.join(parts)}: expected the same class folders in both; rename, add (an empty one "
             "will do) or remove them"
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(printable(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _too_few(place: Path, classes: list[str]) -> str:

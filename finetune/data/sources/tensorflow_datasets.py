@@ -12,7 +12,7 @@ from finetune.data.lazy import Photos
 from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
 from finetune.data.sources.tfrecord_file import Keys, index_records
 from finetune.errors import FinetuneError, WrongUse
-from finetune.text import printable
+from finetune.text import first_line, printable
 
 _SPLITS = ("train", "validation", "test")
 
@@ -61,14 +61,14 @@ def _prepared(name: str, data_dir: Path | None) -> Any:
         hint = f"did you mean tfds:{near[0]}? " if near else ""
         raise WrongUse(f"unknown data 'tfds:{name}': {hint}tensorflow_datasets knows no such name") from None
     except Exception as error:  # it checks names, configurations and versions in many ways
-        raise FinetuneError(f"tfds:{name} cannot be opened: {_first_line(error)}; check the name") from None
+        raise FinetuneError(f"tfds:{name} cannot be opened: {_described(error)}; check the name") from None
     if os.path.isdir(builder.data_dir):
         return builder
     try:
         builder.download_and_prepare()
     except Exception as error:  # from its downloads, its checksums or its code for the data set
         raise FinetuneError(
-            f"tfds:{name} is not in {builder.data_dir}, and could not be fetched: {_first_line(error)}; prepare it "
+            f"tfds:{name} is not in {builder.data_dir}, and could not be fetched: {_described(error)}; prepare it "
             f"with 'tfds build {name}' on a machine that can, and give its folder with --data-dir"
         ) from None
     return builder
@@ -145,7 +145,7 @@ def _sourced(builder: Any, splits: list[str], image: str, label: str) -> Labelle
     except Exception as error:  # a format without random access, or without its library
         raise FinetuneError(
             f"tfds:{builder.info.name} lies in {builder.data_dir} in a format that cannot be read at random access: "
-            f"{_first_line(error)}; prepare it as TFRecords ('tfds build --file_format=tfrecord')"
+            f"{_described(error)}; prepare it as TFRecords ('tfds build --file_format=tfrecord')"
         ) from None
     labels = [int(example[label]) for _, source in named for example in source]
     photos = _Sources(named, image)
@@ -153,5 +153,5 @@ def _sourced(builder: Any, splits: list[str], image: str, label: str) -> Labelle
     return LabelledPhotos(photos, np.array(labels, np.int64), members)
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error, 200)}"
