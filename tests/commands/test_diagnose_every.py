@@ -10,7 +10,7 @@ from tests.support.commands import typed
 
 def test_a_checkup_is_logged_and_changes_nothing(tmp_path):
     run = tmp_path / "run"
-    result = typed(f"run SMALL --diagnose-every 2 --run-dir {run}")
+    result = typed(f"run TINY --diagnose-every 2 --run-dir {run}")
     assert result.exit_code == 0, result.output
     assert "BatchNorm: " in result.stderr
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -21,7 +21,7 @@ def test_a_checkup_is_logged_and_changes_nothing(tmp_path):
     assert 0 <= bn["is_training_false"] <= 1
     assert bn["images"] == 5  # the validation images
     # Made here, not by a fixture of the session: both runs need the same setting of TensorFlow's graph optimiser.
-    assert typed(f"run SMALL --quiet --run-dir {tmp_path / 'plain'}").exit_code == 0
+    assert typed(f"run TINY --quiet --run-dir {tmp_path / 'plain'}").exit_code == 0
     plain = open_trained(tmp_path / "plain").model
     for one, other in zip(open_trained(run).model.variables, plain.variables, strict=True):
         np.testing.assert_array_equal(one, other)

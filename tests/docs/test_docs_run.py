@@ -11,13 +11,15 @@ import dataclasses
 import re
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from finetune.batch.jobs import read_jobs
-from finetune.training.start import start
+from finetune.batch.jobs import Job, read_jobs
+from finetune.config import RunConfig
+from finetune.training.start import plan, start
 from tests.docs import stand_ins
 from tests.docs.doc_pages import PAGES, ROOT, Block, blocks, commands
 from tests.support.warm_shell import Ran, WarmShell
@@ -179,18 +181,36 @@ def test_the_dear_page_does_what_it_says(page, shelf, tmp_path):
 JOB_FILES = sorted((ROOT / "examples").glob("*.toml"))
 
 
+def smaller(job: Job) -> RunConfig:
+    small = {"epochs": 1, "image_size": 32, "batch_size": 20}
+    small |= {"few_shot": min(job.config.few_shot, 4)} if job.config.few_shot else {"examples": 60}
+    return dataclasses.replace(job.config, **small)
+
+
+def check_stages(job: Job, stages: Sequence[Mapping[str, Any]]) -> None:
+    frozen = any(stage["training"] == 0 for stage in stages)
+    assert frozen == bool(job.config.preset == "linear-probe" or job.config.freeze_until)
+
+
+@pytest.mark.parametrize("file", JOB_FILES, ids=lambda file: file.name)
+def test_the_jobs_of_an_example_are_planned(file, shelf, monkeypatch):
+    """The first and the last job of each file, made small."""
+    monkeypatch.chdir(shelf)
+    jobs = read_jobs(file)
+    for job in (jobs[0], jobs[-1]):
+        check_stages(job, plan(smaller(job)).plan.stages())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("file", JOB_FILES, ids=lambda file: file.name)
 def test_the_jobs_of_an_example_run(file, shelf, tmp_path, monkeypatch):
     """The first and the last job of each file, as its process would run it, made small."""
     monkeypatch.chdir(shelf)
     jobs = read_jobs(file)
     for job in (jobs[0], jobs[-1]):
-        small = {"epochs": 1, "image_size": 32, "batch_size": 20}
-        small |= {"few_shot": min(job.config.few_shot, 4)} if job.config.few_shot else {"examples": 60}
-        run = start(dataclasses.replace(job.config, **small), run_dir=tmp_path / job.name)
+        run = start(smaller(job), run_dir=tmp_path / job.name)
         assert run.status == "done"
-        frozen = any(stage["training"] == 0 for stage in run.read("freeze.json")["stages"])
-        assert frozen == bool(job.config.preset == "linear-probe" or job.config.freeze_until)
+        check_stages(job, run.read("freeze.json")["stages"])
 
 
 def test_every_example_is_in_its_page():

@@ -45,8 +45,11 @@ def assert_bit_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarra
     assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
 
 
+SLOW = ("inception_v1", "inception_v2", "densenet")
+
+
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=pytest.mark.slow if name == "inception_v1" else []) for name in THIN]
+    "family", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in THIN]
 )
 def test_slim_to_keras_and_back_is_bit_equal(family: str, tmp_path: Path) -> None:
     spec = thin(family)

@@ -46,7 +46,7 @@ def test_the_same_features_from_all_three_files():
     ("name", "application", "size"),
     [
         ("keras/mobilenet_0.5", lambda: keras.applications.MobileNet(weights=None, alpha=0.5), 96),
-        ("keras/resnet50", lambda: keras.applications.ResNet50(weights=None), 64),
+        pytest.param("keras/resnet50", lambda: keras.applications.ResNet50(weights=None), 64, marks=pytest.mark.slow),
         pytest.param(
             "keras/inception_v3", lambda: keras.applications.InceptionV3(weights=None), 96, marks=pytest.mark.slow
         ),

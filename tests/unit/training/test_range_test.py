@@ -13,11 +13,11 @@ from finetune.runs.directory import RunDir
 from finetune.training import range_test, start
 from finetune.training.loop.train import ImageFeed, train
 from finetune.training.range_test import HIGHEST, LOWEST, STEPS, read, write_range_test
+from tests.support.commands import tiny_backbone
 from tests.unit.training.loop.test_train import CONFIG, Listener, classifier, dataset
 
 RATES = [float(rate) for rate in np.geomspace(LOWEST, HIGHEST, STEPS)]
 SETTINGS = {
-    "backbone": "resnet_v1_demo",
     "data": "demo-target",
     "examples": 100,
     "epochs": 1,
@@ -56,7 +56,9 @@ def test_the_drawing_is_an_svg_that_says_its_numbers():
 
 
 def test_a_run_keeps_the_number_and_the_curve(tmp_path):
-    found = start.start(RunConfig(**SETTINGS, learning_rate="auto"), run_dir=tmp_path / "auto")
+    found = start.start(
+        RunConfig(**SETTINGS, backbone=str(tiny_backbone()), learning_rate="auto"), run_dir=tmp_path / "auto"
+    )
     test = json.loads((found.path / "lr_range.json").read_text())
     assert found.read("config.json")["learning_rate"] == test["learning_rate"] == test["chosen"]
     assert len(test["rates"]) == len(test["losses"]) == len(test["smoothed"]) <= STEPS

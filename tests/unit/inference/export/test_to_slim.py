@@ -73,7 +73,12 @@ def assert_same(model: keras.Model, directory: Path, build: Any, size: int) -> N
 
 @pytest.mark.parametrize(
     "family",
-    ["resnet_v1", "resnet_v2", "inception_v2", "inception_v3", pytest.param("inception_v1", marks=pytest.mark.slow)],
+    [
+        "resnet_v1",
+        "resnet_v2",
+        "inception_v3",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("inception_v1", "inception_v2")),
+    ],
 )
 def test_tf_slim_restores_it_and_gives_the_same_logits(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,9 +19,9 @@ from finetune.training.loop.train import ImageFeed, train
 from tests.unit.training.loop.test_train import CONFIG, Listener, dataset, untimed
 
 SCRATCH = {
-    "cifar_resnet": ("cifar_resnet", {"units": (2, 3, 2), "width": 8, "shortcut": "pad"}),
-    "cifar_resnet18": ("cifar_resnet", {"units": (2, 2, 2, 2), "width": 8, "shortcut": "project"}),
-    "cifar_resnet34": ("cifar_resnet", {"units": (3, 4, 6, 3), "width": 4, "shortcut": "project"}),
+    "cifar_resnet": ("cifar_resnet", {"units": (1, 2, 1), "width": 8, "shortcut": "pad"}),
+    "cifar_resnet18": ("cifar_resnet", {"units": (1, 1, 1, 1), "width": 8, "shortcut": "project"}),
+    "cifar_resnet34": ("cifar_resnet", {"units": (1, 2, 1, 1), "width": 4, "shortcut": "project"}),
     "cifar_vgg": ("cifar_vgg", {"widths": (8, 8, 12, 12, 16)}),
 }
 POLICIES = ("train", "freeze", "affine", "stats")
