@@ -1,7 +1,5 @@
 """One watched process and one corpus for all fuzzers of this folder."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,18 +7,6 @@ import pytest
 
 from tests.soak.hostile_process import Reading
 from tests.soak.small_server import serving
-
-_BACKBONE = """
-import sys, keras
-keras.utils.set_random_seed(0)
-layers = keras.layers
-x = start = keras.Input((12, 12, 3))
-x = layers.Rescaling(1 / 127.5, -1)(x)
-for number, filters in ((1, 6), (2, 8)):
-    x = layers.Conv2D(filters, 3, strides=2, use_bias=False, name=f"conv{number}")(x)
-    x = layers.ReLU()(layers.BatchNormalization(name=f"bn{number}")(x))
-keras.Model(start, layers.GlobalAveragePooling2D()(x)).save(sys.argv[1])
-"""
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +25,17 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import keras
+
     path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
-    subprocess.run([sys.executable, "-c", _BACKBONE, path], check=True, capture_output=True)
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    x = start = keras.Input((12, 12, 3))
+    x = layers.Rescaling(1 / 127.5, -1)(x)
+    for number, filters in ((1, 6), (2, 8)):
+        x = layers.Conv2D(filters, 3, strides=2, use_bias=False, name=f"conv{number}")(x)
+        x = layers.ReLU()(layers.BatchNormalization(name=f"bn{number}")(x))
+    keras.Model(start, layers.GlobalAveragePooling2D()(x)).save(path)
     return path
 
 

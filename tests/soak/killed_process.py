@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.warm_process import WarmProcess
+
 _PROGRAM = """
 import json, os, signal, subprocess, sys, threading, time
 from finetune.cli import main
@@ -146,14 +148,18 @@ class Killable:
     def __init__(self, folder: Path, *, own_disk: list[str] | None = None) -> None:
         self.folder, self._output = folder, folder.with_name(folder.name + ".output")
         self.home = folder / "home"
-        self._process = subprocess.Popen(
-            [*(own_disk or ()), sys.executable, "-c", _PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            # No thread may run when it forks, or the child inherits its locks.
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
+        self._process: Any
+        if own_disk is None:
+            self._process = WarmProcess(_PROGRAM)
+        else:
+            self._process = subprocess.Popen(
+                [*own_disk, sys.executable, "-c", _PROGRAM],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                # No thread may run when it forks, or the child inherits its locks.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+            )
         assert self._answer() == "ready"
         if own_disk is not None:
             self._shell(f"mount -t tmpfs -o size=64m none {folder}")
