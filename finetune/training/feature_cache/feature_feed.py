@@ -31,9 +31,6 @@ class Table:
         self._entry, self._rows = entry, rows
         self._held = entry.read(rows) if in_memory else None
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def take(self, numbers: np.ndarray) -> np.ndarray:
         """The rows at int `numbers`, `[n, ...]`."""
         return self._held[numbers] if self._held is not None else self._entry.read(self._rows[numbers])

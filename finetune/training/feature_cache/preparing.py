@@ -128,22 +128,21 @@ class _Preparation:
         network = keys.of_network(below)
         entry, computed = self._filled(cut, network, below, "moving", list(parts.values()))
         rows = {name: entry.find(part.ids) for name, part in parts.items()}
-        scored: dict[tuple[str, Statistics], tuple[Entry, np.ndarray]] = {
-            (name, "moving"): (entry, rows[name][self._in_batches(len(rows[name]))])
-            for name in ("validation", "test")
-            if name in rows
-        }
         total = sum(map(len, rows.values()))
         measured = self._measured(cut, network, below, parts["test"]) if bn_layers(below) else None
         if measured:
-            scored["test", "batch"] = measured[:2]
             total, computed = total + len(measured[1]), computed + measured[2]
         size = total * entry.row_bytes
         in_memory = size <= min(_IN_MEMORY, _available() // 4)
-        views = np.concatenate([rows[name] for name in ("train", "mirrored") if name in rows])
+        views = np.concatenate([rows.pop(name) for name in ("train", "mirrored") if name in rows])
         training = Table(entry, views, in_memory=in_memory)
-        tables = {which: Table(*one, in_memory=in_memory) for which, one in scored.items()}
-        if not bn_layers(below):
+        tables: dict[tuple[str, Statistics], Table] = {
+            (name, "moving"): Table(entry, one[self._in_batches(len(one))], in_memory=in_memory)
+            for name, one in rows.items()
+        }
+        if measured:
+            tables["test", "batch"] = Table(*measured[:2], in_memory=in_memory)
+        elif not bn_layers(below):
             tables["test", "batch"] = tables["test", "moving"]
         seconds = time.monotonic() - started
         self.progress.say(

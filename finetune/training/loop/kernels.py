@@ -66,25 +66,20 @@ def _faster(layer: Any) -> Callable[[Any], Any]:
         value = tf.convert_to_tensor(layer.bias)
         return tf.stop_gradient(value) if cancelled else value
 
-    def as_it_is(images: Any) -> Any:
-        if not cancelled:
-            return own(images)
-        return tf.nn.bias_add(layer.convolution_op(images, layer.kernel), bias())
-
     def call(images: Any) -> Any:
         size = tuple(images.shape[1:3])
-        if not plain or None in size:
-            return as_it_is(images)
-        if sides == (1, 1):
+        known = plain and None not in size
+        if known and sides == (1, 1):
             # Reshaped, not indexed: the gradient of an index is written into zeros, on one core.
             kernel = tf.reshape(layer.kernel, layer.kernel.shape[2:])
             return layer.activation(_product(_every(images, stride), kernel, bias() if layer.use_bias else None))
-        if centred and (stride == 1 or size == (1, 1)) and _share_on_map(size, sides) <= _MOST:
+        if known and centred and (stride == 1 or size == (1, 1)) and _share_on_map(size, sides) <= _MOST:
             outputs = _products(images, layer.kernel)
-            if layer.use_bias:
-                outputs = tf.nn.bias_add(outputs, bias())
-            return layer.activation(outputs)
-        return as_it_is(images)
+        elif cancelled:
+            outputs = layer.convolution_op(images, layer.kernel)
+        else:
+            return own(images)
+        return layer.activation(tf.nn.bias_add(outputs, bias()) if layer.use_bias else outputs)
 
     return call
 
