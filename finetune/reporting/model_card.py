@@ -17,7 +17,7 @@ _MARKS = re.compile(r"([\\`*_{}\[\]<>()#~|$&!^])")
 
 
 def render_card(facts: Mapping[str, Any]) -> str:
-    """The card of `facts` (`finetune.training.card_facts`)."""
+    """The card of `facts` (`finetune.training.finish`)."""
     environment = templates(autoescape=False)
     environment.filters |= {"md": escaped, "code": code, "json": json.dumps}
     classes = facts["classes"]

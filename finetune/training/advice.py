@@ -2,10 +2,10 @@
 
 import math
 
-from checkpoints.catalog.lookup import BackboneSpec
 from finetune.batchnorm.decay import auto_decay, residual
 from finetune.config import RunConfig
 from finetune.training.loop.kernels import bfloat16_pays
+from finetune.training.phases import Prepared
 
 FORGOTTEN = 0.01
 """Share of the starting statistics that may be left at the end of a run."""
@@ -13,27 +13,17 @@ LEAST_BATCH = 16
 """Under this many images batch statistics are noisy: the error rises (Wu & He 2018, arXiv 1803.08494, figure 1)."""
 
 
-def warnings(
-    config: RunConfig,
-    spec: BackboneSpec,
-    *,
-    batch_statistics: bool,
-    steps: int,
-    per_epoch: int,
-    parts: int = 1,
-    replicas: int = 1,
-) -> list[str]:
-    """One sentence a concern, for a completed config.
+def warnings(prepared: Prepared, *, replicas: int = 1) -> list[str]:
+    """One sentence a concern. `replicas`: over how many a batch is divided.
 
-    batch_statistics: whether any BN layer normalises by them in training. steps: of the whole run, or of its last
-    phase where layers are unfrozen one after another. parts: how many microbatches of a batch go through the network
-    one after another. replicas: over how many the batch is divided.
+    Where layers are unfrozen one after another, the steps that count are those of the last phase.
     """
-    found = []
-    if batch_statistics:
-        found.append(_statistics(config, updates=steps * parts, per_epoch=per_epoch * parts))
+    config, spec = prepared.config, prepared.backbone.spec
+    steps, parts, found = prepared.last_phase_steps, prepared.parts_per_step, []
+    if prepared.plan.uses_batch_statistics:
+        found.append(_statistics(config, updates=steps * parts, per_epoch=prepared.steps_per_epoch * parts))
     found.append(_averages(config, steps))
-    if batch_statistics and not config.bn_renorm:
+    if prepared.plan.uses_batch_statistics and not config.bn_renorm:
         found.append(_batch_size(config, parts=parts, replicas=replicas))
     if config.precision == "bfloat16" and not bfloat16_pays():
         found.append(

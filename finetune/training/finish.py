@@ -1,11 +1,10 @@
-"""From the last step of training to the result: recalibration, averages, proof, evaluation, files."""
+"""From the last step of training to the result: recalibration, averages, proof, evaluation, files, model card."""
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
-import keras
 import numpy as np
 
 from finetune import process
@@ -13,20 +12,22 @@ from finetune.backbone import save_stock
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers, parts
-from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.data.batches import training_subset
-from finetune.data.dataset import Dataset
+from finetune.data.preprocessing import Preprocessing, find_preprocessing
+from finetune.evaluation import metrics
 from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored
 from finetune.evaluation.predictions import Predictions
+from finetune.files import write_text
+from finetune.reporting.model_card import render_card
 from finetune.runs.directory import RunDir
 from finetune.runs.model import refuse_broken_plan
-from finetune.training import card_facts, proof
+from finetune.runs.run_data import describe_data
 from finetune.training.display import Display
 from finetune.training.loop.train import Feed
-from finetune.training.phases import Phases
-from finetune.training.prepare import Prepared
-from finetune.training.tracking.trackers import Report
+from finetune.training.observers import Recorder
+from finetune.training.phases import Prepared
+from finetune.training.proof import Phases
 
 RECALIBRATION_IMAGES = 10_000
 """Precise BN needs 1k to 10k images (Wu & Johnson 2021, section 3.2)."""
@@ -34,58 +35,52 @@ RECALIBRATION_IMAGES = 10_000
 LAST_STEP = "model-last-step.keras"
 """Beside `model.keras`, which holds the averages."""
 
+CARD = "MODEL_CARD.md"
+"""Describes the model of a finished run to people who did not train it."""
 
-@dataclass(frozen=True)
-class Outcome:
-    """The result of training, before anything is scored.
 
-    history: a row per epoch. averages: with `ema`, each variable's average. digests: of all variables before training.
-    expected: which of them may change. started: by the monotonic clock, s. feed: what the run was trained on. cached:
-    what `result.json` says of cached features.
+def finish(
+    recorder: Recorder, phases: Phases, feed: Feed, history: list[dict[str, Any]], cached: dict[str, Any] | None
+) -> None:
+    """Everything that follows the last step, until `result.json`.
+
+    feed: what the run was trained on. history: a row per epoch. cached: what `result.json` says of cached features.
+    FinetuneError where a freeze plan was broken.
     """
-
-    history: list[dict[str, Any]]
-    averages: dict[str, np.ndarray] | None
-    phases: Phases
-    digests: dict[str, str]
-    expected: dict[str, bool]
-    started: float
-    feed: Feed
-    cached: dict[str, Any] | None
-
-
-def finish(run: RunDir, prepared: Prepared, display: Display, report: Report, outcome: Outcome) -> None:
-    """Everything that follows the last step, until `result.json`. FinetuneError where a freeze plan was broken."""
-    config, model, dataset = prepared.config, prepared.model, prepared.dataset
-    proofs, updates = outcome.phases.close(), outcome.phases.updates(len(outcome.history))
+    run, prepared, display = recorder.run, recorder.prepared, recorder.display
+    config, dataset = prepared.config, prepared.dataset
+    proofs, updates = phases.close(), prepared.updates(len(history))
     recalibrated = bool(config.recalibrate_at_end) and _recalibrate_updating(prepared, display)
     weights: dict[str, Any] = {"kind": "best-epoch" if config.patience else "last-step"}
-    if outcome.averages is not None:
-        weights = _take_averages(run, prepared, display, outcome, outcome.averages)
+    if recorder.averages is not None:
+        weights = _take_averages(recorder, feed, recorder.averages)
         recalibrated = weights["statistics"] == "recalibrated"
-    proved = proof.prove(outcome.digests, proof.digests(model), outcome.expected)
-    test, predictions = _score(outcome.feed, display)
+    proof = phases.proof(proofs)
+    test, predictions = _score(feed, display)
     flipped = _score_flipped(prepared, display) if config.tta == "flip" else None
-    save_stock(model, run.model_path)
+    save_stock(prepared.model, run.model_path)
     predictions.save(run.predictions_path)
-    rows = [*outcome.history, *({"kind": "test", "statistics": name, **value} for name, value in test.items())]
-    run.write_metrics(rows)
+    run.write_metrics([*history, *({"kind": "test", "statistics": name, **value} for name, value in test.items())])
     result = {
         "test": test,
         "weights": weights,
         "tta": {"kind": config.tta, "is_training_false": flipped.to_json()} if flipped else None,
-        "validation_accuracy": outcome.history[-1].get("validation_accuracy"),
-        "bn": _bn_json(model, config, updates=updates, recalibrated=recalibrated),
-        "proof": {
-            **proved.to_json(),
-            "without_gradient": proof.without_gradient(model, proved),
-            "holds": proved.holds and all(one["holds"] for one in proofs),
-            **({"phases": proofs} if proofs else {}),
-        },
-        **_counts_json(dataset, outcome),
+        "validation_accuracy": history[-1].get("validation_accuracy"),
+        "bn": _bn_json(prepared, updates=updates, recalibrated=recalibrated),
+        "proof": proof,
+        "cached_features": cached,
+        "class_names": list(dataset.class_names),
+        "data_fingerprint": dataset.fingerprint(),
+        "train_images": len(dataset.train),
+        "skipped_images": len(dataset.skipped),
+        "epochs": len(history),
+        "steps": history[-1]["step"],
+        "train_seconds": round(sum(row["seconds"] for row in history), 1),
+        "seconds": round(time.monotonic() - recorder.started, 1),
+        "peak_memory_mib": process.peak_memory_mib(),
     }
-    card_facts.write(run, prepared, result, predictions)
-    report(lambda one: one.end(result))
+    write_text(run.path / CARD, render_card(_card_facts(run, prepared, result, predictions)))
+    recorder.report(lambda one: one.end(result))
     run.write("result.json", result)
     run.state_path.unlink(missing_ok=True)
     refuse_broken_plan(run)
@@ -107,11 +102,11 @@ def _score_flipped(prepared: Prepared, display: Display) -> Evaluation:
     return evaluator.evaluate(batches.evaluation(prepared.dataset.test, prepared.config), "moving")
 
 
-def _bn_json(model: keras.Model, config: RunConfig, *, updates: int, recalibrated: bool) -> dict[str, Any]:
+def _bn_json(prepared: Prepared, *, updates: int, recalibrated: bool) -> dict[str, Any]:
     """`bn` of `result.json`."""
-    bn_decay = float(config.bn_decay)
+    config, bn_decay = prepared.config, float(prepared.config.bn_decay)
     return {
-        "layers": len(bn_layers(model)),
+        "layers": len(bn_layers(prepared.model)),
         "decay": bn_decay,
         "updates": updates,
         "renorm": config.bn_renorm,
@@ -122,40 +117,20 @@ def _bn_json(model: keras.Model, config: RunConfig, *, updates: int, recalibrate
     }
 
 
-def _counts_json(dataset: Dataset, outcome: Outcome) -> dict[str, Any]:
-    """What `result.json` says of the data and of the cost of the run."""
-    history = outcome.history
-    return {
-        "cached_features": outcome.cached,
-        "class_names": list(dataset.class_names),
-        "data_fingerprint": dataset.fingerprint(),
-        "train_images": len(dataset.train),
-        "skipped_images": len(dataset.skipped),
-        "epochs": len(history),
-        "steps": history[-1]["step"],
-        "train_seconds": round(sum(row["seconds"] for row in history), 1),
-        "seconds": round(time.monotonic() - outcome.started, 1),
-        "peak_memory_mib": process.peak_memory_mib(),
-    }
-
-
-def _take_averages(
-    run: RunDir, prepared: Prepared, display: Display, outcome: Outcome, averages: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def _take_averages(recorder: Recorder, feed: Feed, averages: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Give the model the averaged weights, and keep the last step's model as LAST_STEP. Returns `weights` of it.
 
     The moving statistics belong to the last weights. Under averaged weights every layer has other inputs, and test
     accuracy suffers (tensorflow/tensorflow#30274). So they are recalibrated, where any layer updates them.
     """
-    model = prepared.model
-    last = {"model": LAST_STEP, "test": _score(outcome.feed, display)[0]}
-    save_stock(model, run.path / LAST_STEP)
+    prepared, model = recorder.prepared, recorder.prepared.model
+    last = {"model": LAST_STEP, "test": _score(feed, recorder.display)[0]}
+    save_stock(model, recorder.run.path / LAST_STEP)
     for part in parts(model):
         for variable in part.weights:
             if variable.path in averages:
                 variable.assign(averages[variable.path])
-    recalibrated = _recalibrate_updating(prepared, display)
-    statistics = "recalibrated" if recalibrated else "unchanged"
+    statistics = "recalibrated" if _recalibrate_updating(prepared, recorder.display) else "unchanged"
     return {"kind": "averaged", "ema": prepared.config.ema, "statistics": statistics, "last_step": last}
 
 
@@ -173,3 +148,38 @@ def _recalibrate_updating(prepared: Prepared, display: Display) -> bool:
     after = subject.snapshot()
     subject.restore({name: before[name] if name in fixed else after[name] for name in after})
     return True
+
+
+def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predictions: Predictions) -> dict[str, Any]:
+    """For the card of a run whose result is known. `predictions`: of its test images, with `is_training=False`."""
+    config, dataset, spec = prepared.config, prepared.dataset, prepared.backbone.spec
+    names = dataset.class_names
+    scores = metrics.per_class(predictions.labels, predictions.classes, len(names))
+    report, pixels = prepared.backbone.report, find_preprocessing(str(config.preprocess))
+    known = isinstance(pixels, Preprocessing)
+    trained = np.bincount(dataset.train.labels, minlength=len(names))
+    return {
+        "name": run.path.absolute().name,
+        "backbone": {
+            "id": spec.id,
+            "label": spec.label,
+            "reference": spec.reference,
+            "parameters": int(sum(np.prod(variable.shape) for variable in prepared.model.variables)),
+            "url": spec.url if config.checkpoint is None else None,
+            "module": spec.source == "hub",
+        },
+        "weights": None if report is None else report.to_json(),
+        "config": config.to_json(),
+        "data": describe_data(dataset),
+        # With its arithmetic where it is a known one.
+        "preprocessing": {"name": config.preprocess, **(asdict(pixels) if known else {"scale": None})},
+        "plan": prepared.plan.stages(),
+        "result": result,
+        "classes": [
+            {"name": name, "training": int(images), **asdict(score)}
+            for name, images, score in zip(names, trained, scores, strict=True)
+        ],
+        "macro_f1": metrics.macro_f1(scores),
+        "calibration_error": metrics.calibration(predictions.confidences, predictions.correct).expected_error,
+        "environment": run.read("environment.json") if (run.path / "environment.json").is_file() else {},
+    }

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,46 +22,10 @@ from finetune.data.overlap import find_overlap
 from finetune.errors import FinetuneError, WrongUse
 from finetune.runs import defaults
 from finetune.runs.request import Resolved, check_request
-from finetune.training import advice, unfreezing
+from finetune.training import advice
 from finetune.training.display import Display
 from finetune.training.distribution.strategy import ALONE, Distribution
-from finetune.training.unfreezing import Phase
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A completed config with its data, and a model whose switches are set as the plan says."""
-
-    config: RunConfig
-    dataset: Dataset
-    backbone: Backbone
-    model: keras.Model
-    phases: tuple[Phase, ...]
-
-    @property
-    def plan(self) -> freezing.FreezePlan:
-        """Of the last phase: what changes at any time of the run changes there."""
-        return self.phases[-1].plan
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Training steps of an epoch."""
-        return batches.steps_per_epoch(self.dataset.train, self.config)
-
-    @property
-    def parts_per_step(self) -> int:
-        """Microbatches of a step: each updates the moving statistics."""
-        return batches.parts_per_step(self.dataset.train, self.config)
-
-    @property
-    def last_phase_steps(self) -> int:
-        """Steps of the last phase: every trainable layer trains for at least so many."""
-        return self.steps_per_epoch * ((self.config.epochs or 0) - self.phases[-1].first_epoch)
-
-    def apply(self, plan: freezing.FreezePlan) -> None:
-        """Set the layers' switches as `plan`, of one of the phases, says."""
-        config, updates = self.config, self.last_phase_steps * self.parts_per_step
-        freezing.apply(self.model, plan, decay=float(config.bn_decay), updates=config.bn_updates == "on", steps=updates)
+from finetune.training.phases import Phase, Prepared, gradual
 
 
 def prepare(
@@ -173,7 +137,7 @@ def plan_training(request: Resolved, dataset: Dataset, backbone: Backbone, model
     batches.check_augmentation(dataset.train, config)
     phases: tuple[Phase, ...] = (Phase(0, plan),)
     if config.unfreeze_epochs is not None:
-        phases = unfreezing.phases(plan, lambda stages: resolve(locked=stages), over=config.unfreeze_epochs)
+        phases = gradual(plan, lambda stages: resolve(locked=stages), over=config.unfreeze_epochs)
     for phase in phases:
         check_plan(model, phase.plan)
     for layer in bn_layers(model):
@@ -196,15 +160,7 @@ def announce(prepared: Prepared, display: Display, *, replicas: int) -> None:
     if backbone.words:
         display.say(backbone.words)
     display.plan(prepared.plan, config)
-    for concern in advice.warnings(
-        config,
-        backbone.spec,
-        batch_statistics=prepared.plan.uses_batch_statistics,
-        steps=prepared.last_phase_steps,
-        per_epoch=prepared.steps_per_epoch,
-        parts=prepared.parts_per_step,
-        replicas=replicas,
-    ):
+    for concern in advice.warnings(prepared, replicas=replicas):
         display.warn(concern)
 
 

@@ -1,7 +1,10 @@
-"""Proof, after training, that frozen variables are bit-identical and that trainable variables have changed."""
+"""Proof, after training, that frozen variables are bit-identical and that trainable variables have changed.
+
+With gradual unfreezing, each phase of a run is also proved by itself.
+"""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
@@ -9,32 +12,30 @@ import numpy as np
 
 from finetune.backbone.freezing import FreezePlan
 from finetune.batchnorm.surgery import is_bn, parts
+from finetune.errors import FinetuneError
+from finetune.runs.directory import RunDir
+from finetune.training.display import Display
 from finetune.training.loop import kernels
+from finetune.training.phases import Prepared
 
 
 @dataclass(frozen=True)
 class Proof:
     """`moved_though_frozen` must be empty, or the run has failed. `unmoved`: trainable ones that did not change."""
 
-    frozen: int
-    moving: int
-    moved_though_frozen: tuple[str, ...]
-    unmoved: tuple[str, ...]
+    frozen_variables: int
+    moving_variables: int
+    moved_though_frozen: list[str]
+    unmoved: list[str]
 
     @property
     def holds(self) -> bool:
         """No frozen variable has changed, and at least one trainable variable has."""
-        return not self.moved_though_frozen and (self.moving == 0 or len(self.unmoved) < self.moving)
+        return not self.moved_though_frozen and (not self.moving_variables or len(self.unmoved) < self.moving_variables)
 
     def to_json(self) -> dict[str, Any]:
         """For `result.json`."""
-        return {
-            "holds": self.holds,
-            "frozen_variables": self.frozen,
-            "moving_variables": self.moving,
-            "moved_though_frozen": list(self.moved_though_frozen),
-            "unmoved": list(self.unmoved),
-        }
+        return {"holds": self.holds, **asdict(self)}
 
 
 def expected_to_change(model: keras.Model, plan: FreezePlan | None = None) -> dict[str, bool]:
@@ -76,9 +77,95 @@ def digests(model: keras.Model) -> dict[str, str]:
 def prove(before: dict[str, str], after: dict[str, str], expected: dict[str, bool]) -> Proof:
     """Compare the digests before and after training with which variables were expected to change."""
     same = {path: before[path] == after[path] for path in after}
+    moving = sum(expected.values())
     return Proof(
-        frozen=sum(not moves for moves in expected.values()),
-        moving=sum(expected.values()),
-        moved_though_frozen=tuple(path for path, moves in expected.items() if not moves and not same[path]),
-        unmoved=tuple(path for path, moves in expected.items() if moves and same[path]),
+        frozen_variables=len(expected) - moving,
+        moving_variables=moving,
+        moved_though_frozen=[path for path, moves in expected.items() if not moves and not same[path]],
+        unmoved=[path for path, moves in expected.items() if moves and same[path]],
     )
+
+
+class Phases:
+    """The phases of a run for the loop, and the proof of its freeze plan. Most runs are one phase.
+
+    `freeze.json` keeps the plan and the digests of all variables before training; `resumed` is whether it does already.
+    With several phases, it also keeps for each its plan and the digests of all variables at its start. Once a
+    phase is over, it also keeps the proof that its frozen variables are unchanged. Entering a phase again, as a resumed
+    run does, changes neither: a phase begins with the state that the one before it left, to the bit.
+
+    first_epochs: the epoch each phase begins with, counted from 0. FinetuneError where `freeze.json` is damaged.
+    """
+
+    def __init__(self, run: RunDir, prepared: Prepared, display: Display, *, resumed: bool) -> None:
+        self._run, self._prepared, self._display = run, prepared, display
+        self._expected = expected_to_change(prepared.model, prepared.plan)
+        self.first_epochs = [phase.first_epoch for phase in prepared.phases]
+        if not resumed:
+            run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests(prepared.model)})
+        self._digests = run.read("freeze.json", "digests", "stages")["digests"]
+        if self._digests.keys() != self._expected.keys():
+            raise FinetuneError(f"{run.path / 'freeze.json'} is of another model: the run directory is damaged")
+
+    def close(self) -> list[dict[str, Any]]:
+        """The proofs of all phases, for `result.json`. To be called after the last step, before anything else changes.
+
+        Empty where there is one phase: the proof of the whole run covers it."""
+        if len(self.first_epochs) == 1:
+            return []
+        kept = self._kept()
+        self._close(kept)
+        self._keep(kept)
+        return [{"first_epoch": one["first_epoch"], **one["proof"]} for one in kept]
+
+    def proof(self, phases: list[dict[str, Any]]) -> dict[str, Any]:
+        """`proof` of `result.json`, of the whole run as the model is now. `phases` are what `close` returned."""
+        model = self._prepared.model
+        proved = prove(self._digests, digests(model), self._expected)
+        return {
+            **proved.to_json(),
+            "without_gradient": without_gradient(model, proved),
+            "holds": proved.holds and all(one["holds"] for one in phases),
+            **({"phases": phases} if phases else {}),
+        }
+
+    def enter(self, number: int) -> None:
+        """Set the layers' switches for a phase, with its plan and digests in `freeze.json`."""
+        phases = self._prepared.phases
+        kept = self._kept() if len(phases) > 1 else []
+        if len(kept) > number:
+            # A killed run continues from a state that is older than its last entry here. Without --deterministic,
+            # steps that are repeated end in other bits, so later phases start from other values.
+            kept = kept[: number + 1]
+            kept[number].pop("proof", None)
+            self._keep(kept)
+        if number and len(kept) == number:
+            self._close(kept)
+        phase = phases[number]
+        self._prepared.apply(phase.plan)
+        if len(phases) > 1 and len(kept) == number:
+            stages, begun = phase.plan.stages(), digests(self._prepared.model)
+            kept.append({"first_epoch": phase.first_epoch + 1, "stages": stages, "digests": begun})
+            self._keep(kept)
+        if number:
+            before = phases[number - 1].plan.training_stages
+            names = [stage for stage in phase.plan.training_stages if stage not in before]
+            words = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+            self._display.say(f"epoch {phase.first_epoch + 1}: {words} train{'s' if len(names) == 1 else ''} as well")
+
+    def _close(self, kept: list[dict[str, Any]]) -> None:
+        """Prove the last phase of `kept`."""
+        if "proof" not in kept[-1]:
+            model = self._prepared.model
+            plan = self._prepared.phases[len(kept) - 1].plan
+            self._prepared.apply(plan)  # a run resumed between two phases has not set its switches
+            proved = prove(kept[-1]["digests"], digests(model), expected_to_change(model, plan)).to_json()
+            # A trainable variable need not change within one phase: for example after the best epoch.
+            del proved["unmoved"]
+            kept[-1]["proof"] = {**proved, "holds": not proved["moved_though_frozen"]}
+
+    def _kept(self) -> list[dict[str, Any]]:
+        return list(self._run.read("freeze.json").get("phases", []))
+
+    def _keep(self, kept: list[dict[str, Any]]) -> None:
+        self._run.write("freeze.json", {**self._run.read("freeze.json"), "phases": kept})

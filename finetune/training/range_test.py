@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.backbone import freezing
 from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.data.dataset import Split
@@ -21,7 +20,7 @@ from finetune.training.display import Display
 from finetune.training.loop.optimizer import build
 from finetune.training.loop.state import put_back, taken_out
 from finetune.training.loop.step import TrainStep
-from finetune.training.prepare import Prepared
+from finetune.training.phases import Prepared
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-6, 10.0
@@ -121,12 +120,11 @@ def settle_learning_rate(prepared: Prepared, display: Display) -> tuple[Prepared
 
     The model is unchanged. Raises FinetuneError where the loss falls at no rate.
     """
-    config, model = prepared.config, prepared.model
+    config = prepared.config
     if config.learning_rate != "auto":
         return prepared, None
     display.say("learning-rate range test: a few steps at growing rates; the model is then restored")
-    rates = freezing.rates_by_variable(model, prepared.plan)
-    test = range_test(model, prepared.dataset.train, config, rates=rates)
+    test = range_test(prepared.model, prepared.dataset.train, config, rates=prepared.rates)
     display.say(
         f"learning rate {test.chosen:g}: a third of {test.lowest_at:.2g}, where the smoothed loss was lowest "
         f"({len(test.rates)} steps{'' if test.diverged else '; it never diverged'})"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.training import chief as runs
+from finetune.training import start as runs
 from finetune.training.loop import train
-from finetune.training.prepare import Prepared
+from finetune.training.phases import Prepared
 from tests.support.commands import typed
 
 UNIT = "resnet_v1_demo/block1/unit_1/bottleneck_v1"

@@ -1,6 +1,7 @@
 """What a run is warned of before it starts."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,9 +13,21 @@ SPEC = find_row("resnet_v1_50")
 FINE = RunConfig("resnet_v1_50", bn_decay=0.95, batch_size=32, preprocess="vgg", recalibrate_at_end=False)
 
 
+def ready(config, spec, *, steps, batch_statistics):
+    """What the warnings read of a prepared run of `steps` steps, 100 an epoch."""
+    return SimpleNamespace(
+        config=config,
+        backbone=SimpleNamespace(spec=spec),
+        plan=SimpleNamespace(uses_batch_statistics=batch_statistics),
+        last_phase_steps=steps,
+        steps_per_epoch=100,
+        parts_per_step=1,
+    )
+
+
 def said(steps=1000, batch_statistics=True, **settings):
     config = dataclasses.replace(FINE, **settings)
-    return " | ".join(warnings(config, SPEC, batch_statistics=batch_statistics, steps=steps, per_epoch=100))
+    return " | ".join(warnings(ready(config, SPEC, steps=steps, batch_statistics=batch_statistics)))
 
 
 def test_a_sound_run_is_not_warned():

@@ -14,6 +14,7 @@ from finetune.training import advice, finish, start
 from finetune.training.loop.state import State
 from finetune.training.loop.train import ImageFeed, train
 from tests.unit.training.loop.test_train import CONFIG, Listener, classifier, dataset
+from tests.unit.training.test_advice import ready
 
 EMA = dataclasses.replace(CONFIG, ema=0.7)
 
@@ -121,9 +122,7 @@ def test_too_much_of_the_first_weights_is_warned_of():
     from checkpoints.catalog.lookup import find_row
 
     config = dataclasses.replace(CONFIG, ema=0.999, preprocess="inception")
-    (warning,) = advice.warnings(config, find_row("resnet_v1_demo"), batch_statistics=False, steps=300, per_epoch=100)[
-        -1:
-    ]
+    (warning,) = advice.warnings(ready(config, find_row("resnet_v1_demo"), steps=300, batch_statistics=False))[-1:]
     assert "--ema 0.999 over 300 steps: 74% of the average" in warning
     assert "give --ema 0.98 or less" in warning
     assert 0.98**300 < 0.01

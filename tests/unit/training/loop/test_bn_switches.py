@@ -100,8 +100,8 @@ def test_a_step_of_every_network_under_every_policy(name, renorm, zero_debias, u
     digests, moves = proof.digests(model), proof.expected_to_change(model)
     step(images, tf.constant(rng.integers(0, 4, 8)))
     proved = proof.prove(digests, proof.digests(model), moves)
-    assert proved.moved_though_frozen == ()
-    assert proved.unmoved == ()
+    assert proved.moved_though_frozen == []
+    assert proved.unmoved == []
     assert not any("local_step" in path for path in moves)
 
     for layer in layers:

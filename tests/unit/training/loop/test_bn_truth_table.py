@@ -78,7 +78,7 @@ def test_truth_table(build, updates):
     normalised_by = normalisers(model, layers, images)
     step(images, tf.constant(rng.integers(0, 4, 8)))
     proved = proof.prove(digests, proof.digests(model), expected)
-    assert proved.moved_though_frozen == ()
+    assert proved.moved_though_frozen == []
 
     for layer in layers:
         normalises, statistics_move, affine_moves = TRUTH[assigned[layer.name]]

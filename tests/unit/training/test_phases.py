@@ -18,9 +18,8 @@ from finetune.runs.directory import RunDir
 from finetune.training.display import Display
 from finetune.training.loop.state import State
 from finetune.training.loop.train import ImageFeed, train
-from finetune.training.phases import Phases
-from finetune.training.prepare import Prepared
-from finetune.training.unfreezing import phases
+from finetune.training.phases import Prepared, gradual
+from finetune.training.proof import Phases
 from tests.unit.training.loop.test_train import CONFIG, Listener, dataset, untimed
 
 STAGES = {"low": ["conv1", "bn1"], "middle": ["conv2", "bn2"], "high": ["conv3", "bn3"]}
@@ -33,7 +32,7 @@ def layers(names=STAGES):
 
 
 def planned(over, names=STAGES, **rules):
-    return phases(
+    return gradual(
         resolve(layers(names), **rules), lambda locked: resolve(layers(names), locked=locked, **rules), over=over
     )
 
@@ -121,15 +120,13 @@ def prepared():
     def plan(locked=()):
         return freezing.resolve(infos, locked=locked, layer_decay=GRADUAL.layer_decay)
 
-    return Prepared(GRADUAL, dataset(), None, model, phases(plan(), plan, over=GRADUAL.unfreeze_epochs))
+    return Prepared(GRADUAL, dataset(), None, model, gradual(plan(), plan, over=GRADUAL.unfreeze_epochs))
 
 
 def started(path):
-    """(Phases, Prepared) of a run in `path`, as `finetune.training.chief` begins or resumes it."""
-    ready, run = prepared(), RunDir(path)
-    if not (path / "freeze.json").exists():
-        run.write("freeze.json", {"stages": [], "digests": {}})
-    return Phases(run, ready, Display()), ready
+    """(Phases, Prepared) of a run in `path`, as `finetune.training.start` begins or resumes it."""
+    ready = prepared()
+    return Phases(RunDir(path), ready, Display(), resumed=(path / "freeze.json").exists()), ready
 
 
 def trained(path, **options):
@@ -193,10 +190,10 @@ def test_a_frozen_variable_that_moves_in_one_phase_fails_that_phase(tmp_path):
 
 
 def test_updates_are_those_of_what_opened_last(tmp_path):
-    stages, _ = started(tmp_path)
+    _, ready = started(tmp_path)
     # 3 steps an epoch; BN begins with epoch 2, that of the lowest stage with epoch 3.
-    assert [stages.updates(epochs) for epochs in range(5)] == [0, 0, 3, 3, 6]
-    assert [stages.batch_statistics(epoch) for epoch in (1, 2, 3, 4)] == [False, True, True, True]
+    assert [ready.updates(epochs) for epochs in range(5)] == [0, 0, 3, 3, 6]
+    assert [ready.plan_of(epoch).uses_batch_statistics for epoch in (1, 2, 3, 4)] == [False, True, True, True]
 
 
 def test_phases_noted_after_the_state_that_a_killed_run_goes_on_from_are_noted_anew(tmp_path):
