@@ -94,7 +94,8 @@ class Phases:
     phase is over, it also keeps the proof that its frozen variables are unchanged. Entering a phase again, as a resumed
     run does, changes neither: a phase begins with the state that the one before it left, to the bit.
 
-    first_epochs: the epoch each phase begins with, counted from 0. FinetuneError where `freeze.json` is damaged.
+    first_epochs: the epoch each phase begins with, counted from 0. Raises FinetuneError where `freeze.json` is of
+    another model.
     """
 
     def __init__(self, run: RunDir, prepared: Prepared, display: Display, *, resumed: bool) -> None:
@@ -103,7 +104,7 @@ class Phases:
         self.first_epochs = [phase.first_epoch for phase in prepared.phases]
         if not resumed:
             run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests(prepared.model)})
-        self._digests = run.read("freeze.json", "digests", "stages")["digests"]
+        self._digests = run.read("freeze.json")["digests"]
         if self._digests.keys() != self._expected.keys():
             raise FinetuneError(f"{run.path / 'freeze.json'} is of another model: the run directory is damaged")
 

@@ -145,6 +145,7 @@ def _continue(run: RunDir, config: RunConfig, display: Display, on: Distribution
     state = State.load(run.state_path) if run.status == "interrupted" else None
     if state is not None:
         state.check_settings(config)
+        run.read("freeze.json", "digests", "stages")  # a damaged one is reported before the data is read
     on.share(state is None)
     check = partial(check_unchanged, run, advice="put it back, or start a new run with 'finetune run --config'")
     prepared = prepare(config, display, load_weights=state is None, check_data=check, distribution=on)
