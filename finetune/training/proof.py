@@ -15,7 +15,7 @@ from finetune.batchnorm.surgery import is_bn, parts
 from finetune.errors import FinetuneError
 from finetune.runs.directory import RunDir
 from finetune.training.display import Display
-from finetune.training.loop import kernels
+from finetune.training.loop import kernels, train
 from finetune.training.phases import Prepared
 
 
@@ -86,7 +86,7 @@ def prove(before: dict[str, str], after: dict[str, str], expected: dict[str, boo
     )
 
 
-class Phases:
+class Phases(train.Phases):
     """The phases of a run for the loop, and the proof of its freeze plan. Most runs are one phase.
 
     `freeze.json` keeps the plan and the digests of all variables before training; `resumed` is whether it does already.
@@ -94,19 +94,22 @@ class Phases:
     phase is over, it also keeps the proof that its frozen variables are unchanged. Entering a phase again, as a resumed
     run does, changes neither: a phase begins with the state that the one before it left, to the bit.
 
-    first_epochs: the epoch each phase begins with, counted from 0. Raises FinetuneError where `freeze.json` is of
-    another model.
+    Raises FinetuneError where `freeze.json` is of another model.
     """
 
     def __init__(self, run: RunDir, prepared: Prepared, display: Display, *, resumed: bool) -> None:
         self._run, self._prepared, self._display = run, prepared, display
         self._expected = expected_to_change(prepared.model, prepared.plan)
-        self.first_epochs = [phase.first_epoch for phase in prepared.phases]
         if not resumed:
             run.write("freeze.json", {"stages": prepared.plan.stages(), "digests": digests(prepared.model)})
         self._digests = run.read("freeze.json")["digests"]
         if self._digests.keys() != self._expected.keys():
             raise FinetuneError(f"{run.path / 'freeze.json'} is of another model: the run directory is damaged")
+
+    @property
+    def first_epochs(self) -> list[int]:
+        """The epoch each phase begins with, counted from 0."""
+        return [phase.first_epoch for phase in self._prepared.phases]
 
     def close(self) -> list[dict[str, Any]]:
         """The proofs of all phases, for `result.json`. To be called after the last step, before anything else changes.
