@@ -17,7 +17,7 @@ from typing import Literal
 import keras
 
 from finetune.backbone.networks.network import Network, Stage
-from finetune.backbone.networks.slim_layers import ArgScope, conv2d, conv2d_same, pool_and_logits
+from finetune.backbone.networks.slim_layers import ArgScope, conv2d, conv2d_same, finish
 
 ARGS = ArgScope(decay=0.9, epsilon=1e-5, gamma=True, activation="relu", initializer=keras.initializers.HeNormal)
 
@@ -45,8 +45,7 @@ def build(
             stride = 2 if unit == 1 and block > 1 else 1
             x = _unit(x, width * 2 ** (block - 1), stride, shortcut, name)
         stages.append(Stage(f"block{block}", name))
-    x = pool_and_logits(x, outputs, ARGS, pool=f"{scope}.pool", logits=f"{scope}.logits")
-    return Network(keras.Model(images, x, name=scope), scope, tuple(stages))
+    return finish(images, x, outputs, ARGS, scope=scope, stages=stages, head=("pool", "logits"))
 
 
 def _unit(x: keras.KerasTensor, depth: int, stride: int, shortcut: str, name: str) -> keras.KerasTensor:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import keras
 
 from finetune.backbone.networks.network import Network, Stage
-from finetune.backbone.networks.slim_layers import ArgScope, conv2d, pool_and_logits
+from finetune.backbone.networks.slim_layers import ArgScope, conv2d, finish
 
 ARGS = ArgScope(decay=0.9, epsilon=1e-5, gamma=True, activation="relu", initializer=keras.initializers.HeNormal)
 
@@ -38,5 +38,4 @@ def build(
             name = f"{scope}.conv{stack}.conv{stack}_{layer}"
             x = conv2d(x, width, 3, name, ARGS)
         stages.append(Stage(f"conv{stack}", f"{name}.relu"))
-    x = pool_and_logits(x, outputs, ARGS, pool=f"{scope}.pool{len(layers)}", logits=f"{scope}.logits")
-    return Network(keras.Model(images, x, name=scope), scope, tuple(stages))
+    return finish(images, x, outputs, ARGS, scope=scope, stages=stages, head=(f"pool{len(layers)}", "logits"))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import keras
 
 from finetune.backbone.networks.network import Network, Stage
-from finetune.backbone.networks.slim_layers import ArgScope, batch_norm, conv2d, pool_and_logits
+from finetune.backbone.networks.slim_layers import ArgScope, batch_norm, conv2d, finish
 
 ARGS = ArgScope(decay=0.99, epsilon=1.1e-5, gamma=True, activation="relu", initializer=keras.initializers.GlorotUniform)
 
@@ -47,8 +47,7 @@ def build(
             x = keras.layers.AveragePooling2D(2, name=name)(x)
             stages.append(Stage(f"transition_block{block}", name))
     x = batch_norm(x, f"{scope}.final_block.BatchNorm", ARGS)
-    x = pool_and_logits(x, outputs, ARGS, pool=f"{scope}.final_block.global_avg_pool", logits=f"{scope}.logits")
-    return Network(keras.Model(images, x, name=scope), scope, tuple(stages))
+    return finish(images, x, outputs, ARGS, scope=scope, stages=stages, head=("final_block.global_avg_pool", "logits"))
 
 
 def _dense_layer(x: keras.KerasTensor, growth: int, name: str) -> keras.KerasTensor:

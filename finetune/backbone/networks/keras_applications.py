@@ -25,10 +25,7 @@ _DENSENET = (
     Stage("conv4", "pool4_pool"),
     Stage("conv5", "relu"),
 )
-_INCEPTION_V3 = (
-    Stage("stem", "max_pooling2d_1"),
-    *(Stage(f"mixed{i}", f"mixed{i}") for i in range(11)),
-)
+_INCEPTION_V3 = (Stage("stem", "max_pooling2d_1"), *(Stage(f"mixed{i}", f"mixed{i}") for i in range(11)))
 _INCEPTION_RESNET_V2 = (
     Stage("stem", "max_pooling2d_1"),
     Stage("mixed_5b", "mixed_5b"),
@@ -39,10 +36,7 @@ _INCEPTION_RESNET_V2 = (
     Stage("block8", "custom_scale_layer_39"),  # the 40th block, which has no activation
     Stage("conv_7b", "conv_7b_ac"),
 )
-_MOBILENET = (
-    Stage("conv1", "conv1_relu"),
-    *(Stage(f"conv_{i}", f"conv_pw_{i}_relu") for i in range(1, 14)),
-)
+_MOBILENET = (Stage("conv1", "conv1_relu"), *(Stage(f"conv_{i}", f"conv_pw_{i}_relu") for i in range(1, 14)))
 
 STAGES = {
     "ResNet50": _resnet(3, 4, 6, 3),
@@ -70,12 +64,7 @@ def build(image_size: tuple[int, int], outputs: int | None, *, application: str,
     images = keras.Input((*image_size, 3), name="images")
     head = {"include_top": False, "pooling": "avg"} if outputs is None else {"include_top": True, "classes": outputs}
     model = getattr(keras.applications, application)(
-        weights=None,
-        input_tensor=images,
-        input_shape=(*image_size, 3),
-        classifier_activation=None,
-        **head,
-        **arguments,
+        weights=None, input_tensor=images, input_shape=(*image_size, 3), classifier_activation=None, **head, **arguments
     )
     # Given a tensor, an application makes its input a list of one; rewrapped, the model takes the images themselves.
     model = keras.Model(images, model.output, name=model.name)

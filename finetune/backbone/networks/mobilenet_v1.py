@@ -9,7 +9,7 @@ from functools import partial
 import keras
 
 from finetune.backbone.networks.network import Network, Stage
-from finetune.backbone.networks.slim_layers import ArgScope, conv2d, depthwise_conv2d, pool_and_logits
+from finetune.backbone.networks.slim_layers import ArgScope, conv2d, depthwise_conv2d, finish
 
 ARGS = ArgScope(
     decay=0.9997,
@@ -21,21 +21,14 @@ ARGS = ArgScope(
 
 SEPARABLE = (
     # channels, stride
-    (64, 1),
-    (128, 2),
-    (128, 1),
-    (256, 2),
-    (256, 1),
-    (512, 2),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (1024, 2),
-    (1024, 1),
+    *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
+    *[(512, 1)] * 5,
+    *((1024, 2), (1024, 1)),
 )
 """Conv2d_1 to Conv2d_13 at `depth_multiplier` 1."""
+
+MIN_DEPTH = 8
+"""slim's least channels of a layer."""
 
 
 def build(
@@ -43,17 +36,16 @@ def build(
     outputs: int | None,
     *,
     depth_multiplier: float = 1.0,
-    min_depth: int = 8,
     scope: str = "MobilenetV1",
 ) -> Network:
     """Build MobileNet v1: `[batch, height, width, 3]` to features `[batch, 1024 * depth_multiplier]`.
 
-    `depth_multiplier` scales the channels of every layer, down to `min_depth`. Pools globally at any size, where
+    `depth_multiplier` scales the channels of every layer, down to `MIN_DEPTH`. Pools globally at any size, where
     slim's default average-pool window is 7x7: the same up to 224 px.
     """
 
     def depth(channels: int) -> int:
-        return max(int(channels * depth_multiplier), min_depth)
+        return max(int(channels * depth_multiplier), MIN_DEPTH)
 
     images = keras.Input((*image_size, 3), name="images")
     x = conv2d(images, depth(32), 3, f"{scope}.Conv2d_0", ARGS, stride=2)
@@ -63,6 +55,5 @@ def build(
         x = depthwise_conv2d(x, 3, f"{name}_depthwise", ARGS, stride=stride)
         x = conv2d(x, depth(channels), 1, f"{name}_pointwise", ARGS)
         stages.append(Stage(f"Conv2d_{index}", f"{name}_pointwise.relu6"))
-    head = f"{scope}.Logits"
-    x = pool_and_logits(x, outputs, ARGS, pool=f"{head}.AvgPool_1a", logits=f"{head}.Conv2d_1c_1x1")
-    return Network(keras.Model(images, x, name=scope), scope, tuple(stages))
+    head = ("Logits.AvgPool_1a", "Logits.Conv2d_1c_1x1")
+    return finish(images, x, outputs, ARGS, scope=scope, stages=stages, head=head)

@@ -12,7 +12,7 @@ from typing import Literal
 import keras
 
 from finetune.backbone.networks.network import Network, Stage
-from finetune.backbone.networks.slim_layers import ArgScope, conv2d, conv2d_same, pool_and_logits
+from finetune.backbone.networks.slim_layers import ArgScope, conv2d, conv2d_same, finish
 
 ARGS = ArgScope(decay=0.997, epsilon=1e-5, gamma=True, activation="relu", initializer=keras.initializers.HeNormal)
 
@@ -47,8 +47,7 @@ def build(
             stride = 2 if unit == count and block < len(units) else 1
             x = _bottleneck(x, width * 2 ** (block - 1), stride, name)
         stages.append(Stage(f"block{block}", name))
-    x = pool_and_logits(x, outputs, ARGS, pool=f"{scope}.pool5", logits=f"{scope}.logits")
-    return Network(keras.Model(images, x, name=scope), scope, tuple(stages))
+    return finish(images, x, outputs, ARGS, scope=scope, stages=stages, head=("pool5", "logits"))
 
 
 def _bottleneck(x: keras.KerasTensor, width: int, stride: int, name: str) -> keras.KerasTensor:

@@ -3,11 +3,13 @@
 Source: tf_slim/layers/layers.py. "." stands where slim writes "/", which Keras forbids in a layer name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import keras
+
+from finetune.backbone.networks.network import Network, Stage
 
 After = Literal["activation", "norm", "bias", "nothing"]
 """What follows a convolution: BatchNorm and activation; BatchNorm alone; a bias without either; or nothing at all."""
@@ -90,35 +92,36 @@ def depthwise_conv2d(x: keras.KerasTensor, size: int, scope: str, args: ArgScope
     slim's `separable_conv2d` with `num_outputs=None`: the depthwise half alone.
     """
     layer = keras.layers.DepthwiseConv2D(
-        size,
-        strides=stride,
-        padding="same",
-        use_bias=False,
-        depthwise_initializer=args.initializer(),
-        name=scope,
+        size, strides=stride, padding="same", use_bias=False, depthwise_initializer=args.initializer(), name=scope
     )
     return _activate(_normalize(layer(x), f"{scope}.BatchNorm", args), scope, args)
 
 
-def pool_and_logits(
+def finish(
+    images: keras.KerasTensor,
     x: keras.KerasTensor,
     outputs: int | None,
     args: ArgScope,
     *,
-    pool: str,
-    logits: str,
+    scope: str,
+    stages: Sequence[Stage],
+    head: tuple[str, str],
     fully_connected: bool = False,
-) -> keras.KerasTensor:
-    """`[batch, height, width, channels]` to features `[batch, channels]`, or with `outputs` to `[batch, outputs]`.
+) -> Network:
+    """The network from `images` to the mean of `x` over its pixels, or with `outputs` to logits `[batch, outputs]`.
 
     slim's logits are a 1x1 convolution with bias on the pooled `[batch, 1, 1, channels]`; `fully_connected` in a few.
+    head: the names of pooling and logits below `scope`.
     """
-    if outputs is None or fully_connected:
-        x = keras.layers.GlobalAveragePooling2D(name=pool)(x)
-        return x if outputs is None else keras.layers.Dense(outputs, name=logits)(x)
-    x = keras.layers.GlobalAveragePooling2D(keepdims=True, name=pool)(x)
-    x = keras.layers.Conv2D(outputs, 1, kernel_initializer=args.initializer(), name=logits)(x)
-    return keras.layers.Flatten(name=f"{logits}.squeeze")(x)
+    pool, logits = (f"{scope}.{name}" for name in head)
+    convolved = outputs is not None and not fully_connected
+    x = keras.layers.GlobalAveragePooling2D(keepdims=convolved, name=pool)(x)
+    if convolved:
+        x = keras.layers.Conv2D(outputs, 1, kernel_initializer=args.initializer(), name=logits)(x)
+        x = keras.layers.Flatten(name=f"{logits}.squeeze")(x)
+    elif outputs is not None:
+        x = keras.layers.Dense(outputs, name=logits)(x)
+    return Network(keras.Model(images, x, name=scope), scope, tuple(stages))
 
 
 def batch_norm(x: keras.KerasTensor, scope: str, args: ArgScope) -> keras.KerasTensor:
