@@ -1,11 +1,19 @@
 """From a name to a pretrained network under the BatchNorm of this package, with a head and a plan of what trains."""
 
 from checkpoints.catalog.lookup import BackboneSpec
-from finetune.backbone.find import find_backbone, module_handle, published_preprocessing, unbiased
-from finetune.backbone.hub.module import check_plan
+from finetune.backbone.hub.module_layer import check_plan
 from finetune.backbone.hub.signatures import is_saved_model
 from finetune.backbone.keras_file import SUFFIXES, open_model, save_stock, write_model
-from finetune.backbone.loading import Backbone, check_image_size, head_outputs, load_backbone
+from finetune.backbone.loading import (
+    Backbone,
+    check_image_size,
+    find_backbone,
+    head_outputs,
+    load_backbone,
+    module_handle,
+    published_preprocessing,
+    unbiased,
+)
 
 __all__ = [
     "SUFFIXES",

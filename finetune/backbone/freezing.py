@@ -1,19 +1,19 @@
 """What trains and which statistics each layer uses: ordered rules over layer names, resolved before training.
 
-Freeze rules decide first, BN rules last; a BN layer that no BN rule names follows its freeze rule. Pure: no
-TensorFlow until `apply`.
+Freeze rules decide first, BN rules last; a BN layer that no BN rule names follows its freeze rule.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
+
+from finetune.batchnorm.layer import BatchNorm
 from finetune.batchnorm.policy import POLICIES, BNPolicy, Rule
+from finetune.batchnorm.surgery import is_bn, parts
 from finetune.errors import WrongUse
-
-if TYPE_CHECKING:
-    import keras
 
 HEAD = "head"
 """The stage of the new head's layers. No freeze rule reaches them: a head that does not train is no transfer."""
@@ -151,10 +151,8 @@ def parse_freeze_rule(text: str) -> Rule:
     return Rule(pattern, decision)
 
 
-def layer_infos(model: "keras.Model", stages: dict[str, list[str]], scope: str) -> list[LayerInfo]:
+def layer_infos(model: keras.Model, stages: dict[str, list[str]], scope: str) -> list[LayerInfo]:
     """Every layer of `model` that has variables; `stages` maps stage to layer names, the rest is the head."""
-    from finetune.batchnorm.surgery import is_bn, parts
-
     stage_of = {name: stage for stage, names in stages.items() for name in names}
     return [
         LayerInfo(layer.name, stage_of.get(layer.name, HEAD), is_bn(layer), scope)
@@ -164,7 +162,7 @@ def layer_infos(model: "keras.Model", stages: dict[str, list[str]], scope: str) 
 
 
 def apply(
-    model: "keras.Model", plan: FreezePlan, *, decay: float | None, updates: bool, steps: int | None = None
+    model: keras.Model, plan: FreezePlan, *, decay: float | None, updates: bool, steps: int | None = None
 ) -> None:
     """Set every layer's switches: `trainable`, and for BN what normalises, whether it updates, and its decay.
 
@@ -172,9 +170,6 @@ def apply(
     `steps` is the length of the run, for batch renormalisation's schedule. Takes effect in steps traced afterwards
     only.
     """
-    from finetune.batchnorm.layer import BatchNorm
-    from finetune.batchnorm.surgery import parts
-
     named = {part.name: part for part in parts(model)}
     for layer_plan in plan.layers:
         layer = named[layer_plan.layer.name]
@@ -188,10 +183,8 @@ def apply(
                 layer.run_steps = steps
 
 
-def rates_by_variable(model: "keras.Model", plan: FreezePlan) -> dict[str, float]:
+def rates_by_variable(model: keras.Model, plan: FreezePlan) -> dict[str, float]:
     """Path of each variable -> what multiplies its learning rate; empty where all have the same."""
-    from finetune.batchnorm.surgery import parts
-
     if not plan.rates:
         return {}
     stage_of = {layer_plan.layer.name: layer_plan.layer.stage for layer_plan in plan.layers}

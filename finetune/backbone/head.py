@@ -10,26 +10,10 @@ from finetune.errors import FinetuneError, WrongUse
 
 _POOLING = ("GlobalAveragePooling2D", "GlobalMaxPooling2D")
 _PASSED = (
-    "Activation",
-    "Softmax",
-    "ReLU",
-    "LeakyReLU",
-    "PReLU",
-    "ELU",
-    "Dropout",
-    "AlphaDropout",
-    "GaussianDropout",
-    "GaussianNoise",
-    "SpatialDropout2D",
-    "ActivityRegularization",
-    "Dense",
-    "BatchNormalization",
-    "LayerNormalization",
-    "UnitNormalization",
-    "Flatten",
-    "Reshape",
-    "Squeeze",
-    "Identity",
+    *("Activation", "Softmax", "ReLU", "LeakyReLU", "PReLU", "ELU"),
+    *("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", "SpatialDropout2D", "ActivityRegularization"),
+    *("Dense", "BatchNormalization", "LayerNormalization", "UnitNormalization"),
+    *("Flatten", "Reshape", "Squeeze", "Identity"),
 )
 """Layers that may lie between pooled features and the output. So may a 1x1 convolution (MobileNet's `conv_preds`)."""
 

@@ -1,4 +1,4 @@
-"""Whole Keras models on disk, `.keras` or `.h5`, opened without running any code in them."""
+"""Whole Keras models on disk, `.keras` or `.h5`: opened without running code in them, used as backbones, written."""
 
 import errno
 import os
@@ -6,20 +6,40 @@ import re
 import resource
 import shutil
 import zipfile
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from checkpoints.atomic import replacing
+from checkpoints.cache.records import sha256_of
+from checkpoints.catalog.lookup import find_row
+from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.errors import UnknownBackbone
 from checkpoints.formats import keras_zip
 from checkpoints.formats.hdf5 import Hdf5
 from checkpoints.formats.location import HDF5_MAGIC, starts_with
+from checkpoints.matching.transfer import LoadReport
+from finetune.backbone import networks
+from finetune.backbone.head import keep_head, swap_head
 from finetune.backbone.hub.module_layer import trusting
-from finetune.batchnorm.surgery import to_stock
+from finetune.backbone.networks.keras_applications import STAGES, canonical_names
+from finetune.backbone.networks.network import Stage, layers_by_side, layers_until
+from finetune.batchnorm.flatten import flat, image_shape
+from finetune.batchnorm.surgery import BatchNormOptions, adopt, to_stock
 from finetune.errors import FinetuneError
+from finetune.files import read_json
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
+_ANY_SIZE = 224
+"""Side in px that is assumed for a model that accepts images of any size."""
+_KEPT_PIXELS = (
+    *("RandomFlip", "RandomCrop", "RandomRotation", "RandomTranslation", "RandomZoom", "CenterCrop", "Resizing"),
+    *("GetItem", "Cast"),
+)
+_SCALES_PIXELS = ("Rescaling", "Normalization", "TrueDivide", "Divide", "Multiply", "Subtract", "Add")
 
 
 def open_model(path: Path, *, module: str | None = None) -> keras.Model:
@@ -92,3 +112,131 @@ def write_model(stock: keras.Model, path: Path) -> None:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     with replacing(path) as temporary:
         stock.save_weights(temporary) if path.name.endswith(".weights.h5") else stock.save(temporary)
+
+
+def find(path: Path) -> BackboneSpec:
+    """The spec of a model file. `preprocessing` is "" where the file does not say it: the user must.
+
+    Opens the file: its size, its head and its preprocessing are in it. Raises FinetuneError.
+    """
+    path = Path(os.path.abspath(path))
+    model = _opened(path)
+    height, width, channels = image_shape(model)
+    if channels != 3 or height != width:
+        raise FinetuneError(f"{path} takes images of {height}x{width} px with {channels} channels: expected square RGB")
+    bn = [one for one in model._flatten_layers() if isinstance(one, keras.layers.BatchNormalization)]
+    output = model.outputs[0].shape
+    _, preprocess = _config_beside(path)
+    return BackboneSpec(
+        name=str(path),
+        source="file",
+        family=model.name,
+        preprocessing=preprocess or ("raw" if _scales_pixels(flat(model)) else ""),
+        image_size=height or _ANY_SIZE,
+        own_size=height is not None,
+        outputs=int(output[-1]) if len(output) == 2 and output[-1] else 0,
+        bn_decay=float(bn[0].momentum) if bn else 0.99,
+        bn_epsilon=float(bn[0].epsilon) if bn else 1e-3,
+        parameters=model.count_params(),
+        reference="a model file of your own",
+    )
+
+
+def load(
+    spec: BackboneSpec,
+    *,
+    image_size: int,
+    weights: bool,
+    batchnorm: BatchNormOptions,
+    features: str | None,
+    keep: int | None,
+) -> tuple[keras.Model, str, dict[str, list[str]], LoadReport | None, str]:
+    """The file as an adopted flat model at `image_size` px: (model, scope, stages, report, words about the head).
+
+    It ends in features, after the layer `features` where that is given; with `keep`, in that many logits.
+    """
+    path = Path(spec.name)
+    model = flat(_opened(path), image_size=image_size, weights=weights)
+    cut = swap_head(model, features, name=spec.name) if keep is None else keep_head(model, keep, name=spec.name)
+    made_from, _ = _config_beside(path)
+    scope, stages = _stages(cut.features, model, made_from, kept=keep is not None)
+    report = None
+    if weights:
+        names = tuple(variable.path for layer in cut.features.layers for variable in layer.weights)
+        left = tuple(v.path for layer in model.layers for v in layer.weights if v.path not in set(names))
+        ignored = {"old head": left} if left and keep is None else {}
+        report = LoadReport(str(path), path.suffix.removeprefix("."), sha256_of(path), names, ignored)
+    return adopt(cut.features, unbiased=False, options=batchnorm), scope, stages, report, cut.words
+
+
+def _opened(path: Path) -> keras.Model:
+    try:
+        state = path.stat()
+    except OSError:
+        raise FinetuneError(f"there is no file {path}: expected a Keras model, .keras or .h5; check the name") from None
+    return _read_once(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1)
+def _read_once(path: Path, _changed: int, _size: int) -> keras.Model:
+    """Finding the spec and loading the weights need the same file: it is read once."""
+    return open_model(path)
+
+
+def _config_beside(path: Path) -> tuple[BackboneSpec | None, str]:
+    """(backbone, preprocessing) in the `config.json` of the run that wrote the file; (None, "") without one."""
+    where = path.parent / "config.json"
+    config = read_json(where) if where.is_file() else {}
+    name, preprocess = config.get("backbone"), config.get("preprocess")
+    try:
+        spec = find_row(name) if isinstance(name, str) else None
+    except UnknownBackbone:
+        spec = None
+    return spec, preprocess if isinstance(preprocess, str) else ""
+
+
+def _scales_pixels(model: keras.Model) -> bool:
+    """Whether the first thing the flat `model` does with its images, but for moving pixels, is to rescale them."""
+    x = model.input
+    while True:
+        consumers = [one for one in model.operations if any(x is i for i in one._inbound_nodes[0].input_tensors)]
+        if len(consumers) != 1:
+            return False
+        kind = type(consumers[0]).__name__
+        if kind in _SCALES_PIXELS:
+            return True
+        if kind not in _KEPT_PIXELS:
+            return False
+        x = consumers[0]._inbound_nodes[0].outputs[0]
+
+
+def _stages(
+    features: keras.Model, whole: keras.Model, spec: BackboneSpec | None, *, kept: bool
+) -> tuple[str, dict[str, list[str]]]:
+    """(root scope, stages): those of the network the file was made from, by its layers' names, or by side."""
+    scope, known = _known(features, spec)
+    body = features
+    if kept:  # the stages are the features'; what is not in them is the head
+        body = swap_head(whole, None, name=whole.name).features
+    names = {layer.name for layer in body.layers}
+    ends = {stage.name: stage.end for stage in known if stage.end in names}
+    if not ends:
+        return "", layers_by_side(body)
+    stages, left = layers_until(body, ends)
+    stages[list(stages)[-1]] += left
+    return scope, stages
+
+
+def _known(model: keras.Model, spec: BackboneSpec | None) -> tuple[str, tuple[Stage, ...]]:
+    if spec is not None:
+        network = networks.build(spec.family, image_size=spec.image_size, outputs=None, arguments=spec.arguments)
+        return network.scope, network.stages
+    order = {layer.name: index for index, layer in enumerate(model.layers)}
+    numbered: dict[str, Any] = {new: old for old, new in canonical_names(model).items()}
+    fitting = []
+    for stages in STAGES.values():
+        here = tuple(Stage(one.name, numbered.get(one.end, one.end)) for one in stages)
+        if all(one.end in order for one in here):
+            fitting.append(here)
+    # ResNet101 has every layer where a stage of ResNet50 ends: the right one reaches furthest.
+    return "", max(fitting, key=lambda here: sum(order[one.end] for one in here), default=())

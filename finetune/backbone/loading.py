@@ -1,6 +1,10 @@
-"""From a spec to a network with its weights, under the BatchNorm of this package."""
+"""From a name to a network with its weights, under the BatchNorm of this package.
+
+A user may name a catalogue row, a model file or a Hub module.
+"""
 
 import glob
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,9 +12,9 @@ from typing import Literal
 import keras
 
 from checkpoints import store
-from checkpoints.catalog.lookup import BackboneSpec
+from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.download.transport import Progress
-from checkpoints.errors import CheckpointError
+from checkpoints.errors import CheckpointError, UnknownBackbone
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.keras_zip import snake_case
@@ -19,13 +23,83 @@ from checkpoints.matching.fit import fit_row
 from checkpoints.matching.leftovers import TRAINING_LEFTOVERS, Ignore
 from checkpoints.matching.pairing import in_slim_scopes, pair
 from checkpoints.matching.structures import Entry, structures
-from finetune.backbone import networks, own_model
+from finetune.backbone import keras_file, networks
 from finetune.backbone.head import ORDER, check_classes
-from finetune.backbone.hub import module
+from finetune.backbone.hub import module_layer, signatures
+from finetune.backbone.keras_file import SUFFIXES
 from finetune.backbone.networks.names import keras_variables, slim_variables
 from finetune.backbone.networks.network import layers_by_stage
 from finetune.batchnorm.surgery import UNCHANGED, BatchNormOptions, adopt
 from finetune.errors import WrongUse
+
+HUB = "hub:"
+
+
+def find_backbone(name: str) -> BackboneSpec:
+    """The spec of a backbone. Its `id` finds it again from any working directory.
+
+    A catalogue name; `hub:HANDLE` or `hub:PATH`; a path: a `.keras` or whole-model `.h5` file, a run directory (its
+    `model.keras`), a SavedModel directory. A name that the catalogue knows is that, whatever lies beside; `./NAME` is
+    always a path. Raises UnknownBackbone with the nearest name, FinetuneError for files that are not valid models.
+    """
+    if not name.strip():
+        return find_row(name)  # says that there is no such backbone
+    if name.startswith(HUB):
+        return module_layer.find(name.removeprefix(HUB))
+    if _is_path(name):
+        return _of_path(Path(name).expanduser())
+    try:
+        return find_row(name)
+    except UnknownBackbone:
+        if Path(name).exists():
+            return _of_path(Path(name))
+        raise
+
+
+def unbiased(name: str) -> bool:
+    """Whether moving variances are updated by n/(n-1) times the batch's variance: slim's networks do, Keras's do not.
+
+    `name` is a spec's `id`; its file need not be there any more.
+    """
+    if name.startswith(HUB) or _is_path(name):
+        return False
+    return find_row(name).source != "keras"
+
+
+def published_preprocessing(name: str) -> str | None:
+    """What the weights of a backbone were trained with; None where it has none, and for a model of the user's own,
+    whose file may be gone."""
+    if name.startswith(HUB):
+        return module_layer.PREPROCESSING
+    spec = None if _is_path(name) else find_row(name)
+    return None if spec is None or spec.unpublished else spec.preprocessing
+
+
+def module_handle(name: str) -> str | None:
+    """The Hub handle in a spec's `id`, None for every other kind of backbone."""
+    return name.removeprefix(HUB) if name.startswith(HUB) else None
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~", os.sep)) or name.endswith(SUFFIXES)
+
+
+def _of_path(path: Path) -> BackboneSpec:
+    if path.is_dir() and (path / "model.keras").is_file():
+        path = path / "model.keras"
+    if path.is_dir():
+        if signatures.is_saved_model(path):
+            return module_layer.find(str(path))
+        raise WrongUse(
+            f"--backbone {path} is a directory without saved_model.pb or model.keras: expected a SavedModel, a run, or "
+            "a .keras or .h5 file. A slim training directory is given as --backbone NAME --checkpoint DIR"
+        )
+    if path.is_file() and path.suffix not in SUFFIXES:
+        raise WrongUse(
+            f"--backbone {path} is neither .keras nor .h5: expected a whole Keras model. Weights of a network in the "
+            "catalogue are given as --backbone NAME --checkpoint PATH"
+        )
+    return keras_file.find(path)
 
 
 @dataclass(frozen=True)
@@ -75,27 +149,28 @@ def load_backbone(
         what = "has no published head" if head == "published" else "has its weights in it: leave out --checkpoint"
         raise WrongUse(f"{spec.id} is not a network of the catalogue, it {what}")
     if spec.source == "hub":
-        model, scope, stages, held = module.load(
-            spec, image_size=image_size, batchnorm=batchnorm, features=features, keep=with_head
+        return Backbone(
+            spec,
+            *module_layer.load(spec, image_size=image_size, batchnorm=batchnorm, features=features, keep=with_head),
         )
-        return Backbone(spec, model, scope, stages, held)
     if spec.source == "file":
-        model, scope, stages, report, words = own_model.load(
-            spec, image_size=image_size, weights=not from_scratch, features=features, keep=keep_head
+        weights = not from_scratch
+        return Backbone(
+            spec,
+            *keras_file.load(
+                spec, image_size=image_size, weights=weights, batchnorm=batchnorm, features=features, keep=keep_head
+            ),
         )
-        return Backbone(spec, adopt(model, unbiased=False, options=batchnorm), scope, stages, report, words)
     if features is not None:
         raise WrongUse(f"--features is for model files: {spec.id} ends in its pooled features; leave it out")
     # The file first: a missing or wrong checkpoint is reported before the graph is built, which takes seconds.
     opened = None if from_scratch else _open(spec, checkpoint, with_head=with_head, progress=progress)
+    outputs = spec.outputs if head == "published" else keep_head
     if opened and keep_head is not None:
         check_classes(head_outputs(spec, opened), keep_head, name=str(opened.path))
-    network = networks.build(
-        spec.family,
-        image_size=image_size,
-        outputs=_published_outputs(spec, opened) if head == "published" else keep_head,
-        arguments=spec.arguments,
-    )
+    elif opened and outputs == 0:  # nothing is published: the head is that of the user's file
+        outputs = head_outputs(spec, opened)
+    network = networks.build(spec.family, image_size=image_size, outputs=outputs, arguments=spec.arguments)
     report = _assign(spec, opened, network.model, with_head=with_head) if opened else None
     model = adopt(network.model, unbiased=spec.source != "keras", options=batchnorm)
     words = "" if keep_head is None else f"head of the file kept: {keep_head} outputs{ORDER}"
@@ -110,11 +185,6 @@ def check_image_size(spec: BackboneSpec, image_size: int) -> None:
             f"image size {image_size} px is too small for {spec.id}: expected at least {spec.least_size} px "
             f"({known}); give --image-size {spec.least_size} or more"
         )
-
-
-def _published_outputs(spec: BackboneSpec, opened: Checkpoint | None) -> int:
-    """The number of logits of the published head; where nothing is published, of the head in the user's file."""
-    return head_outputs(spec, opened) if opened and not spec.outputs else spec.outputs
 
 
 def head_outputs(spec: BackboneSpec, opened: Checkpoint) -> int:

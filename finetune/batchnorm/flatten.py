@@ -32,7 +32,8 @@ def originals(model: keras.Model) -> dict[str, Any]:
     return {made.name: one for one, made in copy.pairs if isinstance(one, keras.layers.BatchNormalization)}
 
 
-def _flattened(model: keras.Model, image_size: int | None, copy: "_Copy") -> keras.Model:
+def image_shape(model: keras.Model) -> tuple[int | None, int | None, int]:
+    """(height, width, channels) of the images that `model` takes. Raises FinetuneError as `flat` does for its form."""
     _check(model, "the model")
     inputs, outputs = model.inputs, model.outputs
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
@@ -43,10 +44,13 @@ def _flattened(model: keras.Model, image_size: int | None, copy: "_Copy") -> ker
         )
     if len(outputs) != 1:
         raise FinetuneError(f"the model '{model.name}' has {len(outputs)} outputs: expected one")
-    shape = inputs[0].shape[1:]
-    if image_size is not None:
-        shape = (image_size, image_size, shape[-1])
-    images = keras.Input(shape, dtype="float32", name=copy.claimed(str(inputs[0].name)))
+    return tuple(inputs[0].shape[1:])
+
+
+def _flattened(model: keras.Model, image_size: int | None, copy: "_Copy") -> keras.Model:
+    height, width, channels = image_shape(model)
+    shape = (image_size or height, image_size or width, channels)
+    images = keras.Input(shape, dtype="float32", name=copy.claimed(str(model.inputs[0].name)))
     result = copy.of_model(model, [images], prefix="")
     return keras.Model(images, result, name=model.name)
 

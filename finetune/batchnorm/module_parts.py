@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -42,31 +43,40 @@ class PartBatchNorm(Part):
         self.moments: tuple[tf.Tensor, tf.Tensor, tf.Tensor] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A network that was loaded as functions.
+
+    trainable: those of the variables that may train.
+    run: `run(images, training, momentum)` computes features `[batch, channels]` of float32 `[batch, height, width, 3]`
+        in [0, 1]. With training it normalises by the batch and updates the moving statistics, keeping the share
+        `momentum` of the old ones. Without `takes_momentum` it keeps a share of its own.
+    can_train: whether it has a `training` argument.
+    side: px of the images it was made for, None for any.
+    """
+
+    handle: str
+    variables: list[tf.Variable]
+    trainable: list[tf.Variable]
+    run: Callable[[tf.Tensor, bool, float], tf.Tensor]
+    can_train: bool
+    takes_momentum: bool
+    side: int | None
+
+
 class Module(keras.layers.Layer):  # type: ignore[misc]
     """A network as one layer, float32 `[batch, height, width, 3]` to features `[batch, channels]`.
 
-    trained: `id` of the variables that may train.
-    run: `run(images, training, momentum)` computes the features. With training it normalises by the batch and updates
-        the moving statistics, keeping the share `momentum` of the old ones; None if the module takes no momentum.
     own_decay: the share that it keeps if it takes no momentum; None if it takes one.
-    can_train: whether it has a `training` argument. Without one, it is used unchanged, and its BatchNorm has no views,
-        because it cannot be asked for batch statistics.
+    can_train: as in `Loaded`. A module that cannot is used unchanged, and its BatchNorm has no views, because it cannot
+        be asked for batch statistics.
     """
 
-    def __init__(
-        self,
-        variables: list[tf.Variable],
-        trained: set[int],
-        run: Callable[[tf.Tensor, bool, float | None], tf.Tensor],
-        *,
-        can_train: bool,
-        takes_momentum: bool,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, loaded: Loaded, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._run, self.can_train, self._takes_momentum = run, can_train, takes_momentum
+        self._run, self.can_train, self._takes_momentum = loaded.run, loaded.can_train, loaded.takes_momentum
         with keras.name_scope(self.name):
-            self.parts = [_part(scope, group, trained, views=can_train) for scope, group in _scopes(variables).items()]
+            self.parts = [_part(scope, group, loaded) for scope, group in _scopes(loaded.variables).items()]
         self.bn = [part for part in self.parts if isinstance(part, PartBatchNorm)]
         self.own_decay: float | None = None
         self._images_values: dict[tuple[int, int], list[float]] = {}
@@ -78,7 +88,7 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
             return self._trained(inputs)
         if not training and self.bn and self.bn[0].evaluation == "batch":
             return self._measured(inputs)
-        return self._run(inputs, False, 1.0 if self._takes_momentum else None)
+        return self._run(inputs, False, 1.0)
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
         """The shape and dtype of the features, without tracing the module."""
@@ -140,7 +150,7 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
                 return features, self._statistics()
         for view in self.bn:
             _write(view, (tf.zeros_like(view.moving_mean.value), tf.zeros_like(view.moving_variance.value)))
-        features = self._run(images, True, None)
+        features = self._run(images, True, 0.0)
         share = 1.0 - (self.own_decay or 0.0)
         with _after(features):
             return features, [(mean / share, variance / share) for mean, variance in self._statistics()]
@@ -159,7 +169,7 @@ class Module(keras.layers.Layer):  # type: ignore[misc]
             for start in (0.0, 1.0):
                 for view in self.bn:
                     _write(view, tuple(tf.fill(v.shape, start) for v in (view.moving_mean, view.moving_variance)))
-                self._run(tf.constant(images), True, None)
+                self._run(tf.constant(images), True, 0.0)
                 ends.append(np.concatenate([np.ravel(one) for pair in self._statistics() for one in pair]))
         kept = ends[1] - ends[0]
         decay = float(np.median(kept))
@@ -229,8 +239,9 @@ def _scopes(variables: list[tf.Variable]) -> dict[str, dict[str, tf.Variable]]:
     return scopes
 
 
-def _part(scope: str, group: dict[str, tf.Variable], trainable: set[int], *, views: bool) -> Part:
+def _part(scope: str, group: dict[str, tf.Variable], loaded: Loaded) -> Part:
     name = scope.replace("/", ".")
+    trainable = {id(one) for one in loaded.trainable}
     # A keras.Variable made from a tf.Variable keeps it: so the module's own variable trains.
     variables = {
         last: keras.Variable(
@@ -238,5 +249,5 @@ def _part(scope: str, group: dict[str, tf.Variable], trainable: set[int], *, vie
         )
         for last, one in group.items()
     }
-    kind = PartBatchNorm if views and {"moving_mean", "moving_variance"} <= group.keys() else Part
+    kind = PartBatchNorm if loaded.can_train and {"moving_mean", "moving_variance"} <= group.keys() else Part
     return kind(variables, name=name)

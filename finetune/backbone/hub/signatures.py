@@ -1,39 +1,41 @@
-"""TF2 SavedModels as functions from images to features: how they are found and loaded, and what arguments they take."""
+"""TF2 SavedModels as functions from images to features: how they are found and loaded, and what arguments they take.
+
+A file is read as data before TensorFlow loads it. `tf.saved_model.load` runs functions of the file while it loads
+already (those that make and fill tables), and whatever is called later. What a diagnosis does (cut the part that is run
+out of the graph) would lose the training behaviour. So its functions are run as they are and may only compute.
+"""
 
 import inspect
 import urllib.error
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from finetune.backbone.hub import safety
+from checkpoints.formats import operations
+from checkpoints.formats.location import find_slim
+from checkpoints.formats.saved_model import parse_saved_model
+from checkpoints.formats.table import check_index
+from finetune.batchnorm.module_parts import Loaded
 from finetune.errors import FinetuneError
 
 _EXPECTED = (
     "a TF2 SavedModel that is called with images and gives features, such as the feature vectors of "
     "https://www.kaggle.com/models?framework=tfHub in the format TF2"
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Loaded:
-    """A loaded SavedModel.
-
-    run: `run(images, training, momentum)`: float32 `[batch, height, width, 3]` in [0, 1] to features; momentum is None
-        where `takes_momentum` is False. side: px of the images it was made for, None for any.
-    """
-
-    handle: str
-    variables: list[tf.Variable]
-    trainable: list[tf.Variable]
-    run: Callable[[tf.Tensor, bool, float | None], tf.Tensor]
-    can_train: bool
-    takes_momentum: bool
-    side: int | None
+_ALLOWED = (
+    operations.COMPUTING
+    | operations.RANDOM
+    | operations.FUSED
+    | operations.VARIABLES
+    | operations.ASSIGNMENTS
+    | operations.GRADIENTS
+    | operations.IN_MODULES
+)
+_HARMLESS_ATTRIBUTES = {"_construction_context", "_input_shapes"}
+"""Attributes of a function that is never called. Others can make it replace one that is (`api_implements`)."""
 
 
 def is_saved_model(path: Path) -> bool:
@@ -49,12 +51,13 @@ def load(handle: str) -> Loaded:
     with images alone; CheckpointError where its variables are damaged.
     """
     path = _resolved(handle)
-    if (path / "tfhub_module.pb").is_file() or not safety.of_objects(path):
+    graphs = parse_saved_model(path).meta_graphs
+    if (path / "tfhub_module.pb").is_file() or not any(graph.HasField("object_graph_def") for graph in graphs):
         raise FinetuneError(
             f"{handle} is a TF1 Hub module or another SavedModel of TF1: its training graph cannot be used from TF2; "
             f"expected {_EXPECTED} (of the ImageNet modules, versions 4 and 5)"
         )
-    safety.require_harmless(path, handle)
+    _require_harmless(path, graphs, handle)
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:  # the loader raises whatever its parts raise: protobuf, file system, graph
@@ -67,16 +70,17 @@ def load(handle: str) -> Loaded:
     trained = getattr(loaded, "trainable_variables", None)
     trainable = list(trained) if trained is not None else [one for one in held if one.trainable]
     # `arguments` lacks what a signature hides: it is used as it is.
-    training, momentum = "training" in arguments, "batch_norm_momentum" in arguments
+    can_train = "training" in arguments
+    takes_momentum = can_train and "batch_norm_momentum" in arguments
 
-    def run(images: tf.Tensor, is_training: bool, decay: float | None) -> tf.Tensor:
-        given: dict[str, Any] = {"training": is_training} if training else {}
-        if momentum and training:
-            given["batch_norm_momentum"] = decay
+    def run(images: tf.Tensor, training: bool, momentum: float) -> tf.Tensor:
+        given: dict[str, Any] = {"training": training} if can_train else {}
+        if takes_momentum:
+            given["batch_norm_momentum"] = momentum
         return _features(function(images, **given), handle)
 
     run._kept = loaded  # type: ignore[attr-defined]  # the functions refer to its variables weakly
-    return Loaded(handle, held, trainable, run, training, momentum and training, side)
+    return Loaded(handle, held, trainable, run, can_train, takes_momentum, side)
 
 
 def files(handle: str) -> list[Path]:
@@ -128,7 +132,8 @@ def _function(loaded: Any, handle: str) -> tuple[Callable[..., Any], set[str], i
             for one in concrete.structured_input_signature[0][:1]
             if isinstance(one, tf.TensorSpec)
         ]
-        _check_input(shapes, handle)
+        if shapes and not any(shape.rank in (None, 4) for shape in shapes):
+            raise FinetuneError(f"{handle} takes {shapes[0]}: expected images [batch, height, width, 3]")
         return function, {*signature.args, *signature.kwonlyargs}, _side(shapes)
     signatures = dict(getattr(loaded, "signatures", {}))
     usable = {}
@@ -149,11 +154,6 @@ def _function(loaded: Any, handle: str) -> tuple[Callable[..., Any], set[str], i
         )
     concrete, argument, spec = chosen
     return lambda images: concrete(**{argument: images}), set(), _side([spec.shape])
-
-
-def _check_input(shapes: list[Any], handle: str) -> None:
-    if shapes and not any(shape.rank in (None, 4) for shape in shapes):
-        raise FinetuneError(f"{handle} takes {shapes[0]}: expected images [batch, height, width, 3]")
 
 
 def _side(shapes: list[Any]) -> int | None:
@@ -185,3 +185,57 @@ def _features(result: Any, handle: str) -> tf.Tensor:
     raise FinetuneError(
         f"{handle} gives {', '.join(sorted(result))}: expected one result, or one called 'default', with the features"
     )
+
+
+def _require_harmless(directory: Path, graphs: Sequence[Any], handle: str) -> None:
+    """Raise FinetuneError where a TF2 SavedModel has an operation that does more than compute.
+
+    Functions that only write and read its checkpoints are exempt: they are never called. Raises CheckpointError where
+    its variables are damaged.
+    """
+    if (directory / "saved_model.cpb").exists():
+        raise FinetuneError(f"{handle} is split over several files (saved_model.cpb): expected one saved_model.pb")
+    if len(graphs) != 1:  # TensorFlow loads such a file as one of TF1, and runs what it says is for initialising
+        raise FinetuneError(f"{handle} holds {len(graphs)} graphs, expected one: it is no SavedModel of TF2")
+    functions = {function.signature.name: function for function in graphs[0].graph_def.library.function}
+    unused = _savers(graphs[0], functions)
+    for name, function in functions.items():
+        if name in unused:
+            continue
+        for node in function.node_def:
+            if node.op not in _ALLOWED and node.op not in functions:
+                raise FinetuneError(
+                    f"refused: {handle} has the operation {node.op} in its function '{name}', which "
+                    f"{operations.reason(node.op)}: operations of a file are only run if they compute and do nothing "
+                    "else; export the module without"
+                )
+    if (directory / "variables" / "variables.index").is_file():
+        index, *shards = find_slim(directory / "variables" / "variables").files
+        check_index(index, tuple(shards))
+
+
+def _savers(graph: Any, functions: Mapping[str, Any]) -> set[str]:
+    """The functions that `saver_def` names and nothing else in the file reaches."""
+    named = {graph.saver_def.save_tensor_name.partition(":")[0], graph.saver_def.restore_op_name}
+    calls = {node.name: set(_called([node], functions)) for node in graph.graph_def.node}
+    saving = {function for node in named for function in calls.get(node, ())}
+    saving = {one for one in saving if set(functions[one].attr) <= _HARMLESS_ATTRIBUTES}
+    library = graph.graph_def.library
+    roots = set(functions) - saving
+    roots |= {one.gradient_func for one in (*library.gradient, *library.registered_gradients)}
+    roots |= set(graph.object_graph_def.concrete_functions) | set(graph.meta_info_def.function_aliases)
+    reached, waiting = set[str](), [one for one in roots if one in functions]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += _called(functions[name].node_def, functions)
+    return saving - reached
+
+
+def _called(nodes: Iterable[Any], functions: Mapping[str, Any]) -> Iterator[str]:
+    for node in nodes:
+        if node.op in functions:
+            yield node.op
+        for value in node.attr.values():
+            yield from (one.name for one in (value.func, *value.list.func) if one.name in functions)
