@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from checkpoints.catalog.lookup import BackboneSpec, find_row
 from checkpoints.errors import CheckpointError
@@ -91,27 +92,22 @@ def convert(path: Path, out: Path, *, backbone: str | None = None) -> Conversion
 
 def transcribe(opened: Checkpoint, found: Fit, out: Path) -> Conversion:
     """Write an opened file, read as the network that `found` says, to `out`, which is free; as `convert` otherwise."""
-    target = format_of(out)
-    if target == "slim-v2" and found.spec.source == "keras":
+    target, spec = format_of(out), found.spec
+    if target == "slim-v2" and spec.source == "keras":
         raise FinetuneError(
-            f"{opened.path} holds {found.spec.id}, which has no slim names: only slim's networks become slim "
+            f"{opened.path} holds {spec.id}, which has no slim names: only slim's networks become slim "
             "checkpoints; give an OUT that ends in .weights.h5 or .keras"
         )
-    model, report = load_stock(opened, found, image_size=_image_size(found.spec, target))
+    # A `.keras` file takes images of the published size; weights alone are the same at every size.
+    image_size = spec.image_size if target == "keras-zip" else spec.least_size
+    model, report = load_stock(opened, found, image_size=image_size)
     with room_for(out):
         if target == "slim-v2":
             write_slim(out, {name: np.asarray(variable) for name, variable in slim_variables(model).items()})
         else:
             write_model(model, out)
     return Conversion(
-        str(opened.path),
-        opened.kind,
-        str(out),
-        target,
-        found.spec.id,
-        len(report.assigned),
-        found.outputs,
-        report.ignored,
+        str(opened.path), opened.kind, str(out), target, spec.id, len(report.assigned), found.outputs, report.ignored
     )
 
 
@@ -204,11 +200,4 @@ def _with_head(
 
 def _named(opened: Checkpoint) -> bool:
     """Whether a TF checkpoint goes by names, as slim's do, not by TF2's objects."""
-    import tensorflow as tf
-
     return not tf.train.load_checkpoint(str(opened.path)).has_tensor(OBJECT_GRAPH)
-
-
-def _image_size(spec: BackboneSpec, target: Format) -> int:
-    """A `.keras` file takes images of the published size; weights alone are the same at every size."""
-    return spec.image_size if target == "keras-zip" else spec.least_size

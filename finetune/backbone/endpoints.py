@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from finetune.backbone.networks.network import pooling
 from finetune.errors import WrongUse
 
 POOLED = "global_pool"
@@ -34,7 +35,7 @@ def find_layer(model: keras.Model, name: str, *, stages: Mapping[str, Sequence[s
         inside = [one for one in model.layers if one.name == prefix or one.name.startswith(f"{prefix}.")]
         if inside:
             return inside[-1]
-    if name == POOLED and (pooled := _pooling(model)) is not None:
+    if name == POOLED and (pooled := pooling(model)) is not None:
         return pooled
     maps = [layers[one] for one in stages.get(name, ()) if one in layers and len(layers[one].output.shape) == 4]
     if maps:
@@ -57,12 +58,7 @@ def end_points(model: keras.Model, *, stages: Mapping[str, Sequence[str]]) -> li
     else:
         names = list(stages) or [one.name for one in model.layers if len(one.output.shape) == 4]
     head = [one.name for one in model.layers if one.name.startswith(f"{_HEAD[0]}.")]
-    return [*names, *([POOLED] if _pooling(model) is not None else []), *head]
-
-
-def _pooling(model: keras.Model) -> Any:
-    kinds = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
-    return next((one for one in reversed(model.layers) if isinstance(one, kinds)), None)
+    return [*names, *([POOLED] if pooling(model) is not None else []), *head]
 
 
 def _unknown(model: keras.Model, name: str, stages: Mapping[str, Sequence[str]]) -> str:

@@ -40,14 +40,11 @@ def swap_head(model: keras.Model, features: str | None, *, name: str) -> Cut:
     """
     if features is not None:
         chosen = _layer(model, features, name)
-        return Cut(*_ending(model, chosen.output, f"features: {chosen.name}, as requested", name))
+        return _ending(model, chosen.output, f"features: {chosen.name}, as requested", name)
     output = model.output
-    if len(output.shape) != 2:
-        return Cut(*_ending(model, output, "no head in the file; features: its output", name))
-    chain, pooled = _chain(output)
-    classifiers = [one for one, _ in chain if type(one).__name__ in ("Dense", "Conv2D")]
-    if not classifiers:
-        return Cut(*_ending(model, output, "no head in the file; features: its output", name))
+    chain, pooled = _chain(output) if len(output.shape) == 2 else ([], None)
+    if not any(type(one).__name__ in ("Dense", "Conv2D") for one, _ in chain):
+        return _ending(model, output, "no head in the file; features: its output", name)
     if pooled is None:
         raise FinetuneError(
             f"{name}: it is unclear where its features end and its head ({_named(chain)}) begins: expected a "
@@ -56,7 +53,7 @@ def swap_head(model: keras.Model, features: str | None, *, name: str) -> Cut:
         )
     units = output.shape[-1]
     words = f"head of the file removed: {_named(chain)} ({units} outputs); features: {_producer(pooled)[0].name}"
-    return Cut(*_ending(model, pooled, words, name))
+    return _ending(model, pooled, words, name)
 
 
 def keep_head(model: keras.Model, classes: int, *, name: str) -> Cut:
@@ -108,7 +105,7 @@ def check_classes(outputs: int, classes: int, *, name: str) -> None:
         )
 
 
-def _ending(model: keras.Model, tensor: Any, words: str, name: str) -> tuple[keras.Model, str]:
+def _ending(model: keras.Model, tensor: Any, words: str, name: str) -> Cut:
     """`model` up to `tensor`, continued to `[batch, channels]`."""
     shape = tensor.shape
     if len(shape) == 4 and shape[1:3] == (1, 1):
@@ -121,7 +118,7 @@ def _ending(model: keras.Model, tensor: Any, words: str, name: str) -> tuple[ker
             f"{name}: the features would be {list(shape)}: expected [batch, channels], or a map [batch, height, "
             "width, channels]; name another layer with --features LAYER"
         )
-    return keras.Model(model.input, tensor, name=model.name), f"{words} [{tensor.shape[-1]}]"
+    return Cut(keras.Model(model.input, tensor, name=model.name), f"{words} [{tensor.shape[-1]}]")
 
 
 def _chain(output: Any) -> tuple[list[tuple[Any, Any]], Any]:

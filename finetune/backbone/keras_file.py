@@ -24,7 +24,7 @@ from checkpoints.formats.location import HDF5_MAGIC, starts_with
 from checkpoints.matching.transfer import LoadReport
 from finetune.backbone import networks
 from finetune.backbone.head import keep_head, swap_head
-from finetune.backbone.hub.module_layer import trusting
+from finetune.backbone.hub.module_layer import ANY_SIZE, trusting
 from finetune.backbone.networks.keras_applications import STAGES, canonical_names
 from finetune.backbone.networks.network import Stage, layers_by_side, layers_until
 from finetune.batchnorm.flatten import flat, image_shape
@@ -33,8 +33,6 @@ from finetune.errors import FinetuneError
 from finetune.files import read_json
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
-_ANY_SIZE = 224
-"""Side in px that is assumed for a model that accepts images of any size."""
 _KEPT_PIXELS = (
     *("RandomFlip", "RandomCrop", "RandomRotation", "RandomTranslation", "RandomZoom", "CenterCrop", "Resizing"),
     *("GetItem", "Cast"),
@@ -132,7 +130,7 @@ def find(path: Path) -> BackboneSpec:
         source="file",
         family=model.name,
         preprocessing=preprocess or ("raw" if _scales_pixels(flat(model)) else ""),
-        image_size=height or _ANY_SIZE,
+        image_size=height or ANY_SIZE,
         own_size=height is not None,
         outputs=int(output[-1]) if len(output) == 2 and output[-1] else 0,
         bn_decay=float(bn[0].momentum) if bn else 0.99,

@@ -7,7 +7,7 @@ import glob
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 
@@ -148,19 +148,11 @@ def load_backbone(
     if spec.source in ("file", "hub") and (checkpoint is not None or head == "published"):
         what = "has no published head" if head == "published" else "has its weights in it: leave out --checkpoint"
         raise WrongUse(f"{spec.id} is not a network of the catalogue, it {what}")
+    options: dict[str, Any] = {"image_size": image_size, "batchnorm": batchnorm, "features": features}
     if spec.source == "hub":
-        return Backbone(
-            spec,
-            *module_layer.load(spec, image_size=image_size, batchnorm=batchnorm, features=features, keep=with_head),
-        )
+        return Backbone(spec, *module_layer.load(spec, **options, keep=with_head))
     if spec.source == "file":
-        weights = not from_scratch
-        return Backbone(
-            spec,
-            *keras_file.load(
-                spec, image_size=image_size, weights=weights, batchnorm=batchnorm, features=features, keep=keep_head
-            ),
-        )
+        return Backbone(spec, *keras_file.load(spec, **options, keep=keep_head, weights=not from_scratch))
     if features is not None:
         raise WrongUse(f"--features is for model files: {spec.id} ends in its pooled features; leave it out")
     # The file first: a missing or wrong checkpoint is reported before the graph is built, which takes seconds.

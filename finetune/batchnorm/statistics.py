@@ -5,10 +5,8 @@ with the weights fixed. While a layer is measured, the layers below it normalise
 training. The result depends on the batch size only through these layers.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
@@ -104,9 +102,7 @@ class KerasSubject(Subject):
             layer.moving_variance.assign(variance)
 
 
-def forward(
-    model: keras.Model, statistics: Statistics, *, moments: bool = True
-) -> Callable[[tf.Tensor], tuple[tf.Tensor, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]]:
+def forward(model: keras.Model, statistics: Statistics, *, moments: bool = True) -> Forward:
     """The model without dropout and updates, normalising by `statistics`; traced immediately.
 
     It takes preprocessed images `[batch, height, width, 3]` and returns logits and, with `batch`, each BN layer's
@@ -121,18 +117,12 @@ def forward(
 
     signature = [tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)]
     traced = tf.function(run, input_signature=signature, autograph=False)
-    with _evaluating(layers, statistics):
-        return traced.get_concrete_function()  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _evaluating(layers: list[Any], statistics: Statistics) -> Iterator[None]:
-    # The attribute is read only while tracing. It is reset so that no other trace sees it.
-    for layer in layers:
-        layer.evaluation = statistics
     try:
-        yield
+        for layer in layers:
+            layer.evaluation = statistics
+        return traced.get_concrete_function()  # type: ignore[no-any-return]
     finally:
+        # The attribute is read only while tracing. It is reset so that no other trace sees it.
         for layer in layers:
             layer.evaluation, layer.moments = "moving", None
 

@@ -25,7 +25,8 @@ STAGE = "module"
 """The one stage of a module: its layers are only distinguished by the names of their variables."""
 PREPROCESSING = "unit"
 """Hub's convention for images: [0, 1]."""
-_ANY_SIZE = 224
+ANY_SIZE = 224
+"""Side in px that is assumed for a model that accepts images of any size."""
 
 _trusted: ContextVar[tuple[str | None, list[UserError]]] = ContextVar("trusted")
 
@@ -123,7 +124,7 @@ def find(handle: str) -> BackboneSpec:
         source="hub",
         family="",
         preprocessing=PREPROCESSING,
-        image_size=loaded.side or _ANY_SIZE,
+        image_size=loaded.side or ANY_SIZE,
         own_size=loaded.side is not None,
         bn_decay=0.99,
         bn_epsilon=0.0,

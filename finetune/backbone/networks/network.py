@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
@@ -46,7 +47,7 @@ def layers_by_stage(network: Network) -> dict[str, list[str]]:
     """
     model = network.model
     ends = {stage.name: stage.end for stage in network.stages}
-    ends[network.stages[-1].name] = _pooling(model)
+    ends[network.stages[-1].name] = pooling(model).name
     stages, unassigned = layers_until(model, ends)
     return {**stages, HEAD: unassigned} if unassigned else stages
 
@@ -56,7 +57,8 @@ def layers_until(model: keras.Model, ends: Mapping[str, str]) -> tuple[dict[str,
     unassigned = [layer.name for layer in model.layers]
     stages = {}
     for name, end in ends.items():
-        ancestors = _ancestors(model, end)
+        part = keras.Model(model.input, model.get_layer(end).output, name=f"until_{end}")
+        ancestors = {layer.name for layer in part.layers}
         stages[name] = [layer for layer in unassigned if layer in ancestors]
         unassigned = [layer for layer in unassigned if layer not in ancestors]
     return stages, unassigned
@@ -83,13 +85,7 @@ def layers_by_side(model: keras.Model) -> dict[str, list[str]]:
     return {name: layers for name, layers in stages.items() if layers}
 
 
-def _pooling(model: keras.Model) -> str:
-    """The layer whose output are the pooled features: the last global pooling."""
-    pooling = [layer.name for layer in model.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
-    return str(pooling[-1])
-
-
-def _ancestors(model: keras.Model, end: str) -> set[str]:
-    """The layers that layer `end` depends on, with itself."""
-    part = keras.Model(model.input, model.get_layer(end).output, name=f"until_{end}")
-    return {layer.name for layer in part.layers}
+def pooling(model: keras.Model) -> Any:
+    """The layer whose output are the pooled features: the last global pooling, or None."""
+    kinds = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
+    return next((one for one in reversed(model.layers) if isinstance(one, kinds)), None)

@@ -77,13 +77,11 @@ def conv2d_same(
     `[batch, height, width, channels]` to `[batch, ceil(height / stride), ceil(width / stride), filters]`. SAME with
     the stride itself would start at the second pixel of an even side. Source: tf_slim/nets/resnet_utils.py.
     """
-    padding = "same"
-    if stride > 1:
-        first = (size - 1) // 2
-        last = size - 1 - first
-        x = keras.layers.ZeroPadding2D(((first, last), (first, last)), name=f"{scope}.pad")(x)
-        padding = "valid"
-    return conv2d(x, filters, size, scope, args, stride=stride, padding=padding, after=after)
+    if stride == 1:
+        return conv2d(x, filters, size, scope, args, after=after)
+    pads = ((size - 1) // 2, size // 2)
+    x = keras.layers.ZeroPadding2D((pads, pads), name=f"{scope}.pad")(x)
+    return conv2d(x, filters, size, scope, args, stride=stride, padding="valid", after=after)
 
 
 def depthwise_conv2d(x: keras.KerasTensor, size: int, scope: str, args: ArgScope, *, stride: int) -> keras.KerasTensor:

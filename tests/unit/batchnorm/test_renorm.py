@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from finetune.batchnorm import renorm
-from finetune.batchnorm.layer import BatchNorm
+from finetune.batchnorm.layer import BatchNorm, limits
 
 SHAPE, EPSILON, DECAY = (4, 5, 3, 6), 1e-3, 0.9
 FULLY_OPEN = 40_000
@@ -115,13 +114,13 @@ def test_rank_two():
 
 def test_the_papers_schedule():
     steps = [0, 5_000, 15_000, 22_500, 25_000, 40_000, 10**6]
-    found = [[float(bound) for bound in renorm.limits(tf.constant(step, tf.int64), None)] for step in steps]
+    found = [[float(bound) for bound in limits(tf.constant(step, tf.int64), None)] for step in steps]
     expected = [(1, 0), (1, 0), (1 + 2 * 10 / 35, 2.5), (2, 4.375), (1 + 2 * 20 / 35, 5), (3, 5), (3, 5)]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_a_short_run_has_the_whole_schedule():
-    found = np.array([[float(b) for b in renorm.limits(tf.constant(step), 240)] for step in range(240)])
+    found = np.array([[float(b) for b in limits(tf.constant(step), 240)] for step in range(240)])
     assert found[:31].tolist() == [[1, 0]] * 31
     assert (found[31] > [1, 0]).all()
     assert found[149, 1] < 5
