@@ -62,6 +62,7 @@ def end_points(model: keras.Model, *, stages: Mapping[str, Sequence[str]]) -> li
 
 
 def _unknown(model: keras.Model, name: str, stages: Mapping[str, Sequence[str]]) -> str:
+    """The message about a name that no layer has."""
     main = end_points(model, stages=stages)
     root = scope(model)
     short = dict.fromkeys(one.name.removeprefix(f"{root}.").replace(".", "/") for one in model.layers)

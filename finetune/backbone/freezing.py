@@ -197,10 +197,12 @@ def rates_by_variable(model: keras.Model, plan: FreezePlan) -> dict[str, float]:
 
 
 def _first_match(rules: Sequence[Rule], layer: LayerInfo) -> str | None:
+    """The decision of the first rule that matches a layer, None where none does."""
     return next((rule.decision for rule in rules if layer.matches(rule.pattern)), None)
 
 
 def _check_matches(rules: Sequence[Rule], layers: Sequence[LayerInfo], stages: list[str], *, option: str) -> None:
+    """Raise WrongUse for a pattern other than '*' that matches none of `layers`."""
     for rule in rules:
         if rule.pattern != "*" and not any(layer.matches(rule.pattern) for layer in layers):
             examples = ", ".join(layer.display for layer in layers[:2])

@@ -74,6 +74,7 @@ def open_model(path: Path, *, module: str | None = None) -> keras.Model:
 
 
 def _message(path: Path, reason: str) -> str:
+    """What a user reads about a model that Keras does not load."""
     if "unsafe" in reason or "arbitrary code" in reason:
         return (
             f"refused: {path} holds Python code (a Lambda layer) that would run when it is loaded; expected stock "
@@ -168,6 +169,7 @@ def load(
 
 
 def _opened(path: Path) -> keras.Model:
+    """The model in a file. FinetuneError where there is none."""
     try:
         state = path.stat()
     except OSError:
@@ -226,6 +228,7 @@ def _stages(
 
 
 def _known(model: keras.Model, spec: BackboneSpec | None) -> tuple[str, tuple[Stage, ...]]:
+    """(root scope, stages) of the network `spec`, or of the application that the layers' names fit best."""
     if spec is not None:
         network = networks.build(spec.family, image_size=spec.image_size, outputs=None, arguments=spec.arguments)
         return network.scope, network.stages

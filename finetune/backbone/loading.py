@@ -81,10 +81,12 @@ def module_handle(name: str) -> str | None:
 
 
 def _is_path(name: str) -> bool:
+    """Whether a name is that of a file, by its beginning or its ending."""
     return name.startswith((".", "/", "~", os.sep)) or name.endswith(SUFFIXES)
 
 
 def _of_path(path: Path) -> BackboneSpec:
+    """The spec of a model file, a run or a SavedModel directory."""
     if path.is_dir() and (path / "model.keras").is_file():
         path = path / "model.keras"
     if path.is_dir():
@@ -190,6 +192,7 @@ def head_outputs(spec: BackboneSpec, opened: Checkpoint) -> int:
 def _open(
     spec: BackboneSpec, checkpoint: Path | Checkpoint | None, *, with_head: bool, progress: Progress | None
 ) -> Checkpoint:
+    """The user's file or the published one. CheckpointError where its kind is not the network's."""
     if isinstance(checkpoint, Checkpoint):
         opened = checkpoint
     else:
@@ -208,6 +211,7 @@ def _open(
 
 
 def _assign(spec: BackboneSpec, opened: Checkpoint, model: keras.Model, *, with_head: bool) -> transfer.LoadReport:
+    """Load the weights of a catalogue network. Without `with_head` the head in the file is left out."""
     ignore: list[Ignore] = [*TRAINING_LEFTOVERS, ("auxiliary head", spec.auxiliary)]
     # The network still has stock layers here: Keras's keys count layers by their class.
     variables = network_variables(model, source=spec.source)

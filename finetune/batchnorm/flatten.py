@@ -48,6 +48,7 @@ def image_shape(model: keras.Model) -> tuple[int | None, int | None, int]:
 
 
 def _flattened(model: keras.Model, image_size: int | None, copy: "_Copy") -> keras.Model:
+    """`flat(model)`, made by `copy`, which afterwards knows what became of each layer."""
     height, width, channels = image_shape(model)
     shape = (image_size or height, image_size or width, channels)
     images = keras.Input(shape, dtype="float32", name=copy.claimed(str(model.inputs[0].name)))

@@ -223,6 +223,7 @@ def _after(features: tf.Tensor) -> Any:
 
 
 def _write(view: PartBatchNorm, values: Any) -> None:
+    """Assign (mean, variance) to the moving statistics of a view."""
     view.moving_mean.assign(values[0])
     view.moving_variance.assign(values[1])
 
@@ -240,6 +241,7 @@ def _scopes(variables: list[tf.Variable]) -> dict[str, dict[str, tf.Variable]]:
 
 
 def _part(scope: str, group: dict[str, tf.Variable], loaded: Loaded) -> Part:
+    """The variables of one scope as a part; a view of BatchNorm where they are one and the module can train."""
     name = scope.replace("/", ".")
     trainable = {id(one) for one in loaded.trainable}
     # A keras.Variable made from a tf.Variable keeps it: so the module's own variable trains.

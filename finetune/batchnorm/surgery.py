@@ -116,6 +116,7 @@ def copy_weights(source: Any, target: Any) -> Any:
 
 
 def _copied(owner: Any) -> list[Any]:
+    """The variables of a model or layer that `copy_weights` copies."""
     left_out = {
         id(getattr(layer, name, None))
         for layer in owner._flatten_layers()

@@ -90,6 +90,7 @@ def files(handle: str) -> list[Path]:
 
 
 def _resolved(handle: str) -> Path:
+    """The directory of a handle, fetched where it is an address. Raises FinetuneError."""
     if "://" not in handle:
         path = Path(handle).expanduser()
         if not path.exists():
@@ -157,6 +158,7 @@ def _function(loaded: Any, handle: str) -> tuple[Callable[..., Any], set[str], i
 
 
 def _side(shapes: list[Any]) -> int | None:
+    """The side in px that all of these shapes give, None where they differ or give none."""
     sides = {shape[1] for shape in shapes if shape.rank == 4 and shape[1] is not None}
     return int(sides.pop()) if len(sides) == 1 else None
 
@@ -174,6 +176,7 @@ def _variables(loaded: Any, function: Any) -> list[tf.Variable]:
 
 
 def _features(result: Any, handle: str) -> tf.Tensor:
+    """The one tensor among a call's results that holds the features."""
     if not isinstance(result, dict):
         if isinstance(result, list | tuple):
             raise FinetuneError(f"{handle} gives {len(result)} results: expected one, the features [batch, channels]")
@@ -234,6 +237,7 @@ def _savers(graph: Any, functions: Mapping[str, Any]) -> set[str]:
 
 
 def _called(nodes: Iterable[Any], functions: Mapping[str, Any]) -> Iterator[str]:
+    """The functions that nodes call, by name."""
     for node in nodes:
         if node.op in functions:
             yield node.op

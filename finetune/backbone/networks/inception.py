@@ -159,6 +159,7 @@ def _apply(
 def _branches(
     x: keras.KerasTensor, branches: Sequence[Sequence[Step]], scope: str, args: ArgScope, multiplier: float
 ) -> list[keras.KerasTensor]:
+    """The output of every branch on `x`."""
     return [_apply(x, branch, f"{scope}.Branch_{index}", args, multiplier) for index, branch in enumerate(branches)]
 
 
