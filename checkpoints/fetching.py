@@ -108,11 +108,6 @@ def check(fetched: Sequence[Fetched]) -> None:
         )
 
 
-def size_in_words(size: int | None) -> str:
-    """`97.7 MiB`; "" where it is not known."""
-    return "" if size is None else f"{size / 2**20:.1f} MiB"
-
-
 def place(path: Path | str | None) -> str:
     """A path as a person types it: `~` for the home directory."""
     if path is None:

@@ -8,6 +8,7 @@ import click
 from finetune.cli.shared_options import CHECKPOINT, JSON, PATH, is_given, output_options, printed_json, progress
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import Columns, print_table, tabulated
+from finetune.text import size_in_words
 
 
 @click.group()
@@ -71,7 +72,7 @@ def fetch(names: tuple[str, ...], everything: bool, with_head: bool) -> None:
         columns: Columns = {
             "name": lambda one: one.name,
             "": lambda one: one.status,
-            "size": lambda one: fetching.size_in_words(one.size),
+            "size": lambda one: "" if one.size is None else size_in_words(one.size),
             "file": lambda one: "" if one.status == "failed" else fetching.place(one.path) or f"({one.error})",
         }
         print_table(*tabulated(fetched, columns), numbers=("size",))
