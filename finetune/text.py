@@ -1,6 +1,8 @@
-"""Printable text, the first line of an error, and sizes as text."""
+"""Printable text, phrases of error messages, and sizes as text."""
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -24,7 +26,14 @@ def all_printable(value: Any) -> Any:
 
 def first_line(error: BaseException, most: int = 300) -> str:
     """The first line of an error's message, at most `most` characters of it; the error's type if it has no message."""
-    return str(error).strip().partition("\n")[0][:most] or type(error).__name__
+    text = str(getattr(error, "message", None) or error)  # TensorFlow's `message` lacks the stack that `str` appends
+    return text.strip().partition("\n")[0][:most] or type(error).__name__
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`did you mean X? ` with the nearest of the `known` names; empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}

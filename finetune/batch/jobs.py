@@ -17,6 +17,7 @@ from finetune.batch.job_names import distinct_name, job_name, refuse_duplicates,
 from finetune.config import LISTS, PATHS, SETTINGS, RunConfig, from_mapping, named
 from finetune.data.load_data import absolute
 from finetune.errors import FinetuneError, WrongUse
+from finetune.text import did_you_mean
 
 MANY = 100
 """More jobs than this are most often a mistake in a matrix, so the user must confirm their number."""
@@ -79,9 +80,9 @@ def select_jobs(jobs: tuple[Job, ...], wanted: tuple[str, ...]) -> tuple[Job, ..
     for word in wanted:
         found = [job for job in jobs if job.name == word] or [job for job in jobs if str(job.index) == word]
         if not found:
-            near = difflib.get_close_matches(word, [job.name for job in jobs], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"expected a number from 1 to {len(jobs)}, or a job's name;"
-            raise WrongUse(f"--only {word!r} is not a job of the file: {hint} '--dry-run' lists them")
+            names = f"expected a number from 1 to {len(jobs)}, or a job's name; "
+            hint = did_you_mean(word, (job.name for job in jobs)) or names
+            raise WrongUse(f"--only {word!r} is not a job of the file: {hint}'--dry-run' lists them")
         chosen.add(found[0].index)
     return tuple(job for job in jobs if not wanted or job.index in chosen)
 

@@ -1,10 +1,10 @@
 """The named BN policies, and the rules that assign them to layers. No TensorFlow."""
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal
 
 from finetune.errors import WrongUse
+from finetune.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ def parse_bn_rule(text: str) -> Rule:
     if separator and not pattern:
         raise WrongUse(f"--bn '{text}' has no pattern before '=': give PATTERN=POLICY, or POLICY for every BN layer")
     if policy not in POLICIES:
-        near = difflib.get_close_matches(policy, POLICIES, n=1)
-        hint = f": did you mean {near[0]}?" if near else ":"
-        raise WrongUse(f"unknown BN policy '{policy}' in --bn '{text}'{hint} expected [PATTERN=]{'|'.join(POLICIES)}")
+        hint = did_you_mean(policy, POLICIES)
+        raise WrongUse(f"unknown BN policy '{policy}' in --bn '{text}': {hint}expected [PATTERN=]{'|'.join(POLICIES)}")
     return Rule(pattern or "*", policy)

@@ -10,6 +10,7 @@ from typing import Any
 from finetune.config.presets import refuse_change
 from finetune.config.run_config import SETTINGS, RunConfig
 from finetune.errors import WrongUse
+from finetune.text import did_you_mean
 
 PATHS = tuple(name for name, setting in SETTINGS.items() if setting.check.kind is Path)
 """Settings that name a file or folder; a config holds them absolute."""
@@ -79,8 +80,7 @@ def check_config(config: RunConfig, *, where: str | None = None, options: Collec
         value, check = getattr(config, name), setting.check
         if not (value is None and setting.default is None) and not check.test(value):
             at = f" in {where}" if where and name not in options else ""
-            near = difflib.get_close_matches(str(value), check.choices, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            hint = did_you_mean(str(value), check.choices)
             shown = list(value) if isinstance(value, tuple) else value
             raise WrongUse(f"--{name.replace('_', '-')} {shown!r}{at} is not valid: {hint}expected {check.expected}")
     for first, second, why in CONTRADICTIONS:

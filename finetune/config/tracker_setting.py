@@ -1,11 +1,11 @@
 """`--tracker`: what may be named, checked without importing any tracker."""
 
-import difflib
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 from finetune.errors import FinetuneError, WrongUse
+from finetune.text import did_you_mean
 
 NEEDS = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
 """What each kind imports; the extra of the same name installs it."""
@@ -38,9 +38,8 @@ def parse_tracker(text: str) -> tuple[str, str | None]:
     """(kind, place) of `kind` or `kind=place`."""
     kind, separator, place = text.partition("=")
     if kind not in NEEDS:
-        near = difflib.get_close_matches(kind, NEEDS, n=1)
         raise WrongUse(
-            f"unknown tracker '{kind}' in --tracker: {f'did you mean {near[0]}? ' if near else ''}expected "
+            f"unknown tracker '{kind}' in --tracker: {did_you_mean(kind, NEEDS)}expected "
             "tensorboard[=DIR] or mlflow[=DIR|URI]"
         )
     if separator and not place.strip():

@@ -3,7 +3,6 @@
 With any other preprocessing than that of the weights, accuracy drops without an error.
 """
 
-import difflib
 import importlib
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from finetune.errors import FinetuneError, WrongUse
+from finetune.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,7 @@ def find_preprocessing(name: str) -> AnyPreprocessing:
         return import_preprocessing(name)
     if found := {one.name: one for one in suspects()}.get(name):
         return found
-    near = difflib.get_close_matches(name, PREPROCESSINGS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(name, PREPROCESSINGS)
     raise WrongUse(
         f"unknown preprocessing '{name}': {hint}expected one of {', '.join(PREPROCESSINGS)}, or "
         "MODULE:FUNCTION of your own"

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from checkpoints.catalog.lookup import BackboneSpec
 from checkpoints.formats.checkpoint import Checkpoint
+from finetune.text import first_line
 
 IN_TF_SLIM = ("resnet_v1", "resnet_v2", "inception_v1", "inception_v2", "inception_v3")
 """Families that tf_slim 1.1.0 has; the others are in tensorflow/models, which no package installs."""
@@ -85,7 +86,7 @@ def _slim(
             try:
                 saver.restore(session, str(opened.path))
             except (tf.errors.OpError, ValueError) as error:
-                raise NoReference(f"TF1's Saver does not restore it ({_first_line(error)})") from error
+                raise NoReference(f"TF1's Saver does not restore it ({first_line(error)})") from error
             return np.asarray(session.run(fetched, {placeholder: images})).reshape(len(images), -1)
 
 
@@ -102,7 +103,7 @@ def _keras(
         try:
             model.load_weights(path)
         except Exception as error:  # Keras raises whatever HDF5, zip and its own checks raise
-            raise NoReference(f"Keras's load_weights refuses it ({_first_line(error)})") from error
+            raise NoReference(f"Keras's load_weights refuses it ({first_line(error)})") from error
     return np.asarray(model(images, training=False))
 
 
@@ -116,10 +117,6 @@ def _with_suffix(path: Path, suffix: str) -> Iterator[Path]:
         link = Path(folder) / f"weights{suffix}"
         link.symlink_to(path.absolute())
         yield link
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from tensorflow.core.protobuf import rewriter_config_pb2
 from finetune.batchnorm.statistics import Moments, pool
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics, kept
 from finetune.errors import FinetuneError
+from finetune.text import first_line
 from finetune.tf_graphs.program.graph_files import Averages, variables_of
-from finetune.tf_graphs.program.graphdef import MetaGraph, first_line, import_graph
+from finetune.tf_graphs.program.graphdef import MetaGraph, import_graph
 from finetune.tf_graphs.program.modes import Modes, Wiring
 from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, Graph, Node, Ref, first_of
 from finetune.tf_graphs.program.roles import Input

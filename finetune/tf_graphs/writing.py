@@ -15,8 +15,9 @@ from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint
 from checkpoints.formats.slim import everything, write_slim
 from finetune.errors import FinetuneError
+from finetune.text import first_line
 from finetune.tf_graphs.program.graph_files import cuts
-from finetune.tf_graphs.program.graphdef import Saved, first_line
+from finetune.tf_graphs.program.graphdef import Saved
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from finetune.inference.export.exportable import Source
 from finetune.inference.export.exported import Exported, Runtime
 from finetune.inference.export.frozen import INPUT, LOGITS, PROBABILITIES, check_frozen, freeze
 from finetune.process import cores
+from finetune.text import first_line
 
 OPSET = 17
 """The operator set of ONNX 1.12 (2022). Newer runtimes read it; tf2onnx 1.17 writes up to 18."""
@@ -80,7 +81,7 @@ def _converted(function: Any, source: Source) -> Any:
             opset=OPSET,
         )
     except Exception as error:  # the converter raises what its parts raise
-        reason = str(error).partition("\n")[0][:300] or type(error).__name__
+        reason = first_line(error)
         raise FinetuneError(
             f"{source.path} has an operation that tf2onnx does not convert ({reason}): export it with --format "
             "savedmodel or tflite"

@@ -16,6 +16,7 @@ from tensorflow.python.framework import op_def_registry
 
 from checkpoints.formats.operations import ASSIGNMENTS, COMPUTING, FUSED, RANDOM, VARIABLES, reason
 from finetune.errors import FinetuneError
+from finetune.text import first_line
 from finetune.tf_graphs.program.nodes import Graph, Node, Ref, damaged, reached
 
 ALLOWED = COMPUTING | RANDOM | FUSED | VARIABLES
@@ -138,12 +139,6 @@ def import_graph(graph: Graph, meta: MetaGraph, name: str = "") -> None:
             f"TensorFlow {tf.__version__} does not take the graph of {meta.path} ({first_line(error)}): it was written "
             "by another version, or is damaged"
         ) from None
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error of TensorFlow, at most 300 characters."""
-    text = str(getattr(error, "message", None) or error)
-    return text.strip().partition("\n")[0][:300] or type(error).__name__
 
 
 def called(graph: Graph) -> list[str]:

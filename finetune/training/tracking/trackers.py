@@ -12,6 +12,7 @@ from finetune.batchnorm.subject import Snapshot
 from finetune.config import parse_tracker
 from finetune.errors import FinetuneError, Interrupted
 from finetune.files import read_json, to_json, write_text
+from finetune.text import first_line
 
 Status = Literal["finished", "interrupted", "failed"]
 
@@ -82,7 +83,8 @@ def open_trackers(
             raise
         except Exception as error:
             raise FinetuneError(
-                f"--tracker {text} cannot be opened ({_reason(error)}): repair it, give another place, or leave it out"
+                f"--tracker {text} cannot be opened ({first_line(error)}): repair it, give another place, or leave "
+                "it out"
             ) from None
 
     def report(call: Callable[[Tracker], None]) -> None:
@@ -92,7 +94,7 @@ def open_trackers(
             except Exception as error:  # a third-party library, a server that is gone: the run continues
                 del opened[kind]
                 warn(
-                    f"the {kind} tracker failed ({_reason(error)}): it is closed; the run continues, its own "
+                    f"the {kind} tracker failed ({first_line(error)}): it is closed; the run continues, its own "
                     "files are complete"
                 )
 
@@ -116,10 +118,6 @@ def read_notes(run: Path) -> dict[str, Any]:
 def write_notes(run: Path, value: dict[str, Any]) -> None:
     """Replace `tracking.json`, atomically."""
     write_text(run / _NOTES, to_json(value, indent=2) + "\n")
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:300]
 
 
 def of_epoch(row: Mapping[str, Any]) -> dict[str, float]:
