@@ -18,7 +18,7 @@ SURFACES = {
     "evaluation": {"evaluator", "predictions", "metrics", "significance"},
     "backbone": {"", "head", "freezing", "endpoints", "conversion", "networks.names"},
     "tf_graphs": {""},
-    "runs": {"request", "defaults", "directory", "run_data", "model"},
+    "runs": {"request", "directory", "run_data", "model"},
     "diagnosis": {
         *("doctor", "targets.opening", "targets.options", "measure", "verdict", "evidence", "rules.rule"),
     },

@@ -14,8 +14,7 @@ from finetune.config import RunConfig, settings_with
 from finetune.data.load_data import load_data
 from finetune.data.pipeline import steps_per_epoch
 from finetune.errors import UserError
-from finetune.runs import defaults
-from finetune.runs.request import check_request
+from finetune.runs.request import check_request, complete
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,10 @@ def _survey(config: RunConfig) -> Survey:
         return Survey(config.image_size, config.batch_size, config.epochs)
     # Whether the backbone trains is known only when the network is built. Size, batch and epochs do not depend on it,
     # nor on whether the images are photos.
-    complete = defaults.complete(config, spec, examples=images, source_size=side, photos=False, everything=True)
-    epochs, batch_size = complete.epochs or 0, complete.batch_size or 1
+    completed = complete(config, spec, examples=images, source_size=side, photos=False, everything=True)
+    epochs, batch_size = completed.epochs or 0, completed.batch_size or 1
     steps = steps_per_epoch(images, batch_size) * epochs
-    return Survey(complete.image_size, batch_size, epochs, images, steps)
+    return Survey(completed.image_size, batch_size, epochs, images, steps)
 
 
 class _WouldFetchError(Exception):

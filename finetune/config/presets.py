@@ -13,7 +13,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gradual": {"layer_decay": 0.8},
 }
 """What each preset sets. `fine-tune` is a name for the defaults: everything trains, BatchNorm adapts, one learning
-rate. `gradual` also unfreezes over the first half of the epochs, which `finetune.runs.defaults` works out.
+rate. `gradual` also unfreezes over the first half of the epochs, which `finetune.runs.request` works out.
 
 A preset only sets settings whose default is None or empty, so that a given setting differs from its default."""
 

@@ -25,7 +25,7 @@ Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What `finetune run` was asked for. None means "choose what suits the data"; `finetune.runs.defaults`
+    """What `finetune run` was asked for. None means "choose what suits the data"; `finetune.runs.request`
     replaces every None before the run starts, and the complete value is written to `config.json`.
 
     The check, the option of `finetune run`, the keys of a jobs file and the table in docs/settings.md come from these

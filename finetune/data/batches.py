@@ -60,7 +60,7 @@ def augmentation(config: RunConfig) -> Augmentation:
 def form(config: RunConfig) -> dict[str, Any]:
     """The form in which a completed config takes its images: batch_size, image_size (px), preprocessing."""
     if config.batch_size is None or config.image_size is None or config.preprocess is None:
-        raise ValueError("the config is not complete: call finetune.runs.defaults.complete first")
+        raise ValueError("the config is not complete: call finetune.runs.request.complete first")
     return {
         "batch_size": config.batch_size,
         "image_size": config.image_size,

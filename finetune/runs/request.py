@@ -1,13 +1,20 @@
-"""Check what a run asks for, before anything is read."""
+"""What a run asks for: checked before anything is read, and completed with defaults that suit its data.
+
+The defaults are a short rule, after BiT's hyper-rule (Kolesnikov et al. 2020, §3.3).
+"""
 
 from dataclasses import dataclass, replace
 
 from finetune.backbone import BackboneSpec, check_image_size, find_backbone, freezing
+from finetune.batchnorm.decay import FEW_UPDATES, auto_decay
 from finetune.batchnorm.policy import Rule, parse_bn_rule
-from finetune.config import RunConfig, check_config, check_trackers, presets
+from finetune.config import Augment, RunConfig, check_config, check_trackers, presets
+from finetune.data.pipeline import parts_per_step, steps_per_epoch
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import WrongUse
 
+_LARGEST_ICON = 64
+"""px. Images of at most this side are augmented as CIFAR's are, also those in a folder."""
 _NETWORK = "give the name of its network and its weights with --checkpoint, or leave"
 _NOT_FOR_HUB_MODULES = {
     "from_scratch": "holds weights, but not how they are initialised: give the name of its network",
@@ -55,3 +62,98 @@ def check_request(config: RunConfig) -> Resolved:
     if config.image_size is not None:
         check_image_size(spec, config.image_size)
     return Resolved(config, spec, freeze, bn)
+
+
+def default_image_size(spec: BackboneSpec, source_size: int) -> int:
+    """Side in px to train at.
+
+    - A published backbone: three times the images' own side, at most the published size, at least the network's least.
+    - A model of the user's own, or a Hub module: the size it was made for.
+    - A network without published weights, which was trained on no other scale: the images' own side.
+
+    A backbone trained on 224 px photos has never seen the scale of 32 px images. Enlarging them gains more than any
+    other setting; the cost grows with the square of the side.
+    """
+    if spec.unpublished:
+        return max(source_size, spec.least_size)
+    if spec.own_size:
+        return spec.image_size
+    return max(min(3 * source_size, spec.image_size), spec.least_size)
+
+
+def complete(
+    config: RunConfig, spec: BackboneSpec, *, examples: int, source_size: int, photos: bool, everything: bool
+) -> RunConfig:
+    """`config` with every None replaced.
+
+    examples: the number of training images. source_size: their side in px. photos: whether they are decoded at the
+    run's own size. everything: whether any layer of the backbone trains; False means only the head, a linear probe.
+
+    Where layers are unfrozen one after another, BN decay and recalibration are set for those with the fewest updates.
+    Raises WrongUse where unfreezing takes all epochs.
+    """
+    batch_size = config.batch_size or _batch_size(examples)
+    epochs = config.epochs or _epochs(examples, from_scratch=config.from_scratch)
+    per_epoch = steps_per_epoch(examples, batch_size)
+    unfreeze = config.unfreeze_epochs or (max(epochs // 2, 1) if config.preset == "gradual" else None)
+    if unfreeze is not None and unfreeze >= epochs:
+        raise WrongUse(
+            f"unfreezing takes {unfreeze} of {epochs} epoch{'s' if epochs > 1 else ''} and leaves none for all layers "
+            "together: expected fewer than --epochs; lower --unfreeze-epochs, or raise --epochs"
+        )
+    per_epoch *= parts_per_step(examples, batch_size, config.microbatch)
+    updates = per_epoch * (epochs - (unfreeze or 0))  # of the layers unfrozen last
+    size = config.image_size or default_image_size(spec, source_size)
+    cropped = size if photos else source_size
+    return replace(
+        config,
+        backbone=spec.id,
+        image_size=size,
+        preprocess=config.preprocess or spec.preprocessing,
+        augment=config.augment or _augment(photos=photos and source_size > _LARGEST_ICON, everything=everything),
+        crop_padding=cropped // 8 if config.crop_padding is None else config.crop_padding,
+        unfreeze_epochs=unfreeze,
+        bn_epsilon=config.bn_epsilon,
+        bn_decay=auto_decay(per_epoch, updates) if config.bn_decay == "auto" else config.bn_decay,
+        recalibrate_at_end=(
+            # A decay that the user gave is meant to have its effect.
+            config.bn_decay == "auto" and config.bn_updates == "on" and updates < FEW_UPDATES
+            if config.recalibrate_at_end is None
+            else config.recalibrate_at_end
+        ),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=config.learning_rate or _learning_rate(config.optimizer, batch_size, everything=everything),
+        weight_decay=_weight_decay(config.optimizer) if config.weight_decay is None else config.weight_decay,
+    )
+
+
+def _augment(*, photos: bool, everything: bool) -> Augment:
+    """Random parts of photos, as in pretraining. Icons and digits fill their image and are only shifted. Nothing for a
+    linear probe."""
+    if not everything:
+        return "none"
+    return "resized-crop-flip" if photos else "crop-flip"
+
+
+def _batch_size(examples: int) -> int:
+    """64 where an epoch then has at least ten steps, else less; at least 16, below which batch statistics are noisy."""
+    return next((size for size in (64, 32) if examples >= 10 * size), 16)
+
+
+def _epochs(examples: int, *, from_scratch: bool) -> int:
+    """As many as make 160,000 images in all, from 5 to 60; three times that from random weights."""
+    return min(max(round(160_000 / examples), 5), 60) * (3 if from_scratch else 1)
+
+
+def _learning_rate(optimizer: str, batch_size: int, *, everything: bool) -> float:
+    """Peak learning rate, in proportion to the batch (SGD) or its square root (AdamW), tuned at 64."""
+    scale = batch_size / 64
+    if optimizer == "sgd":
+        return (0.01 if everything else 0.1) * scale
+    return float((1e-3 if everything else 3e-3) * scale**0.5)
+
+
+def _weight_decay(optimizer: str) -> float:
+    """Decoupled, per step and multiplied by the learning rate (Loshchilov & Hutter 2019)."""
+    return 5e-4 if optimizer == "sgd" else 0.05

@@ -20,8 +20,7 @@ from finetune.data.lazy import LazyImages
 from finetune.data.load_data import absolute, load_data
 from finetune.data.overlap import find_overlap
 from finetune.errors import FinetuneError, WrongUse
-from finetune.runs import defaults
-from finetune.runs.request import Resolved, check_request
+from finetune.runs.request import Resolved, check_request, complete, default_image_size
 from finetune.training import advice
 from finetune.training.display import Display
 from finetune.training.distribution.strategy import ALONE, Distribution
@@ -49,7 +48,7 @@ def prepare(
     request = replace(request, config=config)
     dataset = read_data(request, display, weights=load_weights and not config.from_scratch, check=check_data)
     source_size = int(dataset.train.images.shape[1])
-    config = replace(config, image_size=config.image_size or defaults.image_size(request.spec, source_size))
+    config = replace(config, image_size=config.image_size or default_image_size(request.spec, source_size))
     request = replace(request, config=config)
     with distribution.scope():
         backbone, model = build_model(request, dataset, display, load_weights=load_weights)
@@ -126,7 +125,7 @@ def plan_training(request: Resolved, dataset: Dataset, backbone: Backbone, model
         layer_decay=config.layer_decay,
     )
     plan = resolve()
-    config = defaults.complete(
+    config = complete(
         config,
         spec,
         examples=len(dataset.train),

@@ -17,8 +17,8 @@ from finetune.batchnorm.surgery import bn_layers
 from finetune.config import RunConfig, from_mapping
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.inference.export.write import export
-from finetune.runs import defaults
 from finetune.runs.directory import read_config_file
+from finetune.runs.request import default_image_size
 from finetune.training.display import Display
 from finetune.training.prepare import prepare
 from tests.support.commands import typed
@@ -52,7 +52,7 @@ def test_rows_are_found_and_nothing_is_cached():
 
 def test_images_keep_their_size():
     spec = find_row("cifar_vgg")
-    assert [defaults.image_size(spec, size) for size in (8, 32, 64)] == [16, 32, 64]
+    assert [default_image_size(spec, size) for size in (8, 32, 64)] == [16, 32, 64]
 
 
 def test_trained_from_random_weights_without_asking(finished):
