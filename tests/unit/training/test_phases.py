@@ -13,6 +13,7 @@ from finetune.backbone.head import attach_head
 from finetune.batchnorm.policy import Rule
 from finetune.batchnorm.surgery import adopt
 from finetune.errors import Interrupted, WrongUse
+from finetune.runs import request
 from finetune.runs.directory import RunDir
 from finetune.training.display import Display
 from finetune.training.loop.state import State
@@ -94,7 +95,7 @@ def test_the_preset_takes_half_of_the_epochs_and_decay_suits_what_opens_last():
     def complete(**settings):
         config = dataclasses.replace(CONFIG, bn_decay="auto", **settings)
         spec = find_row("resnet_v1_demo")
-        return complete(config, spec, examples=1600, source_size=8, photos=False, everything=True)
+        return request.complete(config, spec, examples=1600, source_size=8, photos=False, everything=True)
 
     assert complete(epochs=10, preset="gradual").unfreeze_epochs == 5
     assert complete(epochs=3, preset="gradual").unfreeze_epochs == 1
