@@ -10,7 +10,7 @@ import keras
 
 from checkpoints import store
 from checkpoints.errors import CheckpointError
-from finetune.backbone import Backbone, check_plan, freezing, load_backbone
+from finetune.backbone import Backbone, BackboneSpec, check_plan, freezing, load_backbone
 from finetune.backbone.head import attach_head
 from finetune.batchnorm.surgery import BatchNormOptions, bn_layers
 from finetune.config import RunConfig, absolute_trackers, presets
@@ -45,11 +45,9 @@ def prepare(
     # A run is evaluated and resumed from anywhere: its data must not depend on where it was started.
     config = request.config
     config = replace(config, data=absolute(config.data), tracker=absolute_trackers(config.tracker))
-    request = replace(request, config=config)
-    dataset = read_data(request, display, weights=load_weights and not config.from_scratch, check=check_data)
-    source_size = int(dataset.train.images.shape[1])
-    config = replace(config, image_size=config.image_size or default_image_size(request.spec, source_size))
-    request = replace(request, config=config)
+    dataset = read_data(config, request.spec, display, weights=load_weights, check=check_data)
+    image_size = config.image_size or default_image_size(request.spec, int(dataset.train.images.shape[1]))
+    request = replace(request, config=replace(config, image_size=image_size))
     with distribution.scope():
         backbone, model = build_model(request, dataset, display, load_weights=load_weights)
     prepared = plan_training(request, dataset, backbone, model)
@@ -59,16 +57,17 @@ def prepare(
 
 
 def read_data(
-    request: Resolved, display: Display, *, weights: bool, check: Callable[[Dataset], None] | None = None
+    config: RunConfig, spec: BackboneSpec, display: Display, *, weights: bool, check: Callable[[Dataset], None] | None
 ) -> Dataset:
-    """The data, once both it and the published weights are on this machine. `check` may refuse it.
+    """The data, once it is on this machine, and with `weights` the published weights as well. `check` may refuse it.
 
     Offline, one message names every missing file. Raises CheckpointError, FinetuneError, WrongUse.
     """
-    config, missing = request.config, []
+    missing = []
+    weights = weights and not config.from_scratch and config.checkpoint is None
     try:
-        if weights and config.checkpoint is None and request.spec.source not in ("file", "hub"):
-            store.locate(request.spec, with_head=config.head == "keep", progress=display.download)
+        if weights and spec.source not in ("file", "hub"):
+            store.locate(spec, with_head=config.head == "keep", progress=display.download)
     except CheckpointError as error:
         missing.append(error)
     try:
@@ -151,7 +150,9 @@ def announce(prepared: Prepared, display: Display, *, replicas: int) -> None:
     config, dataset, backbone = prepared.config, prepared.dataset, prepared.backbone
     if config.preset is not None:
         display.say(presets.describe(config))
-    display.say(f"data: {dataset.source}: {_counts(dataset)}, {len(dataset.class_names)} classes")
+    held_out = f", {len(dataset.validation)} validation" if dataset.validation else ""
+    counts = f"{len(dataset.train)} training{held_out}, {len(dataset.test)} test images"
+    display.say(f"data: {dataset.source}: {counts}, {len(dataset.class_names)} classes")
     for remark in dataset.remarks:
         display.say(f"data: {remark}")
     if backbone.report is not None:
@@ -177,8 +178,3 @@ def _without_overlap(dataset: Dataset, config: RunConfig) -> Dataset:
         f"{found}: an accuracy on images that were trained on says nothing; take them out of one of the two, or give "
         "--allow-overlap to run all the same"
     )
-
-
-def _counts(dataset: Dataset) -> str:
-    held_out = f", {len(dataset.validation)} validation" if dataset.validation else ""
-    return f"{len(dataset.train)} training{held_out}, {len(dataset.test)} test images"

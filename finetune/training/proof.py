@@ -169,7 +169,9 @@ class Phases(train.Phases):
             kept[-1]["proof"] = {**proved, "holds": not proved["moved_though_frozen"]}
 
     def _kept(self) -> list[dict[str, Any]]:
+        """What `freeze.json` holds of the phases so far."""
         return list(self._run.read("freeze.json").get("phases", []))
 
     def _keep(self, kept: list[dict[str, Any]]) -> None:
+        """Replace what `freeze.json` holds of the phases."""
         self._run.write("freeze.json", {**self._run.read("freeze.json"), "phases": kept})

@@ -1,9 +1,9 @@
 """The learning-rate range test (Smith 2017, arXiv 1506.01186, section 3.3): a rate from the first steps."""
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, count
 from typing import Any
 
 import keras
@@ -56,7 +56,7 @@ class RangeTest:
     def to_json(self) -> dict[str, Any]:
         """For `lr_range.json`."""
         rule = "a third of the rate at which the smoothed loss is lowest"
-        return {"learning_rate": self.chosen, "rule": rule, **dataclasses.asdict(self)}
+        return {"learning_rate": self.chosen, "rule": rule, **asdict(self)}
 
 
 def range_test(
@@ -82,24 +82,18 @@ def _measure(
 ) -> Iterator[tuple[float, float]]:
     """(rate, mean loss of the batch before the step), until the loss diverges."""
     variables = model.trainable_variables
-    config = dataclasses.replace(config, learning_rate=LOWEST, schedule="constant")
+    config = replace(config, learning_rate=LOWEST, schedule="constant")
     optimizer = build(config, variables, steps=STEPS, rates=rates)
     step = TrainStep(model, optimizer, variables, config).traced()
     lowest = math.inf
-    for rate, (images, labels) in zip(np.geomspace(LOWEST, HIGHEST, STEPS), _endless(split, config), strict=False):
+    endless = chain.from_iterable(batches.training(split, config, epoch=epoch, start=0) for epoch in count())
+    for rate, (images, labels) in zip(np.geomspace(LOWEST, HIGHEST, STEPS), endless, strict=False):
         optimizer.learning_rate = float(rate)
         loss = float(step(images, labels)[0]) / int(labels.shape[0])
         if not math.isfinite(loss) or loss > _DIVERGED * lowest:
             return
         lowest = min(lowest, loss)
         yield float(rate), loss
-
-
-def _endless(split: Split, config: RunConfig) -> Iterator[Any]:
-    epoch = 0
-    while True:
-        yield from batches.training(split, config, epoch=epoch, start=0)
-        epoch += 1
 
 
 def read(rates: list[float], losses: list[float]) -> RangeTest:

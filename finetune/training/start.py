@@ -254,6 +254,7 @@ def _environment(on: Distribution) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -97,6 +97,7 @@ def parse(text: str) -> Cluster:
 
 
 def _tasks(job: Any, addresses: Any) -> tuple[str, ...]:
+    """The checked addresses of one job, `host:port` each."""
     if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
         raise _malformed(f"has no list of 'host:port' for '{job}'")
     for address in addresses:
@@ -107,6 +108,7 @@ def _tasks(job: Any, addresses: Any) -> tuple[str, ...]:
 
 
 def _malformed(what: str) -> WrongUse:
+    """The error of a TF_CONFIG, which ends in a correct example."""
     return WrongUse(f"TF_CONFIG {what}: expected something like {EXAMPLE}, the same on every worker but for the index")
 
 

@@ -21,6 +21,7 @@ import tensorflow as tf
 from finetune._version import __version__
 from finetune.config import RunConfig, from_mapping
 from finetune.errors import FinetuneError, WrongUse
+from finetune.text import first_line
 from finetune.training.display import Display
 from finetune.training.distribution.cluster import Cluster, from_environment, split
 from finetune.training.distribution.strategy import ALONE, Distribution
@@ -79,9 +80,8 @@ def connect(
             "process of its own"
         ) from None
     except tf.errors.OpError as error:
-        first_line = str(error).strip().partition("\n")[0][:200]
         raise FinetuneError(
-            f"{cluster.named(cluster.rank)} cannot be connected with the others ({first_line}): check that "
+            f"{cluster.named(cluster.rank)} cannot be connected with the others ({first_line(error)}): check that "
             "they can reach each other at the addresses in TF_CONFIG, and start all of them again"
         ) from None
     finally:
@@ -131,6 +131,7 @@ def meet(cluster: Cluster, offer: dict[str, Any], say: Callable[[str], None]) ->
 
 
 def _gather(cluster: Cluster, offer: dict[str, Any], until: float, say: Callable[[str], None]) -> dict[str, Any]:
+    """The chief's side: the offer, once all others have sent theirs. Every worker that has connected gets an error."""
     others: dict[int, socket.socket] = {}
     reminded = time.monotonic() + _QUIET - _REMINDER
     with ExitStack() as open_sockets:
@@ -179,6 +180,7 @@ def _gather(cluster: Cluster, offer: dict[str, Any], until: float, say: Callable
 
 
 def _join(cluster: Cluster, offer: dict[str, Any], until: float, say: Callable[[str], None]) -> dict[str, Any]:
+    """The side of the others: the chief's offer. A failed connection is repeated: the chief may start later."""
     with _listening(cluster):  # TensorFlow will need this port: a port in use is reported now
         pass
     hello = {"rank": cluster.rank, "addresses": list(cluster.addresses), "offer": offer}
@@ -206,6 +208,7 @@ def _join(cluster: Cluster, offer: dict[str, Any], until: float, say: Callable[[
 
 
 def _listening(cluster: Cluster) -> socket.socket:
+    """A server socket on this worker's port, for IPv6 as well where the system has it."""
     port = split(cluster.own)[1]
     try:
         if socket.has_dualstack_ipv6():
@@ -220,6 +223,7 @@ def _listening(cluster: Cluster) -> socket.socket:
 
 
 def _send(connection: socket.socket, message: dict[str, Any]) -> None:
+    """One JSON object on one line. A worker that has gone is noticed elsewhere."""
     with suppress(OSError):
         connection.sendall(json.dumps(message).encode() + b"\n")
 
@@ -241,6 +245,7 @@ def _receive(connection: socket.socket, seconds: float) -> dict[str, Any] | None
 
 
 def _closed(connection: socket.socket) -> bool:
+    """Whether the other side has closed the connection; nothing is read from it."""
     connection.setblocking(False)
     try:
         return connection.recv(1, socket.MSG_PEEK) == b""

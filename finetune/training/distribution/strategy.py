@@ -142,6 +142,7 @@ class Distribution:
             ) from None
 
     def _lost(self, message: str) -> str:
+        """The lost worker in words, from the tasks that TensorFlow's message names."""
         assert self.cluster is not None
         for job, task in re.findall(r"/job:(\w+)/(?:replica:\d+/)?task:(\d+)", message):
             with suppress(ValueError, IndexError):
@@ -161,6 +162,7 @@ class Distribution:
         return b"".join(part.tobytes() for part in parts)[:length]
 
     def _summed(self, values: np.ndarray) -> np.ndarray:
+        """`values [n]` summed over the processes; each process counts once, however many replicas it has."""
         if self.workers == 1:
             return values
         strategy: Any = self._strategy

@@ -59,6 +59,7 @@ class MLflow(Tracker):
         )
 
     def _log(self, rows: "Sequence[Any] | Iterator[Any]") -> None:
+        """Log (step, values by name) for each of `rows` that MLflow does not hold yet."""
         now = int(time.time() * 1000)
         new = []
         for step, values in rows:
@@ -98,6 +99,7 @@ def open_tracker(place: str | None, run: Path, settings: Mapping[str, Any], sour
 
 
 def _create(client: MlflowClient, artifacts: Path | None, run: Path, settings: Mapping[str, Any]) -> str:
+    """The id of a new MLflow run with the settings as params; the experiment is created where there is none."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     location = None if artifacts is None else (artifacts / "mlartifacts" / name).as_uri()
     experiment = client.get_experiment_by_name(name)
@@ -134,5 +136,6 @@ def _there(client: MlflowClient, run_id: str) -> bool:
 
 
 def _chunks(values: list[Any]) -> Iterator[list[Any]]:
+    """The values in lists of at most `_MOST`."""
     for start in range(0, len(values), _MOST):
         yield values[start : start + _MOST]

@@ -161,4 +161,5 @@ def drift(now: Snapshot, source: Snapshot | None) -> dict[str, np.ndarray]:
 
 
 def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number: trackers take no others."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value - value == 0
