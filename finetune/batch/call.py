@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,32 +13,11 @@ from finetune.batch.executors.job_process import Executor
 from finetune.batch.folder import BatchFolder, default_folder
 from finetune.batch.jobs import Job, read_jobs, select_jobs
 from finetune.batch.scheduler import Scheduler
-from finetune.batch.status import JobStatus, TimeLeft, job_status, time_left
+from finetune.batch.status import Display, job_status
 from finetune.batch.summary import Summary, summarise, write_summary
 from finetune.errors import FinetuneError, Interrupted, WrongUse
 from finetune.process import stop_signals
 from finetune.runs.directory import check_place
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a display shows while a batch runs: every job, and the remaining time if it can be estimated."""
-
-    statuses: Sequence[JobStatus]
-    remaining: TimeLeft | None
-
-
-class Display:
-    """Shows a person how a batch goes; this one shows nothing."""
-
-    def say(self, text: str) -> None:
-        """A line about what happened."""
-
-    def show(self, progress: Progress) -> None:
-        """Called often, with the status of every job."""
-
-    def job_ended(self, status: JobStatus) -> None:
-        """Called after a job has ended, however it ended."""
 
 
 @dataclass(frozen=True)
@@ -68,46 +47,38 @@ class Call:
         at the end. KeyboardInterrupt and SIGTERM leave runs that the next call resumes.
         """
         self.check()
-        single = len(self.jobs) < len(self.every)
+        whole = len(self.jobs) == len(self.every)
         unfinished = [job for job in self.jobs if job_status(self.folder, job).state != "done"]
         if len(unfinished) < len(self.jobs):
             self.display.say(f"{len(self.jobs) - len(unfinished)} of {_jobs(len(self.jobs))} done already")
         if not unfinished:
-            return self.summarised(self._statuses(), write=not single)
+            return self._summary(write=whole)
         with stop_signals() as requested, closing(executor()) as where:
             surveys = self._survey(unfinished)  # before anything is written
-            with self.folder.locked(shared=single):
+            with self.folder.locked(shared=not whole):
                 self.display.say(f"{_jobs(len(surveys))} in {self.folder}, {where.describe()}")
-                scheduler = Scheduler(
-                    self.folder,
-                    self.jobs,
-                    where,
-                    _Watcher(self, self._statuses(), surveys, where, write=not single),
-                    default_batch=lambda job: surveys.get(job.name, {}).get("batch_size"),
-                    fail_fast=fail_fast,
-                )
                 try:
-                    scheduler.run(requested)
+                    Scheduler(
+                        self.folder, self.jobs, where, self.display,
+                        surveys=surveys, summarise=whole, fail_fast=fail_fast,
+                    ).run(requested)  # fmt: skip
                 finally:
-                    statuses = self._statuses()
-                    summary = self.summarised(statuses, write=not single)
-        done = sum(statuses[job.index].state == "done" for job in self.jobs)
-        if requested() and done < len(self.jobs):
-            raise Interrupted(f"stopped: {done} of {_jobs(len(self.jobs))} done; repeat the command to go on")
+                    summary = self._summary(write=whole)
+        mine = {job.index for job in self.jobs}
+        done = sum(one.state == "done" for one in summary.statuses if one.job.index in mine)
+        if requested() and done < len(mine):
+            raise Interrupted(f"stopped: {done} of {_jobs(len(mine))} done; repeat the command to go on")
         return summary
 
     def summary_only(self) -> Summary:
         """Write and return the summary of the runs that exist."""
         if not self.folder.path.is_dir():
             raise FinetuneError(f"{self.folder} does not exist: no job of {self.file} has run yet; run the batch first")
-        return self.summarised(self._statuses(), write=True)
+        return self._summary(write=True)
 
-    def _statuses(self) -> dict[int, JobStatus]:
-        return {job.index: job_status(self.folder, job) for job in self.every}
-
-    def summarised(self, statuses: Mapping[int, JobStatus], *, write: bool) -> Summary:
+    def _summary(self, *, write: bool) -> Summary:
         """All jobs of the file ranked; with `write`, the files of the summary are written too."""
-        summary = summarise([statuses[job.index] for job in self.every])
+        summary = summarise([job_status(self.folder, job) for job in self.every])
         if write:
             write_summary(self.folder, summary)
         return summary
@@ -158,30 +129,3 @@ def open_call(
 
 def _jobs(count: int) -> str:
     return "1 job" if count == 1 else f"{count} jobs"
-
-
-@dataclass
-class _Watcher:
-    """Passes the scheduler's events to the display, with the remaining time, and writes the summary after every job."""
-
-    call: Call
-    statuses: dict[int, JobStatus]
-    surveys: Mapping[str, Mapping[str, Any]]
-    executor: Executor
-    write: bool
-
-    def say(self, text: str) -> None:
-        """Pass it on."""
-        self.call.display.say(text)
-
-    def show(self, statuses: Sequence[JobStatus]) -> None:
-        """Pass it on with the remaining time."""
-        pixels = {name: row.get("pixels") for name, row in self.surveys.items()}
-        self.call.display.show(Progress(statuses, time_left(statuses, pixels, self.executor.slots())))
-
-    def job_ended(self, statuses: Sequence[JobStatus], status: JobStatus) -> None:
-        """Write the summary and pass it on."""
-        self.statuses |= {one.job.index: one for one in statuses}
-        self.call.summarised(self.statuses, write=self.write)
-        self.show(statuses)
-        self.call.display.job_ended(status)

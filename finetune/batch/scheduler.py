@@ -3,15 +3,16 @@
 import dataclasses
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from finetune.batch.executors.job_process import Executor, Handle, Launch
+from finetune.batch.executors.job_process import Executor, Handle, Launch, Outcome, judge
 from finetune.batch.folder import Attempt, BatchFolder, JobRecord
 from finetune.batch.jobs import Job
-from finetune.batch.outcome import Outcome, judge
-from finetune.batch.status import JobStatus, describe_halved_rate, job_status
+from finetune.batch.status import Display, JobStatus, Progress, describe_halved_rate, job_status, time_left
+from finetune.batch.summary import summarise, write_summary
 from finetune.config import RunConfig, presets, settings_with
 from finetune.errors import FinetuneError
 
@@ -22,19 +23,6 @@ _PAUSE = 0.2
 """Seconds between two looks at the running processes."""
 _PATIENCE = 120.0
 """Seconds to wait for a process of an earlier call that still holds a job's run directory."""
-
-
-class Watcher(Protocol):
-    """Receives the events of a batch."""
-
-    def say(self, text: str) -> None:
-        """A line about what happened."""
-
-    def show(self, statuses: Sequence[JobStatus]) -> None:
-        """Called often, with the status of every job in the file's order."""
-
-    def job_ended(self, statuses: Sequence[JobStatus], status: JobStatus) -> None:
-        """Called after each job that ended, however it ended, with all statuses and that job's."""
 
 
 @dataclass
@@ -48,7 +36,8 @@ class _Active:
 class Scheduler:
     """The jobs of one call of `finetune batch`.
 
-    `default_batch` gives the batch size of a job that does not set one; None if it is not known.
+    surveys: a row of `finetune batch --dry-run --json` for each unfinished job, by its name. summarise: whether the
+    files of the summary are written after every job.
     """
 
     def __init__(
@@ -56,15 +45,16 @@ class Scheduler:
         folder: BatchFolder,
         jobs: Sequence[Job],
         executor: Executor,
-        watcher: Watcher,
+        display: Display,
         *,
-        default_batch: Callable[[Job], int | None],
+        surveys: Mapping[str, Mapping[str, Any]],
+        summarise: bool,
         fail_fast: bool = False,
     ) -> None:
-        self._folder, self._jobs, self._executor, self._watcher = folder, jobs, executor, watcher
-        self._default_batch, self._fail_fast = default_batch, fail_fast
+        self._folder, self._jobs, self._executor, self._display = folder, jobs, executor, display
+        self._surveys, self._summarise, self._fail_fast = surveys, summarise, fail_fast
         self._active: dict[int, _Active] = {}
-        self._restarts: dict[int, int] = {}
+        self._restarts: Counter[int] = Counter()
         self._waiting_since: dict[int, float] = {}
         self._stopping = False
         self._statuses = {job.index: job_status(folder, job) for job in jobs}
@@ -74,7 +64,7 @@ class Scheduler:
 
     def statuses(self) -> list[JobStatus]:
         """The status of every job, in the file's order."""
-        return [self._statuses[job.index] for job in self._jobs]
+        return list(self._statuses.values())
 
     def run(self, stop_requested: Callable[[], bool]) -> list[JobStatus]:
         """Work until every job is done or has failed, or until `stop_requested`: running jobs then save their states.
@@ -88,7 +78,7 @@ class Scheduler:
                 self._start_jobs()
                 self._collect_ended()
                 self._refresh()
-                self._watcher.show(self.statuses())
+                self._show()
                 if self._active or self._queue:
                     time.sleep(_PAUSE)
         except BaseException:
@@ -100,11 +90,16 @@ class Scheduler:
             raise
         return self.statuses()
 
+    def _show(self) -> None:
+        pixels = {name: row.get("pixels") for name, row in self._surveys.items()}
+        statuses = self.statuses()
+        self._display.show(Progress(statuses, time_left(statuses, pixels, self._executor.slots())))
+
     def _stop(self, reason: str) -> None:
         self._stopping = True
         self._queue = []
         if self._active:
-            self._watcher.say(reason)
+            self._display.say(reason)
         for active in self._active.values():
             active.handle.stop()
 
@@ -137,7 +132,7 @@ class Scheduler:
         """Wait up to _PATIENCE: a process of an earlier call saves its state and ends, another user's may not."""
         if job.index not in self._waiting_since:
             self._waiting_since[job.index] = time.monotonic()
-            self._watcher.say(f"{job.name}: waiting for {holder}, which holds its run directory")
+            self._display.say(f"{job.name}: waiting for {holder}, which holds its run directory")
         if time.monotonic() - self._waiting_since[job.index] > _PATIENCE:
             self._queue.remove(job)
             self._fail(job, f"{self._folder.run(job)} is in use by {holder}: wait for it, or stop it")
@@ -159,7 +154,7 @@ class Scheduler:
         log.parent.mkdir(parents=True, exist_ok=True)
         log_start = log.stat().st_size if log.exists() else 0
         # Recorded before the process starts: if this process is killed, the next call knows whose directory it is.
-        size = record.batch_size or job.config.batch_size or self._default_batch(job)
+        size = record.batch_size or job.config.batch_size or self._surveys.get(job.name, {}).get("batch_size")
         self._write_attempt(job, record, Attempt(_now(), batch_size=size))
         return _Active(job, self._executor.start(Launch(arguments, log, alone=alone)), log_start, time.monotonic())
 
@@ -188,15 +183,14 @@ class Scheduler:
                 self._settle(job)
 
     def _retry(self, job: Job, outcome: Outcome) -> bool:
-        """Whether the job is tried again; the callbacks hear of it."""
+        """Whether the job is tried again, which the display reports."""
         if outcome.kind == "out-of-memory":
             return self._halve(job)
-        if outcome.kind in ("killed", "lost"):
-            count = self._restarts[job.index] = self._restarts.get(job.index, 0) + 1
-            if count <= _RESTARTS:
-                self._watcher.say(f"{job.name}: {outcome.error}; resuming it")
-                return True
-        return False
+        if outcome.kind not in ("killed", "lost") or self._restarts[job.index] == _RESTARTS:
+            return False
+        self._restarts[job.index] += 1
+        self._display.say(f"{job.name}: {outcome.error}; resuming it")
+        return True
 
     def _halve(self, job: Job) -> bool:
         """Prepare the job to start again with half its batch size; False if that would be too small."""
@@ -208,7 +202,7 @@ class Scheduler:
         self._folder.clear(job)
         self._folder.write_record(job, dataclasses.replace(record, batch_size=size // 2))
         rate = describe_halved_rate(job.config.learning_rate)
-        self._watcher.say(
+        self._display.say(
             f"{job.name}: out of memory; starting again with batch size {size // 2} (learning rate {rate})"
         )
         return True
@@ -220,7 +214,10 @@ class Scheduler:
 
     def _settle(self, job: Job) -> None:
         status = self._statuses[job.index] = job_status(self._folder, job)
-        self._watcher.job_ended(self.statuses(), status)
+        if self._summarise:
+            write_summary(self._folder, summarise(self.statuses()))
+        self._show()
+        self._display.job_ended(status)
         if status.state == "failed" and self._fail_fast and not self._stopping:
             self._stop(f"{job.name} has failed: running jobs save their states (--fail-fast)")
 

@@ -1,6 +1,7 @@
 """How far a job is and how long the rest takes. Both are read from the files of its run; nothing is stored twice."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from finetune.batch.folder import BatchFolder
 from finetune.batch.jobs import Job
 from finetune.errors import FinetuneError
 from finetune.files import read_json
-from finetune.runs.directory import RunDir, kept_validation
+from finetune.runs.directory import kept_validation
 
 STATES = ("done", "failed", "running", "interrupted", "pending")
 
@@ -87,7 +88,10 @@ def _read_status(folder: BatchFolder, job: Job, *, running: bool) -> JobStatus:
     if record.batch_size is not None:
         known["batch_size"] = record.batch_size
         known["reduced_from"] = next((attempt.batch_size for attempt in attempts if attempt.batch_size), None)
-    if rows := _epochs(run):
+    rows: list[dict[str, Any]] = []
+    with suppress(OSError, FinetuneError):  # a file that cannot be read shows no finished epochs
+        rows = run.epochs()
+    if rows:
         last = rows[-1]
         known |= {
             "epoch": last.get("epoch", 0),
@@ -123,20 +127,33 @@ def _finished(job: Job, result: dict[str, Any], known: dict[str, Any]) -> JobSta
     )
 
 
-def _epochs(run: RunDir) -> list[dict[str, Any]]:
-    """The rows of the finished epochs; none if they cannot be read."""
-    try:
-        return run.epochs()
-    except (OSError, FinetuneError):
-        return []
-
-
 @dataclass(frozen=True)
 class TimeLeft:
     """Seconds until all jobs are done, and the number of measured jobs behind that estimate."""
 
     seconds: float
     measured: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a display shows while a batch runs: every job, and the remaining time if it can be estimated."""
+
+    statuses: Sequence[JobStatus]
+    remaining: TimeLeft | None
+
+
+class Display:
+    """Shows a person how a batch goes; this one shows nothing."""
+
+    def say(self, text: str) -> None:
+        """A line about what happened."""
+
+    def show(self, progress: Progress) -> None:
+        """Called often, with the status of every job of the call in the file's order."""
+
+    def job_ended(self, status: JobStatus) -> None:
+        """Called after each job that ended, however it ended."""
 
 
 def time_left(statuses: Sequence[JobStatus], pixels: Mapping[str, int | None], slots: int) -> TimeLeft | None:

@@ -11,6 +11,11 @@ from finetune.batch.status import STATES, JobStatus
 from finetune.evaluation.significance import FORMULA, Repeats, difference_words, rank_results
 from finetune.files import to_json, write_text
 
+_AS_IN_STATUS = (
+    *("epochs", "batch_size", "learning_rate", "train_seconds", "images_per_second", "attempts", "note", "error"),
+)
+"""Columns of a job that are attributes of its `JobStatus`."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -144,14 +149,7 @@ def _job_json(one: JobStatus, group: Group, folder: BatchFolder, columns: list[s
         "test_accuracy_batch_statistics": one.test_batch,
         "test_images": one.examples,
         "verdict": group.verdict,
-        "epochs": one.epochs,
-        "batch_size": one.batch_size,
-        "learning_rate": one.learning_rate,
-        "train_seconds": one.train_seconds,
-        "images_per_second": one.images_per_second,
-        "attempts": one.attempts,
-        "note": one.note,
-        "error": one.error,
+        **{name: getattr(one, name) for name in _AS_IN_STATUS},
         "run": str(folder.run(one.job).path.absolute()),
         "log": str(folder.log(one.job).absolute()),
         "settings": {name: getattr(config, name) for name in columns},

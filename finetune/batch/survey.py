@@ -1,7 +1,7 @@
 """Check every setting of the jobs and count their images and steps, before any of them starts."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, NoReturn
@@ -119,9 +119,9 @@ def plan(call: Call, workers: int) -> tuple[list[dict[str, Any]], dict[str, Any]
     remaining = time_left(statuses, {row["name"]: row["pixels"] for row in rows}, workers)
     estimate = {
         "to_run": len(to_run),
-        "steps": _total(one.steps for one in to_run),
-        "images": _total(one.trained_images for one in to_run),
-        "pixels": _total(one.pixels for one in to_run),
+        "steps": _total([one.steps for one in to_run]),
+        "images": _total([one.trained_images for one in to_run]),
+        "pixels": _total([one.pixels for one in to_run]),
         "seconds": remaining.seconds if remaining else None,
         "workers": workers,
     }
@@ -142,11 +142,7 @@ def _words(estimate: dict[str, Any], remaining: TimeLeft | None) -> str:
     )
 
 
-def _total(values: Iterable[int | None]) -> int | None:
+def _total(values: Sequence[int | None]) -> int | None:
     """Their sum; None if one of them is not known."""
-    total = 0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

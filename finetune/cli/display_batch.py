@@ -9,9 +9,8 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from finetune.batch.call import Display, Progress
 from finetune.batch.folder import BatchFolder
-from finetune.batch.status import JobStatus
+from finetune.batch.status import Display, JobStatus, Progress
 from finetune.batch.summary import Summary, summarise
 from finetune.cli.console import output_console, percent, plain_table, progress_console, with_spread
 from finetune.cli.terminal import Columns, tabulated

@@ -8,12 +8,13 @@ import time
 
 import pytest
 
-from finetune.batch.call import Call, Display
+from finetune.batch.call import Call
 from finetune.batch.executors import ray_cluster
 from finetune.batch.executors.job_process import Launch
 from finetune.batch.executors.ray_cluster import Ray
 from finetune.batch.folder import BatchFolder
 from finetune.batch.jobs import read_jobs
+from finetune.batch.status import Display
 from finetune.errors import FinetuneError, WrongUse
 from tests.support.places import ROOT
 from tests.support.stub_run import StubLaunch

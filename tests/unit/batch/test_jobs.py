@@ -2,8 +2,7 @@
 
 import pytest
 
-from finetune.batch.job_names import safe_name
-from finetune.batch.jobs import read_jobs, select_jobs
+from finetune.batch.jobs import read_jobs, safe_name, select_jobs
 from finetune.config import PATHS, RunConfig
 from finetune.errors import FinetuneError, WrongUse
 

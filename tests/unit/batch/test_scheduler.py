@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from finetune.batch.call import Call, Display
+from finetune.batch.call import Call
 from finetune.batch.executors import job_process
 from finetune.batch.executors.job_process import Process
 from finetune.batch.executors.local import Local
 from finetune.batch.folder import BatchFolder
 from finetune.batch.jobs import read_jobs
 from finetune.batch.scheduler import Scheduler
+from finetune.batch.status import Display
 from finetune.errors import FinetuneError, WrongUse
 from tests.support.places import ROOT
 from tests.support.stub_run import StubLaunch
@@ -258,7 +259,7 @@ def test_a_run_held_by_another_process_is_waited_for(batch, monkeypatch):
     while not (folder.run(job).path / "pid").exists():
         time.sleep(0.02)
     heard = Heard()
-    scheduler = Scheduler(folder, call.jobs, Stubbed(), _Watcher(heard, child), default_batch=lambda job: None)
+    scheduler = Scheduler(folder, call.jobs, Stubbed(), _Watcher(heard, child), surveys={}, summarise=False)
     assert [one.state for one in scheduler.run(lambda: False)] == ["done", "done"]
     assert heard.lines[0] == "a: waiting for another process, which holds its run directory"
     assert heard.ended_as[0] == ("b", "done")
@@ -271,10 +272,10 @@ class _Watcher:
         self.heard, self.child = heard, child
         self.say = heard.say
 
-    def show(self, statuses):
+    def show(self, progress):
         self.child.poll()
 
-    def job_ended(self, statuses, status):
+    def job_ended(self, status):
         self.heard.job_ended(status)
         self.child.stop()
 

@@ -4,9 +4,8 @@ import re
 
 import pytest
 
-from finetune.batch.call import Progress
 from finetune.batch.jobs import Job
-from finetune.batch.status import JobStatus, TimeLeft
+from finetune.batch.status import JobStatus, Progress, TimeLeft
 from finetune.cli.display_batch import BatchDisplay
 from finetune.config import RunConfig
 from finetune.reporting.words import seconds as duration

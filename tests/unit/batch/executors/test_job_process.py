@@ -2,7 +2,6 @@
 
 import pytest
 
-from finetune.batch import outcome
 from finetune.batch.executors import job_process
 from finetune.batch.executors.job_process import Ended
 
@@ -32,30 +31,30 @@ def test_outcomes(tmp_path, code, text, oom_kills, kind, words):
     log = tmp_path / "job.log"
     earlier = "Error: out of memory: what an earlier attempt said\n"
     log.write_text(earlier + text)
-    found = outcome.judge(Ended(code, oom_kills=oom_kills), log, len(earlier), done=code == 0)
+    found = job_process.judge(Ended(code, oom_kills=oom_kills), log, len(earlier), done=code == 0)
     assert found.kind == kind
     assert (found.error or "").startswith(words or "")
     assert (found.error is None) == (words is None)
 
 
 def test_success_without_a_result_is_none(tmp_path):
-    assert outcome.judge(Ended(0), tmp_path / "no.log", 0, done=False).kind == "failed"
+    assert job_process.judge(Ended(0), tmp_path / "no.log", 0, done=False).kind == "failed"
 
 
 def test_a_lost_machine(tmp_path):
-    found = outcome.judge(Ended(None, "its node died"), tmp_path / "no.log", 0, done=False)
+    found = job_process.judge(Ended(None, "its node died"), tmp_path / "no.log", 0, done=False)
     assert (found.kind, found.error) == ("lost", "its node died")
 
 
 def test_a_machine_that_ran_out_of_memory(tmp_path):
     lost = "OutOfMemoryError: 2 workers were killed due to the node running low on memory"
-    assert outcome.judge(Ended(None, lost), tmp_path / "no.log", 0, done=False).kind == "out-of-memory"
+    assert job_process.judge(Ended(None, lost), tmp_path / "no.log", 0, done=False).kind == "out-of-memory"
 
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path):
     log = tmp_path / "job.log"
     log.write_text("Error: first\n" + "x" * 200_000 + "\nError: last\n")
-    assert outcome.judge(Ended(1), log, 0, done=False).error == "last"
+    assert job_process.judge(Ended(1), log, 0, done=False).error == "last"
 
 
 @pytest.mark.parametrize(
