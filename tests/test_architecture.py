@@ -25,7 +25,7 @@ SURFACES = {
     "reporting": {
         *("run_report", "run_page", "diagnosis_page", "model_card", "curves", "html", "words"),
     },
-    "inference": {"predict", "embeddings", "verification", "export.write", "export.exported", "export.format_table"},
+    "inference": {"predict", "embeddings", "verification", "export.write", "export.exported"},
     "batch": {
         *("jobs", "call", "folder", "status", "survey", "summary", "slurm"),
         *("executors.job_process", "executors.local", "executors.ray_cluster"),
@@ -39,7 +39,6 @@ NO_TENSORFLOW = (
     *(
         "finetune.reporting",
         "finetune.config",
-        "finetune.inference.export.format_table",
         "finetune.inference.export.exported",
     ),
     *("finetune.evaluation.predictions", "finetune.evaluation.metrics", "finetune.evaluation.significance"),

@@ -1,7 +1,7 @@
 """The commands that use a trained network: `finetune evaluate`, `predict`, `features` and `export`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,10 +20,7 @@ from finetune.cli.shared_options import (
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import print_table
 from finetune.errors import WrongUse
-from finetune.inference.export.format_table import FORMATS
-
-if TYPE_CHECKING:  # it imports NumPy, which `--help` does without
-    from finetune.inference.export.exported import Export
+from finetune.inference.export.exported import AGREEMENT, FORMATS, Export, TrialOptions
 
 
 @click.command()
@@ -203,7 +200,6 @@ def export(
     if least_accuracy is not None and no_evaluation:
         raise WrongUse("--assert-accuracy needs the evaluation: leave --no-evaluation out")
     load_tensorflow()
-    from finetune.inference.export.exported import TrialOptions
     from finetune.inference.export.write import export as write_export
 
     with progress() as display:
@@ -216,10 +212,8 @@ def export(
     _print_trials(exported)
 
 
-def _print_trials(exported: "Export") -> None:
+def _print_trials(exported: Export) -> None:
     """Print the table of the re-evaluation, and a warning if an export classifies differently from the run."""
-    from finetune.inference.export.exported import AGREEMENT
-
     if exported.run is None:
         click.echo("not re-evaluated (--no-evaluation)", err=True)
         return
@@ -230,9 +224,9 @@ def _print_trials(exported: "Export") -> None:
     header = ("", "accuracy", "difference", "same class", "logits differ by", "MB", "ms/image")
     cells = []
     for name, trial in own + trials:
-        compared = (f"{trial.difference:+.2%}", f"{trial.agreement:.2%}", f"{trial.logit_difference:.1e}")
+        compared = (f"{trial.difference:+.2%}", f"{trial.agreement:.2%}", f"{trial.largest_logit_difference:.1e}")
         figures = (f"{trial.accuracy:.2%}", *(("", "", "") if name == "run" else compared))
-        cells.append((name, *figures, f"{trial.bytes / 1e6:.2f}", f"{trial.milliseconds:.2f}"))
+        cells.append((name, *figures, f"{trial.bytes / 1e6:.2f}", f"{trial.milliseconds_per_image:.2f}"))
     click.echo()
     print_table(header, cells, numbers=header[1:])
     click.echo(f"{exported.run.images} test images, each export in its own runtime; times are for single images")

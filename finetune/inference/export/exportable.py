@@ -1,11 +1,13 @@
 """What is exported: a finished run's model, and the facts that its users need."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from finetune._version import __version__
 from finetune.backbone import module_handle
@@ -18,8 +20,12 @@ from finetune.runs.directory import RunDir
 from finetune.runs.model import find_trained, finished_class_names, open_trained
 from finetune.runs.run_data import image_shape
 
+INPUT = "images"
+"""Name of the input, in every format in which inputs have names."""
 CARD, LABELS = "finetune.json", "labels.txt"
 """Files that go with an export: its card, and its class names, one a line."""
+Runtime = Callable[[np.ndarray], np.ndarray]
+"""An export opened by the program it is for: its input, `[batch, ...]`, to logits `[batch, classes]`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +51,7 @@ class Source:
 
     @cached_property
     def native(self) -> tuple[int, int] | None:
-        """(height, width) in px of the run's images, None where they are photos of any size."""
+        """(height, width) in px of the run's images. None: photos of any size; evaluation takes their centre square."""
         return image_shape(self.run, self.config)
 
     @property
@@ -57,11 +63,6 @@ class Source:
     def side(self) -> int:
         """Height and width of the network's input, in px."""
         return int(self.config.image_size or self.stock.input_shape[1])
-
-    @property
-    def photos(self) -> bool:
-        """Whether the run's images are photos of any size, of which evaluation takes the centre square."""
-        return self.native is None
 
     @property
     def preprocessing(self) -> AnyPreprocessing:

@@ -1,17 +1,61 @@
-"""What an export has written, how it is re-evaluated, and how it scored. No TensorFlow."""
+"""The export formats, the names of their files, and what an export has written and scored.
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+No TensorFlow and no NumPy, so that `--help` can list the formats quickly.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-Runtime = Callable[[np.ndarray], np.ndarray]
-"""An export opened by the program it is for: its input, `[batch, ...]`, to logits `[batch, classes]`."""
+from finetune.errors import WrongUse
 
 AGREEMENT = 0.999
 """Least share of images with the same predicted class: below it, an export is another classifier than the run."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of `FORMATS`.
+
+    words: the description in `--help`. name: of the file or folder, where several formats go into one directory.
+    ending: what a name given for it must end in; None for a prefix or a folder.
+    """
+
+    words: str
+    name: str
+    ending: str | None
+
+
+FORMATS = {
+    "keras": Format("stock layers, safe to load, trainable", "model.keras", ".keras"),
+    "savedmodel": Format("TensorFlow Serving and the like", "saved_model", None),
+    "tflite": Format("phones and small devices", "model.tflite", ".tflite"),
+    "onnx": Format("onnxruntime and the like", "model.onnx", ".onnx"),
+    "slim": Format("a TF1 slim checkpoint: tf_slim's networks restore it by name", "slim/model.ckpt", None),
+}
+
+
+def file_names(out: Path, forms: Sequence[str]) -> dict[str, str]:
+    """Each of `forms` with the path of its file or folder within the directory it goes to.
+
+    Raises WrongUse where none is given, or `out` has the ending of another format.
+    """
+    forms = list(dict.fromkeys(forms))
+    if not forms:
+        raise WrongUse(f"no format is given: expected one or more of {', '.join(FORMATS)}")
+    endings = [one.ending for one in FORMATS.values() if one.ending]
+    if len(forms) > 1:
+        if out.suffix in endings:
+            raise WrongUse(f"--out {out}: several formats go into one directory: give its name, without {out.suffix}")
+        return {form: FORMATS[form].name for form in forms}
+    (form,) = forms
+    ending = FORMATS[form].ending
+    if ending and out.suffix != ending:
+        raise WrongUse(f"--out {out}: a {form} file ends in {ending}: give {out.with_suffix(ending)}")
+    if form == "savedmodel" and out.suffix in endings:
+        raise WrongUse(f"--out {out}: a SavedModel is a directory: give {out.with_suffix('')}")
+    return {form: out.name}
 
 
 @dataclass(frozen=True)
@@ -33,7 +77,7 @@ class Trial:
     """Scores of an export over `images` test images.
 
     difference: its accuracy minus the run's on the same images. agreement: the share of images with the same predicted
-    class. logit_difference: the largest absolute one, over up to 1,000 images. bytes: of all files. milliseconds: the
+    class. largest_logit_difference: absolute, over up to 1,000 images. bytes: of all files. milliseconds_per_image: the
     median over single images, after some to warm up.
 
     Class and logits are compared with the run on the same pixels. Where an export takes photos as they are, the run
@@ -44,21 +88,13 @@ class Trial:
     accuracy: float
     difference: float
     agreement: float
-    logit_difference: float
+    largest_logit_difference: float
     bytes: int
-    milliseconds: float
+    milliseconds_per_image: float
 
     def to_json(self) -> dict[str, Any]:
         """For `export --json`."""
-        return {
-            "images": self.images,
-            "accuracy": self.accuracy,
-            "difference": self.difference,
-            "agreement": self.agreement,
-            "largest_logit_difference": self.logit_difference,
-            "bytes": self.bytes,
-            "milliseconds_per_image": self.milliseconds,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -66,20 +66,18 @@ def check(preprocessing: AnyPreprocessing) -> None:
         )
 
 
-def layers(
-    pixels: Any, side: int, preprocessing: AnyPreprocessing, *, photos: bool, native: tuple[int, int] | None
-) -> Any:
+def layers(pixels: Any, side: int, preprocessing: AnyPreprocessing, *, native: tuple[int, int] | None) -> Any:
     """The same as stock Keras layers, which a `.keras` file holds and safe mode loads: symbolic uint8 images
-    `[batch, height, width, 3]` to what the network takes.
+    `[batch, height, width, 3]` of the size `native`, or photos of any size for None, to what the network takes.
 
     `Resizing` is `tf.image.resize`: of photos it rounds once, where Pillow rounds twice.
     """
     x: Any = keras.ops.cast(pixels, "float32")  # of uint8, Resizing makes uint8 again
-    if photos:
+    if native is None:
         x = keras.layers.Resizing(side, side, antialias=True, crop_to_aspect_ratio=True, name="resize")(x)
         x = keras.ops.round(x)
     elif native != (side, side):
-        x = keras.layers.Resizing(side, side, antialias=native is None or side < max(native), name="resize")(x)
+        x = keras.layers.Resizing(side, side, antialias=side < max(native), name="resize")(x)
     order, scale, offset = coefficients(preprocessing)
     if order != [0, 1, 2]:
         x = keras.ops.take(x, order, axis=-1)
@@ -88,7 +86,6 @@ def layers(
 
 def coefficients(preprocessing: AnyPreprocessing) -> tuple[list[int], list[float], list[float]]:
     """(order of the channels, factor, summand) of a preprocessing: each is affine, channel by channel."""
-    check(preprocessing)
     basis = np.concatenate([np.zeros((1, 3)), np.eye(3)]).astype(np.float32)
     offset, *columns = np.asarray(preprocessing.apply(basis[:, None, None, :]), np.float64)[:, 0, 0, :]
     gains = np.stack(columns) - offset  # [channel in, channel out]

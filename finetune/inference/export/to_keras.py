@@ -13,20 +13,17 @@ import tensorflow as tf
 from finetune.batchnorm.surgery import to_stock
 from finetune.errors import FinetuneError
 from finetune.inference.export import pixels
-from finetune.inference.export.exportable import CARD, Source
-from finetune.inference.export.exported import Exported, Runtime
-from finetune.inference.export.frozen import INPUT
+from finetune.inference.export.exportable import CARD, INPUT, Runtime, Source
+from finetune.inference.export.exported import Exported
 
 
 def check(source: Source) -> None:
-    """FinetuneError for a run on a Hub module, and for preprocessing inside that is Python code."""
+    """FinetuneError for a run on a Hub module."""
     if source.module is not None:
         raise FinetuneError(
             f"{source.path} holds the Hub module {source.module}, which is no Keras layer: a .keras file of it would "
             "need this package and the module; export it with --format savedmodel"
         )
-    if source.with_preprocessing:
-        pixels.check(source.preprocessing)
 
 
 def write(source: Source, out: Path) -> Exported:
@@ -66,7 +63,7 @@ def keras_runtime(model: keras.Model) -> Runtime:
 
 def _with_pixels(source: Source, model: keras.Model) -> keras.Model:
     images = keras.Input(tuple(source.shape[1:]), dtype="uint8", name=INPUT)
-    x = pixels.layers(images, source.side, source.preprocessing, photos=source.photos, native=source.native)
+    x = pixels.layers(images, source.side, source.preprocessing, native=source.native)
     # Flat: a model within a model would hide its layers from the reader of the file.
     copy = to_stock(model)
     logits = copy._run_through_graph([x], call_fn=lambda operation, *args, **kwargs: operation(*args, **kwargs))

@@ -10,23 +10,26 @@ from checkpoints.catalog.lookup import BackboneSpec
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim import write_slim
 from checkpoints.matching.fit import fits
-from finetune.backbone import conversion, module_handle
+from finetune.backbone import conversion
 from finetune.backbone.networks.names import slim_variables
-from finetune.config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import write_text
-from finetune.inference.export.exportable import LABELS, Source, one_line
-from finetune.inference.export.exported import Exported, Runtime
+from finetune.inference.export.exportable import LABELS, Runtime, Source, one_line
+from finetune.inference.export.exported import Exported
 from finetune.inference.export.to_keras import keras_runtime
-
-_STATE = "checkpoint"
 
 
 def places(out: Path) -> list[Path]:
     """Every file that is written for the prefix `out`. WrongUse for the ending of another format."""
     if conversion.format_of(out) != "slim-v2":
         raise WrongUse(f"--out {out} has the ending of a Keras file: expected a prefix such as model.ckpt")
-    return [out, Path(f"{out}.index"), Path(f"{out}.data-00000-of-00001"), *_beside(out)]
+    return [out, *_files(out)]
+
+
+def _files(out: Path) -> tuple[Path, Path, Path, Path]:
+    """The index, the data, the `checkpoint` file that names them, and the class names."""
+    index, data = Path(f"{out}.index"), Path(f"{out}.data-00000-of-00001")
+    return index, data, out.with_name("checkpoint"), out.with_name(LABELS)
 
 
 def check(source: Source) -> None:
@@ -36,8 +39,19 @@ def check(source: Source) -> None:
             "--with-preprocessing: a slim checkpoint holds variables and no graph, so there is nowhere to put it: "
             "leave it out, or give another --format"
         )
-    found = fits(open_checkpoint(source.path))[0]
-    _check_slim(found.spec if found.exact else None, source.config, source.path)
+    config, found = source.config, fits(open_checkpoint(source.path))[0]
+    if source.module is not None:
+        raise FinetuneError(f"{config.backbone} is a Hub module: it has no slim names, and no slim network restores it")
+    if config.hidden:
+        raise FinetuneError(
+            f"the head has a hidden layer of {config.hidden}, which slim's networks have no place for: train without "
+            "--hidden"
+        )
+    if not found.exact or found.spec.source == "keras":
+        raise FinetuneError(
+            f"{source.path} has no slim names ({config.backbone}): only a run on a slim backbone, such as "
+            "slim/resnet_v1_50, exports to a slim checkpoint"
+        )
 
 
 def write(source: Source, out: Path) -> Exported:
@@ -50,13 +64,12 @@ def write(source: Source, out: Path) -> Exported:
     spec = found.spec
     model, _ = conversion.load_stock(open_checkpoint(source.path), found, image_size=spec.least_size)
     arrays = {name: np.asarray(variable) for name, variable in slim_variables(model).items()}
-    state, labels = _beside(out)
+    index, data, state, labels = _files(out)
     write_text(labels, "".join(f"{label}:{one_line(name)}\n" for label, name in enumerate(source.class_names)))
     write_slim(out, {**arrays, "global_step": np.array(source.steps, np.int64)})
     write_text(state, _state(out))
-    files = (Path(f"{out}.index"), Path(f"{out}.data-00000-of-00001"), state, labels)
     what = f"{len(arrays)} variables of {spec.id} with {found.outputs} outputs, global_step {source.steps}"
-    return Exported("slim", out, files, what, tuple(_notes(spec, source)))
+    return Exported("slim", out, (index, data, state, labels), what, tuple(_notes(spec, source)))
 
 
 def open_runtime(source: Source, out: Path) -> Runtime:
@@ -68,26 +81,6 @@ def open_runtime(source: Source, out: Path) -> Runtime:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.epsilon = source.config.bn_epsilon
     return keras_runtime(model)
-
-
-def _beside(out: Path) -> tuple[Path, Path]:
-    return out.with_name(_STATE), out.with_name(LABELS)
-
-
-def _check_slim(spec: BackboneSpec | None, config: RunConfig, path: Path) -> None:
-    """Raise FinetuneError where the model in `path` has no network in slim that restores it."""
-    if module_handle(config.backbone) is not None:
-        raise FinetuneError(f"{config.backbone} is a Hub module: it has no slim names, and no slim network restores it")
-    if config.hidden:
-        raise FinetuneError(
-            f"the head has a hidden layer of {config.hidden}, which slim's networks have no place for: train without "
-            "--hidden"
-        )
-    if spec is None or spec.source == "keras":
-        raise FinetuneError(
-            f"{path} has no slim names ({config.backbone}): only a run on a slim backbone, such as slim/resnet_v1_50, "
-            "exports to a slim checkpoint"
-        )
 
 
 def _state(out: Path) -> str:

@@ -1,20 +1,19 @@
 """Re-evaluate an export: the test set through its own runtime, compared image by image with the run itself."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from finetune.batchnorm.statistics import KerasSubject
-from finetune.batchnorm.subject import Forward, Statistics
 from finetune.data import batches, decoding
 from finetune.data.dataset import Split
 from finetune.data.lazy import LazyImages
-from finetune.evaluation.evaluator import Batches, Evaluator, Pass
-from finetune.inference.export.exportable import Source
-from finetune.inference.export.exported import Runtime, Trial, TrialOptions
+from finetune.evaluation.evaluator import Batches, Evaluation, count, total
+from finetune.evaluation.predictions import predictions_from_logits
+from finetune.inference.export.exportable import Runtime, Source
+from finetune.inference.export.exported import Trial, TrialOptions
 from finetune.runs.model import Opened
 
 _COMPARED = 1_000
@@ -58,63 +57,41 @@ class Reference:
         return self._compare(self._score(runtime, feed), self._same_pixels, size)
 
     def _score(self, runtime: Runtime, feed: Batches) -> "_Outcome":
-        recorded = _Recorded(runtime)
-        passed = Evaluator(recorded, on_batch=self._on_batch).examine(recorded.watched(feed), "moving")
-        assert recorded.first is not None
-        return _Outcome(passed, np.concatenate(recorded.logits), _latency(runtime, recorded.first))
+        parts, classes, first = [], [], None
+        kept: list[np.ndarray] = []
+        for images, labels, counted in feed:
+            given, chosen = np.asarray(images), np.asarray(counted)
+            first = given[:1] if first is None else first
+            scores, own = runtime(given)[chosen], np.asarray(labels)[chosen]
+            parts.append(count(scores, own))
+            classes.append(predictions_from_logits(scores, own).classes)
+            kept.append(scores[: max(0, _COMPARED - sum(len(one) for one in kept))])
+            if self._on_batch is not None:
+                self._on_batch()
+        assert first is not None
+        return _Outcome(total(parts), np.concatenate(classes), np.concatenate(kept), _latency(runtime, first))
 
     def _compare(self, one: "_Outcome", same_pixels: "_Outcome", size: int) -> Trial:
-        score = one.passed.evaluation
+        score = one.score
         return Trial(
             images=score.examples,
             accuracy=score.accuracy,
-            difference=(score.correct - self._own.passed.evaluation.correct) / score.examples,
-            agreement=float(np.mean(one.passed.images.classes == same_pixels.passed.images.classes)),
-            logit_difference=float(np.abs(one.logits.astype(np.float64) - same_pixels.logits).max()),
+            difference=(score.correct - self._own.score.correct) / score.examples,
+            agreement=float(np.mean(one.classes == same_pixels.classes)),
+            largest_logit_difference=float(np.abs(one.logits.astype(np.float64) - same_pixels.logits).max()),
             bytes=size,
-            milliseconds=round(one.seconds * 1000, 3),
+            milliseconds_per_image=round(one.seconds * 1000, 3),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class _Outcome:
-    """A pass over the test images, its first logits, and the seconds that a single image takes."""
+    """The score over the test images, the predicted classes, the first logits, and the seconds of a single image."""
 
-    passed: Pass
+    score: Evaluation
+    classes: np.ndarray
     logits: np.ndarray
     seconds: float
-
-
-class _Recorded:
-    """A runtime in the form that the evaluator takes. Keeps the first logits, and one image."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-        self.logits: list[np.ndarray] = []
-        self.first: np.ndarray | None = None
-        self._counted: Any = None
-        self._kept = 0
-
-    def watched(self, feed: Batches) -> Batches:
-        """The same batches; remembers which images of the current one are counted."""
-        for images, labels, counted in feed:
-            self._counted = np.asarray(counted)
-            yield images, labels, counted
-
-    def forward(self, statistics: Statistics) -> Forward:
-        """The same for all `statistics`: an export has one mode only."""
-
-        def forward(images: Any) -> tuple[Any, Sequence[Any]]:
-            given = np.asarray(images)
-            logits = self.runtime(given)
-            if self.first is None:
-                self.first = given[:1]
-            if self._kept < _COMPARED:
-                self.logits.append(logits[self._counted][: _COMPARED - self._kept])
-                self._kept += len(self.logits[-1])
-            return logits, ()
-
-        return forward
 
 
 def _pixels(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -1,18 +1,17 @@
 """Write a finished run in one or more formats: all files appear together, or none does."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 from checkpoints.atomic import move_all, naming, remove_abandoned, working_folder
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import room_for
-from finetune.inference.export import to_keras, to_onnx, to_savedmodel, to_slim, to_tflite
-from finetune.inference.export.exportable import Source, open_source
-from finetune.inference.export.exported import Export, Exported, Runtime, TrialOptions
-from finetune.inference.export.format_table import file_names
+from finetune.inference.export import graph_formats, pixels, to_keras, to_slim
+from finetune.inference.export.exportable import Runtime, Source, open_source
+from finetune.inference.export.exported import Export, Exported, TrialOptions, file_names
 from finetune.inference.export.trial import Reference
 from finetune.runs.model import open_run
 
@@ -20,27 +19,26 @@ _PREFIX = ".tmp.export-"
 _ALL_IMAGES = TrialOptions()
 
 
-class Writer(Protocol):
-    """What the module of a format has."""
+class Writer(NamedTuple):
+    """How a run is written in one format.
 
-    def check(self, source: Source) -> None:
-        """Raise FinetuneError where the run cannot be written in this format, or a package is missing."""
+    write: writes the run to a path. open_runtime: opens what `write` has written, with the program the format is for.
+    check: raises FinetuneError where the run cannot be written in this format, or a package is missing.
+    """
 
-    def write(self, source: Source, out: Path) -> Exported:
-        """Write the run to `out`."""
-
-    def open_runtime(self, source: Source, out: Path) -> Runtime:
-        """Open what `write` has written, with the program the format is for."""
+    write: Callable[[Source, Path], Exported]
+    open_runtime: Callable[[Source, Path], Runtime]
+    check: Callable[[Source], None] = lambda source: None
 
 
-WRITERS: dict[str, Writer] = {
-    "keras": to_keras,
-    "savedmodel": to_savedmodel,
-    "tflite": to_tflite,
-    "onnx": to_onnx,
-    "slim": to_slim,
+WRITERS = {
+    "keras": Writer(to_keras.write, to_keras.open_runtime, to_keras.check),
+    "savedmodel": Writer(graph_formats.write_savedmodel, graph_formats.open_savedmodel),
+    "tflite": Writer(graph_formats.write_tflite, graph_formats.open_tflite),
+    "onnx": Writer(graph_formats.write_onnx, graph_formats.open_onnx, graph_formats.check_onnx),
+    "slim": Writer(to_slim.write, to_slim.open_runtime, to_slim.check),
 }
-"""The module of each row of `format_table.FORMATS`."""
+"""For each row of `exported.FORMATS`."""
 
 
 def export(
@@ -51,7 +49,7 @@ def export(
     with_preprocessing: bool = False,
     evaluation: TrialOptions | None = _ALL_IMAGES,
 ) -> Export:
-    """Write the run `target`, a directory or a `.keras` file in one, in each of `forms` (`format_table.FORMATS`).
+    """Write the run `target`, a directory or a `.keras` file in one, in each of `forms` (`exported.FORMATS`).
 
     One format is written to `out` itself. Several are written into the directory `out`, under the names in the table.
     `with_preprocessing`: as in `Source`. Each export is re-evaluated, by its own runtime on the run's test images;
@@ -67,6 +65,8 @@ def export(
     source = open_source(target, with_preprocessing=with_preprocessing)
     for form in names:
         WRITERS[form].check(source)
+    if with_preprocessing:
+        pixels.check(source.preprocessing)
     reference = None
     if evaluation is not None:
         reference = Reference(open_run(target, data_dir=evaluation.data_dir), source, evaluation)

@@ -55,7 +55,7 @@ def test_the_keras_layers_are_the_same_and_load_in_safe_mode(
 ) -> None:
     images = keras.Input((*shape, 3), dtype="uint8")
     native = None if photos else (32, 32)
-    x = pixels.layers(images, 24, find_preprocessing("caffe" if photos else "inception"), photos=photos, native=native)
+    x = pixels.layers(images, 24, find_preprocessing("caffe" if photos else "inception"), native=native)
     keras.Model(images, x).save(tmp_path / "layers.keras")
     loaded = keras.saving.load_model(tmp_path / "layers.keras", safe_mode=True)
     given = np.stack([noise(32, 32), noise(32, 32)[::-1]])

@@ -1,0 +1,258 @@
+"""A run in the inference formats: SavedModel, TFLite (LiteRT) and ONNX, each from one frozen graph.
+
+The graph maps images to logits and class probabilities. BatchNorm is folded, and the weights are constants.
+"""
+
+import importlib.util
+import logging
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from checkpoints.atomic import written_by_tensorflow
+from finetune.errors import FinetuneError
+from finetune.files import to_json
+from finetune.inference.export import pixels
+from finetune.inference.export.exportable import CARD, INPUT, LABELS, Runtime, Source
+from finetune.inference.export.exported import Exported
+from finetune.inference.export.folding import fold
+from finetune.process import cores, silent_descriptor
+from finetune.text import first_line
+
+OPSET = 17
+"""The operator set of ONNX 1.12 (2022). Newer runtimes read it; tf2onnx 1.17 writes up to 18."""
+
+_OUTPUTS = _LOGITS, _PROBABILITIES = "logits", "probabilities"
+"""Names of the outputs in every inference format."""
+_SIGNATURE = f"{INPUT} -> {', '.join(_OUTPUTS)}"
+_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
+_MOST_BYTES = 2**31 - 2**20
+"""Limit of a protocol buffer, and so of a graph with its constants."""
+
+
+def _input_spec(source: Source) -> tf.TensorSpec:
+    """Shape, dtype and name of the export's input."""
+    return tf.TensorSpec(source.shape, tf.uint8 if source.with_preprocessing else tf.float32, name=INPUT)
+
+
+@lru_cache(maxsize=1)
+def _freeze(source: Source) -> tuple[Any, str]:
+    """The frozen graph of a run's model, the same one for all formats, and in words how many BatchNorm are folded.
+
+    A ConcreteFunction without variables, `images` to a list of logits and probabilities, both float32
+    `[batch, classes]`. Raises FinetuneError for more than 2 GiB.
+    """
+    folded = fold(source.stock)
+    model = folded.model
+
+    def run(images: tf.Tensor) -> list[tf.Tensor]:
+        if source.with_preprocessing:
+            images = pixels.resized(images, source.side, photos=source.native is None)
+            images = source.preprocessing.apply(images)
+        logits = tf.cast(model(images, training=False), tf.float32)
+        return [logits, tf.nn.softmax(logits)]
+
+    concrete = tf.function(run, input_signature=[_input_spec(source)], autograph=False).get_concrete_function()
+    if sum(variable.dtype.size * variable.shape.num_elements() for variable in concrete.variables) > _MOST_BYTES:
+        raise FinetuneError(
+            f"{source.path} has more than 2 GiB of weights, which no graph with constants holds: export it with "
+            "--format keras"
+        )
+    words = folded.summary() if source.module is None else "the module's BatchNorm as it is"
+    return convert_variables_to_constants_v2(concrete), words
+
+
+def write_savedmodel(source: Source, out: Path) -> Exported:
+    """Write a TF2 SavedModel, the directory `out`, for TensorFlow Serving, TensorFlow.js's converter and
+    `tf.saved_model.load`.
+
+    Signature `serving_default`: `images` to `logits` and `probabilities`. Signature `class_names`, without arguments:
+    the class names. Assets: `labels.txt` and `finetune.json`.
+    """
+    function, folded = _freeze(source)
+    module = tf.Module()
+    names = tf.constant([name.encode() for name in source.class_names])
+    serve = tf.function(
+        lambda images: dict(zip(_OUTPUTS, function(images), strict=True)),
+        input_signature=[_input_spec(source)],
+        autograph=False,
+    )
+    module.serve = serve
+    module.class_names = tf.function(lambda: {"class_names": names}, input_signature=[], autograph=False)
+    with tempfile.TemporaryDirectory() as folder:
+        assets = {LABELS: source.labels_text(), CARD: source.card_text()}
+        for name, text in assets.items():
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        module.assets = [tf.saved_model.Asset(str(Path(folder) / name)) for name in assets]
+        signatures = {"serving_default": module.serve, "class_names": module.class_names}
+        with written_by_tensorflow(out):
+            tf.saved_model.save(module, str(out), signatures=signatures)
+    files = tuple(sorted(path for path in out.rglob("*") if path.is_file()))
+    what = f"TF2 SavedModel, {_SIGNATURE}; {folded}"
+    notes = (*source.notes(), f"class names: signature class_names, and assets/{LABELS}")
+    return Exported("savedmodel", out, files, what, notes)
+
+
+def open_savedmodel(source: Source, out: Path) -> Runtime:
+    """`tf.saved_model.load` and its signature."""
+    loaded = tf.saved_model.load(str(out))
+    serve = loaded.signatures["serving_default"]
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return np.asarray(serve(**{INPUT: tf.constant(images)})[_LOGITS])
+
+    run._kept = loaded  # type: ignore[attr-defined]  # the signature refers to its model weakly
+    return run
+
+
+def write_tflite(source: Source, out: Path) -> Exported:
+    """Write `out`, float32 and not quantised, for phones and small devices.
+
+    Signature `serving_default`, `images` to `logits` and `probabilities`, any number of images.
+    `labels.txt` and `finetune.json` are in a zip archive at the end of the file, as TFLite's associated files are:
+    `unzip -p model.tflite labels.txt` prints one. Raises FinetuneError for an operation that TFLite does not have.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        written = write_savedmodel(source, Path(folder) / "model")
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder + "/model", signature_keys=["serving_default"])
+        try:
+            with _quiet():
+                content = converter.convert()
+        except Exception as error:  # the converter raises what its parts raise
+            raise FinetuneError(
+                f"{source.path} has an operation that TFLite does not have ({_reason(error)}): export it with --format "
+                "savedmodel or onnx"
+            ) from None
+    out.write_bytes(content)
+    with zipfile.ZipFile(out, "a") as archive:
+        archive.writestr(LABELS, source.labels_text())
+        archive.writestr(CARD, source.card_text())
+    what = f"TFLite float32, {_SIGNATURE}; {written.what.partition('; ')[2]}"
+    notes = (*source.notes(), f"class names: {LABELS} attached to the file ('unzip -p {out.name} {LABELS}')")
+    return Exported("tflite", out, (out,), what, notes)
+
+
+def open_tflite(source: Source, out: Path) -> Runtime:
+    """TensorFlow's TFLite interpreter, by its signature."""
+    with warnings.catch_warnings(), silent_descriptor():  # it prints which delegate it made
+        warnings.simplefilter("ignore")  # that the interpreter has moved to a package of its own
+        interpreter = tf.lite.Interpreter(model_path=str(out), num_threads=cores())
+        runner = interpreter.get_signature_runner("serving_default")
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return np.asarray(runner(**{INPUT: images})[_LOGITS])
+
+    run._kept = interpreter  # type: ignore[attr-defined]  # the runner refers to it weakly
+    return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the converter's log of its passes. Its errors are exceptions too, so none is lost."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "op" in line), lines[0] if lines else type(error).__name__)[:300]
+
+
+def check_onnx(source: Source) -> None:
+    """FinetuneError, with the command that installs it, where the extra is missing."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise FinetuneError(
+            f"--format onnx needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
+            "pip install 'finetune-backbones[onnx]'"
+        )
+
+
+def write_onnx(source: Source, out: Path) -> Exported:
+    """Write `out`: input `images`, outputs `logits` and `probabilities`, any number of images.
+
+    `metadata_props` holds the class names and how pixels are prepared. Raises FinetuneError for an operation that ONNX
+    does not have.
+    """
+    import onnx
+
+    function, folded = _freeze(source)
+    model = _converted(function, source)
+    card = source.card()
+    for key, value in card.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value if isinstance(value, str) else to_json(value)
+    model.producer_name = card["written_by"]
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(out))
+    what = f"ONNX opset {OPSET}, {_SIGNATURE}; {folded}"
+    return Exported("onnx", out, (out,), what, (*source.notes(), "class names: class_names in metadata_props, as JSON"))
+
+
+def open_onnx(source: Source, out: Path) -> Runtime:
+    """Onnxruntime, on the processor."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(out), options, providers=["CPUExecutionProvider"])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return np.asarray(session.run([_LOGITS], {INPUT: images})[0])
+
+    return run
+
+
+def _converted(function: Any, source: Source) -> Any:
+    """The ModelProto of a frozen function, its input and outputs renamed to `INPUT`, `_OUTPUTS`."""
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    try:
+        model, _ = tf2onnx.convert.from_graph_def(
+            function.graph.as_graph_def(),
+            input_names=[tensor.name for tensor in function.inputs],
+            output_names=[tensor.name for tensor in function.outputs],
+            opset=OPSET,
+        )
+    except Exception as error:  # the converter raises what its parts raise
+        reason = first_line(error)
+        raise FinetuneError(
+            f"{source.path} has an operation that tf2onnx does not convert ({reason}): export it with --format "
+            "savedmodel or tflite"
+        ) from None
+    _rename(model.graph, [tensor.name for tensor in function.inputs], [INPUT])
+    _rename(model.graph, [tensor.name for tensor in function.outputs], _OUTPUTS)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for axis, name in zip(model.graph.input[0].type.tensor_type.shape.dim[1:3], ("height", "width"), strict=True):
+        if not axis.HasField("dim_value"):
+            axis.dim_param = name
+    return model
+
+
+def _rename(graph: Any, old: list[str], new: Sequence[str]) -> None:
+    names = dict(zip(old, new, strict=True))
+    for value in (*graph.input, *graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for side in (node.input, node.output):
+            for index, name in enumerate(side):
+                side[index] = names.get(name, name)
