@@ -23,7 +23,7 @@ SURFACES = {
         *("doctor", "targets.opening", "targets.options", "measure", "verdict", "evidence", "rules.rule"),
     },
     "reporting": {
-        *("run_report", "run_page", "diagnosis_page", "model_card", "curves", "html", "words"),
+        *("run_report", "pages", "rendering", "curves", "words"),
     },
     "inference": {"predict", "embeddings", "verification", "export.write", "export.exported"},
     "batch": {

@@ -108,7 +108,7 @@ def diagnose_bn(images: int, all_checks: bool, quick: bool, html: Path | None, *
     """
     from finetune.errors import WrongUse
     from finetune.files import write_text
-    from finetune.reporting.html import check_page_path
+    from finetune.reporting.rendering import check_page_path
 
     if quick and all_checks:
         raise WrongUse("--quick and --all-checks contradict each other: give one of them")
@@ -116,7 +116,7 @@ def diagnose_bn(images: int, all_checks: bool, quick: bool, html: Path | None, *
         check_page_path(html)
     load_tensorflow()
     from finetune.diagnosis.doctor import diagnose
-    from finetune.reporting.diagnosis_page import render_diagnosis_page
+    from finetune.reporting.pages import render_diagnosis_page
 
     with progress() as display:
         diagnosis = diagnose(

@@ -36,7 +36,7 @@ def report(targets: tuple[Path, ...], html: Path | None, mistakes: int, data_dir
     """
     from finetune.errors import WrongUse
     from finetune.files import write_text
-    from finetune.reporting.html import check_page_path
+    from finetune.reporting.rendering import check_page_path
     from finetune.reporting.run_report import build_report
 
     if not targets:
@@ -54,7 +54,7 @@ def report(targets: tuple[Path, ...], html: Path | None, mistakes: int, data_dir
 
         found = build_report(targets, score=score, data_dir=data_dir, mistakes=mistakes, pictures=html is not None)
     if html is not None:
-        from finetune.reporting.run_page import render_run_page
+        from finetune.reporting.pages import render_run_page
 
         write_text(html, render_run_page(found.value, found.pictures))
     if printed_json(found.value):

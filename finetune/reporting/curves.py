@@ -21,9 +21,6 @@ MODES = {
 }
 """The three modes a network is evaluated in: the key in a report, and the label in a plot."""
 
-_Line = tuple[str, Sequence[int], Sequence[float | None]]
-"""(label, epochs, values): one line of a plot over epochs."""
-
 
 def of_run(run: Mapping[str, Any], measure: str) -> Markup | None:
     """Training and validation `accuracy` or `loss` by epoch, and that of the test images at the end. None before the
@@ -35,11 +32,10 @@ def of_run(run: Mapping[str, Any], measure: str) -> Markup | None:
     lines = [line for line in lines if any(value is not None for value in line[2])]
     if not lines:
         return None
-    figure, plot = _by_epoch(lines, y="accuracy" if measure == "accuracy" else "loss, nats")
+    figure, plot = svg.lines(lines, x="epoch", y="accuracy" if measure == "accuracy" else "loss, nats")
     tested = run["test"]["is_training_false"][measure] if run["test"] else None
     if tested is not None:
         plot.axhline(tested, linestyle="--", linewidth=1, label="test, at the end", color=svg.COLOURS[2])
-    svg.legend(plot)
     return svg.svg(figure, f"{measure.capitalize()} by epoch: {run['name']}")
 
 
@@ -49,7 +45,7 @@ def learning_rate(run: Mapping[str, Any]) -> Markup | None:
     if len({row["learning_rate"] for row in rows}) < 2:
         return None
     line = ("learning rate", [row["epoch"] for row in rows], [row["learning_rate"] for row in rows])
-    figure, plot = _by_epoch([line], y="learning rate", height=1.8, colours=svg.COLOURS[5:])
+    figure, plot = svg.lines([line], x="epoch", y="learning rate", height=1.8, colours=svg.COLOURS[5:])
     plot.set_ylim(bottom=0)
     return svg.svg(figure, f"Learning rate by epoch: {run['name']}")
 
@@ -61,8 +57,7 @@ def statistics(run: Mapping[str, Any]) -> Markup | None:
         return None
     epochs = [row["epoch"] for row in rows]
     lines = [(label, epochs, [row["bn"].get(mode) for row in rows]) for mode, label in MODES.items()]
-    figure, plot = _by_epoch(lines, y="accuracy")
-    svg.legend(plot)
+    figure, _ = svg.lines(lines, x="epoch", y="accuracy")
     return svg.svg(figure, f"Held-out accuracy under three kinds of statistics: {run['name']}")
 
 
@@ -75,23 +70,8 @@ def of_runs(runs: Sequence[Mapping[str, Any]], measure: str, title: str) -> Mark
             lines.append((_label(run["name"]), [row["epoch"] for row in run["epochs"]], values))
     if not lines:
         return None
-    figure, plot = _by_epoch(lines[:DRAWN], y=measure.replace("train_", "training ").replace("_", " "))
-    svg.legend(plot, columns=1)
-    return svg.svg(figure, title)
-
-
-def _by_epoch(
-    lines: Sequence[_Line], *, y: str, height: float = 2.8, colours: Sequence[str] = svg.COLOURS
-) -> tuple[Figure, Axes]:
-    """A plot over epochs. Accuracies are in percent."""
-    figure, plot = svg.axes(height=height, x="epoch", y=y)
-    for (label, epochs, values), colour in zip(lines, colours, strict=False):
-        marker = "o" if len(values) <= 40 else None
-        plot.plot(epochs, svg.gaps(values), marker=marker, markersize=4, label=label, color=colour)
-    if y.endswith("accuracy"):
-        plot.yaxis.set_major_formatter(PercentFormatter(1.0))
-    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure, plot
+    figure, _ = svg.lines(lines[:DRAWN], x="epoch", y=measure.replace("train_", "training ").replace("_", " "))
+    return svg.svg(figure, title, ncols=1)
 
 
 def _label(name: str) -> str:
@@ -119,26 +99,25 @@ def reliability(calibration: Mapping[str, Any]) -> Markup:
     plot.yaxis.set_major_formatter(PercentFormatter(1.0))
     below.xaxis.set_major_formatter(PercentFormatter(1.0))
     below.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
-    svg.legend(plot)
     return svg.svg(figure, f"Reliability diagram: expected calibration error {calibration['expected_error']:.1%}")
+
+
+def by_layer(layers: Sequence[Mapping[str, Any]], measures: Mapping[str, str], y: str) -> tuple[Figure, Axes]:
+    """Measures of each BN layer, by their label in the legend, from the input to the output."""
+    numbers = range(1, len(layers) + 1)
+    lines = [(label, numbers, [layer.get(measure) for layer in layers]) for label, measure in measures.items()]
+    return svg.lines(lines, x="BN layer, from the input to the output", y=y)
 
 
 def drift(layers: Sequence[Mapping[str, Any]]) -> Markup:
     """Moving statistics compared with those of the training images, layer by layer."""
-    series = {
-        "mean shift, in sigmas": [layer.get("mean_shift") for layer in layers],
-        "log variance ratio": [layer.get("log_variance_ratio") for layer in layers],
-    }
-    figure, plot = svg.axes(x="BN layer, from the input to the output", y="drift")
-    numbers = range(1, len(layers) + 1)
-    for colour, (label, values) in zip(svg.COLOURS, series.items(), strict=False):
-        plot.plot(numbers, svg.gaps(values), marker="o", markersize=3, label=label, color=colour)
+    measures = {"mean shift, in sigmas": "mean_shift", "log variance ratio": "log_variance_ratio"}
+    figure, plot = by_layer(layers, measures, "drift")
     noise = svg.gaps([layer.get("batch_noise") for layer in layers])
-    plot.plot(numbers, noise, linestyle=":", label="spread of one batch's mean, in sigmas", color=svg.COLOURS[6])
+    label = "spread of one batch's mean, in sigmas"
+    plot.plot(range(1, len(layers) + 1), noise, linestyle=":", label=label, color=svg.COLOURS[6])
     plot.set_ylim(bottom=0)
-    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
-    svg.legend(plot, columns=1)
-    return svg.svg(figure, "Moving statistics against the training images' own, layer by layer")
+    return svg.svg(figure, "Moving statistics against the training images' own, layer by layer", ncols=1)
 
 
 def heat(table: Sequence[Sequence[int]]) -> Markup:
@@ -166,7 +145,6 @@ def range_test(test: Mapping[str, Any]) -> str:
     axes.axvline(lowest, color=svg.COLOURS[1], linestyle=":", label=f"lowest, {lowest:.2g}")
     axes.axvline(chosen, color=svg.COLOURS[2], linestyle="--", label=f"chosen, {chosen:g}")
     axes.set_xscale("log")
-    svg.legend(axes)
     # The file is opened by itself, so there is no page whose colours it could take.
     drawing = str(svg.svg(figure, "Learning-rate range test"))
     return drawing.replace("<svg ", '<svg style="background: white; color: #222" ', 1) + "\n"

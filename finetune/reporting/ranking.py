@@ -1,7 +1,6 @@
 """Rank runs: repeats with other seeds are pooled, and each is compared with the best by the noise of the test set."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.significance import (
     FORMULA,
     PAIRED_FORMULA,
-    Paired,
     Repeats,
     compare_paired,
     difference_words,
@@ -24,68 +22,14 @@ _NOT_COMPARED = settings_with("not_compared")
 ANOTHER_TEST_SET = "another test set"
 
 
-@dataclass(frozen=True)
-class Group:
-    """Finished runs that differ only in the seed. pairs: set where the test images could be compared one by one with
-    those of the best group."""
+def rank_runs(
+    records: Sequence[RunRecord], predictions: Mapping[str, Predictions]
+) -> tuple[list[RunRecord], dict[str, Any]]:
+    """The runs in order, ranked ones first, then those without a result; and the part of a report about all runs.
 
-    results: Repeats
-    runs: tuple[str, ...]
-    rank: int
-    verdict: str
-    pairs: Paired | None = None
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Runs in order. records: ranked ones first, then those without a result. differs: settings in which the runs
-    differ."""
-
-    records: list[RunRecord]
-    groups: list[Group]
-    ranked_by: str | None
-    differs: list[str]
-    remarks: list[str]
-
-    def row(self, record: RunRecord) -> dict[str, Any]:
-        """Rank and verdict of one run, and its values of the settings that differ."""
-        group = next((group for group in self.groups if record.name in group.runs), None)
-        return {
-            "rank": group.rank if group else None,
-            "verdict": group.verdict if group else "",
-            "settings": {name: getattr(record.config, name) for name in self.differs},
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """The part of a report that is about all runs."""
-        return {
-            "ranked_by": f"{self.ranked_by}_accuracy" if self.ranked_by else None,
-            "ranking": ranking_words(self.ranked_by) if self.ranked_by else None,
-            "within_noise": FORMULA,
-            "within_noise_paired": PAIRED_FORMULA,
-            "differs": self.differs,
-            "remarks": self.remarks,
-            "groups": [
-                {
-                    "rank": group.rank,
-                    "name": group.results.name,
-                    "runs": list(group.runs),
-                    "test_accuracy": group.results.mean,
-                    "test_accuracy_spread": group.results.spread,
-                    "standard_error": group.results.variance**0.5,
-                    "validation_accuracy": group.results.validation_mean,
-                    "validation_accuracy_spread": group.results.validation_spread,
-                    "verdict": group.verdict,
-                    "gained": group.pairs.gained if group.pairs else None,
-                    "lost": group.pairs.lost if group.pairs else None,
-                }
-                for group in self.groups
-            ],
-        }
-
-
-def rank_runs(records: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> Ranking:
-    """The ranking of `records`. `predictions` are those of the finished ones, by name."""
+    `predictions` are those of the finished runs, by name. A group is finished runs that differ only in the seed.
+    `gained` and `lost` are set where its test images could be compared one by one with those of the best group.
+    """
     together: dict[str, list[RunRecord]] = {}
     for record in records:
         if record.result is not None:
@@ -94,24 +38,39 @@ def rank_runs(records: Sequence[RunRecord], predictions: Mapping[str, Prediction
     groups = list(together.values())
     results = [_results(group) for group in groups]
     by, order = rank_results(results)
-    ranked: list[Group] = []
-    for number, position in enumerate(order, 1):
-        mine, best = groups[position], groups[order[0]]
+    ranked = []
+    for rank, position in enumerate(order, 1):
+        mine, best, result = groups[position], groups[order[0]], results[position]
         pairs = None
-        if len(mine) == len(best) == 1 and position != order[0] and _same_images(mine[0], best[0], predictions):
+        if len(mine) == len(best) == 1 and rank > 1 and _same_images(mine[0], best[0], predictions):
             pairs = compare_paired(predictions[mine[0].name].correct, predictions[best[0].name].correct)
-        words = "best" if number == 1 else difference_words(results[position], results[order[0]], pairs)
-        if not all(_comparable(one, best[0], predictions) for one in mine):
-            words = ANOTHER_TEST_SET
-        ranked.append(Group(results[position], tuple(one.name for one in mine), number, words, pairs))
+        words = "best" if rank == 1 else difference_words(result, results[order[0]], pairs)
+        comparable = all(_comparable(one, best[0], predictions) for one in mine)
+        group = {
+            "rank": rank,
+            "name": result.name,
+            "runs": [one.name for one in mine],
+            "test_accuracy": result.mean,
+            "test_accuracy_spread": result.spread,
+            "standard_error": result.variance**0.5,
+            "validation_accuracy": result.validation_mean,
+            "validation_accuracy_spread": result.validation_spread,
+            "verdict": words if comparable else ANOTHER_TEST_SET,
+            "gained": pairs.gained if pairs else None,
+            "lost": pairs.lost if pairs else None,
+        }
+        ranked.append(group)
     finished = [record for position in order for record in groups[position]]
-    return Ranking(
-        records=[*finished, *(record for record in records if record.result is None)],
-        groups=ranked,
-        ranked_by=by if ranked else None,
-        differs=_differs(records),
-        remarks=_remarks(finished, predictions),
-    )
+    about = {
+        "ranked_by": f"{by}_accuracy" if ranked else None,
+        "ranking": ranking_words(by) if ranked else None,
+        "within_noise": FORMULA,
+        "within_noise_paired": PAIRED_FORMULA,
+        "differs": _differs(records),
+        "remarks": _remarks(finished, predictions),
+        "groups": ranked,
+    }
+    return [*finished, *(record for record in records if record.result is None)], about
 
 
 def _results(group: list[RunRecord]) -> Repeats:
@@ -127,12 +86,8 @@ def _results(group: list[RunRecord]) -> Repeats:
 
 def _differs(records: Sequence[RunRecord]) -> list[str]:
     """Settings that differ between the runs, in the order of the config, without those that do not change a result."""
-    names = records[0].config.to_json() if records else {}
-    return [
-        name
-        for name in names
-        if name not in _NOT_COMPARED and len({repr(getattr(one.config, name)) for one in records}) > 1
-    ]
+    names = [name for name in records[0].config.to_json() if name not in _NOT_COMPARED] if records else []
+    return [name for name in names if len({repr(getattr(one.config, name)) for one in records}) > 1]
 
 
 def _same_images(one: RunRecord, other: RunRecord, predictions: Mapping[str, Predictions]) -> bool:

@@ -1,22 +1,33 @@
-"""One or more runs as one JSON object, from which the terminal's tables and the page are made."""
+"""One or more runs as one JSON object, from which the terminal's tables and the page are made.
 
+The most confident mistakes on the test images can be added as small pictures.
+"""
+
+import base64
+import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from finetune.data.dataset import Dataset
+from finetune.data.lazy import LazyImages
+from finetune.data.load_data import load_data
+from finetune.errors import FinetuneError, UserError
 from finetune.evaluation import metrics
 from finetune.evaluation.predictions import Predictions
-from finetune.reporting.mistakes import Pictures, most_confident_mistakes
 from finetune.reporting.ranking import rank_runs
-from finetune.reporting.record import RunRecord, read_predictions, read_record
-from finetune.reporting.selection import distinct_names, select_runs
+from finetune.reporting.record import RunRecord, distinct_names, read_predictions, read_record, select_runs
+from finetune.runs.run_data import check_unchanged
 
 SCHEMA_VERSION = 1
 CONFUSED = 10
 """How many of the most often confused pairs of classes are listed."""
+SIDE = 128
+"""Largest side of a shown photo, in px. Images in memory are shown at their own size."""
 
 _SCORES = ("classes", "macro_f1", "confusion", "confused", "calibration", "not_finite", "mistakes")
 """The keys about test images; null for a run that is not finished."""
@@ -49,10 +60,14 @@ def build_report(
     records = [read_record(path, name=name) for path, name in zip(chosen, distinct_names(chosen), strict=True)]
     finished = [record for record in records if record.result is not None]
     predictions = {one.name: read_predictions(one, score=score, keep=data_dir is None) for one in finished}
-    ranking = rank_runs(records, predictions)
+    ordered, ranking = rank_runs(records, predictions)
+    group_of = {name: group for group in ranking["groups"] for name in group["runs"]}
     rows, shown, images = [], {}, Pictures(data_dir)
-    for record in ranking.records:
-        row = {**_described(record), **ranking.row(record), **dict.fromkeys(_SCORES)}
+    for record in ordered:
+        group = group_of.get(record.name, {"rank": None, "verdict": ""})
+        settings = {name: getattr(record.config, name) for name in ranking["differs"]}
+        row = {**_described(record), **dict.fromkeys(_SCORES)}
+        row |= {"rank": group["rank"], "verdict": group["verdict"], "settings": settings}
         if record.name in predictions:
             found = predictions[record.name]
             positions = most_confident_mistakes(found, mistakes)
@@ -64,7 +79,7 @@ def build_report(
                 else:
                     shown[record.name] = uris
         rows.append(row)
-    return Report({"schema_version": SCHEMA_VERSION, **ranking.to_json(), "runs": rows}, shown)
+    return Report({"schema_version": SCHEMA_VERSION, **ranking, "runs": rows}, shown)
 
 
 def _described(record: RunRecord) -> dict[str, Any]:
@@ -86,16 +101,11 @@ def _described(record: RunRecord) -> dict[str, Any]:
         "plan": record.stages,
         "epochs": record.epochs,
         "validation_accuracy": record.validation,
-        "test": known.get("test"),
-        "bn": known.get("bn"),
-        "proof": known.get("proof"),
+        **{name: known.get(name) for name in ("test", "bn", "proof")},
         "diagnosis": record.diagnosis,
         "cost": {
-            "train_seconds": known.get("train_seconds"),
-            "seconds": known.get("seconds"),
+            **{name: known.get(name) for name in ("train_seconds", "seconds", "steps", "peak_memory_mib")},
             "images_per_second": record.images_per_second,
-            "steps": known.get("steps"),
-            "peak_memory_mib": known.get("peak_memory_mib"),
         },
     }
 
@@ -126,3 +136,64 @@ def _mistake(predictions: Predictions, position: int, names: list[str]) -> dict[
         "probability": float(predictions.confidences[position]),
         "true_probability": float(np.exp(predictions.label_log_probability[position])),
     }
+
+
+def most_confident_mistakes(predictions: Predictions, most: int) -> np.ndarray:
+    """Positions, int64, of wrongly classified images, by the probability of the predicted class, the highest first."""
+    wrong = np.flatnonzero(~predictions.correct & (predictions.classes >= 0))
+    order = np.argsort(-predictions.confidences[wrong].astype(np.float64), kind="stable")
+    return wrong[order][:most]
+
+
+class Pictures:
+    """The test images of several runs. Runs on the same data, one after another, share one reading of it."""
+
+    def __init__(self, data_dir: Path | None) -> None:
+        self._data_dir = data_dir
+        self._last: tuple[str, Dataset] | None = None
+
+    def data_uris(self, record: RunRecord, labels: np.ndarray, positions: Sequence[int]) -> list[str] | str:
+        """A data URI for each of the test images at `positions`; or the reason why there are none.
+
+        `labels` are those that the run was tested with.
+        """
+        try:
+            dataset = self._dataset(record)
+            if not np.array_equal(dataset.test.labels, labels):
+                return "the test images are no longer those of the run"
+            images = dataset.test.images
+            images = images.at(SIDE) if isinstance(images, LazyImages) else images
+            photos = isinstance(images, LazyImages)
+            return [_data_uri(images[position : position + 1][0], photo=photos) for position in positions]
+        except (UserError, OSError) as error:
+            return str(error)
+
+    def _dataset(self, record: RunRecord) -> Dataset:
+        config = record.config
+        names = ("data", "data_dir", "examples", "validation", "seed", "test", "skip_bad_images")
+        key = repr([getattr(config, name) for name in names])
+        if self._last is None or self._last[0] != key:
+            self._last = None
+            moved = replace(config, data_dir=str(self._data_dir)) if self._data_dir else config
+            self._last = key, load_data(moved, progress=_refuse)
+        if self._data_dir is None:
+            check_unchanged(record.run, self._last[1], advice="give its place with --data-dir")
+        return self._last[1]
+
+
+def _refuse(done: int, total: int | None) -> None:
+    raise FinetuneError("its data is not on this machine any more, and a report downloads nothing")
+
+
+def _data_uri(pixels: np.ndarray, *, photo: bool) -> str:
+    """Of uint8 `[height, width, 3]`: PNG, which is exact, for small images, JPEG for photos."""
+    out = io.BytesIO()
+    large = photo or max(pixels.shape) > SIDE
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if large:
+        image.thumbnail((SIDE, SIDE))
+        image.save(out, format="JPEG", quality=85)
+    else:
+        image.save(out, format="PNG", optimize=True)
+    kind = "jpeg" if large else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"

@@ -6,13 +6,14 @@ Matplotlib draws them through its object interface: no global state, no window.
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 INK = "#123456"
 """Placeholder for the page's text colour, which replaces it in the SVG."""
@@ -22,8 +23,9 @@ matplotlib.rcParams["text.parse_math"] = False
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
 """Paul Tol's bright scheme: colour-blind readers can tell the colours apart, on white and on black."""
 
-Series = Mapping[str, Sequence[float | None]]
-"""Values by their label in the legend."""
+Values = Sequence[float | None]
+Line = tuple[str, Sequence[float], Values]
+"""One line of a plot: its label in the legend, where its values are, and the values."""
 WIDTH = 4.8
 """Inches. One plot is readable on a telephone, and two fit side by side on a wide screen."""
 
@@ -54,50 +56,52 @@ def styled(plot: Axes, *, x: str = "", y: str = "") -> Axes:
     return plot
 
 
-def bars(groups: Sequence[str], series: Series, *, y: str, percent: bool = False, title: str) -> Markup:
-    """Bars side by side in each group, with their values above them; None leaves a gap."""
+def bars(groups: Sequence[str], series: Mapping[str, Values], *, y: str, title: str) -> Markup:
+    """Fractions as bars side by side in each group, with their percentages above them; None leaves a gap.
+
+    series: the values by their label in the legend.
+    """
     figure, plot = axes(y=y)
     width = 0.8 / max(len(series), 1)
     for index, (name, values) in enumerate(series.items()):
         centres = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
         heights = [value if value is not None else 0.0 for value in values]
         drawn = plot.bar(centres, heights, width * 0.92, label=name, color=COLOURS[index % len(COLOURS)])
-        words = ["" if value is None else f"{value:.1%}" if percent else f"{value:.3g}" for value in values]
-        plot.bar_label(drawn, words, color=INK, fontsize=8)
+        plot.bar_label(drawn, ["" if one is None else f"{one:.1%}" for one in values], color=INK, fontsize=8)
     crowded = sum(len(group) + 2 for group in groups) > 56  # letters that fit side by side
     plot.set_xticks(range(len(groups)), groups, rotation=40 if crowded else 0, ha="right" if crowded else "center")
-    if percent:
-        plot.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
-        plot.set_ylim(0, 1.08)
-    legend(plot)
+    plot.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    plot.set_ylim(0, 1.08)
     return svg(figure, title)
 
 
-def lines(x: Sequence[float], series: Series, *, x_label: str, y: str, title: str, log_x: bool = False) -> Markup:
-    """One line a series over `x`; None leaves a gap."""
-    figure, plot = axes(x=x_label, y=y)
-    for index, (name, values) in enumerate(series.items()):
-        plot.plot(x, gaps(values), marker="o", markersize=4, label=name, color=COLOURS[index % 7])
-    if log_x:
-        plot.set_xscale("log", base=2)
-        plot.set_xticks(list(x), [f"{value:g}" for value in x])
-    legend(plot)
-    return svg(figure, title)
+def lines(
+    drawn: Iterable[Line], *, x: str, y: str, height: float = 2.8, colours: Sequence[str] = COLOURS
+) -> tuple[Figure, Axes]:
+    """A plot of lines over whole numbers, one in each of `colours`. Accuracies are in percent; None leaves a gap."""
+    figure, plot = axes(height=height, x=x, y=y)
+    for (label, places, values), colour in zip(drawn, colours, strict=False):
+        size = 4 if len(values) <= 40 else 2
+        plot.plot(places, gaps(values), marker="o", markersize=size, label=label, color=colour)
+    if y.endswith("accuracy"):
+        plot.yaxis.set_major_formatter(PercentFormatter(1.0))
+    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, plot
 
 
-def gaps(values: Sequence[float | None]) -> list[float]:
+def gaps(values: Values) -> list[float]:
     """`values` with NaN for None: Matplotlib leaves a gap there."""
     return [float("nan") if value is None else value for value in values]
 
 
-def legend(plot: Axes, *, columns: int = 3) -> None:
-    """Labels of the series above the plot, where there is more than one."""
-    if len(plot.get_legend_handles_labels()[0]) > 1:
-        plot.legend(frameon=False, labelcolor=INK, fontsize=8, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1))
+def svg(figure: Figure, title: str, *, ncols: int = 3) -> Markup:
+    """The figure as an element of a page, scaled to its width; `title` is read out by screen readers.
 
-
-def svg(figure: Figure, title: str) -> Markup:
-    """The figure as an element of a page, scaled to its width; `title` is read out by screen readers."""
+    A plot with more than one series gets a legend above it, in `ncols` columns.
+    """
+    for plot in figure.axes:
+        if len(plot.get_legend_handles_labels()[0]) > 1:
+            plot.legend(frameon=False, labelcolor=INK, fontsize=8, ncols=ncols, loc="lower left", bbox_to_anchor=(0, 1))
     out = io.BytesIO()
     # Text stays text: the file is smaller and searchable. The salt keeps the ids of plots on one page distinct.
     # The browser draws the text, so it does not matter which letters Matplotlib's own font lacks.

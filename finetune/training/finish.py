@@ -19,7 +19,7 @@ from finetune.evaluation import metrics
 from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_text
-from finetune.reporting.model_card import render_card
+from finetune.reporting.rendering import render_card
 from finetune.runs.directory import RunDir
 from finetune.runs.model import refuse_broken_plan
 from finetune.runs.run_data import describe_data

@@ -33,7 +33,7 @@ WALL_CLOCK = {
     "checkpoints/download/transport.py": "Retry-After as a date; the wait is held between 0 and 60 s",
     "finetune/batch/scheduler.py": "when an attempt was started, for people",
     "finetune/training/feature_cache/feature_store.py": "when an entry was used; always the latest",
-    "finetune/reporting/html.py": "when a page was written, for people",
+    "finetune/reporting/rendering.py": "when a page was written, for people",
     "finetune/training/tracking/to_mlflow.py": "what MLflow asks for",
     "finetune/training/tracking/to_tensorboard.py": "what TensorBoard asks for",
 }

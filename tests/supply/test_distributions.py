@@ -156,5 +156,5 @@ def test_the_data_of_the_wheel_are_found(installed):
     bundled = installed / "checkpoints" / "bundled" / "resnet_v1_demo.ckpt"
     told = run(installed, str(installed / "bin" / "finetune"), "checkpoint", "inspect", str(bundled))
     assert "resnet_v1_demo" in told
-    pages = "from finetune.reporting import html; print(html.__file__)"
+    pages = "from finetune.reporting import rendering; print(rendering.__file__)"
     assert str(installed) in run(installed, sys.executable, "-c", pages)

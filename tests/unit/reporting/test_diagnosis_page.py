@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from finetune.reporting.diagnosis_page import render_diagnosis_page
+from finetune.reporting.pages import render_diagnosis_page
 
 LAYER = {
     "values": 4096.0, "log_variance_ratio": 0.4, "at_initial": False, "at_source": False, "finite": True,

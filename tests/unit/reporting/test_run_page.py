@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.reporting.run_page import render_run_page
+from finetune.reporting.pages import render_run_page
 from tests.unit.reporting.test_diagnosis_page import brightness, contrast
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J\u202e"

@@ -1,4 +1,7 @@
-"""One or more runs as a page: from the JSON of `finetune.reporting.run_report`, and pictures of the mistakes."""
+"""Pages of runs and of diagnoses.
+
+Both are made from the JSON report (docs/report.md, docs/diagnosis.md), so old reports have pages too.
+"""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -6,14 +9,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from finetune.reporting import curves
-from finetune.reporting.html import render
+from finetune.reporting import curves, svg
+from finetune.reporting.rendering import render
 from finetune.text import all_printable
 
 HEAT_CLASSES = 25
 """With more classes the confusion matrix is a picture: a table of it would be unreadable."""
 LISTED_CLASSES = 40
 """With more classes the table of all of them is folded, below the ones with the lowest F1."""
+_SPLITS = {"test": "test images", "train": "training subset"}
 
 
 def render_run_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[str]]) -> str:
@@ -86,3 +90,71 @@ def _by_class(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         return None
     rows = [(name, [run["classes"][label]["f1"] for run in known]) for label, name in enumerate(names[0])]
     return {"runs": [run["name"] for run in known], "rows": rows}
+
+
+def render_diagnosis_page(report: Mapping[str, Any]) -> str:
+    """The HTML of `diagnose-bn --html`. `report` is what `--json` prints."""
+    return render(
+        "diagnosis.html",
+        report=report,
+        modes=curves.MODES,
+        splits=_SPLITS,
+        accuracy=_accuracy(report),
+        drift=curves.drift(report["layers"]),
+        shares=_shares(report),
+        by_layer=_share_by_layer(report),
+        batch_sizes=_batch_sizes(report),
+        preprocessing=_preprocessing(report),
+    )
+
+
+def _accuracy(report: Mapping[str, Any]) -> Markup:
+    series = {words: [report["accuracy"][split][mode] for split in _SPLITS] for mode, words in curves.MODES.items()}
+    return svg.bars(list(_SPLITS.values()), series, y="accuracy", title="Accuracy under three kinds of statistics")
+
+
+def _shares(report: Mapping[str, Any]) -> Markup | None:
+    """The fitted share of each start, and decay^updates where it is known."""
+    shares = report.get("shares") or []
+    if not shares:
+        return None
+    fitted = [share["share"] for share in shares]
+    series: dict[str, list[float | None]] = {"fitted from the arrays": fitted}
+    if report.get("residual") is not None:
+        series["decay^updates"] = [report["residual"]] * len(shares)
+    names = [f"{share['origin']} statistics" for share in shares]
+    return svg.bars(names, series, y="share left", title="Share of the starting statistics left")
+
+
+def _share_by_layer(report: Mapping[str, Any]) -> Markup | None:
+    if all(layer.get("share") is None for layer in report["layers"]):
+        return None
+    figure, _ = curves.by_layer(report["layers"], {"share left": "share"}, "share left")
+    return svg.svg(figure, "Share of the starting statistics left, layer by layer")
+
+
+def _batch_sizes(report: Mapping[str, Any]) -> Markup | None:
+    batches = report.get("batches")
+    if not batches:
+        return None
+    sizes = [int(size) for size in batches["is_training_true_by_size"]]
+    accuracies = list(batches["is_training_true_by_size"].values())
+    flat = [batches["is_training_false"]] * len(sizes)
+    lines = [("is_training=True", sizes, accuracies), ("is_training=False", sizes, flat)]
+    figure, plot = svg.lines(lines, x="batch size", y="accuracy")
+    plot.set_xscale("log", base=2)
+    plot.set_xticks(sizes, [str(size) for size in sizes])
+    return svg.svg(figure, "Accuracy by batch size")
+
+
+def _preprocessing(report: Mapping[str, Any]) -> Markup | None:
+    check = report.get("preprocessing")
+    if not check or not check["trials"]:
+        return None
+    trials = check["trials"]
+    return svg.bars(
+        [trial["name"] for trial in trials],
+        {"is_training=False": [trial["accuracy"] for trial in trials]},
+        y="accuracy",
+        title="Accuracy under each way to feed pixels",
+    )

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from finetune.reporting import model_card
+from finetune.reporting import rendering
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from finetune.reporting import model_card
     ],
 )
 def test_names_are_no_markup(text, shown):
-    assert model_card.escaped(text) == shown
+    assert rendering.escaped(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_names_are_no_markup(text, shown):
     [("x", "`x`"), ("a`b", "``a`b``"), ("`", "`` ` ``"), ("a|b", r"`a\|b`"), ("a\nb", r"`a\nb`"), ("", "`  `")],
 )
 def test_code_is_fenced_whatever_is_in_it(text, shown):
-    assert model_card.code(text) == shown
+    assert rendering.code(text) == shown
     ticks = re.match("`+", shown)[0]
     assert shown.endswith(ticks)
     assert ticks not in text
