@@ -83,7 +83,7 @@ class Scheduler:
                     time.sleep(_PAUSE)
         except BaseException:
             for active in self._active.values():
-                active.handle.kill()
+                active.handle.end(kill=True)
             deadline = time.monotonic() + 10
             while time.monotonic() < deadline and any(one.handle.poll() is None for one in self._active.values()):
                 time.sleep(0.05)
@@ -101,7 +101,7 @@ class Scheduler:
         if self._active:
             self._display.say(reason)
         for active in self._active.values():
-            active.handle.stop()
+            active.handle.end(kill=False)
 
     def _start_jobs(self) -> None:
         """Start as many queued jobs as the executor has slots for."""

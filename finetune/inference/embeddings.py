@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -14,13 +14,15 @@ from checkpoints.atomic import replacing
 from finetune.backbone import find_backbone, load_backbone
 from finetune.backbone.endpoints import find_layer
 from finetune.config import RunConfig
-from finetune.data import batches, image_files
+from finetune.data import batches
 from finetune.data.dataset import Dataset, Split
+from finetune.data.image_files import NamedImages, read_images
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import absolute, load_data
 from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import room_for
+from finetune.inference.predict import Network
 from finetune.runs.model import finished_class_names, open_run, open_trained
 from finetune.runs.run_data import image_shape
 from finetune.text import printable
@@ -75,21 +77,6 @@ class Written:
         return {**asdict(self), "out": str(self.out)}
 
 
-@dataclass(frozen=True, eq=False)
-class _Network:
-    """The network that computes the embeddings.
-
-    model: adopted. config: how images are prepared for it, and its data. stages: as in `backbone.Backbone`. native: as
-    in `run_data.image_shape`. class_names: of a finished run.
-    """
-
-    model: keras.Model
-    config: RunConfig
-    stages: dict[str, list[str]]
-    native: tuple[int, int] | None = None
-    class_names: tuple[str, ...] = ()
-
-
 def write_features(
     request: EmbeddingOptions, *, progress: Progress | None = None, on_scan: Progress | None = None,
     on_batch: Callable[[], None] | None = None,
@@ -106,7 +93,8 @@ def write_features(
     network = _open(request, progress)
     layer = find_layer(network.model, request.layer, stages=network.stages)
     forward = _forward(network.model, layer, request.pool)
-    split, paths, class_names, skipped, remarks = _images(request, network, on_scan)
+    found, class_names = _images(request, network, on_scan)
+    split = found.split
     labels = np.full(len(split), UNKNOWN, np.int64) if request.images else split.labels
     shape = (len(split), *(int(side) for side in forward.structured_outputs.shape[1:]))
     with (
@@ -115,22 +103,17 @@ def write_features(
         zipfile.ZipFile(temporary, "w", allowZip64=True) as archive,
     ):
         with archive.open("features.npy", "w", force_zip64=True) as file:
-            _header(file, shape)
+            np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for images, _, counted in batches.evaluation(split, network.config):
                 features = np.asarray(forward(images), np.float32)[np.asarray(counted)]
                 file.write(np.ascontiguousarray(features).tobytes())
                 if on_batch is not None:
                     on_batch()
-        rest = {
-            "labels": labels,
-            "class_names": _text(class_names),
-            "paths": _text(paths),
-            "layer": _text([layer.name])[0],
-        }
-        for name, array in rest.items():
+        rest = {"labels": labels, "class_names": _text(class_names), "paths": _text(found.names)}
+        for name, array in {**rest, "layer": _text([layer.name])[0]}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
-    return Written(request.out, layer.name, shape, len(class_names), skipped, remarks)
+    return Written(request.out, layer.name, shape, len(class_names), found.skipped, found.remarks)
 
 
 def _check(request: EmbeddingOptions) -> None:
@@ -147,7 +130,7 @@ def _is_run(target: str) -> bool:
     return (path / "config.json").is_file() or (path.suffix == ".keras" and (path.parent / "config.json").is_file())
 
 
-def _open(request: EmbeddingOptions, progress: Progress | None) -> _Network:
+def _open(request: EmbeddingOptions, progress: Progress | None) -> Network:
     """The run's model, or the backbone. WrongUse for options that do not go with it."""
     if _is_run(request.target):
         given = [name for name in ("checkpoint", "image_size", "preprocess") if getattr(request, name) is not None]
@@ -162,7 +145,7 @@ def _open(request: EmbeddingOptions, progress: Progress | None) -> _Network:
             config = replace(config, batch_size=request.batch_size)
         names = finished_class_names(trained.run) if trained.run.status == "done" else ()
         native = image_shape(trained.run, config) if request.images else None
-        return _Network(trained.model, config, {}, native, names)
+        return Network(trained.model, config, names, native)
     if not request.images and request.data is None:
         raise WrongUse(
             f"missing the images: {request.target} is a backbone, which has no data of its own; give --data NAME|PATH, "
@@ -177,7 +160,7 @@ def _open(request: EmbeddingOptions, progress: Progress | None) -> _Network:
     config = RunConfig(
         spec.id, image_size=size, preprocess=preprocess, batch_size=request.batch_size or 32, validation=0.0
     )
-    return _Network(loaded.model, config, loaded.stages)
+    return Network(loaded.model, config, stages=loaded.stages)
 
 
 def _forward(model: keras.Model, layer: Any, pool: Pooling) -> Any:
@@ -194,21 +177,21 @@ def _forward(model: keras.Model, layer: Any, pool: Pooling) -> Any:
     return tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
 
 
-_Chosen = tuple[Split, Sequence[str], tuple[str, ...], tuple[str, ...], tuple[str, ...]]
-"""Images, their paths, the class names, the skipped images, and remarks."""
-
-
-def _images(request: EmbeddingOptions, network: _Network, on_scan: Progress | None) -> _Chosen:
+def _images(
+    request: EmbeddingOptions, network: Network, on_scan: Progress | None
+) -> tuple[NamedImages, tuple[str, ...]]:
+    """The images with their paths, and the class names. Images without a file are named by their split and number."""
     if request.images:
-        named = image_files.read_images(
-            request.images, native=network.native, skip_bad=request.skip_bad_images, on_scan=on_scan
-        )
-        return named.split, named.names, network.class_names, named.skipped, named.remarks
+        found = read_images(request.images, native=network.native, skip_bad=request.skip_bad_images, on_scan=on_scan)
+        return found, network.class_names
     dataset = _dataset(request, network.config, on_scan)
     split: Split | None = getattr(dataset, request.split)
     if split is None:
         raise FinetuneError(f"{dataset.source} has no {request.split} images: give --split train or test")
-    return split, _paths(split, request.split), dataset.class_names, dataset.skipped, dataset.remarks
+    names = [f"{request.split}/{number}" for number in range(len(split))]
+    if isinstance(images := split.images, LazyImages):
+        names = [images.photos.name(int(number)) for number in images.chosen]
+    return NamedImages(tuple(names), split, dataset.skipped, dataset.remarks), dataset.class_names
 
 
 def _dataset(request: EmbeddingOptions, config: RunConfig, on_scan: Progress | None) -> Dataset:
@@ -223,17 +206,6 @@ def _dataset(request: EmbeddingOptions, config: RunConfig, on_scan: Progress | N
         validation=0.0 if request.split != "validation" else config.validation or 0.05,
     )
     return load_data(other, on_scan=on_scan)
-
-
-def _paths(split: Split, name: str) -> Sequence[str]:
-    images = split.images
-    if isinstance(images, LazyImages):
-        return [images.photos.name(int(number)) for number in images.chosen]
-    return [f"{name}/{number}" for number in range(len(split))]
-
-
-def _header(file: IO[bytes], shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
 
 def _text(names: Sequence[str]) -> np.ndarray:

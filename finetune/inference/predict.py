@@ -1,17 +1,17 @@
 """Predict the classes of image files with a trained model."""
 
 import csv
-import io
 import json
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from checkpoints.atomic import replacing
 from finetune.backbone import open_model
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
@@ -20,7 +20,6 @@ from finetune.data import batches, image_files
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
-from finetune.files import write_text
 from finetune.inference.export.exportable import CARD
 from finetune.runs.model import finished_class_names, open_trained
 from finetune.runs.run_data import image_shape
@@ -48,21 +47,14 @@ class Classifications:
 
     def to_json(self) -> dict[str, Any]:
         """For `predict --json`."""
+        keys = ("label", "class", "probability")
+        images = [
+            {"image": one.image, "classes": [dict(zip(keys, row, strict=True)) for row in one.classes]}
+            for one in self.images
+        ]
         return {
-            "target": self.target,
-            "images": [
-                {
-                    "image": one.image,
-                    "classes": [
-                        {"label": label, "class": name, "probability": probability}
-                        for label, name, probability in one.classes
-                    ],
-                }
-                for one in self.images
-            ],
-            "skipped": list(self.skipped),
-            "remarks": list(self.remarks),
-        }
+            "target": self.target, "images": images, "skipped": list(self.skipped), "remarks": list(self.remarks)
+        }  # fmt: skip
 
     def rows(self) -> list[tuple[str, int, int, str, float]]:
         """(image, rank from 1, label, class, probability), a row for each class of each image."""
@@ -70,21 +62,23 @@ class Classifications:
 
     def write_csv(self, path: Path) -> None:
         """Write `rows` with a header, in UTF-8, atomically."""
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(("image", "rank", "label", "class", "probability"))
-        writer.writerows(self.rows())
-        write_text(path, text.getvalue())
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("image", "rank", "label", "class", "probability"), *self.rows()])
 
 
 @dataclass(frozen=True, eq=False)
-class _Classifier:
-    """model: adopted, to logits. config: how images are prepared for it. native: as in `run_data.image_shape`."""
+class Network:
+    """A network that images are given to.
+
+    model: adopted. config: how images are prepared for it, and its data. class_names: of a finished run. native: as in
+    `run_data.image_shape`. stages: of a backbone, as in `backbone.Backbone`.
+    """
 
     model: keras.Model
     config: RunConfig
-    class_names: tuple[str, ...]
-    native: tuple[int, int] | None
+    class_names: tuple[str, ...] = ()
+    native: tuple[int, int] | None = None
+    stages: dict[str, list[str]] = field(default_factory=dict)
 
 
 def predict(
@@ -107,11 +101,11 @@ def predict(
     """
     if csv_file is not None and (csv_file.exists() or csv_file.is_symlink()):
         raise WrongUse(f"--csv {csv_file} is already there and is not overwritten: give another name")
-    classifier = _open(target)
-    named = image_files.read_images(places, native=classifier.native, skip_bad=skip_bad_images, on_scan=on_scan)
-    config = replace(classifier.config, batch_size=batch_size) if batch_size else classifier.config
-    forward = KerasSubject(classifier.model).forward("moving")
-    names = [printable(name) for name in classifier.class_names]
+    network = _open(target)
+    named = image_files.read_images(places, native=network.native, skip_bad=skip_bad_images, on_scan=on_scan)
+    config = replace(network.config, batch_size=batch_size) if batch_size else network.config
+    forward = KerasSubject(network.model).forward("moving")
+    names = [printable(name) for name in network.class_names]
     found: list[Classified] = []
     for images, _, counted in batches.evaluation(named.split, config):
         for row in _probabilities(np.asarray(forward(images)[0])[np.asarray(counted)]):
@@ -136,7 +130,7 @@ def _probabilities(logits: np.ndarray) -> np.ndarray:
     return probabilities
 
 
-def _open(target: Path) -> _Classifier:
+def _open(target: Path) -> Network:
     if target.suffix == ".keras" and target.is_file() and not (target.parent / "config.json").is_file():
         return _exported(target)
     trained = open_trained(target)
@@ -144,10 +138,10 @@ def _open(target: Path) -> _Classifier:
     if run.status != "done":
         raise FinetuneError(f"{run} is not finished, so its model is not known: continue it with: {run.resume_command}")
     names = _checked(list(finished_class_names(run)), trained.model, trained.path)
-    return _Classifier(trained.model, trained.config, names, image_shape(run, trained.config))
+    return Network(trained.model, trained.config, names, image_shape(run, trained.config))
 
 
-def _exported(path: Path) -> _Classifier:
+def _exported(path: Path) -> Network:
     """A `.keras` file that `finetune export` wrote, opened by the card in it."""
     model = open_model(path)
     try:
@@ -179,7 +173,7 @@ def _exported(path: Path) -> _Classifier:
         raise FinetuneError(f"{path} takes {list(model.input_shape)}, but its {CARD} says {size!r} px: export it again")
     config = RunConfig("", image_size=size, preprocess=preprocess, batch_size=32)
     sides = (shape[0], shape[1]) if native else None
-    return _Classifier(adopt(model, unbiased=False), config, _checked(names, model, path), sides)
+    return Network(adopt(model, unbiased=False), config, _checked(names, model, path), sides)
 
 
 def _checked(names: Any, model: keras.Model, path: Path) -> tuple[str, ...]:

@@ -63,8 +63,9 @@ def run(
     Raises NoReference where there is no original, or it refuses the file.
     """
     name(spec, opened)
-    original = _slim if spec.family in IN_TF_SLIM else _keras
-    return original(spec, opened, images, outputs, names or {})
+    if spec.family in IN_TF_SLIM:
+        return _slim(spec, opened, images, outputs, names or {})
+    return _keras(spec, opened, images, outputs)
 
 
 def _slim(
@@ -74,13 +75,12 @@ def _slim(
         placeholder = tf.compat.v1.placeholder(tf.float32, images.shape)
         logits = slim_logits(spec.family, placeholder, outputs or 1, **spec.arguments)
         fetched = logits if outputs else before_logits(logits)
-        wanted = [
-            variable
-            for variable in tf.compat.v1.global_variables()
-            if outputs or not any(fnmatchcase(variable.op.name, pattern) for pattern in spec.head)
-        ]
         saver = tf.compat.v1.train.Saver(
-            {names.get(variable.op.name, variable.op.name): variable for variable in wanted}
+            {
+                names.get(variable.op.name, variable.op.name): variable
+                for variable in tf.compat.v1.global_variables()
+                if outputs or not any(fnmatchcase(variable.op.name, pattern) for pattern in spec.head)
+            }
         )
         with tf.compat.v1.Session() as session:
             try:
@@ -90,33 +90,21 @@ def _slim(
             return np.asarray(session.run(fetched, {placeholder: images})).reshape(len(images), -1)
 
 
-def _keras(
-    spec: BackboneSpec, opened: Checkpoint, images: np.ndarray, outputs: int | None, _: Mapping[str, str]
-) -> np.ndarray:
+def _keras(spec: BackboneSpec, opened: Checkpoint, images: np.ndarray, outputs: int | None) -> np.ndarray:
     arguments = {key: value for key, value in spec.arguments.items() if key != "application"}
     head: dict[str, Any] = {"include_top": False, "pooling": "avg"}
     if outputs:
         head = {"include_top": True, "classes": outputs, "classifier_activation": None}
     application = getattr(keras.applications, spec.arguments["application"])
     model = application(weights=None, input_shape=images.shape[1:], **head, **arguments)
-    with _with_suffix(opened.path, _KERAS_READS[opened.kind]) as path:
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"weights{_KERAS_READS[opened.kind]}"  # Keras chooses its reader by this ending
+        link.symlink_to(opened.path.absolute())
         try:
-            model.load_weights(path)
+            model.load_weights(link)
         except Exception as error:  # Keras raises whatever HDF5, zip and its own checks raise
             raise NoReference(f"Keras's load_weights refuses it ({first_line(error)})") from error
     return np.asarray(model(images, training=False))
-
-
-@contextmanager
-def _with_suffix(path: Path, suffix: str) -> Iterator[Path]:
-    """`path` under a name with the ending that Keras chooses its reader by."""
-    if path.name.endswith(suffix):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / f"weights{suffix}"
-        link.symlink_to(path.absolute())
-        yield link
 
 
 @contextmanager

@@ -148,12 +148,9 @@ def verify(
         _check_photos(spec, opened, fit)
     own_classes = fit.head == "other" and any(of_head(spec, variable) for variable in opened.shapes)
     scored = read_photos(photos, spec.image_size) if photos else None
-    other_head = fit.outputs if own_classes else None
+    outputs = fit.outputs if own_classes or fit.head == "published" else None
     loaded = load_backbone(
-        spec,
-        image_size=spec.image_size,
-        checkpoint=opened,
-        head="published" if fit.head == "published" else other_head,
+        spec, image_size=spec.image_size, checkpoint=opened, head="published" if fit.head == "published" else outputs
     )
     assert loaded.report is not None
     subject = KerasSubject(loaded.model)
@@ -166,7 +163,6 @@ def verify(
         computed = np.asarray(subject.forward("moving")(inputs)[0])
         if say is not None:
             say(f"running the original ({library})")
-        outputs = fit.outputs if own_classes or fit.head == "published" else None
         original = reference.run(spec, opened, inputs, outputs=outputs, names=pair(opened, spec, entries).names)
         difference, scale = float(np.abs(computed - original).max()), float(np.abs(original).max())
         agreement = Agreement(library, "logits" if outputs else "features", images, difference, scale)

@@ -79,7 +79,7 @@ def test_it_saves_its_state_when_it_is_told_to_stop(tmp_path):
     job = launched(tmp_path, *RUN, "--epochs", "5000", "--run-dir", str(tmp_path / "r"))
     until(lambda: (tmp_path / "r" / "metrics.jsonl").is_file())
     assert os.getsid(job.pid) == job.pid != os.getsid(0)
-    job.stop()
+    job.end(kill=False)
     assert job.wait().exit_code == 130
     assert "finetune run --resume" in log(tmp_path)
 
@@ -108,7 +108,7 @@ def test_a_script_without_a_guard_is_run_once(tmp_path):
 
 def test_a_kill_is_told(tmp_path):
     job = launched(tmp_path, *RUN, "--epochs", "5000", "--run-dir", str(tmp_path / "r"))
-    job.kill()
+    job.end(kill=True)
     assert job.wait().exit_code == -signal.SIGKILL
 
 

@@ -61,11 +61,8 @@ class Handle(Protocol):
     def poll(self) -> Ended | None:
         """How it ended; None while it lives or waits for a free slot."""
 
-    def stop(self) -> None:
-        """Ask it to save its state and end."""
-
-    def kill(self) -> None:
-        """End it now."""
+    def end(self, *, kill: bool) -> None:
+        """Ask it to save its state and end, or `kill` it now."""
 
 
 class Executor(Protocol):
@@ -131,17 +128,10 @@ class Process:
         self._child.wait()
         return self._ended()
 
-    def stop(self) -> None:
-        """Send SIGTERM: the job saves its state after its current step."""
-        self._send(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        self._send(signal.SIGKILL)
-
-    def _send(self, number: int) -> None:
+    def end(self, *, kill: bool) -> None:
+        """Send SIGTERM: the job saves its state after its current step. Or send SIGKILL."""
         if self._poll() is None:
-            os.kill(self.pid, number)
+            os.kill(self.pid, signal.SIGKILL if kill else signal.SIGTERM)
 
     def _poll(self) -> int | None:
         code: int | None = self._child.poll()

@@ -41,10 +41,8 @@ class RemoteJob:
     def end(self, *, kill: bool) -> None:
         """Ask the process to save its state and end, or `kill` it now. One that has not begun does not start."""
         self._stopped = True
-        if self._process is not None and kill:
-            self._process.kill()
-        elif self._process is not None:
-            self._process.stop()
+        if self._process is not None:
+            self._process.end(kill=kill)
 
 
 class Ray:
@@ -115,15 +113,8 @@ class _RayHandle:
             self._ray.kill(self._actor)
         return self._ended
 
-    def stop(self) -> None:
-        """Ask it to save its state and end."""
-        self._end(kill=False)
-
-    def kill(self) -> None:
-        """End it now."""
-        self._end(kill=True)
-
-    def _end(self, *, kill: bool) -> None:
+    def end(self, *, kill: bool) -> None:
+        """Ask it to save its state and end, or `kill` it now."""
         if self._ended is not None:
             return
         if self._ray.wait([self._ready], timeout=0)[0]:
@@ -148,20 +139,18 @@ def _connect(ray: Any, address: str | None) -> None:
     """Join the cluster, or start one. Raises FinetuneError if it does not answer within _CONNECT_SECONDS."""
     if address not in (None, "auto", "local"):
         _check_reachable(str(address))
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    here = address in (None, "local")
+    options = {"address": "local", "num_cpus": cores(), "include_dashboard": False} if here else {"address": address}
     failed: list[BaseException] = []
 
     def init() -> None:
         try:
-            if address in (None, "local"):
-                ray.init(address="local", num_cpus=cores(), include_dashboard=False, **quiet)
-            else:
-                ray.init(address=address, **quiet)
+            ray.init(**options, logging_level="ERROR", log_to_driver=False)
         except BaseException as error:
             failed.append(error)
 
     with _signals_kept():
-        if address in (None, "local"):
+        if here:
             init()  # in this thread: the servers it starts die with the thread that started them
         else:
             # In a thread, because Ray itself waits very long for an address that is not a Ray cluster.

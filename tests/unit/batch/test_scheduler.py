@@ -277,7 +277,7 @@ class _Watcher:
 
     def job_ended(self, status):
         self.heard.job_ended(status)
-        self.child.stop()
+        self.child.end(kill=False)
 
 
 def _config(folder, job):
