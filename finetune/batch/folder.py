@@ -63,9 +63,7 @@ class BatchFolder:
         settings = job.config.to_json()
         if batch_size is not None:
             settings["batch_size"] = batch_size
-        text = to_json({"format_version": FORMAT_VERSION, **settings}, indent=2)
-        self.config(job).parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.config(job), text + "\n")
+        self._write(self.config(job), {"format_version": FORMAT_VERSION, **settings})
 
     def record(self, job: Job) -> JobRecord:
         """The job's record; one without attempts if it never ran here."""
@@ -83,8 +81,11 @@ class BatchFolder:
 
     def write_record(self, job: Job, record: JobRecord) -> None:
         """Replace the job's record, atomically."""
-        self._notes(job).mkdir(parents=True, exist_ok=True)
-        write_text(self._notes(job) / "job.json", to_json(dataclasses.asdict(record), indent=2) + "\n")
+        self._write(self._notes(job) / "job.json", dataclasses.asdict(record))
+
+    def _write(self, path: Path, value: dict[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, to_json(value, indent=2) + "\n")
 
     def renewed(self, job: Job, record: JobRecord) -> JobRecord:
         """`record`, or one without attempts if the job's settings are no longer those in `record`."""

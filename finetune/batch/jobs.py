@@ -13,6 +13,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def read_jobs(path: Path, *, seeds: int | None = None, really: int | None = None
             f"{path} asks for {count} jobs, more than {MANY}: if you mean it, give --yes-really {count}"
             + ("" if really is None else f" (not {really})")
         )
-    jobs = tuple(_repeated(path, _named_jobs(path, file, asked), repeats))
+    jobs = tuple(file.jobs(asked, repeats))
     refuse_duplicates(path, [job.name for job in jobs])
     return jobs
 
@@ -121,6 +122,32 @@ class _File:
         for rule, was_used in zip(self._exclude, used, strict=True):
             if not was_used:
                 raise WrongUse(f"{self.path}: exclude {rule} matches no combination of [matrix]: correct or remove it")
+
+    def jobs(self, asked: list[tuple[str | None, Settings]], repeats: int) -> Iterator[Job]:
+        """Every job with `repeats` seeds; a job without a name of its own gets one from its settings.
+
+        The first seed keeps the name, so a finished batch can be repeated with more seeds.
+        """
+        index = itertools.count(1)
+        used: dict[str, Settings | None] = {name.casefold(): None for name, _ in asked if name}
+        for name, settings in asked:
+            if name is None:
+                name = job_name(settings)
+                if name.casefold() in used and not _same(used[name.casefold()], settings):
+                    name = f"{name}-{_digest(settings)}"  # they differ only in characters that names cannot have
+                used.setdefault(name.casefold(), settings)
+            where = f"job {name} of {self.path}"
+            merged = {**self.defaults, **settings}
+            if "backbone" not in merged:
+                raise WrongUse(
+                    f'{where} names no backbone: put backbone = "resnet_v1_50" into [defaults] or [[job]], or a list '
+                    "of them into [matrix]; 'finetune backbones list' lists them"
+                )
+            config = _checked(merged, where)
+            yield Job(next(index), name, name, config, settings)
+            for seed in range(config.seed + 1, config.seed + repeats):
+                again = _checked({**config.to_json(), "seed": seed}, where)
+                yield Job(next(index), f"{name}-seed_{seed}", name, again, {**settings, "seed": seed})
 
     def _read_defaults(self, table: Any) -> tuple[Settings, int]:
         table = dict(self._table(table, "[defaults]"))
@@ -183,12 +210,12 @@ class _File:
         """The table with the names of RunConfig and absolute paths, each value checked as RunConfig checks it."""
         where = f"{place} of {self.path}"
         placeholder = {} if "backbone" in table else {"backbone": ""}
-        checked = checked_config({**placeholder, **table}, where)
+        checked = _checked({**placeholder, **table}, where)
         folder = self.path.absolute().parent
         return {name: _absolute(name, getattr(checked, name), folder) for name in map(named, table)}
 
 
-def checked_config(settings: Settings, where: str) -> RunConfig:
+def _checked(settings: Settings, where: str) -> RunConfig:
     """A RunConfig from settings. Every WrongUse it raises contains `where`."""
     try:
         return from_mapping(settings, where=where)
@@ -213,17 +240,13 @@ def _absolute_backbone(value: str, folder: Path) -> str:
     hub = "hub:" if value.startswith("hub:") else ""
     name = value.removeprefix(hub)
     path = folder / os.path.expanduser(name)
-    if not name.startswith((".", "~")) and (not name or not path.exists() or _in_catalogue(name)):
-        return value
+    if not name.startswith((".", "~")):
+        if not name or not path.exists():
+            return value
+        with suppress(CheckpointError):
+            find_row(name)
+            return value
     return hub + os.path.abspath(path)
-
-
-def _in_catalogue(name: str) -> bool:
-    try:
-        find_row(name)
-    except CheckpointError:
-        return False
-    return True
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -256,37 +279,6 @@ def _same(first: Any, second: Any) -> bool:
     return bool(first == second) and isinstance(first, bool) == isinstance(second, bool)
 
 
-def _named_jobs(
-    path: Path, file: _File, asked: list[tuple[str | None, Settings]]
-) -> Iterator[tuple[str, Settings, RunConfig]]:
-    """(name, settings, config) of every job; a job without a name of its own gets one from its settings."""
-    used: dict[str, Settings | None] = {name.casefold(): None for name, _ in asked if name}
-    for name, settings in asked:
-        if name is None:
-            name = job_name(settings)
-            if name.casefold() in used and not _same(used[name.casefold()], settings):
-                name = distinct_name(name, settings)
-            used.setdefault(name.casefold(), settings)
-        where = f"job {name} of {path}"
-        merged = {**file.defaults, **settings}
-        if "backbone" not in merged:
-            raise WrongUse(
-                f'{where} names no backbone: put backbone = "resnet_v1_50" into [defaults] or [[job]], or a list of '
-                "them into [matrix]; 'finetune backbones list' lists them"
-            )
-        yield name, settings, checked_config(merged, where)
-
-
-def _repeated(path: Path, jobs: Iterator[tuple[str, Settings, RunConfig]], repeats: int) -> Iterator[Job]:
-    """Every job with `repeats` seeds. The first keeps its name, so a finished batch can be repeated with more seeds."""
-    index = itertools.count(1)
-    for name, settings, config in jobs:
-        yield Job(next(index), name, name, config, settings)
-        for seed in range(config.seed + 1, config.seed + repeats):
-            again = checked_config({**config.to_json(), "seed": seed}, f"job {name} of {path}")
-            yield Job(next(index), f"{name}-seed_{seed}", name, again, {**settings, "seed": seed})
-
-
 def job_name(settings: dict[str, Any]) -> str:
     """The name of a job with these settings, such as `resnet_v1_50-bn_decay_0.95`.
 
@@ -307,11 +299,6 @@ def safe_name(name: Any, where: str) -> str | None:
     if not safe:
         raise WrongUse(f"name {name!r} in {where} is not valid: expected text with letters or digits in it")
     return _shortened(safe, _WHOLE, name)
-
-
-def distinct_name(name: str, settings: dict[str, Any]) -> str:
-    """`name` with a hash of its settings, for jobs whose settings differ only in characters that names cannot have."""
-    return f"{name}-{_digest(settings)}"
 
 
 def refuse_duplicates(path: Path, names: Sequence[str]) -> None:

@@ -67,7 +67,7 @@ def export(
         WRITERS[form].check(source)
     if with_preprocessing:
         pixels.check(source.preprocessing)
-    reference = None
+    reference, least = None, evaluation.least_accuracy if evaluation else None
     if evaluation is not None:
         reference = Reference(open_run(target, data_dir=evaluation.data_dir), source, evaluation)
     written = []
@@ -80,23 +80,15 @@ def export(
             if reference is not None:
                 trial = reference.try_out(WRITERS[form].open_runtime(source, path), size=exported.size)
                 exported = replace(exported, trial=trial)
+                if least is not None and trial.accuracy < least:
+                    raise FinetuneError(
+                        f"--assert-accuracy {least:g}: the {form} export has {trial.accuracy:.4f} on {trial.images} "
+                        f"test images (the run itself {trial.accuracy - trial.difference:.4f}): nothing is written"
+                    )
             written.append(exported.at(stage, folder))
-        if evaluation is not None and evaluation.least_accuracy is not None:
-            _check_accuracy(written, evaluation.least_accuracy)
     if reference is None:
         return Export(tuple(written))
     return Export(tuple(written), reference.trial, reference.decoded)
-
-
-def _check_accuracy(written: Sequence[Exported], least: float) -> None:
-    for one in written:
-        assert one.trial is not None
-        if one.trial.accuracy < least:
-            raise FinetuneError(
-                f"--assert-accuracy {least:g}: the {one.form} export has {one.trial.accuracy:.4f} on "
-                f"{one.trial.images} test images (the run itself {one.trial.accuracy - one.trial.difference:.4f}): "
-                "nothing is written"
-            )
 
 
 def check_free(paths: Iterable[Path]) -> None:
