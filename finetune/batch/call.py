@@ -24,15 +24,21 @@ from finetune.runs.directory import check_place
 class Call:
     """What to run where. `every` are all jobs of the file, `jobs` those of this call (`--only`).
 
-    survey_arguments: the options that another `finetune batch` on the same file needs to see the same jobs.
+    arguments: the options that another `finetune batch` on the same file needs to see the same jobs.
     """
 
     file: Path
     folder: BatchFolder
     every: tuple[Job, ...]
     jobs: tuple[Job, ...]
-    survey_arguments: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
     display: Display = field(default_factory=Display)
+
+    @property
+    def command(self) -> list[str]:
+        """The command line of another `finetune batch` on the same jobs, with absolute paths."""
+        file, folder = str(self.file.absolute()), str(self.folder.path.absolute())
+        return [sys.executable, "-m", "finetune", "batch", file, "--runs-dir", folder, *self.arguments]
 
     def check(self) -> None:
         """Raise before any work if the folder cannot be used or the file no longer fits the runs in it."""
@@ -89,9 +95,8 @@ class Call:
         This process lives as long as the batch, so it does without TensorFlow.
         """
         only = [word for job in jobs for word in ("--only", job.name)] if len(jobs) < 1000 else []
-        command = [sys.executable, "-m", "finetune", "batch", str(self.file), "--dry-run", "--json", "--runs-dir"]
         done = subprocess.run(
-            [*command, str(self.folder), *self.survey_arguments, *only],
+            [*self.command, "--dry-run", "--json", *only],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -118,11 +123,8 @@ def open_call(
     `seeds` and `really` are those of `read_jobs`, `only` that of `select_jobs`. Raises their errors.
     """
     every = read_jobs(file, seeds=seeds, really=really)
-    arguments: list[str] = []
-    if seeds is not None:
-        arguments += ["--seeds", str(seeds)]
-    if really is not None:
-        arguments += ["--yes-really", str(really)]
+    given = {"--seeds": seeds, "--yes-really": really}
+    arguments = [word for option, value in given.items() if value is not None for word in (option, str(value))]
     where = BatchFolder(default_folder(file) if folder is None else folder)
     return Call(file, where, every, select_jobs(every, only), tuple(arguments), display or Display())
 

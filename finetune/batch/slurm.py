@@ -1,7 +1,6 @@
 """A Slurm script that runs the jobs file, one job per task of an array. The user submits it."""
 
 import shlex
-import sys
 
 from finetune.batch.call import Call
 from finetune.batch.status import job_status
@@ -52,8 +51,6 @@ def slurm_script(call: Call, *, workers: int | None, cpus: int | None, gpus: flo
         raise WrongUse(f"--gpus-per-job {gpus:g} with Slurm: expected a whole number of GPUs")
     unfinished = [job for job in call.jobs if job_status(call.folder, job).state != "done"] or list(call.jobs)
     folder = call.folder.path.absolute()
-    base = [sys.executable, "-m", "finetune", "batch", str(call.file.absolute()), "--runs-dir", str(folder)]
-    base += call.survey_arguments
     name = f"finetune-{call.file.stem}"
     return _SCRIPT.format(
         count=len(unfinished),
@@ -64,8 +61,8 @@ def slurm_script(call: Call, *, workers: int | None, cpus: int | None, gpus: flo
         gpus=f"#SBATCH --gpus-per-task={int(gpus)}\n" if gpus else "",
         logs=shlex.quote(str(folder / ".batch")),
         names="\n".join(f"    {job.name}" for job in unfinished),
-        summary=shlex.quote(shlex.join([*base, "--summary-only"])),
-        command=shlex.join(base),
+        summary=shlex.quote(shlex.join([*call.command, "--summary-only"])),
+        command=shlex.join(call.command),
     )
 
 

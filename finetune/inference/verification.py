@@ -71,13 +71,6 @@ class Agreement:
         """For `backbones verify --json`."""
         return {**asdict(self), "share": self.share, "tolerance": TOLERANCE, "agrees": self.holds}
 
-    def summary(self) -> str:
-        """One line."""
-        return (
-            f"reference: {self.name}: largest difference {self.difference:.2g} in {self.outputs} up to "
-            f"{self.scale:.4g}, {self.share:.1e} of their scale, on {self.images}"
-        )
-
 
 @dataclass(frozen=True)
 class Verification:
@@ -107,8 +100,12 @@ class Verification:
 
     def summary(self) -> str:
         """The same in a few lines for people."""
-        lines = [f"{self.spec.id}: {self.report.summary()}"]
-        lines.append(f"reference: {self.no_reference}" if self.agreement is None else self.agreement.summary())
+        lines = [f"{self.spec.id}: {self.report.summary()}", f"reference: {self.no_reference}"]
+        if (found := self.agreement) is not None:
+            lines[1] = (
+                f"reference: {found.name}: largest difference {found.difference:.2g} in {found.outputs} up to "
+                f"{found.scale:.4g}, {found.share:.1e} of their scale, on {found.images}"
+            )
         if self.photos is not None:
             lines.append(
                 f"photos: top-1 {self.photos.correct}/{self.photos.examples}, "

@@ -75,10 +75,10 @@ def read_record(path: Path, *, name: str = "") -> RunRecord:
         data=_optional(run, "data.json", _DATA),
         environment=_optional(run, "environment.json"),
         weights=_weights(_optional(run, "load.json")),
-        stages=_rows(run, "freeze.json", _PLAN, "stages", _STAGE),
+        stages=_optional(run, "freeze.json", _PLAN).get("stages", []),
         epochs=[_checked(row, _EPOCH, run.path / "metrics.jsonl") for row in run.epochs()],
         result=result,
-        diagnosis=_diagnosis(run),
+        diagnosis=_optional(run, "bn.json", _DIAGNOSIS) or None,
     )
 
 
@@ -116,20 +116,22 @@ _RESULT = {
     "proof": {"holds": bool, "frozen_variables": int, "moving_variables": int, "unmoved": list},
     "class_names": list,
 }
-_DIAGNOSIS = {"verdict": {"cause": str, "sentence": str}, "layers": list}
-_PLAN = {"stages": list}
-_STAGE = {"stage": str, "layers": int, "training": int, "bn": dict}
+_PLAN = {"stages": [{"stage": str, "layers": int, "training": int, "bn": dict}]}
 _DATA = {"source": str, "images": dict, "class_names": list, "skipped": list, "remarks": list}
 _EPOCH = {"epoch": int, "step": int}
 _LAYER = {
     "name": str, "mean_shift": float | None, "log_variance_ratio": float | None, "share": float | None,
     "values": float | None,
 }  # fmt: skip
+_DIAGNOSIS = {"verdict": {"cause": str, "sentence": str}, "layers": [_LAYER]}
 
 
 def _checked(value: Any, shape: Any, where: Path, at: str = "") -> Any:
-    """`value`, or FinetuneError where it lacks a key of `shape` or has another type there."""
-    if isinstance(shape, dict):
+    """`value`, or FinetuneError where it lacks a key of `shape` or has another type there. [shape]: a list of such."""
+    if isinstance(shape, list) and isinstance(value, list):
+        for place, one in enumerate(value):
+            _checked(one, shape[0], where, f"{at}[{place}]")
+    elif isinstance(shape, dict):
         if not isinstance(value, dict):
             raise _damaged(where, at, "is no object")
         for key, inner in shape.items():
@@ -137,7 +139,7 @@ def _checked(value: Any, shape: Any, where: Path, at: str = "") -> Any:
             if key not in value:
                 raise _damaged(where, path, "is missing")
             _checked(value[key], inner, where, path)
-    elif not isinstance(value, shape | int if shape in (float, float | None) else shape):
+    elif isinstance(shape, list) or not isinstance(value, shape | int if shape in (float, float | None) else shape):
         raise _damaged(where, at, f"is {str(value)[:40]!r}")
     return value
 
@@ -156,24 +158,11 @@ def _optional(run: RunDir, name: str, shape: Any = None) -> dict[str, Any]:
     return value
 
 
-def _rows(run: RunDir, name: str, shape: Any, key: str, row: Any) -> list[dict[str, Any]]:
-    """The rows under `key` of a file that may be missing."""
-    rows = _optional(run, name, shape).get(key, [])
-    return [_checked(one, row, run.path / name, f"{key}[{place}]") for place, one in enumerate(rows)]
-
-
-def _diagnosis(run: RunDir) -> dict[str, Any] | None:
-    _rows(run, "bn.json", _DIAGNOSIS, "layers", _LAYER)
-    return _optional(run, "bn.json", _DIAGNOSIS) or None
-
-
 def _weights(load: dict[str, Any]) -> dict[str, Any]:
     if not load:
         return {}
     return {
-        "path": load.get("path"),
-        "kind": load.get("kind"),
-        "sha256": load.get("sha256"),
+        **{name: load.get(name) for name in ("path", "kind", "sha256")},
         "assigned": len(load.get("assigned", [])),
         "ignored": {reason: len(names) for reason, names in load.get("ignored", {}).items()},
     }

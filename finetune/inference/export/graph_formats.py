@@ -81,12 +81,11 @@ def write_savedmodel(source: Source, out: Path) -> Exported:
     function, folded = _freeze(source)
     module = tf.Module()
     names = tf.constant([name.encode() for name in source.class_names])
-    serve = tf.function(
+    module.serve = tf.function(
         lambda images: dict(zip(_OUTPUTS, function(images), strict=True)),
         input_signature=[_input_spec(source)],
         autograph=False,
     )
-    module.serve = serve
     module.class_names = tf.function(lambda: {"class_names": names}, input_signature=[], autograph=False)
     with tempfile.TemporaryDirectory() as folder:
         assets = {LABELS: source.labels_text(), CARD: source.card_text()}
@@ -105,13 +104,8 @@ def write_savedmodel(source: Source, out: Path) -> Exported:
 def open_savedmodel(source: Source, out: Path) -> Runtime:
     """`tf.saved_model.load` and its signature."""
     loaded = tf.saved_model.load(str(out))
-    serve = loaded.signatures["serving_default"]
-
-    def run(images: np.ndarray) -> np.ndarray:
-        return np.asarray(serve(**{INPUT: tf.constant(images)})[_LOGITS])
-
-    run._kept = loaded  # type: ignore[attr-defined]  # the signature refers to its model weakly
-    return run
+    # The signature refers to its model weakly, so the function keeps the model.
+    return lambda images: np.asarray(loaded.signatures["serving_default"](**{INPUT: tf.constant(images)})[_LOGITS])
 
 
 def write_tflite(source: Source, out: Path) -> Exported:
@@ -122,7 +116,7 @@ def write_tflite(source: Source, out: Path) -> Exported:
     `unzip -p model.tflite labels.txt` prints one. Raises FinetuneError for an operation that TFLite does not have.
     """
     with tempfile.TemporaryDirectory() as folder:
-        written = write_savedmodel(source, Path(folder) / "model")
+        write_savedmodel(source, Path(folder) / "model")
         converter = tf.lite.TFLiteConverter.from_saved_model(folder + "/model", signature_keys=["serving_default"])
         try:
             with _quiet():
@@ -136,7 +130,7 @@ def write_tflite(source: Source, out: Path) -> Exported:
     with zipfile.ZipFile(out, "a") as archive:
         archive.writestr(LABELS, source.labels_text())
         archive.writestr(CARD, source.card_text())
-    what = f"TFLite float32, {_SIGNATURE}; {written.what.partition('; ')[2]}"
+    what = f"TFLite float32, {_SIGNATURE}; {_freeze(source)[1]}"
     notes = (*source.notes(), f"class names: {LABELS} attached to the file ('unzip -p {out.name} {LABELS}')")
     return Exported("tflite", out, (out,), what, notes)
 
@@ -213,11 +207,7 @@ def open_onnx(source: Source, out: Path) -> Runtime:
     options.intra_op_num_threads = cores()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(out), options, providers=["CPUExecutionProvider"])
-
-    def run(images: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run([_LOGITS], {INPUT: images})[0])
-
-    return run
+    return lambda images: np.asarray(session.run([_LOGITS], {INPUT: images})[0])
 
 
 def _converted(function: Any, source: Source) -> Any:

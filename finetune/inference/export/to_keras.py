@@ -54,11 +54,7 @@ def keras_runtime(model: keras.Model) -> Runtime:
     """A Keras model in inference mode, traced."""
     signature = [tf.TensorSpec(model.input_shape, model.input.dtype)]
     traced = tf.function(lambda images: model(images, training=False), input_signature=signature, autograph=False)
-
-    def run(images: np.ndarray) -> np.ndarray:
-        return np.asarray(traced(tf.constant(images))).reshape(len(images), -1)
-
-    return run
+    return lambda images: np.asarray(traced(tf.constant(images))).reshape(len(images), -1)
 
 
 def _with_pixels(source: Source, model: keras.Model) -> keras.Model:
