@@ -104,7 +104,9 @@ class _File:
         for key in content:
             if key not in ("defaults", "matrix", "job"):
                 raise WrongUse(f"unknown key '{key}' in {path}: {_place_for(key)}")
-        self.defaults, self.seeds = self._read_defaults(content.get("defaults", {}))
+        defaults = dict(self._table(content.get("defaults", {}), "[defaults]"))
+        self.seeds = _check_seeds(defaults.pop("seeds", 1), f"seeds in [defaults] of {self.path}")
+        self.defaults = self._settings(defaults, "[defaults]")
         self.matrix, self._exclude = self._read_matrix(content.get("matrix", {}))
         self.own = self._read_own(content.get("job", []))
 
@@ -149,11 +151,6 @@ class _File:
                 again = _checked({**config.to_json(), "seed": seed}, where)
                 yield Job(next(index), f"{name}-seed_{seed}", name, again, {**settings, "seed": seed})
 
-    def _read_defaults(self, table: Any) -> tuple[Settings, int]:
-        table = dict(self._table(table, "[defaults]"))
-        seeds = _check_seeds(table.pop("seeds", 1), f"seeds in [defaults] of {self.path}")
-        return self._settings(table, "[defaults]"), seeds
-
     def _read_matrix(self, table: Any) -> tuple[dict[str, list[Any]], list[Settings]]:
         table = dict(self._table(table, "[matrix]"))
         exclude = table.pop("exclude", [])
@@ -181,13 +178,12 @@ class _File:
                 'exclude = [{backbone = "resnet_v1_50", epochs = 3}]'
             )
         rules = [self._settings(rule, "exclude") for rule in exclude]
-        for rule in rules:
-            for name in rule:
-                if name not in matrix:
-                    raise WrongUse(
-                        f"exclude in [matrix] of {self.path} names '{name}', which is not crossed: expected some of "
-                        f"{', '.join(matrix)}"
-                    )
+        for name in itertools.chain.from_iterable(rules):
+            if name not in matrix:
+                raise WrongUse(
+                    f"exclude in [matrix] of {self.path} names '{name}', which is not crossed: expected some of "
+                    f"{', '.join(matrix)}"
+                )
         return matrix, rules
 
     def _read_own(self, tables: Any) -> list[tuple[str | None, Settings]]:

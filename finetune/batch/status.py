@@ -76,15 +76,10 @@ def _read_status(folder: BatchFolder, job: Job, *, running: bool) -> JobStatus:
     run, record = folder.run(job), folder.record(job)
     attempts = record.attempts
     begun = (run.path / "config.json").is_file()
-    known: dict[str, Any] = {
-        "attempts": len(attempts),
-        "seconds": sum(attempt.seconds for attempt in attempts),
-        "epochs": job.config.epochs,
-        "batch_size": job.config.batch_size,
-    }
-    if begun:
-        config = read_json(run.path / "config.json")
-        known |= {name: config.get(name) for name in ("epochs", "batch_size", "learning_rate")}
+    settings = read_json(run.path / "config.json") if begun else job.config.to_json()
+    names = ("epochs", "batch_size", "learning_rate") if begun else ("epochs", "batch_size")
+    known: dict[str, Any] = {name: settings.get(name) for name in names}
+    known |= {"attempts": len(attempts), "seconds": sum(attempt.seconds for attempt in attempts)}
     if record.batch_size is not None:
         known["batch_size"] = record.batch_size
         known["reduced_from"] = next((attempt.batch_size for attempt in attempts if attempt.batch_size), None)
@@ -105,10 +100,9 @@ def _read_status(folder: BatchFolder, job: Job, *, running: bool) -> JobStatus:
         return JobStatus(job, "running", **known)
     if run.status == "done":
         return _finished(job, run.read("result.json", "test", "proof"), known)
-    if not attempts:
-        return JobStatus(job, "interrupted" if begun else "pending", **known)
     failed = outcome in ("failed", "out-of-memory", "killed", "lost")
-    return JobStatus(job, "failed" if failed else "interrupted", **known, error=attempts[-1].error)
+    state = "failed" if failed else "interrupted" if attempts or begun else "pending"
+    return JobStatus(job, state, **known, error=attempts[-1].error if attempts else None)
 
 
 def _finished(job: Job, result: dict[str, Any], known: dict[str, Any]) -> JobStatus:

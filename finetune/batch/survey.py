@@ -41,10 +41,6 @@ class Survey:
         images = self.trained_images
         return None if images is None or self.image_size is None else images * self.image_size**2
 
-    def to_json(self) -> dict[str, Any]:
-        """For `--dry-run --json`."""
-        return {**asdict(self), "pixels": self.pixels}
-
 
 def survey(jobs: Sequence[Job]) -> list[Survey]:
     """One Survey a job, in order. Imports TensorFlow.
@@ -110,7 +106,8 @@ def plan(call: Call, workers: int) -> tuple[list[dict[str, Any]], dict[str, Any]
             "name": job.name,
             "state": status.state,
             "run": str(call.folder.run(job)),
-            **counted.to_json(),
+            **asdict(counted),
+            "pixels": counted.pixels,
             "config": json.loads(json.dumps(job.config.to_json())),
         }
         for job, status, counted in zip(call.jobs, statuses, surveys, strict=True)

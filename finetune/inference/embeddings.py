@@ -125,24 +125,19 @@ def _check(request: EmbeddingOptions) -> None:
         raise WrongUse("--data and image files are two sources of images: give one of them")
 
 
-def _is_run(target: str) -> bool:
-    path = Path(target)
-    return (path / "config.json").is_file() or (path.suffix == ".keras" and (path.parent / "config.json").is_file())
-
-
 def _open(request: EmbeddingOptions, progress: Progress | None) -> Network:
     """The run's model, or the backbone. WrongUse for options that do not go with it."""
-    if _is_run(request.target):
+    path = Path(request.target)
+    folder = path.parent if path.suffix == ".keras" and not path.is_dir() else path
+    if (folder / "config.json").is_file():
         given = [name for name in ("checkpoint", "image_size", "preprocess") if getattr(request, name) is not None]
         if given:
             raise WrongUse(
                 f"--{given[0].replace('_', '-')}: {request.target} is a run, whose config.json has this setting: "
                 "leave it out"
             )
-        trained = open_trained(Path(request.target))
-        config = trained.config
-        if request.batch_size:
-            config = replace(config, batch_size=request.batch_size)
+        trained = open_trained(path)
+        config = replace(trained.config, batch_size=request.batch_size or trained.config.batch_size)
         names = finished_class_names(trained.run) if trained.run.status == "done" else ()
         native = image_shape(trained.run, config) if request.images else None
         return Network(trained.model, config, names, native)

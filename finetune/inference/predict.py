@@ -126,8 +126,7 @@ def _probabilities(logits: np.ndarray) -> np.ndarray:
     if not np.isfinite(logits).all():
         raise FinetuneError("the model gives logits that are no numbers (NaN or infinity): its training went wrong")
     exact = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: np.ndarray = exact / exact.sum(axis=1, keepdims=True)
-    return probabilities
+    return np.asarray(exact / exact.sum(axis=1, keepdims=True))
 
 
 def _open(target: Path) -> Network:

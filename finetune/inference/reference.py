@@ -149,12 +149,9 @@ def slim_logits(
 
     # The auxiliary head of inception_v3 feeds nothing but its own loss, and a user's own file may lack it.
     auxiliary = {"create_aux_logits": False} if family == "inception_v3" else {}
+    settings = {"dropout_keep_prob": 1.0, "scope": scope, **auxiliary, **arguments}
     with slim.arg_scope(getattr(inception, f"{family}_arg_scope")(weight_decay=0.0)):
-        build = getattr(inception, family)
-        logits, _ = build(
-            images, outputs, is_training, dropout_keep_prob=1.0, scope=scope, **{**auxiliary, **arguments}
-        )
-        return logits
+        return getattr(inception, family)(images, outputs, is_training, **settings)[0]
 
 
 def _slim_resnet(

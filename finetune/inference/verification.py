@@ -23,6 +23,7 @@ from finetune.backbone.freezing import LayerInfo, layer_infos
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.data import pipeline
 from finetune.data.dataset import Split
+from finetune.data.lazy import Progress
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.evaluator import Evaluation, Evaluator
@@ -37,10 +38,6 @@ _NAME = re.compile(r"(\d{3})_.*\.(jpe?g|png)$", re.IGNORECASE)
 _ENDINGS = (".ckpt", ".h5", ".keras", ".tar.gz", ".tgz")
 _GENERATED, _MOST_COMPARED = 4, 32
 """How many images the two networks are compared on: that many generated ones, or at most that many photos."""
-Say = Callable[[str], None]
-"""Takes a line about what happens now."""
-Progress = Callable[[int, int | None], None]
-"""Takes the bytes fetched so far, and the total where it is known."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +85,13 @@ class Verification:
     def to_json(self) -> dict[str, Any]:
         """For `backbones verify --json`."""
         photos = self.photos
+        scores = photos and {"examples": photos.examples, "top1": photos.correct, "top5": photos.correct_top5}
         return {
             "backbone": self.spec.id,
             "load": self.report.to_json(),
             "reference": self.agreement.to_json() if self.agreement else None,
             "no_reference": self.no_reference or None,
-            "photos": {"examples": photos.examples, "top1": photos.correct, "top5": photos.correct_top5}
-            if photos
-            else None,
+            "photos": scores,
         }
 
     def summary(self) -> str:
@@ -128,7 +124,7 @@ def verify(
     *,
     checkpoint: Path | None = None,
     photos: Path | None = None,
-    say: Say | None = None,
+    say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Load weights strictly, run the original beside them where a library can build it, score `photos`.
@@ -136,6 +132,7 @@ def verify(
     `name` is a catalogue row, or a path: then the row is the one that the file fits. The images compared are the photos
     (centre crop at the published size), or generated ones, always the same. The logits are compared for a file with its
     published head, or with a head of other classes under the published names; the features for any other file.
+    `say` gets a line about what happens now, `progress` the bytes fetched so far and their total where it is known.
     Raises CheckpointError for files, WrongUse for --photos with a file that lacks the published head.
     """
     spec, opened = _find(name, checkpoint, progress)

@@ -17,6 +17,8 @@ HEAT_CLASSES = 25
 """With more classes the confusion matrix is a picture: a table of it would be unreadable."""
 LISTED_CLASSES = 40
 """With more classes the table of all of them is folded, below the ones with the lowest F1."""
+_TOGETHER = {"validation_accuracy": "Validation accuracy by epoch", "train_loss": "Training loss by epoch"}
+"""Plots with a line for each of several runs: the measure, and the title."""
 _SPLITS = {"test": "test images", "train": "training subset"}
 
 
@@ -37,7 +39,6 @@ def render_run_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[s
         together=_together(runs) if len(runs) > 1 else [],
         drawn=curves.DRAWN,
         by_class=_by_class(runs) if len(runs) > 1 else None,
-        listed_classes=LISTED_CLASSES,
     )
 
 
@@ -75,11 +76,7 @@ def _worst(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _together(runs: Sequence[Mapping[str, Any]]) -> list[Markup]:
-    drawn = [
-        curves.of_runs(runs, "validation_accuracy", "Validation accuracy by epoch"),
-        curves.of_runs(runs, "train_loss", "Training loss by epoch"),
-    ]
-    return [one for one in drawn if one is not None]
+    return [plot for measure, title in _TOGETHER.items() if (plot := curves.of_runs(runs, measure, title))]
 
 
 def _by_class(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -152,9 +149,6 @@ def _preprocessing(report: Mapping[str, Any]) -> Markup | None:
     if not check or not check["trials"]:
         return None
     trials = check["trials"]
-    return svg.bars(
-        [trial["name"] for trial in trials],
-        {"is_training=False": [trial["accuracy"] for trial in trials]},
-        y="accuracy",
-        title="Accuracy under each way to feed pixels",
-    )
+    series = {"is_training=False": [trial["accuracy"] for trial in trials]}
+    title = "Accuracy under each way to feed pixels"
+    return svg.bars([trial["name"] for trial in trials], series, y="accuracy", title=title)

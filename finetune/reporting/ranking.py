@@ -6,16 +6,8 @@ from typing import Any
 import numpy as np
 
 from finetune.config import settings_with
+from finetune.evaluation import significance
 from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.significance import (
-    FORMULA,
-    PAIRED_FORMULA,
-    Repeats,
-    compare_paired,
-    difference_words,
-    rank_results,
-    ranking_words,
-)
 from finetune.reporting.record import RunRecord
 
 _NOT_COMPARED = settings_with("not_compared")
@@ -37,14 +29,14 @@ def rank_runs(
             together.setdefault(repr(settings), []).append(record)
     groups = list(together.values())
     results = [_results(group) for group in groups]
-    by, order = rank_results(results)
+    by, order = significance.rank_results(results)
     ranked = []
     for rank, position in enumerate(order, 1):
         mine, best, result = groups[position], groups[order[0]], results[position]
         pairs = None
         if len(mine) == len(best) == 1 and rank > 1 and _same_images(mine[0], best[0], predictions):
-            pairs = compare_paired(predictions[mine[0].name].correct, predictions[best[0].name].correct)
-        words = "best" if rank == 1 else difference_words(result, results[order[0]], pairs)
+            pairs = significance.compare_paired(predictions[mine[0].name].correct, predictions[best[0].name].correct)
+        words = "best" if rank == 1 else significance.difference_words(result, results[order[0]], pairs)
         comparable = all(_comparable(one, best[0], predictions) for one in mine)
         group = {
             "rank": rank,
@@ -63,9 +55,9 @@ def rank_runs(
     finished = [record for position in order for record in groups[position]]
     about = {
         "ranked_by": f"{by}_accuracy" if ranked else None,
-        "ranking": ranking_words(by) if ranked else None,
-        "within_noise": FORMULA,
-        "within_noise_paired": PAIRED_FORMULA,
+        "ranking": significance.ranking_words(by) if ranked else None,
+        "within_noise": significance.FORMULA,
+        "within_noise_paired": significance.PAIRED_FORMULA,
         "differs": _differs(records),
         "remarks": _remarks(finished, predictions),
         "groups": ranked,
@@ -73,10 +65,10 @@ def rank_runs(
     return [*finished, *(record for record in records if record.result is None)], about
 
 
-def _results(group: list[RunRecord]) -> Repeats:
+def _results(group: list[RunRecord]) -> significance.Repeats:
     seeds = len({one.config.seed for one in group})
     repeats = f" ({len(group)} {'seeds' if seeds == len(group) else 'runs'})" if len(group) > 1 else ""
-    return Repeats(
+    return significance.Repeats(
         name=group[0].name + repeats,
         test=tuple(one.test for one in group),
         validation=tuple(one.validation for one in group),

@@ -18,7 +18,7 @@ class RunRecord:
     """One run. `name` is different for each run of a report. Files that the run has not written are empty; `result` and
     `diagnosis` are then None.
 
-    epochs: the rows of metrics.jsonl. stages: the freeze plan, a row a stage. weights: the counts in load.json.
+    epochs: the rows of metrics.jsonl. plan: the freeze plan, a row a stage. weights: the counts in load.json.
     diagnosis: bn.json.
     """
 
@@ -28,7 +28,7 @@ class RunRecord:
     data: dict[str, Any]
     environment: dict[str, Any]
     weights: dict[str, Any]
-    stages: list[dict[str, Any]]
+    plan: list[dict[str, Any]]
     epochs: list[dict[str, Any]]
     result: dict[str, Any] | None
     diagnosis: dict[str, Any] | None
@@ -75,7 +75,7 @@ def read_record(path: Path, *, name: str = "") -> RunRecord:
         data=_optional(run, "data.json", _DATA),
         environment=_optional(run, "environment.json"),
         weights=_weights(_optional(run, "load.json")),
-        stages=_optional(run, "freeze.json", _PLAN).get("stages", []),
+        plan=_optional(run, "freeze.json", _PLAN).get("stages", []),
         epochs=[_checked(row, _EPOCH, run.path / "metrics.jsonl") for row in run.epochs()],
         result=result,
         diagnosis=_optional(run, "bn.json", _DIAGNOSIS) or None,
@@ -154,8 +154,7 @@ def _optional(run: RunDir, name: str, shape: Any = None) -> dict[str, Any]:
     """A file that may be missing; {} then."""
     if not (run.path / name).is_file():
         return {}
-    value: dict[str, Any] = _checked(run.read(name), shape or {}, run.path / name)
-    return value
+    return dict(_checked(run.read(name), shape or {}, run.path / name))
 
 
 def _weights(load: dict[str, Any]) -> dict[str, Any]:
@@ -175,10 +174,8 @@ def select_runs(paths: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        if (path / "config.json").is_file() or not (path / "summary.json").is_file():
-            found.append(_run(path))
-        else:
-            found += _batch(path)
+        is_run = (path / "config.json").is_file() or not (path / "summary.json").is_file()
+        found += [_run(path)] if is_run else _batch(path)
     seen: dict[Path, Path] = {}
     for one in found:
         twin = seen.setdefault(one.resolve(), one)

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -154,12 +155,9 @@ def oom_kill_count() -> int | None:
     It counts the memory group of this process if there is one (cgroup 2, then 1), else the whole machine.
     """
     for path in (*_group_counters(), Path("/proc/vmstat")):
-        try:
-            found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
-        except OSError:
-            continue
-        if found:
-            return int(found[1])
+        with suppress(OSError):
+            if found := re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE):
+                return int(found[1])
     return None
 
 
@@ -236,7 +234,4 @@ def _added(text: str) -> str:
 
 
 def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    return {one.value: one.name for one in signal.Signals}.get(number, f"signal {number}")

@@ -92,10 +92,6 @@ class Trial:
     bytes: int
     milliseconds_per_image: float
 
-    def to_json(self) -> dict[str, Any]:
-        """For `export --json`."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Exported:
@@ -111,11 +107,8 @@ class Exported:
 
     def at(self, stage: Path, folder: Path) -> "Exported":
         """The same with its files moved from the folder `stage` to `folder`."""
-        return replace(
-            self,
-            out=folder / self.out.relative_to(stage),
-            files=tuple(folder / file.relative_to(stage) for file in self.files),
-        )
+        files = tuple(folder / file.relative_to(stage) for file in self.files)
+        return replace(self, out=folder / self.out.relative_to(stage), files=files)
 
     @property
     def size(self) -> int:
@@ -129,7 +122,7 @@ class Exported:
             "out": str(self.out),
             "files": [str(file) for file in self.files],
             "notes": list(self.notes),
-            "evaluation": self.trial.to_json() if self.trial else None,
+            "evaluation": self.trial and asdict(self.trial),
         }
 
     def summary(self) -> str:
@@ -150,7 +143,7 @@ class Export:
     def to_json(self) -> dict[str, Any]:
         """For `export --json`."""
         return {
-            "run": self.run.to_json() if self.run else None,
-            "run_on_photos_decoded_in_full": self.decoded.to_json() if self.decoded else None,
+            "run": self.run and asdict(self.run),
+            "run_on_photos_decoded_in_full": self.decoded and asdict(self.decoded),
             "exports": [one.to_json() for one in self.exported],
         }

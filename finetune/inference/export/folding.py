@@ -67,12 +67,8 @@ def folded_weights(
     (`[height, width, out, in]`) and DepthwiseConv2D (`[height, width, in, multiplier]`, output `in * multiplier + m`).
     """
     exact = np.asarray(kernel, np.float64)
-    if kind == "DepthwiseConv2D":
-        factors = scale.reshape(exact.shape[2:])
-    elif kind == "Conv2DTranspose":
-        factors = scale[:, None]
-    else:
-        factors = scale
+    shapes = {"DepthwiseConv2D": exact.shape[2:], "Conv2DTranspose": (-1, 1)}
+    factors = scale.reshape(shapes.get(kind, (-1,)))
     before = np.zeros_like(shift) if bias is None else np.asarray(bias, np.float64)
     return exact * factors, before * scale + shift
 

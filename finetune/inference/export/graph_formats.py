@@ -8,7 +8,7 @@ import logging
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -215,12 +215,10 @@ def _converted(function: Any, source: Source) -> Any:
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    inputs, outputs = ([tensor.name for tensor in side] for side in (function.inputs, function.outputs))
     try:
         model, _ = tf2onnx.convert.from_graph_def(
-            function.graph.as_graph_def(),
-            input_names=[tensor.name for tensor in function.inputs],
-            output_names=[tensor.name for tensor in function.outputs],
-            opset=OPSET,
+            function.graph.as_graph_def(), input_names=inputs, output_names=outputs, opset=OPSET
         )
     except Exception as error:  # the converter raises what its parts raise
         reason = first_line(error)
@@ -228,8 +226,7 @@ def _converted(function: Any, source: Source) -> Any:
             f"{source.path} has an operation that tf2onnx does not convert ({reason}): export it with --format "
             "savedmodel or tflite"
         ) from None
-    _rename(model.graph, [tensor.name for tensor in function.inputs], [INPUT])
-    _rename(model.graph, [tensor.name for tensor in function.outputs], _OUTPUTS)
+    _rename(model.graph, dict(zip((*inputs, *outputs), (INPUT, *_OUTPUTS), strict=True)))
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     for axis, name in zip(model.graph.input[0].type.tensor_type.shape.dim[1:3], ("height", "width"), strict=True):
@@ -238,8 +235,7 @@ def _converted(function: Any, source: Source) -> Any:
     return model
 
 
-def _rename(graph: Any, old: list[str], new: Sequence[str]) -> None:
-    names = dict(zip(old, new, strict=True))
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
     for value in (*graph.input, *graph.output):
         value.name = names.get(value.name, value.name)
     for node in graph.node:

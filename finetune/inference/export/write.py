@@ -1,6 +1,6 @@
 """Write a finished run in one or more formats: all files appear together, or none does."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -91,12 +91,11 @@ def export(
     return Export(tuple(written), reference.trial, reference.decoded)
 
 
-def check_free(paths: Iterable[Path]) -> None:
+def check_free(paths: Sequence[Path]) -> None:
     """Raise WrongUse where something is at one of `paths` already, or a directory could not be made for it.
 
     What a killed export has left beside them is removed first.
     """
-    paths = list(paths)
     for folder in {path.absolute().parent for path in paths}:
         remove_abandoned(folder, _PREFIX)
     for path in paths:
@@ -117,5 +116,5 @@ def staged(folder: Path) -> Iterator[Path]:
     folder = folder.absolute()
     with room_for(folder / _PREFIX), working_folder(folder, _PREFIX) as stage:
         yield stage
-        check_free(folder / entry.name for entry in stage.iterdir())
+        check_free([folder / entry.name for entry in stage.iterdir()])
         move_all(stage, folder)
