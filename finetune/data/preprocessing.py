@@ -98,7 +98,7 @@ def suspects() -> tuple[Preprocessing | Composed, ...]:
     return (*known.values(), *twice, *scaled, *bgr)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CustomPreprocessing:
     """A preprocessing by `function`, in NumPy or TensorFlow.
 
@@ -109,8 +109,8 @@ class CustomPreprocessing:
     """
 
     name: str
-    function: Callable[[Any], Any] = field(repr=False, compare=False)
-    failures: list[FinetuneError] = field(default_factory=list, repr=False, compare=False)
+    function: Callable[[Any], Any] = field(repr=False)
+    failures: list[FinetuneError] = field(default_factory=list, repr=False)
 
     def apply(self, images: Any) -> Any:
         """As `Preprocessing.apply`."""
