@@ -8,6 +8,7 @@ The pixels are the same on every platform. They come from additions, multiplicat
 float32 arrays, which IEEE 754 defines to the bit, and not from sines, sums over an axis or matrix products.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -88,6 +89,7 @@ def demo_source(train: int = 12_000, test: int = 1_000, seed: int = 0) -> Datase
     return _dataset("demo-source", _SOURCE, train, test, [seed, 1])
 
 
+@functools.lru_cache(maxsize=1)  # `finetune demo` reads it for each of its commands
 def demo_target(train: int = 2_000, test: int = 1_000, seed: int = 0) -> Dataset:
     """10 classes, five outlines that `demo_source` lacks, in two textures each: the demo transfers to them."""
     return _dataset("demo-target", _TARGET, train, test, [seed, 2])
@@ -115,6 +117,7 @@ def _split(classes: list[tuple[str, ...]], examples: int, rng: np.random.Generat
         for start in range(0, len(members), _AT_ONCE):
             chosen = members[start : start + _AT_ONCE]
             images[chosen] = _Painter(rng, len(chosen)).images(_TEXTURES[texture], _OUTLINES[outline])
+    images.flags.writeable = labels.flags.writeable = False  # every caller gets the same ones
     return Split(images, labels)
 
 
