@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from checkpoints.download import resumable
 from checkpoints.formats.slim import write_slim
 from finetune.backbone import networks
 from finetune.backbone.networks.names import slim_variables
@@ -73,6 +74,7 @@ def test_offline_one_message_names_both_files(tmp_path, monkeypatch):
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "cache"))
     # A port of this machine that nobody listens on: refused at once, as on a machine without a network.
     monkeypatch.setenv("FINETUNE_MIRROR", "http://127.0.0.1:9")
+    monkeypatch.setitem(resumable.fetch.__kwdefaults__, "first_wait", 0.01)
     result = CliRunner().invoke(main, ["run", "--backbone", "resnet_v1_101", "--bn-decay", "0.95"])
     assert result.exit_code == 1
     for words in ("resnet_v1_101_2016_08_28.tar.gz", "--checkpoint PATH", "cifar-10-python.tar.gz", "--data-dir PATH"):

@@ -28,7 +28,7 @@ SMALL = {"run": "--epochs 1 --image-size 32 --batch-size 20", "export": "--image
 """Command -> what makes it small; `--examples 60` besides where a run does not say `--few-shot`."""
 
 _TWO_EPOCHS = {"run": "--epochs 2 --image-size 32 --batch-size 20"}
-OF_PAGES = {"quickstart.md": {"run": "--examples 300"}, "freezing.md": _TWO_EPOCHS, "settings.md": _TWO_EPOCHS}
+OF_PAGES = {"quickstart.md": {"run": "--examples 200"}, "freezing.md": _TWO_EPOCHS, "settings.md": _TWO_EPOCHS}
 """Where other options make it small: the quickstart's network has to learn enough to be ill, gradual unfreezing takes
 an epoch more."""
 

@@ -10,7 +10,7 @@ from finetune.backbone import networks
 from finetune.backbone.networks.keras_applications import STAGES
 from finetune.backbone.networks.network import HEAD, Network, layers_by_stage
 
-QUICK = ("ResNet50", "DenseNet121", "MobileNet")
+QUICK = ("ResNet50", "MobileNet")
 OUTPUTS = 7
 
 

@@ -27,7 +27,7 @@ def atlas():
 
 def prepared(decay):
     config = RunConfig(
-        "resnet_v1_demo", data="demo-target", examples=96, validation=0.0, image_size=32, batch_size=16, epochs=2,
+        "resnet_v1_demo", data="demo-target", examples=96, validation=0.0, image_size=16, batch_size=16, epochs=2,
         bn_decay=decay, recalibrate_at_end=False,
     )  # fmt: skip
     return prepare(config, Display(), load_weights=True)

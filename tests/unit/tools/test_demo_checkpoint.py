@@ -17,7 +17,7 @@ from tools import demo_checkpoint
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     patch = pytest.MonkeyPatch()
-    short = dataclasses.replace(demo_checkpoint.SETTINGS, examples=400, epochs=1, deterministic=False)
+    short = dataclasses.replace(demo_checkpoint.SETTINGS, examples=100, epochs=1, deterministic=False)
     patch.setattr(demo_checkpoint, "SETTINGS", short)
     prefix = demo_checkpoint.make(folder)
     patch.undo()
