@@ -1,4 +1,4 @@
-"""From a name to a pretrained network under the BatchNorm of this package, with a head and a plan of what trains."""
+"""From a name to a pretrained network under the BatchNorm of this package, with a head and a freeze plan."""
 
 from checkpoints.catalog.lookup import BackboneSpec
 from finetune.backbone.hub.module_layer import check_plan

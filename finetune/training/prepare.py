@@ -35,7 +35,7 @@ def prepare(
     check_data: Callable[[Dataset], None] | None = None,
     distribution: Distribution = ALONE,
 ) -> Prepared:
-    """Check `config`, read data and weights, build the model and plan what trains.
+    """Check `config`, read data and weights, build the model and plan which layers train.
 
     `load_weights=False` leaves random weights, which a resumed run replaces by its state. `check_data` may refuse the
     data before anything is built for it. The model is made in the scope of `distribution`. What was read is reported
@@ -146,7 +146,7 @@ def plan_training(request: Resolved, dataset: Dataset, backbone: Backbone, model
 
 
 def announce(prepared: Prepared, display: Display, *, replicas: int) -> None:
-    """Report what was read, what trains, and what to be warned of."""
+    """Report what was read, which layers train, and the warnings."""
     config, dataset, backbone = prepared.config, prepared.dataset, prepared.backbone
     if config.preset is not None:
         display.say(presets.describe(config))
