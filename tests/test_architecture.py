@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from tests import architecture_report as report
+from tests.support.places import ROOT
 
 SURFACES = {
     "config": {"", "presets"},
@@ -160,3 +161,17 @@ def test_modules_fit_in_one_head():
         name: count for name, path in report.modules().items() if (count := len(path.read_text().splitlines())) > 400
     }
     assert not long, f"modules over 400 lines are two ideas: {long}"
+
+
+def test_a_unit_test_is_named_after_a_module_of_its_folder():
+    """`tests/unit/data/test_lazy.py`, or `test_lazy_WHAT.py`, tests `finetune/data/lazy.py`."""
+    units, lost = ROOT / "tests" / "unit", []
+    for path in units.rglob("test_*.py"):
+        folder = path.relative_to(units).parent
+        if folder.parts[:1] in (("benchmarks",), ("tools",)):
+            continue
+        place = ROOT / folder if folder.parts[:1] == ("checkpoints",) else ROOT / "finetune" / folder
+        modules = {one.stem for one in place.iterdir() if one.suffix == ".py" or one.is_dir()}
+        if not any(f"{path.stem}_".startswith(f"test_{module}_") for module in modules):
+            lost.append(str(path))
+    assert not lost, "\n".join(lost)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from finetune.reporting.pages import render_run_page
-from tests.unit.reporting.test_diagnosis_page import brightness, contrast
+from tests.unit.reporting.test_pages_diagnosis import brightness, contrast
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J\u202e"
 
