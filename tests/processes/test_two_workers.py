@@ -128,7 +128,7 @@ def unbroken(place):
     """The run of two; what both printed."""
     line = ["--config", str(place / "jobs.json"), "--run-dir"]
     outcome = together([*line, "both"], [*line, "both", "--json"], cwd=place, elsewhere=place / "elsewhere")
-    assert [one[0] for one in outcome] == [0, 0], outcome
+    assert [one[0] for one in outcome] == [0, 0], "\n".join(text for one in outcome for text in one[1:3])
     return place / "both", outcome
 
 
