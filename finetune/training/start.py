@@ -199,7 +199,9 @@ def _train_and_finish(
             if requested():
                 raise Interrupted("stopped after the last step")
         finish(recorder, phases, feed, history, cached)
-        on.meet()
+        # The run is finished. A worker that leaves before its answer has come here loses nothing.
+        with suppress(WorkerLost), on.watching():
+            on.meet()
 
 
 def _follow(config: RunConfig, on: Distribution, display: Display, *, load_weights: bool) -> Worker:
