@@ -12,7 +12,7 @@ import time
 import pytest
 
 from finetune.batch import call
-from tests.support.commands import tree, typed
+from tests.support.commands import tiny_backbone, tree, typed
 
 FINETUNE = (sys.executable, "-m", "finetune")
 NIGHT = """
@@ -32,11 +32,15 @@ exclude = [{learning_rate = 0.001}]
 BAD_JOB = '[[job]]\nname = "bad"\nfreeze = ["nothing"]\n'
 
 
+def on_tiny(jobs):
+    return jobs.replace("resnet_v1_demo", str(tiny_backbone()))
+
+
 @pytest.fixture(scope="module")
 def night(tmp_path_factory):
     """A batch that has ended: one job is done, one has failed."""
     folder = tmp_path_factory.mktemp("batch")
-    (folder / "night.toml").write_text(NIGHT + BAD_JOB)
+    (folder / "night.toml").write_text(on_tiny(NIGHT) + BAD_JOB)
     return folder, typed(f"batch {folder / 'night.toml'} --workers 2 --json")
 
 
@@ -181,7 +185,7 @@ def test_the_slurm_script_runs_the_same_jobs(tmp_path, night):
     folder, _ = night
     place = tmp_path / "a folder"
     place.mkdir()
-    (place / "night.toml").write_text(NIGHT + BAD_JOB)
+    (place / "night.toml").write_text(on_tiny(NIGHT) + BAD_JOB)
     result = typed(f"batch '{place / 'night.toml'}' --on slurm --print --workers 3 --cpus-per-job 2 --gpus-per-job 1")
     assert result.exit_code == 0, result.output
     assert list(place.iterdir()) == [place / "night.toml"]

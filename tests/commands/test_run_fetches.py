@@ -53,8 +53,8 @@ def mirror(tmp_path, monkeypatch):
 
 
 def test_run_fetches_once_and_reports_what_it_loaded(mirror, tmp_path):
-    line = "run --backbone mobilenet_v1_0.25 --bn-decay 0.95 --data demo-target --examples 60 --epochs 1"
-    arguments = [*line.split(), "--image-size", "32", "--json"]
+    line = "run --backbone mobilenet_v1_0.25 --bn-decay 0.95 --freeze Conv2d_* --data demo-target --examples 60"
+    arguments = [*line.split(), "--epochs", "1", "--image-size", "32", "--json"]
     for name in ("first", "second"):
         result = CliRunner().invoke(main, [*arguments, "--run-dir", str(tmp_path / name)])
         assert result.exit_code == 0, result.output

@@ -2,8 +2,8 @@
 
 `doc_pages.py` says what a block is, `stand_ins.py` makes what the reader has, `warm_shell.py` is the shell. Options
 that make a command small are put behind its own (`SMALL`). The slow tests type the whole of a page. The others leave
-out what is marked `<!-- slow: REASON -->`, and train one run a page: the rest of its runs differ in their settings, so
-they are resolved and planned (`--dry-run`), and where a later command uses one, it finds a run that was made before.
+out what is marked `<!-- slow: REASON -->`, and train the runs of TRAINED: the others differ in their settings, so they
+are resolved and planned (`--dry-run`), and where a later command uses one, it finds a run that was made before.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ B = "--backbone resnet_v1_50 --data flowers/"
 
 
 TRAINED = {"quickstart.md": ["runs/forgotten"]}
-"""The runs of a page that the fast tests train, where it is not the first one: what comes after depends on it."""
+"""The runs that the fast tests train: what comes after on their page depends on them."""
 
 
 class Shortening:
@@ -49,15 +49,12 @@ class Shortening:
     def __init__(self, page: Path, place: Path, *, slow: bool) -> None:
         self.small = {**SMALL, **OF_PAGES.get(page.name, {})}
         self._place, self._slow = place, slow
-        self._trained, self._first = TRAINED.get(page.name), True
+        self._trained = TRAINED.get(page.name, [])
 
     def _is_trained(self, words: list[str]) -> bool:
         if self._slow or "--resume" in words or "--dry-run" in words:
             return True
-        if self._trained is not None:
-            return "--run-dir" in words and words[words.index("--run-dir") + 1] in self._trained
-        first, self._first = self._first, False
-        return first
+        return "--run-dir" in words and words[words.index("--run-dir") + 1] in self._trained
 
     def __call__(self, words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
         real = [part for word in words for part in (B.split() if word == "B" else [word])]
@@ -161,7 +158,7 @@ WITH_BLOCKS = [page for page in PAGES if any(block.runs and not block.slow for b
 def dear(page: Path) -> bool:
     """Whether the fast tests leave something of a page out, or train less than all of its runs."""
     runs = [words for _, words in commands(page) if words[0] == "run"]
-    return len(runs) > 1 or any(block.runs and block.slow for block in blocks(page))
+    return bool(runs) or any(block.runs and block.slow for block in blocks(page))
 
 
 DEAR = [page for page in PAGES if any(block.runs for block in blocks(page)) and dear(page)]

@@ -52,7 +52,7 @@ def line(finetune: Killable, backbone: Path) -> str:
     """Of a run; `done`, which commands use, and `whole` are one as it should be, `slim` takes every format, `out` is
     an empty folder."""
     line = f"run --backbone {backbone} {SETTINGS} {OPTIONS} --run-dir "
-    slim = f"run --backbone resnet_v1_demo {SETTINGS} --image-size 32 --epochs 1 --run-dir "
+    slim = f"run --backbone resnet_v1_demo {SETTINGS} --image-size 16 --epochs 1 --run-dir "
     for name, one in (("done", line), ("slim", slim)):
         ended = finetune(f"{one}{finetune.folder / name}")
         assert ended.code == 0, ended.output

@@ -11,7 +11,7 @@ import pytest
 from tests.soak import corpus, fuzzing, mutations
 from tests.soak.hostile_process import Reading
 
-SHORT, LONG = 2, 46
+SHORT, LONG = 1, 46
 
 
 def require_clean(tally: fuzzing.Tally) -> None:
@@ -23,7 +23,7 @@ def require_clean(tally: fuzzing.Tally) -> None:
 def test_a_few_mutations_of_every_file(reading: Reading, trees: dict[str, Path]) -> None:
     tally = fuzzing.fuzz(reading, trees, each=SHORT, seed=7)
     require_clean(tally)
-    assert tally.files >= 100
+    assert tally.files >= 60
 
 
 @pytest.mark.soak

@@ -1,6 +1,7 @@
 """The script behind the bundled checkpoint, shortened, and the way back to slim it goes."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -10,6 +11,8 @@ from checkpoints import store
 from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
 from finetune.backbone import load_backbone
+from finetune.data import load_data
+from finetune.data.sources import generated
 from tools import demo_checkpoint
 
 
@@ -19,6 +22,7 @@ def made(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     short = dataclasses.replace(demo_checkpoint.SETTINGS, examples=100, epochs=1, deterministic=False)
     patch.setattr(demo_checkpoint, "SETTINGS", short)
+    patch.setitem(load_data._GENERATED, "demo-source", functools.partial(generated.demo_source, 400, 100))
     prefix = demo_checkpoint.make(folder)
     patch.undo()
     return folder / "run", prefix
