@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from finetune.runs.model import open_trained
 from tests.support.commands import typed
@@ -27,6 +28,7 @@ def test_a_checkup_is_logged_and_changes_nothing(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_forgotten_updates_are_named_while_the_run_goes_on(tmp_path):
     run = tmp_path / "run"
     result = typed(

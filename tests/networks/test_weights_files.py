@@ -61,7 +61,7 @@ def assert_loads(spec, path, size, wanted, **options):
     ("name", "application", "size", "arguments"),
     [MOBILENET, *(pytest.param(*row, marks=pytest.mark.slow) for row in FULL_SIZE)],
 )
-@pytest.mark.parametrize("top", [True, False], ids=["top", "no_top"])
+@pytest.mark.parametrize("top", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["top", "no_top"])
 def test_what_keras_wrote_gives_the_originals_features(name, application, size, arguments, top, tmp_path):
     keras.backend.clear_session()
     head = {"classes": 10} if top else {"include_top": False, "pooling": "avg"}

@@ -29,12 +29,14 @@ class Launch:
     """A process to start: the arguments of `finetune`, its log, and variables added to this process's environment.
 
     alone: nothing else will run on this machine at the same time.
+    folder: where relative paths start, also those in the arguments; a process of Ray has another one of its own.
     """
 
     arguments: tuple[str, ...]
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
     alone: bool = False
+    folder: str = field(default_factory=os.getcwd)
 
     @property
     def command(self) -> list[str]:
@@ -95,7 +97,7 @@ class Process:
         self._oom_kills = oom_kill_count()
         read, self._hold = os.pipe()
         try:
-            launch.log.parent.mkdir(parents=True, exist_ok=True)
+            Path(launch.folder, launch.log).parent.mkdir(parents=True, exist_ok=True)
             self._child: Any = self._started(launch, read)
         except BaseException:
             os.close(self._hold)
@@ -104,9 +106,10 @@ class Process:
             os.close(read)
 
     def _started(self, launch: Launch, lifeline: int) -> Any:
-        with open(launch.log, "ab") as log:
+        with open(Path(launch.folder, launch.log), "ab") as log:
             return subprocess.Popen(
                 launch.command,
+                cwd=launch.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
