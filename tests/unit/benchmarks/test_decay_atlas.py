@@ -33,6 +33,7 @@ def prepared(decay):
     return prepare(config, Display(), load_weights=True)
 
 
+@pytest.mark.slow
 def test_averaged_statistics_are_those_of_a_run_with_that_decay(atlas):
     one = prepared(0.5)
     for layer in bn_layers(one.model):

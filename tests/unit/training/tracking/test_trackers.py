@@ -224,7 +224,8 @@ def test_a_tracker_that_fails_costs_a_warning_once(run, monkeypatch):
     assert "the tensorboard tracker failed (the disk is gone)" in warnings[0]
 
 
-def test_a_store_that_cannot_be_opened_is_one_error_before_the_first_step(run, tmp_path):
+def test_a_store_that_cannot_be_opened_is_one_error_before_the_first_step(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the waits between them are MLflow's
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", "http://127.0.0.1:9", "nonsense://x"):
         with pytest.raises(FinetuneError, match="cannot be opened") as raised, opened(f"mlflow={place}", run):
