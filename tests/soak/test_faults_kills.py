@@ -126,7 +126,7 @@ def check_export(finetune: Killable, runs: Path, name: str, kills: int) -> int:
 def check_page(finetune: Killable, runs: Path, kills: int) -> int:
     def right(ended: Ended) -> None:
         assert ended.code == 0 or "is already there and is not overwritten" in ended.output, ended.output
-        assert (finetune.folder / "page.html").read_text().endswith("</html>")
+        assert (finetune.folder / "page.html").read_text().endswith("</html>\n")
 
     line = f"report {runs / 'a'} --html {finetune.folder / 'page.html'}"
     return killed(finetune, functools.partial(finetune, line), right, kills)
