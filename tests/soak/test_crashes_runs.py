@@ -32,7 +32,7 @@ def killed_until(finetune: Killable, start: str, run: Path, kills: int, *, seed:
     done = 0
     while True:
         # Of a run that was resumed, fewer moments are left; drawn beyond the last one, it ends.
-        moment = (rng.randint(1, 60), rng.choice((0, 0, 0.2, 1, 5, 40))) if done < kills else None
+        moment = (rng.randint(1, 90), rng.choice((0, 0, 0.2, 1, 5, 40))) if done < kills else None
         ended = finetune(goes_on(start, run), kill=moment)
         if ended.killed:
             done += 1
