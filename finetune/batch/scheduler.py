@@ -156,7 +156,8 @@ class Scheduler:
         # Recorded before the process starts: if this process is killed, the next call knows whose directory it is.
         size = record.batch_size or job.config.batch_size or self._surveys.get(job.name, {}).get("batch_size")
         self._write_attempt(job, record, Attempt(_now(), batch_size=size))
-        return _Active(job, self._executor.start(Launch(arguments, log, alone=alone)), log_start, time.monotonic())
+        handle = self._executor.start(Launch(arguments, log.absolute(), alone=alone))
+        return _Active(job, handle, log_start, time.monotonic())
 
     def _collect_ended(self) -> None:
         """Judge the jobs whose processes have ended; each is queued again or reported as ended."""

@@ -100,7 +100,10 @@ def _training_batch(
     preprocessing: AnyPreprocessing,
     signature: tuple[tf.TensorSpec, ...],
 ) -> Callable[..., tuple[tf.Tensor, ...]]:
-    """Augmentation and preprocessing of a batch, traced once and not once per epoch: it takes 0.1 s."""
+    """Augmentation and preprocessing of a batch, traced once a process.
+
+    Tracing takes 0.1 s, and with RandAugment it may take longer than an epoch.
+    """
 
     def prepare(images: tf.Tensor, labels: tf.Tensor, draw: tf.Tensor) -> tuple[tf.Tensor, ...]:
         images, labels = augmentation.batch(images, labels, draw, classes=classes, share=share)

@@ -99,6 +99,18 @@ def halving(filters: int, name: str = "Conv2d_1a_3x3") -> Conv:
     return Conv(name, filters, stride=2, padding="valid", size=(3, 3))
 
 
+STEM = (
+    halving(32),
+    Conv("Conv2d_2a_3x3", 32, padding="valid"),
+    Conv("Conv2d_2b_3x3", 64),
+    HALVE._replace(name="MaxPool_3a_3x3"),
+    Conv("Conv2d_3b_1x1", 80),
+    Conv("Conv2d_4a_3x3", 192, padding="valid"),
+    HALVE._replace(name="MaxPool_5a_3x3"),
+)
+"""From the images to the first inception module of v3 and of Inception-ResNet v2."""
+
+
 def network(
     image_size: tuple[int, int],
     outputs: int | None,

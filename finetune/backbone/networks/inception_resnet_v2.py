@@ -7,7 +7,18 @@ compares the names with those of the source.
 
 import keras
 
-from finetune.backbone.networks.inception import AVERAGE, HALVE, Conv, Mixed, Repeat, Residual, convs, halving, network
+from finetune.backbone.networks.inception import (
+    AVERAGE,
+    HALVE,
+    STEM,
+    Conv,
+    Mixed,
+    Repeat,
+    Residual,
+    convs,
+    halving,
+    network,
+)
 from finetune.backbone.networks.network import Network
 
 BLOCK_35 = (
@@ -19,13 +30,7 @@ BLOCK_17 = (convs(("1x1", 192)), convs(("0a_1x1", 128), ("0b_1x7", 160), ("0c_7x
 BLOCK_8 = (convs(("1x1", 192)), convs(("0a_1x1", 192), ("0b_1x3", 224), ("0c_3x1", 256)))
 
 STEPS = (
-    halving(32),
-    Conv("Conv2d_2a_3x3", 32, padding="valid"),
-    Conv("Conv2d_2b_3x3", 64),
-    HALVE._replace(name="MaxPool_3a_3x3"),
-    Conv("Conv2d_3b_1x1", 80),
-    Conv("Conv2d_4a_3x3", 192, padding="valid"),
-    HALVE._replace(name="MaxPool_5a_3x3"),
+    *STEM,
     Mixed(
         "Mixed_5b",
         convs(("1x1", 96)),

@@ -4,7 +4,7 @@ Source: Szegedy et al. 2015 (arXiv:1512.00567), tf_slim/nets/inception_v3.py. te
 shows that the outputs equal tf_slim's.
 """
 
-from finetune.backbone.networks.inception import AVERAGE, HALVE, Conv, Fork, Mixed, convs, halving, network
+from finetune.backbone.networks.inception import AVERAGE, HALVE, STEM, Conv, Fork, Mixed, convs, halving, network
 from finetune.backbone.networks.network import Network
 
 
@@ -42,13 +42,7 @@ def _mixed_8(name: str, *, tall: str) -> Mixed:
 
 
 STEPS = (
-    halving(32),
-    Conv("Conv2d_2a_3x3", 32, padding="valid"),
-    Conv("Conv2d_2b_3x3", 64),
-    HALVE._replace(name="MaxPool_3a_3x3"),
-    Conv("Conv2d_3b_1x1", 80),
-    Conv("Conv2d_4a_3x3", 192, padding="valid"),
-    HALVE._replace(name="MaxPool_5a_3x3"),
+    *STEM,
     _mixed_35("Mixed_5b", 32),
     _mixed_35("Mixed_5c", 64, names=("Conv2d_0b_1x1", "Conv_1_0c_5x5")),
     _mixed_35("Mixed_5d", 64),

@@ -29,7 +29,7 @@ class Launch:
     """A process to start: the arguments of `finetune`, its log, and variables added to this process's environment.
 
     alone: nothing else will run on this machine at the same time.
-    folder: where relative paths start, also those in the arguments; a process of Ray has another one of its own.
+    folder: where the relative paths in the arguments start; a process of Ray has another working directory.
     """
 
     arguments: tuple[str, ...]
@@ -97,7 +97,7 @@ class Process:
         self._oom_kills = oom_kill_count()
         read, self._hold = os.pipe()
         try:
-            Path(launch.folder, launch.log).parent.mkdir(parents=True, exist_ok=True)
+            launch.log.parent.mkdir(parents=True, exist_ok=True)
             self._child: Any = self._started(launch, read)
         except BaseException:
             os.close(self._hold)
@@ -106,7 +106,7 @@ class Process:
             os.close(read)
 
     def _started(self, launch: Launch, lifeline: int) -> Any:
-        with open(Path(launch.folder, launch.log), "ab") as log:
+        with open(launch.log, "ab") as log:
             return subprocess.Popen(
                 launch.command,
                 cwd=launch.folder,

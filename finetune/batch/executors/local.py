@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing.reduction import DupFd
 from types import ModuleType
 from typing import Any
@@ -120,7 +121,7 @@ class Local:
             environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         # On other systems, libraries that TensorFlow loads do not survive a fork.
         kind = Forked if sys.platform == "linux" else Process
-        return kind(Launch(launch.arguments, launch.log, environment))
+        return kind(replace(launch, environment=environment))
 
     def close(self) -> None:
         """A local executor holds nothing."""

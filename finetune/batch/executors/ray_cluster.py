@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from finetune.batch.executors.job_process import Ended, Handle, Launch, Process
@@ -88,7 +89,7 @@ class Ray:
         environment = {"FINETUNE_THREADS": str(self._cpus), **launch.environment}
         if 0 < self._gpus < 1:
             environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-        return _RayHandle(self._ray, self._actor.remote(), Launch(launch.arguments, launch.log, environment))
+        return _RayHandle(self._ray, self._actor.remote(), replace(launch, environment=environment))
 
     def close(self) -> None:
         """Leave the cluster. A cluster that was started here ends."""

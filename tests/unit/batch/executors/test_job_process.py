@@ -1,9 +1,11 @@
-"""Why a process ended: out of memory is told from a crash, a kill and a stop."""
+"""Where a process runs, and why it ended: out of memory is told from a crash, a kill and a stop."""
+
+import sys
 
 import pytest
 
 from finetune.batch.executors import job_process
-from finetune.batch.executors.job_process import Ended
+from finetune.batch.executors.job_process import Ended, Launch, Process
 
 TEARS = "Traceback (most recent call last):\n  File x\n"
 
@@ -78,3 +80,16 @@ def test_what_the_kernel_counted(files, expected, tmp_path, monkeypatch):
 
     monkeypatch.setattr(job_process, "Path", moved)
     assert job_process.oom_kill_count() == expected
+
+
+class WhereItRuns(Launch):
+    @property
+    def command(self):
+        return [sys.executable, "-c", "import os; print(os.getcwd())"]
+
+
+def test_a_process_runs_where_its_relative_paths_start(tmp_path):
+    """Not where its parent is: that is a folder of Ray's on a node of a cluster."""
+    (tmp_path / "batch").mkdir()
+    assert Process(WhereItRuns((), tmp_path / "log", folder=str(tmp_path / "batch"))).wait().exit_code == 0
+    assert (tmp_path / "log").read_text().strip() == str(tmp_path / "batch")
