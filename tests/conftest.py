@@ -27,8 +27,6 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: no collection of garbage needs to look at it again."""
     gc.collect()
     gc.freeze()
-    # By its own thresholds Python looks at all of TensorFlow's graphs after 70,000 new objects: a fifth of the time.
-    gc.set_threshold(5_000, 10, 20)
 
 
 def pytest_sessionfinish() -> None:
