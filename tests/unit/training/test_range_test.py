@@ -66,8 +66,9 @@ def test_a_run_keeps_the_number_and_the_curve(tmp_path):
     assert (found.path / "lr_range.svg").read_text().startswith("<svg ")
 
 
-def test_the_test_leaves_no_trace():
+def test_the_test_leaves_no_trace(monkeypatch):
     """Not in weights, statistics or dropout's draws: training after it is the same to the bit."""
+    monkeypatch.setattr(range_test, "STEPS", 40)
     fresh, tested = classifier(), classifier()
     found = range_test.range_test(tested, dataset().train, CONFIG)
     assert found == range_test.range_test(classifier(), dataset().train, CONFIG)
