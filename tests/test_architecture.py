@@ -10,7 +10,7 @@ from tests.support.places import ROOT
 SURFACES = {
     "config": {"", "presets"},
     "batchnorm": {
-        *("layer", "module_parts", "policy", "surgery", "statistics", "subject", "decay", "flatten"),
+        *("layer", "module_parts", "policy", "surgery", "statistics", "subject", "scores", "decay", "flatten"),
     },
     "data": {
         *("load_data", "batches", "dataset", "preprocessing", "image_files", "overlap"),

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from finetune.batchnorm.scores import Scores
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics, Subject
 from finetune.batchnorm.surgery import bn_layers
 
@@ -57,10 +58,11 @@ class Moments:
 
 
 class KerasSubject(Subject):
-    """A Keras model made by `surgery.adopt`, as a `Subject`."""
+    """A Keras model made by `surgery.adopt`, as a `Subject`; `scores` says what its outputs are, if not logits."""
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, scores: Scores | None = None) -> None:
         self._model = model
+        self._scores = scores
 
     @property
     def name(self) -> str:
@@ -70,7 +72,12 @@ class KerasSubject(Subject):
     @property
     def outputs(self) -> int:
         """Number of logits."""
-        return int(self._model.output_shape[-1])
+        return self._scores.classes if self._scores else int(self._model.output_shape[-1])
+
+    @property
+    def per_label(self) -> bool:
+        """Whether each logit is a yes or no of its own."""
+        return self._scores is not None and self._scores.per_label
 
     @property
     def layers(self) -> list[BNInfo]:
@@ -87,7 +94,7 @@ class KerasSubject(Subject):
 
     def forward(self, statistics: Statistics) -> Forward:
         """The model on `[batch, height, width, 3]`, without dropout and updates; traced immediately."""
-        return forward(self._model, statistics)
+        return forward(self._model, statistics, scores=self._scores)
 
     def snapshot(self) -> Snapshot:
         """A copy of every moving statistic."""
@@ -102,17 +109,20 @@ class KerasSubject(Subject):
             layer.moving_variance.assign(variance)
 
 
-def forward(model: keras.Model, statistics: Statistics, *, moments: bool = True) -> Forward:
+def forward(
+    model: keras.Model, statistics: Statistics, *, moments: bool = True, scores: Scores | None = None
+) -> Forward:
     """The model without dropout and updates, normalising by `statistics`; traced immediately.
 
     It takes preprocessed images `[batch, height, width, 3]` and returns logits and, with `batch`, each BN layer's
     (mean, population variance, N) in the order of `bn_layers(model)`. `moments=False` leaves these out, which is
-    cheaper.
+    cheaper. `scores` says what the outputs are, if not logits.
     """
     layers = bn_layers(model)
 
     def run(images: tf.Tensor) -> tuple[tf.Tensor, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
-        logits = model(images, training=False)
+        outputs = model(images, training=False)
+        logits = scores.logits(outputs) if scores else outputs
         return logits, [layer.moments for layer in layers if layer.moments is not None] if moments else []
 
     signature = [tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)]

@@ -13,8 +13,9 @@ Snapshot = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Layer name -> (moving mean, moving variance), float32 `[channels]`."""
 
 Forward = Callable[[Any], tuple[Any, Sequence[tuple[Any, Any, Any]]]]
-"""Preprocessed images `[batch, ...]` to logits `[batch, outputs]` and, under batch statistics, those of each BN layer's
-inputs: (mean, population variance, N) in the order of `Subject.layers`, float64 where the precision matters."""
+"""Preprocessed images `[batch, ...]` to logits `[batch, outputs]` (see `finetune.batchnorm.scores`) and, under batch
+statistics, those of each BN layer's inputs: (mean, population variance, N) in the order of `Subject.layers`, float64
+where the precision matters."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Runnable(Protocol):
     def forward(self, statistics: Statistics) -> Forward:
         """The network normalising by `statistics`. Calling it never updates anything."""
 
+    @property
+    def per_label(self) -> bool:
+        """Whether each logit is a yes or no of its own, through a sigmoid, and not part of a softmax."""
+        return False
+
 
 class Subject(Runnable, Protocol):
     """A `Runnable` with known BN layers, whose moving statistics can be read and written (in memory only)."""
@@ -46,7 +52,7 @@ class Subject(Runnable, Protocol):
 
     @property
     def outputs(self) -> int:
-        """Number of logits."""
+        """Number of logits, which are classes."""
 
     @property
     def layers(self) -> Sequence[BNInfo]:

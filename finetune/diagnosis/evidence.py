@@ -230,6 +230,7 @@ class BNEvidence:
     """Everything a verdict can depend on; None where it was not measured.
 
     partly_repaired: test images with `is_training=False` when only the layers at initial values are recalibrated.
+    per_label: whether each class is a yes or no of its own, through a sigmoid.
     """
 
     test: ModeScores
@@ -243,6 +244,15 @@ class BNEvidence:
     preprocessing: PreprocessingCheck | None = None
     batches: BatchCheck | None = None
     partly_repaired: Evaluation | None = None
+    per_label: bool = False
+
+    @property
+    def chance_loss(self) -> float:
+        """What guessing costs: the cross-entropy of equal classes, of independent labels that of a share 1/classes."""
+        if not self.per_label:
+            return math.log(self.classes)
+        share = 1 / self.classes
+        return -share * math.log(share) - (1 - share) * math.log1p(-share)
 
     def share(self, origin: Origin) -> Share | None:
         """The fit to that start, None where there is none."""

@@ -5,7 +5,6 @@ Each mode makes one pass over test and one over training images. Further checks 
 figures call for them.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -118,6 +117,7 @@ def _evidence(subject: Subject, tested: ModePasses, trained: ModePasses, source:
         test=tested.scores,
         train=trained.scores,
         classes=subject.outputs,
+        per_label=subject.per_label,
         layers=tuple(
             drift(layer, pair, data, test=seen, source=start)
             for layer, pair, data, seen, start in zip(layers, now, pooled, tested.batch.moments, known, strict=True)
@@ -179,7 +179,7 @@ def further_checks(evidence: BNEvidence, budget: CheckBudget, tested: ModePasses
     if budget.thorough or doubtful:
         evidence = replace(evidence, partly_repaired=repair_partly(budget, evidence, trained.batch.moments))
     fed_wrongly = wrong_preprocessing(Reading(evidence, Commands(""))) is not None
-    undertrained = not train.loss <= thresholds.UNDERTRAINED * math.log(evidence.classes)
+    undertrained = not train.loss <= thresholds.UNDERTRAINED * evidence.chance_loss
     if budget.thorough or (not fed_wrongly and (doubtful or undertrained)):
         evidence = replace(evidence, batches=check_batches(budget))
     return evidence

@@ -21,12 +21,18 @@ up a batch has `counted` False."""
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Counts over `examples` images; `loss_sum` is the summed cross-entropy in nats."""
+    """Counts over `examples` images; `loss_sum` is the summed cross-entropy in nats.
+
+    A model whose classes are independent labels is counted by them too: `correct_labels` of `labels`, which is 0 for
+    all others. The cross-entropy of its image is then the mean of the binary ones of its labels.
+    """
 
     examples: int
     correct: int
     correct_top5: int
     loss_sum: float
+    correct_labels: int = 0
+    labels: int = 0
 
     @property
     def accuracy(self) -> float:
@@ -43,10 +49,16 @@ class Evaluation:
         """The binomial standard error of the accuracy."""
         return float(np.sqrt(self.accuracy * (1 - self.accuracy) / self.examples))
 
+    @property
+    def label_accuracy(self) -> float | None:
+        """The share of independent labels on the right side of probability 0.5 (Keras's `binary_accuracy`), if any."""
+        return self.correct_labels / self.labels if self.labels else None
+
     def to_json(self) -> dict[str, Any]:
         """Counts and quotients, as they are written to the run's files."""
         written = ("accuracy", "loss", "examples", "correct", "standard_error")
-        return {name: getattr(self, name) for name in written}
+        labels = ("label_accuracy",) if self.labels else ()
+        return {name: getattr(self, name) for name in written + labels}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +74,11 @@ class Pass:
     moments: list[Moments]
 
 
-def count(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
+def count(logits: np.ndarray, labels: np.ndarray, *, per_label: bool = False) -> Evaluation:
     """Score logits `[batch, classes]` against labels int `[batch]`, in float64.
+
+    `per_label` says that each logit is a yes or no of its own: then the loss is the binary cross-entropy, the mean over
+    classes, as Keras's `binary_crossentropy` of one-hot labels.
 
     An image counts as correct in top-k when fewer than k other classes rank before its own. A class ranks before
     another if its logit is larger, or equal with a lower index; argmax breaks ties the same way. Images with NaN or
@@ -75,12 +90,20 @@ def count(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
     rank = np.sum((scores > own) | ((scores == own) & before), axis=1)
     finite = np.isfinite(scores).all(axis=1)
     top = scores.max(axis=1, keepdims=True)
-    losses = (top + np.log(np.sum(np.exp(scores - top), axis=1, keepdims=True)) - own)[:, 0]
+    right = np.zeros(scores.shape, bool)
+    if per_label:
+        yes = np.arange(scores.shape[1])[None, :] == labels[:, None]
+        losses = np.logaddexp(0, np.where(yes, -scores, scores)).mean(axis=1)
+        right = np.equal(scores > 0, yes) & np.expand_dims(finite, 1)
+    else:
+        losses = (top + np.log(np.sum(np.exp(scores - top), axis=1, keepdims=True)) - own)[:, 0]
     return Evaluation(
         examples=len(labels),
         correct=int(np.sum((rank < 1) & finite)),
         correct_top5=int(np.sum((rank < 5) & finite)),
         loss_sum=float(losses.sum()),
+        correct_labels=int(right.sum()),
+        labels=right.size if per_label else 0,
     )
 
 
@@ -128,7 +151,9 @@ class Evaluator:
             raw, moments = run(images)
             chosen = np.asarray(counted)
             logits, own = np.asarray(raw)[chosen], np.asarray(labels)[chosen] + self._label_offset
-            yield count(logits, own), predictions_from_logits(logits, own), moments
+            per_label = self._subject.per_label
+            scored = count(logits, own, per_label=per_label)
+            yield scored, predictions_from_logits(logits, own, per_label=per_label), moments
             if self.on_batch:
                 self.on_batch()
 
@@ -137,8 +162,9 @@ class Evaluator:
 class Mirrored:
     """`subject` with test-time flip: the class probabilities of an image and of its mirror image are averaged.
 
-    Its logits are log((p + q) / 2): p is the softmax of the image's logits, q that of
-    its mirror image's. So anything that scores logits scores the averaged probabilities.
+    Its logits are log((p + q) / 2): p is the softmax of the image's logits, q that of its mirror image's. So anything
+    that scores logits scores the averaged probabilities. Of independent labels, p and q are sigmoids, and the logits
+    log((p + q) / (2 - p - q)).
 
     The two passes are two batches: under batch statistics each is normalised by its own. The BN statistics that
     `forward` returns are those of the images themselves. Mirroring preprocessed pixels equals preprocessing mirrored
@@ -153,9 +179,16 @@ class Mirrored:
 
         def both(images: Any) -> Any:
             logits, moments = run(images)
-            mirrored, _ = run(tf.reverse(images, axis=[2]))
-            own, other = tf.nn.log_softmax(logits), tf.nn.log_softmax(mirrored)
+            two = tf.stack([logits, run(tf.reverse(images, axis=[2]))[0]])
             # log(e^a + e^b) without overflow, and without loss of digits where one of the two is certain.
-            return tf.math.reduce_logsumexp(tf.stack([own, other]), axis=0) - tf.math.log(2.0), moments
+            if self.per_label:
+                yes, no = (tf.math.reduce_logsumexp(tf.math.log_sigmoid(one), axis=0) for one in (two, -two))
+                return yes - no, moments
+            return tf.math.reduce_logsumexp(tf.nn.log_softmax(two), axis=0) - tf.math.log(2.0), moments
 
         return both
+
+    @property
+    def per_label(self) -> bool:
+        """As the subject's."""
+        return self.subject.per_label

@@ -19,8 +19,9 @@ class Predictions:
     """The predictions for n images, in their order.
 
     labels: int64 `[n]`. top_classes: int64 `[n, k]`, the most likely first, k = min(5, outputs). top_probabilities:
-    float32 `[n, k]`, softmax. label_log_probability: float32 `[n]`, of the true class, nats. If a logit of an image is
-    not finite, its classes are -1, its probabilities 0 and the logarithm -infinity.
+    float32 `[n, k]`, softmax, or the sigmoids of independent labels. label_log_probability: float32 `[n]`, of the true
+    class, nats. If a logit of an image is not finite, its classes are -1, its probabilities 0 and the logarithm
+    -infinity.
     """
 
     labels: np.ndarray
@@ -51,13 +52,15 @@ class Predictions:
         write_arrays(path, {name: getattr(self, name) for name in _NAMES})
 
 
-def predictions_from_logits(logits: np.ndarray, labels: np.ndarray) -> Predictions:
-    """The predictions of logits `[n, outputs]` for images with int labels `[n]`; computed in float64."""
+def predictions_from_logits(logits: np.ndarray, labels: np.ndarray, *, per_label: bool = False) -> Predictions:
+    """The predictions of logits `[n, outputs]` for images with int labels `[n]`; computed in float64.
+
+    `per_label` says that each logit is a yes or no of its own, whose probability is its sigmoid.
+    """
     scores = logits.astype(np.float64)
     finite = np.asarray(np.isfinite(scores).all(axis=1))
     scores = np.where(finite[:, None], scores, 0.0)
-    log = scores - scores.max(axis=1, keepdims=True)
-    log -= np.log(np.exp(log).sum(axis=1, keepdims=True))
+    log = log_probabilities(scores, per_label=per_label)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
     own = np.maximum(log[np.arange(len(labels)), labels], np.finfo(np.float32).min)
     return Predictions(
@@ -66,6 +69,14 @@ def predictions_from_logits(logits: np.ndarray, labels: np.ndarray) -> Predictio
         top_probabilities=np.where(finite[:, None], np.exp(np.take_along_axis(log, order, 1)), 0).astype(np.float32),
         label_log_probability=np.where(finite, own, -np.inf).astype(np.float32),
     )
+
+
+def log_probabilities(logits: np.ndarray, *, per_label: bool = False) -> np.ndarray:
+    """Logarithms of the softmax over the last axis, or of each sigmoid, of finite float64 logits."""
+    if per_label:
+        return np.asarray(-np.logaddexp(0, -logits))
+    log = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(log - np.log(np.exp(log).sum(axis=-1, keepdims=True)))
 
 
 def join_predictions(parts: Sequence[Predictions]) -> Predictions:

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
 
+from finetune.batchnorm.scores import Scores
 from finetune.batchnorm.statistics import Moments, pool
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics, kept
 from finetune.errors import FinetuneError
@@ -45,7 +46,7 @@ class GraphFacts:
     step: the global step. updates: how many updates the moving statistics took, None where that is not known. It is all
     steps where the train op runs the updates, and 0 where it does not and the statistics are still 0 and 1.
     lines: how everything was found, to print. scales_pixels: whether the graph begins by rescaling its images, so that
-    it prepares pixels itself.
+    it prepares pixels itself. sigmoids: whether its logits are those of sigmoids, not of a softmax.
     """
 
     lines: tuple[str, ...]
@@ -54,6 +55,7 @@ class GraphFacts:
     averages: Averages = field(default_factory=Averages)
     wiring: Wiring = field(default_factory=Wiring)
     scales_pixels: bool = False
+    sigmoids: bool = False
 
 
 class GraphSubject:
@@ -98,19 +100,42 @@ class GraphSubject:
 
         self.layers = [BNInfo(one.name, one.epsilon, array(one.gamma), array(one.beta)) for one in modes.layers]
 
-    @cached_property
+    @property
     def outputs(self) -> int:
-        """The number of logits, by running the graph once where its shapes do not show it."""
+        """The number of classes."""
+        return self.scores.classes
+
+    @property
+    def per_label(self) -> bool:
+        """Whether each logit is a yes or no of its own."""
+        return self.scores.per_label
+
+    @cached_property
+    def scores(self) -> Scores:
+        """What the graph's own outputs are, by running it once where its shapes do not show their number."""
         shape = self._tensor("batch", LOGITS).shape
         if shape.rank is not None and shape.rank >= 2 and shape[-1] is not None:
-            return int(shape[-1])
-        return int(self.forward("moving")(self._example())[0].shape[-1])
+            return self._of_units(int(shape[-1]))
+        return self._of_units(self._raw("moving")(self._example())[0].shape[-1])
+
+    def _of_units(self, units: int) -> Scores:
+        return Scores(units, per_label=self.facts.sigmoids and units > 1)
 
     def forward(self, statistics: Statistics) -> Forward:
         """Without dropout and without updates. FinetuneError where images do not fit the graph.
 
         Under batch statistics, that includes a number of images whose last part would have to be filled up.
         """
+        raw = self._raw(statistics)
+
+        def run(images: Any) -> tuple[np.ndarray, Any]:
+            outputs, moments = raw(images)
+            return np.asarray(self._of_units(outputs.shape[-1]).logits(outputs)), moments
+
+        return run
+
+    def _raw(self, statistics: Statistics) -> Forward:
+        """As `forward`, to the graph's own outputs `[batch, units]`."""
         layers = self._layers if statistics == "batch" else ()
         sites = [site for layer in layers for site in layer.sites]
         with self._tf.as_default():
@@ -218,7 +243,7 @@ class GraphSubject:
 
     def _example(self) -> np.ndarray:
         """Noise that the graph takes, float32 `[batch, height, width, 3]`. FinetuneError where it takes none."""
-        run = self.forward("moving")
+        run = self._raw("moving")
         sizes = [self.input_size] if self.input_size else [(side, side) for side in _SIZES]
         for size in sizes:
             noise = np.random.default_rng(0).normal(size=(self.batch_size or _COUNT, *size, 3))
@@ -233,7 +258,10 @@ class GraphSubject:
         return images
 
     def _two_axes(self, logits: np.ndarray, count: int) -> np.ndarray:
-        """Logits `[batch, outputs]`, also of a fully convolutional network, which gives `[batch, 1, 1, outputs]`."""
+        """Logits `[batch, outputs]`, also of a fully convolutional network (`[batch, 1, 1, outputs]`) and of one unit
+        (`[batch]`)."""
+        if logits.ndim == 1:
+            logits = logits[:, np.newaxis]
         if logits.ndim > 2 and logits.size == count * logits.shape[-1]:
             logits = logits.reshape(count, -1)
         if logits.ndim != 2 or len(logits) != count:

@@ -3,8 +3,6 @@
 Each gives a Finding, or None if it does not apply.
 """
 
-import math
-
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.evidence import better, percent
 from finetune.diagnosis.rules.rule import Finding, Reading
@@ -102,7 +100,7 @@ def batch_composition(seen: Reading) -> Finding | None:
 def undertrained(seen: Reading) -> Finding | None:
     """The network does badly on its training images too."""
     train = seen.evidence.train.is_training_false
-    if train.loss <= thresholds.UNDERTRAINED * math.log(seen.evidence.classes):
+    if train.loss <= thresholds.UNDERTRAINED * seen.evidence.chance_loss:
         return None
     return Finding(
         "not-batchnorm: undertrained",

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from finetune.batchnorm.scores import Scores
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.data import pipeline
@@ -182,3 +183,31 @@ def test_flipping_certain_logits_does_not_overflow():
     split = Split(np.full((1, 2, 2, 3), 255, np.uint8), np.array([0]))
     batches = pipeline.eval_batches(split, batch_size=1, image_size=2, preprocessing=find_preprocessing("unit"))
     assert np.isfinite(Evaluator(Mirrored(KerasSubject(model))).evaluate(batches).loss_sum)
+
+
+def test_independent_labels_are_scored_as_keras_scores_them():
+    """K sigmoids: Keras's `categorical_accuracy`, `binary_accuracy` and `binary_crossentropy` of one-hot labels."""
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 2, (60, 5)).astype(np.float32), rng.integers(0, 5, 60)
+    scored, one_hot = count(logits, labels, per_label=True), np.eye(5)[labels]
+    chances = keras.ops.sigmoid(logits)
+    of_keras = [
+        float(np.mean(metric(one_hot, chances)))
+        for metric in (keras.metrics.categorical_accuracy, keras.metrics.binary_accuracy)
+    ]
+    assert [scored.accuracy, scored.label_accuracy] == pytest.approx(of_keras)
+    assert scored.loss == pytest.approx(float(np.mean(keras.losses.binary_crossentropy(one_hot, chances))), abs=1e-5)
+    assert scored.to_json()["label_accuracy"] == scored.label_accuracy
+    assert "label_accuracy" not in count(logits, labels).to_json()
+
+
+@pytest.mark.parametrize("scores", [Scores(1), Scores(5, per_label=True)])
+def test_the_mean_of_mirrored_sigmoids_is_that_of_probabilities(scores):
+    images = keras.Input((4, 6, 3))
+    inputs = keras.layers.Flatten()(images)
+    model = adopt(keras.Model(images, keras.layers.Dense(scores.units)(inputs)), unbiased=False)
+    pixels = np.random.default_rng(0).normal(size=(7, 4, 6, 3)).astype(np.float32)
+    logits, _ = Mirrored(KerasSubject(model, scores)).forward("moving")(pixels)
+    expected = np.mean([keras.ops.sigmoid(model(one)) for one in (pixels, pixels[:, :, ::-1])], axis=0)
+    found = keras.ops.sigmoid(logits) if scores.per_label else keras.ops.softmax(logits)[:, 1:]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
