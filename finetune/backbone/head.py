@@ -4,16 +4,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
-from finetune.batchnorm.surgery import copy_weights
+from finetune.backbone.outputs import SHAPING, as_logits, classifies, producer
 from finetune.errors import FinetuneError, WrongUse
 
 _POOLING = ("GlobalAveragePooling2D", "GlobalMaxPooling2D")
 _PASSED = (
-    *("Activation", "Softmax", "ReLU", "LeakyReLU", "PReLU", "ELU"),
+    *("Activation", "Softmax", "LogSoftmax", "Sigmoid", "ReLU", "LeakyReLU", "PReLU", "ELU"),
     *("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", "SpatialDropout2D", "ActivityRegularization"),
     *("Dense", "BatchNormalization", "LayerNormalization", "UnitNormalization"),
-    *("Flatten", "Reshape", "Squeeze", "Identity"),
+    *SHAPING,
 )
 """Layers that may lie between pooled features and the output. So may a 1x1 convolution (MobileNet's `conv_preds`)."""
 
@@ -41,9 +42,10 @@ def swap_head(model: keras.Model, features: str | None, *, name: str) -> Cut:
     if features is not None:
         chosen = _layer(model, features, name)
         return _ending(model, chosen.output, f"features: {chosen.name}, as requested", name)
-    output = model.output
-    chain, pooled = _chain(output) if len(output.shape) == 2 else ([], None)
-    if not any(type(one).__name__ in ("Dense", "Conv2D") for one, _ in chain):
+    output = model.outputs[0]
+    classifier = classifies(output)
+    chain, pooled = _chain(output, classifier) if classifier or len(output.shape) == 2 else ([], None)
+    if not classifier and not _has_weights(chain):
         return _ending(model, output, "no head in the file; features: its output", name)
     if pooled is None:
         raise FinetuneError(
@@ -52,47 +54,31 @@ def swap_head(model: keras.Model, features: str | None, *, name: str) -> Cut:
             "--features LAYER ('finetune backbones show' lists layers)"
         )
     units = output.shape[-1]
-    words = f"head of the file removed: {_named(chain)} ({units} outputs); features: {_producer(pooled)[0].name}"
+    words = f"head of the file removed: {_named(chain)} ({units} outputs); features: {producer(pooled)[0].name}"
     return _ending(model, pooled, words, name)
 
 
 def keep_head(model: keras.Model, classes: int, *, name: str) -> Cut:
     """The flat `model` with its head, to logits `[batch, classes]`: a final softmax is left out.
 
-    Raises WrongUse, naming both numbers, where it has another number of outputs; FinetuneError for a head that is
-    not a softmax over classes.
+    One unit, which scores class 1, becomes the second of two logits by a layer of its own. Raises WrongUse, naming both
+    numbers, where it has another number of outputs; FinetuneError for a head that is not one choice among classes.
     """
-    logits = model.output
-    if len(logits.shape) != 2:
-        raise FinetuneError(f"{name} has no head to keep: its output is {list(logits.shape)}; leave out --head keep")
-    check_classes(int(logits.shape[-1]), classes, name=name)
     try:
-        return Cut(as_logits(model, name=name), f"head of the file kept: {classes} outputs{ORDER}")
+        found = as_logits(model, name=name)
     except FinetuneError as error:
         raise FinetuneError(f"{error}; leave out --head keep for a new head") from None
-
-
-def as_logits(model: keras.Model, *, name: str) -> keras.Model:
-    """The flat classifier `model` to logits `[batch, classes]`: a final softmax is left out.
-
-    Raises FinetuneError for an output that is not a softmax over classes.
-    """
-    logits = model.output
-    if len(logits.shape) != 2:
-        raise FinetuneError(f"{name} is no classifier: its output is {list(logits.shape)}, expected [batch, classes]")
-    while _is_softmax(operation := _producer(logits)[0]):
-        (logits,) = _producer(logits)[1]
-    kind, activation = type(operation).__name__, getattr(operation, "activation", None)
-    if kind == "Dense" and activation is keras.activations.softmax:
-        linear = keras.layers.Dense.from_config({**operation.get_config(), "activation": "linear"})
-        logits = linear(_producer(logits)[1][0])
-        copy_weights(operation, linear)
-    elif kind not in ("Dense", "Conv2D", "Flatten", "Reshape", "Squeeze") or (
-        kind in ("Dense", "Conv2D") and activation is not keras.activations.linear
-    ):
-        what = f"{kind} '{operation.name}'" + (f" with {activation.__name__}" if activation else "")
-        raise FinetuneError(f"{name} ends in {what}: expected logits, or a softmax over classes")
-    return keras.Model(model.input, logits, name=model.name)
+    check_classes(found.scores.classes, classes, name=name)
+    if found.scores.per_label or found.scores.probabilities:
+        what = "ends in independent sigmoids" if found.scores.per_label else "averages several softmaxes"
+        raise WrongUse(f"--head keep: {name} {what}, and a run trains one softmax: leave it out for a new head")
+    kept, words = found.model, f"head of the file kept: {classes} outputs{ORDER}"
+    if found.scores.units == 1:
+        pair = keras.layers.Dense(2, use_bias=False, name="head.pair")
+        kept = keras.Model(kept.inputs[0], pair(kept.outputs[0]), name=model.name)
+        pair.set_weights([np.array([[0.0, 1.0]], np.float32)])
+        words = f"head of the file kept: {found.scores.words}{ORDER}"
+    return Cut(kept, words)
 
 
 def check_classes(outputs: int, classes: int, *, name: str) -> None:
@@ -121,41 +107,41 @@ def _ending(model: keras.Model, tensor: Any, words: str, name: str) -> Cut:
     return Cut(keras.Model(model.input, tensor, name=model.name), f"{words} [{tensor.shape[-1]}]")
 
 
-def _chain(output: Any) -> tuple[list[tuple[Any, Any]], Any]:
-    """(operation, its output) from the output back to the pooled features, and these features; None without any."""
+def _chain(output: Any, classifier: bool) -> tuple[list[tuple[Any, Any]], Any]:
+    """(operation, its output) from the output back to the pooled features, and these features; None without any.
+
+    Where a `classifier` pools or flattens the maps of its classes, the features are what the convolution reads.
+    """
     chain: list[tuple[Any, Any]] = []
-    x = output
+    x, maps = output, False
     while True:
-        operation, inputs = _producer(x)
-        if type(operation).__name__ in _POOLING:
+        operation, inputs = producer(x)
+        pools = type(operation).__name__ in _POOLING
+        if pools and (_has_weights(chain) or not classifier):
             return chain, x
-        if len(inputs) != 1 or not _may_be_head(operation):
+        maps = maps or pools
+        if len(inputs) != 1 or not (pools or _may_be_head(operation, maps)):
             break
         chain.append((operation, x))
         x = inputs[0]
     for index in range(len(chain) - 1, -1, -1):
         operation, x = chain[index]
-        if len(x.shape) == 2 and len(_producer(x)[1][0].shape) == 4:
+        if len(x.shape) == 2 and len(producer(x)[1][0].shape) == 4 and _has_weights(chain[:index]):
             return chain[:index], x
+    for index, (operation, x) in enumerate(chain):
+        if type(operation).__name__ == "Conv2D":
+            return chain[: index + 1], producer(x)[1][0]
     return chain, None
 
 
-def _may_be_head(operation: Any) -> bool:
+def _has_weights(chain: list[tuple[Any, Any]]) -> bool:
+    return any(type(one).__name__ in ("Dense", "Conv2D") for one, _ in chain)
+
+
+def _may_be_head(operation: Any, maps: bool) -> bool:
     if type(operation).__name__ == "Conv2D":
-        return tuple(operation.kernel_size) == (1, 1)
+        return maps or tuple(operation.kernel_size) == (1, 1)
     return type(operation).__name__ in _PASSED
-
-
-def _is_softmax(operation: Any) -> bool:
-    kind = type(operation).__name__
-    return kind == "Softmax" or (kind == "Activation" and operation.activation is keras.activations.softmax)
-
-
-def _producer(tensor: Any) -> tuple[Any, list[Any]]:
-    """The operation whose output a symbolic tensor is, and what it was called with."""
-    history = tensor._keras_history
-    node = history.operation._inbound_nodes[history.node_index]
-    return history.operation, list(node.input_tensors)
 
 
 def _named(chain: list[tuple[Any, Any]]) -> str:

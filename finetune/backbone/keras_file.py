@@ -27,6 +27,7 @@ from finetune.backbone.head import keep_head, swap_head
 from finetune.backbone.hub.module_layer import ANY_SIZE, trusting
 from finetune.backbone.networks.keras_applications import STAGES, canonical_names
 from finetune.backbone.networks.network import Stage, layers_by_side, layers_until
+from finetune.backbone.outputs import choose_output
 from finetune.batchnorm.flatten import flat, image_shape
 from finetune.batchnorm.surgery import BatchNormOptions, adopt, to_stock
 from finetune.errors import FinetuneError
@@ -113,27 +114,29 @@ def write_model(stock: keras.Model, path: Path) -> None:
         stock.save_weights(temporary) if path.name.endswith(".weights.h5") else stock.save(temporary)
 
 
-def find(path: Path) -> BackboneSpec:
+def find(path: Path, output: str | None = None) -> BackboneSpec:
     """The spec of a model file. `preprocessing` is "" where the file does not say it: the user must.
 
-    Opens the file: its size, its head and its preprocessing are in it. Raises FinetuneError.
+    Opens the file: its size, its head and its preprocessing are in it. `output` names one of several outputs. Raises
+    FinetuneError.
     """
     path = Path(os.path.abspath(path))
-    model = _opened(path)
+    model = choose_output(_opened(path), output, name=str(path))
     height, width, channels = image_shape(model)
     if channels != 3 or height != width:
         raise FinetuneError(f"{path} takes images of {height}x{width} px with {channels} channels: expected square RGB")
     bn = [one for one in model._flatten_layers() if isinstance(one, keras.layers.BatchNormalization)]
-    output = model.outputs[0].shape
+    shape = model.outputs[0].shape
     _, preprocess = _config_beside(path)
     return BackboneSpec(
         name=str(path),
         source="file",
         family=model.name,
+        arguments={"output": output} if output else {},
         preprocessing=preprocess or ("raw" if _scales_pixels(flat(model)) else ""),
         image_size=height or ANY_SIZE,
         own_size=height is not None,
-        outputs=int(output[-1]) if len(output) == 2 and output[-1] else 0,
+        outputs=int(shape[-1]) if len(shape) == 2 and shape[-1] else 0,
         bn_decay=float(bn[0].momentum) if bn else 0.99,
         bn_epsilon=float(bn[0].epsilon) if bn else 1e-3,
         parameters=model.count_params(),
@@ -155,7 +158,8 @@ def load(
     It ends in features, after the layer `features` where that is given; with `keep`, in that many logits.
     """
     path = Path(spec.name)
-    model = flat(_opened(path), image_size=image_size, weights=weights)
+    chosen = choose_output(_opened(path), spec.arguments.get("output"), name=spec.name)
+    model = flat(chosen, image_size=image_size, weights=weights)
     cut = swap_head(model, features, name=spec.name) if keep is None else keep_head(model, keep, name=spec.name)
     made_from, _ = _config_beside(path)
     scope, stages = _stages(cut.features, model, made_from, kept=keep is not None)

@@ -35,24 +35,32 @@ from finetune.errors import WrongUse
 HUB = "hub:"
 
 
-def find_backbone(name: str) -> BackboneSpec:
+def find_backbone(name: str, *, output: str | None = None) -> BackboneSpec:
     """The spec of a backbone. Its `id` finds it again from any working directory.
 
     A catalogue name; `hub:HANDLE` or `hub:PATH`; a path: a `.keras` or whole-model `.h5` file, a run directory (its
     `model.keras`), a SavedModel directory. A name that the catalogue knows is that, whatever lies beside; `./NAME` is
-    always a path. Raises UnknownBackbone with the nearest name, FinetuneError for files that are not valid models.
+    always a path. `output` names one of several outputs of a model file. Raises UnknownBackbone with the nearest name,
+    FinetuneError for files that are not valid models.
     """
+    spec = _found(name, output)
+    if output is not None and spec.source != "file":
+        raise WrongUse(f"--output {output} is for Keras models with several outputs, not for {spec.id}: leave it out")
+    return spec
+
+
+def _found(name: str, output: str | None) -> BackboneSpec:
     if not name.strip():
         return find_row(name)  # says that there is no such backbone
     if name.startswith(HUB):
         return module_layer.find(name.removeprefix(HUB))
     if _is_path(name):
-        return _of_path(Path(name).expanduser())
+        return _of_path(Path(name).expanduser(), output)
     try:
         return find_row(name)
     except UnknownBackbone:
         if Path(name).exists():
-            return _of_path(Path(name))
+            return _of_path(Path(name), output)
         raise
 
 
@@ -85,7 +93,7 @@ def _is_path(name: str) -> bool:
     return name.startswith((".", "/", "~", os.sep)) or name.endswith(SUFFIXES)
 
 
-def _of_path(path: Path) -> BackboneSpec:
+def _of_path(path: Path, output: str | None) -> BackboneSpec:
     """The spec of a model file, a run or a SavedModel directory."""
     if path.is_dir() and (path / "model.keras").is_file():
         path = path / "model.keras"
@@ -101,7 +109,7 @@ def _of_path(path: Path) -> BackboneSpec:
             f"--backbone {path} is neither .keras nor .h5: expected a whole Keras model. Weights of a network in the "
             "catalogue are given as --backbone NAME --checkpoint PATH"
         )
-    return keras_file.find(path)
+    return keras_file.find(path, output)
 
 
 @dataclass(frozen=True)

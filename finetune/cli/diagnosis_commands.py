@@ -45,6 +45,7 @@ _MODEL_OPTIONS = (
         help="TF1 graph: the layout of images in memory; flat: rows of 3072.  [default: by shape]",
     ),
     click.option("--feed", multiple=True, metavar="NAME=VALUE", help="TF1 graph: another placeholder. Repeatable."),
+    click.option("--output", metavar="NAME", help="Keras model with several outputs: the one to examine."),
     click.option("--data", metavar="NAME|PATH", help="The data, as for 'finetune run'.  [default: cifar10]"),
     DATA_DIR,
     click.option(

@@ -117,6 +117,8 @@ class RunConfig:
         None, text("the name of a layer", "LAYER"), unset="the input of its head", roles=("decides_features",)
     )
     """Layer of a model file whose output is the features."""
+    output: str | None = setting(None, text("the name of an output", "NAME"), roles=("decides_features",))
+    """The output of a model file that is meant, where it has several."""
 
     preset: Literal["linear-probe", "fine-tune", "gradual"] | None = setting(None, section="What trains")
     """linear-probe: train the head alone. fine-tune: the defaults. gradual: first the head, then stages from the top,

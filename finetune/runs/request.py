@@ -39,7 +39,7 @@ def check_request(config: RunConfig) -> Resolved:
 
     Raises WrongUse, CheckpointError.
     """
-    spec = find_backbone(config.backbone)
+    spec = find_backbone(config.backbone, output=config.output)
     if spec.unpublished and config.checkpoint is None:
         if config.head == "keep":
             raise WrongUse(f"--head keep: no weights are published for {spec.id}: give a file with --checkpoint PATH")

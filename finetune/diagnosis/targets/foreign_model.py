@@ -12,6 +12,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Averaged, Checkpoint, averaged
 from checkpoints.formats.slim import everything, write_slim
 from finetune.backbone import find_backbone, head_outputs, load_backbone, open_model
-from finetune.backbone.head import as_logits
+from finetune.backbone.outputs import as_logits, choose_output
 from finetune.batchnorm.flatten import flat, originals
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot
@@ -105,21 +106,25 @@ def open_keras_model(request: TargetOptions) -> Target:
     """
     path = Path(str(request.target))
     original = open_model(path)
-    spec = find_backbone(str(path))
+    chosen = choose_output(original, request.output, name=str(path))
+    spec = find_backbone(str(path), output=request.output)
     image_size = request.image_size or spec.image_size
     if spec.own_size and image_size != spec.image_size:
         raise FinetuneError(f"{path} takes images of {spec.image_size} px: leave out --image-size {image_size}")
-    model = adopt(as_logits(flat(original, image_size=image_size), name=str(path)), unbiased=False)
+    binary = _trained_on_binary(path, request.output)
+    scored = as_logits(flat(chosen, image_size=image_size), name=str(path), binary=binary)
+    subject = KerasSubject(adopt(scored.model, unbiased=False), scored.scores)
 
     def write(out: Path) -> None:
-        layers = originals(original)
-        for name, (mean, variance) in KerasSubject(model).snapshot().items():
+        layers = originals(chosen)
+        for name, (mean, variance) in subject.snapshot().items():
             layers[name].moving_mean.assign(mean)
             layers[name].moving_variance.assign(variance)
         with replacing(out) as temporary:
             original.save(temporary)
 
-    return _keras_target(request, model, spec.preprocessing, image_size, _keras_facts(path, original, request), write)
+    target = _keras_target(request, subject, spec.preprocessing, image_size, _keras_facts(path, chosen, request), write)
+    return replace(target, notes=(scored.words,) if scored.words else ())
 
 
 def open_saved_model(request: TargetOptions) -> Target:
@@ -143,19 +148,19 @@ def open_saved_model(request: TargetOptions) -> Target:
             "recalibrate the .keras file it was exported from, or its slim checkpoint"
         )
 
-    return _keras_target(request, model, None, image_size, Facts(decay=request.bn_decay), write)
+    return _keras_target(request, KerasSubject(model), None, image_size, Facts(decay=request.bn_decay), write)
 
 
 def _keras_target(
     request: TargetOptions,
-    model: keras.Model,
+    subject: KerasSubject,
     preprocess: str | None,
     image_size: int,
     facts: Facts,
     write: Callable[[Path], None],
 ) -> Target:
     """The target of an adopted model that was read from `request.target`."""
-    path, subject = Path(str(request.target)), KerasSubject(model)
+    path = Path(str(request.target))
     return Target(
         name=str(path),
         subject=subject,
@@ -182,11 +187,32 @@ def _keras_facts(path: Path, model: keras.Model, request: TargetOptions) -> Fact
     )
 
 
+def _compiled(path: Path) -> dict[str, Any]:
+    """What a model file says of how it was compiled: its optimizer and loss; nothing where it says nothing."""
+    try:
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as file:
+                found = json.loads(file.read("config.json")).get("compile_config")
+        else:
+            with h5py.File(path, "r") as file:
+                found = json.loads(file.attrs.get("training_config", "null"))
+    except (ValueError, TypeError, AttributeError):  # the model itself was read: what is beside it may be anything
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _trained_on_binary(path: Path, output: str | None) -> bool:
+    """Whether the loss of the output, or of the only one, is a binary cross-entropy, by what the file says."""
+    loss = _compiled(path).get("loss")
+    if isinstance(loss, dict) and "class_name" not in loss:  # one for each output
+        loss = loss.get(output)
+    return not isinstance(loss, list) and "binary" in str(loss).lower()
+
+
 def _training(path: Path) -> tuple[int | None, bool | None]:
     """(steps of the optimizer, whether it replaced the weights by their average) of a compiled `.keras` file."""
     with zipfile.ZipFile(path) as file:
-        config: dict[str, Any] = json.loads(file.read("config.json"))
-        optimizer = ((config.get("compile_config") or {}).get("optimizer") or {}).get("config") or {}
+        optimizer = (_compiled(path).get("optimizer") or {}).get("config") or {}
         if "model.weights.h5" not in file.namelist():
             return None, None
         with h5py.File(io.BytesIO(file.read("model.weights.h5")), "r") as weights:

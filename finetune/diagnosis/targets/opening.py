@@ -23,6 +23,8 @@ def open_target(request: TargetOptions) -> Target:
             raise WrongUse(f"{given[0]} is for TF1 graphs: give --meta-graph FILE.meta with it, or leave it out")
     if request.ema and opener not in (foreign_model.open_tf_graph, foreign_model.open_catalogued):
         raise WrongUse("--ema is for TF1 checkpoints: give --backbone and --checkpoint, or --meta-graph")
+    if request.output and opener not in (foreign_model.open_keras_model, foreign_model.open_saved_model):
+        raise WrongUse("--output is for models of several outputs, as Keras saves them: leave it out")
     return opener(request)
 
 

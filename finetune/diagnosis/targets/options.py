@@ -12,8 +12,9 @@ class TargetOptions:
     """None, "" or () where an option was not given.
 
     target: a run, or a model's file. backbone, checkpoint, ema: a network of the catalogue with weights of one's own,
-    or their moving averages. meta_graph to feed: a TF1 graph. data: as in `finetune run`. preprocess: a name, or
-    `module:function`. image_size in px. bn_decay: the share of the old moving value that training kept, if known.
+    or their moving averages. meta_graph to feed: a TF1 graph. output: one of a Keras model's several. data: as in
+    `finetune run`. preprocess: a name, or `module:function`. image_size in px. bn_decay: the share of the old moving
+    value that training kept, if known.
     """
 
     target: Path | None = None
@@ -26,6 +27,7 @@ class TargetOptions:
     is_training: str | None = None
     input_layout: str | None = None
     feed: tuple[str, ...] = ()
+    output: str | None = None
     data: str | None = None
     data_dir: Path | None = None
     preprocess: str | None = None
@@ -39,6 +41,7 @@ class TargetOptions:
         data = self._typed("data", "data_dir", "preprocess", "image_size")
         words = [str(self.target)] if self.target else []
         words += self._typed("backbone", "checkpoint", "meta_graph", "input", "logits", "is_training", "input_layout")
+        words += self._typed("output")
         words += [*data, *self._typed("batch_size"), *(["--ema"] if self.ema else [])]
         words += [word for value in self.feed for word in ("--feed", value)]
         if backbone is None:

@@ -83,7 +83,7 @@ def test_keys_are_those_of_config_json():
         (
             "decides_features",
             {"backbone", "checkpoint", "data", "data_dir", "image_size", "preprocess", "augment", "bn_epsilon"}
-            | {"features", "cache_precision"},
+            | {"features", "output", "cache_precision"},
         ),
         (
             "may_change_on_resume",

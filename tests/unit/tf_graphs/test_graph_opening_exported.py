@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from checkpoints.errors import CheckpointError
-from finetune.backbone.head import as_logits
+from finetune.backbone.outputs import as_logits
 from finetune.batchnorm.flatten import flat
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
@@ -71,7 +71,7 @@ def data(count, seed):
 def test_both_accuracies_and_the_cause_are_those_of_the_keras_model(trained):
     model, path = trained
     ours = open_exported(path)
-    theirs = KerasSubject(adopt(as_logits(flat(model), name="model"), unbiased=False))
+    theirs = KerasSubject(adopt(as_logits(flat(model), name="model").model, unbiased=False))
     test = data(300, 1)
     found, expected = (
         {way: Evaluator(one).evaluate(test.batches(), way) for way in ("moving", "batch")} for one in (ours, theirs)
