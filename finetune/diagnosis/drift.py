@@ -33,7 +33,8 @@ def drift(
         values=data.count / data.batches,
         mean_shift=_rms(shift),
         log_variance_ratio=_rms(ratio),
-        at_initial=bool(np.all(mean == 0) and np.all(variance == 1)),
+        at_initial=bool(np.all(mean == layer.initial[0]) and np.all(variance == layer.initial[1])),
+        initial=layer.initial,
         at_source=None if source is None else all(np.array_equal(a, b) for a, b in zip(moving, source, strict=True)),
         finite=bool(np.isfinite(mean).all() and np.isfinite(variance).all()),
         negative=bool(np.any(variance < 0)),
@@ -68,9 +69,9 @@ def share_left(
     return None if fit is None else Share(origin, *fit)
 
 
-def initial(layer: Pair) -> Pair:
-    """Mean 0 and variance 1."""
-    return np.zeros_like(layer[0]), np.ones_like(layer[1])
+def initial(layer: BNInfo, moving: Pair) -> Pair:
+    """What the moving statistics of a layer start from."""
+    return np.full_like(moving[0], layer.initial[0]), np.full_like(moving[1], layer.initial[1])
 
 
 _LEAST_WAY = 0.05

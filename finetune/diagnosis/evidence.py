@@ -138,7 +138,8 @@ class LayerDrift:
     log_variance_ratio: root mean square over channels of ln(moving variance / data variance); variance_bias: its mean.
     batch_noise: standard deviation of a single batch's mean, in data sigmas; None where there was one batch.
     test_shift, test_log_variance_ratio: the same measures of the test images' statistics against the training images'.
-    at_initial: the moving statistics are exactly 0 and 1. at_source: they are exactly those training started from; None
+    initial: what moving mean and variance start from: 0 and 1, or 0 and 0 (TensorFlow's `ExponentialMovingAverage`).
+    at_initial: the moving statistics are exactly these. at_source: they are exactly those training started from; None
         where these are not known.
     share: share of the starting statistics left, fitted on this layer alone; None where there is nothing to fit to.
     dead_gamma, dead_channels: shares of channels with gamma 0, and of channels that are constant over all images.
@@ -160,6 +161,7 @@ class LayerDrift:
     share: float | None = None
     dead_gamma: float = 0.0
     dead_channels: float = 0.0
+    initial: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,10 @@ def _evidence(subject: Subject, tested: ModePasses, trained: ModePasses, source:
     """What the six passes show."""
     layers, moving, pooled = subject.layers, subject.snapshot(), trained.batch.moments
     now, known = [moving[layer.name] for layer in layers], [(source or {}).get(layer.name) for layer in layers]
-    starts: tuple[tuple[Origin, Sequence[Pair | None]], ...] = (("initial", [*map(initial, now)]), ("source", known))
+    starts: tuple[tuple[Origin, Sequence[Pair | None]], ...] = (
+        ("initial", [*map(initial, layers, now)]),
+        ("source", known),
+    )
     shares = (share_left(origin, layers, now, pooled, start) for origin, start in starts)
     test, train = (
         [(one.images.labels, one.images.classes) for one in (passes.moving, passes.batch, passes.recalibrated)]

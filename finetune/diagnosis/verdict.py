@@ -98,7 +98,9 @@ def _statistics_lines(seen: Reading) -> list[str]:
     initial = sum(layer.at_initial for layer in layers)
     source = sum(bool(layer.at_source) for layer in layers)
     if initial or source:
-        lines.append(f"{initial} of {len(layers)} BN layers at initial values 0/1, {source} bit-equal to the source")
+        mean, variance = layers[0].initial
+        at = f"{initial} of {len(layers)} BN layers at initial values {mean:g}/{variance:g}"
+        lines.append(f"{at}, {source} bit-equal to the source")
     if facts.affine_moved is False:
         lines.append("gamma and beta of every BN layer are bit-equal to the source's: the layers were frozen")
     if seen.share is not None:

@@ -15,12 +15,15 @@ from checkpoints.formats.saved_model import open_by_keys
 from finetune.errors import FinetuneError, WrongUse
 from finetune.tf_graphs.graph_subject import GraphFacts, GraphSubject, moving_statistics
 from finetune.tf_graphs.program import graph_files
+from finetune.tf_graphs.program.averages import initial_values, kept_in
+from finetune.tf_graphs.program.feeding import scaling_line
 from finetune.tf_graphs.program.fold import INSIDE, fold
 from finetune.tf_graphs.program.graphdef import MetaGraph, refuse
 from finetune.tf_graphs.program.modes import Modes, fed, find_modes, find_wiring, logits_with, with_updates
 from finetune.tf_graphs.program.nodes import IMAGES, PLACEHOLDERS, Graph, Ref, Values
 from finetune.tf_graphs.program.roles import Input, describe, find_input, find_logits, named
-from finetune.tf_graphs.program.sites import Layer, batchwise, find_sites, pair
+from finetune.tf_graphs.program.sites import Layer, find_sites, pair
+from finetune.tf_graphs.program.switchless import batchwise, modes_without_switch
 from finetune.tf_graphs.writing import GraphFiles
 
 _ACTIVATIONS = ("Sigmoid", "Relu", "Relu6", "Tanh", "Elu", "Selu", "Softplus")
@@ -59,34 +62,65 @@ def open_graph(
             f"softmax: give --logits {node.inputs[0]}"
         )
     images = find_input(graph, end, named(graph, input, "--input") if input else None, layout)
-    graph = fed(graph, images, end)
-    modes = find_modes(graph, named(graph, is_training, "--is-training") if is_training else None, known)
+    scaling = scaling_line(graph, graph.only([end.node]), images.ref)
+    saved = replace(saved, graph=fed(graph, images, end))
+    switch = named(saved.graph, is_training, "--is-training") if is_training else None
+    modes = find_modes(saved.graph, switch, known) or modes_without_switch(saved, known)
     for mode in (modes.batch, modes.moving):
         refuse(mode, path)
     opened = open_checkpoint(weights)
     if not opened.kind.startswith("slim"):
         raise FinetuneError(f"{weights} is no TensorFlow checkpoint: expected the one that {path} belongs to")
-    lines = [images.how, found, *modes.lines, *(f"{ref} = {value}: as given" for ref, value in known.items())]
-    return _with_weights(replace(saved, graph=graph), opened, modes, images, lines, use_averages=use_averages)
+    lines = [images.how, scaling, found, *modes.lines, *(f"{ref} = {value}: as given" for ref, value in known.items())]
+    return _with_weights(saved, opened, modes, images, lines, use_averages=use_averages)
 
 
 def _with_weights(
     saved: MetaGraph, opened: Checkpoint, modes: Modes, images: Input, lines: list[str], *, use_averages: bool
 ) -> GraphSubject:
     """The subject of a graph whose modes are found: with its variables, its wiring and what they show of training."""
-    layers, whole = modes.layers, fold(saved.graph, modes.known, saved.graph.nodes)
-    wiring = find_wiring(whole, [name for layer in layers for name in (layer.mean, layer.variance)], saved.collections)
+    whole = fold(saved.graph, modes.known, saved.graph.nodes)
+    layers = _with_starts(modes.layers, whole)
+    moving = [name for layer in layers for name in (layer.mean, layer.variance)]
+    kept = [name for layer in layers for name in layer.kept or ()]
+    wiring = find_wiring(whole, moving, saved.collections, kept)
     variables = graph_files.variables_of(modes.moving) | graph_files.variables_of(modes.batch)
     places, averages = graph_files.find_variables(saved, opened, variables, use_averages=use_averages)
+    batch = with_updates(whole, wiring, saved.path, modes.batch) or modes.batch
+    further = {name: node for name, node in graph_files.variables_of(batch).items() if name not in places}
+    try:
+        places |= graph_files.find_variables(saved, opened, further)[0]
+    except FinetuneError:  # what updates alone read, the checkpoint need not hold
+        batch = modes.batch
+    if not set(kept) <= set(places):
+        layers = tuple(replace(layer, kept=None) for layer in layers)
     files = GraphFiles(saved.path, opened, places)
-    batch = with_updates(whole, wiring, saved.path, places) or modes.batch
     step = graph_files.global_step(saved, opened)
     updates = step if wiring.train_op_runs_updates else None
     statistics = moving_statistics(layers, files.values).values()
-    if wiring.run == 0 and all(np.all(mean == 0) and np.all(variance == 1) for mean, variance in statistics):
+    starts = [layer.initial for layer in layers]
+    if wiring.run == 0 and all(map(_at_start, statistics, starts)):
         updates = 0
     facts = GraphFacts((*lines, *wiring.lines(), *averages.lines()), step, updates, averages, wiring)
-    return GraphSubject(saved, replace(modes, batch=batch), images, files, facts)
+    return GraphSubject(saved, replace(modes, batch=batch, layers=layers), images, files, facts)
+
+
+def _with_starts(layers: tuple[Layer, ...], whole: Graph) -> tuple[Layer, ...]:
+    """Layers with what their averages start from, and what the updates keep."""
+    names = [name for layer in layers for name in (layer.mean, layer.variance)]
+    kept, start = kept_in(whole, names), initial_values(whole, names)
+    return tuple(
+        replace(
+            layer,
+            kept=(kept[layer.mean], kept[layer.variance]),
+            initial=(start.get(layer.mean, 0.0), start.get(layer.variance, 1.0)),
+        )
+        for layer in layers
+    )
+
+
+def _at_start(statistics: tuple[np.ndarray, np.ndarray], start: tuple[float, float]) -> bool:
+    return all(bool(np.all(array == value)) for array, value in zip(statistics, start, strict=True))
 
 
 def _feed(graph: Graph, text: str) -> tuple[Ref, np.ndarray]:

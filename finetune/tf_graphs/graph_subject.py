@@ -82,7 +82,8 @@ class GraphSubject:
         self._dtype = tf.as_dtype(images.dtype)
         self.takes_pixels = bool(self._dtype.is_integer)
         self._layers, self._files = modes.layers, files
-        self._updates = [name for name in facts.wiring.updates if name in modes.batch.nodes]
+        wiring = facts.wiring
+        self._updates = [name for name in (*wiring.updates, *wiring.serving) if name in modes.batch.nodes]
         self._tf = tf.Graph()
         self._variables: dict[str, _Variable] = {}
         with self._tf.as_default():
@@ -98,7 +99,9 @@ class GraphSubject:
         def array(name: str | None) -> np.ndarray | None:
             return _flat(values[name]) if name is not None and name in values else None
 
-        self.layers = [BNInfo(one.name, one.epsilon, array(one.gamma), array(one.beta)) for one in modes.layers]
+        self.layers = [
+            BNInfo(one.name, one.epsilon, array(one.gamma), array(one.beta), one.initial) for one in modes.layers
+        ]
 
     @property
     def outputs(self) -> int:
@@ -189,12 +192,13 @@ class GraphSubject:
         moving statistics stay as they are.
         """
         operations = [self._tf.get_operation_by_name(f"batch/{name}") for name in self._updates]
-        read = {
-            layer.name: [self._variables[name].value for name in (layer.mean, layer.variance)] for layer in self._layers
-        }
+        names = {layer.name: layer.kept or (layer.mean, layer.variance) for layer in self._layers}
+        read = {layer: [self._variables[name].value for name in pair] for layer, pair in names.items()}
         with kept(self):
-            pairs = self._moving.items()
-            self.restore({name: (np.full_like(a, start), np.full_like(b, start)) for name, (a, b) in pairs})
+            pairs = [(names[layer], arrays) for layer, arrays in self._moving.items()]
+            self._assign(
+                {name: np.full_like(a, start) for pair, arrays in pairs for name, a in zip(pair, arrays, strict=True)}
+            )
             self._run(operations, {self._tensor("batch", IMAGES): self._converted(images)})
             found = self._run(read, {}).items()
         return {name: (_flat(mean, np.float64), _flat(variance, np.float64)) for name, (mean, variance) in found}

@@ -70,10 +70,48 @@ def save(directory, build, *, v2=True, run=True, pixels=False, version=v1.train.
     return Saved(directory / "model.ckpt-7.meta", images, answers.get("true"), answers.get("false"))
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A program with `is_training` a Python bool: the .meta of its graph for training, written by it, and of its graph
+    for tests, with one checkpoint; the images `[8, 16, 16, 3]`, and what the sessions of either give."""
+
+    training: Path
+    testing: Path
+    checkpoint: Path
+    images: np.ndarray
+    true: np.ndarray
+    false: np.ndarray
+
+
+def save_both(directory, build, *, v2=False):
+    """Save `build(training)` -> (images, logits) for True and for False, with the same random variables."""
+    rng = np.random.default_rng(0)
+    given = rng.normal(size=(8, 16, 16, 3)).astype(np.float32)
+    values, answers = {}, []
+    for training in (True, False):
+        with control_flow(v2=v2), tf.Graph().as_default():
+            x, logits = build(training)
+            saver = v1.train.Saver()
+            with v1.Session() as session:
+                variables = v1.global_variables()
+                for variable in variables:
+                    values.setdefault(variable.op.name, random_value(variable, rng))
+                assigned = {v.initializer.inputs[1]: values[v.op.name] for v in variables}
+                if training:
+                    session.run([v.initializer for v in variables], assigned)
+                    saver.save(session, str(directory / "model.ckpt-7"))
+                else:
+                    saver.restore(session, str(directory / "model.ckpt-7"))
+                    saver.export_meta_graph(str(directory / "test.meta"))
+                answers.append(session.run(logits, {x: given}))
+    checkpoint = directory / "model.ckpt-7"
+    return Pair(directory / "model.ckpt-7.meta", directory / "test.meta", checkpoint, given, *answers)
+
+
 def random_value(variable, rng):
     name, shape = variable.op.name, variable.shape.as_list()
-    positive = any(part in name for part in ("variance", "pop_var", "Squeeze_1", "gamma"))
-    if variable.dtype.base_dtype.is_integer:
+    positive = any(part in name for part in ("var", "Squeeze_1", "gamma"))
+    if variable.dtype.base_dtype.is_integer or "step" in name:
         return np.full(shape, 7, variable.dtype.base_dtype.as_numpy_dtype)
     return rng.uniform(0.5, 1.5, shape) if positive else rng.normal(0, 0.3, shape)
 

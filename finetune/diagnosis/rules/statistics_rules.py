@@ -35,12 +35,14 @@ def not_finite(seen: Reading) -> Finding | None:
 
 
 def updates_never_ran(seen: Reading) -> Finding | None:
-    """All layers are still at 0 and 1, and the statistics of the data do better."""
+    """All layers are still at their initial values, and the statistics of the data do better."""
     if not (_to_blame(seen) and all(layer.at_initial for layer in seen.evidence.layers)):
         return None
+    mean, variance = seen.evidence.layers[0].initial
     return Finding(
         "updates-never-ran",
-        f"The moving statistics still have their initial values 0 and 1: the update operations never ran. {seen.lost}.",
+        f"The moving statistics still have their initial values {mean:g} and {variance:g}: the update operations never "
+        f"ran. {seen.lost}.",
         seen.commands.recalibrate,
     )
 

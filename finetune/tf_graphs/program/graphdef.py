@@ -21,6 +21,9 @@ from finetune.tf_graphs.program.nodes import Graph, Node, Ref, damaged, reached
 
 ALLOWED = COMPUTING | RANDOM | FUSED | VARIABLES
 """Operations that compute and do nothing else."""
+STALE = "_output_shapes"
+"""Shapes that the writing TensorFlow inferred: those of 1.11 and 1.12 contradict this one's."""
+_HINTS = ("_lower_using_switch_merge",)
 _KINDS = {"int": "i", "float": "f", "bool": "b", "string": "s"}
 """Types of attributes in an OpDef -> the field of an AttrValue that holds them, where the two names differ."""
 
@@ -114,8 +117,8 @@ def parse_ref(text: str) -> Ref:
 def import_graph(graph: Graph, meta: MetaGraph, name: str = "") -> None:
     """Import `graph`, a part of `meta`, under `name` into TensorFlow's default graph.
 
-    Devices (a GPU that is not here), colocation and other hints are left out. FinetuneError where TensorFlow does not
-    take it.
+    Devices (a GPU that is not here), colocation, other hints, shapes that another TensorFlow inferred, and attributes
+    that this one does not have are left out. FinetuneError where TensorFlow does not take it.
     """
     graph_def = tf.compat.v1.GraphDef()
     graph_def.versions.CopyFrom(meta.versions)
@@ -123,14 +126,18 @@ def import_graph(graph: Graph, meta: MetaGraph, name: str = "") -> None:
         proto = graph_def.node.add()
         proto.name, proto.op = node.name, node.op
         proto.input.extend([str(ref) for ref in node.inputs] + [f"^{name}" for name in node.control])
+        known = _known_attributes(node.op)
         for key, value in node.attr.items():
-            if not key.startswith("_") or key == "_lower_using_switch_merge":
+            if key in _HINTS or (not key.startswith("_") and (known is None or key in known)):
                 proto.attr[key].CopyFrom(value)
         if node.op in VARIABLES:
             # Both modes of a graph are imported side by side and share one set of variables.
             proto.attr["shared_name"].s = node.name.encode()
             proto.attr["container"].s = b""
-    graph_def.library.function.extend(graph.functions[name] for name in called(graph))
+    graph_def.library.function.extend(graph.functions[each] for each in called(graph))
+    for function in graph_def.library.function:
+        for proto in function.node_def:
+            proto.attr.pop(STALE, None)
     stripped = meta.stripped if meta.stripped.op else None
     try:
         tf.import_graph_def(graph_def, name=name, producer_op_list=stripped)
@@ -139,6 +146,12 @@ def import_graph(graph: Graph, meta: MetaGraph, name: str = "") -> None:
             f"TensorFlow {tf.__version__} does not take the graph of {meta.path} ({first_line(error)}): it was written "
             "by another version, or is damaged"
         ) from None
+
+
+def _known_attributes(op: str) -> set[str] | None:
+    """The attributes that an operation has here, None for functions and operations that are not known."""
+    op_def = op_def_registry.get(op)
+    return None if op_def is None else {attr.name for attr in op_def.attr}
 
 
 def called(graph: Graph) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import tensorflow as tf
 
-from checkpoints.formats.operations import ASSIGNMENTS, FUSED, RANDOM, VARIABLES
+from checkpoints.formats.operations import ASSIGNMENTS, FUSED, RANDOM
 from finetune.errors import FinetuneError, WrongUse
 from finetune.tf_graphs.program.fold import fold
 from finetune.tf_graphs.program.graphdef import ALLOWED, parse_ref, refuse
@@ -50,10 +50,11 @@ def fed(graph: Graph, images: Input, logits: Ref) -> Graph:
     return graph.with_nodes([own, end]).rewired({images.ref: Ref(IMAGES)})
 
 
-def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]) -> Modes:
-    """Both modes of `graph` (already `fed`), by `switch` or by the one placeholder that switches its BatchNorm.
+def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]) -> Modes | None:
+    """Both modes of `graph` (already `fed`), by `switch` or by the one tensor that switches its BatchNorm.
 
-    Raises FinetuneError where there is no BatchNorm, no switch, or more than one; or a placeholder that has no value.
+    None where nothing does. Raises FinetuneError where there is no BatchNorm, where `switch` is no switch, where there
+    are several, or where a placeholder has no value.
     """
     needed = graph.only([LOGITS])
     if switch is not None and switch.node not in needed.nodes:
@@ -65,7 +66,7 @@ def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]
     if found:
         names = ", ".join(map(str, found))
         raise FinetuneError(
-            f"several placeholders switch BatchNorm: {names}. Choose one with --is-training and feed the others"
+            f"several tensors switch BatchNorm: {names}. Choose one with --is-training and feed the others"
         )
     _require_batchnorm(needed, known)
     if switch is not None:
@@ -73,20 +74,17 @@ def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]
             f"--is-training {switch} switches no BatchNorm between batch and moving statistics; the logits take "
             f"{listed(needed)}"
         )
-    raise FinetuneError(
-        "the graph has no training switch: no placeholder on the way to the logits changes BatchNorm from batch to "
-        f"moving statistics (its placeholders are {listed(graph)}). Name another tensor with --is-training, or write "
-        "the graph with is_training a placeholder (tf.compat.v1.placeholder_with_default(False, []))"
-    )
+    return None
 
 
 def _switches(graph: Graph, known: Mapping[Ref, np.ndarray]) -> list[Ref]:
-    """Scalar placeholders that can mean yes or no, those of type bool first."""
+    """Scalar placeholders and variables that can mean yes or no, those of type bool first."""
     found = {}
     for node in graph.nodes.values():
         dtype = tf.as_dtype(node.data_type() or tf.string)
         number = (dtype.is_integer or dtype.is_floating) and node.declared_shape() == ()
-        if _is_scalar_placeholder(node) and (dtype.is_bool or number):
+        variable = node.op in ("Variable", "VariableV2") and dtype.is_bool
+        if variable or (_is_scalar_placeholder(node) and (dtype.is_bool or number)):
             found[Ref(node.name)] = dtype.is_bool
     return sorted((ref for ref in found if ref not in known), key=lambda ref: not found[ref])
 
@@ -101,20 +99,16 @@ def _by(graph: Graph, switch: Ref, known: Mapping[Ref, np.ndarray], how: str) ->
     yes, no = np.asarray(True, dtype), np.asarray(False, dtype)
     with_yes, with_no = (logits_with(graph, {**known, switch: value}) for value in (yes, no))
     nodes = {**with_yes[0].nodes, **with_no[0].nodes}
-    guessed = _guesses(nodes)
+    guessed = guesses(nodes)
     if guessed:
         with_yes, with_no = (logits_with(graph, {**known, **guessed, switch: value}) for value in (yes, no))
     for (batch, cut), (moving, _), training in ((with_yes, with_no, yes), (with_no, with_yes, no)):
         switched = pair(find_sites(batch), find_sites(moving))
         if switched.layers:
-            _require_values(batch, moving)
+            require_values(batch, moving)
             lines = [
                 f"training switch {describe(graph.producer(switch))}: {how}; {bool(training)} is batch statistics",
-                *(
-                    f"{describe(nodes[ref.node])} = {value}: guessed; --feed {ref.node}=VALUE overrides it"
-                    for ref, value in guessed.items()
-                ),
-                *_lines(switched, batch, cut),
+                *lines_of(guessed, nodes, switched, batch, cut),
             ]
             known = {**known, **guessed, switch: training}
             return Modes(batch, moving, switched.layers, known, tuple(lines))
@@ -142,7 +136,7 @@ def computing(graph: Graph) -> Graph:
     return Graph(nodes, graph.functions)
 
 
-def _guesses(nodes: Mapping[str, Node]) -> dict[Ref, np.ndarray]:
+def guesses(nodes: Mapping[str, Node]) -> dict[Ref, np.ndarray]:
     """Values that turn dropout off: the share kept is 1, the share dropped 0, a switch off."""
     guessed = {}
     for node in nodes.values():
@@ -159,7 +153,7 @@ def _guesses(nodes: Mapping[str, Node]) -> dict[Ref, np.ndarray]:
     return guessed
 
 
-def _require_values(*graphs: Graph) -> None:
+def require_values(*graphs: Graph) -> None:
     """FinetuneError where a placeholder other than the images has no value in either mode."""
     missing = {
         node.name: node
@@ -184,17 +178,22 @@ def _require_batchnorm(graph: Graph, known: Mapping[Ref, np.ndarray]) -> None:
         )
 
 
-def _lines(switched: SwitchedLayers, batch: Graph, cut: list[str]) -> list[str]:
-    """What to print of dropout, other randomness, and layers that the switch does not switch."""
-    lines = []
+def lines_of(
+    guessed: Mapping[Ref, np.ndarray], nodes: Mapping[str, Node], switched: SwitchedLayers, batch: Graph, cut: list[str]
+) -> list[str]:
+    """What to print of guessed values, dropout, other randomness, and layers that are the same in both modes."""
+    lines = [
+        f"{describe(nodes[ref.node])} = {value}: guessed; --feed {ref.node}=VALUE overrides it"
+        for ref, value in guessed.items()
+    ]
     if cut:
         lines.append(f"dropout off in both modes: cut at {first_of(cut)}")
     if random := [node.name for node in batch.nodes.values() if node.op in RANDOM]:
-        lines.append(f"still random with the switch on, which makes its figures vary: {first_of(random)}")
-    for nodes, always in ((switched.always_batch, "batch"), (switched.always_moving, "moving")):
-        if nodes:
-            many = f"{len(nodes)} BN layers use" if len(nodes) > 1 else "1 BN layer uses"
-            lines.append(f"{many} {always} statistics whatever the switch says: {first_of(nodes)}")
+        lines.append(f"still random with batch statistics, which makes their figures vary: {first_of(random)}")
+    for names, always in ((switched.always_batch, "batch"), (switched.always_moving, "moving")):
+        if names:
+            many = f"{len(names)} BN layers use" if len(names) > 1 else "1 BN layer uses"
+            lines.append(f"{many} {always} statistics in both modes: {first_of(names)}")
     return lines
 
 
@@ -278,6 +277,7 @@ class Wiring:
     updates: tuple[str, ...] = ()
     run: int | None = None
     optimizer: str | None = None
+    serving: tuple[str, ...] = ()
 
     @property
     def train_op_runs_updates(self) -> bool | None:
@@ -305,20 +305,24 @@ class Wiring:
         return f"the graph's train op ({self.optimizer}) runs all {self.run} updates"
 
 
-def find_wiring(graph: Graph, moving: Iterable[str], collections: Mapping[str, tuple[str, ...]]) -> Wiring:
+def find_wiring(
+    graph: Graph, moving: Iterable[str], collections: Mapping[str, tuple[str, ...]], kept: Iterable[str] = ()
+) -> Wiring:
     """The wiring of a whole graph, folded for batch statistics, whose images are the placeholder `IMAGES`.
 
-    `moving` are the variables of the moving statistics, `collections` those of the meta graph.
+    `moving` are the variables of the moving statistics, `collections` those of the meta graph, `kept` what the moving
+    statistics are computed from.
     """
+    moving, kept = set(moving), set(kept)
     # Initialising and restoring do not depend on the images.
-    moving, seen = set(moving), graph.descendants([IMAGES]) if IMAGES in graph.nodes else set()
-    updates = [
-        node.name
+    seen = graph.descendants([IMAGES]) if IMAGES in graph.nodes else set()
+    assigned = {
+        node.name: graph.source(node.inputs[0]).node
         for node in graph.nodes.values()
-        if node.op in ASSIGNMENTS
-        and graph.source(node.inputs[0]).node in moving
-        and any(ref.node in seen for ref in node.inputs[1:])
-    ]
+        if node.op in ASSIGNMENTS and any(ref.node in seen for ref in node.inputs[1:])
+    }
+    updates = [name for name, target in assigned.items() if target in moving]
+    serving = tuple(name for name, target in assigned.items() if target in kept - moving)
     applying = [node.name for node in graph.nodes.values() if _APPLY.match(node.op)]
     roots = [name for text in collections.get(TRAIN_OP, ()) if (name := parse_ref(text).node) in graph.nodes]
     optimizer = graph.nodes[applying[0]].op if applying else None
@@ -327,21 +331,23 @@ def find_wiring(graph: Graph, moving: Iterable[str], collections: Mapping[str, t
         # Updates may come before a train op, or before a node that waits for it: `tf.group(train_op, *update_ops)`.
         needed = graph.ancestors(graph.descendants([*roots, *applying], control=True))
         run = sum(name in needed for name in updates)
-    return Wiring(len(collections.get(UPDATE_OPS, ())), tuple(updates), run, optimizer or (roots[0] if roots else None))
+    optimizer = optimizer or (roots[0] if roots else None)
+    return Wiring(len(collections.get(UPDATE_OPS, ())), tuple(updates), run, optimizer, serving)
 
 
-def with_updates(whole: Graph, wiring: Wiring, path: object, variables: Iterable[str]) -> Graph | None:
-    """The graph under batch statistics with its updates, which are only run to measure the decay.
+def with_updates(whole: Graph, wiring: Wiring, path: object, batch: Graph) -> Graph | None:
+    """`batch`, the graph under batch statistics, with its updates, which are only run to measure the decay.
 
-    `whole` is folded for batch statistics; `variables` are those with a value. None where the updates cannot be run.
+    `whole` is folded for batch statistics. None where the updates cannot be run.
     """
     if not wiring.updates:
         return None
-    roots = [LOGITS, *wiring.updates]
+    roots = [LOGITS, *wiring.updates, *wiring.serving]
     graph, _ = without_dropout(computing(whole.only(roots)).only(roots), roots)
+    graph = graph.with_nodes(batch.nodes.values()).only(roots)
     try:
         refuse(graph, path, updating=True)
     except FinetuneError:
         return None
-    read = {node.name for node in graph.nodes.values() if node.op in ("Placeholder", "PlaceholderV2", *VARIABLES)}
-    return graph if read <= {*variables, IMAGES} else None
+    given = {node.name for node in graph.nodes.values() if node.op in ("Placeholder", "PlaceholderV2")}
+    return graph if given <= {IMAGES} else None

@@ -103,7 +103,7 @@ class Node:
             if key in self.attr:
                 types = self.attr[key].list.type
                 return int(types[output]) if output < len(types) and known_type(types[output]) else 0
-        for key in ("dtype", "T", "DstT", "out_type", "output_type"):
+        for key in ("dtype", "T", "DstT", "out_type", "output_type", "element_dtype"):
             if key in self.attr and known_type(self.attr[key].type):
                 return int(self.attr[key].type)
         return 0
@@ -298,9 +298,10 @@ class Values:
         if node.op == "Const":
             return node.constant_value
         if node.op in ("Identity", "StopGradient", "Cast", *SWITCHES):
-            value, target = self.of(node.inputs[0], depth + 1), node.attr["DstT"].type
+            value = self.of(node.inputs[0], depth + 1)
             if value is None or node.op != "Cast":
                 return value
+            target = node.attr["DstT"].type
             return value.astype(tf.as_dtype(target).as_numpy_dtype) if known_type(target) else None
         if node.op not in _ARITHMETIC:
             return None

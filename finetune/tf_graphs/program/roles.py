@@ -1,21 +1,26 @@
 """The tensors of a graph that are the images and the logits, and the layout of the images."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import tensorflow as tf
 
-from checkpoints.formats.operations import VARIABLES
+from checkpoints.formats.operations import FUSED, VARIABLES
 from finetune.errors import FinetuneError, WrongUse
+from finetune.tf_graphs.program.feeding import behind_augmentation
 from finetune.tf_graphs.program.nodes import PLACEHOLDERS, Graph, Node, Ref, Values, first_of
 
 Layout = Literal["nhwc", "nchw", "flat-nhwc", "flat-nchw"]
 LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw", "flat-nhwc", "flat-nchw")
 _LOSSES = ("SparseSoftmaxCrossEntropyWithLogits", "SoftmaxCrossEntropyWithLogits")
 _PREDICTIONS = ("Softmax", "LogSoftmax", "ArgMax", "InTopK", "InTopKV2", "TopK", "TopKV2")
-_ENDS = frozenset({"MatMul", "BiasAdd", "Add", "AddV2", "Squeeze", "Reshape", "Identity", "Mean"})
+_LAYERS = frozenset({"MatMul", "Conv2D", "BiasAdd", "Add", "AddV2", "Mul", *FUSED})
+_ENDS = frozenset({"Squeeze", "Reshape", "Identity", "Mean", "Add", "AddV2"})
+_GRADIENT = re.compile(r"(^|/)gradients(_\d+)?/|_grad/")
+_TOWER = re.compile(r"(?<![^/])(tower|clone|replica|gpu)_?\d+/")
 _PIPELINES = ("Iterator", "QueueDequeue", "Unstage", "RecordInput", "DatasetToSingleElement", "InfeedDequeue")
 _SCALINGS = ("Identity", "Cast", "Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "Switch", "Pad")
 
@@ -78,23 +83,27 @@ def describe(node: Node, output: int = 0) -> str:
 def find_logits(graph: Graph) -> tuple[Ref, str]:
     """What the loss or the predictions are made of, and a line that says so.
 
-    FinetuneError where several tensors, or none, may be the logits.
+    Of several towers with the same weights, the first. FinetuneError where several tensors, or none, may be the logits.
     """
-    losses = _read_by(graph, _LOSSES)
-    predictions = _read_by(graph, _PREDICTIONS)
+    forward = {name: node for name, node in graph.nodes.items() if not _GRADIENT.search(name)}
+    losses, predictions = (_read_by(graph, forward, readers) for readers in (_LOSSES, _PREDICTIONS))
     predicted = {graph.source(ref) for ref in predictions}
+    both = [ref for ref in losses if graph.source(ref) in predicted]
     for found, how in (
-        ([ref for ref in losses if graph.source(ref) in predicted], "what loss and predictions are made of"),
+        (both, "what loss and predictions are made of"),
         (losses, "what the loss is made of"),
         (predictions, "what the predictions are made of"),
-        ([] if losses or predictions else _last(graph), "what the graph ends with"),
+        ([] if losses or predictions else _last(graph, forward), "what the graph ends with"),
     ):
-        if len(found) == 1:
-            return found[0], f"logits {found[0]}: {how}"
-        if found and how != "what loss and predictions are made of":
-            names = first_of(map(str, found), 8)
+        if found and (len(found) == 1 or len({_weights(graph, ref) for ref in found}) == 1):
+            others = f"; {first_of(map(str, found[1:]))} with the same weights left out" if found[1:] else ""
+            return found[0], f"logits {found[0]}: {how}{others}"
+        if found and found is not both:
+            ranked = sorted(found, key=lambda ref: (ref not in both, -len(graph.ancestors([ref.node], control=False))))
+            names = first_of((describe(graph.producer(ref), ref.output) for ref in ranked), 8)
             raise FinetuneError(
-                f"the graph has {len(found)} tensors that may be the logits: {names}. Choose one with --logits"
+                f"the graph has {len(found)} tensors that may be the logits, the likeliest first: {names}. Choose one "
+                f"with --logits, as in --logits {ranked[0]}"
             )
     raise FinetuneError(
         "the graph has no cross-entropy, no softmax and no end that shows its logits: name them with --logits (the "
@@ -102,19 +111,21 @@ def find_logits(graph: Graph) -> tuple[Ref, str]:
     )
 
 
-def _read_by(graph: Graph, readers: tuple[str, ...]) -> list[Ref]:
+def _read_by(graph: Graph, forward: Mapping[str, Node], readers: tuple[str, ...]) -> list[Ref]:
     """The first inputs of nodes of these types that depend on weights, each once, whatever shape it is read in."""
     found: dict[Ref, Ref] = {}
-    for node in graph.nodes.values():
-        if node.op in readers and not node.name.startswith("gradients"):
+    for node in forward.values():
+        if node.op in readers:
             ref = _unflattened(graph, node.inputs[0])
-            if _has_weights(graph, graph.ancestors([ref.node], control=False)):
+            if _weights(graph, ref):
                 found.setdefault(graph.source(ref), ref)
     return list(found.values())
 
 
-def _has_weights(graph: Graph, names: Iterable[str]) -> bool:
-    return any(graph.nodes[name].op in VARIABLES for name in names)
+def _weights(graph: Graph, ref: Ref) -> frozenset[str]:
+    """The variables that a tensor depends on. Those of a tower are called like those of the first."""
+    names = (name for name in graph.ancestors([ref.node], control=False) if graph.nodes[name].op in VARIABLES)
+    return frozenset(_TOWER.sub("", name) for name in names)
 
 
 def _unflattened(graph: Graph, ref: Ref) -> Ref:
@@ -128,16 +139,25 @@ def _unflattened(graph: Graph, ref: Ref) -> Ref:
     return ref
 
 
-def _last(graph: Graph) -> list[Ref]:
-    """The ends of the graph that depend on both its images and its weights."""
-    consumers = graph.consumers()
-    sources = {node.name for node in graph.nodes.values() if node.op in PLACEHOLDERS or node.op.startswith(_PIPELINES)}
+def _last(graph: Graph, forward: Mapping[str, Node]) -> list[Ref]:
+    """What the last layers with weights give, of those that depend on images."""
+    sources = [node.name for node in graph.nodes.values() if node.op in PLACEHOLDERS or node.op.startswith(_PIPELINES)]
+    images, consumers = graph.descendants(sources), graph.consumers()
+
+    def weighted(node: Node) -> bool:
+        return node.op in _LAYERS and any(graph.producer(graph.source(ref)).op in VARIABLES for ref in node.inputs)
+
+    layers = [node for name, node in forward.items() if name in images and weighted(node)]
+    followed = graph.ancestors((ref.node for node in layers for ref in node.inputs), control=False)
     found: dict[Ref, None] = {}
-    for node in graph.nodes.values():
-        if node.op in _ENDS and not consumers[node.name]:
-            needed = graph.ancestors([node.name], control=False)
-            if needed & sources and _has_weights(graph, needed):
-                found[_unflattened(graph, Ref(node.name))] = None
+    for node in layers:
+        if node.name in followed:
+            continue
+        while len(readers := [each for each in consumers[node.name] if each.name in forward]) == 1:
+            if readers[0].op not in _ENDS:
+                break
+            node = readers[0]
+        found[_unflattened(graph, Ref(node.name))] = None
     return list(found)
 
 
@@ -152,30 +172,37 @@ def find_input(graph: Graph, logits: Ref, chosen: Ref | None, layout: str | None
             raise WrongUse(f"--input {chosen}: the logits {logits} do not depend on it; it takes {listed(needed)}")
         return _input(needed, chosen, layout, f"input {describe(graph.producer(chosen), chosen.output)}: as given")
     placeholders = [Ref(node.name) for node in needed.nodes.values() if node.op in PLACEHOLDERS]
-    pipelines = {
-        ref: None
-        for node in needed.nodes.values()
-        if not node.op.startswith(_PIPELINES)
-        for ref in node.inputs
-        if graph.producer(ref).op.startswith(_PIPELINES)
-    }
-    for candidates, how in ((placeholders, "the placeholder"), (list(pipelines), "what the input pipeline gives, cut")):
+    read = [ref for node in needed.nodes.values() for ref in node.inputs]
+    pipelines = [*dict.fromkeys(ref for ref in read if needed.producer(ref).op.startswith(_PIPELINES))]
+    usable = {ref for ref in read if _image(needed, ref)}
+    for candidates, how in ((placeholders, "the placeholder"), (pipelines, "what the input pipeline gives, cut")):
         images = [ref for ref in candidates if _image(needed, ref)]
-        sure = [ref for ref in images if needed.producer(ref).declared_shape(ref.output)]
-        images = sure or images
-        if len(images) == 1:
-            ref = images[0]
-            how = f"input {describe(needed.producer(ref), ref.output)}: {how} for images on the way to the logits"
-            return _input(needed, ref, layout, how)
+        images = [ref for ref in images if needed.producer(ref).declared_shape(ref.output)] or images
+        single = len(images) == 1
+        cut = behind_augmentation(needed, images, usable) if single or candidates is pipelines else None
+        if cut or single:
+            ref = cut or images[0]
+            how = f"{how} for images on the way to the logits"
+            return _input(needed, ref, layout, _how(needed, ref, how, images if cut else ()))
         if images:
             found = ", ".join(describe(needed.producer(ref), ref.output) for ref in images)
             raise FinetuneError(
                 f"the graph has {len(images)} tensors that may be the images: {found}. Choose one with --input"
             )
+    others = [*placeholders, *pipelines]
+    if cut := behind_augmentation(needed, others, usable):
+        return _input(needed, cut, layout, _how(needed, cut, "", others))
     raise FinetuneError(
         f"the graph has no tensor of images [batch, height, width, 3], [batch, 3, height, width] or [batch, pixels] "
         f"among what {logits} depends on: name it with --input; its placeholders are {listed(needed)}"
     )
+
+
+def _how(graph: Graph, ref: Ref, how: str, sources: Iterable[Ref]) -> str:
+    """A line that says which tensor is fed: a source of images, or what comes of `sources` behind augmentation."""
+    if cut := first_of(map(str, sources), 2):
+        how = f"what the network gets of {cut}, behind what splits the batch, reads files or draws random numbers, cut"
+    return f"input {describe(graph.producer(ref), ref.output)}: {how}"
 
 
 def _image(graph: Graph, ref: Ref) -> bool:

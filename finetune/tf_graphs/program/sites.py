@@ -1,29 +1,21 @@
-"""Where a graph normalises by batch or by moving statistics, in any way of writing it, and the BN layers this makes.
-
-A graph that normalises by moving statistics only is rewritten here, so that it normalises by the batch's.
-"""
+"""Where a graph normalises by batch or by moving statistics, in any way of writing it, and the BN layers this makes."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from checkpoints.formats.operations import FUSED, VARIABLES
-from finetune.errors import FinetuneError
-from finetune.tf_graphs.program.graphdef import MetaGraph, import_graph
-from finetune.tf_graphs.program.nodes import Graph, Node, Ref, Values, constant, new_node
+from finetune.tf_graphs.program.nodes import Graph, Node, Ref, Values
 
-_SCOPE = "finetune_batch"
-"""In front of the names of all nodes that are added."""
+AVERAGING = ("Mean", "Sum")
 
 
 @dataclass(frozen=True)
 class Entries:
-    """Where the two variables enter a normalisation written by hand: (node, number of its input).
+    """Where mean and variance enter a normalisation written by hand: (node, number of its input).
 
     across: the tensor that is combined with x. Its shape shows which axis the channels are.
     """
@@ -57,7 +49,7 @@ class Site:
     mean, variance: the variables it normalises by, None under batch statistics.
     gamma, beta: their variables, None where there are none.
     origin: the tensor x comes from, through nodes that keep its numbers. It is the same under both kinds of statistics.
-    entries: where the variables enter, for normalisations by variables that are written by hand.
+    entries: where the statistics enter a normalisation that is written by hand.
     """
 
     node: str
@@ -84,17 +76,20 @@ class Site:
 
 def find_sites(graph: Graph) -> list[Site]:
     """Every normalisation by the batch or by variables, from the input to the output."""
-    reader = _Reader(graph)
+    reader = SiteReader(graph)
     return [site for node in graph.ordered() if (site := reader.site(node)) is not None]
 
 
-class _Reader:
+class SiteReader:
+    """Reads the normalisations and the moments of a graph."""
+
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._values = Values(graph)
         self._consumers = graph.consumers()
 
     def site(self, node: Node) -> Site | None:
+        """The normalisation that `node` is the heart of, None where it is none."""
         if node.op in FUSED:
             return self._fused(node)
         return self._by_hand(node) if node.op in ("Rsqrt", "Sqrt") else None
@@ -118,49 +113,66 @@ class _Reader:
         if small is None:
             return None
         variance, epsilon = inside.inputs[1 - small], float(f"{float(np.asarray(known[small]).item()):.6g}")
-        found = self._formula(root)
         mean = held = entries = None
-        if moments := self._moments(variance):
+        if moments := self.moments(variance):
             x, axes = moments
             if 0 not in axes:  # layer and instance normalisation
                 return None
+            found = self._formula(root, self._graph.source(x))
         else:
+            found = self._formula(root)
             mean, held, axes = found.mean, self._variable(variance), ()
             if held is None or found.x is None or mean is None:
                 return None
             x = found.x
-            if found.entry and found.across:
-                entries = Entries(found.entry, (inside.name, 1 - small), found.across)
+        if found.entry:
+            entries = Entries(found.entry, (inside.name, 1 - small), found.across or x)
         return Site(root.name, x, axes, epsilon, self._graph.source(x), mean, held, found.gamma, found.beta, entries)
 
-    def _formula(self, root: Node) -> _Formula:
-        """Its parts, by the nodes that read 1/sqrt(...)."""
+    def _formula(self, root: Node, x: Ref | None = None) -> _Formula:
+        """Its parts, by the nodes that read 1/sqrt(...). `x`: what is normalised, where moments show it."""
         inverse, gamma = root, None
         readers = self._consumers[root.name]
         if len(readers) == 1 and readers[0].op == "Mul":
-            gamma = self._variable(_other(readers[0], root.name))
-            inverse = readers[0] if gamma else root
+            factor = _other(readers[0], root.name)
+            gamma = self._variable(factor)
+            inverse = readers[0] if gamma or self._producer(factor).op == "Const" else root
         found = _Formula(gamma=gamma)
         for of, reader in self._uses(inverse.name):
             if reader.op in ("Reciprocal", "Inv"):
-                return self._formula(reader)
+                return self._formula(reader, x)
             if reader.op not in ("Mul", "RealDiv", "Div"):
                 continue
             factor = _other(reader, of)
             made = self._graph.producer(self._graph.source(factor))
+            if scaled := self._scaled(made):  # gamma * (x - mean) / sqrt(...)
+                found, made = replace(found, gamma=scaled[0]), scaled[1]
             held = self._variable(factor)
             subtracted = [each.inputs[0] for each in self._consumers[reader.name] if each.op == "Sub"]
             beta = next(filter(None, map(self._variable, subtracted)), found.beta)
             found = replace(found, beta=beta)
-            if held:
+            if x is not None and x != self._graph.source(factor):  # the mean of a batch
+                centred = made.op == "Sub" and self._graph.source(made.inputs[0]) == x
+                entry = (made.name, int(centred)) if centred or made.op == "Neg" else None
+                found = replace(found, entry=entry or (reader.name, reader.inputs.index(factor)))
+            elif held:
                 found = replace(found, mean=held, entry=(reader.name, reader.inputs.index(factor)))
-            elif made.op == "Sub" and (centre := self._variable(made.inputs[1])):
+            elif made.op == "Sub" and x is None and (centre := self._variable(made.inputs[1])):
                 found = replace(found, x=made.inputs[0], mean=centre, entry=(made.name, 1), across=made.inputs[1])
-            elif made.op == "Neg" and (centre := self._variable(made.inputs[0])):  # without beta
+            elif made.op == "Neg" and x is None and (centre := self._variable(made.inputs[0])):  # without beta
                 found = replace(found, mean=centre, entry=(made.name, 0))
             else:
                 found = replace(found, x=factor, across=Ref(of))
         return found
+
+    def _scaled(self, product: Node) -> tuple[str, Node] | None:
+        """The variable that a difference is multiplied by, and the difference; None where that is not the product."""
+        if product.op == "Mul":
+            for one, other in (product.inputs, product.inputs[::-1]):
+                made = self._graph.producer(self._graph.source(other))
+                if made.op == "Sub" and (gamma := self._variable(one)):
+                    return gamma, made
+        return None
 
     def _uses(self, name: str) -> Iterator[tuple[str, Node]]:
         """(the node read, its reader) of a node, also after a cast to another type."""
@@ -170,12 +182,12 @@ class _Reader:
             else:
                 yield name, reader
 
-    def _moments(self, variance: Ref) -> tuple[Ref, tuple[int, ...]] | None:
+    def moments(self, variance: Ref) -> tuple[Ref, tuple[int, ...]] | None:
         """The tensor a batch variance is taken of, and over which axes; None where it is no batch variance."""
-        node = self._producer(variance)
+        node = self._average(variance)
         if node.op == "Sub":  # E[x^2] - E[x]^2
-            node = self._producer(node.inputs[0])
-        if node.op != "Mean":
+            node = self._average(node.inputs[0])
+        if node.op not in AVERAGING:
             return None
         square = self._producer(node.inputs[0])
         axes = self._values.of(node.inputs[1])
@@ -183,9 +195,20 @@ class _Reader:
             return None
         x = square.inputs[0]
         centred = self._producer(x)
-        if square.op != "SquaredDifference" and centred.op == "Sub" and self._producer(centred.inputs[1]).op == "Mean":
+        if (
+            square.op != "SquaredDifference"
+            and centred.op == "Sub"
+            and self._average(centred.inputs[1]).op in AVERAGING
+        ):
             x = centred.inputs[0]
         return x, tuple(sorted(int(axis) for axis in axes.reshape(-1)))
+
+    def _average(self, ref: Ref) -> Node:
+        """What makes a tensor. Of a sum that is divided by a count (`tf.nn.moments` of TensorFlow 1.0), the sum."""
+        node = self._producer(ref)
+        if node.op in ("Mul", "RealDiv", "Div"):
+            return next((one for one in map(self._producer, node.inputs) if one.op == "Sum"), node)
+        return node
 
     def _producer(self, ref: Ref) -> Node:
         return self._graph.producer(self._graph.source(ref, self._on_the_way))
@@ -218,7 +241,11 @@ def _other(node: Node, name: str) -> Ref:
 
 @dataclass(frozen=True)
 class Layer:
-    """A BN layer: its variables, and where it normalises by the batch (several sites where it is used again)."""
+    """A BN layer: its variables, and where it normalises by the batch (several sites where it is used again).
+
+    kept: the variables whose old values updates keep a share of, where these are not mean and variance themselves.
+    initial: what mean and variance start from.
+    """
 
     name: str
     mean: str
@@ -227,6 +254,8 @@ class Layer:
     gamma: str | None
     beta: str | None
     sites: tuple[Site, ...]
+    kept: tuple[str, str] | None = None
+    initial: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -290,77 +319,3 @@ def _names(variables: list[tuple[str, str]]) -> list[str]:
         scope if scope and scopes.count(scope) == 1 else mean
         for scope, (mean, _) in zip(scopes, variables, strict=True)
     ]
-
-
-def batchwise(graph: Graph, sites: Sequence[Site], meta: MetaGraph) -> Graph:
-    """`graph` with mean and variance of each of `sites` (those of `find_sites` that read variables) replaced by the
-    moments of what is normalised, over all axes but the channels'. Epsilon, gamma and beta stay.
-
-    Nothing is run, but TensorFlow infers the shapes, so `graph` must have passed `graphdef.refuse`. Raises
-    FinetuneError where a normalisation has a form that cannot be rewritten, or x has no known number of axes.
-    """
-    inferred = tf.Graph()
-    with inferred.as_default():
-        import_graph(graph, meta)
-    for index, site in enumerate(sites):
-        node, scope = graph.nodes[site.node], f"{_SCOPE}/{index}"
-        if node.op in FUSED:
-            graph = graph.with_nodes(_fused(node, scope))
-            continue
-        if site.entries is None:
-            raise FinetuneError(
-                f"{meta.path} normalises by the variables {site.mean} and {site.variance} in a form that is not known "
-                f"(around its node '{site.node}'): its statistics cannot be replaced by those of a batch; examine the "
-                ".keras file it was exported from"
-            )
-        moments = _moments(site.x, site.entries, inferred, scope, meta.path)
-        graph = graph.with_nodes(moments)
-        for (name, number), moment in zip((site.entries.mean, site.entries.variance), moments[-2:], strict=True):
-            reader = graph.nodes[name]
-            inputs = (*reader.inputs[:number], Ref(moment.name), *reader.inputs[number + 1 :])
-            graph = graph.with_nodes([replace(reader, inputs=inputs)])
-    return graph
-
-
-def _fused(node: Node, scope: str) -> Iterator[Node]:
-    """The fused operation in its training form, which takes no statistics."""
-    proto = tf.compat.v1.NodeDef()
-    proto.CopyFrom(node.proto)
-    proto.attr["is_training"].b = True
-    empty = constant(f"{scope}/none", np.zeros(0, np.float32))
-    yield empty
-    yield replace(node, proto=proto, inputs=(*node.inputs[:3], Ref(empty.name), Ref(empty.name)))
-
-
-def _moments(x: Ref, entries: Entries, inferred: tf.Graph, scope: str, path: object) -> list[Node]:
-    """Nodes that compute the mean and the population variance of `x`, with axes of length 1 where they average.
-
-    These two come last. `inferred` is the graph as TensorFlow imported it, with the types and shapes of its tensors.
-    """
-    normalised, across = (inferred.get_tensor_by_name(str(ref)) for ref in (x, entries.across))
-    name, number = entries.mean
-    kind = inferred.get_operation_by_name(name).inputs[number].dtype.base_dtype
-    channels = _channels_axis(normalised, across, path)
-    averaged = [axis for axis in range(normalised.shape.rank) if axis != channels]
-    nodes = [constant(f"{scope}/axes", np.array(averaged, np.int32))]
-    axes = Ref(nodes[0].name)
-    if normalised.dtype.base_dtype != kind:
-        nodes.append(new_node(f"{scope}/x", "Cast", x, SrcT=normalised.dtype, DstT=kind))
-        x = Ref(nodes[-1].name)
-    attributes = {"T": kind, "Tidx": tf.int32, "keep_dims": True}
-    mean = new_node(f"{scope}/mean", "Mean", x, axes, **attributes)
-    square = new_node(f"{scope}/square", "SquaredDifference", x, Ref(mean.name), T=kind)
-    variance = new_node(f"{scope}/variance", "Mean", Ref(square.name), axes, **attributes)
-    return [*nodes, square, mean, variance]
-
-
-def _channels_axis(x: Any, across: Any, path: object) -> int:
-    """The axis of the channels of `x`: the only one on which `across` has more than one value."""
-    shape = across.shape
-    wide = [] if shape.rank is None else [axis - shape.rank for axis, side in enumerate(shape) if side != 1]
-    if x.shape.rank is None or shape.rank is None or len(wide) > 1:
-        raise FinetuneError(
-            f"{path} normalises '{x.name}', whose axes the graph does not show ({x.shape} by {shape}): export the "
-            "model with a fixed number of axes, or examine the .keras file it came from"
-        )
-    return int(x.shape.rank + (wide[0] if wide else -1))

@@ -35,7 +35,7 @@ def test_drift_compares_with_the_source_bit_by_bit():
 
 def test_dead_gamma_and_dead_channels():
     layer = BNInfo("x", 1e-3, gamma=np.array([0.0, 1.0]), beta=np.array([0.0, np.nan]))
-    found = drift(layer, initial((np.zeros(2), np.ones(2))), pooled([1.0, 1.0], [0.0, 1.0]))
+    found = drift(layer, initial(layer, (np.zeros(2), np.ones(2))), pooled([1.0, 1.0], [0.0, 1.0]))
     assert (found.dead_gamma, found.dead_channels, found.weights_finite) == (0.5, 0.5, False)
     assert np.isfinite(found.mean_shift)
 

@@ -257,10 +257,10 @@ def with_a_temperature():
     ("build", "options", "error", "message"),
     [
         (without_batchnorm, {}, FinetuneError, "no BatchNorm on the way to its logits"),
-        (without_switch, {}, FinetuneError, r"no training switch.* are x:0 \(float32 \[\?, 16, 16, 3\]\), y:0"),
-        (two_heads, {}, FinetuneError, "2 tensors that may be the logits: one/logits:0, two/logits:0. Choose"),
+        (without_switch, {}, FinetuneError, "no training switch.* moments of a batch alone .*: nothing in it ass"),
+        (two_heads, {}, FinetuneError, r"2 tensors .*likeliest first: one/logits:0 \(float32 \[\?, 3\]\), two/"),
         (two_images, {}, FinetuneError, r"2 tensors that may be the images: .*depth:0 .*Choose one with --input"),
-        (two_switches, {}, FinetuneError, "several placeholders switch BatchNorm: one:0, two:0. Choose"),
+        (two_switches, {}, FinetuneError, "several tensors switch BatchNorm: one:0, two:0. Choose"),
         (of_grey_images, {}, FinetuneError, r"x:0 \(float32 \[\?, 16, 16, 1\]\) takes 1 channels, but images have 3"),
         (of_rows, {}, FinetuneError, r"the layout of the images in x:0 \(float32 \[\?, 768\]\): give --input-layout"),
         (of_rows, {"layout": "nhwc"}, WrongUse, "--input-layout nhwc has 4 axes, but the input"),

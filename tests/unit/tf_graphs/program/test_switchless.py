@@ -1,0 +1,180 @@
+"""Programs with `is_training` a Python bool, as people write them: either of their graphs gives both modes."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.training.moving_averages import assign_moving_average
+from tf_keras.src.legacy_tf_layers.normalization import batch_normalization
+
+from finetune.tf_graphs import open_graph
+from tests.support.tf1_forms import arrays, conv, head, images, save_both, v1
+
+
+def program(forms, dense):
+    """A network with a layer of each of `forms` (and `dense`, after a matrix), its dropout, loss and train op."""
+
+    def build(training):
+        h = x = images()
+        for index, form in enumerate(forms):
+            h = tf.nn.relu(form(conv(h, f"conv{index}"), training, f"bn{index}"))
+        h = tf.reduce_mean(h, [1, 2])
+        for index, form in enumerate(dense):
+            matrix = v1.get_variable(f"matrix{index}", [h.shape[-1], 5])
+            h = tf.nn.relu(form(tf.matmul(h, matrix), training, f"dense{index}"))
+        logits, loss = head(tf.nn.dropout(h, rate=1e-9) if training else h)
+        with tf.control_dependencies(v1.get_collection(v1.GraphKeys.UPDATE_OPS)):
+            v1.train.GradientDescentOptimizer(0.1).minimize(loss)
+        return x, logits
+
+    return build
+
+
+def axes(x):
+    return list(range(x.shape.rank - 1))
+
+
+def population(x, training, name):
+    """pop_mean and pop_var, assigned before the normalisation (r2rt's blog, and whoever read it)."""
+    gamma, beta, mean, variance = arrays(name, x.shape[-1], "gamma", "beta", "pop_mean", "pop_var")
+    if not training:
+        return tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
+    m, v = tf.nn.moments(x, axes(x))
+    updates = [v1.assign(mean, mean * 0.9 + m * (1 - 0.9)), v1.assign(variance, variance * 0.9 + v * (1 - 0.9))]
+    with tf.control_dependencies(updates):
+        return tf.nn.batch_normalization(x, m, v, beta, gamma, 1e-3)
+
+
+def averaged_moments(zero_debias):
+    """ema.apply([mean, variance]), whose variables are called like the moments and start at 0 and 0."""
+
+    def batch_norm(x, training, name):
+        with v1.variable_scope(name):
+            beta, gamma = arrays("x", x.shape[-1], "beta", "gamma")
+            m, v = tf.nn.moments(x, axes(x), name="moments")
+            ema = tf.train.ExponentialMovingAverage(0.9, zero_debias=zero_debias)
+            update = ema.apply([m, v])
+            if training:
+                with tf.control_dependencies([update]):
+                    m, v = tf.identity(m), tf.identity(v)
+            else:
+                m, v = ema.average(m), ema.average(v)
+            return tf.nn.batch_normalization(x, m, v, beta, gamma, 1e-3)
+
+    return batch_norm
+
+
+def fused_outputs(x, training, name):
+    """Averages of what the fused operation gives, by assign_sub in UPDATE_OPS."""
+    gamma, beta, mean, variance = arrays(name, x.shape[-1], "gamma", "beta", "moving_mean", "moving_variance")
+    if not training:
+        return v1.nn.fused_batch_norm(x, gamma, beta, mean, variance, is_training=False)[0]
+    y, m, v = v1.nn.fused_batch_norm(x, gamma, beta)
+    for moving, batch in ((mean, m), (variance, v)):
+        v1.add_to_collection(v1.GraphKeys.UPDATE_OPS, v1.assign_sub(moving, (1 - 0.9) * (moving - batch)))
+    return y
+
+
+def moving_average(zero_debias):
+    """assign_moving_average of Google's Inception and ResNet, with what TensorFlow's zero_debias adds."""
+
+    def batch_norm(x, training, name):
+        with v1.variable_scope(name):
+            beta, mean, variance = arrays("bn", x.shape[-1], "beta", "mu", "sigma2_var")
+            m, v = (mean, variance) if not training else tf.nn.moments(x, axes(x))
+            if training:
+                updates = [assign_moving_average(a, b, 0.9, zero_debias) for a, b in ((mean, m), (variance, v))]
+                with tf.control_dependencies(updates):
+                    x = tf.identity(x)
+            return tf.nn.batch_normalization(x, m, v, beta, None, 1e-5)
+
+    return batch_norm
+
+
+def formula(x, training, name):
+    """gamma * (x - mean) / sqrt(variance + eps) + beta, and E[x^2] - E[x]^2."""
+    gamma, beta, mean, variance = arrays(name, x.shape[-1], "gamma", "beta", "running_mean", "running_var")
+    m, v = mean, variance
+    if training:
+        m = tf.reduce_mean(x, axes(x))
+        v = tf.reduce_mean(x * x, axes(x)) - tf.square(m)
+        for one, value in ((mean, m), (variance, v)):
+            v1.add_to_collection(v1.GraphKeys.UPDATE_OPS, one.assign(0.9 * one + 0.1 * value).op)
+    return gamma * (x - m) / tf.sqrt(v + 1e-3) + beta
+
+
+def sums(shifted):
+    """tf.nn.moments as it was in TensorFlow 1.0 (sums over a count), and shifted as in 1.1; kept axes; no gamma."""
+
+    def batch_norm(x, training, name):
+        beta, mean, variance = arrays(name, x.shape[-1], "beta", "m", "var")
+        m, v = mean, variance
+        if training:
+            if shifted:
+                shift = tf.stop_gradient(tf.reduce_mean(x, axes(x), keepdims=True))
+                short = tf.reduce_mean(x - shift, axes(x), keepdims=True)
+                v = tf.reduce_mean(tf.math.squared_difference(x, shift), axes(x), keepdims=True) - tf.square(short)
+                m = short + shift
+            else:
+                divisor = tf.math.reciprocal(tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32))
+                m = tf.reduce_sum(x, axes(x)) * divisor
+                v = tf.reduce_sum(tf.square(x), axes(x)) * divisor - tf.square(m)
+            for one, value in ((mean, m), (variance, v)):
+                value = tf.reshape(value, [-1])
+                v1.add_to_collection(v1.GraphKeys.UPDATE_OPS, v1.assign_add(one, 0.1 * (value - one)))
+        return tf.nn.batch_normalization(x, m, v, beta, None, 1e-3)
+
+    return batch_norm
+
+
+def channels_first(x, training, name):
+    """Statistics reshaped for channels that come first; moments taken twice, for the average and for x."""
+    gamma, beta, mean, variance = arrays(name, x.shape[-1], "gamma", "beta", "avg", "var")
+    x, shape = tf.transpose(x, [0, 3, 1, 2]), [1, x.shape[-1], 1, 1]
+    m, v = (tf.reshape(each, shape) for each in (mean, variance))
+    if training:
+        for one, value in zip((mean, variance), tf.nn.moments(x, [0, 2, 3]), strict=True):
+            v1.add_to_collection(v1.GraphKeys.UPDATE_OPS, one.assign_sub(0.1 * (one - value)))
+        m, v = tf.nn.moments(x, [0, 2, 3], keepdims=True)
+    y = tf.nn.batch_normalization(x, m, v, tf.reshape(beta, shape), tf.reshape(gamma, shape), 1e-3)
+    return tf.transpose(y, [0, 2, 3, 1])
+
+
+def layers(fused):
+    def batch_norm(x, training, name):
+        return batch_normalization(x, training=training, momentum=0.9, fused=fused, name=name)
+
+    return batch_norm
+
+
+FORMS = (
+    population,
+    averaged_moments(False),
+    averaged_moments(True),
+    fused_outputs,
+    moving_average(False),
+    moving_average(True),
+    formula,
+    sums(False),
+    sums(True),
+    channels_first,
+    layers(True),
+    layers(False),
+)
+DENSE = (population, averaged_moments(False), layers(False))
+
+
+@pytest.mark.filterwarnings("ignore:`tf.layers.batch_normalization` is deprecated")
+@pytest.mark.parametrize("v2", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_either_graph_gives_what_the_sessions_of_both_give(tmp_path, v2):
+    saved = save_both(tmp_path, program(FORMS, DENSE), v2=v2)
+    assert np.abs(saved.true - saved.false).max() > 0.01
+    for path, made in ((saved.training, "False"), (saved.testing, "True")):
+        subject = open_graph(path, saved.checkpoint)
+        assert len(subject.layers) == len(FORMS + DENSE)
+        for mode, logits in (("batch", saved.true), ("moving", saved.false)):
+            np.testing.assert_allclose(subject.forward(mode)(saved.images)[0], logits, atol=1e-4, err_msg=mode)
+        assert any(f"without a switch: is_training={made} is made from it" in line for line in subject.lines)
+        if path == saved.training:
+            assert set(subject.decay.values()) == {0.9}
+            assert subject.facts.wiring.train_op_runs_updates
+            assert any("dropout off in both modes" in line for line in subject.lines)
