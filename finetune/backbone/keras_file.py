@@ -25,6 +25,9 @@ from checkpoints.matching.transfer import LoadReport
 from finetune.backbone import networks
 from finetune.backbone.head import keep_head, swap_head
 from finetune.backbone.hub.module_layer import ANY_SIZE, trusting
+from finetune.backbone.keras_2.legacy_config import read_legacy
+from finetune.backbone.keras_2.legacy_file import built
+from finetune.backbone.keras_2.to_keras_3 import transferred
 from finetune.backbone.networks.keras_applications import STAGES, canonical_names
 from finetune.backbone.networks.network import Stage, layers_by_side, layers_until
 from finetune.backbone.outputs import choose_output
@@ -36,7 +39,7 @@ from finetune.files import read_json
 SUFFIXES = (".keras", ".h5", ".hdf5")
 _KEPT_PIXELS = (
     *("RandomFlip", "RandomCrop", "RandomRotation", "RandomTranslation", "RandomZoom", "CenterCrop", "Resizing"),
-    *("GetItem", "Cast"),
+    *("GetItem", "Cast", "Identity"),
 )
 _SCALES_PIXELS = ("Rescaling", "Normalization", "TrueDivide", "Divide", "Multiply", "Subtract", "Add")
 
@@ -44,6 +47,7 @@ _SCALES_PIXELS = ("Rescaling", "Normalization", "TrueDivide", "Divide", "Multipl
 def open_model(path: Path, *, module: str | None = None) -> keras.Model:
     """A whole model from a `.keras` file or an `.h5` one, in safe mode: no code in it is run.
 
+    A model that Keras 2 saved is transferred to Keras 3 (`finetune.backbone.keras_2`).
     `module` is the Hub handle that may be in it, because the user named it; any other is refused.
     Raises FinetuneError where it is missing, damaged, weights only, or holds Python code or custom classes;
     CheckpointError where it is a bomb, or the libraries that read it hang or crash over it.
@@ -65,6 +69,9 @@ def open_model(path: Path, *, module: str | None = None) -> keras.Model:
         keras_zip.require_harmless(path)
     else:
         Hdf5(path).require_harmless()
+    legacy = read_legacy(path)
+    if legacy is not None:
+        return transferred(built(legacy), name=str(path))
     try:
         with trusting(module) as failures:
             return keras.models.load_model(path, compile=False, safe_mode=True)

@@ -1,0 +1,45 @@
+"""Open a model file that Keras 2 wrote, with `tf_keras`. No code in it is run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.backbone.keras_2.legacy_config import LegacyConfig, checked, read_legacy
+from finetune.errors import FinetuneError
+from finetune.text import first_line
+
+if TYPE_CHECKING:
+    import tf_keras
+
+
+def open_legacy(path: Path) -> "tf_keras.Model":
+    """The model in a file of Keras 2, with its weights, in float32 and not compiled.
+
+    Raises FinetuneError where it is not of Keras 2, names classes or functions that are not on the lists, or `tf_keras`
+    cannot build it.
+    """
+    legacy = read_legacy(path)
+    if legacy is None:
+        raise FinetuneError(f"{path} holds no model of Keras 2: expected a whole model, as its model.save writes it")
+    return built(legacy)
+
+
+def built(legacy: LegacyConfig) -> "tf_keras.Model":
+    """The model of a config, with the weights of its file. Raises FinetuneError as `open_legacy` does."""
+    config = checked(legacy)
+    import tensorflow as tf
+    import tf_keras
+
+    try:
+        model = tf_keras.layers.deserialize(config, custom_objects={"relu6": tf.nn.relu6})  # of MobileNet before 2.2
+        model.load_weights(str(legacy.path))
+    except Exception as error:  # Keras 2 raises whatever its parts raise: HDF5, JSON, ValueError, TensorFlow's
+        raise FinetuneError(
+            f"{legacy.path}, saved by {legacy.writer}, cannot be built by Keras 2 as it is installed here (tf_keras "
+            f"{tf_keras.__version__}: {first_line(error)[:300]}). Where the file is whole, open it in the Keras it "
+            "came from and save it again there"
+        ) from None
+    if not isinstance(model, tf_keras.Model):
+        raise FinetuneError(
+            f"{legacy.path} holds a '{type(model).__name__}' instead of a model: expected a whole model"
+        )
+    return model

@@ -1,0 +1,221 @@
+"""TensorFlow's functions between the layers of a Keras 2 model, such as `preprocess_input`, as layers and operations of
+Keras 3."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+Made = Callable[..., Any]
+_MIDDLE = {"REFLECT": "reflect", "SYMMETRIC": "symmetric", "CONSTANT": "constant"}
+
+
+def scaled(x: Any, scale: Any, offset: Any, *, name: str | None) -> Any:
+    """`x * scale + offset`, by a layer; scale, offset: numbers, or one for each channel."""
+    plain = [np.asarray(one, np.float64).reshape(-1).tolist() for one in (scale, offset)]
+    scale, offset = (one[0] if len(one) == 1 else one for one in plain)
+    return keras.layers.Rescaling(scale, offset, name=name)(x)
+
+
+def _per_channel(value: Any) -> bool:
+    """Whether a value is a constant, one number or one for each channel."""
+    if keras.backend.is_keras_tensor(value):
+        return False
+    shape = np.shape(value)
+    return all(side == 1 for side in shape[:-1])
+
+
+def _arithmetic(
+    operation: Callable[[Any, Any], Any], affine: Callable[[Any], tuple[Any, Any]], *, either: bool
+) -> Made:
+    """A function of two operands. affine: (scale, offset) that a constant second one stands for; `either`: or first."""
+
+    def made(x: Any, y: Any, name: str | None = None) -> Any:
+        if either and not keras.backend.is_keras_tensor(x):
+            x, y = y, x
+        if keras.backend.is_keras_tensor(x) and _per_channel(y):
+            return scaled(x, *affine(np.asarray(y, np.float64)), name=name)
+        return operation(x, y)
+
+    return made
+
+
+_ADD = _arithmetic(ops.add, lambda y: (1.0, y), either=True)
+_MULTIPLY = _arithmetic(ops.multiply, lambda y: (y, 0.0), either=True)
+_SUBTRACT = _arithmetic(ops.subtract, lambda y: (1.0, -y), either=False)
+_DIVIDE = _arithmetic(ops.divide, lambda y: (1.0 / y, 0.0), either=False)
+
+
+def _bias_add(value: Any, bias: Any, data_format: str | None = None, name: str | None = None) -> Any:
+    if data_format in ("NCHW", "channels_first"):
+        raise ValueError("bias_add with channels first")
+    return _ADD(value, bias, name=name)
+
+
+def _cast(x: Any, dtype: Any = None, name: str | None = None) -> Any:
+    """Types are float32 throughout: a cast between float types is none."""
+    wanted = str(getattr(dtype, "name", dtype))
+    return x if wanted.startswith(("float", "bfloat")) else ops.cast(x, wanted)
+
+
+def _item(x: Any, key: Any, name: str | None = None) -> Any:
+    parts = [_slice(part) for part in (key if isinstance(key, list | tuple) else [key])]
+    return x[tuple(parts)]
+
+
+def _slice(part: Any) -> Any:
+    return slice(part["start"], part["stop"], part["step"]) if isinstance(part, Mapping) else part
+
+
+def _reduced(operation: Callable[..., Any]) -> Made:
+    def made(input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None) -> Any:
+        return operation(input_tensor, axis=tuple(axis) if isinstance(axis, list) else axis, keepdims=bool(keepdims))
+
+    return made
+
+
+def _pad(tensor: Any, paddings: Any, mode: str = "CONSTANT", constant_values: Any = 0, name: str | None = None) -> Any:
+    widths = np.asarray(paddings).tolist()
+    if mode.upper() == "CONSTANT":
+        return ops.pad(tensor, widths, constant_values=constant_values)
+    return ops.pad(tensor, widths, mode=_MIDDLE[mode.upper()])
+
+
+def _resize(images: Any, size: Any, method: str = "bilinear", antialias: bool = False, name: str | None = None) -> Any:
+    return ops.image.resize(images, tuple(int(side) for side in np.asarray(size)), str(method), antialias=antialias)
+
+
+def _unary(operation: Callable[..., Any]) -> Made:
+    def made(x: Any = None, *, name: str | None = None, features: Any = None, input: Any = None) -> Any:
+        return operation(next(one for one in (x, features, input) if one is not None))
+
+    return made
+
+
+_UNARY: dict[str, Callable[..., Any]] = {
+    **{f"math.{name}": getattr(ops, name) for name in ("abs", "exp", "log", "sqrt", "rsqrt", "square", "tanh")},
+    "math.sigmoid": ops.sigmoid,
+    "math.negative": ops.negative,
+    "math.softplus": ops.softplus,
+    **{f"nn.{name}": getattr(ops, name) for name in ("relu", "relu6", "sigmoid", "tanh", "elu", "selu", "silu")},
+    "nn.swish": ops.silu,
+    "nn.softplus": ops.softplus,
+    "identity": lambda x: x,
+    "stop_gradient": lambda x: x,
+    "tanh": ops.tanh,
+    "sqrt": ops.sqrt,
+    "exp": ops.exp,
+    "abs": ops.abs,
+    "convert_to_tensor": lambda x: x,
+}
+FUNCTIONS: Mapping[str, Made] = {
+    **{name: _unary(operation) for name, operation in _UNARY.items()},
+    **dict.fromkeys(("math.add", "__operators__.add", "add"), _ADD),
+    **dict.fromkeys(("math.multiply", "__operators__.multiply", "multiply", "math.scalar_mul"), _MULTIPLY),
+    **dict.fromkeys(("math.subtract", "__operators__.subtract", "subtract"), _SUBTRACT),
+    **dict.fromkeys(("math.truediv", "math.divide", "realdiv", "__operators__.truediv", "divide"), _DIVIDE),
+    **dict.fromkeys(("cast", "compat.v1.cast", "dtypes.cast"), _cast),
+    **dict.fromkeys(("__operators__.getitem", "slice_item"), _item),
+    "nn.bias_add": _bias_add,
+    "math.maximum": lambda x, y, name=None: ops.maximum(x, y),
+    "math.minimum": lambda x, y, name=None: ops.minimum(x, y),
+    "math.pow": lambda x, y, name=None: ops.power(x, y),
+    "nn.softmax": lambda logits, axis=-1, name=None: ops.softmax(logits, axis=-1 if axis is None else axis),
+    "nn.log_softmax": lambda logits, axis=-1, name=None: ops.log_softmax(logits, axis=-1 if axis is None else axis),
+    "nn.gelu": lambda features, approximate=False, name=None: ops.gelu(features, approximate=approximate),
+    "nn.leaky_relu": lambda features, alpha=0.2, name=None: ops.leaky_relu(features, negative_slope=alpha),
+    "clip_by_value": lambda t, clip_value_min, clip_value_max, name=None: ops.clip(t, clip_value_min, clip_value_max),
+    "reshape": lambda tensor, shape, name=None: ops.reshape(tensor, tuple(shape)),
+    "concat": lambda values, axis, name=None: ops.concatenate(values, axis=axis),
+    "stack": lambda values, axis=0, name=None: ops.stack(values, axis=axis),
+    "expand_dims": lambda input, axis, name=None: ops.expand_dims(input, axis),
+    "squeeze": lambda input, axis=None, name=None: ops.squeeze(input, axis),
+    "transpose": lambda a, perm=None, conjugate=False, name=None: ops.transpose(a, perm),
+    "reverse": lambda tensor, axis, name=None: ops.flip(tensor, axis=next(iter(axis))),
+    "pad": _pad,
+    "image.resize": _resize,
+    "math.reduce_mean": _reduced(ops.mean),
+    "math.reduce_max": _reduced(ops.max),
+    "math.reduce_sum": _reduced(ops.sum),
+}
+"""By the name of TensorFlow's function: the same of Keras's tensors, with the names of its arguments."""
+
+_STRIDED = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
+
+
+def _strided_slice(node: Any, x: Any, begin: Any, end: Any, strides: Any) -> Any:
+    """`x[...]` as TensorFlow writes it: bits of five masks say what each position is (tf.raw_ops.StridedSlice)."""
+    masks = {name: int(node.attr[name].i) for name in _STRIDED}
+    key: list[Any] = []
+    for at, (first, last, step) in enumerate(
+        zip(*(np.asarray(one).tolist() for one in (begin, end, strides)), strict=True)
+    ):
+        open_begin, open_end, rest, new, single = (masks[name] >> at & 1 for name in _STRIDED)
+        part = slice(None if open_begin else first, None if open_end else last, step)
+        key.append(Ellipsis if rest else None if new else first if single else part)
+    return x[tuple(key)]
+
+
+NODES: Mapping[str, Callable[..., Any]] = {
+    **{op: lambda node, x, y: _ADD(x, y) for op in ("Add", "AddV2")},
+    "BiasAdd": lambda node, x, y: _bias_add(x, y, node.attr["data_format"].s.decode()),
+    "Sub": lambda node, x, y: _SUBTRACT(x, y),
+    "Mul": lambda node, x, y: _MULTIPLY(x, y),
+    "RealDiv": lambda node, x, y: _DIVIDE(x, y),
+    "Maximum": lambda node, x, y: ops.maximum(x, y),
+    "Minimum": lambda node, x, y: ops.minimum(x, y),
+    "Relu": lambda node, x: ops.relu(x),
+    "Relu6": lambda node, x: ops.relu6(x),
+    "Sigmoid": lambda node, x: ops.sigmoid(x),
+    "Tanh": lambda node, x: ops.tanh(x),
+    "Softmax": lambda node, x: ops.softmax(x),
+    "Identity": lambda node, x: x,
+    "Neg": lambda node, x: ops.negative(x),
+    "Square": lambda node, x: ops.square(x),
+    "Sqrt": lambda node, x: ops.sqrt(x),
+    "Cast": lambda node, x: x,
+    "Reshape": lambda node, x, shape: ops.reshape(x, tuple(np.asarray(shape).tolist())),
+    "Transpose": lambda node, x, perm: ops.transpose(x, np.asarray(perm).tolist()),
+    "ReverseV2": lambda node, x, axis: ops.flip(x, axis=int(np.asarray(axis).reshape(-1)[0])),
+    "Pad": lambda node, x, widths: ops.pad(x, np.asarray(widths).tolist()),
+    "ConcatV2": lambda node, *values: ops.concatenate(list(values[:-1]), axis=int(values[-1])),
+    "Mean": lambda node, x, axis: ops.mean(x, np.asarray(axis).tolist(), keepdims=node.attr["keep_dims"].b),
+    "StridedSlice": _strided_slice,
+}
+"""By the operation of a node, as TensorFlow 2.0 to 2.3 saved them: the same of Keras's tensors."""
+
+
+def node_of(node_def: Any) -> str:
+    """The operation of a node as a config holds it: a mapping, or a protocol buffer as text of its bytes."""
+    if isinstance(node_def, Mapping):
+        return str(node_def.get("op"))
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.framework import node_def_pb2
+
+    try:
+        return str(node_def_pb2.NodeDef.FromString(str(node_def).encode()).op)
+    except DecodeError:
+        return "?"
+
+
+def call_function(symbol: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The result of TensorFlow's function `symbol` on Keras's tensors, by a layer `name` where it is a layer.
+
+    Raises what Keras raises where the arguments are none that are known here.
+    """
+    function = FUNCTIONS[symbol]
+    settings = {key: value for key, value in kwargs.items() if key != "name"}
+    return function(*args, **settings, name=name) if function in _NAMED else function(*args, **settings)
+
+
+_NAMED = (_ADD, _MULTIPLY, _SUBTRACT, _DIVIDE, _bias_add)
+
+
+def call_node(node: Any, constants: Mapping[int, Any], inputs: Sequence[Any]) -> Any:
+    """The result of a node of TensorFlow's graph: `constants` by their position among its `inputs`."""
+    values = list(inputs)
+    for at in sorted(constants):
+        values.insert(at, np.asarray(constants[at]))
+    return NODES[node.op](node, *values)
