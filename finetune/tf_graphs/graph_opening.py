@@ -6,11 +6,13 @@ A SavedModel without a `training` argument was exported without the batch mode, 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
 from checkpoints.formats import Checkpoint, open_checkpoint
+from checkpoints.formats.keras_metadata import origin
 from checkpoints.formats.saved_model import open_by_keys
 from finetune.errors import FinetuneError, WrongUse
 from finetune.tf_graphs.graph_subject import GraphFacts, GraphSubject, moving_statistics
@@ -26,7 +28,11 @@ from finetune.tf_graphs.program.sites import Layer, find_sites, pair
 from finetune.tf_graphs.program.switchless import batchwise, modes_without_switch
 from finetune.tf_graphs.writing import GraphFiles
 
-_ACTIVATIONS = ("Sigmoid", "Relu", "Relu6", "Tanh", "Elu", "Selu", "Softplus")
+_PASSING = ("Identity", "StopGradient", "IdentityN")
+_ENDS = ("Softmax", "LogSoftmax", "Sigmoid")
+_ACTIVATIONS = ("Relu", "Relu6", "Tanh", "Elu", "Selu", "Softplus")
+_STEPS = tuple(f"optimizer/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in ("_iterations", "iter"))
+"""Where Keras 2's optimizers keep the steps they took."""
 _SCALING = ("Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "DivNoNan")
 
 
@@ -155,7 +161,7 @@ def open_exported(directory: Path) -> GraphSubject:
     # In serving, placeholders keep their defaults.
     defaults = {Ref(node.name): known for node in placeholders if (known := values.of(node.inputs[0])) is not None}
     graph = fold(model.meta.graph, defaults, [graph_files.OUTPUT])
-    logits, found = _logits(graph, model)
+    logits, found, sigmoids = _logits(graph, model)
     if model.images.node not in graph.nodes:
         raise FinetuneError(
             f"the output of the signature '{model.signature}' of {directory} does not depend on its images: expected a "
@@ -167,35 +173,55 @@ def open_exported(directory: Path) -> GraphSubject:
     sites = [site for site in find_sites(moving) if not site.batch]
     if not sites:
         raise FinetuneError(
-            f"{directory} has no BatchNormalization that can be reached: it takes no training argument, and its graph "
-            "nowhere normalises by variables (it has none, or they are folded into the weights); there is nothing to "
-            "examine. Examine the model it was exported from"
+            f"{directory} ({origin(directory)}) has no BatchNormalization that can be reached: its graph nowhere "
+            "normalises by variables (it has none, or they are folded into the weights); there is nothing to examine"
         )
-    batch = batchwise(moving, sites, model.meta)
+    trained = [site for site in sites if site.mean not in model.frozen]
+    batch = batchwise(moving, trained or sites, model.meta)
     switched = pair(find_sites(batch), sites)
     opened = open_by_keys(directory)
     places, _ = graph_files.find_variables(model.meta, opened, graph_files.variables_of(moving))
     lines = [
         f"signature '{model.signature}' of {directory}, {found}",
-        "it was exported without is_training=True, which is added to its graph",
+        "is_training=True is added to its graph, without dropout and augmentation",
     ]
+    if len(trained) < len(sites):
+        lines.append(_frozen(len(sites) - len(trained), len(sites)))
     if switched.always_batch:
         lines.append(f"{len(switched.always_batch)} more layers normalise by the batch in any case")
-    facts = GraphFacts(tuple(lines), scales_pixels=_scales(moving))
+    trained_with: Literal["moving"] | None = None if trained else "moving"
+    step = next((int(opened.read(key)) for key in _STEPS if opened.shapes.get(key) == ()), None)
+    facts = GraphFacts(tuple(lines), step, scales_pixels=_scales(moving), sigmoids=sigmoids, trained_with=trained_with)
     modes, files = Modes(batch, moving, _named(switched.layers)), GraphFiles(directory, opened, places, model.twins)
     return GraphSubject(model.meta, modes, images, files, facts)
 
 
-def _logits(graph: Graph, model: graph_files.SavedModel) -> tuple[Ref, str]:
-    """The output, or what its softmax reads where it ends in one; and words that say which."""
-    ref, found = Ref(graph_files.OUTPUT), "its output used as logits"
-    while (node := graph.producer(ref)).op in ("Identity", "StopGradient", "IdentityN", "Softmax", "LogSoftmax"):
-        if node.op in ("Softmax", "LogSoftmax"):
-            found = "logits: what its softmax is made of"
+def _frozen(count: int, of: int) -> str:
+    """What a user must know of layers that normalise by moving statistics in training."""
+    why = "(they are frozen, or called as base(x, training=False))"
+    if count < of:
+        return f"{count} of {of} BN layers normalise by their moving statistics in training too {why}, and here"
+    return (
+        f"all {of} BN layers normalise by their moving statistics in training too {why}: it was trained as it is "
+        "evaluated, and with batch statistics it is another model"
+    )
+
+
+def _logits(graph: Graph, model: graph_files.SavedModel) -> tuple[Ref, str, bool]:
+    """The output, or what its softmax or sigmoid reads; words that say which; and whether it ends in a sigmoid."""
+    ref, found, sigmoids = Ref(graph_files.OUTPUT), "its output used as logits", False
+    while (node := graph.producer(ref)).op in (*_PASSING, *_ENDS):
+        if node.op in _ENDS:
+            if sigmoids:
+                raise FinetuneError(f"{model.meta.path} ends in two activations ({node.op}, Sigmoid): expected one")
+            sigmoids = node.op == "Sigmoid"
+            found = f"logits: what its {'sigmoid' if sigmoids else 'softmax'} is made of"
         ref = node.inputs[ref.output]
     if node.op in _ACTIVATIONS:
-        raise FinetuneError(f"{model.meta.path} ends in {node.op}: expected logits, or a softmax over classes")
-    return ref, found
+        raise FinetuneError(
+            f"{model.meta.path} ends in {node.op}: expected logits, a softmax over classes, or sigmoids"
+        )
+    return ref, found, sigmoids
 
 
 def _scales(graph: Graph) -> bool:

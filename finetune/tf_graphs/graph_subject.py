@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -46,7 +46,8 @@ class GraphFacts:
     step: the global step. updates: how many updates the moving statistics took, None where that is not known. It is all
     steps where the train op runs the updates, and 0 where it does not and the statistics are still 0 and 1.
     lines: how everything was found, to print. scales_pixels: whether the graph begins by rescaling its images, so that
-    it prepares pixels itself. sigmoids: whether its logits are those of sigmoids, not of a softmax.
+    it prepares pixels itself. sigmoids: whether its logits are those of sigmoids, not of a softmax. trained_with:
+    "moving" where no layer normalised by the batch in training.
     """
 
     lines: tuple[str, ...]
@@ -56,6 +57,7 @@ class GraphFacts:
     wiring: Wiring = field(default_factory=Wiring)
     scales_pixels: bool = False
     sigmoids: bool = False
+    trained_with: Literal["moving"] | None = None
 
 
 class GraphSubject:

@@ -23,6 +23,7 @@ import numpy as np
 from checkpoints.atomic import replacing
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Averaged, Checkpoint, averaged
+from checkpoints.formats.keras_metadata import Recorded, recorded
 from checkpoints.formats.slim import everything, write_slim
 from finetune.backbone import find_backbone, head_outputs, load_backbone, open_model
 from finetune.backbone.outputs import as_logits, choose_output
@@ -128,14 +129,15 @@ def open_keras_model(request: TargetOptions) -> Target:
 
 
 def open_saved_model(request: TargetOptions) -> Target:
-    """The SavedModel of `request.target`, whose output is logits.
+    """The SavedModel of `request.target`: what Keras wrote, and what takes no `training` argument, is read as data, and
+    the batch mode is added to its graph. Modules of TensorFlow Hub are called for training, and give logits.
 
-    One without a `training` argument (`model.export` of Keras 3) is read as data, and its batch mode is added to its
-    graph. Raises FinetuneError where its BatchNorm is out of reach.
+    Raises FinetuneError where its BatchNorm is out of reach.
     """
     path = Path(str(request.target))
-    if not (path / "tfhub_module.pb").is_file() and not takes_training(path):
-        return _graph_target(request, path, open_exported(path), Facts(decay=request.bn_decay), path)
+    model = None if (path / "tfhub_module.pb").is_file() else recorded(path)
+    if model is not None or not takes_training(path):
+        return _exported_target(request, path, model)
     spec = find_backbone(str(path))
     image_size = request.image_size or spec.image_size
     model = load_backbone(spec, image_size=image_size).model
@@ -149,6 +151,20 @@ def open_saved_model(request: TargetOptions) -> Target:
         )
 
     return _keras_target(request, KerasSubject(model), None, image_size, Facts(decay=request.bn_decay), write)
+
+
+def _exported_target(request: TargetOptions, path: Path, model: Recorded | None) -> Target:
+    """The target of a SavedModel that is read as a graph. `model`: what Keras 2 recorded of it."""
+    subject = open_exported(path)
+    found, momenta = subject.facts, model.momenta if model else ()
+    facts = Facts(
+        decay=request.bn_decay or (float(np.median(momenta)) if momenta else None),
+        updates=0 if found.trained_with else found.step,
+        trained_with=found.trained_with,
+        weights_moved=True if found.step else None,
+    )
+    backbone = str(path) if model is not None and model.config is not None else None
+    return _graph_target(request, path, subject, facts, path, backbone)
 
 
 def _keras_target(
@@ -246,8 +262,18 @@ def open_tf_graph(request: TargetOptions) -> Target:
     return _graph_target(request, path, subject, facts, subject.checkpoint)
 
 
-def _graph_target(request: TargetOptions, path: Path, subject: GraphSubject, facts: Facts, original: Path) -> Target:
-    """The target of a graph that was read from `path`, whose weights lie in `original`."""
+def _graph_target(
+    request: TargetOptions,
+    path: Path,
+    subject: GraphSubject,
+    facts: Facts,
+    original: Path,
+    backbone: str | None = None,
+) -> Target:
+    """The target of a graph that was read from `path`, whose weights lie in `original`.
+
+    `backbone`: what `finetune run` trains it by, None where it cannot.
+    """
     height, width = subject.input_size or (request.image_size or ANY_SIZE,) * 2
     if height != width:
         raise FinetuneError(f"{path} takes images of {height} x {width} px: expected square ones")
@@ -261,7 +287,7 @@ def _graph_target(request: TargetOptions, path: Path, subject: GraphSubject, fac
         name=str(path),
         subject=subject,
         data=data,
-        commands=request.commands(),
+        commands=request.commands(backbone),
         write=subject.write,
         copy=original.with_name(f"{original.name}-recalibrated"),
         suffix=None,

@@ -21,6 +21,7 @@ from finetune.errors import FinetuneError
 from finetune.tf_graphs.program.fold import fold
 from finetune.tf_graphs.program.graphdef import MetaGraph, Saved, parse_ref, read_graph
 from finetune.tf_graphs.program.nodes import Graph, Node, Ref, first_of, new_node
+from finetune.tf_graphs.program.training_call import moving_in_training
 
 _EXPECTED = "expected the .meta file that tf.compat.v1.train.Saver writes beside a checkpoint (model.ckpt-1000.meta)"
 _LARGEST = 2**31 - 1
@@ -226,6 +227,7 @@ class SavedModel:
     """meta: the graph of the file, with `OUTPUT`; its path is the directory. signature, images: the function that is
     examined, and its argument.
 
+    frozen: the moving means that normalise in training as well (`training_call`).
     twins: where the copies of each variable are kept. Keras's `model.export` saves every variable twice: TensorFlow
     Serving restores one of them, `tf.saved_model.load` the other.
     """
@@ -233,6 +235,7 @@ class SavedModel:
     meta: MetaGraph
     signature: str
     images: Ref
+    frozen: frozenset[str]
     twins: Mapping[str, tuple[Saved, ...]]
 
 
@@ -277,7 +280,7 @@ def read_saved_model(directory: Path) -> SavedModel:
     # `tf.saved_model.save` of a Keras 3 model keeps only the copies, which the functions get when it is loaded.
     saved = twins | saved
     meta = MetaGraph(directory, graph, {}, saved, proto.graph_def.versions, proto.meta_info_def.stripped_op_list)
-    return SavedModel(meta, name, images, twins)
+    return SavedModel(meta, name, images, moving_in_training(proto, graph), twins)
 
 
 def _serving(directory: Path) -> Any:

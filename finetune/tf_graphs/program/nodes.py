@@ -303,6 +303,9 @@ class Values:
                 return value
             target = node.attr["DstT"].type
             return value.astype(tf.as_dtype(target).as_numpy_dtype) if known_type(target) else None
+        if node.op == "All" and (packed := self._nodes[node.inputs[0].node]).op == "Pack":  # one part may be enough
+            parts = [self.of(each, depth + 1) for each in packed.inputs]
+            return np.asarray(False) if any(part is not None and not part.all() for part in parts) else None
         if node.op not in _ARITHMETIC:
             return None
         inputs = [self.of(each, depth + 1) for each in node.inputs]
