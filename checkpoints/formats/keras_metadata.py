@@ -97,7 +97,7 @@ def _nodes(directory: Path) -> Iterator[Any]:
                 for index, one in enumerate(graph.object_graph_def.nodes)
                 if index == 0 or one.user_object.identifier == "_tf_keras_layer"
             ]
-        yield from (json.loads(text, object_hook=_tuples) for text in texts if text)
+        yield from (json.loads(text, object_hook=_lists) for text in texts if text)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     except (DecodeError, ValueError, TypeError, RecursionError):
@@ -110,8 +110,8 @@ def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
     return ((one.field_number, one.data) for one in UnknownFieldSet(message))
 
 
-def _tuples(value: dict[str, Any]) -> Any:
-    """Keras's JSON writes tuples and shapes as objects of these names."""
+def _lists(value: dict[str, Any]) -> Any:
+    """Keras's JSON writes tuples and shapes as objects of these names; here they are lists."""
     if value.get("class_name") in ("__tuple__", "TensorShape") and isinstance(value.get("items"), list):
-        return tuple(value["items"])
+        return value["items"]
     return value

@@ -33,6 +33,10 @@ _ENDS = ("Softmax", "LogSoftmax", "Sigmoid")
 _ACTIVATIONS = ("Relu", "Relu6", "Tanh", "Elu", "Selu", "Softplus")
 _STEPS = tuple(f"optimizer/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in ("_iterations", "iter"))
 """Where Keras 2's optimizers keep the steps they took."""
+_KEPT_PIXELS = (
+    *("Identity", "Cast", "StridedSlice", "Slice", "ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic"),
+    *("ResizeArea", "ReverseV2"),
+)
 _SCALING = ("Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "DivNoNan")
 
 
@@ -225,13 +229,13 @@ def _logits(graph: Graph, model: graph_files.SavedModel) -> tuple[Ref, str, bool
 
 
 def _scales(graph: Graph) -> bool:
-    """Whether the first thing the graph does with images is to rescale them."""
+    """Whether the first thing the graph does with images, but for resizing and cropping, is to rescale them."""
     consumers, values, name = graph.consumers(), Values(graph), IMAGES
-    while len(readers := consumers[name]) == 1:
+    while len(readers := [one for one in consumers[name] if one.op != "Shape"]) == 1:
         (node,) = readers
         if node.op in _SCALING:
             return any(values.of(ref) is not None for ref in node.inputs)
-        if node.op not in ("Identity", "Cast"):
+        if node.op not in _KEPT_PIXELS:
             return False
         name = node.name
     return False
