@@ -18,6 +18,15 @@ from finetune.errors import FinetuneError
 from finetune.text import printable
 
 _HEAD_BYTES = 16
+_LEFT_BY_SYSTEMS = {
+    "__macosx",
+    "@eadir",
+    "#recycle",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "__pycache__",
+}
 
 
 class PhotoFiles(Photos):
@@ -76,25 +85,36 @@ class PhotoFiles(Photos):
         return self.bytes_of(number)
 
 
+def is_visible(name: str) -> bool:
+    """Whether it is the user's: not hidden, and no folder that a Mac, Windows or a network drive keeps for itself."""
+    return not name.startswith(".") and name.lower() not in _LEFT_BY_SYSTEMS
+
+
 def images_below(folder: Path, ignored: "Counter[str]", above: frozenset[str] = frozenset()) -> Iterator[str]:
     """The paths of the images in `folder` and all folders in it, sorted within each.
 
-    Hidden files are skipped. Other files are counted in `ignored` by suffix. Links are followed, except those to one
-    of the folders `above`, which contain `folder`.
+    What is not visible is skipped. Other files are counted in `ignored` by suffix. Links are followed, except those to
+    one of the folders `above`, which contain `folder`.
     """
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that contains it
         return
     with os.scandir(folder) as scanned:
-        entries = sorted((entry for entry in scanned if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        entries = sorted((entry for entry in scanned if is_visible(entry.name)), key=lambda entry: entry.name)
     for entry in entries:
         suffix = os.path.splitext(entry.name)[1].lower()
         if entry.is_dir():
             yield from images_below(Path(entry.path), ignored, above | {real})
-        elif suffix in decoding.SUFFIXES or (entry.is_file() and _begins_as_image(entry.path)):
+        elif is_image(entry):
             yield entry.path
         else:
             ignored[suffix or "without suffix"] += 1
+
+
+def is_image(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry of a folder, which is no folder, is an image: by its suffix, else by how it begins."""
+    suffix = os.path.splitext(entry.name)[1].lower()
+    return suffix in decoding.SUFFIXES or (entry.is_file() and _begins_as_image(entry.path))
 
 
 def _begins_as_image(path: str) -> bool:

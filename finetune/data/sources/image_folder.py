@@ -1,88 +1,149 @@
-"""A folder of images per class. The images are read from disk when they are needed."""
+"""Folders of images: a folder per class, within the splits, or with the splits in it. Images are read when needed."""
 
 import os
 from array import array
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from checkpoints.errors import listed
 from finetune.data.dataset import Dataset
-from finetune.data.image_files import PhotoFiles, images_below, of_kinds, skipped_files
+from finetune.data.image_files import PhotoFiles, images_below, is_image, is_visible, of_kinds, skipped_files
 from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
+from finetune.data.sources.split_names import role_of, roles_of, settled
 from finetune.errors import FinetuneError
 from finetune.text import printable
 
-_SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
+TABLES = (".csv", ".tsv", ".parquet")
+"""Suffixes of the tables that `sources.table` reads."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a folder is read. splits: for each split, a folder for each of the `classes`; some may not exist.
+
+    folders: what holds all images that are read, below the root. remarks: what has to be said about the reading.
+    """
+
+    classes: list[str]
+    splits: dict[str, list[Path]]
+    folders: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def read_folder(root: Path, options: ReadOptions) -> Dataset:
-    """The photos below `root`, which holds the class folders, or one folder of class folders per split.
+    """The photos below `root`: a folder per class, in one of three layouts.
 
-    The split folders are `train/` and optionally `val/` (or `validation/`) and `test/`. The classes are the names of
-    the training folders, sorted. Folders in a class folder belong to it. Links are followed. Hidden files and files
-    that are no images are skipped. Images are ordered by a hash of their paths: in the order of a listing, every
-    batch of an evaluation would be of one class, and batch statistics would be worthless. Raises FinetuneError if
-    there are no such folders, a split has other classes than `train/`, or photos are damaged.
+    - One folder of class folders per split, such as `train/` and `val/`, also one level down: `data/train/`. The names
+      are those of `split_names`. Every folder with images must bear one, and all splits must have the same classes.
+    - Split folders in each class folder: `cats/train/`.
+    - Class folders alone. Other folders in a class folder belong to it.
+
+    The classes are the names of the training folders, sorted. Links are followed. Hidden files and files that are no
+    images are skipped; what else stands beside the splits is named in the remarks. Images are ordered by a hash of
+    their paths: in the order of a listing, every batch of an evaluation would be of one class, and batch statistics
+    would be worthless. Raises FinetuneError, with the reading that would fit, for folders of another shape, and for
+    damaged photos.
     """
-    split_folders = _split_folders(root)
-    classes = _folders(split_folders["train"])
-    if len(classes) < 2:
-        raise FinetuneError(_too_few(split_folders["train"], classes))
-    for split, folder in split_folders.items():
-        if split != "train":
-            _check_classes(folder, classes, split_folders["train"])
+    if not root.is_dir():
+        raise FinetuneError(f"{root} is no folder: expected one with a folder of images per class")
+    layout = _layout(root)
     photos, labels, ignored = PhotoFiles(root), array("q"), Counter[str]()
     members = {}
-    for split, folder in split_folders.items():
+    for split, folders in layout.splits.items():
         begin = len(labels)
-        for label, name in enumerate(classes):
-            for path in images_below(folder / name, ignored):
+        for label, folder in enumerate(folders):
+            for path in images_below(folder, ignored) if folder.is_dir() else ():
                 photos.add(path)
                 labels.append(label)
         members[split] = photos.mixed(begin)
         if begin == len(labels):
-            raise FinetuneError(f"the class folders in {folder} hold no images{of_kinds(ignored)}: check the folder")
-    own = [f"{folder.name}/" for folder in split_folders.values() if folder != root]
+            where = root if folders[0].parent == root else f"{folders[0].parent}"
+            raise FinetuneError(f"the class folders in {where} hold no images{of_kinds(ignored)}: check the folder")
     return assemble(
         options,
         LabelledPhotos(photos, np.array(labels, np.int64), members),
         name=printable(root.name) or "folder",
-        class_names=tuple(printable(name) for name in classes),
-        source=f"{root}: {', '.join(own) or 'a folder per class'}",
-        remarks=skipped_files(ignored),
+        class_names=tuple(printable(name) for name in layout.classes),
+        source=f"{root}: {', '.join(f'{printable(name)}/' for name in layout.folders) or 'a folder per class'}",
+        remarks=(*layout.remarks, *skipped_files(ignored)),
     )
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    """Maps each split to the folder that holds its class folders."""
-    if not root.is_dir():
-        raise FinetuneError(f"{root} is no folder: expected one with a folder of images per class")
-    found: dict[str, Path] = {}
-    for split, names in _SPLITS.items():
-        there = [root / name for name in names if _folders(root / name)]
-        if len(there) > 1:
-            raise FinetuneError(
-                f"{root} holds {' and '.join(f'{one.name}/' for one in there)}, which mean the same: keep one of them"
-            )
-        if there:
-            found[split] = there[0]
-    if "train" in found:
-        return found
-    if found:
-        others = " and ".join(f"{one.name}/" for one in found.values())
+def _layout(root: Path, *, inner: bool = False) -> _Layout:
+    """How `root` is read. With `inner`, it is the one folder in another."""
+    names = _folders(root)
+    holding = [name for name in names if _holds_images(root / name)]
+    roles = roles_of(holding)
+    if len(holding) == 1 and None in roles.values() and not inner and "train" in _roles_in(root / holding[0]).values():
+        found = _layout(root / holding[0], inner=True)
+        folders = tuple(f"{holding[0]}/{name}" for name in found.folders)
+        return replace(found, folders=folders, remarks=(*found.remarks, *_beside(root, holding)))
+    bearing = [name for name in holding if roles[name] not in (None, "unlabelled")]
+    outside = [name for name in holding if roles[name] is None]
+    if bearing and not outside:
+        return _split_folders(root, roles)
+    several = len(bearing) > 1 and "train" in roles.values()
+    if several or not all(_holds_images(root / name, below=False) for name in bearing):
+        raise FinetuneError(_two_readings(root, bearing, outside))
+    if below := _splits_below(root, holding):
+        return below
+    if len(names) < 2:
+        raise FinetuneError(_too_few(root, names))
+    words = f"{' and '.join(f'{name}/' for name in bearing)}, of a split's name, is read as a class"
+    remarks = (*((words,) if bearing else ()), *_beside(root, names))
+    return _Layout(names, {"train": [root / name for name in names]}, (), remarks)
+
+
+def _split_folders(root: Path, roles: dict[str, str | None]) -> _Layout:
+    """Folders of class folders, each of which bears the name of a split."""
+    names, remarks = settled(roles, str(root))
+    if "train" not in names:
         raise FinetuneError(
-            f"{root} holds {others}, but no train/ with class folders: "
+            f"{root} holds {' and '.join(f'{name}/' for name in names.values())}, but no train/ with class folders: "
             "add train/, or give the folder that holds the class folders themselves"
         )
-    own = _folders(root)
-    if "train" in own and not set(own) - {name for names in _SPLITS.values() for name in names}:
+    places = {split: _inside(root / name) for split, name in names.items()}
+    train = places["train"]
+    classes = _folders(train)
+    if not classes:
         raise FinetuneError(
-            f"{root / 'train'} holds no class folders: expected two or more, each named after its class and with its "
-            "images in it"
+            f"{train} holds no class folders: expected two or more, each named after its class and with its images in "
+            f"it. {_table_hint(root, train)}; folders that are classes themselves must not be called as splits are"
         )
-    return {"train": root}
+    if len(classes) < 2:
+        raise FinetuneError(_too_few(train, classes))
+    for split, place in places.items():
+        if split != "train":
+            _check_classes(place, classes, train)
+    used = tuple(str(place.relative_to(root)) for place in places.values())
+    splits = {split: [place / name for name in classes] for split, place in places.items()}
+    return _Layout(classes, splits, used, (*remarks, *_beside(root, list(names.values()))))
+
+
+def _splits_below(root: Path, classes: list[str]) -> _Layout | None:
+    """Class folders with split folders in them; None if no class folder has training and other images apart."""
+    roles = {name: _roles_in(root / name) for name in classes}
+    if not any("train" in one.values() and len({*one.values()} - {None, "unlabelled"}) > 1 for one in roles.values()):
+        return None
+    names: dict[str, dict[str, str]] = {}
+    remarks: tuple[str, ...] = ()
+    for name, inner in roles.items():
+        names[name], remarks = settled(inner, str(root / name))
+        loose = _holds_images(root / name, below=False)
+        if loose or None in inner.values() or names[name].keys() != names[classes[0]].keys():
+            has = {
+                one: f"{listed([f'{inside}/' for inside in roles[one]]) or 'no folders'}" for one in (classes[0], name)
+            }
+            raise FinetuneError(
+                f"{root / name} holds {has[name]}{' and images beside them' if loose else ''}, {root / classes[0]} "
+                f"holds {has[classes[0]]}: expected the same split folders in each, and all images in them"
+            )
+    splits = {split: [root / name / names[name][split] for name in classes] for split in names[classes[0]]}
+    used = tuple(f"*/{name}" for name in names[classes[0]].values())
+    return _Layout(classes, splits, used, (*remarks, *_beside(root, classes)))
 
 
 def _folders(place: Path) -> list[str]:
@@ -90,19 +151,75 @@ def _folders(place: Path) -> list[str]:
     if not place.is_dir():
         return []
     with os.scandir(place) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        return sorted(entry.name for entry in entries if is_visible(entry.name) and entry.is_dir())
+
+
+def _holds_images(folder: Path, *, below: bool = True) -> bool:
+    """Whether there is an image in `folder`; with `below`, also in the folders in it."""
+    if below:
+        return any(images_below(folder, Counter()))
+    with os.scandir(folder) as entries:
+        return any(is_visible(entry.name) and not entry.is_dir() and is_image(entry) for entry in entries)
+
+
+def _roles_in(folder: Path) -> dict[str, str | None]:
+    """What the names of the folders in `folder` that hold images mean."""
+    return roles_of([name for name in _folders(folder) if _holds_images(folder / name)])
+
+
+def _inside(folder: Path) -> Path:
+    """`folder`, or the folder in it that bears the same name once more: `seg_train/seg_train`, as archives unpack."""
+    names = _folders(folder)
+    if len(names) == 1 and role_of(names[0]) == role_of(folder.name) and not _holds_images(folder, below=False):
+        return _inside(folder / names[0])
+    return folder
+
+
+def _beside(root: Path, used: list[str]) -> tuple[str, ...]:
+    """A sentence that names the folders, images and tables in `root` that are not used; none if there are none."""
+    with os.scandir(root) as entries:
+        others = sorted(
+            f"{entry.name}/" if entry.is_dir() else entry.name
+            for entry in entries
+            if is_visible(entry.name) and entry.name not in used
+            if entry.is_dir() or entry.name.lower().endswith(TABLES) or is_image(entry)
+        )
+    names = [printable(name) for name in others]
+    return (f"not used, beside {printable(used[0])}/: {listed(names, most=5)}",) if names else ()
 
 
 def _check_classes(folder: Path, classes: list[str], train: Path) -> None:
     own, expected = set(_folders(folder)), set(classes)
     more, less = sorted(own - expected), sorted(expected - own)
+    if not own:
+        raise FinetuneError(
+            f"{folder} holds images without class folders, so their classes are not known: "
+            f"{_table_hint(folder.parent)}, or --data {train}, which holds test images out of the training images"
+        )
     if more or less:
         parts = [f"{folder.name}/ has {printable(listed(more, most=5))}, which {train.name}/ has not"] if more else []
         parts += [f"{folder.name}/ lacks {printable(listed(less, most=5))} of {train.name}/"] if less else []
         raise FinetuneError(
             f"{folder.parent}: {'; '.join(parts)}: expected the same class folders in both; rename, add (an empty one "
-            "will do) or remove them"
+            f"will do) or remove them, or give --data {train}, which holds test images out of the training images"
         )
+
+
+def _two_readings(root: Path, bearing: list[str], outside: list[str]) -> str:
+    """Why folders are read neither as splits nor as classes."""
+    splits, others = (printable(listed([f"{name}/" for name in names], most=5)) for names in (bearing, outside))
+    return (
+        f"{root} holds {splits}, named as splits are, and {others} with images as well: to read the splits, move "
+        f"{others} elsewhere; to read a class per folder, rename {splits}; or {_table_hint(root)}"
+    )
+
+
+def _table_hint(*places: Path) -> str:
+    """The way on with a table of labels: the one that lies in `places`, if there is one."""
+    there = [place / name for place in places for name in sorted(os.listdir(place)) if name.lower().endswith(TABLES)]
+    there.sort(key=lambda table: (role_of(table.stem) != "train", "label" not in table.stem.lower()))
+    named = printable(str(there[0])) if there else "FILE.csv"
+    return f"give a table of the images and their classes with --data {named}"
 
 
 def _too_few(place: Path, classes: list[str]) -> str:
@@ -112,7 +229,8 @@ def _too_few(place: Path, classes: list[str]) -> str:
     expected = "expected two or more folders of images, each named after its class"
     if not classes:
         loose = any(images_below(place, Counter()))
-        return f"{place} holds {'images, but no class folders' if loose else 'no class folders'}: {expected}"
+        hint = f"; or {_table_hint(place)}" if loose else ""
+        return f"{place} holds {'images, but no class folders' if loose else 'no class folders'}: {expected}{hint}"
     inner = _folders(place / classes[0])
     hint = f"; or did you mean --data {place / classes[0]}?" if len(inner) > 1 else ""
     return f"{place} holds one class only, {printable(classes[0])}: {expected}{hint}"

@@ -155,6 +155,116 @@ def test_strange_names_are_kept_and_shown_on_one_line(tmp_path):
     dataset.fingerprint()
 
 
+def write_images(place, **counts):
+    """As many tiny images in `place/a/b` as `a__b=` says."""
+    for name, count in counts.items():
+        folder = place.joinpath(*name.split("__"))
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / f"{number}.png")
+    return place
+
+
+def counts(dataset):
+    per_class = [np.bincount(split.labels).tolist() for split in (dataset.train, dataset.test)]
+    return list(dataset.class_names), *per_class
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Training", "Testing"),
+        ("training_set", "test_set"),
+        ("seg_train", "seg_test"),
+        ("train_images", "eval_images"),
+        ("TRAIN", "dev"),
+        ("data__train", "data__test"),
+        ("flowers_train", "flowers_test"),
+        ("seg_train__seg_train", "seg_test__seg_test"),
+    ],
+)
+def test_split_folders_of_any_usual_name(train, test, tmp_path):
+    write_images(tmp_path, **{f"{train}__cats": 3, f"{train}__dogs": 4, f"{test}__cats": 1, f"{test}__dogs": 2})
+    assert counts(load(tmp_path)) == (["cats", "dogs"], [3, 4], [1, 2])
+
+
+def test_the_class_first_and_the_split_below(tmp_path):
+    write_images(tmp_path, cats__train=3, cats__Test=1, dogs__train=4, dogs__test=2, cats__pred=5)
+    dataset = load(tmp_path)
+    assert counts(dataset) == (["cats", "dogs"], [3, 4], [1, 2])
+    assert "cats/Test/0.png" in names(dataset.test)
+    (tmp_path / "dogs" / "stray.png").write_bytes(encoded(photo(0), "PNG"))
+    with pytest.raises(
+        FinetuneError, match=r"dogs holds test/, train/ and images beside them.* the same split folders"
+    ):
+        load(tmp_path)
+    shutil.rmtree(tmp_path / "dogs" / "test")
+    with pytest.raises(
+        FinetuneError, match=r"dogs holds train/ and images beside them, .*cats holds Test/, pred/, train/"
+    ):
+        load(tmp_path)
+
+
+def test_what_systems_leave_is_passed_over_and_what_is_not_used_is_named(tmp_path):
+    write_images(tmp_path, train__a=2, train__b=2, test__a=1, test__b=1, seg_pred=3)
+    write_images(tmp_path / "train" / "a", **{"@eaDir": 2, ".ipynb_checkpoints": 1, "$RECYCLE.BIN": 1})
+    for folder in (tmp_path, tmp_path / "train"):
+        write_images(folder / "__MACOSX", x=1)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "sample.png").write_bytes(encoded(photo(0), "PNG"))
+    (tmp_path / "labels.csv").write_text("a,b")
+    dataset = load(tmp_path)
+    assert counts(dataset) == (["a", "b"], [2, 2], [1, 1])
+    assert dataset.remarks == ("not used, beside train/: labels.csv, notes/, sample.png, seg_pred/",)
+
+
+def test_a_train_can_be_a_vehicle(tmp_path):
+    write_images(tmp_path, train=5, plane=5, car=5)
+    dataset = load(tmp_path)
+    assert counts(dataset) == (["car", "plane", "train"], [4, 4, 4], [1, 1, 1])
+    assert dataset.remarks[0] == "train/, of a split's name, is read as a class"
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            {"train__a": 1, "train__b": 1, "test__a": 1, "test__b": 1, "extra__a": 1},
+            r"holds test/, train/, named as splits are, and extra/ .* to read the splits, move extra/ elsewhere; ",
+        ),
+        (
+            {"train__a": 1, "train__b": 1, "plane": 1},
+            "holds train/, named as splits are, and plane/ with images as well",
+        ),
+        ({"train": 2, "test": 1}, r"train holds no class folders.* a table of .* with --data FILE\.csv"),
+        (
+            {"train__a": 1, "train__b": 1, "test": 2},
+            "test holds images without class folders.* or --data .*/train, which",
+        ),
+        (
+            {"train__a": 1, "train__b": 1, "val__a": 1},
+            "val/ lacks b of train/.* or give --data .*/train, which holds test",
+        ),
+        (
+            {"cats__train": 2, "cats__test": 1, "dogs": 1},
+            "dogs holds no folders and images beside them, .*cats holds test/",
+        ),
+    ],
+)
+def test_two_readings_are_refused_with_those_that_would_fit(made, said, tmp_path):
+    with pytest.raises(FinetuneError, match=said):
+        load(write_images(tmp_path, **made))
+
+
+def test_a_flat_folder_is_told_of_its_table(tmp_path):
+    write_images(tmp_path / "train")
+    write_images(tmp_path, train=3)
+    for name in ("sample_submission.csv", "train_labels.csv"):
+        (tmp_path / name).write_text("a,b")
+    with pytest.raises(FinetuneError, match=r"no class folders.* with --data \S+/train_labels\.csv"):
+        load(tmp_path)
+
+
 @pytest.fixture
 def damaged(tmp_path):
     write_splits(tmp_path, train=4, test=3)
