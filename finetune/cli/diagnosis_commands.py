@@ -1,92 +1,25 @@
-"""The commands `finetune diagnose-bn` and `recalibrate-bn`, and the options that choose their model and data."""
+"""The commands `finetune diagnose-bn` and `recalibrate-bn`."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetune.cli.completion_command import complete_backbone
-from finetune.cli.shared_options import COUNT, DATA_DIR, PATH, output_options, printed_json, progress
+from finetune.cli.model_options import model_options, open_model
+from finetune.cli.shared_options import COUNT, PATH, output_options, printed_json, progress
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import Columns, tabulated
 
 if TYPE_CHECKING:
     from finetune.diagnosis.doctor import Diagnosis
-    from finetune.diagnosis.targets.opening import Target
 
 WORST = 5
 """BN layers shown: those whose statistics are furthest off."""
-_LAYOUTS = ("nhwc", "nchw", "flat-nhwc", "flat-nchw")
-_MODEL_OPTIONS = (
-    click.argument("target", type=PATH, metavar="[RUN|MODEL]", required=False),
-    click.option(
-        "--backbone",
-        metavar="NAME",
-        shell_complete=complete_backbone,
-        help="A network of the catalogue; needs --checkpoint.",
-    ),
-    click.option(
-        "--checkpoint",
-        type=PATH,
-        metavar="PATH",
-        help="Your weights: for --backbone with the head you trained (slim checkpoint or training directory, Keras "
-        "weights); for --meta-graph, if it is not the checkpoint beside it.",
-    ),
-    click.option("--ema", is_flag=True, help="Read weights from their moving averages in the checkpoint."),
-    click.option("--meta-graph", type=PATH, metavar="FILE", help="A TF1 graph, such as model.ckpt-1000.meta."),
-    click.option("--input", metavar="NAME", help="TF1 graph: the images, such as x:0.  [default: found]"),
-    click.option("--logits", metavar="NAME", help="TF1 graph: the logits.  [default: found]"),
-    click.option("--is-training", metavar="NAME", help="TF1 graph: the training switch.  [default: found]"),
-    click.option(
-        "--input-layout",
-        type=click.Choice(_LAYOUTS),
-        help="TF1 graph: the layout of images in memory; flat: rows of 3072.  [default: by shape]",
-    ),
-    click.option("--feed", multiple=True, metavar="NAME=VALUE", help="TF1 graph: another placeholder. Repeatable."),
-    click.option("--output", metavar="NAME", help="Keras model with several outputs: the one to examine."),
-    click.option("--data", metavar="NAME|PATH", help="The data, as for 'finetune run'.  [default: cifar10]"),
-    DATA_DIR,
-    click.option(
-        "--preprocess",
-        metavar="NAME|MODULE:FUNCTION",
-        help="How pixels were preprocessed in training.  [default: as the run or the backbone]",
-    ),
-    click.option("--image-size", type=COUNT, metavar="PX", help="Side in px.  [default: the model's]"),
-    click.option("--batch-size", type=COUNT, metavar="N", help="[default: 64, or the size that the graph requires]"),
-    click.option(
-        "--bn-decay", type=float, metavar="F", help="The decay of the training, if the file does not hold it."
-    ),
-    click.option(
-        "--source-checkpoint",
-        type=PATH,
-        metavar="PATH",
-        help="The weights that the model was fine-tuned from, if the run does not name them.",
-    ),
-)
-
-
-def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command, which passes them all on to `_open_model`."""
-    for option in reversed(_MODEL_OPTIONS):
-        command = option(command)
-    return command
-
-
-def _open_model(display: Any, **given: Any) -> "Target":
-    """The model that these options choose; `display` reports how it was opened."""
-    from finetune.diagnosis.targets.opening import open_target
-    from finetune.diagnosis.targets.options import TargetOptions
-
-    target = open_target(TargetOptions(**given))
-    for note in target.notes:
-        display.say(note)
-    return target
 
 
 @click.command("diagnose-bn")
-@_model_options
+@model_options()
 @click.option("--images", type=COUNT, default=2_000, help="Training images to measure.  [default: 2000]")
 @click.option(
     "--all-checks", is_flag=True, help="Run every further check, not only those that the measurements suggest."
@@ -121,7 +54,7 @@ def diagnose_bn(images: int, all_checks: bool, quick: bool, html: Path | None, *
 
     with progress() as display:
         diagnosis = diagnose(
-            _open_model(display, **opening),
+            open_model(display, **opening),
             images=images,
             extent="quick" if quick else "all" if all_checks else "default",
             on_batch=display.batch,
@@ -166,7 +99,7 @@ def _show_diagnosis(diagnosis: "Diagnosis") -> None:
 
 
 @click.command("recalibrate-bn")
-@_model_options
+@model_options()
 @click.option(
     "--images", type=COUNT, default=10_000, help="Training images to measure the statistics on.  [default: 10000]"
 )
@@ -184,7 +117,7 @@ def recalibrate_bn(images: int, out: Path | None, **opening: Any) -> None:
     from finetune.diagnosis.doctor import recalibrate_bn as recalibrate
 
     with progress() as display:
-        result = recalibrate(_open_model(display, **opening), out=out, images=images, on_batch=display.batch)
+        result = recalibrate(open_model(display, **opening), out=out, images=images, on_batch=display.batch)
     if not printed_json(result.to_json()):
         click.echo(
             f"test accuracy with is_training=False: {result.before.accuracy:.1%} before, {result.after.accuracy:.1%} "

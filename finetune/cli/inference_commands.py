@@ -1,10 +1,11 @@
 """The commands that use a trained network: `finetune evaluate`, `predict`, `features` and `export`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from finetune.cli.model_options import model_options, open_model
 from finetune.cli.shared_options import (
     CHECKPOINT,
     COUNT,
@@ -22,13 +23,17 @@ from finetune.cli.terminal import print_table
 from finetune.errors import WrongUse
 from finetune.inference.export.exported import AGREEMENT, FORMATS, Export, TrialOptions
 
+if TYPE_CHECKING:
+    from finetune.evaluation.evaluator import Pass
+    from finetune.inference.predict import Classifier
+
 
 @click.command()
-@TARGET
-@DATA_DIR
+@model_options(training=False, switch="--training-switch")
 @SPLIT
 @click.option(
     "--is-training",
+    "mode",
     type=click.Choice(["false", "true"]),
     default="false",
     help="false: moving statistics; true: batch statistics. Dropout is off in both.  [default: false]",
@@ -39,56 +44,84 @@ from finetune.inference.export.exported import AGREEMENT, FORMATS, Export, Trial
     help="flip: also score the averaged probabilities of every image and its mirror image.",
 )
 @output_options
-def evaluate(target: Path, data_dir: Path | None, split: str, is_training: str, tta: str | None) -> None:
-    """Measure accuracy and loss of a run's model; every image counts once.
+def evaluate(split: str, mode: str, tta: str | None, **opening: Any) -> None:
+    """Measure accuracy and loss of a model; every image counts once.
 
-    RUN is a run directory, or a .keras file in one.
+    RUN is a run directory or a .keras file in one, scored on its own data. MODEL and the other ways to give a model are
+    those of diagnose-bn; it need not have BatchNorm.
     """
     load_tensorflow()
-    from finetune.runs.model import concern, examine_run
+    from finetune.runs.model import concern
 
+    target = opening["target"]
     with progress() as display:
-        passes = examine_run(
-            target,
-            data_dir=data_dir,
-            split=split,
-            statistics="batch" if is_training == "true" else "moving",
-            flip=tta == "flip",
-            on_batch=display.batch,
-        )
-    if (broken := concern(target)) is not None:
+        passes, run = _passes(display, opening, split=split, batch=mode == "true", flip=tta == "flip")
+    if run and (broken := concern(target)) is not None:
         click.echo(f"warning: {broken}", err=True)
     evaluation, *flipped = (one.evaluation for one in passes)
     averaged = {"tta": {"kind": tta, **flipped[0].to_json()}} if flipped else {}
-    about = {"target": str(target), "split": split, "is_training": is_training == "true"}
+    named = target or opening["meta_graph"] or opening["checkpoint"]
+    about = {"target": str(named), "split": split, "is_training": mode == "true"}
     if printed_json({**about, **evaluation.to_json(), **averaged}):
         return
     for one, words in ((evaluation, ""), *((one, ", averaged with the mirror images") for one in flipped)):
+        labels = "" if one.label_accuracy is None else f", of single labels {one.label_accuracy:.2%}"
         click.echo(
-            f"{split}: accuracy {one.accuracy:.2%} (± {one.standard_error:.2%}), loss {one.loss:.4f}, "
-            f"{one.examples} images, is_training={is_training.capitalize()}{words}"
+            f"{split}: accuracy {one.accuracy:.2%} (± {one.standard_error:.2%}){labels}, loss {one.loss:.4f}, "
+            f"{one.examples} images, is_training={mode.capitalize()}{words}"
         )
 
 
+def _passes(display: Any, opening: dict[str, Any], *, split: str, batch: bool, flip: bool) -> tuple[list["Pass"], bool]:
+    """The passes over a split, and whether the model is that of a run."""
+    from finetune.diagnosis.doctor import evaluate as evaluate_target
+    from finetune.diagnosis.targets.opening import is_run
+    from finetune.runs.model import examine_run
+
+    target = opening["target"]
+    how: dict[str, Any] = {"split": split, "statistics": "batch" if batch else "moving", "flip": flip}
+    if target is None or not is_run(target):
+        return evaluate_target(open_model(display, **opening), **how, on_batch=display.batch), False
+    others = [name for name, value in opening.items() if value and name not in ("target", "data_dir")]
+    if others:
+        raise WrongUse(
+            f"--{others[0].replace('_', '-')}: {target} is a run, whose config.json says what it was: leave it out"
+        )
+    return examine_run(target, data_dir=opening["data_dir"], **how, on_batch=display.batch), True
+
+
 @click.command()
-@TARGET
-@click.argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE|DIR...")
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="[RUN|MODEL] IMAGE|DIR...")
+@model_options(argument=False, training=False, switch="--training-switch")
 @click.option("--top", type=COUNT, default=5, show_default=True, metavar="K", help="Classes per image.")
 @click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Also write the table to this file.")
 @SKIP_BAD_IMAGES
-@click.option("--batch-size", type=COUNT, metavar="N", help="[default: the run's]")
 @output_options
-def predict(target: Path, images: tuple[Path, ...], **options: Any) -> None:
-    """Print the most probable classes of images, as a run's model predicts them.
+def predict(paths: tuple[Path, ...], top: int, csv_file: Path | None, skip_bad_images: bool, **opening: Any) -> None:
+    """Print the most probable classes of images, as a model predicts them.
 
     RUN is a run directory, a .keras file in one, or a file that 'finetune export --format keras' wrote. Images are
-    preprocessed as in the run's evaluation. Folders are read in sorted order, with their subfolders.
+    preprocessed as in the run's evaluation. MODEL and the other ways to give a model are those of diagnose-bn; the
+    classes have the names of --data, or are numbered. Folders are read in sorted order, with their subfolders.
     """
     load_tensorflow()
     from finetune.inference.predict import predict as classify
 
+    named = opening["backbone"] or opening["meta_graph"]
+    target, images = (None, paths) if named else (paths[0], paths[1:])
+    if not images:
+        raise WrongUse(f"missing the images to classify with {target}: give image files or folders after it")
     with progress() as display:
-        found = classify(target, images, **options, on_scan=display.on_scan, on_batch=display.batch)
+        found = classify(
+            _classifier(display, target, opening),
+            images,
+            top=top,
+            csv_file=csv_file,
+            skip_bad_images=skip_bad_images,
+            batch_size=opening["batch_size"],
+            on_scan=display.on_scan,
+            on_batch=display.batch,
+        )
     if printed_json(found.to_json()):
         return
     rows = [(image, str(rank), name, f"{chance:.2%}") for image, rank, _, name, chance in found.rows()]
@@ -99,6 +132,25 @@ def predict(target: Path, images: tuple[Path, ...], **options: Any) -> None:
         click.echo(f"left out as damaged: {len(found.skipped)} of {len(found.skipped) + len(found.images)}", err=True)
         for reason in found.skipped:
             click.echo(f"  {reason}", err=True)
+
+
+def _classifier(display: Any, target: Path | None, opening: dict[str, Any]) -> "Path | Classifier":
+    """A run, or an export, which says what it is; any other model, opened by the options for it."""
+    from finetune.diagnosis.targets.opening import is_run
+    from finetune.inference.predict import Classifier, is_export
+
+    others = [name for name, value in opening.items() if value and name != "batch_size"]
+    if target is not None and (is_run(target) or is_export(target)):
+        if others:
+            raise WrongUse(f"--{others[0].replace('_', '-')}: {target} says what it was trained with: leave it out")
+        return target
+    opened = open_model(display, target=target, **opening, model_only=True)
+    dataset = opened.data.dataset
+    if dataset is not None:
+        return Classifier(opened.name, opened.subject, opened.data.config, dataset.class_names)
+    names = tuple(str(number) for number in range(opened.subject.outputs))
+    note = "the classes are numbered from 0: a model file does not name them; give the data they are from with --data"
+    return Classifier(opened.name, opened.subject, opened.data.config, names, notes=(note,))
 
 
 @click.command()

@@ -1,5 +1,6 @@
 """Options that several commands share, each declared once; what `--json` and `--quiet` do."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +77,9 @@ SKIP_BAD_IMAGES = click.option("--skip-bad-images", is_flag=True, help=SETTINGS[
 
 def _keep(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     ctx.meta[f"finetune.{param.name}"] = value
+    if param.name == "quiet" and value:
+        ctx.with_resource(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # Keras's and TensorFlow's, about files and shapes of other people
 
 
 JSON = click.option(

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune.batchnorm.statistics import recalibrate
+from finetune.batchnorm.subject import Statistics
 from finetune.diagnosis.evidence import BatchCheck, BNEvidence, ModeScores, PreprocessingCheck, better
 from finetune.diagnosis.measure import Extent, examine
 from finetune.diagnosis.targets.target import Target
 from finetune.diagnosis.verdict import Verdict, judge
 from finetune.errors import FinetuneError, WrongUse
-from finetune.evaluation.evaluator import Evaluation, Evaluator
+from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored, Pass
 
 SCHEMA_VERSION = 2
 """Of the JSON report, documented in docs/diagnosis.md."""
@@ -108,6 +109,23 @@ def diagnose(
     return diagnosis
 
 
+def evaluate(
+    target: Target,
+    *,
+    split: str = "test",
+    statistics: Statistics = "moving",
+    flip: bool = False,
+    on_batch: Callable[[], None] | None = None,
+) -> list[Pass]:
+    """Score a split of the target's images, also of a model without BatchNorm.
+
+    With `flip` the result is [plain, flipped], as of `finetune.runs.model.examine_run`.
+    """
+    images = target.data.split(split)
+    ways = (target.subject, Mirrored(target.subject)) if flip else (target.subject,)
+    return [Evaluator(way, on_batch=on_batch).examine(images.batches(), statistics) for way in ways]
+
+
 @dataclass(frozen=True)
 class Recalibration:
     """Test accuracy with `is_training=False` before and after, and the new file."""
@@ -137,7 +155,10 @@ def recalibrate_bn(
     """
     subject = target.subject
     if not subject.layers:
-        raise FinetuneError(f"{target.name} has no BatchNormalization layer: there is nothing to recalibrate")
+        raise FinetuneError(
+            f"{target.name} has no BatchNormalization layer: there is nothing to recalibrate; use 'finetune evaluate' "
+            "for its accuracy"
+        )
     path = _require_free(out or target.copy, target.suffix)
     test, subset = target.data.test(), target.data.training(images)
     evaluator = Evaluator(subject, on_batch=on_batch)

@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,6 @@ from finetune.data.load_data import absolute, load_data
 from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import room_for
-from finetune.inference.predict import Network
 from finetune.runs.model import finished_class_names, open_run, open_trained
 from finetune.runs.run_data import image_shape
 from finetune.text import printable
@@ -30,6 +29,21 @@ from finetune.text import printable
 Pooling = Literal["mean", "max", "none"]
 UNKNOWN = -1
 """The label of an image without one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network that images are given to.
+
+    model: adopted. config: how images are prepared for it, and its data. class_names: of a finished run. native: as in
+    `run_data.image_shape`. stages: of a backbone, as in `backbone.Backbone`.
+    """
+
+    model: keras.Model
+    config: RunConfig
+    class_names: tuple[str, ...] = ()
+    native: tuple[int, int] | None = None
+    stages: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

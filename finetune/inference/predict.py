@@ -4,7 +4,7 @@ import csv
 import json
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ import numpy as np
 from checkpoints.atomic import replacing
 from finetune.backbone import open_model
 from finetune.batchnorm.statistics import KerasSubject
+from finetune.batchnorm.subject import Subject
 from finetune.batchnorm.surgery import adopt
 from finetune.config import RunConfig
 from finetune.data import batches, image_files
 from finetune.data.preprocessing import PREPROCESSINGS
 from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
+from finetune.evaluation.predictions import log_probabilities
 from finetune.inference.export.exportable import CARD
 from finetune.runs.model import finished_class_names, open_trained
 from finetune.runs.run_data import image_shape
@@ -67,22 +69,23 @@ class Classifications:
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
-    """A network that images are given to.
+class Classifier:
+    """A network that classifies images: what its outputs are called, and the form in which it takes images.
 
-    model: adopted. config: how images are prepared for it, and its data. class_names: of a finished run. native: as in
-    `run_data.image_shape`. stages: of a backbone, as in `backbone.Backbone`.
+    name: as messages call it. config: complete but for the data. native: as in
+    `run_data.image_shape`. notes: what a user must know.
     """
 
-    model: keras.Model
+    name: str
+    subject: Subject
     config: RunConfig
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...]
     native: tuple[int, int] | None = None
-    stages: dict[str, list[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def predict(
-    target: Path,
+    target: Path | Classifier,
     places: Sequence[Path],
     *,
     top: int = 5,
@@ -92,44 +95,56 @@ def predict(
     on_scan: Progress | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> Classifications:
-    """The `top` most probable classes of image files, and of all images in folders, by a run's model.
+    """The `top` most probable classes of image files, and of all images in folders, by a run's model or an opened one.
 
     Images are decoded, resized and preprocessed as in the run's evaluation, in 8 bits until they are in a batch. For a
     run on images in memory of one size (CIFAR), files are first resized to that size. Probabilities are the softmax of
-    the logits, in float64. They are also written to `csv_file`, which must not exist.
+    the logits, or the sigmoids of independent labels, in float64. They are also written to `csv_file`, which must not
+    exist.
     Raises FinetuneError where `target` is no run and for missing images; for damaged ones unless `skip_bad_images`.
     """
     if csv_file is not None and (csv_file.exists() or csv_file.is_symlink()):
         raise WrongUse(f"--csv {csv_file} is already there and is not overwritten: give another name")
-    network = _open(target)
+    network = target if isinstance(target, Classifier) else _open(target)
     named = image_files.read_images(places, native=network.native, skip_bad=skip_bad_images, on_scan=on_scan)
     config = replace(network.config, batch_size=batch_size) if batch_size else network.config
-    forward = KerasSubject(network.model).forward("moving")
+    forward = network.subject.forward("moving")
     names = [printable(name) for name in network.class_names]
     found: list[Classified] = []
     for images, _, counted in batches.evaluation(named.split, config):
-        for row in _probabilities(np.asarray(forward(images)[0])[np.asarray(counted)]):
+        for row in _probabilities(
+            np.asarray(forward(images)[0])[np.asarray(counted)], per_label=network.subject.per_label
+        ):
             best = np.argsort(-row, kind="stable")[:top]
             classes = tuple((int(label), names[label], float(row[label])) for label in best)
             found.append(Classified(named.names[len(found)], classes))
         if on_batch is not None:
             on_batch()
-    predictions = Classifications(str(target), tuple(found), named.skipped, named.remarks)
+    remarks = (*network.notes, *named.remarks)
+    predictions = Classifications(network.name, tuple(found), named.skipped, remarks)
     if csv_file is not None:
         csv_file.absolute().parent.mkdir(parents=True, exist_ok=True)
         predictions.write_csv(csv_file)
     return predictions
 
 
-def _probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, float64. FinetuneError for logits that are NaN or infinite."""
+def _probabilities(logits: np.ndarray, *, per_label: bool) -> np.ndarray:
+    """Softmax over the last axis or each sigmoid, float64. FinetuneError for logits that are NaN or infinite."""
     if not np.isfinite(logits).all():
         raise FinetuneError("the model gives logits that are no numbers (NaN or infinity): its training went wrong")
-    exact = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return np.asarray(exact / exact.sum(axis=1, keepdims=True))
+    return np.asarray(np.exp(log_probabilities(logits.astype(np.float64), per_label=per_label)))
 
 
-def _open(target: Path) -> Network:
+def is_export(path: Path) -> bool:
+    """Whether a file is a `.keras` one that `finetune export` wrote: it says what its classes and its pixels are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return path.suffix == ".keras" and CARD in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _open(target: Path) -> Classifier:
     if target.suffix == ".keras" and target.is_file() and not (target.parent / "config.json").is_file():
         return _exported(target)
     trained = open_trained(target)
@@ -137,10 +152,11 @@ def _open(target: Path) -> Network:
     if run.status != "done":
         raise FinetuneError(f"{run} is not finished, so its model is not known: continue it with: {run.resume_command}")
     names = _checked(list(finished_class_names(run)), trained.model, trained.path)
-    return Network(trained.model, trained.config, names, image_shape(run, trained.config))
+    subject = KerasSubject(trained.model)
+    return Classifier(str(target), subject, trained.config, names, image_shape(run, trained.config))
 
 
-def _exported(path: Path) -> Network:
+def _exported(path: Path) -> Classifier:
     """A `.keras` file that `finetune export` wrote, opened by the card in it."""
     model = open_model(path)
     try:
@@ -172,7 +188,8 @@ def _exported(path: Path) -> Network:
         raise FinetuneError(f"{path} takes {list(model.input_shape)}, but its {CARD} says {size!r} px: export it again")
     config = RunConfig("", image_size=size, preprocess=preprocess, batch_size=32)
     sides = (shape[0], shape[1]) if native else None
-    return Network(adopt(model, unbiased=False), config, _checked(names, model, path), sides)
+    subject = KerasSubject(adopt(model, unbiased=False))
+    return Classifier(str(path), subject, config, _checked(names, model, path), sides)
 
 
 def _checked(names: Any, model: keras.Model, path: Path) -> tuple[str, ...]:

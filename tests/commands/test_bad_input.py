@@ -137,7 +137,7 @@ PLACES = [
     ("run --resume 'stopped run' --epochs 9", 2, "--epochs", "config.json"),
     ("run --resume 'stopped run' --run-dir x", 2, "--run-dir", "config.json"),
     ("evaluate nowhere", 1, "nowhere", "nothing of that name"),
-    ("evaluate file", 1, "file is no run", "config.json"),
+    ("evaluate file", 1, "file cannot be examined", "config.json"),
     ("evaluate run/nope.keras", 1, "run/nope.keras is missing"),
     *(
         (f"{command} 'stopped run'", 1, "stopped run/model.keras is missing", "finetune run --resume 'stopped run'")

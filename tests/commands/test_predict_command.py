@@ -115,7 +115,7 @@ def test_an_exported_file_decides_nothing_but_what_it_may(
 def test_a_file_of_nobody_knows_whom_is_refused(finished: tuple, images: Path, tmp_path: Path) -> None:
     keras.models.load_model(finished[0] / "model.keras").save(tmp_path / "m.keras")
     result = typed(f"predict {tmp_path}/m.keras {images}")
-    assert "does not say what its classes are" in result.stderr
+    assert "does not say how its pixels were prepared" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_a_file_of_nobody_knows_whom_is_refused(finished: tuple, images: Path, t
     [
         ("predict RUN OUT/none.jpg", 1, "there is nothing of that name"),
         ("predict RUN OUT/empty", 1, "holds no images"),
-        ("predict RUN", 2, "Missing argument"),
-        ("predict OUT/empty OUT", 1, "is no run"),
+        ("predict RUN", 2, "missing the images to classify"),
+        ("predict OUT/empty OUT", 1, "cannot be examined: expected a run"),
         ("predict RUN OUT --top 0", 2, "--top"),
     ],
 )

@@ -125,7 +125,10 @@ def open_keras_model(request: TargetOptions) -> Target:
             original.save(temporary)
 
     target = _keras_target(request, subject, spec.preprocessing, image_size, _keras_facts(path, chosen, request), write)
-    return replace(target, notes=(scored.words,) if scored.words else ())
+    words, dataset = scored.words, target.data.dataset
+    if scored.scores.units == 1 and dataset is not None:
+        words += f"; it is '{dataset.class_names[1]}'"
+    return replace(target, notes=(words,) if words else ())
 
 
 def open_saved_model(request: TargetOptions) -> Target:

@@ -10,7 +10,7 @@ from finetune.diagnosis.targets.run import open_run_target
 from finetune.diagnosis.targets.target import Target
 from finetune.errors import FinetuneError, WrongUse
 
-__all__ = ["Target", "open_target"]
+__all__ = ["Target", "is_run", "open_target"]
 _GRAPH_ONLY = ("input", "logits", "is_training", "input_layout", "feed")
 
 
@@ -46,14 +46,19 @@ def _opener(request: TargetOptions) -> Callable[[TargetOptions], Target]:
     path = request.target
     if request.checkpoint is not None:
         raise WrongUse(f"--checkpoint goes with --backbone or --meta-graph, not with {path}: leave one of them out")
-    folder = path if path.is_dir() else path.parent
-    if (folder / "config.json").is_file() and (path.is_dir() or path.suffix == ".keras"):
+    if is_run(path):
         return open_run_target
     if path.suffix in SUFFIXES:
         return foreign_model.open_keras_model
     if path.is_dir() and is_saved_model(path):
         return foreign_model.open_saved_model
     raise FinetuneError(_unknown(path))
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run directory, or a `.keras` file in one."""
+    folder = path if path.is_dir() else path.parent
+    return (folder / "config.json").is_file() and (path.is_dir() or path.suffix == ".keras")
 
 
 def _unknown(path: Path) -> str:

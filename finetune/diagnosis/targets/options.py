@@ -14,7 +14,7 @@ class TargetOptions:
     target: a run, or a model's file. backbone, checkpoint, ema: a network of the catalogue with weights of one's own,
     or their moving averages. meta_graph to feed: a TF1 graph. output: one of a Keras model's several. data: as in
     `finetune run`. preprocess: a name, or `module:function`. image_size in px. bn_decay: the share of the old moving
-    value that training kept, if known.
+    value that training kept, if known. model_only: no images are needed but for their classes, if they are given.
     """
 
     target: Path | None = None
@@ -35,6 +35,7 @@ class TargetOptions:
     batch_size: int | None = None
     source_checkpoint: Path | None = None
     bn_decay: float | None = None
+    model_only: bool = False
 
     def commands(self, backbone: str | None = None) -> Commands:
         """The commands of a remedy: one that names this target again, and one that trains `backbone` on its data."""

@@ -44,19 +44,36 @@ class History:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """The data of a model, in the form it takes. preprocessing: in place of the one `config` names."""
+    """The data of a model, in the form it takes. preprocessing: in place of the one `config` names.
 
-    dataset: Dataset
+    dataset: None where a model was opened without images.
+    """
+
+    dataset: Dataset | None
     config: RunConfig
     preprocessing: str | None = None
 
+    def known(self) -> Dataset:
+        """The data set. ValueError where the model was opened without."""
+        if self.dataset is None:
+            raise ValueError("the model was opened without data")
+        return self.dataset
+
     def test(self) -> EvalSet:
         """Test images in the data's own order."""
-        return EvalSet(self.dataset.test, **self._form())
+        return EvalSet(self.known().test, **self._form())
+
+    def split(self, name: str) -> EvalSet:
+        """The images of a split in the data's own order. FinetuneError where the data has none."""
+        dataset = self.known()
+        images = getattr(dataset, name)
+        if images is None:
+            raise FinetuneError(f"{dataset.source} has no {name} images: use --split test or --split train")
+        return EvalSet(images, **self._form())
 
     def training(self, images: int) -> EvalSet:
         """At most so many training images, stratified and in random order. WrongUse for fewer than classes."""
-        return EvalSet(training_subset(self.dataset.train, self.config, images), **self._form())
+        return EvalSet(training_subset(self.known().train, self.config, images), **self._form())
 
     def _form(self) -> dict[str, Any]:
         form = batches.form(self.config)
@@ -117,6 +134,8 @@ def read_data(
         preprocess=chosen,
         batch_size=request.batch_size or batch_size or BATCH_SIZE,
     )
+    if request.model_only and request.data is None and request.data_dir is None:
+        return Data(None, config)
     dataset = load_data(config)
     for name, split in (("test", dataset.test), ("training", dataset.train)):
         if batch_size and len(split) < batch_size:
@@ -131,13 +150,14 @@ def read_data(
 
 def check_classes(name: str, outputs: int, data: Data) -> None:
     """FinetuneError where a model has not as many outputs as the data has classes."""
-    classes = len(data.dataset.class_names)
+    dataset = data.known()
+    classes = len(dataset.class_names)
     if outputs != classes:
         background = (
             " (a background class would be one more: number the data's labels so)" if outputs - 1 == classes else ""
         )
         raise FinetuneError(
-            f"{name} has {outputs} outputs, but {data.dataset.source} has {classes} classes{background}: give the data "
+            f"{name} has {outputs} outputs, but {dataset.source} has {classes} classes{background}: give the data "
             "it was trained for with --data and --data-dir"
         )
 
