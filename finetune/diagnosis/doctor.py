@@ -38,6 +38,9 @@ class Diagnosis:
             "target": self.target,
             "accuracy": {name: _figures(scores, "accuracy") for name, scores in splits.items()},
             "loss": {name: _figures(scores, "loss") for name, scores in splits.items()},
+            "label_accuracy": {name: _figures(scores, "label_accuracy") for name, scores in splits.items()}
+            if evidence.per_label
+            else None,
             "examples": {name: scores.is_training_false.examples for name, scores in splits.items()},
             "batch_size": evidence.batch_size,
             "facts": asdict(facts),
@@ -55,7 +58,7 @@ class Diagnosis:
 
 
 def _figures(scores: ModeScores, figure: str) -> dict[str, float]:
-    """The accuracy (a fraction) or the loss (nats per image) of each mode."""
+    """The accuracy, of images or of labels (a fraction), or the loss (nats per image) of each mode."""
     modes = ("is_training_false", "is_training_true", "recalibrated")
     return {mode: getattr(getattr(scores, mode), figure) for mode in modes}
 
