@@ -29,7 +29,8 @@ demo: $(INSTALLED)  ## Transfer, diagnose and repair on generated images, offlin
 
 ##@ For developers
 
-# The tests of a file stay in one process, because their fixtures are trainings. Two processes, because each takes up to 3 GiB.
+# Two processes, because each takes up to 5 GiB. Processes that tests start need not compile the package again.
+export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(INSTALLED)  ## Format, lint, type-check and test: the one command before a commit.

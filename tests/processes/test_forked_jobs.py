@@ -112,6 +112,7 @@ def test_a_kill_is_told(tmp_path):
     assert job.wait().exit_code == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_where_the_process_that_forks_has_died_its_jobs_end_and_the_next_ones_get_another(tmp_path):
     job = launched(tmp_path, *RUN, "--epochs", "5000", "--run-dir", str(tmp_path / "r"))
     until(lambda: (tmp_path / "r" / "metrics.jsonl").is_file())

@@ -157,6 +157,7 @@ def test_only_the_chief_writes(alone, unbroken):
     assert surroundings["distribution"] == {"workers": 2, "replicas": 2}
 
 
+@pytest.mark.slow
 def test_stopped_killed_and_resumed_ends_with_the_same_weights(place, unbroken):
     line = ["--config", str(place / "jobs.json"), "--run-dir", "broken"]
     again = "continue with, on every worker: finetune run --resume broken"

@@ -192,6 +192,7 @@ def check_refused(finetune: Killable, line: str, moments: list[tuple[int, int]])
     return found
 
 
+@pytest.mark.slow
 def test_files_that_the_system_refuses(finetune: Killable, line: str) -> None:
     check_refused(finetune, line, [(20, errno.EROFS)])
 
@@ -216,7 +217,7 @@ def limited(size: int) -> str:
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
-        ("slim", [10_000, 100_000]),
+        pytest.param("slim", [10_000, 100_000], marks=pytest.mark.slow),
         pytest.param("all", [1_000, 10_000, 100_000, 300_000], marks=pytest.mark.soak),
         *(pytest.param(name, [0, 500, 5_000], marks=pytest.mark.soak) for name in COMMANDS if name != "all"),
     ],
@@ -269,6 +270,7 @@ def check_cache(finetune: Killable, backbone: Path, place: Path, ways: list[str]
         assert content(Path(f"{run}-again"))["metrics.jsonl"] == content(place / "whole")["metrics.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written(finetune: Killable, backbone: Path, tmp_path: Path) -> None:
     check_cache(finetune, backbone, tmp_path, ["ro"])
 

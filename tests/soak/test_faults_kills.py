@@ -173,6 +173,7 @@ def check_features(finetune: Killable, runs: Path, backbone: Path, kills: int) -
     return killed(finetune, call, right, kills)
 
 
+@pytest.mark.slow
 def test_killed_now_and_then(finetune: Killable, address: str, runs: Path) -> None:
     assert check_download(finetune, address, 4)
     assert check_archive(finetune, address, 4)

@@ -78,6 +78,7 @@ def test_with_preprocessing_the_images_go_in_as_they_are(trained: Path, tmp_path
         assert one.trial.largest_logit_difference < 1e-4
 
 
+@pytest.mark.slow
 def test_photos_of_any_size_go_in_as_they_are(on_photos: Path, tmp_path: Path) -> None:
     exported = export(on_photos, tmp_path / "out", forms=["keras", *INFERENCE], with_preprocessing=True)
     assert exported.decoded is not None

@@ -14,8 +14,8 @@ from finetune.training.loop import kernels
 from finetune.training.loop import optimizer as optimizers
 from finetune.training.loop.step import TrainStep
 
-# Channels in eights: on processors with AVX2, oneDNN writes beyond its memory in the gradient of a strided 1x1 convolution
-# of 6 to 5 channels (found with glibc.malloc.check=3; TensorFlow 2.21), and Keras's own convolution is the reference here.
+# Channels in eights: for 6 and 5 of them, oneDNN writes beyond its memory in the gradient of a strided 1x1 convolution
+# (TensorFlow 2.21, a processor with AVX2, found with glibc.malloc.check=3), and Keras's convolution is the reference.
 LAYERS = {
     "1x1": (keras.layers.Conv2D(16, 1, name="c"), 7),
     "1x1 activation": (keras.layers.Conv2D(16, 1, activation="relu", use_bias=False, name="c"), 4),

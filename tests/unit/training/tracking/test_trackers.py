@@ -195,6 +195,7 @@ def test_mlflow_begins_anew_where_the_store_has_forgotten_the_run(run, tmp_path)
     assert noted == {"mlflow": told.info.run_id, "tensorboard": "kept"}
 
 
+@pytest.mark.slow
 def test_several_runs_of_a_batch_open_one_new_store_at_once(tmp_path):
     program = (
         "import sys; from pathlib import Path; from finetune.training.tracking.trackers import open_trackers\n"
