@@ -48,3 +48,10 @@ def size_in_bytes(text: str) -> int | None:
 def size_in_words(size: int) -> str:
     """A size in bytes as text: `1.5 GiB`, `3.0 MiB`."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def pairs(text: str) -> dict[str, str] | None:
+    """`KEY=NAME,KEY=NAME` as a mapping; None if `text` is not of that form, or has a key twice."""
+    parts = [part.partition("=") for part in text.split(",")]
+    found = {key.strip(): name.strip() for key, _, name in parts}
+    return found if len(found) == len(parts) and all(found) and all(found.values()) else None

@@ -10,10 +10,12 @@ from finetune.cli.shared_options import (
     CHECKPOINT,
     COUNT,
     DATA_DIR,
+    NPZ_KEYS,
     PATH,
     SKIP_BAD_IMAGES,
     SPLIT,
     TARGET,
+    TFRECORD_KEYS,
     output_options,
     printed_json,
     progress,
@@ -165,6 +167,8 @@ def _classifier(display: Any, target: Path | None, opening: dict[str, Any]) -> "
 @click.option("--out", type=PATH, required=True, metavar="FILE.npz", help="The file to write. Nothing is overwritten.")
 @click.option("--data", metavar="NAME|PATH", help="The data, as for 'finetune run'.  [default: the run's own]")
 @DATA_DIR
+@NPZ_KEYS
+@TFRECORD_KEYS
 @SPLIT
 @click.option(
     "--pool",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finetune.cli.completion_command import complete_backbone
-from finetune.cli.shared_options import COUNT, DATA_DIR, PATH
+from finetune.cli.shared_options import COUNT, DATA_DIR, NPZ_KEYS, PATH, TFRECORD_KEYS
 
 if TYPE_CHECKING:
     from finetune.diagnosis.targets.opening import Target
@@ -40,6 +40,8 @@ _MODEL = (
     click.option("--output", metavar="NAME", help="Keras model with several outputs: the one that is meant."),
     click.option("--data", metavar="NAME|PATH", help="The data, as for 'finetune run'.  [default: cifar10]"),
     DATA_DIR,
+    NPZ_KEYS,
+    TFRECORD_KEYS,
     click.option(
         "--preprocess",
         metavar="NAME|MODULE:FUNCTION",

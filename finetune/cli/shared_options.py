@@ -71,6 +71,7 @@ SPLIT = click.option(
     help="Which images of the data.  [default: test]",
 )
 DATA_DIR = setting_option("data_dir")
+NPZ_KEYS, TFRECORD_KEYS = setting_option("npz_keys"), setting_option("tfrecord_keys")
 CHECKPOINT = setting_option("checkpoint")
 SKIP_BAD_IMAGES = click.option("--skip-bad-images", is_flag=True, help=SETTINGS["skip_bad_images"].help)
 

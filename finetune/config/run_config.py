@@ -9,6 +9,7 @@ from finetune.config.settings import (
     Role,
     declared_settings,
     fraction,
+    keys,
     number,
     or_auto,
     path,
@@ -20,6 +21,7 @@ from finetune.config.settings import (
     whole,
 )
 
+_OF_DATA: tuple[Role, ...] = ("chooses_images", "decides_features")
 Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
 
 
@@ -66,6 +68,15 @@ class RunConfig:
     )
     """Folder that holds the data: cifar-10-batches-py/, cifar-100-python/ or the like, or the .tar.gz. For a path given
     with --data: where that data is now."""
+    npz_keys: str | None = setting(
+        None, keys("x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "class_names"), roles=_OF_DATA
+    )
+    """The names of the arrays in an .npz, where they are not found, such as x_train=photos,y_train=kinds."""
+    tfrecord_keys: str | None = setting(
+        None, keys("image", "label", "text", "format", "height", "width"), roles=_OF_DATA
+    )
+    """The names of the features in TFRecords, where they are not found, such as image=photo,label=kind, or text=kind
+    for labels that are text."""
     examples: int | None = setting(None, whole(1), roles=("chooses_images",))
     """Train on N images, the same share of every class."""
     few_shot: int | None = setting(None, whole(1, "K"), roles=("chooses_images",))

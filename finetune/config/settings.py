@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from finetune.text import size_in_bytes
+from finetune.text import pairs, size_in_bytes
 
 Role = Literal["chooses_images", "decides_features", "may_change_on_resume", "not_compared"]
 """What other packages ask of a setting:
@@ -48,6 +48,12 @@ def texts(expected: str, metavar: str) -> Check:
     return Check(
         f"a list of {expected}", lambda value: isinstance(value, tuple) and all(map(_is_text, value)), tuple, metavar
     )
+
+
+def keys(*known: str) -> Check:
+    """`KEY=NAME,KEY=NAME`: what some of the `known` keys are called in a file."""
+    expected = f"KEY=NAME,KEY=NAME, each key one of {', '.join(known)}"
+    return Check(expected, lambda value: _is_text(value) and {*(pairs(value) or "?")} <= {*known}, str, "KEYS")
 
 
 def path(metavar: str) -> Check:

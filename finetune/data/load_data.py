@@ -11,17 +11,19 @@ from pathlib import Path
 
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split, few_shot, hold_out, stratified_subset
+from finetune.data.sources.array_files import array_files
 from finetune.data.sources.arrays import read_arrays_file
 from finetune.data.sources.assembly import Progress, ReadOptions
 from finetune.data.sources.cifar import CIFAR, read_cifar
 from finetune.data.sources.generated import demo_source, demo_target
+from finetune.data.sources.idx import IDX, read_idx
 from finetune.data.sources.image_folder import read_folder
 from finetune.data.sources.tensorflow_datasets import read_tfds
-from finetune.data.sources.tfrecord import read_tfrecords, tfrecord_files
+from finetune.data.sources.tfrecord import is_tfrecord, read_tfrecords, tfrecord_files
 from finetune.errors import WrongUse
 
 _GENERATED: dict[str, Callable[[], Dataset]] = {"demo-source": demo_source, "demo-target": demo_target}
-_NAMES = (*CIFAR, *_GENERATED)
+_NAMES = (*CIFAR, *IDX, *_GENERATED)
 _TFDS = "tfds:"
 _KNOWN = ", ".join((*_NAMES, "tfds:NAME"))
 
@@ -43,7 +45,11 @@ def load_data(config: RunConfig, *, progress: Progress | None = None, on_scan: P
     FinetuneError for files.
     """
     data_dir = Path(config.data_dir) if config.data_dir else None
-    options = ReadOptions(data_dir, config.test, config.seed, config.skip_bad_images, progress, on_scan)
+    options = ReadOptions(
+        data_dir,
+        *(config.test, config.seed, config.skip_bad_images, progress, on_scan),
+        *(config.npz_keys, config.tfrecord_keys),
+    )
     dataset = read_source(config.data, options)
     train, held_out = dataset.train, dataset.validation if config.validation else None
     if config.few_shot is not None:
@@ -80,6 +86,8 @@ def read_source(name: str, options: ReadOptions) -> Dataset:
         return _GENERATED[name]()
     if name in CIFAR:
         return read_cifar(name, options.data_dir, options.progress)
+    if name in IDX:
+        return read_idx(name, options.data_dir, options.progress)
     if name.startswith(_TFDS):
         return read_tfds(name.removeprefix(_TFDS), options)
     if not _is_path(name):
@@ -92,11 +100,14 @@ def read_source(name: str, options: ReadOptions) -> Dataset:
         return read_arrays_file(path, options)
     if not path.exists():
         raise WrongUse(f"--data {path}: there is nothing of that name; check the path, or give one of {_KNOWN}")
-    if path.is_file():
+    if path.is_file() and not is_tfrecord(path):
         raise WrongUse(
-            f"--data {path} is a file: expected a folder of images per class, a folder of TFRecords, or an .npz"
+            f"--data {path} is a file: expected a folder of images per class, TFRecords or a folder of them, an .npz, "
+            "or a folder of .npy files such as x_train.npy and y_train.npy"
         )
-    return read_tfrecords(path, options) if tfrecord_files(path) else read_folder(path, options)
+    if path.is_file() or tfrecord_files(path):
+        return read_tfrecords(path, options)
+    return read_arrays_file(path, options) if array_files(path) else read_folder(path, options)
 
 
 def absolute(name: str, *, below: Path | None = None) -> str:

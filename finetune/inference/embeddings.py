@@ -62,6 +62,8 @@ class EmbeddingOptions:
     images: tuple[Path, ...] = ()
     data: str | None = None
     data_dir: Path | None = None
+    npz_keys: str | None = None
+    tfrecord_keys: str | None = None
     split: str = "test"
     pool: Pooling = "mean"
     checkpoint: Path | None = None
@@ -210,6 +212,8 @@ def _dataset(request: EmbeddingOptions, config: RunConfig, on_scan: Progress | N
         config,
         data=absolute(request.data),
         data_dir=str(request.data_dir) if request.data_dir else None,
+        npz_keys=request.npz_keys,
+        tfrecord_keys=request.tfrecord_keys,
         skip_bad_images=request.skip_bad_images,
         examples=None,
         validation=0.0 if request.split != "validation" else config.validation or 0.05,

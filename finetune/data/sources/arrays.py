@@ -1,144 +1,278 @@
-"""Images in a NumPy `.npz`: `x_train`, `y_train`, `x_test`, `y_test`, as Keras publishes its small data sets."""
+"""Images and labels in NumPy arrays: an `.npz` as Keras, MedMNIST and others write it, or a folder of `.npy` files."""
 
-import struct
-import tokenize
-import zipfile
-import zlib
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from finetune.data.bit_depth import WIDEST, eight_bits, white_of
 from finetune.data.dataset import Dataset, Split
+from finetune.data.sources.array_files import Stored, stored_arrays
+from finetune.data.sources.array_labels import classes
 from finetune.data.sources.assembly import ReadOptions, assemble
-from finetune.errors import FinetuneError
-from finetune.text import printable
+from finetune.errors import FinetuneError, WrongUse
+from finetune.text import did_you_mean, pairs, printable
 
-_KEYS = {"train": ("x_train", "y_train"), "validation": ("x_val", "y_val"), "test": ("x_test", "y_test")}
-_NAMES = "class_names"
-_KNOWN = {_NAMES, *(name for pair in _KEYS.values() for name in pair)}
-_EXPECTED = "x_train, y_train, and where there are any x_test, y_test, x_val, y_val and class_names"
-_LOCAL_HEADER = 30
+_SPLITS = {"tr": "train", "va": "validation", "de": "validation", "te": "test", "ev": "test"}
+"""Split by the first two letters of its usual names."""
+_SPLIT = "training|train|tr|validation|valid|val|dev|testing|test|te|eval"
+_FILE = re.compile(rf"(?:^|[_.-])({_SPLIT})(?=[_.-]|$)", re.IGNORECASE)
+_KEY = re.compile(
+    rf"(?:(?P<before>{_SPLIT})[_-]?(?:set[_-]?)?)?(?:(?P<images>x|images?|imgs?|data|pixels)|(?P<labels>y|labels?|targets?))"
+    rf"(?:[_-]?(?P<after>{_SPLIT}))?",
+    re.IGNORECASE,
+)
+_NAMES = re.compile("(class|label|target)_?names|classes|categories", re.IGNORECASE)
+_GIVEN = {
+    f"{role}_{short}": (split, role)
+    for split, short in (("train", "train"), ("validation", "val"), ("test", "test"))
+    for role in "xy"
+}
+_POSITION = re.compile(r"arr_\d+")
+_EXPECTED = (
+    "x_train and y_train (or train_images and train_labels, X and y, images and labels, arr_0 and arr_1), and where "
+    "there are any x_test, y_test, x_val, y_val and class_names"
+)
 _AT_ONCE = 1024
-_BOMB_BYTES, _MOST_EXPANSION = 256 << 20, 100
-_DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error)
-"""The exceptions that `zipfile` raises for a damaged archive."""
+_SLIGHTLY = 0.01
+"""By so much, computed floats may exceed their range."""
+_CLEARLY = 0.8
+"""Rows of RGB pixels are in the order in which neighbours differ by less than this share of their difference in the
+other order. On CIFAR-10, whose rows are plane by plane, the share is below a half."""
 
 
 def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
-    """The arrays of `path`: images `[n, height, width, 3]` (if grey, without the 3 or with 1) and labels `[n]`.
+    """The arrays of `path`: images `[n, height, width, 3]`, `[n, height, width]` or rows of pixels, and labels `[n]`.
 
-    uint8 images in an uncompressed file (`np.savez`) are mapped, not loaded. Floats in [0, 1] or [0, 255] and other
-    whole numbers in [0, 255] are converted to uint8, which `remarks` report. Images that are not square are cut to
-    their centre square. Nothing is unpickled. Raises FinetuneError for a damaged file, and for arrays that do not fit.
+    Which is which follows from the names, or from `options.npz_keys`. uint8 images in an uncompressed file
+    (`np.savez`) are mapped, not loaded. Floats in [0, 1] or [0, 255] and whole numbers are converted to uint8, which
+    `remarks` report, as they do channels that come first. Images that are not square are cut to their centre square.
+    Nothing is unpickled but text and numbers. Raises FinetuneError for a damaged file, and for arrays that do not fit.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-            arrays = {name: _read(path, archive, name) for name in names if name in _KNOWN}
-    except FileNotFoundError:
-        raise FinetuneError(f"{path} is missing: check the path") from None
-    except _DAMAGED as error:
-        raise FinetuneError(f"{path} is no .npz, or damaged ({error}): write it again with np.savez") from None
-    if not {"x_train", "y_train"} <= arrays.keys():
-        there = ", ".join(printable(name) for name in names[:8]) or "nothing"
-        raise FinetuneError(f"{path} holds {there}: expected {_EXPECTED}")
-    splits, remarks = {}, []
-    # Floats in [0, 1] are brought to [0, 255]; the factor is the same for all splits.
-    pixels = arrays["x_train"]
-    scale = 255.0 if pixels.dtype.kind == "f" and pixels.max(initial=0.0) <= 1.0 else 1.0
-    for split, (x, y) in _KEYS.items():
-        if (x in arrays) != (y in arrays):
-            raise FinetuneError(f"{path} holds {x if x in arrays else y} without {y if x in arrays else x}: add it")
-        if x in arrays:
-            images = _rgb(path, x, arrays[x], scale)
-            splits[split] = Split(_square(images), _labels(path, y, arrays[y], len(images)))
-    shape = splits["train"].images.shape[1:]
-    for split, one in splits.items():
-        if one.images.shape[1:] != shape:
-            found = f"{list(one.images.shape[1:])} in {_KEYS[split][0]}, {list(shape)} in x_train"
+    stored = stored_arrays(path)
+    chosen, names = _chosen(path, stored, options.npz_keys)
+    arrays = {split: (stored[x](), stored[y]()) for split, (x, y) in chosen.items()}
+    x_train, pixels = chosen["train"][0], arrays["train"][0]
+    for split, (images, labels) in arrays.items():
+        x, y = chosen[split]
+        _check(path, x, images, y, labels)
+        if images.shape[1:] != pixels.shape[1:]:
+            found = f"{list(images.shape[1:])} in {x}, {list(pixels.shape[1:])} in {x_train}"
             raise FinetuneError(f"{path}: the images have {found}: expected one size; resize them")
+        if (images.dtype.kind == "f") != (pixels.dtype.kind == "f"):
+            raise FinetuneError(f"{path}: {x} is {images.dtype}, {x_train} is {pixels.dtype}: expected the same")
+    layout, remarks = _layout(path, x_train, pixels)
+    white = _white(path, x_train, pixels)
+    named = {split: (chosen[split][1], labels) for split, (_, labels) in arrays.items()}
+    numbered, class_names, said = classes(path, named, stored[names]() if names else None)
+    splits = {}
+    for split, (images, _) in arrays.items():
+        laid = _bytes(path, chosen[split][0], layout(images), white)
+        splits[split] = Split(_square(np.broadcast_to(laid, (*laid.shape[:3], 3))), numbered[split])
     if pixels.dtype != np.uint8:
-        remarks.append(f"{pixels.dtype} images are converted to uint8, times {scale:g}")
-    height, width = pixels.shape[1:3]
+        remarks = (*remarks, f"{pixels.dtype} images are converted to uint8, white being {white}")
+    height, width = layout(pixels).shape[1:3]
     if height != width:
-        remarks.append(f"the centre square of images of {width} x {height} px is taken")
+        remarks = (*remarks, f"the centre square of images of {width} x {height} px is taken")
     return assemble(
         options,
         splits,
         name=path.stem,
-        class_names=_class_names(path, arrays.get(_NAMES), splits["train"].labels),
-        source=f"{path}: {', '.join(_KEYS[split][0] for split in splits)}",
-        remarks=tuple(remarks),
+        class_names=class_names,
+        source=f"{path}: {', '.join(printable(chosen[split][0]) for split in splits)}",
+        remarks=(*remarks, *said),
     )
 
 
-def _read(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """One array; if it is stored without compression, a map of the file."""
-    if f"{name}.npy" not in archive.namelist():
-        raise FinetuneError(f"{path} holds {name}, which is no array: expected {name}.npy, as np.savez writes")
-    info = archive.getinfo(f"{name}.npy")
-    try:
-        with archive.open(info) as member:
-            version = np.lib.format.read_magic(member)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = header(member)
-            start = member.tell()
-        if dtype.hasobject:
+def _chosen(path: Path, stored: Stored, given: str | None) -> tuple[dict[str, tuple[str, str]], str | None]:
+    """(the names of the images and the labels of each split, the name of the class names)."""
+    there = ", ".join(printable(name) for name in list(stored)[:12]) or "nothing"
+    names = [name for name in stored if _NAMES.fullmatch(name.rpartition("/")[2])]
+    if given:
+        found, class_names = _as_given(path, stored, given)
+    else:
+        found, class_names = _by_name(stored), names[0] if names else None
+        for file in {name.rpartition("/")[0] for name in stored}:
+            found = found or {}
+            for split, pair in _by_position(stored, file).items():
+                found.setdefault((split, "x"), []).append(pair[0])
+                found.setdefault((split, "y"), []).append(pair[1])
+    advice = "or say which is which with --npz-keys x_train=NAME,y_train=NAME,x_test=NAME,y_test=NAME"
+    for (split, role), several in found.items():
+        if len(several) > 1:
+            both = " and ".join(printable(one) for one in several[:3])
             raise FinetuneError(
-                f"{path}: {name} holds Python objects, which are never unpickled: write it as an array of numbers"
-                f"{' or of fixed-length text' if name == _NAMES else ''}"
+                f"{path} holds {both}, which both may be {role}_{split}: expected one of them; leave out the "
+                f"other, {advice}"
             )
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        if info.file_size > _BOMB_BYTES and info.file_size > _MOST_EXPANSION * info.compress_size:
-            raise ValueError(f"{info.compress_size} bytes that claim to unpack to {info.file_size}")
-        if info.file_size != start + size:
-            raise ValueError(f"it has {info.file_size - start} bytes of {size}")
-        if info.compress_type == zipfile.ZIP_STORED and size:
-            with path.open("rb") as file:
-                file.seek(info.header_offset)
-                local = file.read(_LOCAL_HEADER)
-            offset = info.header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", local[26:30])) + start
-            return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
-        with archive.open(info) as member:
-            array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
-            return array
-    except (ValueError, tokenize.TokenError) as error:  # the latter for a header that is cut off
-        raise FinetuneError(f"{path}: {name} is damaged ({error}): write it again with np.savez") from None
+        other = "y" if role == "x" else "x"
+        if split != "train" and (split, other) not in found:
+            raise FinetuneError(f"{path} holds {printable(several[0])} without its {other}: add it, {advice}")
+    if not {("train", "x"), ("train", "y")} <= found.keys():
+        raise FinetuneError(f"{path} holds {there}: expected {_EXPECTED}; name them so, {advice}")
+    splits = ("train", "validation", "test")
+    return {
+        split: (found[split, "x"][0], found[split, "y"][0]) for split in splits if (split, "x") in found
+    }, class_names
 
 
-def _rgb(path: Path, name: str, images: np.ndarray, scale: float) -> np.ndarray:
-    """uint8 `[n, height, width, 3]`; no copy if it is that already."""
-    shape = images.shape
-    if images.ndim == 3:
-        images = images[..., np.newaxis]
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
-        channels_first = len(shape) == 4 and shape[1] in (1, 3)
-        hint = "; the channels come last: images.transpose(0, 2, 3, 1)" if channels_first else ""
+def _as_given(path: Path, stored: Stored, given: str) -> tuple[dict[tuple[str, str], list[str]], str | None]:
+    """As `--npz-keys` says."""
+    chosen = pairs(given) or {}
+    for name in chosen.values():
+        if name not in stored:
+            there = ", ".join(printable(one) for one in list(stored)[:12]) or "nothing"
+            raise WrongUse(
+                f"--npz-keys {given}: {path} holds no '{name}': {did_you_mean(name, stored)}expected some of {there}"
+            )
+    return {place: [chosen[key]] for key, place in _GIVEN.items() if key in chosen}, chosen.get("class_names")
+
+
+def _by_name(stored: Stored) -> dict[tuple[str, str], list[str]]:
+    """The arrays by split and role ("x", "y"), as their names and those of their files say."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in stored:
+        file, _, key = name.rpartition("/")
+        if match := _KEY.fullmatch(key):
+            word = match["before"] or match["after"] or (_FILE.search(file) or ("", ""))[1]
+            split = _SPLITS.get(word[:2].lower(), "")
+            found.setdefault((split, "x" if match["images"] else "y"), []).append(name)
+    # An array that names no split is for training, unless others are.
+    plain = {role: found.pop(("", role), None) for role in "xy"}
+    return found | {("train", role): names for role, names in plain.items() if names and ("train", role) not in found}
+
+
+def _by_position(stored: Stored, file: str) -> dict[str, tuple[str, str]]:
+    """The pairs of `np.savez(file, x, y)`, or of two or three such pairs: the k-th images belong to the k-th labels."""
+    names = [
+        name for name in stored if name.rpartition("/")[0] == file and _POSITION.fullmatch(name.rpartition("/")[2])
+    ]
+    if len(names) not in (2, 4, 6):
+        return {}
+    names.sort(key=lambda name: int(name.rpartition("_")[2]))
+    images = [name for name in names if stored[name]().ndim >= 3] or names[::2]
+    labels = [name for name in names if name not in images]
+    word = _SPLITS.get((_FILE.search(file) or ("", ""))[1][:2].lower(), "train")
+    splits = {2: (word,), 4: ("train", "test"), 6: ("train", "validation", "test")}[len(names)]
+    return dict(zip(splits, zip(images, labels, strict=False), strict=False))
+
+
+def _check(path: Path, x: str, images: np.ndarray, y: str, labels: np.ndarray) -> None:
+    if images.dtype.kind not in "biuf":
         raise FinetuneError(
-            f"{path}: {name} has the shape {list(shape)}: expected [n, height, width, 3], or grey without the 3{hint}"
+            f"{path}: {x} is {images.dtype} {list(images.shape)}: expected uint8 images, or floats in [0, 1] or "
+            "[0, 255]"
         )
-    if not len(images):
-        raise FinetuneError(f"{path}: {name} holds no image: expected some, or leave it out")
-    if images.dtype != np.uint8:
-        images = _whole_bytes(path, name, images, scale)
-    return np.broadcast_to(images, (*images.shape[:3], 3))
+    if not images.size:
+        raise FinetuneError(f"{path}: {x} holds no image: expected some, or leave it out")
+    if labels.shape[:1] != images.shape[:1]:
+        last = f"; the images lie along the last axis: {x} = np.moveaxis({x}, -1, 0)" * (
+            images.shape[-1:] == labels.shape[:1]
+        )
+        count = labels.shape[0] if labels.ndim else "no"
+        raise FinetuneError(f"{path}: {y} has {count} labels for {len(images)} images: expected one each{last}")
 
 
-def _whole_bytes(path: Path, name: str, images: np.ndarray, scale: float) -> np.ndarray:
-    if images.dtype.kind not in "fiu":
-        raise FinetuneError(f"{path}: {name} is of {images.dtype}: expected uint8, or floats in [0, 1] or [0, 255]")
+def _layout(path: Path, name: str, images: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]:
+    """(what gives such an array the shape `[n, height, width, channels]`, remarks)."""
+    shape = images.shape
+    if images.ndim == 4 and shape[3] in (1, 3):
+        return lambda array: array, ()
+    if images.ndim == 3:
+        return lambda array: array[..., np.newaxis], ()
+    if images.ndim == 4 and shape[1] in (1, 3):
+        return lambda array: array.transpose(0, 2, 3, 1), (
+            f"the channels of {list(shape)} come first: moved to the end",
+        )
+    if images.ndim == 2:
+        for channels in (1, 3):
+            side = math.isqrt(shape[1] // channels)
+            if channels * side**2 == shape[1] and side > 1:
+                return _rows(path, name, images, side, channels)
+    raise FinetuneError(
+        f"{path}: {name} has the shape {list(shape)}: expected [n, height, width, 3], grey without the 3, or rows of "
+        f"square images; give {name}.reshape(len({name}), height, width, channels)"
+    )
+
+
+def _rows(
+    path: Path, name: str, images: np.ndarray, side: int, channels: int
+) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]:
+    """`_layout` of rows. For RGB, neighbouring pixels show whether a row is pixel by pixel or plane by plane."""
+
+    def by_pixel(array: np.ndarray) -> np.ndarray:
+        return array.reshape(-1, side, side, channels)
+
+    def by_plane(array: np.ndarray) -> np.ndarray:
+        return array.reshape(-1, channels, side, side).transpose(0, 2, 3, 1)
+
+    words = f"rows of {images.shape[1]} are images of {side} x {side} px"
+    if channels == 1:
+        return by_pixel, (words,)
+    pixel, plane = (
+        sum(float(np.abs(np.diff(one(images[:_AT_ONCE]).astype(np.float64), axis=axis)).mean()) for axis in (1, 2))
+        for one in (by_pixel, by_plane)
+    )
+    if pixel < _CLEARLY * plane:
+        return by_pixel, (f"{words}, pixel by pixel",)
+    if plane < _CLEARLY * pixel:
+        return by_plane, (f"{words}, plane by plane as CIFAR's",)
+    raise FinetuneError(
+        f"{path}: {name} has rows of {images.shape[1]}: they may be pixel by pixel or plane by plane; give "
+        f"{name}.reshape(-1, {side}, {side}, 3), or as CIFAR's {name}.reshape(-1, 3, {side}, {side})"
+        ".transpose(0, 2, 3, 1)"
+    )
+
+
+def _white(path: Path, name: str, images: np.ndarray) -> int:
+    """The value of white, from the training images: 1, 255, or that of whole numbers of more bits."""
+    if images.dtype == np.uint8:
+        return 255
+    least, most = float(images.min()), float(images.max())
+    whole = images.dtype.kind in "iu"
+    if least >= -_SLIGHTLY and most <= 1 + _SLIGHTLY:
+        return 1
+    if least >= -_SLIGHTLY and most <= 255 + _SLIGHTLY:
+        return 255
+    if whole and least >= 0 and most <= WIDEST:
+        return white_of(int(most))
+    if whole and least >= -128 and most <= 127:
+        undo = f"({name}.astype(np.int16) + 128).astype(np.uint8)"
+    elif least >= -0.5 - _SLIGHTLY and most <= 0.5 + _SLIGHTLY:
+        undo = f"np.rint(({name} + 0.5) * 255).astype(np.uint8)"
+    elif least >= -1 - _SLIGHTLY and most <= 1 + _SLIGHTLY:
+        undo = f"np.rint(({name} + 1) * 127.5).astype(np.uint8)"
+    elif least < 0:
+        undo = (
+            f"np.clip(np.rint(({name} * std + mean) * 255), 0, 255).astype(np.uint8), with the mean and std that they "
+            "were standardised with (torchvision's: mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225])"
+        )
+    else:
+        undo = f"np.rint({name} * (255 / {name}.max())).astype(np.uint8), if 0 is black and the largest is white"
+    raise FinetuneError(
+        f"{path}: {name} has pixels from {least:g} to {most:g}: expected [0, 1] or [0, 255], before any normalisation, "
+        f"which --preprocess does; undo it in every array of images: {name} = {undo}"
+    )
+
+
+def _bytes(path: Path, name: str, images: np.ndarray, white: int) -> np.ndarray:
+    """uint8; no copy if it is that already."""
+    if images.dtype == np.uint8:
+        return images
     out = np.empty(images.shape, np.uint8)
     for start in range(0, len(images), _AT_ONCE):
         block = images[start : start + _AT_ONCE]
-        least, most = float(block.min()) * scale, float(block.max()) * scale
-        # Written so that NaN is rejected as well. Computed floats may exceed the range slightly.
-        if not (least >= -0.01 and most <= 255.01):
+        least, most = float(block.min()), float(block.max())
+        # Written so that NaN is rejected as well. Of more than 8 bits, other images may exceed the white of training.
+        if not (least >= -_SLIGHTLY and most <= (WIDEST if white > 255 else white + _SLIGHTLY)):
             raise FinetuneError(
-                f"{path}: {name} has pixels from {least / scale:g} to {most / scale:g}: expected [0, 1] or "
-                "[0, 255], the same in all arrays; give pixels before any normalisation, which --preprocess does"
+                f"{path}: {name} has pixels from {least:g} to {most:g}, and those of the training images are in "
+                f"[0, {white}]: expected the same range in all arrays"
             )
-        out[start : start + _AT_ONCE] = np.clip(np.rint(block * scale), 0, 255)
+        exact = np.clip(np.rint(block.astype(np.float64) * (255 / white)), 0, 255)
+        out[start : start + _AT_ONCE] = eight_bits(block, white) if white > 255 else exact
     return out
 
 
@@ -147,25 +281,3 @@ def _square(images: np.ndarray) -> np.ndarray:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return images[:, top : top + side, left : left + side]
-
-
-def _labels(path: Path, name: str, labels: np.ndarray, images: int) -> np.ndarray:
-    if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras gives CIFAR's
-        labels = labels[:, 0]
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        hint = "; of one-hot rows give labels.argmax(1)" if labels.ndim == 2 else ""
-        raise FinetuneError(
-            f"{path}: {name} is {labels.dtype} {list(labels.shape)}: expected {images} whole numbers, a class "
-            f"each{hint}"
-        )
-    if len(labels) != images:
-        raise FinetuneError(f"{path}: {name} has {len(labels)} labels for {images} images: expected one each")
-    return np.array(labels, np.int64)
-
-
-def _class_names(path: Path, names: Any, labels: np.ndarray) -> tuple[str, ...]:
-    if names is None:
-        return tuple(str(label) for label in range(int(labels.max()) + 1))
-    if names.ndim != 1 or names.dtype.kind not in "US":
-        raise FinetuneError(f"{path}: {_NAMES} is {names.dtype} {list(names.shape)}: expected a list of text")
-    return tuple(printable(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)) for name in names)

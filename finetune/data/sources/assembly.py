@@ -21,7 +21,8 @@ class ReadOptions:
 
     data_dir: where it lies now; None if its name says so. test: the share of the images that become the test set, if
     the data has none. seed: of that draw. skip_bad_images: whether damaged photos are left out. progress, on_scan:
-    receive the progress of a download in bytes, and of the inspection of photos in images.
+    receive the progress of a download in bytes, and of the inspection of photos in images. npz_keys, tfrecord_keys: the
+    names of arrays and features (`KEY=NAME,KEY=NAME`), where they are not found.
     """
 
     data_dir: Path | None = None
@@ -30,6 +31,8 @@ class ReadOptions:
     skip_bad_images: bool = False
     progress: Progress | None = None
     on_scan: Progress | None = None
+    npz_keys: str | None = None
+    tfrecord_keys: str | None = None
 
 
 class LabelledPhotos(NamedTuple):

@@ -1,4 +1,5 @@
-"""Read the pickles CIFAR is published in, without running code that a pickle may ask to run.
+"""Read the pickles CIFAR is published in, and NumPy's arrays of Python objects, without running code that a pickle may
+ask to run.
 
 Unpickling calls whatever functions the file names. Here it can call only two functions of this module: one keeps what
 it is given, the other encodes text. Any other name is rejected. NumPy's own functions are not called before the whole
@@ -9,7 +10,7 @@ import io
 import math
 import pickle
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,7 @@ def read_pickle(content: bytes, name: str) -> dict[str, Any]:
     if the pickle asks for anything else, or is damaged.
     """
     try:
-        _check_program(content)
-        values = _Restricted(io.BytesIO(content), name).load()
+        values = _loaded(content, name, _ALLOWED)
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__}, not a dict")
         return {_text(key): _array(one) if isinstance(one, _Made) else one for key, one in values.items()}
@@ -42,6 +42,61 @@ def read_pickle(content: bytes, name: str) -> dict[str, Any]:
             f"{name} is damaged: it cannot be unpickled ({type(error).__name__}: {error}); "
             "delete it and download or unpack it again"
         ) from None
+
+
+def read_objects(content: bytes, name: str) -> np.ndarray:
+    """The text or numbers, or arrays of one shape, that NumPy has pickled as an array of Python objects.
+
+    The result is an array of text, of numbers, or of the stacked arrays. `name` is the array's name in messages. Raises
+    FinetuneError if the pickle asks for anything else, or is damaged.
+    """
+    advice = "write it as an array of numbers or of fixed-length text"
+    try:
+        made = _loaded(content, name, _ALLOWED | _SCALAR)
+        _, shape, _, fortran, values = made.state
+        values = [_plain(one) for one in values]
+        kinds = {
+            "text" if isinstance(one, str) else "numbers" if isinstance(one, int | float) else type(one).__name__
+            for one in values
+        }
+        if len(kinds) != 1 or not kinds <= {"text", "numbers", "ndarray"}:
+            raise FinetuneError(f"{name} holds Python objects ({', '.join(sorted(kinds)) or 'none'}): {advice}")
+        if kinds == {"ndarray"} and len({one.shape for one in values}) > 1:
+            raise FinetuneError(
+                f"{name} holds images of different sizes, such as {list(values[0].shape)}: expected one array; resize "
+                "them, or save each as a PNG in the folder of its class, which --data takes"
+            )
+        most = max(
+            one.nbytes if isinstance(one, np.ndarray) else 4 * len(one) if kinds == {"text"} else 8 for one in values
+        )
+        if most * len(values) > LARGEST:
+            raise ValueError(f"{len(values)} values of {most} bytes")
+        array = np.stack(values) if kinds == {"ndarray"} else np.array(values)
+        if array.dtype == object:
+            raise ValueError("numbers beyond 64 bits")
+        return array if kinds == {"ndarray"} else array.reshape(shape, order="F" if fortran else "C")
+    except FinetuneError:
+        raise
+    except Exception as error:  # as above
+        raise FinetuneError(f"{name} is damaged ({type(error).__name__}: {error}): {advice}") from None
+
+
+def _plain(one: Any) -> Any:
+    """Of what a pickle holds: an array or a scalar of NumPy as such, and text of bytes."""
+    if isinstance(one, _Made):
+        if one.state or len(one.arguments) > 2:
+            return _array(one)
+        dtype, content = one.arguments
+        code = _text(dtype.arguments[0])
+        if code[0] not in "US":
+            return _array(_Made(content, dtype, (), "C")).item()
+        one = content if code[0] == "S" else content.decode("utf-32-be" if dtype.state[1] == ">" else "utf-32-le")
+    return one.decode("utf-8", "replace") if isinstance(one, bytes) else one
+
+
+def _loaded(content: bytes, name: str, allowed: Mapping[tuple[str, str], Any]) -> Any:
+    _check_program(content)
+    return _Restricted(io.BytesIO(content), name, allowed).load()
 
 
 def _check_program(content: bytes) -> None:
@@ -128,18 +183,21 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any] | str] = {
 }
 
 
+_SCALAR = {(f"numpy.{core}.multiarray", "scalar"): _made for core in ("core", "_core")}
+
+
 class _Restricted(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, name: str) -> None:
+    def __init__(self, file: io.BytesIO, name: str, allowed: Mapping[tuple[str, str], Any]) -> None:
         super().__init__(file, encoding="bytes")
-        self._file_name = name
+        self._file_name, self._allowed = name, allowed
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
+        if (module, name) not in self._allowed:
             raise FinetuneError(
                 f"refused: {self._file_name} asks to run {module}.{name} while being unpickled; expected arrays, "
                 "lists and text only, as in the official CIFAR files. Delete it and fetch the file from its origin"
             )
-        return _ALLOWED[module, name]
+        return self._allowed[module, name]
 
 
 def _text(value: Any) -> str:

@@ -18,6 +18,11 @@ _LABEL_LINE = re.compile(r"\s*(\d+)\s*:\s*(\S.*?)\s*$")
 _BACKGROUND = re.compile(r"(unused )?background|dummy|none", re.IGNORECASE)
 
 
+def is_tfrecord(path: Path) -> bool:
+    """Whether a file's name is that of TFRecords."""
+    return False
+
+
 def tfrecord_files(folder: Path) -> dict[str, list[Path]]:
     """Maps each split to its TFRecord files in `folder`, sorted; empty if there are none.
 

@@ -30,6 +30,8 @@ class TargetOptions:
     output: str | None = None
     data: str | None = None
     data_dir: Path | None = None
+    npz_keys: str | None = None
+    tfrecord_keys: str | None = None
     preprocess: str | None = None
     image_size: int | None = None
     batch_size: int | None = None
@@ -39,7 +41,7 @@ class TargetOptions:
 
     def commands(self, backbone: str | None = None) -> Commands:
         """The commands of a remedy: one that names this target again, and one that trains `backbone` on its data."""
-        data = self._typed("data", "data_dir", "preprocess", "image_size")
+        data = self._typed("data", "data_dir", "npz_keys", "tfrecord_keys", "preprocess", "image_size")
         words = [str(self.target)] if self.target else []
         words += self._typed("backbone", "checkpoint", "meta_graph", "input", "logits", "is_training", "input_layout")
         words += self._typed("output")

@@ -129,6 +129,8 @@ def read_data(
         "",
         data=request.data or "cifar10",
         data_dir=str(request.data_dir) if request.data_dir else None,
+        npz_keys=request.npz_keys,
+        tfrecord_keys=request.tfrecord_keys,
         validation=0.0,
         image_size=request.image_size or image_size,
         preprocess=chosen,

@@ -54,7 +54,7 @@ def test_all_few_shots_train_and_validation_images_are_others(tmp_path):
         ("demo_targets", "did you mean demo-target?"),
         (
             "imagenet",
-            "unknown data 'imagenet': expected one of cifar10, cifar100, cifar100-coarse, demo-source, demo-target",
+            "unknown data 'imagenet': expected one of cifar10, cifar100, cifar100-coarse, mnist, fashion_mnist, ",
         ),
     ],
 )

@@ -42,7 +42,7 @@ def test_the_arrays_are_the_data(compressed, tmp_path):
     assert (dataset.name, dataset.remarks) == ("some", ())
     base = dataset.train.images
     while base is not None and not isinstance(base, np.memmap):
-        base = base.base
+        base = getattr(base, "base", None)
     assert isinstance(base, np.memmap) == (not compressed)
 
 
@@ -56,11 +56,11 @@ def test_numbers_are_names_where_there_are_none_and_a_test_set_is_held_out(tmp_p
 @pytest.mark.parametrize(
     ("change", "remark"),
     [
-        (lambda x: (x / 255).astype(np.float32), "float32 images are converted to uint8, times 255"),
-        (lambda x: x / 255.0, "float64 images are converted to uint8, times 255"),
-        (lambda x: x.astype(np.float32), "float32 images are converted to uint8, times 1"),
-        (lambda x: x.astype(np.int64), "int64 images are converted to uint8, times 1"),
-        (lambda x: (x / 255).astype(np.float16), "float16 images are converted to uint8, times 255"),
+        (lambda x: (x / 255).astype(np.float32), "float32 images are converted to uint8, white being 1"),
+        (lambda x: x / 255.0, "float64 images are converted to uint8, white being 1"),
+        (lambda x: x.astype(np.float32), "float32 images are converted to uint8, white being 255"),
+        (lambda x: x.astype(np.int64), "int64 images are converted to uint8, white being 255"),
+        (lambda x: (x / 255).astype(np.float16), "float16 images are converted to uint8, white being 1"),
     ],
 )
 def test_other_numbers_are_made_uint8_and_it_is_said(change, remark, tmp_path):
@@ -68,6 +68,90 @@ def test_other_numbers_are_made_uint8_and_it_is_said(change, remark, tmp_path):
     np.testing.assert_array_equal(dataset.train.images, X)
     np.testing.assert_array_equal(dataset.test.images, XT)
     assert dataset.remarks == (remark,)
+
+
+FORMS = {
+    "X_train, Y_train": {"X_train": X, "Y_train": Y, "X_test": XT, "Y_test": YT},
+    "medmnist": {"train_images": X, "train_labels": Y[:, None].astype(np.uint8), "val_images": XT,
+                 "val_labels": YT[:, None], "test_images": XT, "test_labels": YT[:, None]},
+    "positional": {"arr_0": X, "arr_1": Y, "arr_2": XT, "arr_3": YT},
+    "as train_test_split": {"arr_0": X, "arr_1": XT, "arr_2": Y, "arr_3": YT},
+    "train_x": {"train_x": X, "train_y": Y, "test_x": XT, "test_y": YT},
+    "x, x_test": {"x": X, "y": Y, "x_test": XT, "y_test": YT},
+    "one-hot": {"x_train": X, "y_train": np.eye(3)[Y], "x_test": XT, "y_test": np.eye(3, dtype=bool)[YT]},
+    "float": {"x_train": X, "y_train": Y.astype(np.float32), "x_test": XT, "y_test": YT * 1.0},
+    "channels first": {"x_train": np.moveaxis(X, 3, 1), "y_train": Y, "x_test": np.moveaxis(XT, 3, 1), "y_test": YT},
+    "16 bits": {"x_train": X.astype(np.uint16) * 257, "y_train": Y, "x_test": XT.astype(np.uint16) * 257, "y_test": YT},
+    "int32": {"x_train": X.astype(np.int32), "y_train": Y, "x_test": XT.astype(np.int32), "y_test": YT},
+    "objects": {"x_train": np.array(list(X), object), "y_train": Y.astype(object), "x_test": XT, "y_test": YT},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_forms_that_people_write(form, tmp_path):
+    dataset = load(save(tmp_path, **FORMS[form]))
+    for split, images, labels in ((dataset.train, X, Y), (dataset.test, XT, YT)):
+        np.testing.assert_array_equal(split.images, images)
+        np.testing.assert_array_equal(split.labels, labels)
+    assert dataset.class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("kind", ["U", "S", object])
+def test_labels_that_are_text_or_start_at_1(kind, tmp_path):
+    words = np.array(["newt", "lion", "wasp"]).astype(kind)
+    dataset = load(save(tmp_path, x_train=X, y_train=words[Y], x_test=XT, y_test=words[YT]))
+    assert dataset.class_names == ("lion", "newt", "wasp")
+    np.testing.assert_array_equal(dataset.train.labels, np.array([1, 0, 2])[Y])
+    np.testing.assert_array_equal(dataset.test.labels, np.array([1, 0, 2])[YT])
+    named = load(save(tmp_path, x=X, y=Y + 1, x_test=XT, y_test=YT + 1, label_names=words))
+    assert named.class_names == ("newt", "lion", "wasp")
+    np.testing.assert_array_equal(named.test.labels, YT)
+    assert named.remarks == ("labels start at 1: label 1 is the first class, newt",)
+
+
+@pytest.mark.parametrize(("undo", "change"), [
+    (r"np.rint\(\(x_train \+ 1\) \* 127.5\).astype\(np.uint8\)", lambda x: (x / 127.5 - 1).astype(np.float32)),
+    (r"np.rint\(\(x_train \+ 0.5\) \* 255\).astype\(np.uint8\)", lambda x: x / 255 - 0.5),
+    (r"\(x_train.astype\(np.int16\) \+ 128\).astype\(np.uint8\)", lambda x: (x.astype(np.int16) - 128).astype(np.int8)),
+    (r"np.clip\(np.rint\(\(x_train \* std \+ mean\) \* 255\), 0, 255\)", lambda x: (x / 255 - 0.45) / 0.25),
+])  # fmt: skip
+def test_normalised_pixels_are_refused_with_the_line_that_undoes_it(undo, change, tmp_path):
+    with pytest.raises(FinetuneError, match=f"expected .* x_train = {undo}") as caught:
+        load(save(tmp_path, **{**FULL, "x_train": change(X), "x_test": change(XT)}))
+    line = str(caught.value).partition("x_train = ")[2].partition(", with the mean")[0]
+    np.testing.assert_array_equal(eval(line, {"np": np, "x_train": change(X), "std": 0.25, "mean": 0.45}), X)
+
+
+@pytest.mark.parametrize(("rows", "words"), [
+    (lambda x: x.reshape(len(x), -1), "pixel by pixel"),
+    (lambda x: x.transpose(0, 3, 1, 2).reshape(len(x), -1), "plane by plane"),
+])  # fmt: skip
+def test_rows_of_pixels_are_read_in_the_order_in_which_neighbours_agree(rows, words, tmp_path):
+    smooth = np.clip(np.array([200, 90, 20]) + X // 16, 0, 255).astype(np.uint8)
+    dataset = load(save(tmp_path, x_train=rows(smooth), y_train=Y, x_test=rows(smooth[:6]), y_test=YT))
+    np.testing.assert_array_equal(dataset.train.images, smooth)
+    assert words in dataset.remarks[0]
+    grey = load(save(tmp_path, data=X[..., 0].reshape(12, -1), target=Y))
+    assert grey.train.images.shape[1:] == (8, 8, 3)
+
+
+def test_a_pair_of_files_and_names_that_are_given(tmp_path):
+    np.savez(tmp_path / "train.npz", x=X, y=Y)
+    np.savez_compressed(tmp_path / "test.npz", x=XT, y=YT)
+    (tmp_path / "npy").mkdir()
+    for name, array in FULL.items():
+        np.save(tmp_path / "npy" / f"{name}.npy", array)
+    given = save(tmp_path / "npy", photos=X, kinds=Y, more=XT, others=YT).rename(tmp_path / "npy.npz")
+    keys = "x_train=photos,y_train=kinds,x_test=more,y_test=others"
+    (tmp_path / "pair").mkdir()
+    for name in ("train.npz", "test.npz"):
+        (tmp_path / name).rename(tmp_path / "pair" / name)
+    for path, settings in ((tmp_path / "pair", {}), (tmp_path / "npy", {}), (given, {"npz_keys": keys})):
+        dataset = load(path, **settings)
+        np.testing.assert_array_equal(dataset.train.images, X)
+        np.testing.assert_array_equal(dataset.test.labels, YT)
+    with pytest.raises(WrongUse, match=r"--npz-keys x_train=photo.*holds no 'photo': did you mean photos\?"):
+        load(given, npz_keys="x_train=photo,y_train=kinds")
 
 
 @pytest.mark.parametrize("shape", [(12, 8, 8), (12, 8, 8, 1)])
@@ -86,28 +170,32 @@ def test_of_images_that_are_not_square_the_centre_is_taken(tmp_path):
 
 
 BAD = [
-    ({"a": X}, "some.npz holds a: expected x_train, y_train"),
-    ({"x_train": X, "y_train": Y, "x_test": XT}, "holds x_test without y_test: add it"),
-    (
-        {**FULL, "x_train": X.transpose(0, 3, 1, 2)},
-        r"x_train has the shape \[12, 3, 8, 8\].*images.transpose\(0, 2, 3, 1\)",
-    ),
-    ({**FULL, "x_train": X.reshape(12, -1)}, r"x_train has the shape \[12, 192\]: expected \[n, height, width, 3\]"),
-    (
-        {**FULL, "x_train": X - 300.0},
-        r"x_train has pixels from -300 to -45: expected \[0, 1\] or \[0, 255\], the same in all",
-    ),
-    ({**FULL, "x_train": X / 127.5 - 1}, r"x_train has pixels from -1 to 1: expected \[0, 1\] or"),
-    ({**FULL, "x_train": X * 1000.0}, "x_train has pixels from 0 to"),
-    ({**FULL, "x_train": np.full(X.shape, np.nan)}, "x_train has pixels from nan"),
-    ({**FULL, "x_train": X.astype(np.complex64)}, "x_train is of complex64: expected uint8"),
-    ({**FULL, "x_train": X.astype(object)}, "x_train holds Python objects, which are never unpickled"),
-    ({**FULL, "class_names": np.array(["a", "b", None])}, "class_names holds Python objects"),
+    ({"a": X}, "some.npz holds a: expected x_train and y_train .*--npz-keys x_train=NAME"),
+    ({"x_train": X, "y_train": Y, "x_test": XT}, "holds x_test without its y: add it"),
+    ({**FULL, "train_images": X}, "x_train and train_images, which both may be x_train: expected one of them"),
+    ({**FULL, "x_train": X[:, :, :, :2]}, r"the images have \[8, 8, 3\] in x_test, \[8, 8, 2\] in x_train"),
+    ({"x": X[:, :, :, :2], "y": Y}, r"x has the shape \[12, 8, 8, 2\]: expected \[n, height, width, 3\]"),
+    ({"x": X.reshape(12, -1), "y": Y}, r"rows of 192: they may be .*give x.reshape\(-1, 8, 8, 3\), or as CIFAR's"),
+    ({"x": np.moveaxis(X, 0, -1), "y": Y}, r"the images lie along the last axis: x = np.moveaxis\(x, -1, 0\)"),
+    ({**FULL, "x_test": X[:6] / 255}, r"x_test is float64, x_train is uint8: expected the same"),
+    ({**FULL, "x_train": X - 300.0, "x_test": XT - 300.0}, r"x_train has pixels from -300 to -45: .*\* std \+ mean"),
+    ({"x": X * 1000.0, "y": Y}, r"x has pixels from 0 to 255000: .*x = np.rint\(x \* \(255 / x.max"),
+    ({"x": np.full(X.shape, np.nan), "y": Y}, "x has pixels from nan"),
+    ({**FULL, "x_train": X.astype(np.complex64)}, r"x_train is complex64 \[12, 8, 8, 3\]: expected uint8"),
+    ({**FULL, "y_train": np.array(["a", 1, 2] * 4, object)}, r"y_train holds Python objects \(numbers, text\)"),
+    ({**FULL, "class_names": np.array(["a", "b", None])}, r"class_names holds Python objects \(NoneType, text\)"),
     ({**FULL, "class_names": np.array([1, 2, 3])}, "class_names is int64 .*: expected a list of text"),
     ({**FULL, "class_names": np.array(["a", "b"])}, "has training label 2: expected 0 to 1, for its 2 classes"),
-    ({**FULL, "y_train": np.eye(3)[Y]}, r"y_train is float64 \[12, 3\]: .*; of one-hot rows give labels.argmax\(1\)"),
+    ({**FULL, "y_train": np.eye(3)[Y] * 0.5}, r"y_train is float64 \[12, 3\], and not .* give labels.argmax\(1\)"),
+    ({**FULL, "y_train": Y + 0.5}, r"y_train is float64 \[12\], such as 0.5: expected whole numbers"),
+    ({**FULL, "y_train": Y * 2**60}, "y_train has label .*: expected classes numbered from 0"),
+    ({**FULL, "y_train": np.array(["a", "b", "c"])[Y]}, "some labels are text and some are numbers"),
+    (
+        {"x": X, "y": np.array(["a", "b", "c"])[Y], "class_names": np.array(["a", "b"])},
+        "has the label 'c': expected one",
+    ),
     ({**FULL, "y_train": Y[:-1]}, "y_train has 11 labels for 12 images"),
-    ({**FULL, "y_train": Y - 1}, "has training label -1"),
+    ({**FULL, "y_train": Y - 1}, "y_train has label -1: expected classes numbered from 0"),
     ({**FULL, "y_train": Y * 0, "y_test": YT * 0}, "has one class only, 0: expected two or more"),
     ({**FULL, "y_train": Y * 2}, r"no training images of class 1 \(1\)"),
     ({**FULL, "x_test": XT[:, :4, :4]}, r"the images have \[4, 4, 3\] in x_test, \[8, 8, 3\] in x_train"),

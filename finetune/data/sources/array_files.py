@@ -1,0 +1,120 @@
+"""The arrays in an `.npz`, or in a folder of `.npy` and `.npz` files, each read when it is asked for."""
+
+import functools
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from finetune.data.sources.restricted_pickle import LARGEST, read_objects
+from finetune.errors import FinetuneError
+from finetune.text import printable
+
+SUFFIXES = (".npz", ".npy")
+_LOCAL_HEADER = 30
+_BOMB_BYTES, _MOST_EXPANSION = 256 << 20, 100
+_DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error)
+"""The exceptions that `zipfile` raises for a damaged archive."""
+
+Stored = dict[str, Callable[[], np.ndarray]]
+"""The reader of each array by its name, in the order of the files."""
+
+
+def array_files(folder: Path) -> list[Path]:
+    """The `.npz` and `.npy` files in `folder`, sorted; none if it holds folders, which are those of a data set."""
+    visible = [path for path in sorted(folder.iterdir()) if not path.name.startswith((".", "__"))]
+    if any(path.is_dir() for path in visible):
+        return []
+    return [path for path in visible if path.suffix.lower() in SUFFIXES]
+
+
+def stored_arrays(path: Path) -> Stored:
+    """The arrays of a file, or of the files of a folder: `x_train`, or `FILE/x_train` where the folder holds an `.npz`.
+
+    Uncompressed arrays are mapped, not loaded. Text and numbers in arrays of Python objects are read by a restricted
+    reader. Readers raise FinetuneError for what is damaged, and so does this function.
+    """
+    if not path.is_dir():
+        return _members(path)
+    found: Stored = {}
+    for file in array_files(path):
+        if file.suffix.lower() == ".npz":
+            found |= {f"{file.stem}/{name}": read for name, read in _members(file).items()}
+        else:
+            found[file.stem] = functools.partial(_file, file)
+    return found
+
+
+def _members(path: Path) -> Stored:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+    except FileNotFoundError:
+        raise FinetuneError(f"{path} is missing: check the path") from None
+    except _DAMAGED as error:
+        raise _damaged_file(path, error) from None
+    return {name.removesuffix(".npy"): functools.partial(_member, path, name) for name in names}
+
+
+def _member(path: Path, member: str) -> np.ndarray:
+    """One array of an `.npz`."""
+    name = printable(member.removesuffix(".npy"))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            info = archive.getinfo(member)
+            if info.file_size > _BOMB_BYTES and info.file_size > _MOST_EXPANSION * info.compress_size:
+                raise ValueError(f"{info.compress_size} bytes that claim to unpack to {info.file_size}")
+            begin = None
+            if info.compress_type == zipfile.ZIP_STORED:
+                with path.open("rb") as file:
+                    file.seek(info.header_offset)
+                    local = file.read(_LOCAL_HEADER)
+                begin = info.header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", local[26:30]))
+            with archive.open(info) as content:
+                return _parsed(path, name, content, info.file_size, begin)
+    except (ValueError, tokenize.TokenError) as error:  # the latter for a header that is cut off
+        raise FinetuneError(f"{path}: {name} is damaged ({error}): write it again with np.savez") from None
+    except _DAMAGED as error:
+        raise _damaged_file(path, error) from None
+
+
+def _file(path: Path) -> np.ndarray:
+    """The array of an `.npy`."""
+    try:
+        with path.open("rb") as content:
+            return _parsed(path, path.stem, content, path.stat().st_size, 0)
+    except (OSError, ValueError, EOFError, tokenize.TokenError) as error:
+        raise FinetuneError(f"{path} is no .npy, or damaged ({error}): write it again with np.save") from None
+
+
+def _parsed(path: Path, name: str, content: "IO[bytes]", size: int, begin: int | None) -> np.ndarray:
+    """The array in `size` bytes of `content`, which lie in the file at `begin` if they are not compressed."""
+    version = np.lib.format.read_magic(content)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = header(content)
+    start = content.tell()
+    if dtype.hasobject:
+        if dtype.names is not None or size > LARGEST:
+            raise FinetuneError(
+                f"{path}: {name} is of {dtype}, {size / 2**20:.0f} MiB of Python objects: write it as an array of "
+                "numbers or of fixed-length text, one array a key"
+            )
+        return read_objects(content.read(), f"{path}: {name}")
+    length = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if size != start + length:
+        raise ValueError(f"it has {size - start} bytes of {length}")
+    if begin is not None and length:
+        return np.memmap(path, dtype, "r", begin + start, shape, "F" if fortran else "C")
+    array = np.frombuffer(content.read(), dtype).reshape(shape, order="F" if fortran else "C")
+    if array.size * dtype.itemsize != length:
+        raise ValueError("it is cut off")
+    return array
+
+
+def _damaged_file(path: Path, error: Exception) -> FinetuneError:
+    return FinetuneError(f"{path} is no .npz, or damaged ({error}): write it again with np.savez")
