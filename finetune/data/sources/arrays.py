@@ -121,6 +121,10 @@ def _chosen(path: Path, stored: Stored, given: str | None) -> tuple[dict[str, tu
 def _as_given(path: Path, stored: Stored, given: str) -> tuple[dict[tuple[str, str], list[str]], str | None]:
     """As `--npz-keys` says."""
     chosen = pairs(given) or {}
+    if not chosen or chosen.keys() - {*_GIVEN, "class_names"}:
+        raise WrongUse(
+            f"--npz-keys {given}: expected KEY=NAME,KEY=NAME, each key one of {', '.join(_GIVEN)}, class_names"
+        )
     for name in chosen.values():
         if name not in stored:
             there = ", ".join(printable(one) for one in list(stored)[:12]) or "nothing"

@@ -79,7 +79,7 @@ def _read_all(name: str, folder: Path, found: dict[str, Path]) -> Dataset:
             f"{folder} has {', '.join(path.name for path in found.values())}, but no {' and no '.join(missing)}: "
             f"expected all four files, with or without .gz; fetch the others from {_ORIGIN[name]}"
         )
-    splits = []
+    splits: list[Split] = []
     for images, labels in (FILES[:2], FILES[2:]):
         pixels, classes = _read(found[images], 3), _read(found[labels], 1)
         if len(pixels) != len(classes):
