@@ -1,9 +1,9 @@
-"""Printable text, phrases of error messages, and sizes as text."""
+"""Printable text, phrases of error messages, and sizes as text: of files and of images."""
 
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def printable(text: str) -> str:
@@ -55,3 +55,40 @@ def pairs(text: str) -> dict[str, str] | None:
     parts = [part.partition("=") for part in text.split(",")]
     found = {key.strip(): name.strip() for key, _, name in parts}
     return found if len(found) == len(parts) and all(found) and all(found.values()) else None
+
+
+ImageSize = int | str
+"""The size of images as a setting: the side in px of square RGB images, or `24x32` (height and width), or `28x28x1`
+with the channels."""
+
+_IMAGE_SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})(?:x([134]))?")
+
+
+class ImageShape(NamedTuple):
+    """The shape of an image: height and width in px, channels (1, 3 or 4)."""
+
+    height: int
+    width: int
+    channels: int = 3
+
+    @property
+    def setting(self) -> ImageSize:
+        """The shape as a setting, in its shortest form."""
+        if self.channels == 3:
+            return self.height if self.height == self.width else f"{self.height}x{self.width}"
+        return "x".join(map(str, self))
+
+    def __str__(self) -> str:
+        """`96 px`; `24x32 px`; `28x28 px, 1 channel`."""
+        sides = self.height if self.height == self.width else f"{self.height}x{self.width}"
+        return f"{sides} px{'' if self.channels == 3 else f', {self.channels} channel' + 's' * (self.channels > 1)}"
+
+
+def shape_of(size: ImageSize) -> ImageShape:
+    """The shape that a setting means: `96` is 96 x 96 px RGB. ValueError for what is none."""
+    if isinstance(size, int):
+        return ImageShape(size, size)
+    found = _IMAGE_SIZE.fullmatch(size)
+    if found is None:
+        raise ValueError(f"{size!r} is no size of images")
+    return ImageShape(int(found[1]), int(found[2]), int(found[3] or 3))

@@ -11,6 +11,7 @@ from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import WHOLE, Share, Split, stratified_subset
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import WrongUse
+from finetune.text import ImageSize, shape_of
 
 
 def training(split: Split, config: RunConfig, *, epoch: int, start: int, share: Share = WHOLE) -> pipeline.Batches:
@@ -24,7 +25,12 @@ def training(split: Split, config: RunConfig, *, epoch: int, start: int, share: 
 
 def check_augmentation(split: Split, config: RunConfig) -> None:
     """Raise WrongUse if the images of `split` cannot be augmented as `config` asks."""
-    pipeline.check_augmentation(split.at(form(config)["image_size"]), augmentation(config))
+    size = form(config)["image_size"]
+    if config.rand_augment is not None and shape_of(size).channels == 4:
+        raise WrongUse(
+            "--rand-augment changes the colours of grey or RGB images, and the network takes 4 channels: leave it out"
+        )
+    pipeline.check_augmentation(split.at(size), augmentation(config))
 
 
 def evaluation(split: Split, config: RunConfig, *, share: Share = WHOLE) -> pipeline.Batches:
@@ -58,7 +64,7 @@ def augmentation(config: RunConfig) -> Augmentation:
 
 
 def form(config: RunConfig) -> dict[str, Any]:
-    """The form in which a completed config takes its images: batch_size, image_size (px), preprocessing."""
+    """The form in which a completed config takes its images: batch_size, image_size, preprocessing."""
     if config.batch_size is None or config.image_size is None or config.preprocess is None:
         raise ValueError("the config is not complete: call finetune.runs.request.complete first")
     return {
@@ -87,12 +93,12 @@ def training_subset(split: Split, config: RunConfig, images: int) -> Split:
 class EvalSet:
     """Labelled images and the form in which a network takes them.
 
-    The form is a batch size, an image size in px and a preprocessing (anything with `name` and `apply`).
+    The form is a batch size, the size of the images and a preprocessing (anything with `name` and `apply`).
     """
 
     split: Split
     batch_size: int
-    image_size: int
+    image_size: ImageSize
     preprocessing: Any
 
     def __len__(self) -> int:

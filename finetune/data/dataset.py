@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from finetune.data.decoding import centre_box
 from finetune.data.lazy import LazyImages
 from finetune.errors import FinetuneError, WrongUse
+from finetune.text import ImageSize, shape_of
 
 Images = np.ndarray | LazyImages
-"""uint8 `[n, height, width, 3]` RGB, in memory (may be a read-only view) or decoded when indexed.
+"""uint8 `[n, height, width, channels]`, in memory (may be a read-only view) or decoded when indexed.
 
 All users need only the shape, and indexing with slices and arrays of indices.
 """
@@ -18,14 +20,15 @@ All users need only the shape, and indexing with slices and arrays of indices.
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images: uint8 `[n, height, width, 3]` and int64 `[n]`."""
+    """Labelled images: uint8 `[n, height, width, channels]` and int64 `[n]`. The channels are grey, RGB or RGBA."""
 
     images: Images
     labels: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.shape[3] != 3 or self.images.dtype != np.uint8:
-            raise ValueError(f"images are {self.images.dtype} {list(self.images.shape)}: expected uint8 [n, h, w, 3]")
+        if self.images.ndim != 4 or self.images.shape[3] not in (1, 3, 4) or self.images.dtype != np.uint8:
+            found = f"images are {self.images.dtype} {list(self.images.shape)}"
+            raise ValueError(f"{found}: expected uint8 [n, h, w, 1], [n, h, w, 3] or [n, h, w, 4]")
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int64:
             raise ValueError(f"labels are {self.labels.dtype} {list(self.labels.shape)}: expected int64 [{len(self)}]")
 
@@ -38,10 +41,14 @@ class Split:
         chosen = images.select(indices) if isinstance(images, LazyImages) else images[indices]
         return Split(chosen, self.labels[indices])
 
-    def at(self, side: int) -> "Split":
-        """The same images, at `side` px if they are photos. Images in memory keep their size until they are in a batch,
-        so that pixels are not resized twice."""
-        return replace(self, images=self.images.at(side)) if isinstance(self.images, LazyImages) else self
+    def at(self, size: ImageSize) -> "Split":
+        """The same images, of that size if they are photos. Images in memory are cut to their centre part of its aspect
+        ratio. They keep their size and channels until they are in a batch, so that pixels are not resized twice."""
+        if isinstance(self.images, LazyImages):
+            return replace(self, images=self.images.at(size))
+        height, width, _ = shape_of(size)
+        top, left, down, across = centre_box(self.images.shape[1:3], (height, width))
+        return replace(self, images=self.images[:, top : top + down, left : left + across])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import functools
 import io
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -113,21 +113,26 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if _orientation(image) in _SWAPPED else (width, height)
 
 
-def centre(image: Image.Image, size: tuple[int, int], *, draft: bool = True) -> np.ndarray:
-    """The largest centre part with the aspect ratio of `size` (height, width), resized to that size.
-
-    The result is uint8 `[height, width, 3]`; `draft` as in `part`.
-    """
-    high, wide = size
-    width, height = upright_size(image)
+def centre_box(image: Sequence[int], size: Sequence[int]) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of the largest centre part of an `image` with the aspect ratio of `size`."""
+    (height, width), (high, wide) = image, size
     # Whole pixels: half a pixel would blur a photo that is not resized at all.
     across, down = max(min(width, height * wide // high), 1), max(min(height, width * high // wide), 1)
-    left, top = (width - across) // 2, (height - down) // 2
+    return (height - down) // 2, (width - across) // 2, down, across
+
+
+def centre(image: Image.Image, size: tuple[int, ...], *, draft: bool = True) -> np.ndarray:
+    """The largest centre part with the aspect ratio of `size` (height, width), resized to that size.
+
+    The result and `draft` are as in `part`.
+    """
+    top, left, down, across = centre_box(upright_size(image)[::-1], size[:2])
     return part(image, (left, top, left + across, top + down), size, draft=draft)
 
 
-def part(image: Image.Image, box: Box, size: tuple[int, int], *, draft: bool = True) -> np.ndarray:
-    """The part of the image in `box`, resized to `size`: uint8 `[height, width, 3]`.
+def part(image: Image.Image, box: Box, size: tuple[int, ...], *, draft: bool = True) -> np.ndarray:
+    """The part of the image in `box`, resized to `size`, (height, width) or (height, width, channels): uint8 of that
+    shape, RGB if it does not name the channels.
 
     Bilinear; where the image shrinks, over all pixels that a new one covers. A JPEG of at least twice the size needed
     is decoded at a half, a quarter or an eighth of its size, which costs a fraction and never enlarges the result.
@@ -137,28 +142,32 @@ def part(image: Image.Image, box: Box, size: tuple[int, int], *, draft: bool = T
     spare = int(min((box[2] - box[0]) / size[1], (box[3] - box[1]) / size[0]))
     if draft and spare >= 2 and image.format in ("JPEG", "MPO"):
         image.draft("RGB", (image.width // spare, image.height // spare))
-    rgb = to_rgb(_upright(image))
-    across, down = rgb.width / width, rgb.height / height
+    high, wide, channels = (*size, 3)[:3]
+    pixels = converted(_upright(image), channels)
+    across, down = pixels.width / width, pixels.height / height
     left, top, right, bottom = box
     # Rounding must not put an edge outside the image.
-    scaled = (left * across, top * down, min(right * across, rgb.width), min(bottom * down, rgb.height))
-    return np.asarray(rgb.resize(size[::-1], Image.Resampling.BILINEAR, box=scaled))
+    scaled = (left * across, top * down, min(right * across, pixels.width), min(bottom * down, pixels.height))
+    resized = pixels.resize((wide, high), Image.Resampling.BILINEAR, box=scaled)
+    return np.asarray(resized).reshape(high, wide, channels)
 
 
 def whole(image: Image.Image) -> np.ndarray:
     """The whole image, upright and decoded in full: uint8 `[height, width, 3]`."""
-    return np.asarray(to_rgb(_upright(image)))
+    return np.asarray(converted(_upright(image)))
 
 
 def check(image: Image.Image) -> None:
     """Decode the whole image, as cheaply as its format allows. Raises Pillow's exceptions if the file is damaged."""
     if image.format in ("JPEG", "MPO"):
         image.draft("RGB", (1, 1))
-    to_rgb(_upright(image))
+    converted(_upright(image))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def converted(image: Image.Image, channels: int = 3) -> Image.Image:
     """8-bit RGB: grey repeated, palettes looked up, CMYK converted, the upper 8 of 16 bits, alpha over white.
+
+    Of 1 channel, Pillow's grey of that (mode L). Of 4 channels, RGBA, opaque where the image has no alpha.
 
     Of an animation, the first frame. Raises ValueError for pixels without a known range, such as floats in a TIFF.
     """
@@ -168,9 +177,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels are floats of an unknown range; expected 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, (_BACKGROUND,) * 3)
-        return Image.alpha_composite(ground, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+        if channels == 4:
+            return image
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (_BACKGROUND,) * 3), image)
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    return image if channels == 3 else image.convert("L" if channels == 1 else "RGBA")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -19,6 +19,7 @@ from finetune.data import decoding
 from finetune.data.decoding import BadImage, Box
 from finetune.errors import FinetuneError
 from finetune.process import cores
+from finetune.text import ImageSize, shape_of
 
 AREA = (0.08, 1.0)
 """Smallest and largest share of the photo that a random crop covers (Szegedy et al. 2015, section 6; the numbers are
@@ -79,44 +80,46 @@ class Photos(ABC):
 
 @dataclass(frozen=True, eq=False)
 class LazyImages:
-    """The photos numbered `chosen` (int64 `[n]`) as uint8 `[n, side, side, 3]`: the centre square of each.
+    """The photos numbered `chosen` (int64 `[n]`) as uint8 images of the size `side`: the centre part of each that has
+    its aspect ratio.
 
     Indexing reads, decodes and resizes; `select` and `at` do not. `draft` as in `decoding.centre`.
 
-    native: the (height, width) in px of a data set's images in memory, if the photos are brought to these. The largest
-    centre part of that aspect ratio is taken, and evaluation enlarges it as it does the data set's own images. A photo
-    of exactly that size is read pixel by pixel.
+    native: (height, width) in px, or (height, width, channels), of a data set's images in memory, if the photos are
+    brought to these; evaluation enlarges them as it does the data set's own images. A photo of exactly that size is
+    read pixel by pixel.
     """
 
     photos: Photos
     chosen: np.ndarray
-    side: int
+    side: ImageSize
     draft: bool = True
-    native: tuple[int, int] | None = None
+    native: tuple[int, ...] | None = None
 
     ndim = 4
     dtype = np.dtype(np.uint8)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """`(n, side, side, 3)`, or `(n, *native, 3)`."""
-        return len(self.chosen), *(self.native or (self.side, self.side)), 3
+        """`(n, height, width, channels)`."""
+        height, width, channels = (*self.native, 3)[:3] if self.native else shape_of(self.side)
+        return len(self.chosen), height, width, channels
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def __getitem__(self, key: "slice | np.ndarray") -> np.ndarray:
         """The images at a slice or at int indices, decoded. Raises BadImage."""
-        size = self.shape[1:3]
+        size = self.shape[1:]
         return self.views(self.chosen[key], lambda _, image: decoding.centre(image, size, draft=self.draft))
 
     def select(self, indices: np.ndarray) -> "LazyImages":
         """The images at int `indices`, without reading any."""
         return replace(self, chosen=self.chosen[indices])
 
-    def at(self, side: int) -> "LazyImages":
-        """The same images at another side in px. `native` images keep their size until they are in a batch."""
-        return self if self.native else replace(self, side=side)
+    def at(self, size: ImageSize) -> "LazyImages":
+        """The same images of another size. `native` images keep theirs until they are in a batch."""
+        return self if self.native else replace(self, side=size)
 
     def views(self, numbers: np.ndarray, view: Callable[[int, Image.Image], np.ndarray]) -> np.ndarray:
         """uint8, of this shape: `view(position, photo)` of the photos with those numbers. Raises BadImage."""
@@ -144,43 +147,49 @@ class LazyImages:
 
 
 def random_crops(
-    images: "np.ndarray | LazyImages", indices: np.ndarray, side: int, seed: tuple[int, int]
+    images: "np.ndarray | LazyImages", indices: np.ndarray, size: ImageSize, seed: tuple[int, int]
 ) -> np.ndarray:
-    """Random crops of the images at int `indices`, by `draw_crop` from (`seed`, index): uint8 `[n, side, side, 3]`.
+    """Random crops of the images at int `indices`, by `draw_crop` from (`seed`, index): uint8, `n` images of that size.
 
     Raises BadImage for photos.
     """
+    shape = shape_of(size)
 
     def crop(position: int, image: Image.Image) -> np.ndarray:
-        box, mirrored = draw_crop(decoding.upright_size(image), (*seed, int(indices[position])))
-        pixels = decoding.part(image, box, (side, side))
+        seeds = (*seed, int(indices[position]))
+        box, mirrored = draw_crop(decoding.upright_size(image), seeds, shape.width / shape.height)
+        pixels = decoding.part(image, box, shape)
         return pixels[:, ::-1] if mirrored else pixels
 
     if isinstance(images, LazyImages):
-        return images.at(side).views(images.chosen[indices], crop)
-    in_memory = (Image.fromarray(np.ascontiguousarray(images[index])) for index in indices)
+        return images.at(size).views(images.chosen[indices], crop)
+    grey = images.shape[3] == 1  # Pillow has no axis for one channel
+    in_memory = (
+        Image.fromarray(np.ascontiguousarray(images[index, ..., 0] if grey else images[index])) for index in indices
+    )
     return np.stack([crop(position, image) for position, image in enumerate(in_memory)])
 
 
-def draw_crop(size: tuple[int, int], seed: tuple[int, ...]) -> tuple[Box, bool]:
+def draw_crop(size: tuple[int, int], seed: tuple[int, ...], shape: float = 1.0) -> tuple[Box, bool]:
     """Inception's random crop: its box within a photo of `size` (width, height) in px, and whether to mirror it.
 
-    The area is uniform within AREA, the logarithm of the aspect ratio within that of ASPECT, the place within the
-    photo. A crop that does not fit is drawn again, up to ten times; after that, the largest centre part of an allowed
-    aspect ratio is taken. `seed` holds the run's seed, the epoch and the image's number: the draw is the same in every
-    batch, thread and process.
+    The area is uniform within AREA, the logarithm of the aspect ratio within that of ASPECT, times the aspect ratio
+    `shape` of the result, the place within the photo. A crop that does not fit is drawn again, up to ten times; after
+    that, the largest centre part of an allowed aspect ratio is taken. `seed` holds the run's seed, the epoch and the
+    image's number: the draw is the same in every batch, thread and process.
     """
     width, height = size
     rng = np.random.default_rng(seed)
     mirrored = bool(rng.random() < 0.5)
     for _ in range(_TRIES):
         area = width * height * rng.uniform(*AREA)
-        aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
+        aspect = shape * math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
         across, down = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < across <= width and 0 < down <= height:
             left, top = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
             return (left, top, left + across, top + down), mirrored
-    across, down = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
+    across = max(min(width, round(height * ASPECT[1] * shape)), 1)
+    down = max(min(height, round(width / (ASPECT[0] * shape))), 1)
     left, top = (width - across) // 2, (height - down) // 2
     return (left, top, left + across, top + down), mirrored
 

@@ -4,6 +4,7 @@ With any other preprocessing than that of the weights, accuracy drops without an
 """
 
 import importlib
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,13 +13,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from finetune.data.channels import LUMA
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import did_you_mean
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """`(pixels * scale - mean) / std` for pixels in [0, 255]; `mean` and `std` are in the order of `channels`."""
+    """`(pixels * scale - mean) / std` for pixels in [0, 255]; `mean` and `std` are in the order of `channels`.
+
+    The one channel of grey images, and alpha, have the grey of the three means and deviations: grey is linear, so that
+    is the mean of the grey images.
+    """
 
     name: str
     scale: float
@@ -27,18 +33,25 @@ class Preprocessing:
     channels: Literal["rgb", "bgr"] = "rgb"
 
     def apply(self, images: Any) -> Any:
-        """RGB `[batch, height, width, 3]`, uint8 or float32 in [0, 255], to float32 of the same shape.
+        """Grey, RGB or RGBA `[batch, height, width, channels]`, uint8 or float32 in [0, 255], to float32 of that shape.
 
         The map is affine and the same for every pixel, so it commutes with bilinear resizing.
         """
         import tensorflow as tf  # here, so that the table is read without it
 
         pixels = tf.cast(images, tf.float32)
-        if self.channels == "bgr":
-            pixels = pixels[..., ::-1]
-        scale = tf.constant([self.scale / std for std in self.std])
-        shift = tf.constant([mean / std for mean, std in zip(self.mean, self.std, strict=True)])
+        found = pixels.shape[-1]
+        if self.channels == "bgr" and found > 1:
+            pixels = pixels[..., ::-1] if found == 3 else tf.gather(pixels, [2, 1, 0, 3], axis=-1)
+        means, deviations = self._of_channels(self.mean, found), self._of_channels(self.std, found)
+        scale = tf.constant([self.scale / std for std in deviations])
+        shift = tf.constant([mean / std for mean, std in zip(means, deviations, strict=True)])
         return pixels * scale - shift
+
+    def _of_channels(self, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+        rgb = values if self.channels == "rgb" else values[::-1]
+        grey = math.fsum(value * share for value, share in zip(rgb, LUMA, strict=True))
+        return {1: (grey,), 3: values, 4: (*values, grey)}[channels]
 
 
 # The means are those of the ImageNet training set: in [0, 255] as the VGG authors published them, in [0, 1] as
@@ -102,7 +115,7 @@ def suspects() -> tuple[Preprocessing | Composed, ...]:
 class CustomPreprocessing:
     """A preprocessing by `function`, in NumPy or TensorFlow.
 
-    The function takes RGB float32 `[batch, height, width, 3]` in [0, 255] at the network's image size, and returns
+    The function takes float32 `[batch, height, width, channels]` in [0, 255] at the network's image size, and returns
     float32 of the same shape. It runs after resizing, because it need not commute with resizing.
 
     failures: the exceptions it raised inside a graph, for the code that runs the graph. TensorFlow passes on only text.

@@ -18,6 +18,7 @@ from finetune.data import pipeline
 from finetune.data.dataset import Images
 from finetune.data.preprocessing import AnyPreprocessing
 from finetune.errors import FinetuneError, Interrupted, WrongUse
+from finetune.text import ImageSize, shape_of
 from finetune.training.feature_cache.entry import Entry, found
 from finetune.training.loop import kernels
 
@@ -34,9 +35,10 @@ class DoesNotKeep(FinetuneError):
     """Rows read back from an entry differ from the rows just written."""
 
 
-def batch_size(image_size: int) -> int:
+def batch_size(image_size: ImageSize) -> int:
     """Images computed at once. The number is fixed: an image's last bits depend on the size of its batch."""
-    return max(_BATCH, min(4 * _BATCH, _PIXELS // image_size**2 // _BATCH * _BATCH))
+    shape = shape_of(image_size)
+    return max(_BATCH, min(4 * _BATCH, _PIXELS // (shape.height * shape.width) // _BATCH * _BATCH))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +71,11 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """The lower half of a model from uint8 images, `[n, height, width, 3]`, to rows."""
+    """The lower half of a model from uint8 images, `[n, height, width, channels]`, to rows."""
 
     below: keras.Model
     statistics: Statistics
-    image_size: int
+    image_size: ImageSize
     preprocessing: AnyPreprocessing
 
     def __call__(self, images: np.ndarray) -> np.ndarray:

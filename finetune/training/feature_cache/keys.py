@@ -17,6 +17,7 @@ from finetune.data import pipeline
 from finetune.data.dataset import Split
 from finetune.data.lazy import LazyImages, in_threads
 from finetune.data.preprocessing import AnyPreprocessing, CustomPreprocessing
+from finetune.text import ImageSize
 from finetune.training.feature_cache.cut import nodes
 from finetune.training.feature_cache.entry import ID
 
@@ -61,7 +62,7 @@ def of_network(below: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def of_pixels(split: Split, *, image_size: int, preprocessing: AnyPreprocessing) -> str:
+def of_pixels(split: Split, *, image_size: ImageSize, preprocessing: AnyPreprocessing) -> str:
     """Hex digest of how images of this kind become the network's input: the output for two images of noise.
 
     It covers everything that preprocessing and resizing do, the user's own code included. For photos that are decoded

@@ -39,7 +39,7 @@ def test_take_keeps_images_and_labels_together():
     [
         (np.zeros((2, 4, 4, 3), np.float32), np.zeros(2, np.int64)),
         (np.zeros((2, 4, 4), np.uint8), np.zeros(2, np.int64)),
-        (np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, np.int64)),
+        (np.zeros((2, 4, 4, 2), np.uint8), np.zeros(2, np.int64)),
         (np.zeros((2, 4, 4, 3), np.uint8), np.zeros(3, np.int64)),
         (np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int32)),
     ],
