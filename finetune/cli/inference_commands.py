@@ -9,6 +9,7 @@ from finetune.cli.model_options import model_options, open_model
 from finetune.cli.shared_options import (
     CHECKPOINT,
     COUNT,
+    CSV_COLUMNS,
     DATA_DIR,
     NPZ_KEYS,
     PATH,
@@ -169,6 +170,7 @@ def _classifier(display: Any, target: Path | None, opening: dict[str, Any]) -> "
 @DATA_DIR
 @NPZ_KEYS
 @TFRECORD_KEYS
+@CSV_COLUMNS
 @SPLIT
 @click.option(
     "--pool",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finetune.cli.completion_command import complete_backbone
-from finetune.cli.shared_options import COUNT, DATA_DIR, NPZ_KEYS, PATH, TFRECORD_KEYS
+from finetune.cli.shared_options import COUNT, CSV_COLUMNS, DATA_DIR, NPZ_KEYS, PATH, TFRECORD_KEYS
 
 if TYPE_CHECKING:
     from finetune.diagnosis.targets.opening import Target
@@ -42,6 +42,7 @@ _MODEL = (
     DATA_DIR,
     NPZ_KEYS,
     TFRECORD_KEYS,
+    CSV_COLUMNS,
     click.option(
         "--preprocess",
         metavar="NAME|MODULE:FUNCTION",

@@ -72,6 +72,7 @@ SPLIT = click.option(
 )
 DATA_DIR = setting_option("data_dir")
 NPZ_KEYS, TFRECORD_KEYS = setting_option("npz_keys"), setting_option("tfrecord_keys")
+CSV_COLUMNS = setting_option("csv_columns")
 CHECKPOINT = setting_option("checkpoint")
 SKIP_BAD_IMAGES = click.option("--skip-bad-images", is_flag=True, help=SETTINGS["skip_bad_images"].help)
 

@@ -18,6 +18,7 @@ from finetune.data.sources.cifar import CIFAR, read_cifar
 from finetune.data.sources.generated import demo_source, demo_target
 from finetune.data.sources.idx import IDX, read_idx
 from finetune.data.sources.image_folder import read_folder
+from finetune.data.sources.image_table import TABLES, read_table
 from finetune.data.sources.tensorflow_datasets import read_tfds
 from finetune.data.sources.tfrecord import is_tfrecord, read_tfrecords, tfrecord_files
 from finetune.errors import WrongUse
@@ -48,7 +49,7 @@ def load_data(config: RunConfig, *, progress: Progress | None = None, on_scan: P
     options = ReadOptions(
         data_dir,
         *(config.test, config.seed, config.skip_bad_images, progress, on_scan),
-        *(config.npz_keys, config.tfrecord_keys),
+        *(config.npz_keys, config.tfrecord_keys, config.csv_columns),
     )
     dataset = read_source(config.data, options)
     train, held_out = dataset.train, dataset.validation if config.validation else None
@@ -94,16 +95,18 @@ def read_source(name: str, options: ReadOptions) -> Dataset:
         plain = name.lower().replace("-", "").replace("_", "")
         near = difflib.get_close_matches(plain, _NAMES, n=1) or difflib.get_close_matches(name.lower(), _NAMES, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise WrongUse(f"unknown data '{name}': {hint}expected one of {_KNOWN}, or the path of a folder or .npz")
+        raise WrongUse(f"unknown data '{name}': {hint}expected one of {_KNOWN}, or the path of a folder, .npz or .csv")
     path = Path(os.path.abspath(options.data_dir or os.path.expanduser(name)))
     if path.suffix.lower() == ".npz" and not path.is_dir():
         return read_arrays_file(path, options)
     if not path.exists():
         raise WrongUse(f"--data {path}: there is nothing of that name; check the path, or give one of {_KNOWN}")
+    if path.is_file() and path.suffix.lower() in TABLES:
+        return read_table(path, options)
     if path.is_file() and not is_tfrecord(path):
         raise WrongUse(
             f"--data {path} is a file: expected a folder of images per class, TFRecords or a folder of them, an .npz, "
-            "or a folder of .npy files such as x_train.npy and y_train.npy"
+            "a table of image files (.csv, .tsv, .parquet), or a folder of .npy files such as x_train.npy, y_train.npy"
         )
     if path.is_file() or tfrecord_files(path):
         return read_tfrecords(path, options)
@@ -121,5 +124,5 @@ def absolute(name: str, *, below: Path | None = None) -> str:
 def _is_path(name: str, below: Path | None = None) -> bool:
     if name in _NAMES or name.startswith(_TFDS) or not name.strip():
         return False
-    looks_like_one = name.startswith(("~", ".")) or name.lower().endswith(".npz") or os.sep in name
+    looks_like_one = name.startswith(("~", ".")) or name.lower().endswith((".npz", *TABLES)) or os.sep in name
     return looks_like_one or os.path.exists((below or Path()) / name)

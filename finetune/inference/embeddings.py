@@ -64,6 +64,7 @@ class EmbeddingOptions:
     data_dir: Path | None = None
     npz_keys: str | None = None
     tfrecord_keys: str | None = None
+    csv_columns: str | None = None
     split: str = "test"
     pool: Pooling = "mean"
     checkpoint: Path | None = None
@@ -214,6 +215,7 @@ def _dataset(request: EmbeddingOptions, config: RunConfig, on_scan: Progress | N
         data_dir=str(request.data_dir) if request.data_dir else None,
         npz_keys=request.npz_keys,
         tfrecord_keys=request.tfrecord_keys,
+        csv_columns=request.csv_columns,
         skip_bad_images=request.skip_bad_images,
         examples=None,
         validation=0.0 if request.split != "validation" else config.validation or 0.05,

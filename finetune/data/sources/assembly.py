@@ -22,7 +22,7 @@ class ReadOptions:
     data_dir: where it lies now; None if its name says so. test: the share of the images that become the test set, if
     the data has none. seed: of that draw. skip_bad_images: whether damaged photos are left out. progress, on_scan:
     receive the progress of a download in bytes, and of the inspection of photos in images. npz_keys, tfrecord_keys: the
-    names of arrays and features (`KEY=NAME,KEY=NAME`), where they are not found.
+    names of arrays and features (`KEY=NAME,KEY=NAME`), where they are not found. csv_columns: likewise of a table.
     """
 
     data_dir: Path | None = None
@@ -33,6 +33,7 @@ class ReadOptions:
     on_scan: Progress | None = None
     npz_keys: str | None = None
     tfrecord_keys: str | None = None
+    csv_columns: str | None = None
 
 
 class LabelledPhotos(NamedTuple):

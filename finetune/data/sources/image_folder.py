@@ -12,12 +12,10 @@ from checkpoints.errors import listed
 from finetune.data.dataset import Dataset
 from finetune.data.image_files import PhotoFiles, images_below, is_image, is_visible, of_kinds, skipped_files
 from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
+from finetune.data.sources.image_table import TABLES
 from finetune.data.sources.split_names import role_of, roles_of, settled
 from finetune.errors import FinetuneError
 from finetune.text import printable
-
-TABLES = (".csv", ".tsv", ".parquet")
-"""Suffixes of the tables that `sources.table` reads."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class TargetOptions:
     data_dir: Path | None = None
     npz_keys: str | None = None
     tfrecord_keys: str | None = None
+    csv_columns: str | None = None
     preprocess: str | None = None
     image_size: int | None = None
     batch_size: int | None = None
@@ -41,7 +42,7 @@ class TargetOptions:
 
     def commands(self, backbone: str | None = None) -> Commands:
         """The commands of a remedy: one that names this target again, and one that trains `backbone` on its data."""
-        data = self._typed("data", "data_dir", "npz_keys", "tfrecord_keys", "preprocess", "image_size")
+        data = self._typed("data", "data_dir", "npz_keys", "tfrecord_keys", "csv_columns", "preprocess", "image_size")
         words = [str(self.target)] if self.target else []
         words += self._typed("backbone", "checkpoint", "meta_graph", "input", "logits", "is_training", "input_layout")
         words += self._typed("output")

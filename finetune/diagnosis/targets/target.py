@@ -131,6 +131,7 @@ def read_data(
         data_dir=str(request.data_dir) if request.data_dir else None,
         npz_keys=request.npz_keys,
         tfrecord_keys=request.tfrecord_keys,
+        csv_columns=request.csv_columns,
         validation=0.0,
         image_size=request.image_size or image_size,
         preprocess=chosen,
