@@ -23,7 +23,7 @@ from finetune.tf_graphs.program.fold import INSIDE, fold
 from finetune.tf_graphs.program.graphdef import MetaGraph, refuse
 from finetune.tf_graphs.program.modes import Modes, fed, find_modes, find_wiring, logits_with, with_updates
 from finetune.tf_graphs.program.nodes import IMAGES, PLACEHOLDERS, Graph, Ref, Values
-from finetune.tf_graphs.program.roles import Input, describe, find_input, find_logits, named
+from finetune.tf_graphs.program.roles import Input, before_activation, describe, find_input, find_logits, named
 from finetune.tf_graphs.program.sites import Layer, find_sites, pair
 from finetune.tf_graphs.program.switchless import batchwise, modes_without_switch
 from finetune.tf_graphs.writing import GraphFiles
@@ -65,12 +65,7 @@ def open_graph(
     graph = saved.graph
     known = dict(_feed(graph, text) for text in feeds)
     end, found = (named(graph, logits, "--logits"), f"logits {logits}: as given") if logits else find_logits(graph)
-    node = graph.producer(graph.source(end))
-    if node.op in ("Softmax", "LogSoftmax"):
-        raise WrongUse(
-            f"--logits {end} are probabilities ({node.op} {node.name}), but the loss needs the logits before the "
-            f"softmax: give --logits {node.inputs[0]}"
-        )
+    end, without, sigmoids = before_activation(graph, end)
     images = find_input(graph, end, named(graph, input, "--input") if input else None, layout)
     scaling = scaling_line(graph, graph.only([end.node]), images.ref)
     saved = replace(saved, graph=fed(graph, images, end))
@@ -81,8 +76,16 @@ def open_graph(
     opened = open_checkpoint(weights)
     if not opened.kind.startswith("slim"):
         raise FinetuneError(f"{weights} is no TensorFlow checkpoint: expected the one that {path} belongs to")
-    lines = [images.how, scaling, found, *modes.lines, *(f"{ref} = {value}: as given" for ref, value in known.items())]
-    return _with_weights(saved, opened, modes, images, lines, use_averages=use_averages)
+    lines = [
+        images.how,
+        scaling,
+        found + without,
+        *modes.lines,
+        *(f"{ref} = {value}: as given" for ref, value in known.items()),
+    ]
+    subject = _with_weights(saved, opened, modes, images, lines, use_averages=use_averages)
+    subject.facts = replace(subject.facts, sigmoids=sigmoids)
+    return subject
 
 
 def _with_weights(
@@ -175,25 +178,23 @@ def open_exported(directory: Path) -> GraphSubject:
     moving, _ = logits_with(fed(graph, images, logits), {})
     refuse(moving, directory)
     sites = [site for site in find_sites(moving) if not site.batch]
-    if not sites:
-        raise FinetuneError(
-            f"{directory} ({origin(directory)}) has no BatchNormalization that can be reached: its graph nowhere "
-            "normalises by variables (it has none, or they are folded into the weights); there is nothing to examine"
-        )
     trained = [site for site in sites if site.mean not in model.frozen]
-    batch = batchwise(moving, trained or sites, model.meta)
+    batch = batchwise(moving, trained or sites, model.meta) if sites else moving
     switched = pair(find_sites(batch), sites)
     opened = open_by_keys(directory)
     places, _ = graph_files.find_variables(model.meta, opened, graph_files.variables_of(moving))
     lines = [
         f"signature '{model.signature}' of {directory}, {found}",
-        "is_training=True is added to its graph, without dropout and augmentation",
+        "is_training=True is added to its graph, without dropout and augmentation"
+        if sites
+        else f"it ({origin(directory)}) has no BatchNormalization that can be reached: its graph nowhere normalises by "
+        "variables (it has none, or they are folded into the weights)",
     ]
     if len(trained) < len(sites):
         lines.append(_frozen(len(sites) - len(trained), len(sites)))
     if switched.always_batch:
         lines.append(f"{len(switched.always_batch)} more layers normalise by the batch in any case")
-    trained_with: Literal["moving"] | None = None if trained else "moving"
+    trained_with: Literal["moving"] | None = "moving" if sites and not trained else None
     step = next((int(opened.read(key)) for key in _STEPS if opened.shapes.get(key) == ()), None)
     facts = GraphFacts(tuple(lines), step, scales_pixels=_scales(moving), sigmoids=sigmoids, trained_with=trained_with)
     modes, files = Modes(batch, moving, _named(switched.layers)), GraphFiles(directory, opened, places, model.twins)

@@ -232,7 +232,7 @@ class GraphSubject:
         many = f"{len(self.layers)} BN layer{'s' if len(self.layers) > 1 else ''} switched, {self.outputs} logits"
         found = sorted({f"{value:g}" for value in self.decay.values() if value is not None}, key=float)
         measured = [f"decay {first_of(found)}, measured by running the updates once"] if found else []
-        return (*self.facts.lines, many, *measured)
+        return (*self.facts.lines, many, *([self.scores.words] if self.scores.words else []), *measured)
 
     def _by_variable(self, snapshot: Snapshot) -> dict[str, np.ndarray]:
         pairs = [((layer.mean, layer.variance), snapshot[layer.name]) for layer in self._layers]

@@ -30,7 +30,7 @@ from finetune.backbone.outputs import as_logits, choose_output
 from finetune.batchnorm.flatten import flat, originals
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot
-from finetune.batchnorm.surgery import adopt, bn_layers
+from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.targets.options import TargetOptions
 from finetune.diagnosis.targets.target import Target, read_data, read_history
@@ -144,8 +144,6 @@ def open_saved_model(request: TargetOptions) -> Target:
     spec = find_backbone(str(path))
     image_size = request.image_size or spec.image_size
     model = load_backbone(spec, image_size=image_size).model
-    if not bn_layers(model):
-        raise FinetuneError(f"{path} has no BatchNormalization that can be reached: there is nothing to examine")
 
     def write(out: Path) -> None:
         raise FinetuneError(

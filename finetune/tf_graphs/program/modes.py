@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import tensorflow as tf
 
-from checkpoints.formats.operations import ASSIGNMENTS, FUSED, RANDOM
+from checkpoints.formats.operations import ASSIGNMENTS, RANDOM
 from finetune.errors import FinetuneError, WrongUse
 from finetune.tf_graphs.program.fold import fold
 from finetune.tf_graphs.program.graphdef import ALLOWED, parse_ref, refuse
@@ -53,7 +53,7 @@ def fed(graph: Graph, images: Input, logits: Ref) -> Graph:
 def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]) -> Modes | None:
     """Both modes of `graph` (already `fed`), by `switch` or by the one tensor that switches its BatchNorm.
 
-    None where nothing does. Raises FinetuneError where there is no BatchNorm, where `switch` is no switch, where there
+    None where nothing does. Raises FinetuneError where `switch` is no switch, where there
     are several, or where a placeholder has no value.
     """
     needed = graph.only([LOGITS])
@@ -68,7 +68,6 @@ def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]
         raise FinetuneError(
             f"several tensors switch BatchNorm: {names}. Choose one with --is-training and feed the others"
         )
-    _require_batchnorm(needed, known)
     if switch is not None:
         raise FinetuneError(
             f"--is-training {switch} switches no BatchNorm between batch and moving statistics; the logits take "
@@ -165,16 +164,6 @@ def require_values(*graphs: Graph) -> None:
         names = first_of(map(describe, missing.values()))
         raise FinetuneError(
             f"the logits depend on {names} as well: give it a value with --feed {next(iter(missing))}=VALUE"
-        )
-
-
-def _require_batchnorm(graph: Graph, known: Mapping[Ref, np.ndarray]) -> None:
-    """FinetuneError where there is no normalisation at all."""
-    everywhere = (graph.nodes.values(), *(function.node_def for function in graph.functions.values()))
-    fused = any(node.op in FUSED for nodes in everywhere for node in nodes)
-    if not fused and not find_sites(logits_with(graph, known)[0]):
-        raise FinetuneError(
-            "the graph has no BatchNorm on the way to its logits: there is nothing for diagnose-bn to examine"
         )
 
 

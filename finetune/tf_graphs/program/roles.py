@@ -16,6 +16,10 @@ from finetune.tf_graphs.program.nodes import PLACEHOLDERS, Graph, Node, Ref, Val
 Layout = Literal["nhwc", "nchw", "flat-nhwc", "flat-nchw"]
 LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw", "flat-nhwc", "flat-nchw")
 _LOSSES = ("SparseSoftmaxCrossEntropyWithLogits", "SoftmaxCrossEntropyWithLogits")
+_SOFTMAX = ("Softmax", "LogSoftmax")
+_SIGMOID_LOSS = frozenset({"GreaterEqual", "Neg"})
+"""What reads the logits in `tf.nn.sigmoid_cross_entropy_with_logits`, which is made of arithmetic."""
+_RESHAPING = ("Identity", "StopGradient", "Reshape", "Squeeze", "ExpandDims", "Cast", "IdentityN")
 _PREDICTIONS = ("Softmax", "LogSoftmax", "ArgMax", "InTopK", "InTopKV2", "TopK", "TopKV2")
 _LAYERS = frozenset({"MatMul", "Conv2D", "BiasAdd", "Add", "AddV2", "Mul", *FUSED})
 _ENDS = frozenset({"Squeeze", "Reshape", "Identity", "Mean", "Add", "AddV2"})
@@ -109,6 +113,25 @@ def find_logits(graph: Graph) -> tuple[Ref, str]:
         "the graph has no cross-entropy, no softmax and no end that shows its logits: name them with --logits (the "
         "tensor [batch, classes] before the softmax)"
     )
+
+
+def before_activation(graph: Graph, end: Ref) -> tuple[Ref, str, bool]:
+    """The logits where `end` may be their softmax or sigmoids; words on what was taken off; whether they are sigmoids'.
+
+    Logits are those of sigmoids where a sigmoid or its cross-entropy reads them, and no softmax.
+    """
+    node = graph.producer(graph.source(end))
+    if node.op in (*_SOFTMAX, "Sigmoid"):
+        return node.inputs[0], f", without its {node.op} ({node.name})", node.op == "Sigmoid"
+    consumers, waiting, readers = graph.consumers(), [graph.source(end).node, end.node], dict[str, str]()
+    while waiting:
+        for reader in consumers[waiting.pop()]:
+            if reader.name not in readers:
+                readers[reader.name] = reader.op
+                waiting += [reader.name] if reader.op in _RESHAPING else []
+    found = set(readers.values())
+    sigmoids = "Sigmoid" in found or _SIGMOID_LOSS <= found
+    return end, "", sigmoids and not found & {*_LOSSES, *_SOFTMAX}
 
 
 def _read_by(graph: Graph, forward: Mapping[str, Node], readers: tuple[str, ...]) -> list[Ref]:

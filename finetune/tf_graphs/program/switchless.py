@@ -49,19 +49,16 @@ def modes_without_switch(meta: MetaGraph, known: Mapping[Ref, np.ndarray]) -> Mo
             "the graph was written for tests, without a switch: is_training=True is made from it by putting "
             "moments of the batch in place of the averages"
         )
+    elif by_batch:
+        raise _no_averages(meta, by_batch)
     else:
-        raise _neither(meta, by_batch)
+        return Modes(own, own, (), known, ("the graph has no BatchNorm on the way to its logits",))
     switched = pair(find_sites(batch), find_sites(moving))
     return Modes(batch, moving, switched.layers, known, (line, *lines_of(guessed, needed.nodes, switched, batch, cut)))
 
 
-def _neither(meta: MetaGraph, by_batch: Sequence[Site]) -> FinetuneError:
+def _no_averages(meta: MetaGraph, by_batch: Sequence[Site]) -> FinetuneError:
     """The error for a graph of which only one mode can be made."""
-    if not by_batch:
-        return FinetuneError(
-            f"{meta.path} has no BatchNorm on the way to its logits that normalises by moments or by variables: there "
-            "is nothing for diagnose-bn to examine"
-        )
     return FinetuneError(
         f"{meta.path} has no training switch, and normalises by the moments of a batch alone (the first at node "
         f"'{by_batch[0].node}'): nothing in it assigns an average of them to a variable, so is_training=False cannot "

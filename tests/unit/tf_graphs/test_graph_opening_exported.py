@@ -217,8 +217,7 @@ def test_what_cannot_be_examined_is_said(trained, tmp_path):
     given = keras.Input((SIDE, SIDE, 3))
     plain = keras.Model(given, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(given)))
     plain.export(tmp_path / "plain", verbose=False)
-    with pytest.raises(FinetuneError, match="no BatchNormalization that can be reached"):
-        open_exported(tmp_path / "plain")
+    assert any("no BatchNormalization that can be reached" in line for line in open_exported(tmp_path / "plain").lines)
     relu = keras.layers.Dense(2, activation="relu")(
         keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(given))
     )

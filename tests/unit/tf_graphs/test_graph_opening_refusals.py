@@ -195,12 +195,6 @@ def other_network(classes):
         return network_of(classes)
 
 
-def without_batchnorm():
-    x, training = images(), switch()
-    logits, _ = head(tf.nn.relu(conv(x, "a")))
-    return Form(x, logits, {training: True}, {training: False})
-
-
 def without_switch():
     x = images()
     h = conv(x, "a")
@@ -242,12 +236,6 @@ def of_rows():
     return Form(x, head(fused(conv(h, "a"), training, "a"))[0], {}, {})
 
 
-def with_probabilities():
-    made = network()
-    tf.nn.softmax(made.logits, name="probabilities")
-    return made
-
-
 def with_a_temperature():
     temperature = v1.placeholder(tf.float32, [], "temperature")
     return network(between=lambda h: h / temperature)
@@ -256,7 +244,6 @@ def with_a_temperature():
 @pytest.mark.parametrize(
     ("build", "options", "error", "message"),
     [
-        (without_batchnorm, {}, FinetuneError, "no BatchNorm on the way to its logits"),
         (without_switch, {}, FinetuneError, "no training switch.* moments of a batch alone .*: nothing in it ass"),
         (two_heads, {}, FinetuneError, r"2 tensors .*likeliest first: one/logits:0 \(float32 \[\?, 3\]\), two/"),
         (two_images, {}, FinetuneError, r"2 tensors that may be the images: .*depth:0 .*Choose one with --input"),
@@ -265,11 +252,7 @@ def with_a_temperature():
         (of_rows, {}, FinetuneError, r"the layout of the images in x:0 \(float32 \[\?, 768\]\): give --input-layout"),
         (of_rows, {"layout": "nhwc"}, WrongUse, "--input-layout nhwc has 4 axes, but the input"),
         (of_rows, {"layout": "chw"}, WrongUse, "--input-layout chw: expected one of nhwc, nchw"),
-        (with_probabilities, {"logits": "probabilities"}, WrongUse, "are probabilities .*give --logits logits:0"),
-        (with_probabilities, {"logits": "probability"}, WrongUse, "no such tensor; did you mean probabilities"),
-        (with_probabilities, {"is_training": "y"}, WrongUse, "the logits do not depend on it"),
         (with_a_temperature, {"is_training": "temperature"}, FinetuneError, "switches no BatchNorm"),
-        (with_probabilities, {"input": "y:0"}, WrongUse, "the logits logits:0 do not depend on it"),
         (with_a_temperature, {}, FinetuneError, r"depend on temperature:0 \(float32 \[\]\) .*--feed temperature=VALUE"),
         (with_a_temperature, {"feeds": ["temperature"]}, WrongUse, "expected NAME=VALUE"),
         (with_a_temperature, {"feeds": ["temperature=warm"]}, WrongUse, "expected a value of type float32"),
