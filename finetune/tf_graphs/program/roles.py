@@ -130,7 +130,7 @@ def before_activation(graph: Graph, end: Ref) -> tuple[Ref, str, bool]:
                 readers[reader.name] = reader.op
                 waiting += [reader.name] if reader.op in _RESHAPING else []
     found = set(readers.values())
-    sigmoids = "Sigmoid" in found or _SIGMOID_LOSS <= found
+    sigmoids = "Sigmoid" in found or found >= _SIGMOID_LOSS
     return end, "", sigmoids and not found & {*_LOSSES, *_SOFTMAX}
 
 
