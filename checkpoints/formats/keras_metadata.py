@@ -31,13 +31,15 @@ class Recorded:
 
     class_name: of the model, "" where it is not known. config: what its class is made from again, None for a model that
         is Python code.
-    momenta: of its BatchNormalization layers. loss: as it was compiled, as JSON; "" where it was not.
+    momenta: of its BatchNormalization layers. loss: as it was compiled, as JSON; "" where it was not. version: of the
+        Keras that saved it, "" where it is not known.
     """
 
     class_name: str
     config: dict[str, Any] | None
     momenta: tuple[float, ...]
     loss: str
+    version: str = ""
 
 
 def recorded(directory: Path) -> Recorded | None:
@@ -63,6 +65,7 @@ def recorded(directory: Path) -> Recorded | None:
         config if known else None,
         tuple(float(one) for one in momenta if isinstance(one, int | float)),
         json.dumps(compiled.get("loss")) if isinstance(compiled, dict) else "",
+        str(root.get("keras_version", "")),
     )
 
 
@@ -97,7 +100,7 @@ def _nodes(directory: Path) -> Iterator[Any]:
                 for index, one in enumerate(graph.object_graph_def.nodes)
                 if index == 0 or one.user_object.identifier == "_tf_keras_layer"
             ]
-        yield from (json.loads(text, object_hook=_lists) for text in texts if text)
+        yield from (json.loads(text) for text in texts if text)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     except (DecodeError, ValueError, TypeError, RecursionError):
@@ -108,10 +111,3 @@ def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
     """(number, value) of the fields of a message whose type is not compiled in."""
     message = empty_pb2.Empty.FromString(content)
     return ((one.field_number, one.data) for one in UnknownFieldSet(message))
-
-
-def _lists(value: dict[str, Any]) -> Any:
-    """Keras's JSON writes tuples and shapes as objects of these names; here they are lists."""
-    if value.get("class_name") in ("__tuple__", "TensorShape") and isinstance(value.get("items"), list):
-        return value["items"]
-    return value

@@ -26,6 +26,7 @@ from finetune.backbone import networks
 from finetune.backbone.head import keep_head, swap_head
 from finetune.backbone.hub.module_layer import ANY_SIZE, trusting
 from finetune.backbone.keras_2.legacy_config import read_legacy
+from finetune.backbone.keras_2.legacy_directory import open_directory
 from finetune.backbone.keras_2.legacy_file import built
 from finetune.backbone.keras_2.to_keras_3 import transferred
 from finetune.backbone.networks.keras_applications import STAGES, canonical_names
@@ -45,13 +46,15 @@ _SCALES_PIXELS = ("Rescaling", "Normalization", "TrueDivide", "Divide", "Multipl
 
 
 def open_model(path: Path, *, module: str | None = None) -> keras.Model:
-    """A whole model from a `.keras` file or an `.h5` one, in safe mode: no code in it is run.
+    """A whole model from a `.keras` file, an `.h5` one or a SavedModel of Keras 2, in safe mode: no code in it is run.
 
     A model that Keras 2 saved is transferred to Keras 3 (`finetune.backbone.keras_2`).
     `module` is the Hub handle that may be in it, because the user named it; any other is refused.
     Raises FinetuneError where it is missing, damaged, weights only, or holds Python code or custom classes;
     CheckpointError where it is a bomb, or the libraries that read it hang or crash over it.
     """
+    if path.is_dir():
+        return transferred(open_directory(path), name=str(path))
     if not path.is_file():
         raise FinetuneError(f"there is no file {path}: expected a Keras model, .keras or .h5; check the name")
     zipped = zipfile.is_zipfile(path)
@@ -175,14 +178,17 @@ def load(
         names = tuple(variable.path for layer in cut.features.layers for variable in layer.weights)
         left = tuple(v.path for layer in model.layers for v in layer.weights if v.path not in set(names))
         ignored = {"old head": left} if left and keep is None else {}
-        report = LoadReport(str(path), path.suffix.removeprefix("."), sha256_of(path), names, ignored)
+        kind, held = path.suffix.removeprefix("."), [path]
+        if path.is_dir():
+            kind, held = "savedmodel", [one for one in sorted(path.glob("*/variables.*")) if one.is_file()]
+        report = LoadReport(str(path), kind, sha256_of(*held), names, ignored)
     return adopt(cut.features, unbiased=False, options=batchnorm), scope, stages, report, cut.words
 
 
 def _opened(path: Path) -> keras.Model:
     """The model in a file. FinetuneError where there is none."""
     try:
-        state = path.stat()
+        state = (path / "variables" / "variables.index" if path.is_dir() else path).stat()
     except OSError:
         raise FinetuneError(f"there is no file {path}: expected a Keras model, .keras or .h5; check the name") from None
     return _read_once(path, state.st_mtime_ns, state.st_size)

@@ -26,6 +26,7 @@ from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import keras_file, networks
 from finetune.backbone.head import ORDER, check_classes
 from finetune.backbone.hub import module_layer, signatures
+from finetune.backbone.keras_2.legacy_directory import has_layers
 from finetune.backbone.keras_file import SUFFIXES
 from finetune.backbone.networks.names import keras_variables, slim_variables
 from finetune.backbone.networks.network import layers_by_stage
@@ -99,7 +100,7 @@ def _of_path(path: Path, output: str | None) -> BackboneSpec:
         path = path / "model.keras"
     if path.is_dir():
         if signatures.is_saved_model(path):
-            return module_layer.find(str(path))
+            return keras_file.find(path, output) if has_layers(path) else module_layer.find(str(path))
         raise WrongUse(
             f"--backbone {path} is a directory without saved_model.pb or model.keras: expected a SavedModel, a run, or "
             "a .keras or .h5 file. A slim training directory is given as --backbone NAME --checkpoint DIR"
