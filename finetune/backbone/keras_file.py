@@ -25,6 +25,7 @@ from checkpoints.matching.transfer import LoadReport
 from finetune.backbone import networks
 from finetune.backbone.head import keep_head, swap_head
 from finetune.backbone.hub.module_layer import ANY_SIZE, trusting
+from finetune.backbone.hub.signatures import is_saved_model
 from finetune.backbone.keras_2.legacy_config import read_legacy
 from finetune.backbone.keras_2.legacy_directory import open_directory
 from finetune.backbone.keras_2.legacy_file import built
@@ -53,7 +54,7 @@ def open_model(path: Path, *, module: str | None = None) -> keras.Model:
     Raises FinetuneError where it is missing, damaged, weights only, or holds Python code or custom classes;
     CheckpointError where it is a bomb, or the libraries that read it hang or crash over it.
     """
-    if path.is_dir():
+    if is_saved_model(path):
         return transferred(open_directory(path), name=str(path))
     if not path.is_file():
         raise FinetuneError(f"there is no file {path}: expected a Keras model, .keras or .h5; check the name")

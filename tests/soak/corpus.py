@@ -16,6 +16,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+import tf_keras
 from click.testing import CliRunner
 
 from checkpoints.formats.slim import write_slim
@@ -114,6 +115,13 @@ def _keras(name: str) -> Callable[[Path], None]:
 
 def _exported(tree: Path) -> None:
     small_model().export(str(tree / "model"), verbose=False)
+
+
+def _keras_2_saved(tree: Path) -> None:
+    images = tf_keras.Input((16, 16, 3))
+    x = tf_keras.layers.BatchNormalization()(tf_keras.layers.Conv2D(4, 3)(tf_keras.layers.RandomFlip()(images)))
+    x = tf_keras.layers.GlobalAveragePooling2D()(x)
+    tf_keras.Model(images, tf_keras.layers.Dense(10)(x)).save(tree / "model", save_format="tf")
 
 
 def _cifar_archive(tree: Path) -> None:
@@ -280,6 +288,9 @@ SEEDS = (
     Seed("module", "module", lambda tree: hub_modules.write(tree / "m"), ("m/saved_model.pb", "m/variables/*.index"),
          "m", _TABLE, 2),
     Seed("exported", "exported", _exported, ("model/saved_model.pb",), "model", weight=2),
+    Seed("keras-2-saved-model", "model", _keras_2_saved, ("model/keras_metadata.pb", "model/variables/*"), "model",
+         _TABLE, 2),
+    Seed("keras-2-graph", "exported", _keras_2_saved, ("model/saved_model.pb",), "model"),
     Seed("meta-graph", "graph", _graph, ("*.meta",), weight=3),
     Seed("cifar-pickles", "cifar10", lambda tree: written_cifar.write_pickled(tree, training=(1,)) and None,
          ("*/*",), weight=2),
