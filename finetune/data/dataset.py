@@ -81,8 +81,8 @@ class Dataset:
     """A classification task. Label i means `class_names[i]`; `source` describes the files for users.
 
     remarks: sentences for users on how the data was read. skipped: the damaged images that were left out, each with
-    the reason. Raises FinetuneError if there are fewer than two classes, a class has no training image, or a label has
-    no class.
+    the reason. white: as in `Photos`. Raises FinetuneError if there are fewer than two classes, a class has no training
+    image, or a label has no class.
     """
 
     name: str
@@ -93,6 +93,7 @@ class Dataset:
     source: str
     remarks: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    white: int | None = None
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from finetune.data import bit_depth
 from finetune.errors import FinetuneError
 from finetune.text import first_line
 
@@ -165,7 +166,7 @@ def check(image: Image.Image) -> None:
 
 
 def converted(image: Image.Image, channels: int = 3) -> Image.Image:
-    """8-bit RGB: grey repeated, palettes looked up, CMYK converted, the upper 8 of 16 bits, alpha over white.
+    """8-bit RGB: grey repeated, palettes looked up, CMYK converted, 16 bits scaled to 8, alpha over white.
 
     Of 1 channel, Pillow's grey of that (mode L). Of 4 channels, RGBA, opaque where the image has no alpha.
 
@@ -185,11 +186,11 @@ def converted(image: Image.Image, channels: int = 3) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits to 8 bits; Pillow itself would clip the values at 255."""
+    """Grey of 16 bits to 8 bits, white being 65535; Pillow itself would clip the values at 255."""
     values = np.asarray(image)
     if values.size and (values.min() < 0 or values.max() > 0xFFFF):
         raise ValueError("its pixels have 32 bits; expected 8 or 16")
-    return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
+    return Image.fromarray(bit_depth.eight_bits(values, bit_depth.WIDEST))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -204,7 +205,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The photo decoded and turned. ImageOps.exif_transpose would also write the EXIF data again, which may fail."""
+    """The photo decoded and turned, in 8 bits by `image.info["white"]` if it is a PNG or TIFF of more.
+
+    ImageOps.exif_transpose would also write the EXIF data again, which may fail.
+    """
     turn = _TURNS.get(_orientation(image))
-    image.load()
+    if bit_depth.is_wide(image):
+        white = image.info.get("white")  # may also be a text in the file
+        image = bit_depth.narrowed(image, white if isinstance(white, int) else bit_depth.WIDEST)
+    else:
+        image.load()
     return image if turn is None else image.transpose(turn)

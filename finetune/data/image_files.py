@@ -155,17 +155,20 @@ class NamedImages:
 def read_images(
     places: Sequence[Path],
     *,
-    native: tuple[int, int] | None,
+    native: tuple[int, ...] | None,
+    white: int | None = None,
     skip_bad: bool = False,
     on_scan: Progress | None = None,
 ) -> NamedImages:
     """The image files in `places`, and those in the folders among them. Each folder is read in sorted order.
 
     A file in `places` is read whatever its name. In a folder, hidden files and files that are not images are skipped.
-    `native`: the (height, width) of the images of the run's data set; None if those are photos. Raises FinetuneError
+    `native`: the (height, width) of the images of the run's data set; None if those are photos. `white`: as in
+    `lazy.Photos`. Raises FinetuneError
     naming missing and damaged files; with `skip_bad`, damaged files are left out instead.
     """
     ignored, files = Counter[str](), PhotoFiles()
+    files.white = white
     for place in places:
         if place.is_dir():
             for path in images_below(place, ignored):

@@ -23,7 +23,7 @@ from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import room_for
 from finetune.runs.model import finished_class_names, open_run, open_trained
-from finetune.runs.run_data import image_shape
+from finetune.runs.run_data import image_shape, white
 from finetune.text import printable
 
 Pooling = Literal["mean", "max", "none"]
@@ -36,13 +36,14 @@ class Network:
     """A network that images are given to.
 
     model: adopted. config: how images are prepared for it, and its data. class_names: of a finished run. native: as in
-    `run_data.image_shape`. stages: of a backbone, as in `backbone.Backbone`.
+    `run_data.image_shape`. white: as in `run_data.white`. stages: of a backbone, as in `backbone.Backbone`.
     """
 
     model: keras.Model
     config: RunConfig
     class_names: tuple[str, ...] = ()
     native: tuple[int, int] | None = None
+    white: int | None = None
     stages: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -157,7 +158,7 @@ def _open(request: EmbeddingOptions, progress: Progress | None) -> Network:
         config = replace(trained.config, batch_size=request.batch_size or trained.config.batch_size)
         names = finished_class_names(trained.run) if trained.run.status == "done" else ()
         native = image_shape(trained.run, config) if request.images else None
-        return Network(trained.model, config, names, native)
+        return Network(trained.model, config, names, native, white(trained.run))
     if not request.images and request.data is None:
         raise WrongUse(
             f"missing the images: {request.target} is a backbone, which has no data of its own; give --data NAME|PATH, "
@@ -194,7 +195,13 @@ def _images(
 ) -> tuple[NamedImages, tuple[str, ...]]:
     """The images with their paths, and the class names. Images without a file are named by their split and number."""
     if request.images:
-        found = read_images(request.images, native=network.native, skip_bad=request.skip_bad_images, on_scan=on_scan)
+        found = read_images(
+            request.images,
+            native=network.native,
+            white=network.white,
+            skip_bad=request.skip_bad_images,
+            on_scan=on_scan,
+        )
         return found, network.class_names
     dataset = _dataset(request, network.config, on_scan)
     split: Split | None = getattr(dataset, request.split)

@@ -24,7 +24,7 @@ from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.predictions import log_probabilities
 from finetune.inference.export.exportable import CARD
 from finetune.runs.model import finished_class_names, open_trained
-from finetune.runs.run_data import image_shape
+from finetune.runs.run_data import image_shape, white
 from finetune.text import printable
 
 _NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote"
@@ -73,7 +73,7 @@ class Classifier:
     """A network that classifies images: what its outputs are called, and the form in which it takes images.
 
     name: as messages call it. config: complete but for the data. native: as in
-    `run_data.image_shape`. notes: what a user must know.
+    `run_data.image_shape`. white: as in `run_data.white`. notes: what a user must know.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Classifier:
     class_names: tuple[str, ...]
     native: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    white: int | None = None
 
 
 def predict(
@@ -106,7 +107,9 @@ def predict(
     if csv_file is not None and (csv_file.exists() or csv_file.is_symlink()):
         raise WrongUse(f"--csv {csv_file} is already there and is not overwritten: give another name")
     network = target if isinstance(target, Classifier) else _open(target)
-    named = image_files.read_images(places, native=network.native, skip_bad=skip_bad_images, on_scan=on_scan)
+    named = image_files.read_images(
+        places, native=network.native, white=network.white, skip_bad=skip_bad_images, on_scan=on_scan
+    )
     config = replace(network.config, batch_size=batch_size) if batch_size else network.config
     forward = network.subject.forward("moving")
     names = [printable(name) for name in network.class_names]
@@ -153,7 +156,7 @@ def _open(target: Path) -> Classifier:
         raise FinetuneError(f"{run} is not finished, so its model is not known: continue it with: {run.resume_command}")
     names = _checked(list(finished_class_names(run)), trained.model, trained.path)
     subject = KerasSubject(trained.model)
-    return Classifier(str(target), subject, trained.config, names, image_shape(run, trained.config))
+    return Classifier(str(target), subject, trained.config, names, image_shape(run, trained.config), white=white(run))
 
 
 def _exported(path: Path) -> Classifier:

@@ -24,6 +24,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "image_shape": _native(dataset),
         "remarks": list(dataset.remarks),
         "skipped": list(dataset.skipped),
+        "white": dataset.white,
     }
 
 
@@ -86,6 +87,12 @@ def image_shape(run: RunDir, config: RunConfig) -> tuple[int, int] | None:
     if not isinstance(shape, list) or [type(side) for side in shape] != [int, int] or min(shape) < 1:
         raise FinetuneError(f"{run.path / _DATA} has image_shape {shape!r}: it is damaged; restore it from a copy")
     return shape[0], shape[1]
+
+
+def white(run: RunDir) -> int | None:
+    """The value that became 255 in images of more than 8 bits, as in `lazy.Photos`; None if the run had none."""
+    value = run.read(_DATA).get("white") if (run.path / _DATA).is_file() else None
+    return value if type(value) is int and 255 <= value <= 0xFFFF else None
 
 
 def _native(dataset: Dataset) -> list[int] | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from finetune.data.dataset import Dataset, Split, hold_out
-from finetune.data.lazy import LazyImages, Photos, first_few, inspect_photos
+from finetune.data.lazy import LazyImages, Photos, first_few, inspect_photos, measured_white
 from finetune.data.lazy import Progress as Progress
 
 _TEST_STREAM = 1
@@ -72,10 +72,14 @@ def assemble(
             f"there are no test images of its own: {len(test)} images, {options.test:g} of every class, are held out "
             f"as the test set, drawn by --seed {options.seed} (--test says how many)",
         )
+    white = None
+    if isinstance(train.images, LazyImages) and (white := measured_white(train.images)) is not None:
+        train.images.photos.white = white
+        remarks = (*remarks, f"pixels of more than 8 bits: {white} is white, by the training images' largest value")
     if skipped:
         left_out = f"{len(skipped)} damaged image{'s are' if len(skipped) > 1 else ' is'} left out"
         remarks = (*remarks, f"{left_out} (--skip-bad-images): {first_few(skipped)}")
-    return Dataset(name, class_names, train, validation, test, source, remarks, skipped)
+    return Dataset(name, class_names, train, validation, test, source, remarks, skipped, white)
 
 
 def _inspected(options: ReadOptions, found: LabelledPhotos) -> tuple[dict[str, Split], tuple[str, ...]]:

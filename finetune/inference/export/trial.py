@@ -99,7 +99,7 @@ def _pixels(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndar
     images, labels = split.images, split.labels
     if isinstance(images, LazyImages):
         for position, number in enumerate(map(int, images.chosen)):
-            with decoding.naming(images.photos.place(number)), images.photos.open(number) as image:
+            with decoding.naming(images.photos.place(number)), images.photos.ready(number) as image:
                 pixels = decoding.whole(image)[None]
             yield np.ascontiguousarray(pixels), labels[position : position + 1], np.ones(1, bool)
         return

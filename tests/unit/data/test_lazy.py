@@ -19,7 +19,7 @@ RAW = find_preprocessing("raw")
 CROPS = Augmentation(crop_padding=0, flip=True, resized_crop=True)
 
 
-class Kept:
+class Kept(lazy.Photos):
     """Photos in memory that count how often each is opened."""
 
     def __init__(self, contents):
