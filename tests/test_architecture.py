@@ -17,7 +17,7 @@ SURFACES = {
         *("sources.assembly", "pipeline", "augmentation", "lazy", "decoding"),
     },
     "evaluation": {"evaluator", "predictions", "metrics", "significance"},
-    "backbone": {"", "head", "outputs", "freezing", "endpoints", "conversion", "networks.names"},
+    "backbone": {"", "architecture_file", "head", "outputs", "freezing", "endpoints", "conversion", "networks.names"},
     "tf_graphs": {""},
     "runs": {"request", "directory", "run_data", "model"},
     "diagnosis": {

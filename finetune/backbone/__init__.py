@@ -4,6 +4,7 @@ from checkpoints.catalog.lookup import BackboneSpec
 from finetune.backbone.hub.module_layer import check_plan
 from finetune.backbone.hub.signatures import is_saved_model
 from finetune.backbone.keras_file import SUFFIXES, open_model, save_stock, write_model
+from finetune.backbone.keras_file import find as describe_model
 from finetune.backbone.loading import (
     Backbone,
     check_image_size,
@@ -21,6 +22,7 @@ __all__ = [
     "BackboneSpec",
     "check_image_size",
     "check_plan",
+    "describe_model",
     "find_backbone",
     "head_outputs",
     "is_saved_model",

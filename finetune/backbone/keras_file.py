@@ -82,10 +82,10 @@ def open_model(path: Path, *, module: str | None = None) -> keras.Model:
     except Exception as error:  # Keras raises whatever its parts raise: zip, HDF5, JSON, ValueError
         if failures:
             raise FinetuneError(f"{path}: {failures[0]}") from None
-        raise FinetuneError(_message(path, str(error).strip())) from None
+        raise FinetuneError(refusal(path, str(error).strip())) from None
 
 
-def _message(path: Path, reason: str) -> str:
+def refusal(path: Path, reason: str) -> str:
     """What a user reads about a model that Keras does not load."""
     if "unsafe" in reason or "arbitrary code" in reason:
         return (
@@ -101,8 +101,9 @@ def _message(path: Path, reason: str) -> str:
         )
     if "No model config found" in reason:
         return (
-            f"{path} holds weights without a model: expected a whole model, as model.save writes it. Weights of a "
-            "network in the catalogue are given as --backbone NAME --checkpoint PATH"
+            f"{path} holds weights without a model: expected a whole model, as model.save writes it. Give the model "
+            "they are of with --architecture FILE (.keras, .h5 or the JSON of model.to_json()); weights of a network "
+            "in the catalogue as --backbone NAME --checkpoint PATH"
         )
     return f"{path} cannot be loaded as a Keras model ({reason.partition(chr(10))[0][:300]}): copy it again"
 
@@ -125,14 +126,14 @@ def write_model(stock: keras.Model, path: Path) -> None:
         stock.save_weights(temporary) if path.name.endswith(".weights.h5") else stock.save(temporary)
 
 
-def find(path: Path, output: str | None = None) -> BackboneSpec:
+def find(path: Path, output: str | None = None, *, model: keras.Model | None = None) -> BackboneSpec:
     """The spec of a model file. `preprocessing` is "" where the file does not say it: the user must.
 
-    Opens the file: its size, its head and its preprocessing are in it. `output` names one of several outputs. Raises
-    FinetuneError.
+    Opens the file: its size, its head and its preprocessing are in it. `output` names one of several outputs.
+    `model` is what it holds, if that is known. Raises FinetuneError.
     """
     path = Path(os.path.abspath(path))
-    model = choose_output(_opened(path), output, name=str(path))
+    model = choose_output(model or _opened(path), output, name=str(path))
     height, width, channels = image_shape(model)
     if channels != 3 or height != width:
         raise FinetuneError(f"{path} takes images of {height}x{width} px with {channels} channels: expected square RGB")

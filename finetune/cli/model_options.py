@@ -37,6 +37,12 @@ _MODEL = (
         help="TF1 graph: the layout of images in memory; flat: rows of 3072.  [default: by shape]",
     ),
     click.option("--feed", multiple=True, metavar="NAME=VALUE", help="TF1 graph: another placeholder. Repeatable."),
+    click.option(
+        "--architecture",
+        type=PATH,
+        metavar="FILE",
+        help="MODEL holds weights alone (model.save_weights): the model that they are of, .keras, .h5 or JSON.",
+    ),
     click.option("--output", metavar="NAME", help="Keras model with several outputs: the one that is meant."),
     click.option("--data", metavar="NAME|PATH", help="The data, as for 'finetune run'.  [default: cifar10]"),
     DATA_DIR,

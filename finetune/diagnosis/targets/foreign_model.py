@@ -25,7 +25,8 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Averaged, Checkpoint, averaged
 from checkpoints.formats.keras_metadata import Recorded, recorded
 from checkpoints.formats.slim import everything, write_slim
-from finetune.backbone import find_backbone, head_outputs, load_backbone, open_model
+from finetune.backbone import describe_model, find_backbone, head_outputs, load_backbone, open_model
+from finetune.backbone.architecture_file import assembled
 from finetune.backbone.outputs import as_logits, choose_output
 from finetune.batchnorm.flatten import flat, originals
 from finetune.batchnorm.statistics import KerasSubject
@@ -106,13 +107,14 @@ def open_keras_model(request: TargetOptions) -> Target:
     Raises FinetuneError where it is no image classifier with as many outputs as the data has classes.
     """
     path = Path(str(request.target))
-    original = open_model(path)
+    form = request.architecture
+    original = assembled(form, path) if form else open_model(path)
     chosen = choose_output(original, request.output, name=str(path))
-    spec = find_backbone(str(path), output=request.output)
+    spec = describe_model(path, model=chosen) if form else find_backbone(str(path), output=request.output)
     image_size = request.image_size or spec.image_size
     if spec.own_size and image_size != spec.image_size:
         raise FinetuneError(f"{path} takes images of {spec.image_size} px: leave out --image-size {image_size}")
-    binary = _trained_on_binary(path, request.output)
+    binary = _trained_on_binary(form or path, request.output)
     scored = as_logits(flat(chosen, image_size=image_size), name=str(path), binary=binary)
     subject = KerasSubject(adopt(scored.model, unbiased=False), scored.scores)
 
@@ -128,7 +130,11 @@ def open_keras_model(request: TargetOptions) -> Target:
     words, dataset = scored.words, target.data.dataset
     if scored.scores.units == 1 and dataset is not None:
         words += f"; it is '{dataset.class_names[1]}'"
-    return replace(target, notes=(words,) if words else ())
+    notes = (words,) if words else ()
+    if form:
+        copy = path.with_name(f"{path.stem}-recalibrated.keras")
+        return replace(target, notes=(f"{form} with the weights of {path}", *notes), copy=copy, suffix=".keras")
+    return replace(target, notes=notes)
 
 
 def open_saved_model(request: TargetOptions) -> Target:
@@ -182,7 +188,7 @@ def _keras_target(
         name=str(path),
         subject=subject,
         data=read_data(request, str(path), subject.outputs, image_size=image_size, preprocess=preprocess),
-        commands=request.commands(str(path)),
+        commands=request.commands(None if request.architecture else str(path)),
         write=write,
         copy=path.with_name(f"{path.stem}-recalibrated{path.suffix}"),
         suffix=None if path.is_dir() else path.suffix,
@@ -213,7 +219,12 @@ def _compiled(path: Path) -> dict[str, Any]:
         else:
             with h5py.File(path, "r") as file:
                 found = json.loads(file.attrs.get("training_config", "null"))
-    except (ValueError, TypeError, AttributeError):  # the model itself was read: what is beside it may be anything
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        OSError,
+    ):  # the model itself was read: what is beside it may be anything
         return {}
     return found if isinstance(found, dict) else {}
 

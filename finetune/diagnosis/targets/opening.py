@@ -25,6 +25,8 @@ def open_target(request: TargetOptions) -> Target:
         raise WrongUse("--ema is for TF1 checkpoints: give --backbone and --checkpoint, or --meta-graph")
     if request.output and opener not in (foreign_model.open_keras_model, foreign_model.open_saved_model):
         raise WrongUse("--output is for models of several outputs, as Keras saves them: leave it out")
+    if request.architecture and opener is not foreign_model.open_keras_model:
+        raise WrongUse("--architecture is for a file of weights alone, given as the model: leave it out")
     return opener(request)
 
 
@@ -44,6 +46,8 @@ def _opener(request: TargetOptions) -> Callable[[TargetOptions], Target]:
             "--backbone NAME --checkpoint PATH; or --meta-graph FILE.meta"
         )
     path = request.target
+    if request.architecture is not None:
+        return foreign_model.open_keras_model
     if request.checkpoint is not None:
         raise WrongUse(f"--checkpoint goes with --backbone or --meta-graph, not with {path}: leave one of them out")
     if is_run(path):
@@ -71,7 +75,10 @@ def _unknown(path: Path) -> str:
             f"--meta-graph {path}"
         )
     if Path(f"{path}.index").is_file():
-        return f"{path} is a checkpoint: give --backbone NAME --checkpoint {path}"
+        return (
+            f"{path} is a checkpoint: give --backbone NAME --checkpoint {path}; where Keras's model.save_weights wrote "
+            f"it, {path} with --architecture FILE, the model it is of (.keras, .h5 or the JSON of model.to_json())"
+        )
     there = "" if path.exists() else "; there is nothing of that name"
     return (
         f"{path} cannot be examined: expected a run directory with config.json in it, a Keras model (.keras, .h5) or a "

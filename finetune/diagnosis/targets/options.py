@@ -12,9 +12,10 @@ class TargetOptions:
     """None, "" or () where an option was not given.
 
     target: a run, or a model's file. backbone, checkpoint, ema: a network of the catalogue with weights of one's own,
-    or their moving averages. meta_graph to feed: a TF1 graph. output: one of a Keras model's several. data: as in
-    `finetune run`. preprocess: a name, or `module:function`. image_size in px. bn_decay: the share of the old moving
-    value that training kept, if known. model_only: no images are needed but for their classes, if they are given.
+    or their moving averages. meta_graph to feed: a TF1 graph. output: one of a Keras model's several. architecture: the
+    model whose weights `target` holds. data: as in `finetune run`. preprocess: a name, or `module:function`. image_size
+    in px. bn_decay: the share of the old moving value that training kept, if known. model_only: no images are needed
+    but for their classes, if they are given.
     """
 
     target: Path | None = None
@@ -28,6 +29,7 @@ class TargetOptions:
     input_layout: str | None = None
     feed: tuple[str, ...] = ()
     output: str | None = None
+    architecture: Path | None = None
     data: str | None = None
     data_dir: Path | None = None
     npz_keys: str | None = None
@@ -45,7 +47,7 @@ class TargetOptions:
         data = self._typed("data", "data_dir", "npz_keys", "tfrecord_keys", "csv_columns", "preprocess", "image_size")
         words = [str(self.target)] if self.target else []
         words += self._typed("backbone", "checkpoint", "meta_graph", "input", "logits", "is_training", "input_layout")
-        words += self._typed("output")
+        words += self._typed("output", "architecture")
         words += [*data, *self._typed("batch_size"), *(["--ema"] if self.ema else [])]
         words += [word for value in self.feed for word in ("--feed", value)]
         if backbone is None:
