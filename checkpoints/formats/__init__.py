@@ -54,6 +54,7 @@ def _open(path: Path) -> Checkpoint:
         from checkpoints.formats.keras_h5 import SHARDED
 
         raise CheckpointError(f"{path} {SHARDED}")
+    from checkpoints.formats.aliases import plain
     from checkpoints.formats.slim import open_slim
 
-    return open_slim(path)
+    return plain(open_slim(path))

@@ -121,10 +121,11 @@ def _all_equal(reader: Any, keys: list[str], shapes: Mapping[str, tuple[int, ...
 
 
 def everything(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    """Every tensor of a TF checkpoint, also those that are not numbers."""
+    """Every tensor of a TF checkpoint, also those that are not numbers, under the names in the file."""
     import tensorflow as tf
 
-    arrays = {name: checkpoint.read(name) for name in checkpoint.shapes}
+    there = (name for name in checkpoint.shapes if name not in checkpoint.absent)
+    arrays = {checkpoint.keys.get(name, name): checkpoint.read(name) for name in there}
     reader = tf.train.load_checkpoint(str(checkpoint.path))
     for name in reader.get_variable_to_shape_map():
         if name not in arrays:

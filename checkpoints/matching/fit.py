@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from checkpoints.catalog.lookup import CATALOG
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.errors import CheckpointError
+from checkpoints.formats.aliases import STATISTICS, with_initial
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.matching.pairing import Pairing, of_head, pair, unexplained
+from checkpoints.matching.leftovers import training_leftover
+from checkpoints.matching.pairing import Pairing, of_head, pair
 from checkpoints.matching.structures import Entry, structures
 
 Head = Literal["published", "other", "absent"]
@@ -38,6 +41,12 @@ class Fit:
         return not (self.missing or self.extra or self.other_shape)
 
     @property
+    def lacks_statistics(self) -> bool:
+        """Whether only moving statistics are missing, as after `Saver(trainable_variables())`."""
+        statistics = all(name.endswith(STATISTICS) for name in self.missing)
+        return bool(self.missing and self.right) and statistics and not (self.extra or self.other_shape)
+
+    @property
     def differences(self) -> int:
         """Variables that do not fit."""
         return len(self.missing) + len(self.extra) + len(self.other_shape)
@@ -52,6 +61,14 @@ class Fit:
                 ("only in the file", self.extra),
             )
             if names
+        )
+
+    def remedy(self, path: Path | str) -> str:
+        """What `lacks_statistics` means for the file at `path`, and the command that measures them."""
+        return (
+            f"{path} holds {self.spec.id} without {len(self.missing)} of its moving statistics, as a Saver of "
+            "trainable_variables() writes it: 'finetune run' measures them on its training images; to have a copy with "
+            f"them, 'finetune recalibrate-bn --backbone {self.spec.id} --checkpoint {path} --data DATA'"
         )
 
     def summary(self) -> str:
@@ -69,6 +86,7 @@ def fits(checkpoint: Checkpoint) -> list[Fit]:
         found,
         key=lambda one: (
             not one.exact,
+            not one.lacks_statistics,
             # Many rows share no variable with the file; among those that share some, the nearest is the best.
             one.right == 0,
             one.differences,
@@ -86,6 +104,8 @@ def exact_fits(checkpoint: Checkpoint) -> list[Fit]:
 def best_fit(checkpoint: Checkpoint) -> Fit:
     """The best row that a file fits exactly. CheckpointError, with the nearest row, where there is none."""
     best = fits(checkpoint)[0]
+    if best.lacks_statistics:
+        raise CheckpointError(best.remedy(checkpoint.path))
     if not best.exact:
         raise CheckpointError(
             f"{checkpoint.path} ({checkpoint.kind}) fits no backbone of the catalogue; nearest is {best.spec.id}: "
@@ -94,12 +114,25 @@ def best_fit(checkpoint: Checkpoint) -> Fit:
     return best
 
 
+def measurable(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry] | None = None) -> Checkpoint:
+    """`checkpoint`, with the moving statistics at 0 and 1 that it lacks where it lacks nothing else of the row.
+
+    They must be measured before the network is of use. entries: the row's variables, if it is not of the catalogue.
+    """
+    entries = structures().get(spec.id, ()) if entries is None else entries
+    if not fit_row(checkpoint, spec, entries).lacks_statistics:
+        return checkpoint
+    names = pair(checkpoint, spec, entries).names
+    absent = {names[entry.name]: entry.shape for entry in entries if names[entry.name] not in checkpoint.shapes}
+    return with_initial(checkpoint, {name: shape for name, shape in absent.items() if name.endswith(STATISTICS)})
+
+
 def fit_row(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -> Fit:
     """How well a file fits one row, whose network with its head has these variables."""
     backbone = [entry for entry in entries if not of_head(spec, entry.name)]
     pairing = pair(checkpoint, spec, backbone)
     names, shapes = pairing.names, checkpoint.shapes
-    explained = {*names.values(), *pairing.head}
+    explained = {*names.values(), *pairing.head, *pairing.auxiliary, *pairing.counters}
     head, outputs = _head(spec, pairing, shapes)
     right = [entry for entry in backbone if shapes.get(names[entry.name]) == entry.shape]
     return Fit(
@@ -107,7 +140,7 @@ def fit_row(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]
         head=head,
         outputs=outputs,
         missing=tuple(entry.name for entry in backbone if names[entry.name] not in shapes),
-        extra=tuple(unexplained((name for name in shapes if name not in explained), spec)),
+        extra=tuple(name for name in shapes if name not in explained and not training_leftover(name)),
         other_shape=tuple(
             f"{entry.name} is {list(shapes[names[entry.name]])}, expected {list(entry.shape)}"
             for entry in backbone

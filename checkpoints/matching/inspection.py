@@ -52,6 +52,7 @@ class Inspection:
     variables: name -> shape of what belongs to a network; leftovers: reason -> names of what training left behind.
     parameters: numbers in `variables`. step: of the training, where the file says it. non_finite: names with NaN or
     infinity. batchnorm: one entry per layer. fits: rows it fits exactly, best first; nearest: the best of the others.
+    remarks: how it was read, where that is not as it is written.
     """
 
     path: str
@@ -66,6 +67,7 @@ class Inspection:
     batchnorm: tuple[Statistics, ...]
     fits: tuple[Fit, ...]
     nearest: tuple[Fit, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def best(self) -> Fit | None:
@@ -80,6 +82,8 @@ class Inspection:
             "variables": {name: list(shape) for name, shape in self.variables.items()},
             "leftovers": {reason: list(names) for reason, names in self.leftovers.items()},
             "non_finite": list(self.non_finite),
+            "remarks": list(self.remarks),
+            "lacks_statistics": best is not None and best.lacks_statistics,
             "head": None if best is None else {"kind": best.head, "outputs": best.outputs},
             "batchnorm": [asdict(layer) for layer in self.batchnorm],
             "fits": [fit.spec.id for fit in self.fits],
@@ -118,6 +122,7 @@ def inspect(checkpoint: Checkpoint) -> Inspection:
         ),
         fits=tuple(fit for fit in found if fit.exact),
         nearest=tuple(fit for fit in found if not fit.exact)[:_NEAREST],
+        remarks=checkpoint.remarks,
     )
 
 

@@ -7,6 +7,10 @@ from functools import lru_cache
 Ignore = tuple[str, Sequence[str]]
 """A reason, and the fnmatch patterns of the names in the file that may be left over for it."""
 
+_VARIABLES = (
+    *("weights", "biases", "kernel", "bias", "depthwise_weights", "pointwise_weights", "depthwise_kernel"),
+    *("pointwise_kernel", "gamma", "beta", "moving_mean", "moving_variance"),
+)
 TRAINING_LEFTOVERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "optimizer slots",
@@ -19,6 +23,13 @@ TRAINING_LEFTOVERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("training counters", ("global_step", "*/global_step", "save_counter", "save_counter/*")),
     # tf.contrib's moving averages kept these beside the moving statistics (moving_averages.assign_moving_average).
     ("zero-debias of moving averages", ("*/biased", "*/local_step")),
+    # tf.contrib.quantize's ranges (`conv/weights_quant/min`, `conv/act_quant/max`), which float weights do without.
+    ("ranges of quantisation-aware training", ("*_quant/*", "*/quant/*")),
+    ("batch renormalisation", ("*/renorm_*",)),
+    ("averages of losses", ("*loss*/avg",)),
+    ("copies of other replicas", ("*/replica_[0-9]*",)),
+    # TF1 names what an optimizer keeps for a variable after the variable: `weights/AdamW`, `beta/LARSOptimizer_1`.
+    ("optimizer slots", tuple(f"*/{variable}/[!.]*" for variable in _VARIABLES)),
     # Keras keeps the state of dropout and of augmentation layers.
     ("random states", ("*/seed_generator/*", "*/seed_generator_state")),
 )

@@ -1,16 +1,18 @@
 """Which array of a file belongs to which variable of a network, whatever the file calls them."""
 
+import glob
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase, translate
+from fnmatch import translate
 from functools import cache
 from typing import TypeVar
 
 from checkpoints.catalog.spec import BackboneSpec
+from checkpoints.formats.aliases import STATISTICS
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.matching.leftovers import training_leftover
+from checkpoints.matching.leftovers import TRAINING_LEFTOVERS, Ignore, training_leftover
 from checkpoints.matching.structures import Entry
 
 
@@ -18,11 +20,20 @@ from checkpoints.matching.structures import Entry
 class Pairing:
     """names: a network's name -> the file's, also where the file has none of that name or it has another shape.
 
-    head: names in the file that are logits, the published ones or the user's own.
+    head: names in the file that are logits, the published ones or the user's own. auxiliary: of a head that is used
+    in training only, in whatever scope the network is. counters: single numbers that no network has.
     """
 
     names: Mapping[str, str]
     head: tuple[str, ...]
+    auxiliary: tuple[str, ...] = ()
+    counters: tuple[str, ...] = ()
+
+    @property
+    def ignored(self) -> list[Ignore]:
+        """What may be left over in the file, besides a head."""
+        exact = (("auxiliary head", self.auxiliary), ("training counters", self.counters))
+        return [*TRAINING_LEFTOVERS, *((why, [glob.escape(name) for name in names]) for why, names in exact)]
 
 
 _Value = TypeVar("_Value")
@@ -46,17 +57,17 @@ def pair(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -
         names = max(candidates, key=lambda names: sum(name in checkpoint.shapes for name in names.values()))
         if 2 * sum(name in checkpoint.shapes for name in names.values()) < len(entries):
             names = candidates[0]
-    head = _own_head(checkpoint, spec, entries, names)
-    return Pairing({**names, **_by_shape(checkpoint, spec, entries, names, head)}, head)
-
-
-def unexplained(names: Iterable[str], spec: BackboneSpec) -> list[str]:
-    """The names in a file that are not left over from training and not of an auxiliary head."""
-    return [
-        name
-        for name in names
-        if not training_leftover(name) and not any(fnmatchcase(name, pattern) for pattern in spec.auxiliary)
-    ]
+    taken = {names[entry.name] for entry in entries if not of_head(spec, entry.name)}
+    over = [name for name in checkpoint.shapes if name not in taken and not training_leftover(name)]
+    # By the head's own scope, whatever lies around it: `AuxLogits` in `my_model/Inception/AuxLogits/...`.
+    scopes = "|".join(pattern.split("/")[-2] for pattern in spec.auxiliary)
+    auxiliary = tuple(name for name in over if scopes and re.search(rf"(^|[/.])({scopes})[/.]", name))
+    counters = tuple(name for name in over if not checkpoint.shapes[name])
+    explained = {*auxiliary, *counters}
+    over = [name for name in over if name not in explained]
+    head = _own_head(checkpoint, spec, entries, names, over)
+    names = {**names, **_by_shape(checkpoint, spec, entries, names, head)}
+    return Pairing(names, head, auxiliary, counters)
 
 
 def of_head(spec: BackboneSpec, name: str) -> bool:
@@ -147,17 +158,25 @@ def _right(checkpoint: Checkpoint, entries: Sequence[Entry], names: Mapping[str,
 
 
 def _own_head(
-    checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry], names: Mapping[str, str]
+    checkpoint: Checkpoint,
+    spec: BackboneSpec,
+    entries: Sequence[Entry],
+    names: Mapping[str, str],
+    over: Sequence[str],
 ) -> tuple[str, ...]:
-    """The published logits that a network was built without, or what replaced them.
+    """The published logits that a network was built without, or what replaced them, among the names left `over`.
 
-    Where the file fills the whole network, the few variables that remain, the last of them logits, are a head.
+    Where the file fills the whole network, but for moving statistics, the few variables that remain, the last of them
+    logits, are a head.
     """
-    taken = {names[entry.name] for entry in entries if not of_head(spec, entry.name)}
-    over = unexplained((name for name in checkpoint.shapes if name not in taken), spec)
     published = tuple(name for name in over if of_head(spec, name))
     rest = [name for name in over if name not in published]
-    backbone = [entry for entry in entries if not of_head(spec, entry.name)]
+    backbone = [
+        entry
+        for entry in entries
+        if not of_head(spec, entry.name)
+        and not (entry.name.endswith(STATISTICS) and names[entry.name] not in checkpoint.shapes)
+    ]
     complete = _right(checkpoint, backbone, names) == len(backbone)
     return (*published, *rest) if complete and _is_head([checkpoint.shapes[name] for name in rest]) else published
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from checkpoints.errors import CheckpointError, listed
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.matching.fit import exact_fits
+from checkpoints.matching.fit import exact_fits, fits
 from checkpoints.matching.leftovers import Ignore, by_reason
 
 
@@ -25,17 +25,21 @@ class Assignable(Protocol):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a file gave to a network. `ignored` maps a reason to the names in the file left over for it."""
+    """What a file gave to a network. `ignored` maps a reason to the names in the file left over for it; `absent` are
+    the statistics that it lacks and that start at 0 and 1; `remarks` say how the file was read."""
 
     path: str
     kind: str
     sha256: str
     assigned: tuple[str, ...]
     ignored: Mapping[str, tuple[str, ...]]
+    absent: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def summary(self) -> str:
-        """One line, and a second one where names were ignored."""
+        """One line, and further ones where the file was read in a way of its own, or names were ignored."""
         line = f"assigned {len(self.assigned)} variables from {self.path} ({self.kind}, sha256 {self.sha256[:12]})"
+        line = "\n".join([line, *self.remarks])
         if not self.ignored:
             return line
         parts = ", ".join(f"{len(names)} {reason}" for reason, names in self.ignored.items())
@@ -80,6 +84,8 @@ def assign(
         sha256=checkpoint.sha256,
         assigned=tuple(targets),
         ignored=ignored,
+        absent=checkpoint.absent,
+        remarks=checkpoint.remarks,
     )
 
 
@@ -100,6 +106,9 @@ def _advice(checkpoint: Checkpoint) -> str:
     found = exact_fits(checkpoint)
     if found:
         return f"It fits {' or '.join(fit.summary() for fit in found[:8])}: choose that with --backbone."
+    nearest = fits(checkpoint)[0]
+    if nearest.lacks_statistics:
+        return f"It is no other network's: {nearest.remedy(checkpoint.path)}."
     return "Choose the backbone this file was saved from, or give the file of this backbone."
 
 

@@ -21,7 +21,6 @@ from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.slim import OBJECT_GRAPH, everything, write_slim
 from checkpoints.matching import transfer
 from checkpoints.matching.fit import Fit, best_fit, fit_row
-from checkpoints.matching.leftovers import TRAINING_LEFTOVERS
 from checkpoints.matching.pairing import Pairing, of_head, pair
 from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import networks
@@ -155,8 +154,8 @@ def load_stock(opened: Checkpoint, found: Fit, *, image_size: int) -> tuple[kera
         return array.reshape(shapes[name]) if name in shapes else array
 
     file = replace(opened, shapes={**opened.shapes, **shapes}, read=read)
-    ignore = [*TRAINING_LEFTOVERS, ("auxiliary head", spec.auxiliary)]
-    report = transfer.assign(file, {names[name]: variable for name, variable in variables.items()}, ignore=ignore)
+    targets = {names[name]: variable for name, variable in variables.items()}
+    report = transfer.assign(file, targets, ignore=pairing.ignored)
     for name, variable in variables.items():
         is_float32 = dtypes[names[name]] == np.float32
         if not is_float32 and not np.array_equal(file.read(names[name]), np.asarray(variable)):

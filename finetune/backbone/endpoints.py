@@ -12,6 +12,15 @@ from finetune.errors import WrongUse
 POOLED = "global_pool"
 """The pooled features, whatever their layer is called: the name in research/slim/nets of tensorflow/models."""
 
+_SLIM = {
+    "AvgPool_1a": (POOLED, ("MobilenetV1",)),
+    "PreLogits": (POOLED, ("InceptionV3",)),
+    "PreLogitsFlatten": (POOLED, ("InceptionV4", "InceptionResnetV2")),
+    "PreAuxLogits": ("Repeat_1", ("InceptionResnetV2",)),
+    "spatial_squeeze": ("logits", ()),
+}
+"""Names in `end_points` that are no scopes here: what they are, and the networks that have them (none: all with such a
+layer). Dropout and a change of shape are no layers. Source: research/slim/nets of tensorflow/models."""
 _HEAD = ("head", "features")
 """First parts of the names of layers that are put to a network here."""
 _LISTED = 30
@@ -35,6 +44,9 @@ def find_layer(model: keras.Model, name: str, *, stages: Mapping[str, Sequence[s
         inside = [one for one in model.layers if one.name == prefix or one.name.startswith(f"{prefix}.")]
         if inside:
             return inside[-1]
+    meant, networks = _SLIM.get(name.removeprefix(f"{root}/"), ("", ()))
+    if root in networks or f"{root}.{meant}" in layers:
+        return find_layer(model, meant, stages=stages)
     if name == POOLED and (pooled := pooling(model)) is not None:
         return pooled
     maps = [layers[one] for one in stages.get(name, ()) if one in layers and len(layers[one].output.shape) == 4]

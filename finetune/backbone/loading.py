@@ -20,7 +20,6 @@ from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.keras_zip import snake_case
 from checkpoints.matching import transfer
 from checkpoints.matching.fit import fit_row
-from checkpoints.matching.leftovers import TRAINING_LEFTOVERS, Ignore
 from checkpoints.matching.pairing import in_slim_scopes, pair
 from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import keras_file, networks
@@ -221,10 +220,10 @@ def _open(
 
 def _assign(spec: BackboneSpec, opened: Checkpoint, model: keras.Model, *, with_head: bool) -> transfer.LoadReport:
     """Load the weights of a catalogue network. Without `with_head` the head in the file is left out."""
-    ignore: list[Ignore] = [*TRAINING_LEFTOVERS, ("auxiliary head", spec.auxiliary)]
     # The network still has stock layers here: Keras's keys count layers by their class.
     variables = network_variables(model, source=spec.source)
     pairing = pair(opened, spec, network_entries(model, source=spec.source))
+    ignore = pairing.ignored
     if not with_head:
         ignore.append(("old head", [glob.escape(name) for name in pairing.head]))
     targets = {pairing.names[name]: variable for name, variable in variables.items()}

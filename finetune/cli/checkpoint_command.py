@@ -73,9 +73,14 @@ def _show(inspection: "Inspection", *, everything: bool) -> None:
     if inspection.step is not None:
         rows.append(("step", f"{inspection.step:,}"))
     best = inspection.best
-    rows += [("fits", fit.summary()) for fit in inspection.fits] or [("fits", "no backbone of the catalogue")]
-    rows += [("not" if inspection.fits else "nearest", f"{fit.spec.id}: {fit.why_not()}") for fit in inspection.nearest]
-    if best is not None and best.exact:
+    rows += [("read", remark) for remark in inspection.remarks]
+    if best is not None and best.lacks_statistics:
+        rows += [("fits", f"{best.summary()}, but for its moving statistics"), ("to do", best.remedy(inspection.path))]
+    else:
+        rows += [("fits", fit.summary()) for fit in inspection.fits] or [("fits", "no backbone of the catalogue")]
+    others = [fit for fit in inspection.nearest if not fit.lacks_statistics]
+    rows += [("not" if inspection.fits else "nearest", f"{fit.spec.id}: {fit.why_not()}") for fit in others]
+    if best is not None and (best.exact or best.lacks_statistics):
         rows.append(("head", "none" if best.outputs is None else f"{best.head}, {best.outputs} outputs"))
     if inspection.non_finite:
         some = ", ".join(inspection.non_finite[:3])

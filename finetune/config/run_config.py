@@ -52,6 +52,9 @@ class RunConfig:
     )
     """Your own file of the backbone's weights: slim V1/V2 file, .ckpt prefix, training directory or .tar.gz; Keras .h5,
     .weights.h5 or .keras; SavedModel directory."""
+    from_averages: bool = setting(False, roles=("decides_features",))
+    """Start from the moving averages of the weights that a TF1 checkpoint holds beside them
+    (.../ExponentialMovingAverage)."""
     from_scratch: bool = setting(False)
     """Start from random weights instead of a checkpoint."""
 
@@ -90,6 +93,9 @@ class RunConfig:
     """Share of the training images held out for validation."""
     skip_bad_images: bool = setting(False, roles=("chooses_images",))
     """Leave damaged images out, and list them."""
+    background_class: bool = setting(False, roles=("chooses_images",))
+    """Keep class 0 of data whose labels start at 1: slim's background class. --head keep sets it for a head that has
+    one."""
     allow_overlap: bool = setting(False, roles=("may_change_on_resume",))
     """Run although some test images are also training images."""
 

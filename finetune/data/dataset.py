@@ -76,13 +76,18 @@ class Share:
 WHOLE = Share()
 
 
+LEFT_OUT = "labels start at 1: class 0 is slim's background, has no images, and is left out"
+"""The remark on data with a background class."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A classification task. Label i means `class_names[i]`; `source` describes the files for users.
 
     remarks: sentences for users on how the data was read. skipped: the damaged images that were left out, each with
-    the reason. white: as in `Photos`. Raises FinetuneError if there are fewer than two classes, a class has no training
-    image, or a label has no class.
+    the reason. white: as in `Photos`. background: the name of a class 0 without images that the data numbers before its
+    own, as slim does; it is left out, unless `with_background` has put it in. Raises FinetuneError if there are fewer
+    than two classes, another class has no training image, or a label has no class.
     """
 
     name: str
@@ -94,6 +99,7 @@ class Dataset:
     remarks: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     white: int | None = None
+    background: str | None = None
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)
@@ -114,12 +120,31 @@ class Dataset:
                     f"for its {classes} classes; the files are damaged or of another data set"
                 )
         counts = np.bincount(self.train.labels, minlength=classes)
+        if self.class_names[0] == self.background:
+            counts[0] = 1
         if not counts.all():
             empty = int(np.argmin(counts))
             raise FinetuneError(
                 f"{self.source} has no training images of class {empty} ({self.class_names[empty]}): expected some of "
                 f"each of its {classes} classes; add images of it, or leave the class out"
             )
+
+    def with_background(self) -> "Dataset":
+        """The same images with the data's own numbers: class 0 is the background. ValueError where it has none."""
+        if self.background is None or self.class_names[0] == self.background:
+            raise ValueError(f"{self.source} has no background class that is left out")
+        splits = {
+            name: split and Split(split.images, split.labels + 1)
+            for name, split in (("train", self.train), ("validation", self.validation), ("test", self.test))
+        }
+        remark = f"class 0 is {self.background}, which has no images: the labels are the data's own, from 1 on"
+        remarks = (*(one for one in self.remarks if one != LEFT_OUT), remark)
+        return replace(self, class_names=(self.background, *self.class_names), remarks=remarks, **splits)  # type: ignore[arg-type]
+
+    def lacks_background(self, outputs: int) -> bool:
+        """Whether a network with so many outputs has one for the background, and the data leaves it out."""
+        left_out = self.background is not None and self.class_names[0] != self.background
+        return left_out and outputs == len(self.class_names) + 1
 
     def fingerprint(self) -> str:
         """SHA-256, in hex, over the pixels and labels of test and training images; equal if two runs saw the same data.

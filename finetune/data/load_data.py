@@ -52,6 +52,14 @@ def load_data(config: RunConfig, *, progress: Progress | None = None, on_scan: P
         *(config.npz_keys, config.tfrecord_keys, config.csv_columns),
     )
     dataset = read_source(config.data, options)
+    if config.background_class and dataset.background is None:
+        raise WrongUse(f"--background-class: the labels of {dataset.source} do not start at 1; leave it out")
+    split = _split(dataset, config)
+    return split.with_background() if config.background_class else split
+
+
+def _split(dataset: Dataset, config: RunConfig) -> Dataset:
+    """`dataset` with its training and validation images drawn as `load_data` says."""
     train, held_out = dataset.train, dataset.validation if config.validation else None
     if config.few_shot is not None:
         train, others = few_shot(train, config.few_shot, config.seed, dataset.class_names)

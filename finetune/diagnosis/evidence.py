@@ -40,7 +40,9 @@ class Facts:
     trained_with: the statistics that normalised in training. weights_moved: whether training changed any weight.
     affine_moved: whether it changed any gamma or beta of BatchNorm, which layers frozen on purpose keep.
     weights_averaged: whether the weights are averages over training steps while the statistics are not.
+    statistics_absent: whether the file holds no moving statistics, which are therefore at 0 and 1.
     batch_size: of training. expected_preprocessing: the one that the pretrained weights were made with.
+    usual_preprocessing: the one that slim's training script takes for the network by default, where it is another.
     """
 
     decay: float | None = None
@@ -52,8 +54,10 @@ class Facts:
     weights_moved: bool | None = None
     weights_averaged: bool | None = None
     affine_moved: bool | None = None
+    statistics_absent: bool = False
     batch_size: int | None = None
     expected_preprocessing: str | None = None
+    usual_preprocessing: str | None = None
 
     @property
     def residual(self) -> float | None:

@@ -14,7 +14,7 @@ import numpy as np
 from finetune.batchnorm.statistics import Moments, write_moving
 from finetune.batchnorm.subject import Snapshot, Subject, kept
 from finetune.data.batches import EvalSet
-from finetune.data.preprocessing import suspects, swapped
+from finetune.data.preprocessing import find_preprocessing, suspects, swapped
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.drift import Pair, drift, initial, share_left
 from finetune.diagnosis.evidence import BatchCheck, BNEvidence, Facts, ModeScores, Origin, PreprocessingCheck, Trial
@@ -177,7 +177,8 @@ def further_checks(evidence: BNEvidence, budget: CheckBudget, tested: ModePasses
     """Make the checks whose outcome could change the verdict, or all where the budget is thorough."""
     doubtful, train = suspicious(evidence), evidence.train.is_training_false
     if budget.thorough or doubtful or train.accuracy < thresholds.GOOD_ON_TRAINING:
-        check = check_preprocessing(budget, tested.moving, trained.moving, reach=evidence.train.within_reach)
+        reach, usual = evidence.train.within_reach, evidence.facts.usual_preprocessing
+        check = check_preprocessing(budget, tested.moving, trained.moving, reach=reach, usual=usual)
         evidence = replace(evidence, preprocessing=check)
     if budget.thorough or doubtful:
         evidence = replace(evidence, partly_repaired=repair_partly(budget, evidence, trained.batch.moments))
@@ -193,16 +194,21 @@ def compare(result: Pass, reference: Pass) -> Paired:
     return compare_paired(result.images.correct, reference.images.correct)
 
 
-def check_preprocessing(budget: CheckBudget, test: Pass, train: Pass, *, reach: float) -> PreprocessingCheck:
+def check_preprocessing(
+    budget: CheckBudget, test: Pass, train: Pass, *, reach: float, usual: str | None = None
+) -> PreprocessingCheck:
     """Try every known preprocessing on few images, and the best other one on all, if it looks better at all.
 
-    Another scale or offset shows in statistics that disagree; where they agree, only swapped colours are tried. All are
+    Another scale or offset shows in statistics that disagree; where they agree, only swapped colours are tried, and the
+    `usual` preprocessing that the network may have been trained with. All are
     tried on few images, the best of them again on more. `test` and `train` are the passes over all images with
     `is_training=False` and the present preprocessing. `reach` is the accuracy that other statistics win on training
     images: a preprocessing that wins far less explains nothing, and is not worth two passes.
     """
     own = budget.train.preprocessing
     others: tuple[Any, ...] = suspects() if budget.generous else swapped(own)
+    if usual is not None and usual not in {one.name for one in others}:
+        others = (*others, find_preprocessing(usual))
     if budget.subject.takes_pixels:
         others = ()  # a graph that takes uint8 prepares its images itself, so there is one way to feed it
     candidates = (own, *(one for one in others if one.name != own.name))

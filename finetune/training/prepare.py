@@ -10,11 +10,16 @@ import keras
 
 from checkpoints import store
 from checkpoints.errors import CheckpointError
-from finetune.backbone import Backbone, BackboneSpec, check_plan, freezing, load_backbone
+from checkpoints.formats import Checkpoint, open_checkpoint
+from checkpoints.formats.aliases import averaged
+from checkpoints.matching.fit import measurable
+from finetune.backbone import Backbone, BackboneSpec, check_plan, freezing, head_outputs, load_backbone
 from finetune.backbone.head import attach_head
+from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import BatchNormOptions, bn_layers
 from finetune.config import RunConfig, absolute_trackers, presets
 from finetune.data import batches
+from finetune.data.batches import training_subset
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import absolute, load_data
@@ -25,6 +30,9 @@ from finetune.training import advice
 from finetune.training.display import Display
 from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.training.phases import Phase, Prepared, gradual
+
+STATISTICS_IMAGES = 2_000
+"""Training images on which statistics that a file lacks are measured."""
 
 
 def prepare(
@@ -46,11 +54,16 @@ def prepare(
     config = request.config
     config = replace(config, data=absolute(config.data), tracker=absolute_trackers(config.tracker))
     dataset = read_data(config, request.spec, display, weights=load_weights, check=check_data)
+    opened = open_own_checkpoint(config, request.spec) if load_weights else None
+    if config.head == "keep" and opened and dataset.lacks_background(head_outputs(request.spec, opened)):
+        config, dataset = replace(config, background_class=True), dataset.with_background()
     image_size = config.image_size or default_image_size(request.spec, int(dataset.train.images.shape[1]))
     request = replace(request, config=replace(config, image_size=image_size))
     with distribution.scope():
-        backbone, model = build_model(request, dataset, display, load_weights=load_weights)
+        backbone, model = build_model(request, dataset, display, opened, load_weights=load_weights)
     prepared = plan_training(request, dataset, backbone, model)
+    if backbone.report is not None and backbone.report.absent:
+        measure_statistics(prepared, display)
     distribution.check_batch(len(dataset.train), prepared.config.batch_size or 1)
     announce(prepared, display, replicas=distribution.replicas)
     return prepared
@@ -86,8 +99,29 @@ def read_data(
     return _without_overlap(dataset, config)
 
 
+def open_own_checkpoint(config: RunConfig, spec: BackboneSpec) -> Checkpoint | None:
+    """The user's file, read from averages where the config says so. Raises CheckpointError, WrongUse."""
+    if config.checkpoint is None:
+        if config.from_averages:
+            raise WrongUse("--from-averages: published files hold no averages; give --checkpoint PATH, or leave it out")
+        return None
+    opened = open_checkpoint(Path(config.checkpoint))
+    if config.from_averages:
+        found = averaged(opened, "--from-averages")
+        opened = replace(found.checkpoint, remarks=(*opened.remarks, f"--from-averages: {found.summary()}"))
+    return measurable(opened, spec)
+
+
+def measure_statistics(prepared: Prepared, display: Display) -> None:
+    """Measure the moving statistics, which the file lacks, on training images, before anything is trained on them."""
+    display.say("measuring the moving statistics, which the file lacks, on training images")
+    config, train = prepared.config, prepared.dataset.train
+    subset = training_subset(train, config, max(STATISTICS_IMAGES, len(prepared.dataset.class_names)))
+    recalibrate(KerasSubject(prepared.model), (images for images, _, _ in batches.evaluation(subset, config)))
+
+
 def build_model(
-    request: Resolved, dataset: Dataset, display: Display, *, load_weights: bool
+    request: Resolved, dataset: Dataset, display: Display, opened: Checkpoint | None, *, load_weights: bool
 ) -> tuple[Backbone, keras.Model]:
     """The backbone with its weights, and the model with the head for the classes of `dataset`."""
     config, classes = request.config, len(dataset.class_names)
@@ -99,7 +133,7 @@ def build_model(
     backbone = load_backbone(
         request.spec,
         image_size=int(config.image_size or 0),
-        checkpoint=Path(config.checkpoint) if config.checkpoint is not None else None,
+        checkpoint=opened,
         head=classes if config.head == "keep" else None,
         features=config.features,
         from_scratch=config.from_scratch or not load_weights,

@@ -52,6 +52,7 @@ def assemble(
     class_names: tuple[str, ...],
     source: str,
     remarks: tuple[str, ...] = (),
+    background: str | None = None,
 ) -> Dataset:
     """A data set of the splits in `found`, which may hold train, validation and test; train is required.
 
@@ -79,7 +80,7 @@ def assemble(
     if skipped:
         left_out = f"{len(skipped)} damaged image{'s are' if len(skipped) > 1 else ' is'} left out"
         remarks = (*remarks, f"{left_out} (--skip-bad-images): {first_few(skipped)}")
-    return Dataset(name, class_names, train, validation, test, source, remarks, skipped, white)
+    return Dataset(name, class_names, train, validation, test, source, remarks, skipped, white, background)
 
 
 def _inspected(options: ReadOptions, found: LabelledPhotos) -> tuple[dict[str, Split], tuple[str, ...]]:

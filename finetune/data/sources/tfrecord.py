@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data.dataset import Dataset
+from finetune.data.dataset import LEFT_OUT, Dataset
 from finetune.data.sources.assembly import ReadOptions, assemble
 from finetune.data.sources.tfrecord_file import Keys, index_records
 from finetune.errors import FinetuneError
@@ -52,13 +52,15 @@ def read_tfrecords(folder: Path, options: ReadOptions) -> Dataset:
     `image/encoded` holds images of any size, in the format that `image/format` names: JPEG, PNG and so on, or raw
     pixels. `image/class/label` holds the labels. `labels.txt` holds the class names (`0:daisy`); without it, classes
     are named by number. If labels start at 1, as in slim's ImageNet with its background class 0, they are shifted to
-    start at 0. Raises FinetuneError for files, records or labels that do not fit.
+    start at 0, and the data set knows the background's name. Raises FinetuneError for files, records or labels that do
+    not fit.
     """
     files = tfrecord_files(folder)
     if "train" not in files:
         raise FinetuneError(f"{folder} holds {', '.join(files)} TFRecords, but none with train in the name: add them")
     found = index_records(files, Keys(), options.on_scan)
-    class_names, labels, remarks = _classes(folder, _read_names(folder / "labels.txt"), found.labels)
+    names = _read_names(folder / "labels.txt")
+    class_names, labels, remarks = _classes(folder, names, found.labels)
     return assemble(
         options,
         found._replace(labels=labels),
@@ -66,6 +68,7 @@ def read_tfrecords(folder: Path, options: ReadOptions) -> Dataset:
         class_names=class_names,
         source=f"{folder}: TFRecords, {', '.join(f'{len(paths)} {split}' for split, paths in files.items())}",
         remarks=remarks,
+        background=(names or {}).get(0, "background") if found.labels.min() == 1 > labels.min() else None,
     )
 
 
@@ -113,7 +116,7 @@ def _classes(
             f"{keys[0]} to {keys[-1]}; is labels.txt of other data?"
         )
     if keys[0] == 1:
-        remarks = (*remarks, "labels start at 1: class 0 is slim's background, has no images, and is left out")
+        remarks = (*remarks, LEFT_OUT)
     return tuple(names[int(key)] for key in keys), positions.astype(np.int64), remarks
 
 

@@ -34,6 +34,18 @@ def not_finite(seen: Reading) -> Finding | None:
     return None
 
 
+def not_saved(seen: Reading) -> Finding | None:
+    """The file holds no moving statistics, and those of the data do better than 0 and 1."""
+    if not (_to_blame(seen) and seen.evidence.facts.statistics_absent):
+        return None
+    return Finding(
+        "statistics-not-saved",
+        "The file holds no moving statistics (a Saver of trainable_variables() leaves them out): they are at 0 and 1. "
+        f"{seen.lost}.",
+        seen.commands.recalibrate,
+    )
+
+
 def updates_never_ran(seen: Reading) -> Finding | None:
     """All layers are still at their initial values, and the statistics of the data do better."""
     if not (_to_blame(seen) and all(layer.at_initial for layer in seen.evidence.layers)):

@@ -22,10 +22,21 @@ import numpy as np
 
 from checkpoints.atomic import replacing
 from checkpoints.formats import open_checkpoint
-from checkpoints.formats.checkpoint import Averaged, Checkpoint, averaged
+from checkpoints.formats.aliases import STATISTICS, averaged, raw_statistics
+from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.keras_metadata import Recorded, recorded
 from checkpoints.formats.slim import everything, write_slim
-from finetune.backbone import describe_model, find_backbone, head_outputs, load_backbone, open_model
+from checkpoints.matching.fit import measurable
+from checkpoints.matching.pairing import pair
+from checkpoints.matching.structures import structures
+from finetune.backbone import (
+    BackboneSpec,
+    describe_model,
+    find_backbone,
+    head_outputs,
+    load_backbone,
+    open_model,
+)
 from finetune.backbone.architecture_file import assembled
 from finetune.backbone.outputs import as_logits, choose_output
 from finetune.batchnorm.flatten import flat, originals
@@ -40,7 +51,9 @@ from finetune.tf_graphs import GraphSubject, open_exported, open_graph, takes_tr
 
 ANY_SIZE = 32
 """Side in px for graphs that take images of any size, where none is given: CIFAR's."""
-_STATISTICS = ("moving_mean", "moving_variance")
+
+_SLIM_DEFAULTS = {"resnet_v2": "vgg"}
+"""Family -> what slim's `preprocessing_factory` takes for it, where the published weights were made with another."""
 
 
 def open_catalogued(request: TargetOptions) -> Target:
@@ -53,39 +66,39 @@ def open_catalogued(request: TargetOptions) -> Target:
     spec = find_backbone(request.backbone)
     if spec.source in ("file", "hub"):
         raise WrongUse(f"--backbone {request.backbone} has its weights in it: give it alone, as the model to examine")
-    opened = open_checkpoint(request.checkpoint)
+    opened = measurable(open_checkpoint(request.checkpoint), spec)
+    notes = list(opened.remarks)
     outputs, averages = head_outputs(spec, opened), averaged(opened) if request.ema else None
+    if averages:
+        opened = averages.checkpoint
+        notes.append(f"--ema: {averages.summary()}")
     image_size = request.image_size or spec.image_size
     data = read_data(request, str(opened.path), outputs, image_size=image_size, preprocess=spec.preprocessing)
-    weights = averages.checkpoint if averages else opened
-    subject = KerasSubject(load_backbone(spec, image_size=image_size, checkpoint=weights, head=outputs).model)
+    subject = KerasSubject(load_backbone(spec, image_size=image_size, checkpoint=opened, head=outputs).model)
     step = int(opened.read("global_step")) if opened.shapes.get("global_step") == () else None
-    raw = sum(name.endswith(_STATISTICS) for name in averages.without) if averages else 0
-    notes = [f"{opened.path} ({opened.kind}): a head of {outputs} outputs"]
-    if averages:
-        without = f"; {raw} moving statistics have none and are read as they are" if raw else ""
-        notes.append(f"--ema: {len(averages.replaced)} variables read from their moving averages{without}")
     facts = Facts(
         decay=request.bn_decay,
-        updates=step,
+        updates=None if opened.absent else step,
         weights_moved=True if step else None,
-        weights_averaged=raw > 0,
+        weights_averaged=bool(raw_statistics(opened)),
+        statistics_absent=bool(opened.absent),
         expected_preprocessing=spec.preprocessing,
+        usual_preprocessing=_SLIM_DEFAULTS.get(spec.family),
     )
     return Target(
         name=str(request.checkpoint),
         subject=subject,
         data=data,
         commands=request.commands(spec.id),
-        write=lambda out: _write_weights(out, opened, averages, subject.snapshot()),
+        write=lambda out: _write_weights(out, opened, spec, subject.snapshot()),
         copy=opened.path.with_name(f"{opened.path.name}-recalibrated"),
         suffix=None if opened.kind.startswith("slim") else opened.path.suffix,
-        notes=tuple(notes),
+        notes=(f"{opened.path} ({opened.kind}): a head of {outputs} outputs", *notes),
         history=read_history(request.source_checkpoint, subject, facts),
     )
 
 
-def _write_weights(out: Path, opened: Checkpoint, averages: Averaged | None, statistics: Snapshot) -> None:
+def _write_weights(out: Path, opened: Checkpoint, spec: BackboneSpec, statistics: Snapshot) -> None:
     """Write the checkpoint with other moving statistics, in place of their averages where those were read."""
     if not opened.kind.startswith("slim"):
         raise FinetuneError(
@@ -93,11 +106,12 @@ def _write_weights(out: Path, opened: Checkpoint, averages: Averaged | None, sta
             "models; convert it with 'finetune checkpoint convert' first"
         )
     arrays = everything(opened)
-    for layer, pair in statistics.items():
-        for kind, value in zip(_STATISTICS, pair, strict=True):
-            name = f"{layer.replace('.', '/')}/{kind}"
-            place = averages.place(name) if averages else name
-            arrays[place] = value.astype(arrays[place].dtype)
+    names = pair(opened, spec, structures()[spec.id]).names
+    for layer, pair_of_arrays in statistics.items():
+        for kind, value in zip(STATISTICS, pair_of_arrays, strict=True):
+            name = names[f"{layer.replace('.', '/')}/{kind}"]
+            place = opened.keys.get(name, name)
+            arrays[place] = value.astype(arrays[place].dtype) if place in arrays else value
     write_slim(out, arrays)
 
 

@@ -140,6 +140,8 @@ def read_data(
     if request.model_only and request.data is None and request.data_dir is None:
         return Data(None, config)
     dataset = load_data(config)
+    if dataset.lacks_background(outputs):
+        dataset = dataset.with_background()
     for name, split in (("test", dataset.test), ("training", dataset.train)):
         if batch_size and len(split) < batch_size:
             raise FinetuneError(
@@ -157,7 +159,9 @@ def check_classes(name: str, outputs: int, data: Data) -> None:
     classes = len(dataset.class_names)
     if outputs != classes:
         background = (
-            " (a background class would be one more: number the data's labels so)" if outputs - 1 == classes else ""
+            " (for a background class, number the data's labels from 1, as in slim's TFRecords)"
+            if outputs - 1 == classes
+            else ""
         )
         raise FinetuneError(
             f"{name} has {outputs} outputs, but {dataset.source} has {classes} classes{background}: give the data "

@@ -14,6 +14,7 @@ from finetune.backbone import conversion
 from finetune.backbone.networks.names import slim_variables
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import write_text
+from finetune.inference.export.auxiliary import auxiliary_head
 from finetune.inference.export.exportable import LABELS, Runtime, Source, one_line
 from finetune.inference.export.exported import Exported
 from finetune.inference.export.to_keras import keras_runtime
@@ -64,12 +65,16 @@ def write(source: Source, out: Path) -> Exported:
     spec = found.spec
     model, _ = conversion.load_stock(open_checkpoint(source.path), found, image_size=spec.least_size)
     arrays = {name: np.asarray(variable) for name, variable in slim_variables(model).items()}
+    given = source.config.checkpoint
+    auxiliary, note = auxiliary_head(
+        spec, side=source.side, outputs=int(found.outputs or 0), source=Path(given) if given else None
+    )
     index, data, state, labels = _files(out)
     write_text(labels, "".join(f"{label}:{one_line(name)}\n" for label, name in enumerate(source.class_names)))
-    write_slim(out, {**arrays, "global_step": np.array(source.steps, np.int64)})
+    write_slim(out, {**arrays, **auxiliary, "global_step": np.array(source.steps, np.int64)})
     write_text(state, _state(out))
     what = f"{len(arrays)} variables of {spec.id} with {found.outputs} outputs, global_step {source.steps}"
-    return Exported("slim", out, (index, data, state, labels), what, tuple(_notes(spec, source)))
+    return Exported("slim", out, (index, data, state, labels), what, tuple(filter(None, (*_notes(spec, source), note))))
 
 
 def open_runtime(source: Source, out: Path) -> Runtime:

@@ -19,10 +19,10 @@ Values = dict[str, np.ndarray]
 
 
 def slim_end_points(images: np.ndarray, build: Any) -> tuple[Values, Values]:
-    """(variables, end points with height and width) of tf_slim's network with random values."""
+    """(variables, end points) of tf_slim's network with random values."""
     with reference.tf1_graph():
         placeholder = tf.compat.v1.placeholder(tf.float32, images.shape)
-        found = {name: tensor for name, tensor in build(placeholder).items() if tensor.shape.rank == 4}
+        found = {name: tensor for name, tensor in build(placeholder).items() if tensor.shape.rank in (2, 4)}
         model = tf.compat.v1.global_variables()
         values = slim_oracle.random_variables({v.op.name: v.shape.as_list() for v in model}, 0)
         with tf.compat.v1.Session() as session:
@@ -59,6 +59,8 @@ def test_resnets(version: str) -> None:
     arguments = {"units": (2, 1), "width": 64, "scope": "net"}
     model = build_with(values, f"resnet_{version}", 33, arguments, outputs=5)
     assert_all_found(model, points, images, but={"predictions"})  # the softmax, which is no layer here
+    # research/slim's name for the logits without their two sides of one pixel, which tf_slim does not keep.
+    assert find_layer(model, "net/spatial_squeeze", stages={}).output.shape == (None, 5)
 
 
 def test_inception_v3() -> None:
@@ -73,11 +75,39 @@ def test_inception_v3() -> None:
 
     images = random_images(107)
     values, points = slim_end_points(images, build)
-    assert {"Conv2d_1a_3x3", "MaxPool_3a_3x3", "Mixed_5c", "Mixed_7c"} <= set(points)
+    assert {"Conv2d_1a_3x3", "MaxPool_3a_3x3", "Mixed_5c", "Mixed_7c", "PreLogits", "Logits"} <= set(points)
     arguments = {"depth_multiplier": 0.1, "scope": "InceptionV3"}
     model = build_with(values, "inception_v3", 107, arguments, outputs=5)
-    # slim's PreLogits is dropout's output, which is no layer here; the pooled features are global_pool.
-    assert_all_found(model, points, images, but={"PreLogits"})
+    assert_all_found(model, points, images, but={"Predictions"})
+
+
+@pytest.mark.parametrize(
+    ("root", "name", "layer"),
+    [
+        ("MobilenetV1", "AvgPool_1a", "Logits.AvgPool_1a"),
+        ("InceptionV4", "PreLogitsFlatten", "AvgPool_1a"),
+        ("InceptionResnetV2", "PreLogitsFlatten", "AvgPool_1a_8x8"),
+        ("InceptionResnetV2", "PreAuxLogits", "Repeat_1.block17_20"),
+        ("InceptionV4", "PreAuxLogits", None),
+        ("InceptionV1", "PreLogits", None),
+        ("InceptionV4", "spatial_squeeze", None),
+    ],
+)
+def test_names_that_are_no_scopes_are_found_in_the_networks_that_have_them(
+    root: str, name: str, layer: str | None
+) -> None:
+    """research/slim's networks, which no package installs, in outline."""
+    x = images = keras.Input((8, 8, 3))
+    for place in ("Repeat_1.block17_19", "Repeat_1.block17_20", "Mixed_7a"):
+        x = keras.layers.Conv2D(2, 1, name=f"{root}.{place}")(x)
+    pool = {"MobilenetV1": "Logits.AvgPool_1a", "InceptionResnetV2": "AvgPool_1a_8x8"}.get(root, "AvgPool_1a")
+    x = keras.layers.GlobalAveragePooling2D(name=f"{root}.{pool}")(x)
+    model = keras.Model(images, x)
+    if layer is not None:
+        assert find_layer(model, name, stages={}).name == f"{root}.{layer}"
+        return
+    with pytest.raises(WrongUse, match=f"unknown layer '{name}'"):
+        find_layer(model, name, stages={})
 
 
 @pytest.fixture(scope="module")

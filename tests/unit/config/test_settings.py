@@ -79,12 +79,12 @@ def test_keys_are_those_of_config_json():
         (
             "chooses_images",
             {"data", "data_dir", "examples", "few_shot", "test", "validation", "skip_bad_images"}
-            | {"npz_keys", "tfrecord_keys", "csv_columns"},
+            | {"npz_keys", "tfrecord_keys", "csv_columns", "background_class"},
         ),
         (
             "decides_features",
             {"backbone", "checkpoint", "data", "data_dir", "image_size", "preprocess", "augment", "bn_epsilon"}
-            | {"features", "output", "cache_precision", "npz_keys", "tfrecord_keys", "csv_columns"},
+            | {"features", "output", "cache_precision", "npz_keys", "tfrecord_keys", "csv_columns", "from_averages"},
         ),
         (
             "may_change_on_resume",

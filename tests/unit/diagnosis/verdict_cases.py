@@ -73,6 +73,11 @@ CASES = {
         "test": ways(0.90, 0.40, 0.90),
         "batches": company(0.9, 0.4, 0.9),
     },
+    "statistics-not-saved": {
+        **BROKEN,
+        "layers": (layer(0.8, initial=True),) * 2,
+        "facts": facts(updates=None, statistics_absent=True),
+    },
     "updates-never-ran": {**BROKEN, "layers": (layer(0.8, initial=True),) * 2, "facts": facts(updates=0)},
     "updates-never-ran: nothing on record": {
         **BROKEN,

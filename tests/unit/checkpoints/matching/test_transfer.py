@@ -11,6 +11,7 @@ from keras.src.legacy.saving import legacy_h5_format
 
 from checkpoints.errors import CheckpointError
 from checkpoints.formats import Checkpoint, open_checkpoint
+from checkpoints.formats.slim import write_slim
 from checkpoints.matching.leftovers import TRAINING_LEFTOVERS, training_leftover
 from checkpoints.matching.pairing import align_by_layer_order
 from checkpoints.matching.transfer import assign
@@ -39,6 +40,15 @@ def test_names_are_the_mapping() -> None:
     assert targets["b/weights"].value.tolist() == [3, 4]
     assert report.assigned == ("b/weights", "a/weights")
     assert report.summary() == "assigned 2 variables from a.ckpt (slim-v2, sha256 abababababab)"
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_half_and_double_precision_become_float32_as_numpy_rounds_them(dtype: Any, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(0, 1, 8).astype(dtype)
+    write_slim(tmp_path / "m", {"conv/weights": values})
+    variable = keras.Variable(np.zeros(8, np.float32))
+    assign(open_checkpoint(tmp_path / "m"), {"conv/weights": variable}, ignore=[])
+    np.testing.assert_array_equal(variable, values.astype(np.float32))
 
 
 def test_a_misfit_is_told_from_both_sides_and_nothing_is_assigned() -> None:

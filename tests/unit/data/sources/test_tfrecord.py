@@ -12,7 +12,7 @@ from finetune.config import RunConfig
 from finetune.data.load_data import load_data
 from finetune.data.sources import tfrecord
 from finetune.data.sources import tfrecord_file as wire
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, WrongUse
 from tests.support.written_photos import CLASSES, COLOURS, encoded, photo
 
 LABELS = "".join(f"{label}:{name}\n" for label, name in enumerate(CLASSES))
@@ -129,6 +129,16 @@ def test_labels_that_start_at_1_are_recognised_and_it_is_said(labels, tmp_path):
     assert sorted(set(dataset.train.labels.tolist())) == [0, 1, 2]
     assert any("labels start at 1: class 0 is slim's background" in remark for remark in dataset.remarks)
     check_colours(dataset.train)
+    assert [dataset.lacks_background(outputs) for outputs in (3, 4)] == [False, True]
+    kept = load(tmp_path, background_class=True)
+    assert kept.class_names == ("background", *dataset.class_names)
+    assert sorted(set(kept.train.labels.tolist())) == sorted(set(kept.test.labels.tolist())) == [1, 2, 3]
+    assert not any("left out" in remark for remark in kept.remarks)
+
+
+def test_data_without_a_background_has_none_to_keep(tmp_path):
+    with pytest.raises(WrongUse, match=r"--background-class: the labels of .* do not start at 1"):
+        load(flowers(tmp_path), background_class=True)
 
 
 @pytest.mark.parametrize(

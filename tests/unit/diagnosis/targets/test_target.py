@@ -13,5 +13,5 @@ def test_a_model_has_as_many_outputs_as_the_data_has_classes(outputs, background
     data = Data(SimpleNamespace(source="cifar6", class_names=("a", "b", "c", "d", "e", "f")), None)
     with pytest.raises(FinetuneError, match=f"graph.meta has {outputs} outputs, but cifar6 has 6 classes") as raised:
         check_classes("graph.meta", outputs, data)
-    assert ("a background class would be one more" in str(raised.value)) == background
+    assert ("for a background class, number the data's labels from 1" in str(raised.value)) == background
     check_classes("graph.meta", 6, data)

@@ -91,10 +91,14 @@ def test_tf_slim_restores_it_and_gives_the_same_logits(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in exported.files)
     assert (tmp_path / "out" / "labels.txt").read_text(encoding="utf-8") == "0:daisy\n1:rose: red\n2:Löwenzahn\n"
 
+    # Saver() restores every variable of the graph: slim's default one of v3 has the auxiliary head.
+    default = {"create_aux_logits": True} if family == "inception_v3" else {}
+
     def build(images: tf.Tensor) -> tf.Tensor:
-        return reference.slim_logits(family, images, len(NAMES), **spec.arguments)
+        return reference.slim_logits(family, images, len(NAMES), **spec.arguments, **default)
 
     assert_same(model, tmp_path / "out", build, size)
+    assert ("auxiliary head for slim's default graph: freshly initialised" in exported.summary()) == bool(default)
 
 
 @pytest.mark.slow

@@ -1,0 +1,89 @@
+"""A slim checkpoint of one's own: without moving statistics, with a background class."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from checkpoints.catalog.lookup import find_row
+from checkpoints.formats import open_checkpoint
+from checkpoints.formats.slim import write_slim
+from finetune.backbone import load_backbone
+from finetune.diagnosis.doctor import recalibrate_bn
+from finetune.diagnosis.targets.opening import open_target
+from finetune.diagnosis.targets.options import TargetOptions
+from finetune.evaluation.evaluator import Evaluator
+from finetune.inference import reference
+from tests.support import slim_oracle
+from tests.support.places import SHARED
+
+SPEC = find_row("resnet_v1_demo")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    images = rng.integers(0, 256, (48, 32, 32, 3)).astype(np.uint8)
+    labels = np.arange(48) % 3
+    np.savez(path, x_train=images[:32], y_train=labels[:32], x_test=images[32:], y_test=labels[32:])
+    return path
+
+
+def test_statistics_that_a_file_lacks_are_measured_and_written_for_tf1(data: Path, tmp_path: Path) -> None:
+    scope = "my_model/"
+    slim = slim_oracle.resnet_v1(np.zeros((1, 32, 32, 3), np.float32), outputs=3, **SPEC.arguments)
+    saved = {f"{scope}{name}": array for name, array in slim.variables.items() if "moving" not in name}
+    write_slim(tmp_path / "m", saved)
+    request = TargetOptions(backbone=SPEC.name, checkpoint=tmp_path / "m", data=str(data), image_size=32, batch_size=32)
+    target = open_target(request)
+    assert any("lacks" in note and "they start at mean 0 and variance 1" in note for note in target.notes)
+    assert target.history.facts.statistics_absent
+    recalibrate_bn(target, out=tmp_path / "out")
+    written = open_checkpoint(tmp_path / "out")
+    assert [*written.shapes] == sorted(f"{scope}{name}" for name in slim.variables)
+    inputs = np.load(data)["x_train"].astype(np.float64) / 127.5 - 1
+    conv = tf.nn.conv2d(inputs, slim.variables["resnet_v1_demo/conv1/weights"].astype(np.float64), 1, "SAME").numpy()
+    for name, expected in (("moving_mean", conv.mean((0, 1, 2))), ("moving_variance", conv.var((0, 1, 2)))):
+        ours = written.read(f"{scope}resnet_v1_demo/conv1/BatchNorm/{name}")
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+    # TF1's own Saver restores all of it into tf_slim's graph, which computes what this package does.
+    names = {name: f"{scope}{name}" for name in slim.variables}
+    theirs = reference.run(SPEC, written, inputs[:4].astype(np.float32), outputs=3, names=names)
+    model = load_backbone(SPEC, image_size=32, checkpoint=written, head=3).model
+    ours = np.asarray(model(inputs[:4].astype(np.float32), training=False))
+    assert np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
+
+
+CASE = SHARED / "cases/background_class/model.ckpt"
+
+
+@pytest.mark.skipif(not Path(f"{CASE}.index").is_file(), reason=f"no {CASE}")
+def test_a_background_class_in_ones_own_data(tmp_path: Path) -> None:
+    """A MobileNet with six outputs that research/slim trained on five kinds of flowers: its own accuracies."""
+    flowers = SHARED / "data/flowers"
+    names = sorted(path.name for path in (flowers / "train").iterdir())
+    (tmp_path / "labels.txt").write_text("0:background\n" + "".join(f"{i}:{one}\n" for i, one in enumerate(names, 1)))
+    for split, folder, most in (("train", "train", 1), ("validation", "val", 100)):
+        with tf.io.TFRecordWriter(str(tmp_path / f"flowers_{split}_00000-of-00001.tfrecord")) as writer:
+            for label, name in enumerate(names, start=1):
+                for photo in sorted((flowers / folder / name).iterdir())[:most]:
+                    writer.write(_record(photo.read_bytes(), label))
+    request = TargetOptions(
+        backbone="mobilenet_v1_0.25", checkpoint=CASE, data=str(tmp_path), image_size=96, batch_size=100
+    )
+    target = open_target(request)
+    assert target.data.dataset.class_names == ("background", *names)
+    evaluator, images = Evaluator(target.subject), target.data.test()
+    found = [evaluator.evaluate(images.batches(), statistics).correct for statistics in ("moving", "batch")]
+    assert found == [46, 52]
+
+
+def _record(content: bytes, label: int) -> bytes:
+    features = {
+        "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[content])),
+        "image/format": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"jpg"])),
+        "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+    }
+    return bytes(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
