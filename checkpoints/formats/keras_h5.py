@@ -42,7 +42,7 @@ def open_keras_h5(path: Path) -> Checkpoint:
         group = _weights_group(file)
         if group is not None:
             datasets = {}
-            for layer in _texts(group, "layer_names"):
+            for layer in texts(group, "layer_names"):
                 datasets.update(_layer(group, layer))
             shapes = {name: numeric(file, where, path).shape for name, where in datasets.items()}
     if group is None:
@@ -94,7 +94,7 @@ def _lists_layers(group: Any) -> bool:
 def _layer(group: Any, layer: str) -> dict[str, str]:
     """Variable name in this package's spelling -> path of its dataset, for one layer."""
     where = group[layer]
-    weights = _texts(where, "weight_names")
+    weights = texts(where, "weight_names")
     plain = [re.sub(r":\d+$", "", name) for name in weights]
     last = [name.rpartition("/")[2] for name in plain]
     count = Counter(last)
@@ -107,7 +107,7 @@ def _layer(group: Any, layer: str) -> dict[str, str]:
     }
 
 
-def _texts(group: Any, attribute: str) -> list[str]:
+def texts(group: Any, attribute: str) -> list[str]:
     """A list of names kept as an attribute, which Keras splits into `name0`, `name1`, ... above 64 kB."""
     if attribute in group.attrs:
         chunks = [group.attrs[attribute]]

@@ -3,7 +3,7 @@
 from checkpoints.catalog.lookup import BackboneSpec
 from finetune.backbone.hub.module_layer import check_plan
 from finetune.backbone.hub.signatures import is_saved_model
-from finetune.backbone.keras_file import SUFFIXES, open_model, save_stock, write_model
+from finetune.backbone.keras_file import SUFFIXES, legacy_subject, open_model, save_stock, write_back, write_model
 from finetune.backbone.keras_file import find as describe_model
 from finetune.backbone.loading import (
     Backbone,
@@ -26,11 +26,13 @@ __all__ = [
     "find_backbone",
     "head_outputs",
     "is_saved_model",
+    "legacy_subject",
     "load_backbone",
     "module_handle",
     "open_model",
     "published_preprocessing",
     "save_stock",
     "unbiased",
+    "write_back",
     "write_model",
 ]

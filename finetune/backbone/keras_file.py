@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import zipfile
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,15 @@ from finetune.backbone import networks
 from finetune.backbone.head import keep_head, swap_head
 from finetune.backbone.hub.module_layer import ANY_SIZE, trusting
 from finetune.backbone.hub.signatures import is_saved_model
+from finetune.backbone.keras_2.in_place import write_statistics
 from finetune.backbone.keras_2.legacy_config import read_legacy
 from finetune.backbone.keras_2.legacy_directory import open_directory
 from finetune.backbone.keras_2.legacy_file import built
+from finetune.backbone.keras_2.legacy_subject import LegacySubject
 from finetune.backbone.keras_2.to_keras_3 import transferred
 from finetune.backbone.networks.keras_applications import STAGES, canonical_names
 from finetune.backbone.networks.network import Stage, layers_by_side, layers_until
-from finetune.backbone.outputs import choose_output
+from finetune.backbone.outputs import Scored, choose_output
 from finetune.batchnorm.flatten import flat, image_shape
 from finetune.batchnorm.surgery import BatchNormOptions, adopt, to_stock
 from finetune.errors import FinetuneError
@@ -106,6 +109,31 @@ def refusal(path: Path, reason: str) -> str:
             "in the catalogue as --backbone NAME --checkpoint PATH"
         )
     return f"{path} cannot be loaded as a Keras model ({reason.partition(chr(10))[0][:300]}): copy it again"
+
+
+def legacy_subject(path: Path, original: keras.Model, chosen: keras.Model, scored: Scored) -> LegacySubject | None:
+    """The model of a Keras 2 file as Keras 2 runs it, where Keras 3 has not its BatchNorm; None for every other file.
+
+    original: what `open_model(path)` gave; chosen, scored: what `choose_output` and `as_logits` made of it.
+    """
+    legacy = read_legacy(path)
+    if legacy is None or not legacy.own_batchnorm:
+        return None
+    scores = replace(scored.scores, probabilities=scored.scores.probabilities or scored.stripped)
+    number = [id(one) for one in original.outputs].index(id(chosen.outputs[0]))
+    return LegacySubject(built(legacy), scores, output=number)
+
+
+def write_back(model: Any, source: Path | None, out: Path) -> None:
+    """Write a model that `open_model(source)` gave, or whose parts are of several files (None), and whose moving statistics were changed, atomically.
+
+    It may be that of a `legacy_subject`. A file of Keras 2 is copied, and nothing differs but these.
+    """
+    with replacing(out) as temporary:
+        if source is not None and read_legacy(source) is not None:
+            write_statistics(source, model, temporary)
+        else:
+            model.save(temporary)
 
 
 def save_stock(model: keras.Model, path: Path) -> None:

@@ -26,12 +26,14 @@ _AS_LAYERS = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid
 class Scored:
     """A flat classifier to its outputs `[batch, units]`, in front of their softmax or sigmoid where that is possible.
 
-    words: what was assumed of them, for the user to read; "" where nothing was.
+    words: what was assumed of them, for the user to read; "" where nothing was. stripped: whether a softmax or sigmoid
+    of the model is left out.
     """
 
     model: keras.Model
     scores: Scores
     words: str = ""
+    stripped: bool = False
 
 
 def choose_output(model: keras.Model, wanted: str | None, *, name: str) -> keras.Model:
@@ -103,7 +105,8 @@ def as_logits(model: keras.Model, *, name: str, binary: bool = False) -> Scored:
     if bare:
         of = "a sigmoid" if units == 1 else "sigmoids" if per_label else "a softmax"
         words.append(f"{name} ends without an activation: its output is read as logits of {of}")
-    return Scored(keras.Model(model.inputs[0], x, name=model.name), scores, "; ".join(words))
+    stripped = activation in ("softmax", "sigmoid")
+    return Scored(keras.Model(model.inputs[0], x, name=model.name), scores, "; ".join(words), stripped)
 
 
 def activation_of(operation: Any, output: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import keras
 
-from finetune.backbone.keras_2.tf_operations import FUNCTIONS, NODES, node_of
+from finetune.backbone.keras_2.tf_operations import FUNCTIONS, NODES, node_of, plain
 from finetune.errors import FinetuneError
 
 LAYERS = frozenset({
@@ -50,6 +50,19 @@ class LegacyConfig:
     def writer(self) -> str:
         """The program that wrote the file, for people."""
         return f"Keras {self.version}" if self.version else "Keras 2"
+
+    @property
+    def own_batchnorm(self) -> bool:
+        """Whether BatchNorm in it is of a kind that Keras 3 does not have."""
+        return _any_own(self.model, 0)
+
+
+def _any_own(value: Any, depth: int) -> bool:
+    if depth > _DEEPEST or not isinstance(value, list | dict):
+        return False
+    if isinstance(value, dict) and (value.get("renorm") is True or value.get("virtual_batch_size")):
+        return True
+    return any(_any_own(one, depth + 1) for one in (value.values() if isinstance(value, dict) else value))
 
 
 def read_legacy(path: Path) -> LegacyConfig | None:
@@ -109,10 +122,18 @@ def _cleaned(value: Any, legacy: LegacyConfig, depth: int) -> Any:
         value = {key: one for key, one in value.items() if key not in _DROPPED}
         if value["class_name"] in ("BatchNormalizationV1", "BatchNormalizationV2"):  # TensorFlow 1.13
             value["class_name"] = "BatchNormalization"
+        value["config"] = _own_axis(value.get("config"))
     return {
         key: _type_name(one) if key in ("dtype", "dtype_policy") else _cleaned(one, legacy, depth + 1)
         for key, one in value.items()
     }
+
+
+def _own_axis(settings: Any) -> Any:
+    """A layer's settings. With ghost batches Keras 2 saves the axis one too high, and cannot load what it saved."""
+    if isinstance(settings, dict) and settings.get("virtual_batch_size") and isinstance(settings.get("axis"), list):
+        return {**settings, "axis": [axis - 1 if isinstance(axis, int) else axis for axis in settings["axis"]]}
+    return settings
 
 
 def _type_name(dtype: Any) -> Any:
@@ -133,8 +154,8 @@ def _check_class(value: Mapping[str, Any], legacy: LegacyConfig) -> None:
     if name in ("Lambda", "__lambda__"):
         raise FinetuneError(
             f"refused: {legacy.path} holds Python code (a Lambda layer, {_layer_name(settings)}) that would run when "
-            f"it is loaded; it was saved by {legacy.writer}. Open it in the Keras it came from, put a stock layer in its "
-            "place (Rescaling, Activation, ...) and save the model again"
+            f"it is loaded; it was saved by {legacy.writer}. Open it in the Keras it came from, put a stock layer in "
+            "its place (Rescaling, Activation, ...) and save the model again"
         )
     if name not in LAYERS | _PARTS or (isinstance(registered, str) and registered not in (name, "")):
         raise FinetuneError(_unknown_class(str(registered or name), legacy))
@@ -152,7 +173,7 @@ def _wanted(name: str, settings: Any) -> str | None:
     if not isinstance(settings, dict):
         return None
     if name in ("TFOpLambda", "SlicingOpLambda"):
-        return str(settings.get("function"))
+        return plain(str(settings.get("function")))
     return node_of(settings.get("node_def")) if name == "TensorFlowOpLayer" else None
 
 

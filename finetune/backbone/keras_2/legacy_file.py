@@ -1,8 +1,11 @@
 """Open a model file that Keras 2 wrote, with `tf_keras`. No code in it is run."""
 
+import json
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.backbone.keras_2.keyed_weights import load_keyed
 from finetune.backbone.keras_2.legacy_config import LegacyConfig, checked, read_legacy
 from finetune.errors import FinetuneError
 from finetune.text import first_line
@@ -28,10 +31,15 @@ def built(legacy: LegacyConfig) -> "tf_keras.Model":
     config = checked(legacy)
     import tensorflow as tf
     import tf_keras
+    from tf_keras.src.saving.legacy.saved_model import json_utils
 
     try:
+        config = json_utils.decode(json.dumps(config))  # `...` and tuples, as HDF5 files spell them
         model = tf_keras.layers.deserialize(config, custom_objects={"relu6": tf.nn.relu6})  # of MobileNet before 2.2
-        model.load_weights(str(legacy.path))
+        if zipfile.is_zipfile(legacy.path):
+            load_keyed(legacy.path, model)
+        else:
+            model.load_weights(str(legacy.path))
     except Exception as error:  # Keras 2 raises whatever its parts raise: HDF5, JSON, ValueError, TensorFlow's
         raise FinetuneError(
             f"{legacy.path}, saved by {legacy.writer}, cannot be built by Keras 2 as it is installed here (tf_keras "

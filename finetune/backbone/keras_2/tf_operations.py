@@ -116,7 +116,7 @@ FUNCTIONS: Mapping[str, Made] = {
     **dict.fromkeys(("math.multiply", "__operators__.multiply", "multiply", "math.scalar_mul"), _MULTIPLY),
     **dict.fromkeys(("math.subtract", "__operators__.subtract", "subtract"), _SUBTRACT),
     **dict.fromkeys(("math.truediv", "math.divide", "realdiv", "__operators__.truediv", "divide"), _DIVIDE),
-    **dict.fromkeys(("cast", "compat.v1.cast", "dtypes.cast"), _cast),
+    **dict.fromkeys(("cast", "dtypes.cast"), _cast),
     **dict.fromkeys(("__operators__.getitem", "slice_item"), _item),
     "nn.bias_add": _bias_add,
     "math.maximum": lambda x, y, name=None: ops.maximum(x, y),
@@ -205,9 +205,14 @@ def call_function(symbol: str, name: str, args: Sequence[Any], kwargs: Mapping[s
 
     Raises what Keras raises where the arguments are none that are known here.
     """
-    function = FUNCTIONS[symbol]
-    settings = {key: value for key, value in kwargs.items() if key != "name"}
+    function = FUNCTIONS[plain(symbol)]
+    settings = {key: value for key, value in kwargs.items() if key != "name" and value is not None}
     return function(*args, **settings, name=name) if function in _NAMED else function(*args, **settings)
+
+
+def plain(symbol: str) -> str:
+    """The name of a function without the place where TensorFlow 2 keeps that of TensorFlow 1."""
+    return symbol.removeprefix("compat.v1.")
 
 
 _NAMED = (_ADD, _MULTIPLY, _SUBTRACT, _DIVIDE, _bias_add)

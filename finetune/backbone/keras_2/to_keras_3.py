@@ -57,7 +57,7 @@ class Transfer:
         inputs = []
         for tensor in model.inputs:
             dtype = None if tensor.dtype.is_floating or tensor.dtype.is_integer else tensor.dtype.name
-            images = keras.Input(batch_shape=tuple(tensor.shape), dtype=dtype, name=tensor.node.layer.name)
+            images = keras.Input(batch_shape=tuple(tensor.shape), dtype=dtype, name=_name(tensor.node.layer))
             inputs.append(images)
             known[str(id(tensor))] = images
         for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
@@ -69,7 +69,7 @@ class Transfer:
                     known.update(zip(map(str, node.flat_output_ids), keras.tree.flatten(result), strict=True))
         outputs = [known[str(id(tensor))] for tensor in model.outputs]
         one_in, one_out = len(inputs) == 1, len(outputs) == 1
-        return keras.Model(inputs[0] if one_in else inputs, outputs[0] if one_out else outputs, name=model.name)
+        return keras.Model(inputs[0] if one_in else inputs, outputs[0] if one_out else outputs, name=_name(model))
 
     def _called(self, layer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """What `layer` gives, in Keras 3."""
@@ -79,7 +79,7 @@ class Transfer:
             kind = type(layer).__name__
             if kind in ("TFOpLambda", "SlicingOpLambda"):
                 args, kwargs = keras.tree.map_structure(_plain, (args, kwargs))
-                return call_function(layer.symbol, layer.name, args, kwargs)
+                return call_function(layer.symbol, _name(layer), args, kwargs)
             if kind == "TensorFlowOpLayer":
                 return call_node(layer.node_def, layer.constants, keras.tree.flatten(args))
             result, chain = keras.tree.map_structure(_plain, args), self._chain(layer)
@@ -92,8 +92,8 @@ class Transfer:
         except Exception as error:  # Keras passes on the errors of its parts: ValueError, TypeError, TensorFlow's
             raise FinetuneError(
                 f"{self._name}: the layer '{layer.name}' ({type(layer).__name__}) of Keras 2 has no counterpart in "
-                f"Keras 3 ({first_line(error)[:200]}): open the model in the Keras it came from, put other stock layers "
-                "in its place and save it again"
+                f"Keras 3 ({first_line(error)[:200]}): open the model in the Keras it came from, put other stock "
+                "layers in its place and save it again"
             ) from None
 
     def _chain(self, layer: Any) -> list[Any]:
@@ -125,6 +125,11 @@ class Transfer:
                     new.assign(np.asarray(old))
 
 
+def _name(layer: Any) -> str:
+    """The layer's name. Keras 3 allows no "/", for which its own networks have "_"."""
+    return str(layer.name).replace("/", "_")
+
+
 def _plain(value: Any) -> Any:
     """A constant argument as NumPy's; Keras's tensors and plain values as they are."""
     return np.asarray(value) if hasattr(value, "numpy") else value
@@ -133,12 +138,13 @@ def _plain(value: Any) -> Any:
 def _like(layer: Any) -> list[Any]:
     """New layers of Keras 3 that do what a layer of Keras 2 does, without its weights."""
     kind, config = type(layer).__name__, layer.get_config()
+    name = config["name"] = _name(layer)
     if kind in _RANDOM:
-        return [keras.layers.Identity(name=layer.name)]
+        return [keras.layers.Identity(name=name)]
     if kind == "RandomCrop":  # outside of training
-        return [keras.layers.Resizing(layer.height, layer.width, crop_to_aspect_ratio=True, name=layer.name)]
+        return [keras.layers.Resizing(layer.height, layer.width, crop_to_aspect_ratio=True, name=name)]
     if kind == "ThresholdedReLU":
-        return [keras.layers.ReLU(threshold=float(layer.theta), name=layer.name)]
+        return [keras.layers.ReLU(threshold=float(layer.theta), name=name)]
     if kind == "Normalization":
         return [_normalization(layer)]
     if kind in _BATCHNORM:
@@ -149,15 +155,17 @@ def _like(layer: Any) -> list[Any]:
     if getattr(getattr(layer, "activation", None), "__name__", "") == "hard_sigmoid":
         # Keras 3 has another one: relu6(x + 3) / 6.
         chain[0].activation = keras.activations.linear
-        chain.append(keras.layers.Rescaling(0.2, 0.5, name=f"{layer.name}.scale"))
-        chain.append(keras.layers.ReLU(1.0, name=f"{layer.name}.hard_sigmoid"))
+        chain.append(keras.layers.Rescaling(0.2, 0.5, name=f"{name}.scale"))
+        chain.append(keras.layers.ReLU(1.0, name=f"{name}.hard_sigmoid"))
     return chain
 
 
 def _of_config(kind: Any, config: dict[str, Any]) -> keras.layers.Layer:
     """A layer of the class `kind` of Keras 3. Its type is Keras's own, and so is what Keras 3 has no setting for."""
-    known = {*inspect.signature(kind.__init__).parameters, "name", "trainable"} - {"dtype", "self"}
-    return kind.from_config({key: value for key, value in config.items() if key in known})
+    known = {*inspect.signature(kind.__init__).parameters, "name"} - {"dtype", "self"}
+    made = kind.from_config({key: value for key, value in config.items() if key in known})
+    made.trainable = config["trainable"]
+    return made
 
 
 def _batchnorm(layer: Any, config: dict[str, Any]) -> list[Any]:
@@ -176,7 +184,7 @@ def _batchnorm(layer: Any, config: dict[str, Any]) -> list[Any]:
         return [bn]
     order = list(range(1, rank))
     order[axes[0] - 1], order[-1] = order[-1], order[axes[0] - 1]
-    there, back = (keras.layers.Permute(order, name=f"{layer.name}.{word}") for word in ("moved", "back"))
+    there, back = (keras.layers.Permute(order, name=f"{bn.name}.{word}") for word in ("moved", "back"))
     return [there, bn, back]
 
 
@@ -186,4 +194,4 @@ def _normalization(layer: Any) -> keras.layers.Layer:
     mean, variance = (np.asarray(one, np.float64) for one in (layer.mean, layer.variance))
     shape = [side for side in mean.shape if side > 1] or [-1]
     statistics = {"mean": mean.reshape(shape).tolist(), "variance": variance.reshape(shape).tolist()}
-    return keras.layers.Normalization(axis=axis, **statistics, invert=bool(layer.invert), name=layer.name)
+    return keras.layers.Normalization(axis=axis, **statistics, invert=bool(layer.invert), name=_name(layer))

@@ -20,7 +20,6 @@ import h5py
 import keras
 import numpy as np
 
-from checkpoints.atomic import replacing
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.aliases import STATISTICS, averaged, raw_statistics
 from checkpoints.formats.checkpoint import Checkpoint
@@ -34,14 +33,16 @@ from finetune.backbone import (
     describe_model,
     find_backbone,
     head_outputs,
+    legacy_subject,
     load_backbone,
     open_model,
+    write_back,
 )
 from finetune.backbone.architecture_file import assembled
 from finetune.backbone.outputs import as_logits, choose_output
 from finetune.batchnorm.flatten import flat, originals
 from finetune.batchnorm.statistics import KerasSubject
-from finetune.batchnorm.subject import Snapshot
+from finetune.batchnorm.subject import Snapshot, Subject
 from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.targets.options import TargetOptions
@@ -130,18 +131,21 @@ def open_keras_model(request: TargetOptions) -> Target:
         raise FinetuneError(f"{path} takes images of {spec.image_size} px: leave out --image-size {image_size}")
     binary = _trained_on_binary(form or path, request.output)
     scored = as_logits(flat(chosen, image_size=image_size), name=str(path), binary=binary)
-    subject = KerasSubject(adopt(scored.model, unbiased=False), scored.scores)
+    words, ours = scored.words, KerasSubject(adopt(scored.model, unbiased=False), scored.scores)
+    theirs = None if form else legacy_subject(path, original, chosen, scored)
+    if theirs:
+        words = f"{words}; " * bool(words) + "run by Keras 2: Keras 3 has no renorm and no virtual_batch_size"
 
     def write(out: Path) -> None:
         layers = originals(chosen)
-        for name, (mean, variance) in subject.snapshot().items():
+        for name, (mean, variance) in ours.snapshot().items():
             layers[name].moving_mean.assign(mean)
             layers[name].moving_variance.assign(variance)
-        with replacing(out) as temporary:
-            original.save(temporary)
+        write_back(theirs.model if theirs else original, None if form else path, out)
 
-    target = _keras_target(request, subject, spec.preprocessing, image_size, _keras_facts(path, chosen, request), write)
-    words, dataset = scored.words, target.data.dataset
+    facts = _keras_facts(path, chosen, request)
+    target = _keras_target(request, theirs or ours, spec.preprocessing, image_size, facts, write)
+    dataset = target.data.dataset
     if scored.scores.units == 1 and dataset is not None:
         words += f"; it is '{dataset.class_names[1]}'"
     notes = (words,) if words else ()
@@ -190,7 +194,7 @@ def _exported_target(request: TargetOptions, path: Path, model: Recorded | None)
 
 def _keras_target(
     request: TargetOptions,
-    subject: KerasSubject,
+    subject: Subject,
     preprocess: str | None,
     image_size: int,
     facts: Facts,
@@ -201,7 +205,14 @@ def _keras_target(
     return Target(
         name=str(path),
         subject=subject,
-        data=read_data(request, str(path), subject.outputs, image_size=image_size, preprocess=preprocess),
+        data=read_data(
+            request,
+            str(path),
+            subject.outputs,
+            image_size=image_size,
+            preprocess=preprocess,
+            batch_size=subject.batch_size,
+        ),
         commands=request.commands(None if request.architecture else str(path)),
         write=write,
         copy=path.with_name(f"{path.stem}-recalibrated{path.suffix}"),
