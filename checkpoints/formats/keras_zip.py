@@ -32,7 +32,7 @@ _VARIABLES = {
     ),
 }
 """By class: the setting that a variable depends on ("" for none), and the variable; those that train come first."""
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError)
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError)
 """What zipfile raises for archives that are damaged, or packed in a way it does not know."""
 
 
@@ -71,7 +71,7 @@ def _opened(path: Path) -> tuple[Any, Hdf5]:
             members = _members(zipped, path)
             return _read_config(zipped, members[_CONFIG], path), _weights(zipped, members[_WEIGHTS], path)
     # A zip that is cut out in its middle makes zipfile seek in front of its beginning (EINVAL).
-    except (*_ZIP_ERRORS, OSError) as error:
+    except (*ZIP_ERRORS, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise CheckpointError(

@@ -125,9 +125,10 @@ def legacy_subject(path: Path, original: keras.Model, chosen: keras.Model, score
 
 
 def write_back(model: Any, source: Path | None, out: Path) -> None:
-    """Write a model that `open_model(source)` gave, or whose parts are of several files (None), and whose moving statistics were changed, atomically.
+    """Write the model of `open_model(source)`, whose moving statistics were changed, atomically.
 
-    It may be that of a `legacy_subject`. A file of Keras 2 is copied, and nothing differs but these.
+    It may be that of a `legacy_subject`. A file of Keras 2 is copied, and nothing differs but these. Without a source
+    its parts are of several files.
     """
     with replacing(out) as temporary:
         if source is not None and read_legacy(source) is not None:

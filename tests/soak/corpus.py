@@ -24,7 +24,7 @@ from finetune.cli import main
 from finetune.cli.display_training import ConsoleDisplay
 from finetune.training.feature_cache import feature_store
 from tests.soak import mutations
-from tests.support import hub_modules, tf1_forms, written_cifar
+from tests.support import hub_modules, keras_2_files, tf1_forms, written_cifar
 from tests.support.written_photos import encoded, photo
 
 
@@ -109,6 +109,13 @@ def _keras(name: str) -> Callable[[Path], None]:
     def make(tree: Path) -> None:
         model = small_model()
         model.save_weights(tree / name) if name.endswith(".weights.h5") else model.save(tree / name)
+
+    return make
+
+
+def _keras_2(name: str) -> Callable[[Path], None]:
+    def make(tree: Path) -> None:
+        keras_2_files.written(keras_2_files.model(keras_2_files.whole), tree / name)
 
     return make
 
@@ -285,6 +292,8 @@ SEEDS = (
     Seed("tar-gz", "checkpoint", _archive, ("model.tar.gz",), "model.tar.gz", _GZIP, 2),
     Seed("keras-model", "model", _keras("m.keras"), ("m.keras",), "m.keras", _ZIP, 2),
     Seed("h5-model", "model", _keras("m.h5"), ("m.h5",), "m.h5", weight=2),
+    Seed("keras-2-model", "model", _keras_2("m.keras"), ("m.keras",), "m.keras", _ZIP, 2),
+    Seed("keras-2-h5", "model", _keras_2("m.h5"), ("m.h5",), "m.h5", weight=2),
     Seed("module", "module", lambda tree: hub_modules.write(tree / "m"), ("m/saved_model.pb", "m/variables/*.index"),
          "m", _TABLE, 2),
     Seed("exported", "exported", _exported, ("model/saved_model.pb",), "model", weight=2),

@@ -51,6 +51,11 @@ def conv(x: Any, bn: Callable[[], Any] = layers.BatchNormalization) -> Any:
     return layers.ReLU()(bn()(layers.Conv2D(6, 3, 2)(layers.Rescaling(1 / 255)(x))))
 
 
+def whole(x: Any) -> Any:
+    """Preprocessing between layers, augmentation, a model in the model."""
+    return base()(layers.RandomFlip()(tf_keras.applications.mobilenet_v2.preprocess_input(x)))
+
+
 def base() -> Any:
     """A model to be called in another: BatchNorm in it."""
     inputs = tf_keras.Input((SIZE, SIZE, 3))

@@ -10,20 +10,21 @@ from typing import Any
 import h5py
 import keras
 
+from checkpoints.formats.keras_zip import ZIP_ERRORS
 from finetune.backbone.keras_2.tf_operations import FUNCTIONS, NODES, node_of, plain
 from finetune.errors import FinetuneError
 
 LAYERS = frozenset({
     "Activation", "ActivityRegularization", "Add", "AlphaDropout", "Average", "AveragePooling2D", "BatchNormalization",
     "BatchNormalizationV1", "BatchNormalizationV2", "CenterCrop", "Concatenate", "Conv2D", "Conv2DTranspose",
-    "Cropping2D", "Dense", "DepthwiseConv2D", "Dot", "Dropout", "ELU", "Flatten", "Functional", "GaussianDropout",
-    "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization", "InputLayer",
-    "LayerNormalization", "LeakyReLU", "MaxPooling2D", "Maximum", "Minimum", "Model", "Multiply", "Normalization",
-    "PReLU", "Permute", "RandomBrightness", "RandomContrast", "RandomCrop", "RandomFlip", "RandomHeight",
-    "RandomRotation", "RandomTranslation", "RandomWidth", "RandomZoom", "ReLU", "RepeatVector", "Rescaling", "Reshape",
-    "Resizing", "SeparableConv2D", "Sequential", "SlicingOpLambda", "Softmax", "SpatialDropout2D", "Subtract",
-    "SyncBatchNormalization", "TFOpLambda", "TensorFlowOpLayer", "ThresholdedReLU", "UnitNormalization", "UpSampling2D",
-    "ZeroPadding2D",
+    "Cropping2D", "CustomScaleLayer", "Dense", "DepthwiseConv2D", "Dot", "Dropout", "ELU", "Flatten", "Functional",
+    "GaussianDropout", "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization",
+    "InputLayer", "LayerNormalization", "LeakyReLU", "MaxPooling2D", "Maximum", "Minimum", "Model", "Multiply",
+    "Normalization", "PReLU", "Permute", "RandomBrightness", "RandomContrast", "RandomCrop", "RandomFlip",
+    "RandomHeight", "RandomRotation", "RandomTranslation", "RandomWidth", "RandomZoom", "ReLU", "RepeatVector",
+    "Rescaling", "Reshape", "Resizing", "SeparableConv2D", "Sequential", "SlicingOpLambda", "Softmax",
+    "SpatialDropout2D", "Subtract", "SyncBatchNormalization", "TFOpLambda", "TensorFlowOpLayer", "ThresholdedReLU",
+    "UnitNormalization", "UpSampling2D", "ZeroPadding2D",
 })  # fmt: skip
 """Layers of Keras 2 that are transferred, by the names that files give them."""
 _PARTS = frozenset({
@@ -33,6 +34,20 @@ _PARTS = frozenset({
     "__tuple__", "__ellipsis__", "__numpy__", "__tensor__",
 })  # fmt: skip
 """What the settings of these layers may hold."""
+_ACTIVATIONS = (
+    "relu",
+    "relu6",
+    "elu",
+    "selu",
+    "silu",
+    "swish",
+    "gelu",
+    "sigmoid",
+    "softmax",
+    "softplus",
+    "tanh",
+    "linear",
+)
 _NARROW = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 _DROPPED = ("module", "registered_name", "build_config", "compile_config", "shared_object_id")
 _DEEPEST = 100
@@ -89,9 +104,10 @@ def _texts(path: Path) -> tuple[str, str]:
             try:
                 about = json.loads(zipped.read("metadata.json"))
                 version = about.get("keras_version", "3")
-            except (KeyError, ValueError, AttributeError):
+                text = zipped.read("config.json").decode("utf-8", errors="replace")
+            except (*ZIP_ERRORS, KeyError, AttributeError, NotImplementedError, RecursionError):
                 return "3", ""
-            return str(version), zipped.read("config.json").decode("utf-8", errors="replace")
+            return str(version), text
     try:
         with h5py.File(path, "r") as file:
             found = [file.attrs.get(name, "") for name in ("keras_version", "model_config")]
@@ -107,7 +123,8 @@ def checked(legacy: LegacyConfig) -> dict[str, Any]:
     Raises FinetuneError where it names a class or a function that is not on the lists: no code of a file is run, and
     none that it names.
     """
-    return {key: _cleaned(value, legacy, 0) for key, value in legacy.model.items() if key not in _DROPPED}
+    cleaned: dict[str, Any] = _cleaned(dict(legacy.model), legacy, 0)
+    return cleaned
 
 
 def _cleaned(value: Any, legacy: LegacyConfig, depth: int) -> Any:
@@ -117,12 +134,15 @@ def _cleaned(value: Any, legacy: LegacyConfig, depth: int) -> Any:
         return [_cleaned(one, legacy, depth + 1) for one in value]
     if not isinstance(value, dict):
         return value
+    if value.get("class_name") == "function" and value.get("config") in _ACTIVATIONS:
+        return value["config"]  # how `.keras` files have tf.nn.relu
     if "class_name" in value:
+        value = _scaling(value)
         _check_class(value, legacy)
         value = {key: one for key, one in value.items() if key not in _DROPPED}
         if value["class_name"] in ("BatchNormalizationV1", "BatchNormalizationV2"):  # TensorFlow 1.13
             value["class_name"] = "BatchNormalization"
-        value["config"] = _own_axis(value.get("config"))
+        value = {key: _own_axis(one) if key == "config" else one for key, one in value.items()}
     return {
         key: _type_name(one) if key in ("dtype", "dtype_policy") else _cleaned(one, legacy, depth + 1)
         for key, one in value.items()
@@ -134,6 +154,25 @@ def _own_axis(settings: Any) -> Any:
     if isinstance(settings, dict) and settings.get("virtual_batch_size") and isinstance(settings.get("axis"), list):
         return {**settings, "axis": [axis - 1 if isinstance(axis, int) else axis for axis in settings["axis"]]}
     return settings
+
+
+def _scaling(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The sum `x + scale * y` of Keras's own InceptionResNetV2, a Lambda layer up to Keras 2.14, by its later class.
+
+    The code in the file is not looked at.
+    """
+    settings = value.get("config")
+    if value["class_name"] == "Custom>CustomScaleLayer" or value.get("registered_name") == "Custom>CustomScaleLayer":
+        return {**value, "class_name": "CustomScaleLayer", "registered_name": None}
+    if value["class_name"] == "Lambda" and isinstance(settings, dict):
+        arguments = settings.get("arguments")
+        module = str(settings.get("module"))
+        if module.endswith("applications.inception_resnet_v2") and isinstance(arguments, dict):
+            scale = arguments.get("scale")
+            if len(arguments) == 1 and isinstance(scale, float | int):
+                config = {"name": settings.get("name"), "trainable": True, "scale": scale}
+                return {**value, "class_name": "CustomScaleLayer", "config": config}
+    return dict(value)
 
 
 def _type_name(dtype: Any) -> Any:

@@ -31,11 +31,13 @@ def built(legacy: LegacyConfig) -> "tf_keras.Model":
     config = checked(legacy)
     import tensorflow as tf
     import tf_keras
+    from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
     from tf_keras.src.saving.legacy.saved_model import json_utils
 
     try:
         config = json_utils.decode(json.dumps(config))  # `...` and tuples, as HDF5 files spell them
-        model = tf_keras.layers.deserialize(config, custom_objects={"relu6": tf.nn.relu6})  # of MobileNet before 2.2
+        own = {"relu6": tf.nn.relu6, "CustomScaleLayer": CustomScaleLayer}  # of MobileNet and InceptionResNetV2
+        model = tf_keras.layers.deserialize(config, custom_objects=own)
         if zipfile.is_zipfile(legacy.path):
             load_keyed(legacy.path, model)
         else:

@@ -60,9 +60,9 @@ def _cast(x: Any, dtype: Any = None, name: str | None = None) -> Any:
     return x if wanted.startswith(("float", "bfloat")) else ops.cast(x, wanted)
 
 
-def _item(x: Any, key: Any, name: str | None = None) -> Any:
-    parts = [_slice(part) for part in (key if isinstance(key, list | tuple) else [key])]
-    return x[tuple(parts)]
+def _item(tensor: Any, slice_spec: Any) -> Any:
+    parts = [_slice(part) for part in (slice_spec if isinstance(slice_spec, list | tuple) else [slice_spec])]
+    return tensor[tuple(parts)]
 
 
 def _slice(part: Any) -> Any:

@@ -82,6 +82,10 @@ class Transfer:
                 return call_function(layer.symbol, _name(layer), args, kwargs)
             if kind == "TensorFlowOpLayer":
                 return call_node(layer.node_def, layer.constants, keras.tree.flatten(args))
+            if kind == "CustomScaleLayer":
+                x, y = args[0]
+                y = keras.layers.Rescaling(layer.scale, name=f"{_name(layer)}.scale")(y)
+                return keras.layers.Add(name=_name(layer))([x, y])
             result, chain = keras.tree.map_structure(_plain, args), self._chain(layer)
             for one in chain:
                 result = one(*result, **kwargs) if one is chain[0] else one(result)
@@ -151,13 +155,17 @@ def _like(layer: Any) -> list[Any]:
         return _batchnorm(layer, config)
     if kind == "LeakyReLU":
         config["negative_slope"] = config.pop("alpha")
-    chain = [_of_config(getattr(keras.layers, kind), config)]
-    if getattr(getattr(layer, "activation", None), "__name__", "") == "hard_sigmoid":
-        # Keras 3 has another one: relu6(x + 3) / 6.
-        chain[0].activation = keras.activations.linear
-        chain.append(keras.layers.Rescaling(0.2, 0.5, name=f"{name}.scale"))
-        chain.append(keras.layers.ReLU(1.0, name=f"{name}.hard_sigmoid"))
-    return chain
+    activation, further = getattr(layer, "activation", None), []
+    if hasattr(activation, "get_config"):  # a layer, such as LeakyReLU
+        further = _like(activation)
+        for number, one in enumerate(further):
+            one.name = f"{name}.activation_{number}"
+    elif getattr(activation, "__name__", "") == "hard_sigmoid":  # Keras 3 has another one: relu6(x + 3) / 6
+        further = [keras.layers.Rescaling(0.2, 0.5, name=f"{name}.scale")]
+        further.append(keras.layers.ReLU(1.0, name=f"{name}.hard_sigmoid"))
+    if further:
+        config["activation"] = "linear"
+    return [_of_config(getattr(keras.layers, kind), config), *further]
 
 
 def _of_config(kind: Any, config: dict[str, Any]) -> keras.layers.Layer:
@@ -171,9 +179,9 @@ def _of_config(kind: Any, config: dict[str, Any]) -> keras.layers.Layer:
 def _batchnorm(layer: Any, config: dict[str, Any]) -> list[Any]:
     """BatchNorm over the last axis. One over another axis, such as 1 with channels last, has it moved there."""
     rank = layer.input_spec.ndim
-    axes = [axis % rank for axis in ([layer.axis] if isinstance(layer.axis, int) else layer.axis)]
-    if getattr(layer, "virtual_batch_size", None) is not None:
-        axes = [axis - 1 for axis in axes]  # Keras 2 has made room for the ghost batches
+    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+    moved = int(getattr(layer, "virtual_batch_size", None) is not None)  # Keras 2 has made room for the ghost batches
+    axes = [(axis - moved) % rank for axis in axes]
     if len(axes) != 1:
         raise FinetuneError(f"the BatchNormalization '{layer.name}' has {len(axes)} axes: expected one")
     config = {key: value for key, value in config.items() if not key.startswith("renorm")}
@@ -190,8 +198,10 @@ def _batchnorm(layer: Any, config: dict[str, Any]) -> list[Any]:
 
 def _normalization(layer: Any) -> keras.layers.Layer:
     """The statistics as settings, whether they were given or learned from data."""
-    axis = tuple(layer.axis) if isinstance(layer.axis, list | tuple) else layer.axis
-    mean, variance = (np.asarray(one, np.float64) for one in (layer.mean, layer.variance))
-    shape = [side for side in mean.shape if side > 1] or [-1]
-    statistics = {"mean": mean.reshape(shape).tolist(), "variance": variance.reshape(shape).tolist()}
-    return keras.layers.Normalization(axis=axis, **statistics, invert=bool(layer.invert), name=_name(layer))
+    axes = list(layer.axis) if isinstance(layer.axis, list | tuple) else [layer.axis]
+    known = [axis for axis in axes if axis is not None]
+    mean, variance = (np.asarray(one, np.float64).reshape(-1) for one in (layer.mean, layer.variance))
+    statistics: dict[str, Any] = {"axis": tuple(known), "mean": mean.tolist(), "variance": variance.tolist()}
+    if not known or mean.size == 1:
+        statistics = {"axis": None, "mean": float(mean[0]), "variance": float(variance[0])}
+    return keras.layers.Normalization(**statistics, invert=layer.invert, name=_name(layer))

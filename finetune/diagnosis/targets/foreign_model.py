@@ -133,8 +133,6 @@ def open_keras_model(request: TargetOptions) -> Target:
     scored = as_logits(flat(chosen, image_size=image_size), name=str(path), binary=binary)
     words, ours = scored.words, KerasSubject(adopt(scored.model, unbiased=False), scored.scores)
     theirs = None if form else legacy_subject(path, original, chosen, scored)
-    if theirs:
-        words = f"{words}; " * bool(words) + "run by Keras 2: Keras 3 has no renorm and no virtual_batch_size"
 
     def write(out: Path) -> None:
         layers = originals(chosen)
@@ -149,6 +147,8 @@ def open_keras_model(request: TargetOptions) -> Target:
     if scored.scores.units == 1 and dataset is not None:
         words += f"; it is '{dataset.class_names[1]}'"
     notes = (words,) if words else ()
+    if theirs:
+        notes = (*notes, "run by Keras 2: Keras 3 has no renorm and no virtual_batch_size")
     if form:
         copy = path.with_name(f"{path.stem}-recalibrated.keras")
         return replace(target, notes=(f"{form} with the weights of {path}", *notes), copy=copy, suffix=".keras")

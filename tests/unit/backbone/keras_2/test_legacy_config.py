@@ -122,6 +122,32 @@ def test_operations_of_tensorflow_2_0_between_layers(own, tmp_path):
     np.testing.assert_allclose(open_model(path)(images, training=False), expected, atol=1e-6)
 
 
+def test_functions_of_tensorflow_as_activations(tmp_path):
+    relu6 = layers.Conv2D(4, 1, activation=tf.nn.relu6)
+    own = files.model(lambda x: layers.Conv2D(4, 1, activation=tf.nn.relu)(relu6(x)))
+    for name in ("own.h5", "own.keras"):
+        made = open_model(files.written(own, tmp_path / name))
+        np.testing.assert_allclose(made(files.images()), own(files.images()), atol=1e-6)
+
+
+def test_the_sum_in_inception_resnet_v2_is_read_though_it_is_a_lambda(tmp_path):
+    """Up to Keras 2.14 it was a Lambda with an argument; its code is not looked at."""
+    from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+
+    own = files.model(lambda x: CustomScaleLayer(0.2, name="block8_1")([x, layers.Conv2D(3, 1)(x)]))
+
+    def change(config):
+        layer = next(one for one in files.each_layer(config) if "CustomScaleLayer" in one["class_name"])
+        layer["class_name"] = "Lambda"
+        layer["config"] = {"name": "block8_1", "function": ["4wE=", None, None], "function_type": "lambda"}
+        layer["config"] |= {"module": "keras.applications.inception_resnet_v2", "arguments": {"scale": 0.2}}
+
+    path = files.written(own, tmp_path / "own.h5")
+    np.testing.assert_allclose(open_model(path)(files.images()), own(files.images()), atol=1e-6)
+    files.edited(path, change, version="2.4.0")
+    np.testing.assert_allclose(open_model(path)(files.images()), own(files.images()), atol=1e-6)
+
+
 def test_keras_3_and_weights_alone_are_not_of_keras_2(own, tmp_path):
     with h5py.File(files.written(own, tmp_path / "own.h5"), "r+") as file:
         file.attrs["keras_version"] = "3.3.1"
@@ -130,7 +156,7 @@ def test_keras_3_and_weights_alone_are_not_of_keras_2(own, tmp_path):
     assert read_legacy(tmp_path / "weights.h5") is None
 
 
-def code(config, **change):
+def put(config, change):
     files.each_layer(config)[2].update(change)
 
 
@@ -162,7 +188,7 @@ def test_code_is_refused_with_its_name_the_version_and_a_way(kind, own, tmp_path
     content, words = CODE[kind]
     if isinstance(content, dict):
         path = files.edited(
-            files.written(own, tmp_path / "own.h5"), lambda config: code(config, **content), version="2.4.0"
+            files.written(own, tmp_path / "own.h5"), lambda config: put(config, content), version="2.4.0"
         )
     else:
         path = files.written(files.model(lambda x: content(files.conv(x))), tmp_path / "own.h5")
