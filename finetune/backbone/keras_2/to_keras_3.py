@@ -32,7 +32,15 @@ def transferred(model: "tf_keras.Model", *, name: str) -> keras.Model:
     trainable. `name` is what messages call the model. Raises FinetuneError, naming the layer, for what has no form in
     Keras 3.
     """
-    return Transfer(name).of_model(model)
+    try:
+        return Transfer(name).of_model(model)
+    except FinetuneError:
+        raise
+    except Exception as error:  # Keras raises whatever its parts raise, where names or shapes are none it takes
+        raise FinetuneError(
+            f"{name}: the model of Keras 2 has no counterpart in Keras 3 ({first_line(error)[:200]}): open it in the "
+            "Keras it came from, rebuild it of stock layers and save that"
+        ) from None
 
 
 class Transfer:
@@ -63,8 +71,9 @@ class Transfer:
         for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
             for node in nodes:
                 if not node.is_input:
-                    # Keras 2 pops a tensor from the list for each of its uses.
-                    args, kwargs = node.map_arguments({key: [known[key]] * 9 for key in node.flat_input_ids})
+                    # Keras 2 pops a tensor from its list for each use.
+                    ids = node.flat_input_ids
+                    args, kwargs = node.map_arguments({key: [known[key]] * len(ids) for key in ids})
                     result = self._called(node.layer, args, kwargs)
                     known.update(zip(map(str, node.flat_output_ids), keras.tree.flatten(result), strict=True))
         outputs = [known[str(id(tensor))] for tensor in model.outputs]
