@@ -87,6 +87,22 @@ def _resize(images: Any, size: Any, method: str = "bilinear", antialias: bool = 
     return ops.image.resize(images, tuple(int(side) for side in np.asarray(size)), str(method), antialias=antialias)
 
 
+def _standardised(image: Any, name: str | None = None) -> Any:
+    """tf.image.per_image_standardization: the deviation is at least that of one grey level, 1/sqrt(N)."""
+    least = float(np.prod(image.shape[1:])) ** -0.5
+    mean, deviation = ops.mean(image, [1, 2, 3], keepdims=True), ops.std(image, [1, 2, 3], keepdims=True)
+    return ops.divide(ops.subtract(image, mean), ops.maximum(deviation, least))
+
+
+def _grey(images: Any, name: str | None = None) -> Any:
+    return ops.sum(ops.multiply(images, np.array([0.2989, 0.587, 0.114], np.float32)), axis=-1, keepdims=True)
+
+
+def _unit_length(x: Any, axis: Any = None, epsilon: float = 1e-12, name: str | None = None) -> Any:
+    length = ops.sum(ops.square(x), axis=axis, keepdims=True)
+    return ops.multiply(x, ops.rsqrt(ops.maximum(length, epsilon)))
+
+
 def _unary(operation: Callable[..., Any]) -> Made:
     def made(x: Any = None, *, name: str | None = None, features: Any = None, input: Any = None) -> Any:
         return operation(next(one for one in (x, features, input) if one is not None))
@@ -136,6 +152,11 @@ FUNCTIONS: Mapping[str, Made] = {
     "reverse": lambda tensor, axis, name=None: ops.flip(tensor, axis=next(iter(axis))),
     "pad": _pad,
     "image.resize": _resize,
+    "image.per_image_standardization": _standardised,
+    "image.rgb_to_grayscale": _grey,
+    "image.grayscale_to_rgb": lambda images, name=None: ops.concatenate([images, images, images], axis=-1),
+    **dict.fromkeys(("math.l2_normalize", "nn.l2_normalize", "linalg.l2_normalize"), _unit_length),
+    "math.reduce_min": _reduced(ops.min),
     "math.reduce_mean": _reduced(ops.mean),
     "math.reduce_max": _reduced(ops.max),
     "math.reduce_sum": _reduced(ops.sum),

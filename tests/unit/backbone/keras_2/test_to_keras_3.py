@@ -39,6 +39,12 @@ def between_layers(x):
     return tf.concat([x, tf.reduce_mean(x, [1, 2], keepdims=True) + tf.clip_by_value(x, -1.0, 1.0)], -1)
 
 
+def on_images(x):
+    grey = tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(x))
+    x = layers.Conv2D(6, 3)(tf.image.per_image_standardization(x - 0.5 * grey))
+    return tf.math.l2_normalize(layers.BatchNormalization()(x), axis=-1) - tf.reduce_min(x, [1, 2], keepdims=True)
+
+
 def activations(x):
     x = layers.Conv2D(6, 3, 2, activation="hard_sigmoid")(layers.Rescaling(1 / 255)(x))
     x = layers.Conv2D(6, 1, activation=layers.LeakyReLU(0.3))(x)
@@ -85,7 +91,10 @@ KINDS = {
     "nested": lambda x: layers.Dropout(0.5)(files.base()(x)),
     "synchronised": lambda x: files.conv(x, lambda: layers.BatchNormalization(synchronized=True)),
     **{f"preprocess_input {mode}": preprocessed(mode) for mode in ("caffe", "tf", "torch")},
-    **{one.__name__: one for one in (augmented, between_layers, activations, shapes, normalised, shared, in_the_head)},
+    **{
+        one.__name__: one
+        for one in (augmented, between_layers, on_images, activations, shapes, normalised, shared, in_the_head)
+    },
 }
 
 
