@@ -1,6 +1,5 @@
 """Open a SavedModel of Keras 2's `model.save` as the model of its config. Neither its graph nor code in it is run."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,7 @@ from checkpoints.formats.keras_metadata import recorded
 from checkpoints.formats.saved_model import open_by_keys
 from checkpoints.formats.slim import OBJECT_GRAPH
 from finetune.backbone.keras_2.legacy_config import LegacyConfig, checked
+from finetune.backbone.keras_2.legacy_file import made_of
 from finetune.errors import FinetuneError
 from finetune.text import first_line
 
@@ -38,13 +38,10 @@ def open_directory(path: Path) -> "tf_keras.Model":
             "functional or sequential model that model.save wrote"
         )
     config = checked(legacy)
-    import tensorflow as tf
     import tf_keras
-    from tf_keras.src.saving.legacy.saved_model import json_utils
 
     try:
-        config = json_utils.decode(json.dumps(config))  # tuples and shapes
-        model = tf_keras.layers.deserialize(config, custom_objects={"relu6": tf.nn.relu6})
+        model: tf_keras.Model = made_of(config)
         _assign(model, path)
     except (FinetuneError, CheckpointError):
         raise

@@ -2,8 +2,9 @@
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.backbone.keras_2.keyed_weights import load_keyed
 from finetune.backbone.keras_2.legacy_config import LegacyConfig, checked, read_legacy
@@ -29,15 +30,10 @@ def open_legacy(path: Path) -> "tf_keras.Model":
 def built(legacy: LegacyConfig) -> "tf_keras.Model":
     """The model of a config, with the weights of its file. Raises FinetuneError as `open_legacy` does."""
     config = checked(legacy)
-    import tensorflow as tf
     import tf_keras
-    from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
-    from tf_keras.src.saving.legacy.saved_model import json_utils
 
     try:
-        config = json_utils.decode(json.dumps(config))  # `...` and tuples, as HDF5 files spell them
-        own = {"relu6": tf.nn.relu6, "CustomScaleLayer": CustomScaleLayer}  # of MobileNet and InceptionResNetV2
-        model = tf_keras.layers.deserialize(config, custom_objects=own)
+        model = made_of(config)
         if zipfile.is_zipfile(legacy.path):
             load_keyed(legacy.path, model)
         else:
@@ -53,3 +49,15 @@ def built(legacy: LegacyConfig) -> "tf_keras.Model":
             f"{legacy.path} holds a '{type(model).__name__}' instead of a model: expected a whole model"
         )
     return model
+
+
+def made_of(config: Mapping[str, Any]) -> Any:
+    """What Keras 2 makes of a config that was `checked`. Raises whatever its parts raise."""
+    import tensorflow as tf
+    import tf_keras
+    from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+    from tf_keras.src.saving.legacy.saved_model import json_utils
+
+    plain = json_utils.decode(json.dumps(config))  # `...` and tuples, as HDF5 files spell them
+    own = {"relu6": tf.nn.relu6, "CustomScaleLayer": CustomScaleLayer}  # of MobileNet and InceptionResNetV2
+    return tf_keras.layers.deserialize(plain, custom_objects=own)
