@@ -162,6 +162,8 @@ def _like(layer: Any) -> list[Any]:
         return [_normalization(layer)]
     if kind in _BATCHNORM:
         return _batchnorm(layer, config)
+    if kind == "Rescaling":  # Keras would find out only in computing that one is no number
+        config |= {part: np.asarray(config[part], np.float64).tolist() for part in ("scale", "offset")}
     if kind == "LeakyReLU":
         config["negative_slope"] = config.pop("alpha")
     activation, further = getattr(layer, "activation", None), []
