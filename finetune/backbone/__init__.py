@@ -3,6 +3,7 @@
 from checkpoints.catalog.lookup import BackboneSpec
 from finetune.backbone.hub.module_layer import check_plan
 from finetune.backbone.hub.signatures import is_saved_model
+from finetune.backbone.keras_2.legacy_directory import has_layers
 from finetune.backbone.keras_file import SUFFIXES, legacy_subject, open_model, save_stock, write_back, write_model
 from finetune.backbone.keras_file import find as describe_model
 from finetune.backbone.loading import (
@@ -24,6 +25,7 @@ __all__ = [
     "check_plan",
     "describe_model",
     "find_backbone",
+    "has_layers",
     "head_outputs",
     "is_saved_model",
     "legacy_subject",

@@ -61,8 +61,10 @@ class HubModule(Module):
         self.channels = _features(loaded, images)
         if self.can_train and self.bn and not loaded.takes_momentum and self.learn_decay(images) is None:
             raise FinetuneError(
-                f"{handle} moves its BatchNorm statistics in a way that is no moving average of one decay, and takes "
-                "no batch_norm_momentum: finetune cannot control it; give a module with that argument"
+                f"{handle} moves its BatchNorm statistics in a way that is no moving average of one decay (layers that "
+                "are frozen, or called as base(x, training=False), do not move theirs), and takes no "
+                "batch_norm_momentum: finetune cannot control it; give a module with that argument, or a functional "
+                "model that Keras saved"
             )
 
     def graph_digest(self) -> str:

@@ -32,6 +32,7 @@ from finetune.backbone import (
     BackboneSpec,
     describe_model,
     find_backbone,
+    has_layers,
     head_outputs,
     legacy_subject,
     load_backbone,
@@ -188,7 +189,7 @@ def _exported_target(request: TargetOptions, path: Path, model: Recorded | None)
         trained_with=found.trained_with,
         weights_moved=True if found.step else None,
     )
-    backbone = str(path) if model is not None and model.config is not None else None
+    backbone = str(path) if model is not None and has_layers(path) else None
     return _graph_target(request, path, subject, facts, path, backbone)
 
 
