@@ -84,6 +84,10 @@ def _graph(tree: Path) -> None:
     tf1_forms.save(tree, tf1_forms.network, run=False)
 
 
+def _training_graph(tree: Path) -> None:
+    tf1_forms.save(tree, tf1_forms.training_graph, run=False)
+
+
 def _training_directory(tree: Path) -> None:
     write_slim(tree / "model.ckpt-7", _arrays())
     (tree / "checkpoint").write_text(
@@ -301,6 +305,7 @@ SEEDS = (
          _TABLE, 2),
     Seed("keras-2-graph", "exported", _keras_2_saved, ("model/saved_model.pb",), "model"),
     Seed("meta-graph", "graph", _graph, ("*.meta",), weight=3),
+    Seed("meta-graph-training", "graph", _training_graph, ("*.meta",), weight=2),
     Seed("cifar-pickles", "cifar10", lambda tree: written_cifar.write_pickled(tree, training=(1,)) and None,
          ("*/*",), weight=2),
     Seed("cifar100-pickles", "cifar100", _cifar100(False), ("*/*",)),

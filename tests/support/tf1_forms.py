@@ -155,6 +155,22 @@ def head(x, classes=3):
     return logits, loss
 
 
+def training_graph():
+    """A graph for training, without a switch: averages of moments in a queue's images, a dropout, a train op."""
+    x, h = v1.train.batch([tf.zeros([16, 16, 3]), tf.zeros([])], 8)[0], None
+    for name in "ab":
+        gamma, beta, mean, variance = arrays(name, 6, "gamma", "beta", "pop_mean", "pop_var")
+        h = conv(x if h is None else h, name)
+        m, v = tf.nn.moments(h, [0, 1, 2])
+        with tf.control_dependencies(
+            [v1.assign(mean, mean * 0.9 + m * 0.1), v1.assign_sub(variance, 0.1 * (variance - v))]
+        ):
+            h = tf.nn.relu(tf.nn.batch_normalization(h, m, v, beta, gamma, 1e-3))
+    logits, loss = head(tf.nn.dropout(h, 0.5))
+    v1.train.AdamOptimizer().minimize(loss)
+    return Form(x, logits, {}, {})
+
+
 def network(x=None, training=None, between=lambda x: x):
     """Two convolutions with fused BatchNorm; `between` them, what a test is about."""
     x = images() if x is None else x
