@@ -23,6 +23,7 @@ class BackboneSpec:
     bn_decay, bn_epsilon: of the published training; `bn_decay` is the share of the old moving value kept.
     top1, top5: published ImageNet accuracy in percent, or None.
     parameters: weights and statistics without the head.
+    image_shape: (height, width, channels) of a file whose images are not square RGB; `image_size` is its longer side.
     own_size: trained at `image_size` unless the user sets another, whatever the size of the data.
     reference: paper and source file.
 
@@ -57,6 +58,7 @@ class BackboneSpec:
     top5: float | None = None
     parameters: int | None = None
     own_size: bool = False
+    image_shape: tuple[int, int, int] | None = None
 
     @property
     def id(self) -> str:

@@ -135,7 +135,9 @@ def check_free(out: Path, target: Format = "slim-v2") -> None:
         raise WrongUse(f"cannot write {out}: {there} is a file, not a directory; give another name")
 
 
-def load_stock(opened: Checkpoint, found: Fit, *, image_size: int) -> tuple[keras.Model, transfer.LoadReport]:
+def load_stock(
+    opened: Checkpoint, found: Fit, *, image_size: int | tuple[int, int]
+) -> tuple[keras.Model, transfer.LoadReport]:
     """The network of `found` in stock layers with the weights in `opened`, head included, and what was assigned.
 
     Raises CheckpointError where the file does not fill it exactly, FinetuneError for a head of another form.

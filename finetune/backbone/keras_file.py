@@ -40,6 +40,7 @@ from finetune.batchnorm.flatten import flat, image_shape
 from finetune.batchnorm.surgery import BatchNormOptions, adopt, to_stock
 from finetune.errors import FinetuneError
 from finetune.files import read_json
+from finetune.text import ImageShape, ImageSize
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 _KEPT_PIXELS = (
@@ -164,10 +165,11 @@ def find(path: Path, output: str | None = None, *, model: keras.Model | None = N
     path = Path(os.path.abspath(path))
     model = choose_output(model or _opened(path), output, name=str(path))
     height, width, channels = image_shape(model)
-    if channels != 3 or height != width:
-        raise FinetuneError(f"{path} takes images of {height}x{width} px with {channels} channels: expected square RGB")
+    if channels not in (1, 3, 4):
+        raise FinetuneError(f"{path} takes images of {channels} channels: expected 1 (grey), 3 (RGB) or 4 (RGBA)")
+    shape = ImageShape(height or ANY_SIZE, width or ANY_SIZE, channels)
     bn = [one for one in model._flatten_layers() if isinstance(one, keras.layers.BatchNormalization)]
-    shape = model.outputs[0].shape
+    outputs = model.outputs[0].shape
     _, preprocess = _config_beside(path)
     return BackboneSpec(
         name=str(path),
@@ -175,9 +177,10 @@ def find(path: Path, output: str | None = None, *, model: keras.Model | None = N
         family=model.name,
         arguments={"output": output} if output else {},
         preprocessing=preprocess or ("raw" if _scales_pixels(flat(model)) else ""),
-        image_size=height or ANY_SIZE,
-        own_size=height is not None,
-        outputs=int(shape[-1]) if len(shape) == 2 and shape[-1] else 0,
+        image_size=max(shape[:2]),
+        own_size=height is not None or width is not None,
+        image_shape=None if isinstance(shape.setting, int) else tuple(shape),
+        outputs=int(outputs[-1]) if len(outputs) == 2 and outputs[-1] else 0,
         bn_decay=float(bn[0].momentum) if bn else 0.99,
         bn_epsilon=float(bn[0].epsilon) if bn else 1e-3,
         parameters=model.count_params(),
@@ -188,13 +191,13 @@ def find(path: Path, output: str | None = None, *, model: keras.Model | None = N
 def load(
     spec: BackboneSpec,
     *,
-    image_size: int,
+    image_size: ImageSize,
     weights: bool,
     batchnorm: BatchNormOptions,
     features: str | None,
     keep: int | None,
 ) -> tuple[keras.Model, str, dict[str, list[str]], LoadReport | None, str]:
-    """The file as an adopted flat model at `image_size` px: (model, scope, stages, report, words about the head).
+    """The file as an adopted flat model at `image_size`: (model, scope, stages, report, words about the head).
 
     It ends in features, after the layer `features` where that is given; with `keep`, in that many logits.
     """

@@ -31,6 +31,7 @@ from finetune.backbone.networks.names import keras_variables, slim_variables
 from finetune.backbone.networks.network import layers_by_stage
 from finetune.batchnorm.surgery import UNCHANGED, BatchNormOptions, adopt
 from finetune.errors import WrongUse
+from finetune.text import ImageShape, ImageSize, shape_of
 
 HUB = "hub:"
 
@@ -134,7 +135,7 @@ class Backbone:
 def load_backbone(
     spec: BackboneSpec,
     *,
-    image_size: int,
+    image_size: ImageSize,
     checkpoint: Path | Checkpoint | None = None,
     head: Literal["published"] | int | None = None,
     features: str | None = None,
@@ -142,7 +143,7 @@ def load_backbone(
     batchnorm: BatchNormOptions = UNCHANGED,
     progress: Progress | None = None,
 ) -> Backbone:
-    """Build the network of a spec at `image_size` px and load its weights, strictly.
+    """Build the network of a spec at `image_size` and load its weights, strictly.
 
     checkpoint: a file of the user, or what it opened as. Without it the published file is fetched.
     head: None ends the network in its pooled features, "published" in the published logits, a number in the logits of
@@ -154,15 +155,19 @@ def load_backbone(
     source does not have.
     """
     check_image_size(spec, image_size)
+    height, width, _ = shape_of(image_size)
+    size = (height, width)
     with_head, keep_head = head is not None, None if head == "published" else head
     if spec.source in ("file", "hub") and (checkpoint is not None or head == "published"):
         what = "has no published head" if head == "published" else "has its weights in it: leave out --checkpoint"
         raise WrongUse(f"{spec.id} is not a network of the catalogue, it {what}")
-    options: dict[str, Any] = {"image_size": image_size, "batchnorm": batchnorm, "features": features}
+    options: dict[str, Any] = {"batchnorm": batchnorm, "features": features}
     if spec.source == "hub":
-        return Backbone(spec, *module_layer.load(spec, **options, keep=with_head))
+        return Backbone(spec, *module_layer.load(spec, image_size=size[0], **options, keep=with_head))
     if spec.source == "file":
-        return Backbone(spec, *keras_file.load(spec, **options, keep=keep_head, weights=not from_scratch))
+        return Backbone(
+            spec, *keras_file.load(spec, image_size=image_size, **options, keep=keep_head, weights=not from_scratch)
+        )
     if features is not None:
         raise WrongUse(f"--features is for model files: {spec.id} ends in its pooled features; leave it out")
     # The file first: a missing or wrong checkpoint is reported before the graph is built, which takes seconds.
@@ -172,19 +177,37 @@ def load_backbone(
         check_classes(head_outputs(spec, opened), keep_head, name=str(opened.path))
     elif opened and outputs == 0:  # nothing is published: the head is that of the user's file
         outputs = head_outputs(spec, opened)
-    network = networks.build(spec.family, image_size=image_size, outputs=outputs, arguments=spec.arguments)
+    network = networks.build(spec.family, image_size=size, outputs=outputs, arguments=spec.arguments)
     report = _assign(spec, opened, network.model, with_head=with_head) if opened else None
     model = adopt(network.model, unbiased=spec.source != "keras", options=batchnorm)
     words = "" if keep_head is None else f"head of the file kept: {keep_head} outputs{ORDER}"
     return Backbone(spec, model, network.scope, layers_by_stage(network), report, words)
 
 
-def check_image_size(spec: BackboneSpec, image_size: int) -> None:
-    """Raise WrongUse where the network's maps would shrink to nothing."""
-    if image_size < spec.least_size:
+def image_size_of(spec: BackboneSpec, asked: ImageSize | None = None) -> ImageSize:
+    """The size of a network's images: `asked` with the channels that it takes, or its own.
+
+    Raises WrongUse where other channels are asked for.
+    """
+    own = ImageShape(*spec.image_shape) if spec.image_shape else shape_of(spec.image_size)
+    shape = own if asked is None else shape_of(asked)
+    if shape.channels not in (3, own.channels):
+        raise WrongUse(
+            f"--image-size {asked}: {spec.id} takes {own.channels} channels, whatever the data: give "
+            f"{shape.height}x{shape.width}"
+        )
+    return shape._replace(channels=own.channels).setting
+
+
+def check_image_size(spec: BackboneSpec, image_size: ImageSize) -> None:
+    """Raise WrongUse where the network's maps would shrink to nothing, or it takes no images of that shape."""
+    shape = shape_of(image_size)
+    if spec.source == "hub" and shape.height != shape.width:
+        raise WrongUse(f"{spec.id} takes square images: give one side, --image-size {max(shape[:2])}")
+    if min(shape[:2]) < spec.least_size:
         known = f"made for {spec.image_size}" if spec.unpublished else f"published at {spec.image_size}"
         raise WrongUse(
-            f"image size {image_size} px is too small for {spec.id}: expected at least {spec.least_size} px "
+            f"image size {shape} is too small for {spec.id}: expected at least {spec.least_size} px "
             f"({known}); give --image-size {spec.least_size} or more"
         )
 

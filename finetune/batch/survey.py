@@ -15,6 +15,7 @@ from finetune.data.load_data import load_data
 from finetune.data.pipeline import steps_per_epoch
 from finetune.errors import UserError
 from finetune.runs.request import check_request, complete
+from finetune.text import ImageSize, shape_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Survey:
     images: training images an epoch. image_size: in px.
     """
 
-    image_size: int | None
+    image_size: ImageSize | None
     batch_size: int | None
     epochs: int | None
     images: int | None = None
@@ -37,9 +38,10 @@ class Survey:
 
     @property
     def pixels(self) -> int | None:
-        """Pixels trained on in all: images x epochs x image_size^2. Time on one backbone is proportional to it."""
+        """Pixels trained on in all: images x epochs x height x width. Time on one backbone is proportional to it."""
         images = self.trained_images
-        return None if images is None or self.image_size is None else images * self.image_size**2
+        shape = shape_of(self.image_size or 0)
+        return None if images is None or self.image_size is None else images * shape.height * shape.width
 
 
 def survey(jobs: Sequence[Job]) -> list[Survey]:
@@ -78,9 +80,9 @@ class _WouldFetchError(Exception):
 
 @cache
 def _counted(config: RunConfig) -> tuple[int, int]:
-    """(training images, their height in px)."""
+    """(training images, their shorter side in px)."""
     shape = load_data(config, progress=_refuse).train.images.shape
-    return int(shape[0]), int(shape[1])
+    return int(shape[0]), int(min(shape[1:3]))
 
 
 def _refuse(done: int, total: int | None) -> NoReturn:

@@ -7,13 +7,14 @@ from keras.src.models.functional import Functional
 
 from finetune.batchnorm.surgery import copy_weights
 from finetune.errors import FinetuneError
+from finetune.text import ImageSize, shape_of
 
 
-def flat(model: keras.Model, *, image_size: int | None = None, weights: bool = True) -> keras.Model:
+def flat(model: keras.Model, *, image_size: ImageSize | None = None, weights: bool = True) -> keras.Model:
     """A functional copy of `model` in which no layer is a model. Outputs are the same to the bit; weights are copied.
 
     `model` is functional or sequential, with one input `[batch, height, width, channels]` and one output. Its layers
-    may be such models, to any depth. The copy takes float32 and, with `image_size`, images of that side in px. Layers
+    may be such models, to any depth. The copy takes float32 and, with `image_size`, images of that size. Layers
     keep their names. If names of a nested model clash with others, all of its layers get its name and "." in front. A
     recorded `training=` of a nested model is dropped, as Keras 3 also overrides it (keras-team/keras#20285).
     `weights=False` leaves the copy freshly initialised.
@@ -47,10 +48,12 @@ def image_shape(model: keras.Model) -> tuple[int | None, int | None, int]:
     return tuple(inputs[0].shape[1:])
 
 
-def _flattened(model: keras.Model, image_size: int | None, copy: "_Copy") -> keras.Model:
+def _flattened(model: keras.Model, image_size: ImageSize | None, copy: "_Copy") -> keras.Model:
     """`flat(model)`, made by `copy`, which afterwards knows what became of each layer."""
     height, width, channels = image_shape(model)
-    shape = (image_size or height, image_size or width, channels)
+    if image_size is not None:
+        height, width, _ = shape_of(image_size)
+    shape = (height, width, channels)
     images = keras.Input(shape, dtype="float32", name=copy.claimed(str(model.inputs[0].name)))
     result = copy.of_model(model, [images], prefix="")
     return keras.Model(images, result, name=model.name)

@@ -102,7 +102,15 @@ def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], folder: 
     out = output_console()
     numbers = ("image_size", "batch_size", "epochs", "images", "steps")
     cells = [
-        (row["index"], row["name"], row["state"], *("?" if row[name] is None else f"{row[name]:,}" for name in numbers))
+        (
+            row["index"],
+            row["name"],
+            row["state"],
+            *(
+                "?" if row[name] is None else str(row[name]) if isinstance(row[name], str) else f"{row[name]:,}"
+                for name in numbers
+            ),
+        )
         for row in rows
     ]
     header = ("#", "job", "state", "px", "batch", "epochs", "images", "steps")

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from finetune.cli.console import output_console, plain_table, progress_console
 from finetune.config import RunConfig
 from finetune.reporting.words import others_moved
+from finetune.text import shape_of
 from finetune.training.display import Display
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class ConsoleDisplay(Display):
         updates += ", moving means debiased" if config.bn_zero_debias else ""
         rate = config.learning_rate if config.learning_rate == "auto" else f"{config.learning_rate:g}"
         self.say(
-            f"{config.image_size} px, batch {config.batch_size}, {config.epochs} epochs, {config.optimizer} "
-            f"{rate}, BN decay {config.bn_decay}{updates}, preprocessing {config.preprocess}"
+            f"{shape_of(config.image_size or 0)}, batch {config.batch_size}, {config.epochs} epochs, "
+            f"{config.optimizer} {rate}, BN decay {config.bn_decay}{updates}, preprocessing {config.preprocess}"
         )
 
     def step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:

@@ -11,6 +11,7 @@ from finetune.cli.shared_options import (
     COUNT,
     CSV_COLUMNS,
     DATA_DIR,
+    IMAGE_SIZE,
     NPZ_KEYS,
     PATH,
     SKIP_BAD_IMAGES,
@@ -181,7 +182,10 @@ def _classifier(display: Any, target: Path | None, opening: dict[str, Any]) -> "
 )
 @CHECKPOINT
 @click.option(
-    "--image-size", type=COUNT, metavar="PX", help="Side in px, for a backbone.  [default: the published one]"
+    "--image-size",
+    type=IMAGE_SIZE,
+    metavar="PX|HxW",
+    help="Side in px, or 24x32, for a backbone.  [default: the published one]",
 )
 @click.option("--preprocess", metavar="NAME", help="Preprocessing, for a backbone.  [default: that of its training]")
 @click.option("--batch-size", type=COUNT, metavar="N", help="[default: the run's, or 32]")

@@ -10,6 +10,7 @@ import click
 
 from finetune.cli.completion_command import complete_backbone
 from finetune.config import SETTINGS
+from finetune.text import ImageShape, ImageSize, shape_of
 
 if TYPE_CHECKING:
     from finetune.cli.display_training import ConsoleDisplay
@@ -35,6 +36,26 @@ COUNT = click.IntRange(min=1)
 COUNT.name = "whole number of 1 or more"
 
 
+class _ImageSize(click.ParamType["ImageSize"]):
+    """`96` or `24x32`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "ImageSize":
+        try:
+            shape = shape_of(int(value) if str(value).isdigit() else value)
+            if min(shape) >= 1:
+                return shape.setting
+        except ValueError:
+            pass
+        self.fail(
+            f"'{value}' is not valid: expected a side in px, such as 96, or HEIGHTxWIDTH, such as 24x32.", param, ctx
+        )
+
+
+IMAGE_SIZE = _ImageSize()
+
+
 def _number(value: str) -> float | str:
     """A number. `finetune.config` checks any other text, such as `auto`; its error says what is expected."""
     try:
@@ -51,7 +72,7 @@ def setting_option(name: str) -> Callable[..., Any]:
     words = setting.help + (f"  [default: {setting.default_words}]" if setting.default_words else "")
     if check.kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=words)
-    kinds: dict[type, Any] = {Path: PATH, tuple: str, float: _number}
+    kinds: dict[type, Any] = {Path: PATH, tuple: str, float: _number, ImageShape: IMAGE_SIZE}
     return click.option(
         *([flag, f"--{setting.short}"] if setting.short else [flag]),
         type=kinds.get(check.kind, check.kind),

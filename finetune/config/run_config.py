@@ -20,6 +20,10 @@ from finetune.config.settings import (
     texts,
     whole,
 )
+from finetune.config.settings import (
+    image_size as size_of_images,
+)
+from finetune.text import ImageSize
 
 _OF_DATA: tuple[Role, ...] = ("chooses_images", "decides_features")
 Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
@@ -99,14 +103,14 @@ class RunConfig:
     allow_overlap: bool = setting(False, roles=("may_change_on_resume",))
     """Run although some test images are also training images."""
 
-    image_size: int | None = setting(
+    image_size: ImageSize | None = setting(  # noqa: RUF009 - it makes a field
         None,
-        whole(1, "PX"),
+        size_of_images(),
         unset="three times the images' own; their own from scratch",
         section="Images",
         roles=("decides_features",),
     )
-    """Side of the images in px."""
+    """Side of the images in px, or their height and width, such as 24x32."""
     preprocess: str | None = setting(
         None,
         text("the name of a preprocessing, such as inception", "NAME"),

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from finetune.text import pairs, size_in_bytes
+from finetune.text import ImageShape, pairs, shape_of, size_in_bytes
 
 Role = Literal["chooses_images", "decides_features", "may_change_on_resume", "not_compared"]
 """What other packages ask of a setting:
@@ -73,6 +73,12 @@ def whole(least: int, metavar: str = "N") -> Check:
     return Check(expected, lambda value: type(value) is int and least <= value < 2**31, int, metavar)
 
 
+def image_size() -> Check:
+    """The size of images in px: a side, or height and width, and behind them the channels if they are not RGB."""
+    expected = "a side in px from 1 to 99999, such as 96, or HEIGHTxWIDTH, such as 24x32"
+    return Check(expected, _is_image_size, ImageShape, "PX|HxW")
+
+
 def number(least: float, most: float, metavar: str = "F") -> Check:
     """A number of at least `least` and at most `most`."""
     expected = f"a number from {least:g} to {most:g}"
@@ -96,6 +102,13 @@ def or_auto(check: Check) -> Check:
     return Check(
         expected, lambda value: value == "auto" or check.test(value), float, f"{check.metavar}|auto", ("auto",)
     )
+
+
+def _is_image_size(value: Any) -> bool:
+    try:
+        return type(value) in (int, str) and min(shape_of(value)) >= 1 and max(shape_of(value)) < 100_000
+    except ValueError:
+        return False
 
 
 def _is_text(value: Any) -> bool:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from finetune.config import RunConfig
-from finetune.data import pipeline
+from finetune.data import channels, pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import WHOLE, Share, Split, stratified_subset
+from finetune.data.lazy import LazyImages
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import WrongUse
 from finetune.text import ImageSize, shape_of
@@ -72,6 +73,21 @@ def form(config: RunConfig) -> dict[str, Any]:
         "image_size": config.image_size,
         "preprocessing": find_preprocessing(config.preprocess),
     }
+
+
+def fitting(split: Split, config: RunConfig) -> tuple[str, ...]:
+    """Sentences on what the network gets of the images: which part, and in which channels."""
+    size, images = form(config)["image_size"], split.images
+    if isinstance(images, LazyImages) and images.native is None:
+        found, cut = 3, images.shape  # each has channels and a size of its own
+        said = channels.words(found, shape_of(size).channels)
+        return (f"of photos, {said}",) if said else ()
+    height, width, found = images.shape[1:]
+    cut = split.at(size).images.shape
+    part = "square" if cut[1] == cut[2] else f"part of {cut[2]} x {cut[1]} px"
+    cuts = [f"the centre {part} of images of {width} x {height} px is taken"] if cut[1:3] != (height, width) else []
+    said = channels.words(found, shape_of(size).channels)
+    return (*cuts, *([said] if said else []))
 
 
 def training_subset(split: Split, config: RunConfig, images: int) -> Split:

@@ -163,9 +163,9 @@ def read_images(
     """The image files in `places`, and those in the folders among them. Each folder is read in sorted order.
 
     A file in `places` is read whatever its name. In a folder, hidden files and files that are not images are skipped.
-    `native`: the (height, width) of the images of the run's data set; None if those are photos. `white`: as in
-    `lazy.Photos`. Raises FinetuneError
-    naming missing and damaged files; with `skip_bad`, damaged files are left out instead.
+    `native`: the (height, width), or (height, width, channels), of the images of the run's data set; None if those are
+    photos. `white`: as in `lazy.Photos`. Raises FinetuneError naming missing and damaged files; with `skip_bad`, damaged
+    files are left out instead.
     """
     ignored, files = Counter[str](), PhotoFiles()
     files.white = white

@@ -43,12 +43,13 @@ class Preprocessing:
         found = pixels.shape[-1]
         if self.channels == "bgr" and found > 1:
             pixels = pixels[..., ::-1] if found == 3 else tf.gather(pixels, [2, 1, 0, 3], axis=-1)
-        means, deviations = self._of_channels(self.mean, found), self._of_channels(self.std, found)
+        means, deviations = self.of_channels(self.mean, found), self.of_channels(self.std, found)
         scale = tf.constant([self.scale / std for std in deviations])
         shift = tf.constant([mean / std for mean, std in zip(means, deviations, strict=True)])
         return pixels * scale - shift
 
-    def _of_channels(self, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    def of_channels(self, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+        """The three `mean` or `std` as those of images of so many channels."""
         rgb = values if self.channels == "rgb" else values[::-1]
         grey = math.fsum(value * share for value, share in zip(rgb, LUMA, strict=True))
         return {1: (grey,), 3: values, 4: (*values, grey)}[channels]

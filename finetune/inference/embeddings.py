@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints.atomic import replacing
-from finetune.backbone import find_backbone, load_backbone
+from finetune.backbone import find_backbone, image_size_of, load_backbone
 from finetune.backbone.endpoints import find_layer
 from finetune.config import RunConfig
 from finetune.data import batches
@@ -24,7 +24,7 @@ from finetune.errors import FinetuneError, WrongUse
 from finetune.files import room_for
 from finetune.runs.model import finished_class_names, open_run, open_trained
 from finetune.runs.run_data import image_shape, white
-from finetune.text import printable
+from finetune.text import ImageSize, printable
 
 Pooling = Literal["mean", "max", "none"]
 UNKNOWN = -1
@@ -42,7 +42,7 @@ class Network:
     model: keras.Model
     config: RunConfig
     class_names: tuple[str, ...] = ()
-    native: tuple[int, int] | None = None
+    native: tuple[int, ...] | None = None
     white: int | None = None
     stages: dict[str, list[str]] = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ class EmbeddingOptions:
 
     target: a run, a `.keras` file in one, or a backbone as in `finetune run --backbone`. layer: see `find_layer`.
     images: files and folders without labels; without any, `split` of `data`, or of the run's own data. pool: over
-    height and width, where the layer gives maps. checkpoint, image_size in px, preprocess: for backbones, as in
+    height and width, where the layer gives maps. checkpoint, image_size, preprocess: for backbones, as in
     `finetune run`.
     """
 
@@ -69,7 +69,7 @@ class EmbeddingOptions:
     split: str = "test"
     pool: Pooling = "mean"
     checkpoint: Path | None = None
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     preprocess: str | None = None
     batch_size: int | None = None
     skip_bad_images: bool = False
@@ -168,7 +168,7 @@ def _open(request: EmbeddingOptions, progress: Progress | None) -> Network:
     preprocess = request.preprocess or spec.preprocessing
     if not preprocess:
         raise WrongUse(f"missing --preprocess: {spec.id} does not say how its pixels were prepared")
-    size = request.image_size or spec.image_size
+    size = image_size_of(spec, request.image_size)
     loaded = load_backbone(spec, image_size=size, checkpoint=request.checkpoint, progress=progress)
     config = RunConfig(
         spec.id, image_size=size, preprocess=preprocess, batch_size=request.batch_size or 32, validation=0.0

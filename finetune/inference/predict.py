@@ -24,8 +24,8 @@ from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.predictions import log_probabilities
 from finetune.inference.export.exportable import CARD
 from finetune.runs.model import finished_class_names, open_trained
-from finetune.runs.run_data import image_shape, white
-from finetune.text import printable
+from finetune.runs.run_data import image_shape, is_image_shape, white
+from finetune.text import ImageSize, printable, shape_of
 
 _NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote"
 
@@ -80,7 +80,7 @@ class Classifier:
     subject: Subject
     config: RunConfig
     class_names: tuple[str, ...]
-    native: tuple[int, int] | None = None
+    native: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
     white: int | None = None
 
@@ -123,7 +123,7 @@ def predict(
             found.append(Classified(named.names[len(found)], classes))
         if on_batch is not None:
             on_batch()
-    remarks = (*network.notes, *named.remarks)
+    remarks = (*network.notes, *batches.fitting(named.split, config), *named.remarks)
     predictions = Classifications(network.name, tuple(found), named.skipped, remarks)
     if csv_file is not None:
         csv_file.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -184,15 +184,22 @@ def _exported(path: Path) -> Classifier:
             f"{path} asks for the preprocessing {preprocess!r}: expected one of {', '.join(PREPROCESSINGS)}; give the "
             "run it was exported from"
         )
-    shape = native or [1, 1]
-    if not isinstance(shape, list) or len(shape) != 2 or any(type(side) is not int or side < 1 for side in shape):
+    if native is not None and not is_image_shape(native):
         raise FinetuneError(f"{path}: its {CARD} has data_image_shape {native!r}: export it again")
-    if model.input_shape != (None, size, size, 3):
+    if type(size) not in (int, str) or model.input_shape != (None, *_sides(size)):
         raise FinetuneError(f"{path} takes {list(model.input_shape)}, but its {CARD} says {size!r} px: export it again")
     config = RunConfig("", image_size=size, preprocess=preprocess, batch_size=32)
-    sides = (shape[0], shape[1]) if native else None
+    sides = tuple(native) if native else None
     subject = KerasSubject(adopt(model, unbiased=False))
     return Classifier(str(path), subject, config, _checked(names, model, path), sides)
+
+
+def _sides(size: ImageSize) -> tuple[int, ...]:
+    """The shape that a file's card says; none where it is damaged."""
+    try:
+        return shape_of(size)
+    except ValueError:
+        return ()
 
 
 def _checked(names: Any, model: keras.Model, path: Path) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from finetune.data import decoding
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import load_data
@@ -185,7 +186,9 @@ def _data_uri(pixels: np.ndarray, *, photo: bool) -> str:
     """Of uint8 `[height, width, 3]`: PNG, which is exact, for small images, JPEG for photos."""
     out = io.BytesIO()
     large = photo or max(pixels.shape) > SIDE
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image = decoding.converted(
+        Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    )
     if large:
         image.thumbnail((SIDE, SIDE))
         image.save(out, format="JPEG", quality=85)

@@ -21,6 +21,7 @@ from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored, Pass
 from finetune.files import read_arrays, write_arrays
 from finetune.runs.directory import RunDir
 from finetune.runs.run_data import check_classes, check_unchanged
+from finetune.text import shape_of
 
 _SNAPSHOT = "bn_source.npz"
 
@@ -64,10 +65,10 @@ def open_trained(target: Path) -> TrainedModel:
     run, config, path = find_trained(target)
     where = run.path / "config.json"
     model = adopt(_load(path, module_handle(config.backbone)), unbiased=unbiased(config.backbone))
-    if config.image_size and model.input_shape != (None, config.image_size, config.image_size, 3):
+    if config.image_size and model.input_shape != (None, *shape_of(config.image_size)):
         raise FinetuneError(
-            f"{path} takes {list(model.input_shape)}, expected images of {config.image_size} px as {where} says: it is "
-            "another run's model; put it beside its own config.json"
+            f"{path} takes {list(model.input_shape)}, expected images of {shape_of(config.image_size)} as {where} "
+            "says: it is another run's model; put it beside its own config.json"
         )
     return TrainedModel(run, config, model, path)
 

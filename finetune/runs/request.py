@@ -5,13 +5,14 @@ The defaults are a short rule, after BiT's hyper-rule (Kolesnikov et al. 2020, Â
 
 from dataclasses import dataclass, replace
 
-from finetune.backbone import BackboneSpec, check_image_size, find_backbone, freezing
+from finetune.backbone import BackboneSpec, check_image_size, find_backbone, freezing, image_size_of
 from finetune.batchnorm.decay import FEW_UPDATES, auto_decay
 from finetune.batchnorm.policy import Rule, parse_bn_rule
 from finetune.config import Augment, RunConfig, check_config, check_trackers, presets
 from finetune.data.pipeline import parts_per_step, steps_per_epoch
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import WrongUse
+from finetune.text import ImageSize, shape_of
 
 _LARGEST_ICON = 64
 """px. Images of at most this side are augmented as CIFAR's are, also those in a folder."""
@@ -60,12 +61,13 @@ def check_request(config: RunConfig) -> Resolved:
             "([0, 1]), caffe, torch, vgg, or raw ([0, 255])"
         )
     if config.image_size is not None:
-        check_image_size(spec, config.image_size)
+        config = replace(config, image_size=image_size_of(spec, config.image_size))
+        check_image_size(spec, config.image_size or 0)
     return Resolved(config, spec, freeze, bn)
 
 
-def default_image_size(spec: BackboneSpec, source_size: int) -> int:
-    """Side in px to train at.
+def default_image_size(spec: BackboneSpec, source_size: int) -> ImageSize:
+    """The size to train at, for images of that shorter side in px.
 
     - A published backbone: three times the images' own side, at most the published size, at least the network's least.
     - A model of the user's own, or a Hub module: the size it was made for.
@@ -77,8 +79,8 @@ def default_image_size(spec: BackboneSpec, source_size: int) -> int:
     if spec.unpublished:
         return max(source_size, spec.least_size)
     if spec.own_size:
-        return spec.image_size
-    return max(min(3 * source_size, spec.image_size), spec.least_size)
+        return image_size_of(spec)
+    return image_size_of(spec, max(min(3 * source_size, spec.image_size), spec.least_size))
 
 
 def complete(
@@ -86,8 +88,8 @@ def complete(
 ) -> RunConfig:
     """`config` with every None replaced.
 
-    examples: the number of training images. source_size: their side in px. photos: whether they are decoded at the
-    run's own size. everything: whether any layer of the backbone trains; False means only the head, a linear probe.
+    examples: the number of training images. source_size: their shorter side in px. photos: whether they are decoded at
+    the run's own size. everything: whether any layer of the backbone trains; False means only the head, a linear probe.
 
     Where layers are unfrozen one after another, BN decay and recalibration are set for those with the fewest updates.
     Raises WrongUse where unfreezing takes all epochs.
@@ -104,7 +106,7 @@ def complete(
     per_epoch *= parts_per_step(examples, batch_size, config.microbatch)
     updates = per_epoch * (epochs - (unfreeze or 0))  # of the layers unfrozen last
     size = config.image_size or default_image_size(spec, source_size)
-    cropped = size if photos else source_size
+    cropped = min(shape_of(size)[:2]) if photos else source_size
     return replace(
         config,
         backbone=spec.id,

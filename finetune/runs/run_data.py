@@ -14,14 +14,14 @@ _SHOWN, _SHOWN_NAMES = 3, 10
 """Classes that an error lists: at most so many that have another label, and of all names."""
 
 
-def describe_data(dataset: Dataset) -> dict[str, Any]:
+def describe_data(dataset: Dataset, config: RunConfig) -> dict[str, Any]:
     """The contents of `data.json`: what a run read, so that changed data is noticed."""
     return {
         "name": dataset.name,
         "source": dataset.source,
         "class_names": list(dataset.class_names),
         "images": _counts(dataset),
-        "image_shape": _native(dataset),
+        "image_shape": _native(dataset, config),
         "remarks": list(dataset.remarks),
         "skipped": list(dataset.skipped),
         "white": dataset.white,
@@ -75,18 +75,19 @@ def _some(names: list[str], *, numbered: bool = False) -> str:
     return ", ".join(shown) + (f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else "")
 
 
-def image_shape(run: RunDir, config: RunConfig) -> tuple[int, int] | None:
-    """(height, width) in px of the images a run was made for; None for photos, each of a size of its own.
+def image_shape(run: RunDir, config: RunConfig) -> tuple[int, ...] | None:
+    """(height, width) in px of the images a run was made for, as far as its network sees them, and their channels if
+    they are not RGB; None for photos, each of a size of its own.
 
     Runs of earlier versions did not record it: their data is opened.
     """
     noted = run.read(_DATA) if (run.path / _DATA).is_file() else {}
-    shape = noted["image_shape"] if "image_shape" in noted else _native(load_data(config))
+    shape = noted["image_shape"] if "image_shape" in noted else _native(load_data(config), config)
     if shape is None:
         return None
-    if not isinstance(shape, list) or [type(side) for side in shape] != [int, int] or min(shape) < 1:
+    if not is_image_shape(shape):
         raise FinetuneError(f"{run.path / _DATA} has image_shape {shape!r}: it is damaged; restore it from a copy")
-    return shape[0], shape[1]
+    return tuple(shape)
 
 
 def white(run: RunDir) -> int | None:
@@ -95,9 +96,19 @@ def white(run: RunDir) -> int | None:
     return value if type(value) is int and 255 <= value <= 0xFFFF else None
 
 
-def _native(dataset: Dataset) -> list[int] | None:
+def is_image_shape(shape: Any) -> bool:
+    """Whether `shape`, out of a file, is a list as `image_shape` gives it."""
+    return isinstance(shape, list) and len(shape) in (2, 3) and all(type(one) is int and one > 0 for one in shape)
+
+
+def _native(dataset: Dataset, config: RunConfig) -> list[int] | None:
     images = dataset.test.images
-    return None if isinstance(images, LazyImages) else [int(side) for side in images.shape[1:3]]
+    if isinstance(images, LazyImages):
+        return None
+    height, width, channels = (dataset.test.at(config.image_size) if config.image_size else dataset.test).images.shape[
+        1:
+    ]
+    return [int(one) for one in ((height, width) if channels == 3 else (height, width, channels))]
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:

@@ -69,8 +69,8 @@ class GraphSubject:
 
     name: the file of the graph. checkpoint: the file of the weights, a prefix or a V1 file. layers: those that the
     training switch switches. batch_size: the number of images the graph takes at once, None where it takes any.
-    input_size: height and width in px, None where it takes any. takes_pixels: whether it takes whole numbers from 0 to
-    255 and prepares them itself.
+    input_size: height and width in px, None where it takes any; channels: of its images.
+    takes_pixels: whether it takes whole numbers from 0 to 255 and prepares them itself.
 
     `forward` takes float32 images `[batch, height, width, 3]`; they are converted to the layout and type that `images`
     describes. Where the graph takes `batch_size` images only, more are run in parts, whose statistics are pooled. Under
@@ -81,7 +81,7 @@ class GraphSubject:
         values = files.values
         self.name, self.facts, self.checkpoint = str(meta.path), facts, files.checkpoint.path
         self.batch_size, self.input_size, self._layout = images.batch_size, images.size, images.layout
-        self._dtype = tf.as_dtype(images.dtype)
+        self._dtype, self.channels = tf.as_dtype(images.dtype), images.channels
         self.takes_pixels = bool(self._dtype.is_integer)
         self._layers, self._files = modes.layers, files
         wiring = facts.wiring
@@ -252,7 +252,7 @@ class GraphSubject:
         run = self._raw("moving")
         sizes = [self.input_size] if self.input_size else [(side, side) for side in _SIZES]
         for size in sizes:
-            noise = np.random.default_rng(0).normal(size=(self.batch_size or _COUNT, *size, 3))
+            noise = np.random.default_rng(0).normal(size=(self.batch_size or _COUNT, *size, self.channels))
             images = (np.clip(noise * 60 + 120, 0, 255) if self.takes_pixels else noise).astype(np.float32)
             try:
                 run(images)

@@ -12,6 +12,7 @@ from finetune.backbone import save_stock
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers, parts
+from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.data.batches import training_subset
 from finetune.data.preprocessing import Preprocessing, find_preprocessing
@@ -23,6 +24,7 @@ from finetune.reporting.rendering import render_card
 from finetune.runs.directory import RunDir
 from finetune.runs.model import refuse_broken_plan
 from finetune.runs.run_data import describe_data
+from finetune.text import shape_of
 from finetune.training.display import Display
 from finetune.training.loop.train import Feed
 from finetune.training.observers import Recorder
@@ -150,13 +152,19 @@ def _recalibrate_updating(prepared: Prepared, display: Display) -> bool:
     return True
 
 
+def _arithmetic(pixels: Preprocessing, config: RunConfig) -> dict[str, Any]:
+    """A known preprocessing in numbers, for the channels of the network."""
+    channels = shape_of(config.image_size or 0).channels
+    both = {name: pixels.of_channels(getattr(pixels, name), channels) for name in ("mean", "std")}
+    return asdict(pixels) | both
+
+
 def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predictions: Predictions) -> dict[str, Any]:
     """For the card of a run whose result is known. `predictions`: of its test images, with `is_training=False`."""
     config, dataset, spec = prepared.config, prepared.dataset, prepared.backbone.spec
     names = dataset.class_names
     scores = metrics.per_class(predictions.labels, predictions.classes, len(names))
     report, pixels = prepared.backbone.report, find_preprocessing(str(config.preprocess))
-    known = isinstance(pixels, Preprocessing)
     trained = np.bincount(dataset.train.labels, minlength=len(names))
     return {
         "name": run.path.absolute().name,
@@ -170,9 +178,13 @@ def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predict
         },
         "weights": None if report is None else report.to_json(),
         "config": config.to_json(),
-        "data": describe_data(dataset),
+        "data": describe_data(dataset, config),
+        "input": shape_of(config.image_size or 0)._asdict(),
         # With its arithmetic where it is a known one.
-        "preprocessing": {"name": config.preprocess, **(asdict(pixels) if known else {"scale": None})},
+        "preprocessing": {
+            "name": config.preprocess,
+            **(_arithmetic(pixels, config) if isinstance(pixels, Preprocessing) else {"scale": None}),
+        },
         "plan": prepared.plan.stages(),
         "result": result,
         "classes": [

@@ -57,7 +57,7 @@ def prepare(
     opened = open_own_checkpoint(config, request.spec) if load_weights else None
     if config.head == "keep" and opened and dataset.lacks_background(head_outputs(request.spec, opened)):
         config, dataset = replace(config, background_class=True), dataset.with_background()
-    image_size = config.image_size or default_image_size(request.spec, int(dataset.train.images.shape[1]))
+    image_size = config.image_size or default_image_size(request.spec, min(dataset.train.images.shape[1:3]))
     request = replace(request, config=replace(config, image_size=image_size))
     with distribution.scope():
         backbone, model = build_model(request, dataset, display, opened, load_weights=load_weights)
@@ -132,7 +132,7 @@ def build_model(
         tf.config.experimental.enable_op_determinism()
     backbone = load_backbone(
         request.spec,
-        image_size=int(config.image_size or 0),
+        image_size=config.image_size or 0,
         checkpoint=opened,
         head=classes if config.head == "keep" else None,
         features=config.features,
@@ -162,11 +162,12 @@ def plan_training(request: Resolved, dataset: Dataset, backbone: Backbone, model
         config,
         spec,
         examples=len(dataset.train),
-        source_size=int(dataset.train.images.shape[1]),
+        source_size=min(dataset.train.images.shape[1:3]),
         photos=isinstance(dataset.train.images, LazyImages),
         everything=any(layer.trains for layer in plan.layers if layer.layer.stage != freezing.HEAD),
     )
     batches.check_augmentation(dataset.train, config)
+    dataset = replace(dataset, remarks=(*dataset.remarks, *batches.fitting(dataset.train, config)))
     phases: tuple[Phase, ...] = (Phase(0, plan),)
     if config.unfreeze_epochs is not None:
         phases = gradual(plan, lambda stages: resolve(locked=stages), over=config.unfreeze_epochs)

@@ -90,7 +90,7 @@ def start(
             if prepared.backbone.report is not None:
                 run.write("load.json", prepared.backbone.report.to_json())
             phases = Phases(run, prepared, display, resumed=False)
-            run.write("data.json", describe_data(prepared.dataset))
+            run.write("data.json", describe_data(prepared.dataset, prepared.config))
             if tested is not None:
                 write_range_test(run, tested)
             save_snapshot(run, KerasSubject(prepared.model).snapshot())

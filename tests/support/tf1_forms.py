@@ -44,10 +44,10 @@ def control_flow(*, v2):
         (v1.enable_resource_variables if resources else v1.disable_resource_variables)()
 
 
-def save(directory, build, *, v2=True, run=True, pixels=False, version=v1.train.SaverDef.V2):
+def save(directory, build, *, v2=True, run=True, pixels=False, version=v1.train.SaverDef.V2, shape=(16, 16, 3)):
     """Build a graph, give it random variables, save it; with `run`, ask its session for both modes."""
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(8, 16, 16, 3)).astype(np.float32)
+    images = rng.normal(size=(8, *shape)).astype(np.float32)
     if pixels:
         images = np.clip(np.rint(images * 60 + 120), 0, 255).astype(np.float32)
     answers = {}

@@ -48,7 +48,7 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
 
     Which is which follows from the names, or from `options.npz_keys`. uint8 images in an uncompressed file
     (`np.savez`) are mapped, not loaded. Floats in [0, 1] or [0, 255] and whole numbers are converted to uint8, which
-    `remarks` report, as they do channels that come first. Images that are not square are cut to their centre square.
+    `remarks` report, as they do channels that come first.
     Nothing is unpickled but text and numbers. Raises FinetuneError for a damaged file, and for arrays that do not fit.
     """
     stored = stored_arrays(path)
@@ -70,12 +70,9 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
     splits = {}
     for split, (images, _) in arrays.items():
         laid = _bytes(path, chosen[split][0], layout(images), white)
-        splits[split] = Split(_square(np.broadcast_to(laid, (*laid.shape[:3], 3))), numbered[split])
+        splits[split] = Split(laid, numbered[split])
     if pixels.dtype != np.uint8:
         remarks = (*remarks, f"{pixels.dtype} images are converted to uint8, white being {white}")
-    height, width = layout(pixels).shape[1:3]
-    if height != width:
-        remarks = (*remarks, f"the centre square of images of {width} x {height} px is taken")
     return assemble(
         options,
         splits,
@@ -182,11 +179,11 @@ def _check(path: Path, x: str, images: np.ndarray, y: str, labels: np.ndarray) -
 def _layout(path: Path, name: str, images: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]:
     """(what gives such an array the shape `[n, height, width, channels]`, remarks)."""
     shape = images.shape
-    if images.ndim == 4 and shape[3] in (1, 3):
+    if images.ndim == 4 and shape[3] in (1, 3, 4):
         return lambda array: array, ()
     if images.ndim == 3:
         return lambda array: array[..., np.newaxis], ()
-    if images.ndim == 4 and shape[1] in (1, 3):
+    if images.ndim == 4 and shape[1] in (1, 3, 4):
         return lambda array: array.transpose(0, 2, 3, 1), (
             f"the channels of {list(shape)} come first: moved to the end",
         )
@@ -278,10 +275,3 @@ def _bytes(path: Path, name: str, images: np.ndarray, white: int) -> np.ndarray:
         exact = np.clip(np.rint(block.astype(np.float64) * (255 / white)), 0, 255)
         out[start : start + _AT_ONCE] = eight_bits(block, white) if white > 255 else exact
     return out
-
-
-def _square(images: np.ndarray) -> np.ndarray:
-    height, width = images.shape[1:3]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return images[:, top : top + side, left : left + side]

@@ -34,6 +34,7 @@ from finetune.backbone import (
     find_backbone,
     has_layers,
     head_outputs,
+    image_size_of,
     legacy_subject,
     load_backbone,
     open_model,
@@ -49,6 +50,7 @@ from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.targets.options import TargetOptions
 from finetune.diagnosis.targets.target import Target, read_data, read_history
 from finetune.errors import FinetuneError, WrongUse
+from finetune.text import ImageShape, ImageSize, shape_of
 from finetune.tf_graphs import GraphSubject, open_exported, open_graph, takes_training
 
 ANY_SIZE = 32
@@ -74,7 +76,7 @@ def open_catalogued(request: TargetOptions) -> Target:
     if averages:
         opened = averages.checkpoint
         notes.append(f"--ema: {averages.summary()}")
-    image_size = request.image_size or spec.image_size
+    image_size = image_size_of(spec, request.image_size)
     data = read_data(request, str(opened.path), outputs, image_size=image_size, preprocess=spec.preprocessing)
     subject = KerasSubject(load_backbone(spec, image_size=image_size, checkpoint=opened, head=outputs).model)
     step = int(opened.read("global_step")) if opened.shapes.get("global_step") == () else None
@@ -127,9 +129,10 @@ def open_keras_model(request: TargetOptions) -> Target:
     original = assembled(form, path) if form else open_model(path)
     chosen = choose_output(original, request.output, name=str(path))
     spec = describe_model(path, model=chosen) if form else find_backbone(str(path), output=request.output)
-    image_size = request.image_size or spec.image_size
-    if spec.own_size and image_size != spec.image_size:
-        raise FinetuneError(f"{path} takes images of {spec.image_size} px: leave out --image-size {image_size}")
+    image_size = image_size_of(spec, request.image_size)
+    if spec.own_size and image_size != image_size_of(spec):
+        own = shape_of(image_size_of(spec))
+        raise FinetuneError(f"{path} takes images of {own}: leave out --image-size {request.image_size}")
     binary = _trained_on_binary(form or path, request.output)
     scored = as_logits(flat(chosen, image_size=image_size), name=str(path), binary=binary)
     words, ours = scored.words, KerasSubject(adopt(scored.model, unbiased=False), scored.scores)
@@ -167,7 +170,7 @@ def open_saved_model(request: TargetOptions) -> Target:
     if model is not None or not takes_training(path):
         return _exported_target(request, path, model)
     spec = find_backbone(str(path))
-    image_size = request.image_size or spec.image_size
+    image_size = image_size_of(spec, request.image_size)
     model = load_backbone(spec, image_size=image_size).model
 
     def write(out: Path) -> None:
@@ -197,7 +200,7 @@ def _keras_target(
     request: TargetOptions,
     subject: Subject,
     preprocess: str | None,
-    image_size: int,
+    image_size: ImageSize,
     facts: Facts,
     write: Callable[[Path], None],
 ) -> Target:
@@ -312,14 +315,14 @@ def _graph_target(
 
     `backbone`: what `finetune run` trains it by, None where it cannot.
     """
-    height, width = subject.input_size or (request.image_size or ANY_SIZE,) * 2
-    if height != width:
-        raise FinetuneError(f"{path} takes images of {height} x {width} px: expected square ones")
-    if request.image_size and request.image_size != height:
-        raise FinetuneError(f"{path} takes images of {height} px: leave out --image-size {request.image_size}")
+    asked = shape_of(request.image_size or ANY_SIZE)
+    height, width = subject.input_size or (asked.height, asked.width)
+    shape = ImageShape(height, width, subject.channels)
+    if request.image_size and (asked.height, asked.width) != (height, width):
+        raise FinetuneError(f"{path} takes images of {shape}: leave out --image-size {request.image_size}")
     raw = "raw" if subject.takes_pixels or subject.facts.scales_pixels else None
     data = read_data(
-        request, str(path), subject.outputs, image_size=height, preprocess=raw, batch_size=subject.batch_size
+        request, str(path), subject.outputs, image_size=shape.setting, preprocess=raw, batch_size=subject.batch_size
     )
     return Target(
         name=str(path),

@@ -1,9 +1,11 @@
 """Open whatever a user names, by the function for its kind."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from finetune.backbone import SUFFIXES, is_saved_model
+from finetune.data.batches import fitting
 from finetune.diagnosis.targets import foreign_model
 from finetune.diagnosis.targets.options import TargetOptions
 from finetune.diagnosis.targets.run import open_run_target
@@ -27,7 +29,11 @@ def open_target(request: TargetOptions) -> Target:
         raise WrongUse("--output is for models of several outputs, as Keras saves them: leave it out")
     if request.architecture and opener is not foreign_model.open_keras_model:
         raise WrongUse("--architecture is for a file of weights alone, given as the model: leave it out")
-    return opener(request)
+    target = opener(request)
+    if target.data.dataset is None:
+        return target
+    said = fitting(target.data.dataset.train, target.data.config)
+    return replace(target, notes=(*target.notes, *(f"data: {one}" for one in said)))
 
 
 def _opener(request: TargetOptions) -> Callable[[TargetOptions], Target]:

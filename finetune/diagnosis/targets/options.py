@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.diagnosis.rules.rule import Commands
+from finetune.text import ImageSize
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class TargetOptions:
     tfrecord_keys: str | None = None
     csv_columns: str | None = None
     preprocess: str | None = None
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     batch_size: int | None = None
     source_checkpoint: Path | None = None
     bn_decay: float | None = None

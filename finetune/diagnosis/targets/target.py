@@ -25,6 +25,7 @@ from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.targets.options import TargetOptions
 from finetune.errors import FinetuneError, WrongUse
+from finetune.text import ImageSize
 
 BATCH_SIZE = 64
 _KINDS = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -106,13 +107,13 @@ def read_data(
     name: str,
     outputs: int,
     *,
-    image_size: int,
+    image_size: ImageSize,
     preprocess: str | None,
     batch_size: int | None = None,
 ) -> Data:
     """The data a request names, for the model `name` with so many outputs.
 
-    `image_size`, in px, and `preprocess` are what is known of the weights; the request's own replace them. `batch_size`
+    `image_size` is what the model takes, `preprocess` what is known of it; the request's own replaces it. `batch_size`
     is the only one the model takes, where it takes only one. FinetuneError where the data does not fit the model.
     """
     chosen = request.preprocess or preprocess
@@ -133,7 +134,7 @@ def read_data(
         tfrecord_keys=request.tfrecord_keys,
         csv_columns=request.csv_columns,
         validation=0.0,
-        image_size=request.image_size or image_size,
+        image_size=image_size,
         preprocess=chosen,
         batch_size=request.batch_size or batch_size or BATCH_SIZE,
     )

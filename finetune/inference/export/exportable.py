@@ -19,11 +19,13 @@ from finetune.files import to_json
 from finetune.runs.directory import RunDir
 from finetune.runs.model import find_trained, finished_class_names, open_trained
 from finetune.runs.run_data import image_shape
+from finetune.text import ImageShape, shape_of
 
 INPUT = "images"
 """Name of the input, in every format in which inputs have names."""
 CARD, LABELS = "finetune.json", "labels.txt"
 """Files that go with an export: its card, and its class names, one a line."""
+_KINDS = {1: "grey", 3: "RGB", 4: "RGBA"}
 Runtime = Callable[[np.ndarray], np.ndarray]
 """An export opened by the program it is for: its input, `[batch, ...]`, to logits `[batch, classes]`."""
 
@@ -34,7 +36,8 @@ class Source:
 
     path: its `.keras` file.
     with_preprocessing: True where the export takes pixels as they are, uint8 RGB `[batch, height, width, 3]` of the
-    native size. False where it takes the network's own input, preprocessed float32 `[batch, side, side, 3]`.
+    native size (grey or RGBA, if the run's images are). False where it takes the network's own input, preprocessed
+    float32.
     """
 
     run: RunDir
@@ -50,8 +53,9 @@ class Source:
         return to_stock(open_trained(self.path).model)
 
     @cached_property
-    def native(self) -> tuple[int, int] | None:
-        """(height, width) in px of the run's images. None: photos of any size; evaluation takes their centre square."""
+    def native(self) -> tuple[int, ...] | None:
+        """(height, width) in px of the run's images, and their channels if they are not RGB. None: photos of any size,
+        of which evaluation takes the centre."""
         return image_shape(self.run, self.config)
 
     @property
@@ -60,9 +64,9 @@ class Source:
         return module_handle(self.config.backbone)
 
     @property
-    def side(self) -> int:
-        """Height and width of the network's input, in px."""
-        return int(self.config.image_size or self.stock.input_shape[1])
+    def network(self) -> ImageShape:
+        """The shape of the network's input."""
+        return shape_of(self.config.image_size) if self.config.image_size else ImageShape(*self.stock.input_shape[1:])
 
     @property
     def preprocessing(self) -> AnyPreprocessing:
@@ -75,18 +79,19 @@ class Source:
     def shape(self) -> list[int | None]:
         """Shape of the export's input."""
         if not self.with_preprocessing:
-            return [None, self.side, self.side, 3]
-        return [None, *(self.native or (None, None)), 3]
+            return [None, *self.network]
+        return [None, *(*(self.native or (None, None)), 3)[:3]]
 
     def card(self) -> dict[str, Any]:
         """Metadata for programs, in every export: how its pixels are prepared, and what its outputs mean."""
+        kind = _KINDS[self.shape[3] or 3]
         return {
             "written_by": f"finetune {__version__}",
             "backbone": self.config.backbone,
             "class_names": list(self.class_names),
-            "input": "uint8 RGB [0, 255]" if self.with_preprocessing else "float32 RGB, preprocessed",
+            "input": f"uint8 {kind} [0, 255]" if self.with_preprocessing else f"float32 {kind}, preprocessed",
             "input_shape": self.shape,
-            "image_size": self.side,
+            "image_size": self.network.setting,
             "preprocess": self.config.preprocess,
             "preprocessing_inside": self.with_preprocessing,
             "data_image_shape": list(self.native) if self.native else None,
@@ -103,11 +108,14 @@ class Source:
     def notes(self) -> list[str]:
         """What the user of the export must feed it."""
         if not self.with_preprocessing:
-            return [f"feed images of {self.side} px with the preprocessing '{self.config.preprocess}'"]
+            return [f"feed images of {self.network} with the preprocessing '{self.config.preprocess}'"]
         if self.native:
-            return [f"feed uint8 RGB images of {self.native[1]}x{self.native[0]} px, as they are"]
+            return [
+                f"feed uint8 {_KINDS[self.shape[3] or 3]} images of {self.native[1]}x{self.native[0]} px, as they are"
+            ]
+        part = "square" if self.network.height == self.network.width else "part"
         return [
-            f"feed uint8 RGB photos of any size, as they are: the centre square is taken and resized to {self.side} px"
+            f"feed uint8 RGB photos of any size, as they are: the centre {part} is taken and resized to {self.network}"
         ]
 
 

@@ -16,8 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from finetune.data.channels import in_channels
 from finetune.data.preprocessing import AnyPreprocessing, CustomPreprocessing
 from finetune.errors import FinetuneError
+from finetune.text import ImageShape
 
 
 def triangle_weights(size: Any, out: int, begin: Any = 0, length: Any = None) -> tf.Tensor:
@@ -35,26 +37,30 @@ def triangle_weights(size: Any, out: int, begin: Any = 0, length: Any = None) ->
     return weights / tf.reduce_sum(weights, axis=1, keepdims=True)
 
 
-def resized(images: tf.Tensor, side: int, *, photos: bool) -> tf.Tensor:
-    """uint8 `[batch, height, width, 3]` to float32 `[batch, side, side, 3]` in [0, 255], as evaluation does.
+def resized(images: tf.Tensor, size: ImageShape, *, photos: bool) -> tf.Tensor:
+    """uint8 `[batch, height, width, channels]` to float32 `[batch, *size]` in [0, 255], as evaluation does.
 
     Nothing but arithmetic that TFLite and ONNX have: neither has a resize with an antialiasing filter.
     """
-    if not photos and images.shape[1:3] == (side, side):
+    high, wide, channels = size
+    images = in_channels(images, channels)
+    if not photos and images.shape[1:3] == (high, wide):
         return tf.cast(images, tf.float32)
     shape = tf.shape(images)
     height, width = (images.shape[axis] or shape[axis] for axis in (1, 2))
     top, left, down, across = 0, 0, height, width
     if photos:
-        down = across = tf.minimum(height, width)
+        square = high == wide
+        down = tf.minimum(height, width if square else width * high // wide)
+        across = tf.minimum(width, height if square else height * wide // high)
         top, left = (height - down) // 2, (width - across) // 2
-    # [1, 1, side, width] x [batch, height, width, 3], then [1, side, height] x [batch, height, side * 3].
-    rows = tf.matmul(triangle_weights(width, side, left, across)[None, None], tf.cast(images, tf.float32))
+    # [1, 1, wide, width] x [batch, height, width, 3], then [1, high, height] x [batch, height, wide * 3].
+    rows = tf.matmul(triangle_weights(width, wide, left, across)[None, None], tf.cast(images, tf.float32))
     rows = _whole(rows) if photos else rows
-    rows = tf.reshape(rows, [shape[0], height, side * 3])
-    columns = tf.matmul(triangle_weights(height, side, top, down)[None], rows)
+    rows = tf.reshape(rows, [shape[0], height, wide * channels])
+    columns = tf.matmul(triangle_weights(height, high, top, down)[None], rows)
     columns = _whole(columns) if photos else columns
-    return tf.reshape(columns, [shape[0], side, side, 3])
+    return tf.reshape(columns, [shape[0], high, wide, channels])
 
 
 def check(preprocessing: AnyPreprocessing) -> None:
@@ -66,31 +72,33 @@ def check(preprocessing: AnyPreprocessing) -> None:
         )
 
 
-def layers(pixels: Any, side: int, preprocessing: AnyPreprocessing, *, native: tuple[int, int] | None) -> Any:
+def layers(pixels: Any, size: ImageShape, preprocessing: AnyPreprocessing, *, native: tuple[int, ...] | None) -> Any:
     """The same as stock Keras layers, which a `.keras` file holds and safe mode loads: symbolic uint8 images
-    `[batch, height, width, 3]` of the size `native`, or photos of any size for None, to what the network takes.
+    `[batch, height, width, channels]` of the size `native`, or photos of any size for None, to what the network takes.
 
     `Resizing` is `tf.image.resize`: of photos it rounds once, where Pillow rounds twice.
     """
-    x: Any = keras.ops.cast(pixels, "float32")  # of uint8, Resizing makes uint8 again
+    high, wide, channels = size
+    x: Any = keras.ops.cast(in_channels(pixels, channels), "float32")  # of uint8, Resizing makes uint8 again
     if native is None:
-        x = keras.layers.Resizing(side, side, antialias=True, crop_to_aspect_ratio=True, name="resize")(x)
+        x = keras.layers.Resizing(high, wide, antialias=True, crop_to_aspect_ratio=True, name="resize")(x)
         x = keras.ops.round(x)
-    elif native != (side, side):
-        x = keras.layers.Resizing(side, side, antialias=side < max(native), name="resize")(x)
-    order, scale, offset = coefficients(preprocessing)
-    if order != [0, 1, 2]:
+    elif native[:2] != (high, wide):
+        shrinking = high < native[0] or wide < native[1]
+        x = keras.layers.Resizing(high, wide, antialias=shrinking, name="resize")(x)
+    order, scale, offset = coefficients(preprocessing, channels)
+    if order != list(range(channels)):
         x = keras.ops.take(x, order, axis=-1)
     return keras.layers.Rescaling(scale, offset, name="preprocess")(x)
 
 
-def coefficients(preprocessing: AnyPreprocessing) -> tuple[list[int], list[float], list[float]]:
+def coefficients(preprocessing: AnyPreprocessing, channels: int = 3) -> tuple[list[int], list[float], list[float]]:
     """(order of the channels, factor, summand) of a preprocessing: each is affine, channel by channel."""
-    basis = np.concatenate([np.zeros((1, 3)), np.eye(3)]).astype(np.float32)
+    basis = np.concatenate([np.zeros((1, channels)), np.eye(channels)]).astype(np.float32)
     offset, *columns = np.asarray(preprocessing.apply(basis[:, None, None, :]), np.float64)[:, 0, 0, :]
     gains = np.stack(columns) - offset  # [channel in, channel out]
     order = np.abs(gains).argmax(axis=0)
-    return order.tolist(), gains[order, range(3)].tolist(), offset.tolist()
+    return order.tolist(), gains[order, range(channels)].tolist(), offset.tolist()
 
 
 def _whole(values: tf.Tensor) -> tf.Tensor:

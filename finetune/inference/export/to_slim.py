@@ -18,6 +18,7 @@ from finetune.inference.export.auxiliary import auxiliary_head
 from finetune.inference.export.exportable import LABELS, Runtime, Source, one_line
 from finetune.inference.export.exported import Exported
 from finetune.inference.export.to_keras import keras_runtime
+from finetune.text import shape_of
 
 
 def places(out: Path) -> list[Path]:
@@ -80,7 +81,7 @@ def write(source: Source, out: Path) -> Exported:
 def open_runtime(source: Source, out: Path) -> Runtime:
     """The checkpoint read by this package into the network of its row, with the epsilon that the notes ask for."""
     opened = open_checkpoint(out)
-    model, _ = conversion.load_stock(opened, fits(opened)[0], image_size=source.side)
+    model, _ = conversion.load_stock(opened, fits(opened)[0], image_size=source.network[:2])
     if source.config.bn_epsilon is not None:
         for layer in model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -105,7 +106,8 @@ def _notes(spec: BackboneSpec, source: Source) -> list[str]:
             f"trained with BatchNorm epsilon {config.bn_epsilon:g}, slim's own is {spec.bn_epsilon:g}: set it in the "
             "arg_scope, or the outputs differ"
         )
-    if spec.family == "inception_v1" and config.image_size and not 193 <= config.image_size <= 224:
+    sides = shape_of(config.image_size or 224)[:2]
+    if spec.family == "inception_v1" and not 193 <= min(sides) <= max(sides) <= 224:
         notes.append(
             f"tf_slim's inception_v1 ends in a 7x7 pooling, for images of 193 to 224 px: at {config.image_size} px put "
             "a global mean in its place"

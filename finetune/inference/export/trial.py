@@ -53,7 +53,7 @@ class Reference:
         """Score an export of the source. `size` is that of its files, in bytes."""
         feed: Batches = batches.evaluation(self._test, self._config)
         if self._source.with_preprocessing:
-            feed = _pixels(self._test, int(self._config.batch_size or 1))
+            feed = _pixels(self._test.at(self._source.network.setting), int(self._config.batch_size or 1))
         return self._compare(self._score(runtime, feed), self._same_pixels, size)
 
     def _score(self, runtime: Runtime, feed: Batches) -> "_Outcome":

@@ -26,6 +26,8 @@ _ENDS = frozenset({"Squeeze", "Reshape", "Identity", "Mean", "Add", "AddV2"})
 _GRADIENT = re.compile(r"(^|/)gradients(_\d+)?/|_grad/")
 _TOWER = re.compile(r"(?<![^/])(tower|clone|replica|gpu)_?\d+/")
 _PIPELINES = ("Iterator", "QueueDequeue", "Unstage", "RecordInput", "DatasetToSingleElement", "InfeedDequeue")
+CHANNELS = (3, 1, 4)
+"""Of images: RGB, grey, RGBA."""
 _SCALINGS = ("Identity", "Cast", "Mul", "Sub", "Add", "AddV2", "RealDiv", "Div", "Switch", "Pad")
 
 
@@ -38,6 +40,15 @@ class Input:
     shape: tuple[int | None, ...] | None
     layout: Layout
     how: str
+    row: tuple[int, int, int] | None = None
+    """Of a flat layout: (height, width, channels)."""
+
+    @property
+    def channels(self) -> int:
+        """1 (grey), 3 (RGB) or 4."""
+        if self.row is not None or self.shape is None or len(self.shape) != 4:
+            return self.row[2] if self.row else 3
+        return self.shape[3 if self.layout == "nhwc" else 1] or 3
 
     @property
     def batch_size(self) -> int | None:
@@ -50,8 +61,7 @@ class Input:
         if self.shape is None:
             return None
         if self.layout.startswith("flat"):
-            side = round(((self.shape[1] or 0) / 3) ** 0.5)
-            return (side, side) if side else None
+            return self.row[:2] if self.row else None
         height, width = self.shape[1:3] if self.layout == "nhwc" else self.shape[2:4]
         return (height, width) if height and width else None
 
@@ -229,14 +239,17 @@ def _how(graph: Graph, ref: Ref, how: str, sources: Iterable[Ref]) -> str:
 
 
 def _image(graph: Graph, ref: Ref) -> bool:
-    """Whether a tensor can be images by its type and its number of axes, or its square number of pixels."""
+    """Whether a tensor can be images by its type and its number of axes, or its number of pixels. Rows of grey pixels
+    are so only where they come from outside: features inside a network may be as many."""
     node = graph.producer(ref)
     dtype, shape = node.data_type(ref.output), node.declared_shape(ref.output)
     if not dtype or not (tf.as_dtype(dtype).is_floating or tf.as_dtype(dtype) == tf.uint8):
         return False
     if shape is None or len(shape) == 4:
         return True
-    return len(shape) == 2 and (shape[1] is None or (shape[1] % 3 == 0 and ((shape[1] // 3) ** 0.5) % 1 == 0))
+    row = _row(graph, ref, shape)
+    given = node.op in PLACEHOLDERS or node.op.startswith(_PIPELINES)
+    return len(shape) == 2 and (shape[1] is None or (row is not None and (given or row[2] == 3)))
 
 
 def _input(graph: Graph, ref: Ref, layout: str | None, how: str) -> Input:
@@ -254,30 +267,57 @@ def _input(graph: Graph, ref: Ref, layout: str | None, how: str) -> Input:
     if shape is not None and len(shape) != rank:
         raise WrongUse(f"--input-layout {used} has {rank} axes, but the input is {describe(node, ref.output)}")
     channels = shape and {"nhwc": shape[-1], "nchw": shape[1]}.get(used)
-    if channels not in (None, 3):
+    if channels not in (None, 1, 3, 4):
         raise FinetuneError(
-            f"the input {describe(node, ref.output)} takes {channels} channels, but images have 3 (RGB)"
+            f"the input {describe(node, ref.output)} takes {channels} channels, but images have 1 (grey), 3 (RGB) or 4"
         )
-    return Input(ref, dtype, shape, used, f"{how}; their layout is {used}")
+    row = _row(graph, ref, shape)
+    return Input(ref, dtype, shape, used, f"{how}; their layout is {used}", row)
+
+
+def _row(graph: Graph, ref: Ref, shape: tuple[int | None, ...] | None) -> tuple[int, int, int] | None:
+    """(height, width, channels) of rows of pixels: as the graph reshapes them, else square ones. None for no rows."""
+    if shape is None or len(shape) != 2 or not shape[1]:
+        return None
+    to = _reshaped(graph, ref)
+    if to is not None and to[1] * to[2] * to[3] == shape[1]:
+        first, second, third = to[1:]
+        return (second, third, first) if first in CHANNELS and third not in CHANNELS else (first, second, third)
+    for channels in CHANNELS:
+        side = round((shape[1] / channels) ** 0.5)
+        if side * side * channels == shape[1]:
+            return side, side, channels
+    return None
+
+
+def _reshaped(graph: Graph, ref: Ref) -> tuple[int, ...] | None:
+    """The four axes that the first readers of a tensor give it."""
+    values = Values(graph)
+    for node in _readers(graph, ref):
+        to = values.of(node.inputs[1]) if node.op == "Reshape" else None
+        if to is not None and to.size == 4:
+            return tuple(int(axis) for axis in to)
+    return None
 
 
 def _layout(graph: Graph, ref: Ref, shape: tuple[int | None, ...] | None) -> Layout | None:
     """The layout as the shape shows it, else as the first reshaping or convolution does; None where neither does."""
     if shape is not None and len(shape) == 4:
-        first, last = shape[1] == 3, shape[3] == 3
+        first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
         if first != last:
             return "nchw" if first else "nhwc"
         if not first and shape[1] and shape[3]:
-            return "nhwc"  # neither has three channels: the caller refuses it and names their number
+            return "nhwc"  # neither is a number of channels: the caller refuses it and names their number
     values = Values(graph)
     for node in _readers(graph, ref):
         if node.op == "Reshape" and (shape is None or len(shape) == 2):
             to = values.of(node.inputs[1])
-            if to is not None and to.size == 4 and (to[1] == 3) != (to[3] == 3):
-                return "flat-nchw" if to[1] == 3 else "flat-nhwc"
+            if to is not None and to.size == 4 and (to[1] in CHANNELS) != (to[3] in CHANNELS):
+                return "flat-nchw" if to[1] in CHANNELS else "flat-nhwc"
         if node.op == "Conv2D" and (shape is None or len(shape) == 4):
             return "nchw" if node.attr["data_format"].s == b"NCHW" else "nhwc"
-    return None
+    row = _row(graph, ref, shape)
+    return "flat-nhwc" if row is not None and row[2] == 1 else None  # one channel has one layout
 
 
 def _readers(graph: Graph, ref: Ref) -> Iterable[Node]:

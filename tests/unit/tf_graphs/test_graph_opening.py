@@ -320,3 +320,32 @@ def test_stale_shapes_and_attributes_of_other_versions_do_no_harm(tmp_path, v2):
         with tf.Graph().as_default(), pytest.raises(ValueError, match="shape"):
             v1.train.import_meta_graph(str(saved.meta))
     agrees(saved)
+
+
+def shaped(shape, *, rows, reshaped=True):
+    """A network of images of `shape`, as they are or as rows of pixels; `reshaped`: convolutions read the rows."""
+    x = v1.placeholder(tf.float32, [None, int(np.prod(shape))] if rows else [None, *shape], "x")
+    training = switch()
+    if reshaped:
+        h = fused(conv(tf.reshape(x, [-1, *shape]) if rows else x, "a"), training, "a")
+    else:
+        h = fused(tf.matmul(x, v1.get_variable("dense", [x.shape[1], 6]))[:, None, None], training, "a")
+    lay = (lambda images: images.reshape(8, -1)) if rows else (lambda images: images)
+    return Form(x, head(tf.nn.relu(h))[0], {training: True}, {training: False}, lay)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((28, 28, 1), {"rows": True}),
+        ((28, 28, 1), {"rows": True, "reshaped": False}),
+        ((12, 20, 1), {"rows": True}),
+        ((12, 16, 3), {"rows": True}),
+        ((16, 16, 1), {"rows": False}),
+        ((12, 20, 3), {"rows": False}),
+        ((12, 20, 4), {"rows": False}),
+    ],
+)
+def test_grey_images_rows_of_784_and_images_that_are_not_square(shape, options, tmp_path):
+    subject = agrees(save(tmp_path, lambda: shaped(shape, **options), shape=shape))
+    assert (*subject.input_size, subject.channels) == shape

@@ -225,8 +225,8 @@ def two_switches():
     return Form(x, head(h)[0], {}, {})
 
 
-def of_grey_images():
-    x, training = images((None, 16, 16, 1)), switch()
+def of_two_channels():
+    x, training = images((None, 16, 16, 2)), switch()
     return Form(x, head(fused(conv(x, "a"), training, "a"))[0], {}, {})
 
 
@@ -248,7 +248,7 @@ def with_a_temperature():
         (two_heads, {}, FinetuneError, r"2 tensors .*likeliest first: one/logits:0 \(float32 \[\?, 3\]\), two/"),
         (two_images, {}, FinetuneError, r"2 tensors that may be the images: .*depth:0 .*Choose one with --input"),
         (two_switches, {}, FinetuneError, "several tensors switch BatchNorm: one:0, two:0. Choose"),
-        (of_grey_images, {}, FinetuneError, r"x:0 \(float32 \[\?, 16, 16, 1\]\) takes 1 channels, but images have 3"),
+        (of_two_channels, {}, FinetuneError, r"x:0 \(float32 \[\?, 16, 16, 2\]\) takes 2 channels, but images have 1"),
         (of_rows, {}, FinetuneError, r"the layout of the images in x:0 \(float32 \[\?, 768\]\): give --input-layout"),
         (of_rows, {"layout": "nhwc"}, WrongUse, "--input-layout nhwc has 4 axes, but the input"),
         (of_rows, {"layout": "chw"}, WrongUse, "--input-layout chw: expected one of nhwc, nchw"),

@@ -159,18 +159,18 @@ def test_a_pair_of_files_and_names_that_are_given(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(12, 8, 8), (12, 8, 8, 1)])
-def test_grey_is_taken_three_times(shape, tmp_path):
+def test_grey_stays_grey(shape, tmp_path):
     grey = X[..., 0].reshape(shape)
     dataset = load(save(tmp_path, x_train=grey, y_train=Y, x_test=XT[..., 0].reshape(6, *shape[1:]), y_test=YT))
-    np.testing.assert_array_equal(dataset.train.images, np.repeat(X[..., :1], 3, axis=3))
-    np.testing.assert_array_equal(dataset.train.take(np.array([3, 1])).images, np.repeat(X[[3, 1]][..., :1], 3, axis=3))
+    np.testing.assert_array_equal(dataset.train.images, X[..., :1])
+    np.testing.assert_array_equal(dataset.train.take(np.array([3, 1])).images, X[[3, 1]][..., :1])
 
 
-def test_of_images_that_are_not_square_the_centre_is_taken(tmp_path):
+def test_images_that_are_not_square_are_cut_when_the_network_is_known(tmp_path):
     wide = np.concatenate([X, X], axis=2)
     dataset = load(save(tmp_path, x_train=wide, y_train=Y))
-    assert dataset.train.images.shape[1:] == (8, 8, 3)
-    assert "the centre square of images of 16 x 8 px is taken" in dataset.remarks[0]
+    np.testing.assert_array_equal(dataset.train.images, wide)
+    np.testing.assert_array_equal(dataset.train.at(32).images, wide[:, :, 4:12])
 
 
 BAD = [
