@@ -13,7 +13,7 @@ SURFACES = {
         *("layer", "module_parts", "policy", "surgery", "statistics", "subject", "scores", "decay", "flatten"),
     },
     "data": {
-        *("load_data", "batches", "dataset", "preprocessing", "image_files", "overlap"),
+        *("load_data", "batches", "channels", "dataset", "preprocessing", "image_files", "overlap"),
         *("sources.assembly", "pipeline", "augmentation", "lazy", "decoding"),
     },
     "evaluation": {"evaluator", "predictions", "metrics", "significance"},

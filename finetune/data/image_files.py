@@ -164,8 +164,8 @@ def read_images(
 
     A file in `places` is read whatever its name. In a folder, hidden files and files that are not images are skipped.
     `native`: the (height, width), or (height, width, channels), of the images of the run's data set; None if those are
-    photos. `white`: as in `lazy.Photos`. Raises FinetuneError naming missing and damaged files; with `skip_bad`, damaged
-    files are left out instead.
+    photos. `white`: as in `lazy.Photos`. Raises FinetuneError naming missing and damaged files; with `skip_bad`, those
+    are left out instead.
     """
     ignored, files = Counter[str](), PhotoFiles()
     files.white = white

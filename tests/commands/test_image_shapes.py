@@ -54,13 +54,12 @@ def grey(images):
 def test_a_diagnosis_gives_keras_own_accuracy(takes, data, as_taken, said, tmp_path):
     model = network(tmp_path / "model.keras", takes)
     images, labels = written(tmp_path / "data.npz", data)
-    result = typed(
-        "diagnose-bn", tmp_path / "model.keras", "--preprocess", "unit", "--data", tmp_path / "data.npz", "--json"
-    )
+    words = ("diagnose-bn", tmp_path / "model.keras", "--preprocess", "unit", "--data", tmp_path / "data.npz")
+    result = typed(*words, "--json")
     right = model.predict(as_taken(images).astype(np.float32) / 255, verbose=0).argmax(axis=1) == labels
     report = json.loads(result.stdout)
     assert report["accuracy"]["test"]["is_training_false"] == pytest.approx(right.mean(), abs=1e-9)
-    assert said in result.stderr
+    assert not said or said in typed(*words).stderr
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_rows_of_pixels_are_read_in_the_order_in_which_neighbours_agree(rows, wo
     np.testing.assert_array_equal(dataset.train.images, smooth)
     assert words in dataset.remarks[0]
     grey = load(save(tmp_path, data=X[..., 0].reshape(12, -1), target=Y))
-    assert grey.train.images.shape[1:] == (8, 8, 3)
+    assert grey.train.images.shape[1:] == (8, 8, 1)
 
 
 def test_a_pair_of_files_and_names_that_are_given(tmp_path):
@@ -168,7 +168,7 @@ def test_grey_stays_grey(shape, tmp_path):
 
 def test_images_that_are_not_square_are_cut_when_the_network_is_known(tmp_path):
     wide = np.concatenate([X, X], axis=2)
-    dataset = load(save(tmp_path, x_train=wide, y_train=Y))
+    dataset = load(save(tmp_path, x_train=wide, y_train=Y, x_test=wide, y_test=Y))
     np.testing.assert_array_equal(dataset.train.images, wide)
     np.testing.assert_array_equal(dataset.train.at(32).images, wide[:, :, 4:12])
 
