@@ -13,7 +13,7 @@ STATISTICS = ("moving_mean", "moving_variance")
 """Last parts of the names of BatchNorm's moving statistics."""
 _EMA = "/ExponentialMovingAverage"
 """`tf.train.ExponentialMovingAverage` leaves the moving averages of weights in a checkpoint under these names."""
-_NUMBERED = re.compile(r"(.*?)_?(\d*)")
+_NUMBERED = re.compile(r"(.*?)_?(\d*)", re.DOTALL)
 _LEAST_OF_A_NETWORK = 24
 """Variables: more than the units of a ResNet have, which are alike and numbered too."""
 

@@ -179,7 +179,7 @@ def find(path: Path, output: str | None = None, *, model: keras.Model | None = N
         preprocessing=preprocess or ("raw" if _scales_pixels(flat(model)) else ""),
         image_size=max(shape[:2]),
         own_size=height is not None or width is not None,
-        image_shape=None if isinstance(shape.setting, int) else tuple(shape),
+        image_shape=None if isinstance(shape.setting, int) else (shape.height, shape.width, channels),
         outputs=int(outputs[-1]) if len(outputs) == 2 and outputs[-1] else 0,
         bn_decay=float(bn[0].momentum) if bn else 0.99,
         bn_epsilon=float(bn[0].epsilon) if bn else 1e-3,

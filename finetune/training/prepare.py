@@ -105,6 +105,8 @@ def open_own_checkpoint(config: RunConfig, spec: BackboneSpec) -> Checkpoint | N
         if config.from_averages:
             raise WrongUse("--from-averages: published files hold no averages; give --checkpoint PATH, or leave it out")
         return None
+    if spec.source in ("file", "hub"):
+        raise WrongUse(f"{spec.id} has its weights in it: leave out --checkpoint")
     opened = open_checkpoint(Path(config.checkpoint))
     if config.from_averages:
         found = averaged(opened, "--from-averages")

@@ -65,7 +65,6 @@ NUMBERS = [
         for option in (
             "examples",
             "few-shot",
-            "image-size",
             "hidden",
             "epochs",
             "batch-size",
@@ -152,6 +151,7 @@ PLACES = [
     ("recalibrate-bn run --out x.h5", 2, "x.h5", ".keras"),
     ("recalibrate-bn run --out nowhere/x.keras", 2, "nowhere/x.keras", "no directory"),
     ("recalibrate-bn run --out run/model.keras", 2, "run/model.keras is already there", "--out"),
+    ("run SMALL --image-size 0", 2, "--image-size", "'0' is not valid", "expected"),
     ("backbones verify resnet_v1_demo --photos folder", 2, "resnet_v1_demo", "ImageNet's classes"),
 ]
 

@@ -63,6 +63,9 @@ def test_the_run_directory(finished):
         *(
             "checkpoint",
             "data_dir",
+            "npz_keys",
+            "tfrecord_keys",
+            "csv_columns",
             "few_shot",
             "rand_augment",
             "mixup",

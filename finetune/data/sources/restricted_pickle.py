@@ -195,7 +195,7 @@ class _Restricted(pickle.Unpickler):
         if (module, name) not in self._allowed:
             raise FinetuneError(
                 f"refused: {self._file_name} asks to run {module}.{name} while being unpickled; expected arrays, "
-                "lists and text only, as in the official CIFAR files. Delete it and fetch the file from its origin"
+                "lists and text only. Delete it and fetch the file from its origin"
             )
         return self._allowed[module, name]
 

@@ -68,7 +68,10 @@ def write(source: Source, out: Path) -> Exported:
     arrays = {name: np.asarray(variable) for name, variable in slim_variables(model).items()}
     given = source.config.checkpoint
     auxiliary, note = auxiliary_head(
-        spec, side=source.side, outputs=int(found.outputs or 0), source=Path(given) if given else None
+        spec,
+        side=min(shape_of(source.config.image_size or 224)[:2]),
+        outputs=int(found.outputs or 0),
+        source=Path(given) if given else None,
     )
     index, data, state, labels = _files(out)
     write_text(labels, "".join(f"{label}:{one_line(name)}\n" for label, name in enumerate(source.class_names)))

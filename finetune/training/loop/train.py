@@ -319,8 +319,8 @@ def _evaluated(evaluator: Evaluator, part: Any, distribution: Distribution) -> E
     own = evaluator.evaluate(part) if len(part) else Evaluation(0, 0, 0, 0.0)
     if distribution.workers == 1:
         return own
-    examples, correct, top5, loss = distribution.sum_over_workers(list(dataclasses.astuple(own)))
-    return Evaluation(int(examples), int(correct), int(top5), loss)
+    sums = distribution.sum_over_workers([own.examples, own.correct, own.correct_top5, own.loss_sum])
+    return Evaluation(int(sums[0]), int(sums[1]), int(sums[2]), sums[3])
 
 
 def _check_finite(model: keras.Model, config: RunConfig) -> None:

@@ -190,8 +190,8 @@ def no_pooling(x):
             ("shape [None, 9]", "[batch, height, width, channels]"),
         ),
         (
-            lambda path: saved(keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten()]), path),
-            ("8x8 px with 1 channels", "square RGB"),
+            lambda path: saved(keras.Sequential([keras.Input((8, 8, 2)), layers.Flatten()]), path),
+            ("images of 2 channels", "expected 1 (grey), 3 (RGB) or 4 (RGBA)"),
         ),
     ],
 )

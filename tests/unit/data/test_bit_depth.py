@@ -4,6 +4,7 @@ import struct
 import sys
 import types
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError
 from finetune.runs.run_data import describe_data
 from tests.support.written_photos import encoded
+
+CONFIG = RunConfig("any", validation=0.0)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def written(folder, train, test):
             (folder / split / label).mkdir(parents=True)
             for number, content in enumerate(contents):
                 (folder / split / label / f"{number}{label}").write_bytes(content + label.encode())
-    return load_data(RunConfig("any", data=str(folder), validation=0.0))
+    return load_data(replace(CONFIG, data=str(folder)))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -90,7 +93,7 @@ def test_the_training_images_largest_value_is_the_white_of_all(channels, tmp_pat
     dataset = written(tmp_path, [png(values) for values in train], [png(values) for values in test])
     assert dataset.white == 4095
     assert dataset.remarks[-1] == "pixels of more than 8 bits: 4095 is white, by the training images' largest value"
-    assert describe_data(dataset)["white"] == 4095
+    assert describe_data(dataset, CONFIG)["white"] == 4095
     tolerance = 1 if channels in (2, 4) else 0  # two roundings
     for pixels in dataset.test.images[:]:
         assert np.abs(pixels - scaled(test[0], 4095)).max() <= tolerance

@@ -12,6 +12,7 @@ from finetune.data import decoding
 from finetune.data.preprocessing import CustomPreprocessing, find_preprocessing, suspects
 from finetune.errors import FinetuneError
 from finetune.inference.export import pixels
+from finetune.text import ImageShape
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -22,7 +23,7 @@ def noise(height: int, width: int) -> np.ndarray:
 def test_photos_are_pillows_but_for_rounding(height: int, width: int, side: int) -> None:
     image = noise(height, width)
     pillow = decoding.centre(Image.fromarray(image), (side, side)).astype(int)
-    graph = pixels.resized(tf.constant(image[None]), side, photos=True).numpy()[0]
+    graph = pixels.resized(tf.constant(image[None]), ImageShape(side, side), photos=True).numpy()[0]
     apart = np.abs(graph - pillow)
     assert apart.max() <= 1
     assert (apart > 0).mean() < 0.01
@@ -31,14 +32,19 @@ def test_photos_are_pillows_but_for_rounding(height: int, width: int, side: int)
 def test_photos_higher_than_wide_differ_by_one_at_most() -> None:
     image = noise(75, 50)
     pillow = decoding.centre(Image.fromarray(image), (32, 32)).astype(int)
-    assert np.abs(pixels.resized(tf.constant(image[None]), 32, photos=True).numpy()[0] - pillow).max() <= 1
+    assert (
+        np.abs(pixels.resized(tf.constant(image[None]), ImageShape(32, 32), photos=True).numpy()[0] - pillow).max() <= 1
+    )
 
 
 @pytest.mark.parametrize(("height", "width", "side"), [(32, 32, 64), (32, 32, 20), (40, 30, 35), (96, 64, 96)])
 def test_images_in_memory_are_tf_images(height: int, width: int, side: int) -> None:
     images = np.stack([noise(height, width), noise(height, width)[::-1]])
     expected = tf.image.resize(images, (side, side), antialias=side < max(height, width)).numpy()
-    assert np.abs(pixels.resized(tf.constant(images), side, photos=False).numpy() - expected).max() <= 1e-4
+    assert (
+        np.abs(pixels.resized(tf.constant(images), ImageShape(side, side), photos=False).numpy() - expected).max()
+        <= 1e-4
+    )
 
 
 @pytest.mark.parametrize("preprocessing", suspects(), ids=lambda one: one.name)
@@ -55,11 +61,11 @@ def test_the_keras_layers_are_the_same_and_load_in_safe_mode(
 ) -> None:
     images = keras.Input((*shape, 3), dtype="uint8")
     native = None if photos else (32, 32)
-    x = pixels.layers(images, 24, find_preprocessing("caffe" if photos else "inception"), native=native)
+    x = pixels.layers(images, ImageShape(24, 24), find_preprocessing("caffe" if photos else "inception"), native=native)
     keras.Model(images, x).save(tmp_path / "layers.keras")
     loaded = keras.saving.load_model(tmp_path / "layers.keras", safe_mode=True)
     given = np.stack([noise(32, 32), noise(32, 32)[::-1]])
-    resized = pixels.resized(tf.constant(given), 24, photos=photos)
+    resized = pixels.resized(tf.constant(given), ImageShape(24, 24), photos=photos)
     expected = find_preprocessing("caffe" if photos else "inception").apply(resized)
     factor = 127.5 if photos else 1.0  # caffe keeps the range of 8 bits: one step of 255 at most
     assert np.abs(np.asarray(loaded(given)) - expected).max() <= limit * factor
