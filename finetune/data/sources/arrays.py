@@ -80,6 +80,7 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
         class_names=class_names,
         source=f"{path}: {', '.join(printable(chosen[split][0]) for split in splits)}",
         remarks=(*remarks, *said),
+        background="background" if said else None,
     )
 
 

@@ -50,7 +50,7 @@ _LARGEST = 1 << 28
 
 
 def read_idx(name: str, data_dir: Path | None, progress: Progress | None = None) -> Dataset:
-    """A data set of `IDX`: grey, uint8 `[n, 28, 28, 3]`, each value three times.
+    """A data set of `IDX`: grey, uint8 `[n, 28, 28, 1]`.
 
     `data_dir` is the folder of the idx files or of NAME.npz, or holds one of these, or is that `.npz`. Without
     `data_dir`, the files are in the cache, or are downloaded to it. Raises FinetuneError for files that are missing,
@@ -92,7 +92,7 @@ def _read_all(name: str, folder: Path, found: dict[str, Path]) -> Dataset:
                 f"{found[images]} has images of {pixels.shape[1]} x {pixels.shape[2]} px, {found[FILES[0]].name} has "
                 "not: expected one size; they are of different data sets: fetch both again"
             )
-        splits.append(Split(np.repeat(pixels[..., np.newaxis], 3, axis=3), classes.astype(np.int64)))
+        splits.append(Split(pixels[..., np.newaxis], classes.astype(np.int64)))
     source = f"{folder}: {', '.join(path.name for path in found.values())}"
     return Dataset(name, _NAMES[name], splits[0], None, splits[1], source)
 

@@ -35,7 +35,7 @@ def read_tfds(name: str, options: ReadOptions) -> Dataset:
         raise FinetuneError(f"tfds:{name} has the splits {', '.join(info.splits)}, but no train: take another data set")
     if info.file_format.value == "tfrecord":
         files = {split: _files(info.splits[split]) for split in splits}
-        found = index_records(files, Keys(image_key, label_key, "", "", ""), options.on_scan)
+        found, _ = index_records(files, Keys(image_key, label_key, "", "", "", ""), options.on_scan)
     else:
         found = _sourced(builder, splits, image_key, label_key)
     return assemble(

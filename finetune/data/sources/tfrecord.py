@@ -1,83 +1,118 @@
 """slim's data sets: TFRecords of encoded images with labels, and the class names in `labels.txt`."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from finetune.data.dataset import LEFT_OUT, Dataset
 from finetune.data.sources.assembly import ReadOptions, assemble
-from finetune.data.sources.tfrecord_file import Keys, index_records
+from finetune.data.sources.tfrecord_file import Keys, first_record, index_records
+from finetune.data.sources.tfrecord_keys import find_keys
 from finetune.errors import FinetuneError
 from finetune.text import printable
 
-_SPLIT = re.compile(r"(?:^|[_.-])(train|training|validation|valid|val|test)(?=[_.-]|$)", re.IGNORECASE)
-_NAMES = {"training": "train", "valid": "validation", "val": "validation"}
-_SHARD = re.compile(r"[_-](\d+)-of-(\d+)(?=$|\.tfrecords?$)")
+_SPLIT = re.compile(
+    r"(?:^|[_.-])(train|training|validation|valid|val|dev|test|testing|eval)(?=[_.\d-]|$)", re.IGNORECASE
+)
+_SPLITS = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "testing": "test"}
+_SPLITS |= {"eval": "test"}
+_KIND, _PACKED = r"\.(?:tfrecords?|tfrec|records?)", r"(?:\.(?:gz|gzip|zlib))?"
+_FILE = re.compile(rf"{_KIND}(?:-\d+-of-\d+)?{_PACKED}$", re.IGNORECASE)
+_SHARD = re.compile(rf"[_-](\d+)-of-(\d+)(?:{_KIND})?{_PACKED}$")
+_NAMES = ("labels.txt", "label.labels.txt", "classes.txt", "class_names.txt")
+"""The files of class names: slim's, that of tensorflow_datasets, and others' habits."""
 _LABEL_LINE = re.compile(r"\s*(\d+)\s*:\s*(\S.*?)\s*$")
+_COLUMNS = re.compile(r"\s*(\d+)[\s,;]+(\S.*?)\s*$")
 _BACKGROUND = re.compile(r"(unused )?background|dummy|none", re.IGNORECASE)
 
 
 def is_tfrecord(path: Path) -> bool:
     """Whether a file's name is that of TFRecords."""
-    return False
+    return _FILE.search(path.name) is not None
 
 
 def tfrecord_files(folder: Path) -> dict[str, list[Path]]:
-    """Maps each split to its TFRecord files in `folder`, sorted; empty if there are none.
+    """Maps each split to its TFRecord files in `folder`, or in the folders of splits in it, sorted; empty if there are
+    none.
 
     File names are as slim writes them: `flowers_train_00000-of-00005.tfrecord`, `train-00000-of-01024`,
-    `mnist_test.tfrecord`. Raises FinetuneError if a file's name has no split, or a shard is missing.
+    `mnist_test.tfrecord`; or end in `.tfrec` or `.record`, compressed also in `.gz`. Where no name has a split, all
+    files are for training. Raises FinetuneError if some names have one and others have not, or a shard is missing.
     """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         shard, split = _SHARD.search(path.name), _SPLIT.search(path.name)
-        named = path.suffix in (".tfrecord", ".tfrecords") or ".tfrecord-" in path.name
-        if path.name.startswith(".") or not path.is_file() or not (named or (shard and split)):
+        if path.name.startswith(".") or not path.is_file() or not (is_tfrecord(path) or (shard and split)):
             continue
-        if split is None:
-            raise FinetuneError(
-                f"{path} does not say what its images are for: expected train, validation or test in its name"
-            )
-        word = split.group(1).lower()
-        found.setdefault(_NAMES.get(word, word), []).append(path)
+        word = split.group(1).lower() if split else ""
+        found.setdefault(_SPLITS.get(word, word), []).append(path)
+    if not found:
+        for inner in sorted(folder.iterdir()):
+            if (match := _SPLIT.fullmatch(inner.name)) and inner.is_dir():
+                word, paths = match.group(1).lower(), sorted(path for path in inner.iterdir() if is_tfrecord(path))
+                found |= {_SPLITS.get(word, word): paths} if paths else {}
+    if "" in found and len(found) > 1:
+        raise FinetuneError(
+            f"{found[''][0]} does not say what its images are for: expected train, validation or test in its name, "
+            f"as in {next(paths[0].name for split, paths in found.items() if split)}"
+        )
+    found = {split or "train": paths for split, paths in found.items()}
     for paths in found.values():
         _check_shards(paths)
     return found
 
 
-def read_tfrecords(folder: Path, options: ReadOptions) -> Dataset:
-    """The TFRecords in `folder`.
+def read_tfrecords(place: Path, options: ReadOptions) -> Dataset:
+    """The TFRecords in the folder `place`, or that file.
 
-    `image/encoded` holds images of any size, in the format that `image/format` names: JPEG, PNG and so on, or raw
-    pixels. `image/class/label` holds the labels. `labels.txt` holds the class names (`0:daisy`); without it, classes
-    are named by number. If labels start at 1, as in slim's ImageNet with its background class 0, they are shifted to
-    start at 0, and the data set knows the background's name. Raises FinetuneError for files, records or labels that do
-    not fit.
+    slim's `image/encoded` holds images of any size, in any format that is read, or raw pixels; `image/class/label`
+    holds the labels. Other names are found, or given in `options.tfrecord_keys`. `labels.txt` holds the class names
+    (`0:daisy`); without it, classes are named by number, or by their text if labels are text. If labels start at 1, as
+    in slim's ImageNet with its background class 0, they are shifted to start at 0, and the data set knows the background's
+    name. A split without labels is left out. Raises FinetuneError for files, records or labels that do not fit.
     """
-    files = tfrecord_files(folder)
+    files = tfrecord_files(place) if place.is_dir() else {"train": [place]}
+    folder = place if place.is_dir() else place.parent
     if "train" not in files:
-        raise FinetuneError(f"{folder} holds {', '.join(files)} TFRecords, but none with train in the name: add them")
-    found = index_records(files, Keys(), options.on_scan)
-    names = _read_names(folder / "labels.txt")
-    class_names, labels, remarks = _classes(folder, names, found.labels)
+        raise FinetuneError(f"{place} holds {', '.join(files)} TFRecords, but none with train in the name: add them")
+    first = first_record(files["train"][0])
+    if first is None:
+        raise FinetuneError(f"{files['train'][0]} holds no image: download or write it again")
+    keys = find_keys(f"{files['train'][0]} record 0", first, options.tfrecord_keys)
+    remarks: tuple[str, ...] = ()
+    for split in ("validation", "test"):
+        one = first_record(files[split][0]) if split in files else None
+        if one and not {keys.label, keys.text} & one.features.keys():
+            remarks = (*remarks, f"the {split} TFRecords have no {keys.label or keys.text}: they are left out")
+            del files[split]
+    found, texts = index_records(files, keys, options.on_scan)
+    path = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
+    names = _read_names(path) if path else None
+    class_names, labels, said = _classes(folder, names, found.labels, texts)
+    if keys != replace(Keys(), height=keys.height, width=keys.width):
+        remarks = (
+            f"images are read from {printable(keys.image)}, labels from {printable(keys.label or keys.text)}",
+            *remarks,
+        )
     return assemble(
         options,
         found._replace(labels=labels),
-        name=printable(folder.name) or "tfrecords",
+        name=printable(place.name.partition(".")[0]) or "tfrecords",
         class_names=class_names,
-        source=f"{folder}: TFRecords, {', '.join(f'{len(paths)} {split}' for split, paths in files.items())}",
-        remarks=remarks,
+        source=f"{place}: TFRecords, {', '.join(f'{len(paths)} {split}' for split, paths in files.items())}",
+        remarks=(*remarks, *said),
         background=(names or {}).get(0, "background") if found.labels.min() == 1 > labels.min() else None,
     )
 
 
-def _read_names(path: Path) -> dict[int, str] | None:
-    """Maps labels to the names in `labels.txt`. Lines without numbers count from 0. None if there is no such file."""
-    if not path.is_file():
-        return None
+def _read_names(path: Path) -> dict[int, str]:
+    """Maps labels to the names in `path`: `0:daisy` or `0 daisy` in a line. Lines without numbers count from 0."""
     lines = [line for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
-    matches = [_LABEL_LINE.match(line) for line in lines]
+    matches = [_COLUMNS.match(line) for line in lines]
+    if not all(matches):
+        matches = [_LABEL_LINE.match(line) for line in lines]
     if lines and not any(matches):
         return dict(enumerate(printable(line.strip()) for line in lines))
     names: dict[int, str] = {}
@@ -94,11 +129,18 @@ def _read_names(path: Path) -> dict[int, str] | None:
 
 
 def _classes(
-    folder: Path, names: dict[int, str] | None, labels: np.ndarray
+    folder: Path, names: dict[int, str] | None, labels: np.ndarray, texts: tuple[str, ...]
 ) -> tuple[tuple[str, ...], np.ndarray, tuple[str, ...]]:
     """(class names, labels from 0, remarks for the user)."""
     least, most = int(labels.min()), int(labels.max())
     remarks: tuple[str, ...] = ()
+    if texts:
+        order = tuple(names[label] for label in sorted(names)) if names else tuple(sorted(texts))
+        if missing := set(texts) - set(order):
+            raise FinetuneError(f"{folder}: a label is '{sorted(missing)[0]}', which labels.txt does not name: add it")
+        return order, np.array([order.index(text) for text in texts], np.int64)[labels], ()
+    if most > len(labels) and names is None:
+        raise FinetuneError(f"{folder}: a label is {most}: expected classes numbered from 0 or 1, without gaps")
     if least < 0:
         raise FinetuneError(f"{folder}: a label is {least}: expected 0 or more; images without a label cannot be used")
     if names is None:

@@ -11,8 +11,11 @@ import mmap
 import struct
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,6 +23,7 @@ from PIL import Image
 from finetune.data import decoding
 from finetune.data.lazy import Photos, Progress
 from finetune.data.sources.assembly import LabelledPhotos
+from finetune.data.sources.record_copies import unpacked
 from finetune.errors import FinetuneError
 from finetune.text import printable
 
@@ -30,14 +34,19 @@ Span = tuple[int, int]
 _HEADER, _FOOTER = 12, 4
 _LENGTH_DELIMITED = 2
 _REPORT_EVERY = 1_000
+_MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The names of the features, by default slim's. `height` and `width` are needed only for the format `raw`."""
+    """The names of the features, by default slim's. `height` and `width` are needed only for raw pixels.
+
+    label: whole numbers, floats that are whole, or one-hot rows. text: read where `label` is "".
+    """
 
     image: str = "image/encoded"
     label: str = "image/class/label"
+    text: str = "image/class/text"
     format: str = "image/format"
     height: str = "image/height"
     width: str = "image/width"
@@ -67,29 +76,48 @@ class Example:
         begin, end = next(values, (0, 0))
         return self._buffer[begin:end]
 
+    def kind(self, key: str) -> str:
+        """The type of the feature `key`: bytes, float or int64; empty if it has no value."""
+        found = next(_fields(self._buffer, self.features.get(key, (0, 0))), (0, (0, 0)))
+        return {1: "bytes", 2: "float", 3: "int64"}.get(found[0], "")
+
+    def numbers(self, key: str) -> Iterator[float]:
+        """The values of the int64 or float feature `key`, packed or not; none if it is of another type."""
+        for kind, (at, end) in _fields(self._buffer, self.features.get(key, (0, 0))):  # Feature.float_list, int64_list
+            while at < end and kind in (2, 3):
+                tag, at = _varint(self._buffer, at, end)
+                last = at + 1  # a single value
+                if tag == (1 << 3 | _LENGTH_DELIMITED):
+                    length, at = _varint(self._buffer, at, end)
+                    last = at + length
+                if last > end:
+                    raise Malformed("a list of numbers is longer than the message around it")
+                while at < last:
+                    if kind == 3:
+                        value, at = _varint(self._buffer, at, end)
+                        yield value - (1 << 64) if value >> 63 else value
+                    elif at + 4 <= end:
+                        yield struct.unpack("<f", self._buffer[at : at + 4])[0]
+                        at += 4
+                    else:
+                        raise Malformed("a float is cut off")
+
     def first_int(self, key: str) -> int | None:
-        """The first value of the int64 feature `key`, packed or not; None if there is none."""
-        begin, end = next(_messages(self._buffer, self.features.get(key, (0, 0)), 3), (0, 0))  # Feature.int64_list
-        if begin == end:
-            return None
-        tag, at = _varint(self._buffer, begin, end)
-        if tag == (1 << 3 | _LENGTH_DELIMITED):
-            length, at = _varint(self._buffer, at, end)
-            if not length:
-                return None
-        value, _ = _varint(self._buffer, at, end)
-        return value - (1 << 64) if value >> 63 else value
+        """The first value of the int64 feature `key`; None if there is none."""
+        value = next(self.numbers(key), None) if self.kind(key) == "int64" else None
+        return None if value is None else int(value)
 
 
 class Records(Photos):
     """The images of some TFRecord files.
 
     rows: int64 `[n, 4]`, for each record the position of its file in `paths`, its number in that file, and the begin
-    and end of its bytes.
+    and end of its bytes in the file of `plain` at that position: the file itself, or its uncompressed copy. `held` are
+    the handles of the copies.
     """
 
-    def __init__(self, paths: list[Path], rows: np.ndarray, keys: Keys) -> None:
-        self._paths, self._keys = paths, keys
+    def __init__(self, paths: list[Path], plain: list[Path], rows: np.ndarray, keys: Keys, held: list[Any]) -> None:
+        self._paths, self._plain, self._keys, self._held = paths, plain, keys, held
         self._file, self._within, self._begin, self._end = rows.T
 
     def __len__(self) -> int:
@@ -101,7 +129,7 @@ class Records(Photos):
         with decoding.naming(place):
             example = Example(self.content(number))
             pixels = example.first_bytes(self._keys.image)
-            if example.first_bytes(self._keys.format).lower() == b"raw":
+            if example.first_bytes(self._keys.format).lower() == b"raw" or is_raw(example, self._keys, pixels):
                 return self._raw(example, pixels)
         return decoding.opened(pixels, place)
 
@@ -122,7 +150,7 @@ class Records(Photos):
 
     def content(self, number: int) -> bytes:
         """The whole record."""
-        with self._paths[self._file[number]].open("rb") as file:
+        with self._plain[self._file[number]].open("rb") as file:
             file.seek(int(self._begin[number]))
             content: bytes = file.read(self.bytes_of(number))
             return content
@@ -137,16 +165,33 @@ class Records(Photos):
             return Example(self.content(number)).first_bytes(self._keys.image)
 
 
-def index_records(files: Mapping[str, list[Path]], keys: Keys, progress: Progress | None) -> LabelledPhotos:
-    """The images of each split's files with their labels. Raises FinetuneError."""
+def is_raw(example: Example, keys: Keys, pixels: bytes) -> bool:
+    """Whether `pixels` has a byte for each value of an image of the record's height and width."""
+    height, width = (example.first_int(key) or 0 for key in (keys.height, keys.width))
+    return height > 0 and width > 0 and len(pixels) in (height * width, 3 * height * width)
+
+
+def index_records(
+    files: Mapping[str, list[Path]], keys: Keys, progress: Progress | None
+) -> tuple[LabelledPhotos, tuple[str, ...]]:
+    """(the images of each split's files with their labels, the texts of labels that are text, in the order found).
+
+    Compressed files are read through uncompressed copies. Raises FinetuneError.
+    """
     paths: list[Path] = []
+    plain: list[Path] = []
+    held: list[Any] = []
+    texts: dict[str, int] = {}
     rows, labels = array("q"), array("q")
     members = {}
     for split, of_split in files.items():
         first = len(labels)
         for path in of_split:
-            for within, (mapped, span) in enumerate(records(path)):
-                labels.append(_label(mapped, span, keys, path, within))
+            place, handles = uncompressed(path)
+            plain.append(place)
+            held.extend(handles)
+            for within, (mapped, span) in enumerate(records(place, path)):
+                labels.append(_label(mapped, span, keys, f"{path} record {within}", texts))
                 rows.extend((len(paths), within, *span))
                 if progress is not None and len(labels) % _REPORT_EVERY == 0:
                     progress(len(labels), None)
@@ -156,31 +201,66 @@ def index_records(files: Mapping[str, list[Path]], keys: Keys, progress: Progres
             raise FinetuneError(
                 f"{of_split[0].parent}: the {split} TFRecords hold no image: download or write them again"
             )
-    return LabelledPhotos(Records(paths, np.array(rows).reshape(-1, 4), keys), np.array(labels), members)
+    photos = Records(paths, plain, np.array(rows).reshape(-1, 4), keys, held)
+    return LabelledPhotos(photos, np.array(labels), members), tuple(texts)
 
 
-def _label(mapped: Buffer, span: Span, keys: Keys, path: Path, number: int) -> int:
-    try:
+def uncompressed(path: Path) -> tuple[Path, tuple[Any, ...]]:
+    """(`path`, or its uncompressed copy if it is compressed; the handle of that copy)."""
+    with path.open("rb") as file:
+        head = file.read(_HEADER)
+    packed = head[:2] == b"\x1f\x8b" or (head[:1] == b"\x78" and int.from_bytes(head[:2]) % 31 == 0)
+    if not packed or (len(head) == _HEADER and struct.unpack("<I", head[8:])[0] == masked_crc32c(head[:8])):
+        return path, ()
+    place, handle = unpacked(path)
+    return place, (handle,)
+
+
+def first_record(path: Path) -> Example | None:
+    """The first record of a file; None if there is none. Raises FinetuneError for what is no Example."""
+    place, _ = uncompressed(path)
+    for mapped, (begin, end) in records(place, path):
+        with _naming(f"{path} record 0"):
+            return Example(mapped[begin:end])
+    return None
+
+
+def _label(mapped: Buffer, span: Span, keys: Keys, place: str, texts: dict[str, int]) -> int:
+    """The label of a record. Text is numbered in the order in which it is first met, in `texts`."""
+    with _naming(place):
         example = Example(mapped, span)
-        label = example.first_int(keys.label)
-    except Malformed as error:
+        values = list(islice(example.numbers(keys.label), _MOST_CLASSES)) if keys.label else []
+        text = example.first_bytes(keys.text) if keys.text and not values else b""
+    if keys.image not in example.features or not (values or (text and not keys.label)):
+        missing = keys.image if keys.image not in example.features else keys.label or keys.text
+        has = ", ".join(f"{printable(key)} ({example.kind(key) or 'empty'})" for key in sorted(example.features))
+        kind = " of numbers" if missing == keys.label and missing in example.features else ""
         raise FinetuneError(
-            f"{path} record {number} is no tf.train.Example ({error}): expected slim's, with {keys.image} and "
-            f"{keys.label}"
-        ) from None
-    missing = keys.label if label is None else keys.image if keys.image not in example.features else None
-    if missing or label is None:
-        has = ", ".join(sorted(printable(name) for name in example.features)) or "no features"
-        prepared = (path.parent / "dataset_info.json").is_file()
-        hint = "; tensorflow_datasets prepared it: give --data tfds:NAME and its root as --data-dir" if prepared else ""
-        raise FinetuneError(
-            f"{path} record {number} has no {missing}: expected {keys.image} and {keys.label}, found {has}{hint}"
+            f"{place} has no {missing}{kind}: expected {keys.image} and {keys.label or keys.text}, found "
+            f"{has or 'nothing'}"
         )
-    return label
+    if text and not values:
+        return texts.setdefault(printable(text.decode("utf-8", "replace")), len(texts))
+    if len(values) > 1 and not keys.label.startswith("image/object/"):
+        if sorted(values)[-2:] != [0, 1] or sum(values) != 1:
+            raise FinetuneError(f"{place} has {len(values)} labels in {keys.label}: expected one, or a one-hot row")
+        return values.index(1)
+    if values[0] != values[0] or values[0] % 1 or abs(values[0]) >= 2**62:
+        raise FinetuneError(f"{place} has the label {values[0]:g} in {keys.label}: expected a whole number, its class")
+    return int(values[0])
 
 
-def records(path: Path) -> Iterator[tuple[mmap.mmap, Span]]:
-    """The mapped file with the span of each record's payload, in order.
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Turns Malformed into an error that names the record."""
+    try:
+        yield
+    except Malformed as error:
+        raise FinetuneError(f"{place} is no tf.train.Example ({error}): expected one of an image and a label") from None
+
+
+def records(path: Path, named: Path) -> Iterator[tuple[mmap.mmap, Span]]:
+    """The mapped file `path`, called `named` in messages, with the span of each record's payload, in order.
 
     The lengths are checked against their CRC32C. Raises FinetuneError if one is wrong, or the file is cut off.
     """
@@ -193,17 +273,13 @@ def records(path: Path) -> Iterator[tuple[mmap.mmap, Span]]:
             header = mapped[at : at + _HEADER]
             length, checksum = struct.unpack("<QI", header) if len(header) == _HEADER else (0, -1)
             if checksum != masked_crc32c(header[:8]):
-                compressed = not number and (mapped[:2] == b"\x1f\x8b" or mapped[:1] == b"\x78")
-                advice = (
-                    "it is compressed: write it without compression" if compressed else "download or write it again"
-                )
                 raise FinetuneError(
-                    f"{path} is no TFRecord file, or damaged: the checksum of record {number}'s length, at byte {at}, "
-                    f"is wrong; {advice}"
+                    f"{named} is no TFRecord file, or damaged: the checksum of record {number}'s length, at byte {at}, "
+                    "is wrong; download or write it again"
                 )
             end = at + _HEADER + length
             if end + _FOOTER > size:
-                raise FinetuneError(f"{path} is cut off in record {number}, at byte {at}: download or write it again")
+                raise FinetuneError(f"{named} is cut off in record {number}, at byte {at}: download or write it again")
             yield mapped, (at + _HEADER, end)
             at, number = end + _FOOTER, number + 1
 

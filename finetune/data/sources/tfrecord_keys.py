@@ -1,0 +1,121 @@
+"""Which features of a TFRecord are the image and the label, where they have other names than slim's."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from finetune.data import decoding
+from finetune.data.sources.tfrecord_file import Example, Keys, is_raw
+from finetune.errors import FinetuneError, WrongUse
+from finetune.text import did_you_mean, pairs, printable
+
+_IMAGES = ("encoded", "image", "image_raw", "img", "jpeg", "png", "image_bytes", "x")
+_LABELS = ("label", "class", "target", "labels", "category", "class_id", "label_id", "y")
+_TEXTS = (*_LABELS, "text", "class_name", "label_name", "name")
+_ONE_HOT = ("one_hot", "onehot", "one_hot_class", "label_one_hot", *_LABELS)
+_SIDES = {"height": ("height", "rows", "h"), "width": ("width", "cols", "columns", "w")}
+_OTHER = ("depth", "channels", "id", "image_id", "size", "shape", *_SIDES["height"], *_SIDES["width"])
+"""Whole numbers that are no labels."""
+_OBJECTS = "image/object/class/label"
+
+
+def find_keys(place: str, example: Example, given: str | None) -> Keys:
+    """The keys of a file whose first record is `example`: those that are `given`, slim's where it has them, else found.
+
+    place: of the record, for messages. Raises WrongUse if a given one is not there, FinetuneError if one is not found.
+    """
+    chosen = _given(place, example, given)
+    kinds = {key: example.kind(key) for key in example.features}
+    slim = Keys()
+    sides = {side: _one(example, names, kinds, "int64") or getattr(slim, side) for side, names in _SIDES.items()}
+    keys = replace(slim, **(sides | chosen))
+    if "image" not in chosen and keys.image not in kinds:
+        keys = replace(keys, image=_image(example, kinds, keys))
+    if "text" in chosen and "label" not in chosen:
+        keys = replace(keys, label="")
+    elif "label" not in chosen and keys.label not in kinds:
+        keys = _with_label(example, kinds, keys)
+    if keys.image and (keys.label or keys.text):
+        return keys
+    has = ", ".join(f"{printable(key)} ({kind})" for key, kind in sorted(kinds.items())) or "no features"
+    if _OBJECTS in kinds and keys.image:
+        raise FinetuneError(
+            f"{place} names the class of each object in the image ({_OBJECTS}), and not one class for the image: "
+            f"expected {slim.label}; to take the class of the first object give --tfrecord-keys label={_OBJECTS}"
+        )
+    missing = " and ".join(what for what, key in (("image", keys.image), ("label", keys.label or keys.text)) if not key)
+    raise FinetuneError(
+        f"{place} has {has}: which is the {missing} is not obvious; expected {slim.image} and {slim.label}, or say "
+        f"which with --tfrecord-keys image=NAME,label=NAME{_prepared(place)}"
+    )
+
+
+def _prepared(place: str) -> str:
+    there = (Path(place.rpartition(" record ")[0]).parent / "dataset_info.json").is_file()
+    return "; tensorflow_datasets prepared it: give --data tfds:NAME and its root as --data-dir" if there else ""
+
+
+def _given(place: str, example: Example, given: str | None) -> dict[str, str]:
+    chosen = pairs(given) if given else {}
+    if chosen is None or chosen.keys() - Keys.__dataclass_fields__.keys():
+        raise WrongUse(
+            f"--tfrecord-keys {given}: expected KEY=NAME,KEY=NAME, each key one of "
+            f"{', '.join(Keys.__dataclass_fields__)}"
+        )
+    for key, name in chosen.items():
+        if key in ("image", "label", "text") and name not in example.features:
+            there = ", ".join(printable(one) for one in sorted(example.features)) or "no features"
+            raise WrongUse(
+                f"--tfrecord-keys {given}: {place} has no '{name}': {did_you_mean(name, example.features)}expected "
+                f"some of {there}"
+            )
+    return chosen
+
+
+def _image(example: Example, kinds: dict[str, str], keys: Keys) -> str:
+    """The feature of bytes that is an image; without one, the one that has as many bytes as the image has pixels."""
+    content = {key: example.first_bytes(key) for key, kind in kinds.items() if kind == "bytes"}
+    encoded = [key for key, one in content.items() if _is_image(one)]
+    raw = [key for key, one in content.items() if is_raw(example, keys, one)]
+    found = encoded or raw
+    return found[0] if len(found) == 1 else next((key for name in _IMAGES for key in found if _last(key) == name), "")
+
+
+def _with_label(example: Example, kinds: dict[str, str], keys: Keys) -> Keys:
+    numbers = {key: len(list(example.numbers(key))) for key, kind in kinds.items() if kind in ("int64", "float")}
+    single = [key for key, count in numbers.items() if count == 1 and not _of_object(key)]
+    for name in _LABELS:
+        if named := [key for key in single if _last(key) == name]:
+            return replace(keys, label=named[0])
+    for name in _ONE_HOT:
+        rows = [key for key, count in numbers.items() if count > 1 and _last(key) == name and not _of_object(key)]
+        if rows:
+            return replace(keys, label=rows[0])
+    if text := _one(example, _TEXTS, {key: kind for key, kind in kinds.items() if key != keys.image}, "bytes"):
+        return replace(keys, label="", text=text)
+    left = [key for key in single if _last(key) not in _OTHER and kinds[key] == "int64"]
+    return replace(keys, label=left[0] if len(left) == 1 and _OBJECTS not in kinds else "")
+
+
+def _one(example: Example, names: tuple[str, ...], kinds: dict[str, str], kind: str) -> str:
+    """The feature of that kind whose last part is the first of `names` that there is; "" if there is none."""
+    for name in names:
+        for key, found in sorted(kinds.items()):
+            if found == kind and _last(key) == name and not _of_object(key):
+                return key
+    return ""
+
+
+def _of_object(key: str) -> bool:
+    return key.startswith("image/object/")
+
+
+def _last(key: str) -> str:
+    return key.rpartition("/")[2].lower()
+
+
+def _is_image(content: bytes) -> bool:
+    try:
+        decoding.opened(content, "").close()
+    except decoding.BadImage:
+        return False
+    return True
