@@ -14,7 +14,7 @@ SURFACES = {
     },
     "data": {
         *("load_data", "batches", "channels", "dataset", "preprocessing", "image_files", "overlap"),
-        *("sources.assembly", "pipeline", "augmentation", "lazy", "decoding"),
+        *("sources.assembly", "sources.record_copies", "pipeline", "augmentation", "lazy", "decoding"),
     },
     "evaluation": {"evaluator", "predictions", "metrics", "significance"},
     "backbone": {"", "architecture_file", "head", "outputs", "freezing", "endpoints", "conversion", "networks.names"},

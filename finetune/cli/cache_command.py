@@ -1,6 +1,7 @@
 """The command `finetune cache`."""
 
 import time
+from typing import Any
 
 import click
 
@@ -10,9 +11,10 @@ from finetune.cli.terminal import Columns, print_table, tabulated
 
 @click.group()
 def cache() -> None:
-    """List or remove cached features: outputs of frozen layers that runs share.
+    """List or remove cached features, and uncompressed copies of TFRecords.
 
-    They lie in FINETUNE_HOME, beside the fetched weights. docs/cached-features.md explains when runs write them.
+    Features are outputs of frozen layers that runs share: docs/cached-features.md explains when runs write them. Copies
+    give compressed TFRecords random access. Both lie in FINETUNE_HOME, beside the fetched weights.
     """
 
 
@@ -20,9 +22,11 @@ def cache() -> None:
 @JSON
 def list_cache() -> None:
     """List every entry, the most recently used first, with its backbone, images and size."""
+    from finetune.data.sources import record_copies
     from finetune.text import size_in_words
     from finetune.training.feature_cache import feature_store
 
+    copies = record_copies.entries()[::-1]
     entries, folder, budget = (
         feature_store.entries()[::-1],
         feature_store.cache_folder(),
@@ -33,7 +37,8 @@ def list_cache() -> None:
         | {"used": round(one.used, 3), "in_use": one.busy}
         for one in entries
     ]
-    if printed_json({"place": str(folder), "budget": budget, "entries": rows}):
+    records = [{"key": one.key, "source": one.source, "bytes": one.size, "used": round(one.used, 3)} for one in copies]
+    if printed_json({"place": str(folder), "budget": budget, "entries": rows, "records": records}):
         return
     columns: Columns = {
         "key": lambda one: one.key[:12],
@@ -51,6 +56,8 @@ def list_cache() -> None:
         print_table(*tabulated(entries, columns), numbers=("px", "images", "size"))
     total = sum(one.size for one in entries)
     click.echo(f"{len(entries)} entries, {size_in_words(total)} of {size_in_words(budget)}, in {folder}")
+    for one in copies:
+        click.echo(f"{one.key[:12]} {size_in_words(one.size)}: uncompressed copy of {one.source}")
 
 
 @cache.command()
@@ -58,10 +65,16 @@ def list_cache() -> None:
 @JSON
 def clear(keys: tuple[str, ...]) -> None:
     """Remove entries by the beginning of their KEY, or all. Entries that a run is using stay."""
+    from finetune.data.sources import record_copies
     from finetune.text import size_in_words
     from finetune.training.feature_cache import feature_store
 
-    removed, held = feature_store.clear(keys)
+    of_copies = tuple(key for key in keys if key and any(one.key.startswith(key) for one in record_copies.entries()))
+    of_features = tuple(key for key in keys if key not in of_copies)
+    copies, busy = record_copies.clear(of_copies) if of_copies or not keys else ([], [])
+    features, in_use = feature_store.clear(of_features) if of_features or not keys else ([], [])
+    removed: list[Any] = [*features, *copies]
+    held: list[Any] = [*in_use, *busy]
     freed = sum(one.size for one in removed)
     if printed_json({"removed": [one.key for one in removed], "in_use": [one.key for one in held], "bytes": freed}):
         return

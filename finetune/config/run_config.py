@@ -68,9 +68,9 @@ class RunConfig:
         section="Data",
         roles=("chooses_images", "decides_features"),
     )
-    """cifar10, cifar100, cifar100-coarse, demo-source, demo-target or tfds:NAME; or a folder of images per class (with
-    train/, val/, test/ or without), a folder of slim's TFRecords, an .npz, or a table of image files (.csv, .tsv,
-    .parquet)."""
+    """cifar10, cifar100, cifar100-coarse, mnist, fashion_mnist, demo-source, demo-target or tfds:NAME; or a folder of
+    images per class (with train/, val/, test/ or without), TFRecords or a folder of them, an .npz, a folder of .npy
+    files, or a table of image files (.csv, .tsv, .parquet)."""
     data_dir: str | None = setting(
         None, path("DIR"), roles=("chooses_images", "decides_features", "may_change_on_resume", "not_compared")
     )

@@ -175,6 +175,46 @@ def _npz(save: Callable[..., None]) -> Callable[[Path], None]:
     return make
 
 
+def _odd_npz(tree: Path) -> None:
+    """MedMNIST's keys, channels first, floats, labels as one-hot rows and as Python objects."""
+    rng, names = np.random.default_rng(0), np.array(["a", "b", "c"], object)
+    images = rng.random((12, 3, 8, 8), np.float32)
+    np.savez(tree / "train.npz", train_images=images, train_labels=names[np.arange(12) % 3])
+    np.savez(tree / "test.npz", x=images[:6], y=names[np.arange(6) % 3])
+
+
+def _npy(tree: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        np.save(tree / f"x_{split}.npy", rng.integers(0, 4096, (count, 64), np.uint16))
+        np.save(tree / f"y_{split}.npy", np.eye(3)[np.arange(count) % 3])
+
+
+def _idx(tree: Path) -> None:
+    for split in ("train", "t10k"):
+        images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
+        labels = (np.arange(20) % 10).astype(np.uint8)
+        header = bytes((0, 0, 8, 3, 0, 0, 0, 20, 0, 0, 0, 28, 0, 0, 0, 28))
+        (tree / f"{split}-images-idx3-ubyte.gz").write_bytes(compressed(header + images.tobytes()))
+        (tree / f"{split}-labels-idx1-ubyte").write_bytes(bytes((0, 0, 8, 1, 0, 0, 0, 20)) + labels.tobytes())
+
+
+def _other_records(tree: Path) -> None:
+    """Compressed, with other keys, raw pixels and labels as floats."""
+    for split in ("train", "test"):
+        with tf.io.TFRecordWriter(str(tree / f"{split}.tfrec.gz"), "GZIP") as writer:
+            for number in range(4):
+                features = {
+                    "image_raw": tf.train.Feature(
+                        bytes_list=tf.train.BytesList(value=[photo(0, 8, 6, number).tobytes()])
+                    ),
+                    "label": tf.train.Feature(float_list=tf.train.FloatList(value=[number % 2])),
+                    "height": tf.train.Feature(int64_list=tf.train.Int64List(value=[6])),
+                    "width": tf.train.Feature(int64_list=tf.train.Int64List(value=[8])),
+                }
+                writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+
+
 def _records(tree: Path) -> None:
     for split in ("train", "validation"):
         with tf.io.TFRecordWriter(str(tree / f"small_{split}_00000-of-00001.tfrecord")) as writer:
@@ -314,6 +354,10 @@ SEEDS = (
     Seed("cifar-tar-gz", "cifar10", _cifar_archive, ("*.tar.gz",), "", _GZIP),
     Seed("npz", "data", _npz(np.savez), ("data.npz",), "data.npz", _ZIP, 2),
     Seed("npz-compressed", "data", _npz(np.savez_compressed), ("data.npz",), "data.npz", _ZIP),
+    Seed("npz-odd", "data", _odd_npz, ("*.npz",), "", _ZIP, 2),
+    Seed("npy", "data", _npy, ("*.npy",)),
+    Seed("mnist", "mnist", _idx, ("*",), "", _GZIP),
+    Seed("tfrecords-packed", "data", _other_records, ("*",), "", _GZIP, 2),
     Seed("tfrecords", "data", _records, ("*",), "", ((".tfrecord", mutations.in_records),), 2),
     Seed("photo-folder", "data", _photos, ("*/*",), "", ((".png", mutations.in_png),)),
     *(Seed(f"image-{kind.lower()}", "image", _image(kind, mode), ("image",), "image", sealed)

@@ -78,7 +78,7 @@ class Reading:
         found = [f"{name}/{path.name}" for name in ("home", "cwd", "tmp") for path in (self.sandbox / name).iterdir()]
         cache = self.sandbox / "cache"
         found += [str(path.relative_to(cache)) for path in cache.rglob("*") if path.name.startswith((".unp", ".tmp"))]
-        found += [path.name for path in cache.iterdir() if path.name not in ("unpacked", "mpl", "keras")]
+        found += [path.name for path in cache.iterdir() if path.name not in ("unpacked", "records", "mpl", "keras")]
         for name in ("home", "cwd", "tmp", "cache"):
             for path in (self.sandbox / name).iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -195,6 +195,7 @@ READERS: dict[str, Callable[[Path], None]] = {
     "graph": _graph,
     "cifar10": _data("cifar10"),
     "cifar100": _data("cifar100"),
+    "mnist": _data("mnist"),
     "data": _data(None),
     "image": _image,
     "jobs": _jobs,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from checkpoints.cache.archive import made_once
 from checkpoints.store import cache_dir
@@ -44,8 +44,8 @@ def copies_folder() -> Path:
     return cache_dir() / "records"
 
 
-def unpacked(path: Path) -> tuple[Path, IO[Any]]:
-    """(the uncompressed copy of `path`, a handle: while it is open, nobody removes the copy).
+def unpacked(path: Path) -> tuple[Path, int]:
+    """(the uncompressed copy of `path`, a file descriptor: until it is closed, nobody removes the copy).
 
     The copy is found by the size, the time and both ends of `path`: gzip ends with a checksum of everything. Raises
     FinetuneError if the file is damaged, or the cache cannot be written.
@@ -55,13 +55,13 @@ def unpacked(path: Path) -> tuple[Path, IO[Any]]:
         while True:
             made_once(place, lambda folder: _fill(path, folder))
             with suppress(FileNotFoundError):  # removed meanwhile
-                handle = open(place / _ABOUT, "rb")  # noqa: SIM115 - it is handed on
+                handle = os.open(place / _ABOUT, os.O_RDONLY | os.O_CLOEXEC)
                 fcntl.flock(handle, fcntl.LOCK_SH)
                 if place.exists():
                     with suppress(OSError):
                         os.utime(place / _ABOUT)
                     return place / _DATA, handle
-                handle.close()
+                os.close(handle)
     except OSError as error:
         raise FinetuneError(
             f"{path} is compressed, and its uncompressed copy cannot be written to {place.parent} ({error.strerror}): "

@@ -70,8 +70,9 @@ def read_tfrecords(place: Path, options: ReadOptions) -> Dataset:
     slim's `image/encoded` holds images of any size, in any format that is read, or raw pixels; `image/class/label`
     holds the labels. Other names are found, or given in `options.tfrecord_keys`. `labels.txt` holds the class names
     (`0:daisy`); without it, classes are named by number, or by their text if labels are text. If labels start at 1, as
-    in slim's ImageNet with its background class 0, they are shifted to start at 0, and the data set knows the background's
-    name. A split without labels is left out. Raises FinetuneError for files, records or labels that do not fit.
+    in slim's ImageNet with its background class 0, they are shifted to start at 0, and the data set knows the
+    background's name. A split without labels is left out. Raises FinetuneError for files, records or labels that do not
+    fit.
     """
     files = tfrecord_files(place) if place.is_dir() else {"train": [place]}
     folder = place if place.is_dir() else place.parent
@@ -84,7 +85,7 @@ def read_tfrecords(place: Path, options: ReadOptions) -> Dataset:
     remarks: tuple[str, ...] = ()
     for split in ("validation", "test"):
         one = first_record(files[split][0]) if split in files else None
-        if one and not {keys.label, keys.text} & one.features.keys():
+        if one and (keys.label or keys.text) not in one.features:
             remarks = (*remarks, f"the {split} TFRecords have no {keys.label or keys.text}: they are left out")
             del files[split]
     found, texts = index_records(files, keys, options.on_scan)

@@ -8,14 +8,15 @@ Formats: tensorflow/core/lib/io/record_writer.h; tensorflow/core/example/{exampl
 """
 
 import mmap
+import os
 import struct
+import weakref
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -46,7 +47,7 @@ class Keys:
 
     image: str = "image/encoded"
     label: str = "image/class/label"
-    text: str = "image/class/text"
+    text: str = ""
     format: str = "image/format"
     height: str = "image/height"
     width: str = "image/width"
@@ -113,11 +114,13 @@ class Records(Photos):
 
     rows: int64 `[n, 4]`, for each record the position of its file in `paths`, its number in that file, and the begin
     and end of its bytes in the file of `plain` at that position: the file itself, or its uncompressed copy. `held` are
-    the handles of the copies.
+    the file descriptors that keep the copies; they are closed with this value.
     """
 
-    def __init__(self, paths: list[Path], plain: list[Path], rows: np.ndarray, keys: Keys, held: list[Any]) -> None:
-        self._paths, self._plain, self._keys, self._held = paths, plain, keys, held
+    def __init__(self, paths: list[Path], plain: list[Path], rows: np.ndarray, keys: Keys, held: list[int]) -> None:
+        self._paths, self._plain, self._keys = paths, plain, keys
+        for descriptor in held:
+            weakref.finalize(self, os.close, descriptor)
         self._file, self._within, self._begin, self._end = rows.T
 
     def __len__(self) -> int:
@@ -180,7 +183,7 @@ def index_records(
     """
     paths: list[Path] = []
     plain: list[Path] = []
-    held: list[Any] = []
+    held: list[int] = []
     texts: dict[str, int] = {}
     rows, labels = array("q"), array("q")
     members = {}
@@ -205,8 +208,8 @@ def index_records(
     return LabelledPhotos(photos, np.array(labels), members), tuple(texts)
 
 
-def uncompressed(path: Path) -> tuple[Path, tuple[Any, ...]]:
-    """(`path`, or its uncompressed copy if it is compressed; the handle of that copy)."""
+def uncompressed(path: Path) -> tuple[Path, tuple[int, ...]]:
+    """(`path`, or its uncompressed copy if it is compressed; the file descriptor that keeps the copy)."""
     with path.open("rb") as file:
         head = file.read(_HEADER)
     packed = head[:2] == b"\x1f\x8b" or (head[:1] == b"\x78" and int.from_bytes(head[:2]) % 31 == 0)
@@ -218,11 +221,15 @@ def uncompressed(path: Path) -> tuple[Path, tuple[Any, ...]]:
 
 def first_record(path: Path) -> Example | None:
     """The first record of a file; None if there is none. Raises FinetuneError for what is no Example."""
-    place, _ = uncompressed(path)
-    for mapped, (begin, end) in records(place, path):
-        with _naming(f"{path} record 0"):
-            return Example(mapped[begin:end])
-    return None
+    place, held = uncompressed(path)
+    try:
+        for mapped, (begin, end) in records(place, path):
+            with _naming(f"{path} record 0"):
+                return Example(mapped[begin:end])
+        return None
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
 
 
 def _label(mapped: Buffer, span: Span, keys: Keys, place: str, texts: dict[str, int]) -> int:

@@ -10,7 +10,7 @@ from finetune.text import did_you_mean, pairs, printable
 
 _IMAGES = ("encoded", "image", "image_raw", "img", "jpeg", "png", "image_bytes", "x")
 _LABELS = ("label", "class", "target", "labels", "category", "class_id", "label_id", "y")
-_TEXTS = (*_LABELS, "text", "class_name", "label_name", "name")
+_TEXTS = (*_LABELS, "text", "class_name", "label_name")
 _ONE_HOT = ("one_hot", "onehot", "one_hot_class", "label_one_hot", *_LABELS)
 _SIDES = {"height": ("height", "rows", "h"), "width": ("width", "cols", "columns", "w")}
 _OTHER = ("depth", "channels", "id", "image_id", "size", "shape", *_SIDES["height"], *_SIDES["width"])
