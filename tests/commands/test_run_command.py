@@ -72,6 +72,7 @@ def test_the_run_directory(finished):
             "cutmix",
             "hidden",
             "features",
+            "output",
             "preset",
             "freeze_until",
             "unfreeze_epochs",

@@ -8,7 +8,7 @@ import numpy as np
 
 from finetune.data.dataset import LEFT_OUT, Dataset
 from finetune.data.sources.assembly import ReadOptions, assemble
-from finetune.data.sources.tfrecord_file import Keys, first_record, index_records
+from finetune.data.sources.tfrecord_file import Keys, first_record, index_records, naming_record
 from finetune.data.sources.tfrecord_keys import find_keys
 from finetune.errors import FinetuneError
 from finetune.text import printable
@@ -81,7 +81,8 @@ def read_tfrecords(place: Path, options: ReadOptions) -> Dataset:
     first = first_record(files["train"][0])
     if first is None:
         raise FinetuneError(f"{files['train'][0]} holds no image: download or write it again")
-    keys = find_keys(f"{files['train'][0]} record 0", first, options.tfrecord_keys)
+    with naming_record(f"{files['train'][0]} record 0"):
+        keys = find_keys(f"{files['train'][0]} record 0", first, options.tfrecord_keys)
     remarks: tuple[str, ...] = ()
     for split in ("validation", "test"):
         one = first_record(files[split][0]) if split in files else None

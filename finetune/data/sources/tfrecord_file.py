@@ -224,7 +224,7 @@ def first_record(path: Path) -> Example | None:
     place, held = uncompressed(path)
     try:
         for mapped, (begin, end) in records(place, path):
-            with _naming(f"{path} record 0"):
+            with naming_record(f"{path} record 0"):
                 return Example(mapped[begin:end])
         return None
     finally:
@@ -234,7 +234,7 @@ def first_record(path: Path) -> Example | None:
 
 def _label(mapped: Buffer, span: Span, keys: Keys, place: str, texts: dict[str, int]) -> int:
     """The label of a record. Text is numbered in the order in which it is first met, in `texts`."""
-    with _naming(place):
+    with naming_record(place):
         example = Example(mapped, span)
         values = list(islice(example.numbers(keys.label), _MOST_CLASSES)) if keys.label else []
         text = example.first_bytes(keys.text) if keys.text and not values else b""
@@ -258,7 +258,7 @@ def _label(mapped: Buffer, span: Span, keys: Keys, place: str, texts: dict[str, 
 
 
 @contextmanager
-def _naming(place: str) -> Iterator[None]:
+def naming_record(place: str) -> Iterator[None]:
     """Turns Malformed into an error that names the record."""
     try:
         yield

@@ -21,7 +21,8 @@ _OBJECTS = "image/object/class/label"
 def find_keys(place: str, example: Example, given: str | None) -> Keys:
     """The keys of a file whose first record is `example`: those that are `given`, slim's where it has them, else found.
 
-    place: of the record, for messages. Raises WrongUse if a given one is not there, FinetuneError if one is not found.
+    place: of the record, for messages. Raises WrongUse if a given one is not there, FinetuneError if one is not
+    found, Malformed.
     """
     chosen = _given(place, example, given)
     kinds = {key: example.kind(key) for key in example.features}

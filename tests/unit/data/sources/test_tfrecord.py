@@ -296,6 +296,11 @@ def no_example(path):
     write(path, b"\x0f\xff\xff")
 
 
+def numbers_without_an_end(path):
+    record = serialized({"a": texts(b"x"), "height": ints(8)})
+    write(path, record.replace(b"\x1a\x03\n\x01\x08", b"\x1a\x03\n\x7f\x08"))
+
+
 def nothing(path):
     write(path)
 
@@ -311,6 +316,7 @@ def nothing(path):
             r"record 0 has image \(bytes\), label \(int64\): which is the image is not obvious; ",
         ),
         (no_example, "record 0 is no tf.train.Example"),
+        (numbers_without_an_end, r"record 0 is no tf.train.Example \(a list of numbers is longer"),
     ],
 )
 def test_damaged_files_are_named(change, said, tmp_path):
