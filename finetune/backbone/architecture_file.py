@@ -10,6 +10,7 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.hdf5 import Hdf5
 from checkpoints.formats.location import HDF5_MAGIC, starts_with
 from finetune.backbone.keras_2.legacy_config import LegacyConfig, checked, read_legacy
+from finetune.backbone.keras_2.legacy_file import made_of
 from finetune.backbone.keras_2.to_keras_3 import transferred
 from finetune.backbone.keras_file import open_model, refusal
 from finetune.errors import FinetuneError
@@ -90,10 +91,9 @@ def _opened(path: Path) -> tuple[LegacyConfig | None, Any]:
 def _of_keras_2(legacy: LegacyConfig) -> "tf_keras.Model":
     """The model of a config, with weights of no meaning."""
     config = checked(legacy)
-    import tensorflow as tf
     import tf_keras
 
-    model = tf_keras.layers.deserialize(config, custom_objects={"relu6": tf.nn.relu6})
+    model = made_of(config)
     if not isinstance(model, tf_keras.Model):
         raise TypeError("it describes no model")
     return model

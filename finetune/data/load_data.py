@@ -48,8 +48,14 @@ def load_data(config: RunConfig, *, progress: Progress | None = None, on_scan: P
     data_dir = Path(config.data_dir) if config.data_dir else None
     options = ReadOptions(
         data_dir,
-        *(config.test, config.seed, config.skip_bad_images, progress, on_scan),
-        *(config.npz_keys, config.tfrecord_keys, config.csv_columns),
+        config.test,
+        config.seed,
+        config.skip_bad_images,
+        progress=progress,
+        on_scan=on_scan,
+        npz_keys=config.npz_keys,
+        tfrecord_keys=config.tfrecord_keys,
+        csv_columns=config.csv_columns,
     )
     dataset = read_source(config.data, options)
     if config.background_class and dataset.background is None:

@@ -11,6 +11,7 @@ from typing import IO
 
 import numpy as np
 
+from finetune.data.image_files import is_visible
 from finetune.data.sources.restricted_pickle import LARGEST, read_objects
 from finetune.errors import FinetuneError
 from finetune.text import printable
@@ -27,7 +28,7 @@ Stored = dict[str, Callable[[], np.ndarray]]
 
 def array_files(folder: Path) -> list[Path]:
     """The `.npz` and `.npy` files in `folder`, sorted; none if it holds folders, which are those of a data set."""
-    visible = [path for path in sorted(folder.iterdir()) if not path.name.startswith((".", "__"))]
+    visible = [path for path in sorted(folder.iterdir()) if is_visible(path.name)]
     if any(path.is_dir() for path in visible):
         return []
     return [path for path in visible if path.suffix.lower() in SUFFIXES]
