@@ -25,8 +25,8 @@ def open_target(request: TargetOptions) -> Target:
             raise WrongUse(f"{given[0]} is for TF1 graphs: give --meta-graph FILE.meta with it, or leave it out")
     if request.ema and opener not in (foreign_model.open_tf_graph, foreign_model.open_catalogued):
         raise WrongUse("--ema is for TF1 checkpoints: give --backbone and --checkpoint, or --meta-graph")
-    if request.output and opener not in (foreign_model.open_keras_model, foreign_model.open_saved_model):
-        raise WrongUse("--output is for models of several outputs, as Keras saves them: leave it out")
+    if request.output and opener is not foreign_model.open_keras_model:
+        raise WrongUse("--output is for .keras and .h5 files of models with several outputs: leave it out")
     if request.architecture and opener is not foreign_model.open_keras_model:
         raise WrongUse("--architecture is for a file of weights alone, given as the model: leave it out")
     target = opener(request)

@@ -69,7 +69,7 @@ def write(source: Source, out: Path) -> Exported:
     given = source.config.checkpoint
     auxiliary, note = auxiliary_head(
         spec,
-        side=min(shape_of(source.config.image_size or 224)[:2]),
+        side=min(source.network[:2]),
         outputs=int(found.outputs or 0),
         source=Path(given) if given else None,
     )
