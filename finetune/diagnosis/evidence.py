@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from finetune.diagnosis import thresholds
-from finetune.evaluation.evaluator import Evaluation
-from finetune.evaluation.significance import Paired
+from finetune.evaluation.evaluator import Evaluation, total
+from finetune.evaluation.significance import Interval, Paired
 
 Origin = Literal["source", "initial"]
 
@@ -16,8 +17,14 @@ def percent(evaluation: Evaluation) -> str:
     return f"{evaluation.accuracy:.1%}"
 
 
-def better(a: Evaluation, b: Evaluation, least: float = thresholds.LEAST_GAP, paired: Paired | None = None) -> bool:
-    """Whether `a` has the higher accuracy, by more than `least`, a fraction, and by more than noise.
+def better(
+    a: Evaluation,
+    b: Evaluation,
+    least: float = thresholds.LEAST_GAP,
+    paired: Paired | None = None,
+    noise: float = thresholds.NOISE,
+) -> bool:
+    """Whether `a` has the higher accuracy, by more than `least`, a fraction, and by more than `noise` standard errors.
 
     `paired` compares `a` with `b` on the same images. Then only images that changed make noise (McNemar 1947);
     without it, both accuracies do, binomially.
@@ -27,7 +34,7 @@ def better(a: Evaluation, b: Evaluation, least: float = thresholds.LEAST_GAP, pa
     else:
         error = math.hypot(a.standard_error, b.standard_error)
     # At 0 or 1 the binomial error vanishes, but no difference is more certain than one image in the set.
-    return a.accuracy - b.accuracy > max(thresholds.NOISE * error, least, 1.0 / a.examples)
+    return a.accuracy - b.accuracy > max(noise * error, least, 1.0 / a.examples)
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,9 @@ class Facts:
     affine_moved: whether it changed any gamma or beta of BatchNorm, which layers frozen on purpose keep.
     weights_averaged: whether the weights are averages over training steps while the statistics are not.
     statistics_absent: whether the file holds no moving statistics, which are therefore at 0 and 1.
+    base_moved: whether it changed any weight below the last BatchNorm: by comparison with the source or, where that is
+        not known, by the layers that the file marks as frozen.
+    by_design: whether the graph itself fixes inference mode for BatchNorm, as `base(x, training=False)` does.
     batch_size: of training. expected_preprocessing: the one that the pretrained weights were made with.
     usual_preprocessing: the one that slim's training script takes for the network by default, where it is another.
     """
@@ -54,6 +64,8 @@ class Facts:
     weights_moved: bool | None = None
     weights_averaged: bool | None = None
     affine_moved: bool | None = None
+    base_moved: bool | None = None
+    by_design: bool = False
     statistics_absent: bool = False
     batch_size: int | None = None
     expected_preprocessing: str | None = None
@@ -75,6 +87,7 @@ class ModeScores:
     """The same images with each kind of statistics, without dropout. `recalibrated` pools training images.
 
     by_true, by_recalibrated: the comparison with `is_training=False`, image by image; None where it was not kept.
+    noise: standard errors by which two modes must differ.
     """
 
     is_training_false: Evaluation
@@ -82,6 +95,17 @@ class ModeScores:
     recalibrated: Evaluation
     by_true: Paired | None = None
     by_recalibrated: Paired | None = None
+    noise: float = thresholds.NOISE
+
+    def together(self, other: "ModeScores") -> "ModeScores":
+        """The images of both: more of them, so that a difference shows which neither shows alone."""
+        modes = ("is_training_false", "is_training_true", "recalibrated")
+        pairs = ((self.by_true, other.by_true), (self.by_recalibrated, other.by_recalibrated))
+        return ModeScores(
+            *(total((getattr(self, mode), getattr(other, mode))) for mode in modes),
+            *(one + two if one and two else None for one, two in pairs),
+            noise=thresholds.NOISE_TOGETHER,
+        )
 
     @property
     def best(self) -> Evaluation:
@@ -89,25 +113,38 @@ class ModeScores:
         return max((self.is_training_false, self.is_training_true, self.recalibrated), key=lambda one: one.accuracy)
 
     @property
+    def least_loss(self) -> float:
+        """The loss of the mode with the smallest, nats per image; infinite where none is finite."""
+        losses = (self.is_training_false.loss, self.is_training_true.loss, self.recalibrated.loss)
+        return min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
+
+    @property
     def within_reach(self) -> float:
         """Accuracy that other statistics than the moving ones win; negative where they lose."""
         return max(self.is_training_true.accuracy, self.recalibrated.accuracy) - self.is_training_false.accuracy
 
     @property
+    def recalibrating_gain(self) -> Interval:
+        """Accuracy that recalibrated statistics win over the moving ones, with its interval."""
+        before, after, images = self.is_training_false, self.recalibrated, self.is_training_false.examples
+        changed = Paired(max(after.correct - before.correct, 0), max(before.correct - after.correct, 0))
+        return (self.by_recalibrated or changed).interval(images)
+
+    @property
     def true_helps(self) -> bool:
         """Whether `is_training=True` is better than False by more than noise."""
-        return better(self.is_training_true, self.is_training_false, paired=self.by_true)
+        return better(self.is_training_true, self.is_training_false, paired=self.by_true, noise=self.noise)
 
     @property
     def true_hurts(self) -> bool:
         """Whether `is_training=True` is worse than False by more than noise."""
         paired = self.by_true and self.by_true.reversed()
-        return better(self.is_training_false, self.is_training_true, paired=paired)
+        return better(self.is_training_false, self.is_training_true, paired=paired, noise=self.noise)
 
     @property
     def recalibrating_helps(self) -> bool:
         """Whether recalibrated statistics are better than the moving ones, in accuracy or from a hopeless loss."""
-        if better(self.recalibrated, self.is_training_false, paired=self.by_recalibrated):
+        if better(self.recalibrated, self.is_training_false, paired=self.by_recalibrated, noise=self.noise):
             return True
         # A poor model's accuracy may stay the same while stale statistics make its loss larger by orders of magnitude.
         excess = self.is_training_false.loss - self.recalibrated.loss
@@ -117,7 +154,7 @@ class ModeScores:
     def recalibrating_hurts(self) -> bool:
         """Whether recalibrated statistics are worse than the moving ones by more than noise."""
         paired = self.by_recalibrated and self.by_recalibrated.reversed()
-        return better(self.is_training_false, self.recalibrated, paired=paired)
+        return better(self.is_training_false, self.recalibrated, paired=paired, noise=self.noise)
 
 
 @dataclass(frozen=True)
@@ -237,6 +274,7 @@ class BNEvidence:
 
     partly_repaired: test images with `is_training=False` when only the layers at initial values are recalibrated.
     per_label: whether each class is a yes or no of its own, through a sigmoid.
+    unused: training images of the data that were not measured.
     """
 
     test: ModeScores
@@ -251,6 +289,12 @@ class BNEvidence:
     batches: BatchCheck | None = None
     partly_repaired: Evaluation | None = None
     per_label: bool = False
+    unused: int = 0
+
+    @cached_property
+    def together(self) -> ModeScores:
+        """Test and training images as one set."""
+        return self.test.together(self.train)
 
     @property
     def chance_loss(self) -> float:

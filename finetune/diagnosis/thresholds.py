@@ -2,9 +2,18 @@
 
 NOISE = 3.0
 """A difference of two accuracies counts when it is more than this many of its standard errors..."""
+NOISE_TOGETHER = 2.0
+"""The same for test and training images together. They are many, so `LEAST_GAP` is what protects a healthy model: in
+the clinic recalibrating changes one by at most 1.3 points of them."""
 LEAST_GAP = 0.02
 """...and more than this, as a fraction. Decay, augmentation and the choice of recalibration images make gaps of a point
 in healthy runs, and smaller gaps do little harm."""
+MARGIN = 0.05
+"""BatchNorm is acquitted only where the interval of what recalibrating gains ends below this, as a fraction. Half of a
+95 % interval is 4 points for 100 images of which 4 change, 1 point for 1,000 of which 2 % change."""
+INFORMATIVE = 0.1
+"""Training images speak for a small gain only where `is_training=False` gets more than this share of them wrong: where
+they are known by heart, other statistics can gain nothing on them and much on test images."""
 LEAST_EXCESS = 1.0
 """A loss this many nats, and twice the other loss, above it is not noise."""
 FORGOTTEN = 0.01

@@ -1,16 +1,24 @@
 """From evidence to one cause: a pure function over numbers. The first rule that applies names the cause."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from finetune.diagnosis.confidence import confidence
 from finetune.diagnosis.evidence import BNEvidence, Share, better, percent
 from finetune.diagnosis.rules import data_rules, statistics_rules
+from finetune.diagnosis.rules.neighbours import runner_up
 from finetune.diagnosis.rules.rule import Commands, Finding, Reading, size
+
+UNDETERMINED = "undetermined"
+"""The verdict that there are too few images for one."""
 
 RULES: tuple[Callable[[Reading], Finding | None], ...] = (
     # A cause that makes every other figure meaningless.
     statistics_rules.not_finite,
+    # Statistics at their initial values say nothing about the pixels, however well another preprocessing does by chance.
+    statistics_rules.not_saved,
+    statistics_rules.updates_never_ran,
     # Causes that recalibration would hide: it repairs the statistics for pixels that are fed wrongly.
     data_rules.wrong_preprocessing,
     data_rules.labels,
@@ -19,9 +27,8 @@ RULES: tuple[Callable[[Reading], Finding | None], ...] = (
     # A good is_training=True that no statistics can reach.
     data_rules.batch_composition,
     # The statistics themselves: first causes that show bit by bit, then those that are inferred.
-    statistics_rules.not_saved,
-    statistics_rules.updates_never_ran,
     statistics_rules.partially_restored,
+    statistics_rules.frozen_base,
     statistics_rules.source_untouched,
     statistics_rules.frozen_in_part,
     statistics_rules.share_left,
@@ -31,18 +38,23 @@ RULES: tuple[Callable[[Reading], Finding | None], ...] = (
     # Networks that need the noise of their batches, or that learnt around their statistics.
     statistics_rules.few_values,
     statistics_rules.learnt_around,
+    # Images that cannot show whether the statistics are to blame.
+    data_rules.undetermined,
     # Causes outside of BatchNorm.
     data_rules.undertrained,
     data_rules.overfitting,
+    data_rules.inference_by_design,
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One cause.
+    """One cause, or `undetermined`.
 
     cause: a stable code. sentence: for people. evidence: the lines that led to it. not_because: what it is not.
-    remedy: a command to type.
+    remedy: a command to type. confidence: how often such a verdict is right, in [0, 1], measured in the clinic.
+    runner_up: the cause that came second, and why_not: the figure by which it lost; "" where there is none.
+    possible: where it is undetermined, the cause there is if BatchNorm is to blame, and the one if it is not.
     """
 
     cause: str
@@ -50,28 +62,53 @@ class Verdict:
     evidence: tuple[str, ...]
     remedy: str | None = None
     not_because: tuple[str, ...] = ()
+    confidence: float = 0.0
+    runner_up: str = ""
+    why_not: str = ""
+    possible: tuple[str, ...] = ()
 
     @property
     def healthy(self) -> bool:
         """Whether BatchNorm is healthy. The model can be bad for other reasons."""
-        return self.cause == "healthy" or self.cause.startswith("not-batchnorm")
+        return self.cause in ("healthy", "inference-mode-by-design") or self.cause.startswith("not-batchnorm")
+
+    @property
+    def exit_code(self) -> int:
+        """Of `finetune diagnose-bn`: 0 healthy, 3 unhealthy, 4 undetermined."""
+        return 4 if self.cause == UNDETERMINED else 0 if self.healthy else 3
 
     def to_json(self) -> dict[str, Any]:
-        """`verdict` of the JSON report."""
-        return {**asdict(self), "healthy": self.healthy}
+        """`verdict` of the JSON report. `healthy` is null where it is undetermined."""
+        return {**asdict(self), "healthy": None if self.cause == UNDETERMINED else self.healthy}
 
 
 def judge(evidence: BNEvidence, commands: Commands) -> Verdict:
     """Name the cause. Its remedy is typed with `commands`."""
     reading = Reading(evidence, commands)
-    found = next((one for rule in RULES if (one := rule(reading))), None) or data_rules.healthy(reading)
+    found = _find(reading, RULES)
+    other, why = "", ""
+    possible: tuple[str, ...] = ()
+    if found.cause == UNDETERMINED:
+        rules = [rule for rule in RULES if rule is not data_rules.undetermined]
+        possible = (_find(replace(reading, assume_cured=True), rules).cause, _find(reading, rules).cause)
+    else:
+        other, why = runner_up(reading, found.cause)
     return Verdict(
         found.cause,
         found.sentence,
         (*_accuracy_lines(evidence), *found.because, *_statistics_lines(reading)),
         found.remedy,
         _ruled_out(reading, found.cause),
+        confidence=confidence(reading, found),
+        runner_up=other,
+        why_not=why,
+        possible=possible,
     )
+
+
+def _find(reading: Reading, rules: Sequence[Callable[[Reading], Finding | None]]) -> Finding:
+    """The finding of the first rule that applies."""
+    return next((one for rule in rules if (one := rule(reading))), None) or data_rules.healthy(reading)
 
 
 def _accuracy_lines(evidence: BNEvidence) -> list[str]:
@@ -146,11 +183,9 @@ def _ruled_out(seen: Reading, cause: str) -> tuple[str, ...]:
     """The causes that the verdict rules out, each with the figure that shows it."""
     evidence, lines = seen.evidence, []
     test, train = evidence.test, evidence.train
-    if not seen.cured and cause not in ("not-finite", "trained-in-inference-mode", "wrong-preprocessing"):
-        lines.append(
-            f"not stale statistics: recalibrating them gives {percent(test.recalibrated)} on test images, "
-            f"{percent(test.is_training_false)} without"
-        )
+    stated = ("not-finite", "trained-in-inference-mode", "wrong-preprocessing", "healthy", UNDETERMINED)
+    if seen.acquitted and not seen.cured and cause not in stated:
+        lines.append(f"not stale statistics: {data_rules.agreement(seen)}")
     check = evidence.preprocessing
     others = [trial for trial in check.trials if trial.name != check.current] if check else []
     if check is not None and others and cause != "wrong-preprocessing":

@@ -6,6 +6,7 @@ Each gives a Finding, or None if it does not apply.
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.evidence import better, percent
 from finetune.diagnosis.rules.rule import Finding, Reading
+from finetune.evaluation.significance import images_needed
 
 
 def wrong_preprocessing(seen: Reading) -> Finding | None:
@@ -33,6 +34,7 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
         f"else changed, is_training=False gives {percent(check.test)} on test images instead of {percent(test)}. "
         "Recalibrating would only hide that.",
         f"finetune diagnose-bn {seen.commands.target} --preprocess {name}",
+        basis="tried",
     )
 
 
@@ -51,6 +53,7 @@ def labels(seen: Reading) -> Finding | None:
         f"{explained:.1%} of the predictions on test images instead of {check.accuracy:.1%}"
         f"{'' if also else ', while the training labels fit as they are'}.",
         seen.commands.train(why="with the classes in the order the network was trained with"),
+        basis="tried",
     )
 
 
@@ -70,6 +73,7 @@ def different_data(seen: Reading) -> Finding | None:
             f"the first layers' statistics on test images are {sigmas:.2f} sigmas from those on training images, "
             f"{errors:.0f} times the difference that chance gives",
         ),
+        basis="fitted",
     )
 
 
@@ -94,37 +98,94 @@ def batch_composition(seen: Reading) -> Finding | None:
         f"{percent(check.shuffled)} for the same images shuffled. The network was trained on ordered or uniform "
         "batches and infers the class from the rest of the batch; no other statistics can repair that.",
         seen.commands.train("--bn", "train", why="finetune shuffles the training images"),
+        basis="tried",
+    )
+
+
+def undetermined(seen: Reading) -> Finding | None:
+    """Recalibrating may gain more than the margin or nothing: the images are too few to show which."""
+    if seen.cured or seen.acquitted or seen.evidence.facts.by_design:
+        return None
+    evidence, gain = seen.evidence, seen.gain
+    images, changed = _compared(seen)
+    needed = images_needed(max(gain.estimate, thresholds.MARGIN), changed / images)
+    more = max(needed - images, images // 4, 1)
+    wanted = evidence.train.is_training_false.examples + more
+    if evidence.unused >= more:
+        remedy = f"finetune diagnose-bn {seen.commands.target} --images {wanted}"
+        what = f"About {more} more training images (--images {wanted})"
+    else:
+        remedy = f"finetune diagnose-bn {seen.commands.target}  # with about {more} more test images in the data"
+        what = f"About {more} more test images"
+    return Finding(
+        "undetermined",
+        f"{images} images cannot show whether BatchNorm is to blame: recalibrating changes accuracy by {gain} (95 % "
+        f"interval), and only a gain under {100 * thresholds.MARGIN:g} points would acquit it. {what} would find a gain "
+        f"of {100 * max(gain.estimate, thresholds.MARGIN):.0f} points nine times in ten.",
+        remedy,
     )
 
 
 def undertrained(seen: Reading) -> Finding | None:
-    """The network does badly on its training images too."""
-    train = seen.evidence.train.is_training_false
-    if train.loss <= thresholds.UNDERTRAINED * seen.evidence.chance_loss:
+    """The network does badly on its training images too, with every kind of statistics."""
+    train = seen.evidence.train
+    if train.least_loss <= thresholds.UNDERTRAINED * seen.evidence.chance_loss:
         return None
     return Finding(
         "not-batchnorm: undertrained",
-        f"BatchNorm is not to blame: {_agreement(seen)}, and training images are no better ({percent(train)}).",
+        f"BatchNorm is not to blame: {agreement(seen)}. Training images are no better ({percent(train.best)}, with the "
+        "best statistics).",
         seen.commands.train("--epochs", "20", why="more epochs than before, or another --learning-rate"),
     )
 
 
 def overfitting(seen: Reading) -> Finding | None:
-    """The gap between training and test images is there with every kind of statistics."""
-    train, test = seen.evidence.train.is_training_false, seen.evidence.test.is_training_false
+    """The gap between training and test images is there with the best statistics."""
+    train, test = seen.evidence.train.best, seen.evidence.test.best
     if not better(train, test, thresholds.OVERFITTED):
         return None
     return Finding(
         "not-batchnorm: overfitting",
-        f"BatchNorm is not to blame: {_agreement(seen)}; the gap to the training images ({percent(train)}) is there "
-        "with every kind of statistics.",
+        f"BatchNorm is not to blame: {agreement(seen)}. With the best statistics, training images are at "
+        f"{percent(train)} and test images at {percent(test)}.",
         seen.commands.train("--augment", "crop-flip", "--patience", "3", why="or more images, or --freeze-until STAGE"),
+    )
+
+
+def inference_by_design(seen: Reading) -> Finding | None:
+    """The graph fixes inference mode, and no other statistics do better: a plan that worked."""
+    if not seen.evidence.facts.by_design or seen.cured:
+        return None
+    return Finding(
+        "inference-mode-by-design",
+        "BatchNorm is healthy: the model calls it in inference mode in training too, as base(x, training=False) does, "
+        f"so is_training=False is what was trained. {agreement(seen)[0].upper()}{agreement(seen)[1:]}.",
+        None,
+        basis="records",
     )
 
 
 def healthy(seen: Reading) -> Finding:
     """Nothing else applies."""
-    return Finding("healthy", f"BatchNorm is healthy: {_agreement(seen)}.", None)
+    return Finding("healthy", f"BatchNorm is healthy: {agreement(seen)}.", None)
+
+
+def agreement(seen: Reading) -> str:
+    """What the images show of recalibrating, where it is not the cure."""
+    test, gain = seen.evidence.test, seen.gain
+    figures = f"test images {percent(test.is_training_false)} -> {percent(test.recalibrated)}"
+    if gain.high < 0:
+        return f"recalibrating makes it worse ({figures})"
+    images, _ = _compared(seen)
+    return f"recalibrating changes accuracy by {gain} (95 % interval on {images} images; {figures})"
+
+
+def _compared(seen: Reading) -> tuple[int, int]:
+    """(the images behind `Reading.gain`, those whose outcome recalibrating changes)."""
+    scores = seen.gain_scores
+    changed = scores.by_recalibrated
+    apart = abs(scores.recalibrated.correct - scores.is_training_false.correct)
+    return scores.is_training_false.examples, changed.gained + changed.lost if changed else apart
 
 
 def _explained(seen: Reading) -> float:
@@ -134,11 +195,3 @@ def _explained(seen: Reading) -> float:
         return 0.0
     best = max(check.permuted_accuracy, check.offset_accuracy)
     return best if best - check.accuracy >= thresholds.RENUMBERED else 0.0
-
-
-def _agreement(seen: Reading) -> str:
-    test = seen.evidence.test
-    figures = f"({percent(test.is_training_false)} and {percent(test.recalibrated)})"
-    if test.recalibrating_hurts:
-        return f"on test images the moving statistics do better than recalibrated ones {figures}"
-    return f"moving and recalibrated statistics agree on test images {figures}"

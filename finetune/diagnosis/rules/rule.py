@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from finetune.diagnosis import thresholds
-from finetune.diagnosis.evidence import BNEvidence, LayerDrift, Share, percent
+from finetune.diagnosis.evidence import BNEvidence, LayerDrift, ModeScores, Share, percent
+from finetune.evaluation.significance import Interval
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Commands:
         return f"{self.recalibrate}  # or train again: {self.train(*options)}"
 
 
+Basis = Literal["exact", "records", "tried", "fitted", "excluded"]
+"""What a finding stands on: values that are equal bit by bit, records of the training, a change that was tried and
+helped, a fit to arrays, or that nothing else applies."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """The outcome of a rule that applies. `because` are its own lines of evidence."""
@@ -42,33 +49,69 @@ class Finding:
     sentence: str
     remedy: str | None
     because: tuple[str, ...] = ()
+    basis: Basis = "excluded"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Evidence, and what follows from it for several rules."""
+    """Evidence, and what follows from it for several rules.
+
+    assume_cured: read as if recalibrating had helped, to find the cause there would be.
+    """
 
     evidence: BNEvidence
     commands: Commands
+    assume_cured: bool = False
 
     @cached_property
     def cured(self) -> bool:
-        """Whether recalibrating the statistics alone brings test accuracy (or a hopeless loss) back."""
-        return self.evidence.test.recalibrating_helps
+        """Whether recalibrating the statistics alone brings back accuracy, or a loss that was hopeless.
+
+        Test and training images count together: statistics that explain a gap on training images are to blame, however
+        few test images there are, unless test images contradict it.
+        """
+        test, together = self.evidence.test, self.evidence.together
+        agrees = test.recalibrated.correct >= test.is_training_false.correct
+        return self.assume_cured or test.recalibrating_helps or (agrees and together.recalibrating_helps)
 
     @cached_property
     def cured_on_training(self) -> bool:
-        """The same on training images."""
+        """The same on training images alone."""
         return self.evidence.train.recalibrating_helps
+
+    @cached_property
+    def true_helps(self) -> bool:
+        """Whether `is_training=True` is better than False on test and on training images."""
+        test, train, together = self.evidence.test, self.evidence.train, self.evidence.together
+        agrees = all(one.is_training_true.correct > one.is_training_false.correct for one in (test, train))
+        return (test.true_helps and train.true_helps) or (agrees and together.true_helps)
+
+    @property
+    def gain_scores(self) -> ModeScores:
+        """Test images, together with the training images if these can show a gain."""
+        informative = self.evidence.train.is_training_false.accuracy < 1 - thresholds.INFORMATIVE
+        return self.evidence.together if informative else self.evidence.test
+
+    @cached_property
+    def gain(self) -> Interval:
+        """Accuracy that recalibrating gains on `gain_scores`."""
+        return self.gain_scores.recalibrating_gain
+
+    @property
+    def acquitted(self) -> bool:
+        """Whether the images show that recalibrating gains less than the margin."""
+        return self.gain.high < thresholds.MARGIN
 
     @property
     def lost(self) -> str:
         """What the statistics cost, as a sentence without its stop."""
-        test = self.evidence.test
-        return (
-            f"is_training=False gives {percent(test.is_training_false)} on test images, the same weights with "
-            f"statistics recalibrated on training images {percent(test.recalibrated)}"
-        )
+        test, train = self.evidence.test, self.evidence.train
+        shown = f"{percent(test.is_training_false)} on test images"
+        regained = percent(test.recalibrated)
+        if not test.recalibrating_helps:
+            shown += f" and {percent(train.is_training_false)} on training images"
+            regained += f" and {percent(train.recalibrated)}"
+        return f"is_training=False gives {shown}, the same weights with statistics recalibrated on training images {regained}"
 
     @cached_property
     def untouched(self) -> bool:

@@ -21,6 +21,7 @@ def not_finite(seen: Reading) -> Finding | None:
             "not-finite",
             f"The network itself is not finite any more: {where} are NaN or infinite. No statistics can repair that.",
             seen.commands.train("--clip-norm", "1", why="and a lower --learning-rate"),
+            basis="exact",
         )
     if broken or negative:
         what = "are NaN or infinite" if broken else "have negative variances"
@@ -30,6 +31,7 @@ def not_finite(seen: Reading) -> Finding | None:
             f"The moving statistics of {len(names)} of {len(layers)} BN layers {what}, the first in {names[0]}; "
             f"the weights are fine: recalibrated on training images they give {percent(evidence.test.recalibrated)}.",
             seen.commands.recalibrate,
+            basis="exact",
         )
     return None
 
@@ -43,6 +45,7 @@ def not_saved(seen: Reading) -> Finding | None:
         "The file holds no moving statistics (a Saver of trainable_variables() leaves them out): they are at 0 and 1. "
         f"{seen.lost}.",
         seen.commands.recalibrate,
+        basis="exact",
     )
 
 
@@ -56,6 +59,7 @@ def updates_never_ran(seen: Reading) -> Finding | None:
         f"The moving statistics still have their initial values {mean:g} and {variance:g}: the update operations never "
         f"ran. {seen.lost}.",
         seen.commands.recalibrate,
+        basis="exact",
     )
 
 
@@ -77,6 +81,28 @@ def partially_restored(seen: Reading) -> Finding | None:
         f"checkpoint was restored in part, and the first layer missed is {initial[0]}. {seen.lost}.",
         seen.commands.recalibrate,
         because,
+        basis="exact",
+    )
+
+
+def frozen_base(seen: Reading) -> Finding | None:
+    """No statistic and no weight below the last BatchNorm changed, and the statistics of the data do better."""
+    facts = seen.evidence.facts
+    if not (_to_blame(seen) and seen.never_updated and facts.base_moved is False):
+        return None
+    shown = seen.untouched and any(layer.at_source for layer in seen.evidence.layers)
+    how = (
+        "every weight and every moving statistic of the base is bit-equal to the source's"
+        if shown
+        else "the file marks every layer of the base as frozen (--source-checkpoint would prove that none changed)"
+    )
+    return Finding(
+        "frozen-base-normalised-by-batch",
+        "The base was frozen, but normalised by batch statistics while the head was trained, and normalises by the "
+        f"source's moving statistics now: as in Keras before 2.1.3, or after base(x, training=True). {seen.lost}.",
+        seen.commands.recalibrate_or("--freeze", "'*'"),
+        (how,),
+        basis="exact" if shown else "records",
     )
 
 
@@ -84,17 +110,24 @@ def source_untouched(seen: Reading) -> Finding | None:
     """Every layer is bit-equal to the source while the weights changed, and the statistics of the data do better."""
     if not (_to_blame(seen) and seen.never_updated and seen.evidence.facts.weights_moved is not False):
         return None
+    facts = seen.evidence.facts
     if seen.frozen:
         cause, how = "frozen-statistics-trained-weights", "they were frozen while the weights below them trained"
     else:
         cause, how = "updates-never-ran-since-source", "the update operations never ran in fine-tuning"
+    changed = (
+        "while the weights changed"
+        if facts.base_moved or facts.weights_moved
+        else "while batch statistics do better (whether a weight changed is not known)"
+    )
     new = sum(layer.at_initial and not layer.at_source for layer in seen.evidence.layers)
     others = f" ({new} more at 0 and 1: new in this network)" if new else ""
     state = f"are bit-equal to the source checkpoint's{others}" if seen.untouched else "took no update in training"
     return Finding(
         cause,
-        f"The moving statistics {state} while the weights changed: {how}. {seen.lost}.",
+        f"The moving statistics {state} {changed}: {how}. {seen.lost}.",
         seen.commands.recalibrate_or("--bn", "train", "--bn-updates", "on", "--bn-decay", "auto"),
+        basis="exact" if seen.untouched else "records",
     )
 
 
@@ -109,6 +142,7 @@ def frozen_in_part(seen: Reading) -> Finding | None:
         f"The statistics of {len(fixed)} of {len(layers)} BN layers (the first is {fixed[0]}) are bit-equal to the "
         f"source's while the others changed: they were frozen, but the weights below them trained. {seen.lost}.",
         seen.commands.recalibrate_or("--bn", "train"),
+        basis="exact",
     )
 
 
@@ -135,7 +169,12 @@ def share_left(seen: Reading) -> Finding | None:
             f"The decay was too high for the number of updates: about {fit.share:.0%} of the {start} statistics is "
             "still in the moving averages."
         )
-    return Finding("statistics-lag", f"{sentence} {seen.lost}.", seen.commands.recalibrate_or("--bn-decay", decay))
+    return Finding(
+        "statistics-lag",
+        f"{sentence} {seen.lost}.",
+        seen.commands.recalibrate_or("--bn-decay", decay),
+        basis="fitted" if facts.residual is None else "records",
+    )
 
 
 def averaged_weights(seen: Reading) -> Finding | None:
@@ -161,6 +200,7 @@ def averaged_weights(seen: Reading) -> Finding | None:
         f"statistics belong to the raw weights of the last step. {seen.lost}.",
         seen.commands.recalibrate,
         because,
+        basis="records" if facts.weights_averaged else "fitted",
     )
 
 
@@ -181,6 +221,7 @@ def noisy(seen: Reading) -> Finding | None:
         f"of a single batch does, being {window} of too few values.{convention} {seen.lost}.",
         seen.commands.recalibrate_or("--bn-decay", "auto", *options),
         (f"the smallest layer takes its statistics over {values:.0f} values a channel and batch",),
+        basis="fitted",
     )
 
 
@@ -204,8 +245,7 @@ def outrun(seen: Reading) -> Finding | None:
 def few_values(seen: Reading) -> Finding | None:
     """Only batch statistics do well, in any order of images, and they are taken over very few values."""
     values, size = _smallest(seen)
-    helps = seen.evidence.test.true_helps and seen.evidence.train.true_helps
-    if not helps or min(size, values) >= thresholds.FEW_VALUES:
+    if not seen.true_helps or min(size, values) >= thresholds.FEW_VALUES:
         return None
     few = f"values ({values:.0f} a channel in its smallest layer)"
     if values >= thresholds.FEW_VALUES:
@@ -226,7 +266,7 @@ def learnt_around(seen: Reading) -> Finding | None:
     on_purpose = seen.frozen and not initial
     if not seen.untouched or on_purpose or evidence.facts.weights_moved is False:
         return None
-    worse = test.true_hurts or test.recalibrating_hurts
+    worse = test.true_hurts or test.recalibrating_hurts or (seen.gain.high < 0 and evidence.together.recalibrating_hurts)
     learnt = test.is_training_false.accuracy > 1.5 / evidence.classes and seen.drift > thresholds.FAR_SIGMAS
     if not worse and not (initial and learnt):
         return None
@@ -243,7 +283,7 @@ def learnt_around(seen: Reading) -> Finding | None:
 
 def _to_blame(seen: Reading) -> bool:
     """Whether recalibrated statistics do better or, with too few training images for these, those of batches."""
-    return seen.cured or (seen.evidence.test.true_helps and seen.evidence.train.true_helps)
+    return seen.cured or seen.true_helps
 
 
 def _smallest(seen: Reading) -> tuple[float, int]:

@@ -28,9 +28,9 @@ def ways(false, true, recalibrated, **kwargs):
     return ModeScores(score(false, **kwargs), score(true, **kwargs), score(recalibrated, **kwargs))
 
 
-def changed(false, recalibrated, by):
+def changed(false, recalibrated, by, **kwargs):
     """False and True alike; recalibrated changes single images."""
-    return dataclasses.replace(ways(false, false, recalibrated), by_true=Paired(0, 0), by_recalibrated=by)
+    return dataclasses.replace(ways(false, false, recalibrated, **kwargs), by_true=Paired(0, 0), by_recalibrated=by)
 
 
 def layer(shift=0.03, noise=0.02, initial=False, source=False, **kwargs):

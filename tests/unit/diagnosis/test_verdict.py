@@ -17,8 +17,13 @@ VERDICTS = Path(__file__).with_name("verdicts.json")
 def test_cause(name):
     verdict = judge(dataclasses.replace(HEALTHY, **CASES[name]), COMMANDS)
     assert name == verdict.cause or name.startswith((verdict.cause + ":", verdict.cause + ","))
-    assert verdict.healthy == (verdict.cause == "healthy" or verdict.cause.startswith("not-batchnorm"))
-    assert (verdict.remedy is None) == (verdict.cause == "healthy")
+    fine = verdict.cause in ("healthy", "inference-mode-by-design")
+    assert verdict.healthy == (fine or verdict.cause.startswith("not-batchnorm"))
+    assert verdict.exit_code == (4 if verdict.cause == "undetermined" else 0 if verdict.healthy else 3)
+    assert (verdict.remedy is None) == fine
+    assert 0.5 <= verdict.confidence < 1
+    assert verdict.runner_up != verdict.cause and bool(verdict.why_not) == bool(verdict.runner_up)
+    assert bool(verdict.runner_up) == (verdict.cause != "undetermined")
     assert any("is_training=False" in line for line in verdict.evidence)
 
 
@@ -46,10 +51,12 @@ def test_recalibrating_is_the_remedy_where_it_cures_and_nowhere_else(name):
     evidence = dataclasses.replace(HEALTHY, **CASES[name])
     verdict = judge(evidence, COMMANDS)
     recalibrate = (verdict.remedy or "").startswith("finetune recalibrate-bn runs/x")
-    cures = evidence.test.recalibrated.loss < evidence.test.is_training_false.loss or (
-        evidence.test.recalibrated.accuracy > evidence.test.is_training_false.accuracy + 0.03
+    cures = any(
+        scores.recalibrated.loss < scores.is_training_false.loss
+        or scores.recalibrated.accuracy > scores.is_training_false.accuracy + 0.03
+        for scores in (evidence.test, evidence.train)
     )
-    mended_otherwise = verdict.healthy or verdict.cause in ("wrong-preprocessing", "not-finite")
+    mended_otherwise = verdict.healthy or verdict.cause in ("wrong-preprocessing", "not-finite", "undetermined")
     assert recalibrate == cures or mended_otherwise
 
 

@@ -152,7 +152,7 @@ EDGES = {
     ),
     "undertrained at 0.6 log 10": (
         {"train": ways(0.5, 0.5, 0.5, loss=1.3816), "test": ways(0.5, 0.5, 0.5), "labels": labels(0.5)},
-        "training images are no better",
+        "Training images are no better",
         "healthy",
         {"train": ways(0.5, 0.5, 0.5, loss=1.3815)},
     ),
