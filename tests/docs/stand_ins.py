@@ -78,9 +78,8 @@ def _network(spec: BackboneSpec) -> networks.Network:
     )
 
 
-@contextlib.contextmanager
-def mirror(folder: Path) -> Iterator[str]:
-    """The address of a server with an archive for each row of SERVED that has an address."""
+def write_mirror(folder: Path) -> None:
+    """An archive for each row of SERVED that has an address."""
     for name in SERVED:
         spec = find_row(f"slim/{name}")
         if spec.url is None:
@@ -93,6 +92,11 @@ def mirror(folder: Path) -> Iterator[str]:
         with tarfile.open(path, "w:gz", compresslevel=1) as archive:
             for ending in (".index", ".data-00000-of-00001"):
                 archive.add(f"{prefix}{ending}", arcname=f"{prefix.name}{ending}")
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a server of that folder."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):

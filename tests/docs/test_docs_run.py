@@ -22,9 +22,12 @@ from finetune.config import RunConfig
 from finetune.training.start import plan, start
 from tests.docs import stand_ins
 from tests.docs.doc_pages import PAGES, ROOT, Block, blocks, commands
+from tests.support.shared import made_once
 from tests.support.warm_shell import Ran, WarmShell
 
-SMALL = {"run": "--epochs 1 --image-size 32 --batch-size 20", "export": "--images 40"}
+SMALL = {"run": "--epochs 1 --image-size 32 --batch-size 20"} | dict.fromkeys(
+    ("export", "diagnose-bn", "recalibrate-bn"), "--images 40"
+)
 """Command -> what makes it small; `--examples 60` besides where a run does not say `--few-shot`."""
 
 _TWO_EPOCHS = {"run": "--epochs 2 --image-size 32 --batch-size 20"}
@@ -74,26 +77,36 @@ class Shortening:
                 added.append("--dry-run")
                 if "--run-dir" in real:
                     shutil.copytree(self._place / "RUN", self._place / real[real.index("--run-dir") + 1])
-        elif real and real[0] == "export":
-            added = self.small["export"].split()
+        elif real and real[0] in self.small and "--images" not in real:
+            added = self.small[real[0]].split()
             if "--assert-accuracy" in real:
                 added += ["--assert-accuracy", "0"]
         return [*real, *added], added
 
 
+def make_everything(folder: Path) -> None:
+    """The stand-ins: `home`, what is `served`, and the `shelf`."""
+    stand_ins.write_mirror(folder / "served")
+    stand_ins.make_home(folder / "home")
+    (folder / "shelf").mkdir()
+    with pytest.MonkeyPatch.context() as patch, stand_ins.served(folder / "served") as address:
+        patch.setenv("FINETUNE_HOME", str(folder / "home"))
+        patch.setenv("FINETUNE_MIRROR", address)
+        stand_ins.make_shelf(folder / "shelf")
+
+
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
     """The stand-ins, and an environment in which `finetune` sees no other ones."""
-    folder = tmp_path_factory.mktemp("docs")
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setenv("FINETUNE_HOME", str(folder / "home"))
         stack.enter_context(stand_ins.thin_rows())
-        patch.setenv("FINETUNE_MIRROR", stack.enter_context(stand_ins.mirror(folder / "served")))
-        stand_ins.make_home(folder / "home")
-        (folder / "shelf").mkdir()
-        stand_ins.make_shelf(folder / "shelf")
-        yield folder / "shelf"
+        made, _ = made_once(tmp_path_factory, "docs", make_everything)
+        home = tmp_path_factory.mktemp("docs") / "home"
+        shutil.copytree(made / "home", home)  # pages write into it
+        patch.setenv("FINETUNE_HOME", str(home))
+        patch.setenv("FINETUNE_MIRROR", stack.enter_context(stand_ins.served(made / "served")))
+        yield made / "shelf"
 
 
 def exit_codes(block: Block) -> dict[tuple[str, ...], tuple[int, str]]:
