@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from finetune.batchnorm.scores import Scores
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics, Subject
-from finetune.batchnorm.surgery import bn_layers
+from finetune.batchnorm.surgery import bn_layers, is_bn, parts
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,18 @@ class KerasSubject(Subject):
             )
             for layer in bn_layers(self._model)
         ]
+
+    @property
+    def kernels(self) -> dict[str, np.ndarray]:
+        """Of the layers before the last BN layer, in the model's order."""
+        layers = parts(self._model)
+        last = max((number for number, layer in enumerate(layers) if is_bn(layer)), default=0)
+        return {
+            f"{layer.name}/{variable.name}": np.array(variable)
+            for layer in layers[:last]
+            if not is_bn(layer)
+            for variable in layer.weights
+        }
 
     def forward(self, statistics: Statistics) -> Forward:
         """The model on `[batch, height, width, 3]`, without dropout and updates; traced immediately."""

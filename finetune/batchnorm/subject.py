@@ -70,6 +70,12 @@ class Subject(Runnable, Protocol):
         """Whether `forward` takes whole numbers from 0 to 255 and prepares them itself."""
         return False
 
+    @property
+    def kernels(self) -> Mapping[str, np.ndarray]:
+        """The weights of other layers below the last BN layer, by layer and kind (`conv1/kernel`); empty where these
+        are not known."""
+        return {}
+
     def snapshot(self) -> Snapshot:
         """A copy of every moving statistic."""
 

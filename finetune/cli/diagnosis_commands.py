@@ -32,7 +32,7 @@ def diagnose_bn(images: int, all_checks: bool, quick: bool, html: Path | None, *
 
     RUN is a run directory or a .keras file in one. MODEL is a Keras model (.keras, .h5, SavedModel). For a slim
     checkpoint give --backbone and --checkpoint, for any TF1 graph --meta-graph. Exit code 3 means BatchNorm is
-    unhealthy.
+    unhealthy, 4 that the images are too few to show whether it is.
 
     \b
     finetune diagnose-bn runs/my-run
@@ -63,8 +63,7 @@ def diagnose_bn(images: int, all_checks: bool, quick: bool, html: Path | None, *
         write_text(html, render_diagnosis_page(diagnosis.to_json()))
     if not printed_json(diagnosis.to_json()):
         _show_diagnosis(diagnosis)
-    if not diagnosis.verdict.healthy:
-        sys.exit(3)
+    sys.exit(diagnosis.verdict.exit_code)
 
 
 def _show_diagnosis(diagnosis: "Diagnosis") -> None:
@@ -95,6 +94,8 @@ def _show_diagnosis(diagnosis: "Diagnosis") -> None:
     out.print_block(plain_table(*tabulated(layers, columns)))
     out.print(f"{verdict.cause}: {verdict.sentence}", markup=False)
     for line in (*verdict.evidence[len(splits) :], *verdict.not_because):
+        out.print(f"  - {line}", markup=False)
+    for line in verdict.doubts:
         out.print(f"  - {line}", markup=False)
     if verdict.remedy:
         out.print(f"remedy: {verdict.remedy}", markup=False)

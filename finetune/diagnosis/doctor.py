@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,7 @@ def diagnose(
         extent=extent,
         on_batch=on_batch,
     )
+    evidence = replace(evidence, unused=len(target.data.known().train) - evidence.train.is_training_false.examples)
     diagnosis = Diagnosis(target.name, evidence, judge(evidence, target.commands))
     target.record(diagnosis.to_json())
     return diagnosis

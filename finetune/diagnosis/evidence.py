@@ -99,11 +99,12 @@ class ModeScores:
 
     def together(self, other: "ModeScores") -> "ModeScores":
         """The images of both: more of them, so that a difference shows which neither shows alone."""
-        modes = ("is_training_false", "is_training_true", "recalibrated")
-        pairs = ((self.by_true, other.by_true), (self.by_recalibrated, other.by_recalibrated))
         return ModeScores(
-            *(total((getattr(self, mode), getattr(other, mode))) for mode in modes),
-            *(one + two if one and two else None for one, two in pairs),
+            total((self.is_training_false, other.is_training_false)),
+            total((self.is_training_true, other.is_training_true)),
+            total((self.recalibrated, other.recalibrated)),
+            self.by_true + other.by_true if self.by_true and other.by_true else None,
+            self.by_recalibrated + other.by_recalibrated if self.by_recalibrated and other.by_recalibrated else None,
             noise=thresholds.NOISE_TOGETHER,
         )
 

@@ -16,7 +16,8 @@ UNDETERMINED = "undetermined"
 RULES: tuple[Callable[[Reading], Finding | None], ...] = (
     # A cause that makes every other figure meaningless.
     statistics_rules.not_finite,
-    # Statistics at their initial values say nothing about the pixels, however well another preprocessing does by chance.
+    # Statistics at their initial values say nothing about the pixels. Another preprocessing may do well with them by
+    # chance.
     statistics_rules.not_saved,
     statistics_rules.updates_never_ran,
     # Causes that recalibration would hide: it repairs the statistics for pixels that are fed wrongly.
@@ -76,6 +77,15 @@ class Verdict:
     def exit_code(self) -> int:
         """Of `finetune diagnose-bn`: 0 healthy, 3 unhealthy, 4 undetermined."""
         return 4 if self.cause == UNDETERMINED else 0 if self.healthy else 3
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """The runner-up, or the causes still possible, and the confidence, a sentence each."""
+        if self.possible:
+            ill, harmless = self.possible
+            return (f"possible: {ill}, if recalibrating helps; {harmless}, if it does not",)
+        lost = f"runner-up: {self.runner_up}; against it: {self.why_not}"
+        return (lost, f"confidence: {self.confidence:.0%} of such verdicts are right")
 
     def to_json(self) -> dict[str, Any]:
         """`verdict` of the JSON report. `healthy` is null where it is undetermined."""
@@ -143,7 +153,7 @@ def _statistics_lines(seen: Reading) -> list[str]:
         lines.append("gamma and beta of every BN layer are bit-equal to the source's: the layers were frozen")
     if seen.share is not None:
         lines.append(_share_line(seen.share))
-    if facts.residual is not None:
+    if facts.residual is not None and facts.updates:
         lines.append(
             f"share of the starting {facts.statistics} that is left, by the records: {facts.decay:g}^{facts.updates} = "
             f"{facts.residual:.2g}"

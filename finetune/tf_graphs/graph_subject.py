@@ -86,6 +86,8 @@ class GraphSubject:
         self._layers, self._files = modes.layers, files
         wiring = facts.wiring
         self._updates = [name for name in (*wiring.updates, *wiring.serving) if name in modes.batch.nodes]
+        inputs = [site.x.node for layer in modes.layers[-1:] for site in layer.sites]
+        self._below = modes.batch.ancestors(inputs, control=False)
         self._tf = tf.Graph()
         self._variables: dict[str, _Variable] = {}
         with self._tf.as_default():
@@ -104,6 +106,12 @@ class GraphSubject:
         self.layers = [
             BNInfo(one.name, one.epsilon, array(one.gamma), array(one.beta), one.initial) for one in modes.layers
         ]
+
+    @cached_property
+    def kernels(self) -> dict[str, np.ndarray]:
+        """The variables that the last BN layer's input depends on, other than BatchNorm's own."""
+        own = {one for layer in self._layers for one in (layer.mean, layer.variance, layer.gamma, layer.beta)}
+        return {name: value for name, value in self._files.values.items() if name in self._below and name not in own}
 
     @property
     def outputs(self) -> int:

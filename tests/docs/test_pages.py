@@ -16,6 +16,7 @@ from finetune.backbone.networks.network import layers_by_stage
 from finetune.batchnorm.policy import parse_bn_rule
 from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis import thresholds
+from finetune.diagnosis.rules.neighbours import NEIGHBOURS
 from tests.support.places import ROOT
 
 DOCS = ROOT / "docs"
@@ -66,9 +67,13 @@ def test_every_freezing_recipe_freezes_what_it_says():
 
 def test_the_table_of_causes_has_the_thresholds_of_the_verdict():
     text = (DOCS / "diagnosis.md").read_text()
-    table = text.partition("## How a cause is recognised")[2].partition("## The JSON report")[0]
+    table = text.partition("## How a cause is recognised")[2].partition("## The runner-up")[0]
     causes = dict(re.findall(r"^\| `([\w: -]+)` \| ([^|]+) \|", table, re.MULTILINE))
-    assert len(causes) == 17, "sixteen causes and healthy"
+    assert len(causes) == 20, "seventeen causes, undetermined, by design and healthy"
+    assert causes.keys() == NEIGHBOURS.keys() | {"updates-never-ran", "undetermined"}
+    assert f"end below {thresholds.MARGIN * 100:.0f} points" in text
+    assert f"more than {thresholds.INFORMATIVE:.0%} of them wrong".replace("%", " %") in text
+    assert f"{thresholds.NOISE_TOGETHER:.0f} standard errors is a gap too" in text
     for cause, words in {
         "wrong-preprocessing": f"{thresholds.REPAIRED:.0%}",
         "not-batchnorm: labels": f"{thresholds.RENUMBERED * 100:.0f} points",
@@ -86,3 +91,12 @@ def test_the_table_of_causes_has_the_thresholds_of_the_verdict():
     assert f"by more than {thresholds.LEAST_GAP * 100:.0f} points" in text
     assert f"more than {thresholds.NOISE:.0f} standard errors" in text
     assert f"under {thresholds.GOOD_ON_TRAINING:.0%}".replace("%", " %") in text
+
+
+def test_the_runners_up_are_those_of_the_verdict():
+    text = (DOCS / "diagnosis.md").read_text()
+    table = text.partition("## The runner-up")[2].partition("## The JSON report")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \| `([^`]+)` \|", table, re.MULTILINE)
+    found = {(cause, other) for causes, other in rows for cause in re.findall(r"`([^`]+)`", causes)}
+    both = {("updates-never-ran", "partially-restored"), ("updates-never-ran", "wrong-preprocessing")}
+    assert found == {(cause, other) for cause, (other, _) in NEIGHBOURS.items()} | both

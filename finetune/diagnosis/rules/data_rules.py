@@ -120,8 +120,8 @@ def undetermined(seen: Reading) -> Finding | None:
     return Finding(
         "undetermined",
         f"{images} images cannot show whether BatchNorm is to blame: recalibrating changes accuracy by {gain} (95 % "
-        f"interval), and only a gain under {100 * thresholds.MARGIN:g} points would acquit it. {what} would find a gain "
-        f"of {100 * max(gain.estimate, thresholds.MARGIN):.0f} points nine times in ten.",
+        f"interval), and only a gain under {100 * thresholds.MARGIN:g} points would acquit it. {what} would find a "
+        f"gain of {100 * max(gain.estimate, thresholds.MARGIN):.0f} points nine times in ten.",
         remedy,
     )
 

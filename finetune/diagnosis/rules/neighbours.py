@@ -30,8 +30,8 @@ def _noise(seen: Reading) -> str:
     if ratio is None:
         return "one batch shows no noise between batches"
     return (
-        f"the moving means differ from the data's {ratio:.2g} times as much as one batch's mean does; noise gives up to "
-        f"{thresholds.NOISE_RATIO:g} times"
+        f"the moving means differ from the data's {ratio:.2g} times as much as one batch's mean does; noise gives up "
+        f"to {thresholds.NOISE_RATIO:g} times"
     )
 
 

@@ -111,7 +111,8 @@ class Reading:
         if not test.recalibrating_helps:
             shown += f" and {percent(train.is_training_false)} on training images"
             regained += f" and {percent(train.recalibrated)}"
-        return f"is_training=False gives {shown}, the same weights with statistics recalibrated on training images {regained}"
+        same = "the same weights with statistics recalibrated on training images"
+        return f"is_training=False gives {shown}, {same} {regained}"
 
     @cached_property
     def untouched(self) -> bool:

@@ -266,7 +266,9 @@ def learnt_around(seen: Reading) -> Finding | None:
     on_purpose = seen.frozen and not initial
     if not seen.untouched or on_purpose or evidence.facts.weights_moved is False:
         return None
-    worse = test.true_hurts or test.recalibrating_hurts or (seen.gain.high < 0 and evidence.together.recalibrating_hurts)
+    worse = (
+        test.true_hurts or test.recalibrating_hurts or (seen.gain.high < 0 and evidence.together.recalibrating_hurts)
+    )
     learnt = test.is_training_false.accuracy > 1.5 / evidence.classes and seen.drift > thresholds.FAR_SIGMAS
     if not worse and not (initial and learnt):
         return None

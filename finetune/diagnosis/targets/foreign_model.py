@@ -190,6 +190,7 @@ def _exported_target(request: TargetOptions, path: Path, model: Recorded | None)
         decay=request.bn_decay or (float(np.median(momenta)) if momenta else None),
         updates=0 if found.trained_with else found.step,
         trained_with=found.trained_with,
+        by_design=found.trained_with == "moving",
         weights_moved=True if found.step else None,
     )
     backbone = str(path) if model is not None and has_layers(path) else None
@@ -230,12 +231,16 @@ def _keras_facts(path: Path, model: keras.Model, request: TargetOptions) -> Fact
     bn = [one for one in model._flatten_layers() if isinstance(one, keras.layers.BatchNormalization)]
     steps, averages = _training(path) if path.suffix == ".keras" else (None, None)
     frozen = bool(bn) and not any(one.trainable for one in bn)
+    layers = list(model._flatten_layers())
+    below = layers[: max((number for number, one in enumerate(layers) if one in bn), default=0)]
+    base_frozen = frozen and not any(one.trainable_weights for one in below if not isinstance(one, keras.Model))
     return Facts(
         decay=request.bn_decay or (float(np.median([one.momentum for one in bn])) if bn else None),
         updates=0 if frozen else steps,
         trained_with="moving" if frozen else None,
         weights_averaged=averages,
         weights_moved=True if steps else None,
+        base_moved=False if base_frozen else None,
     )
 
 

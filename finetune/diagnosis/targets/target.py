@@ -208,7 +208,48 @@ def read_history(path: Path | None, subject: Subject, facts: Facts) -> History:
     statistics = {
         name: (file.read(place["moving_mean"]), file.read(place["moving_variance"])) for name, place in matched.items()
     }
-    return History(replace(facts, affine_moved=_affine_moved(file, subject, matched)), statistics)
+    affine = _affine_moved(file, subject, matched)
+    moved = _base_moved(file, subject, affine)
+    return History(
+        replace(facts, affine_moved=affine, base_moved=facts.base_moved if moved is None else moved), statistics
+    )
+
+
+_SPELLED = {"weights": "kernel", "depthwise_weights": "kernel", "depthwise_kernel": "kernel", "biases": "bias"}
+"""The name of a variable in slim and Keras 2 -> in Keras 3."""
+
+
+def _base_moved(file: Checkpoint, subject: Subject, affine_moved: bool | None) -> bool | None:
+    """Whether any weight below the last BN layer differs from the file's, None where the file lacks one of them."""
+    if affine_moved:
+        return True
+    known = {_weight(file, name): name for name in file.shapes}
+    same = []
+    for (scope, kind), own in _numbered(subject.kernels).items():
+        found = _scope(f"{scope}/{kind[0]}", known) or _scope(f"{scope}/{kind[1]}", known)
+        if found is None or file.shapes[known[found]] != own.shape:
+            return None
+        same.append(np.array_equal(own, file.read(known[found])))
+    return not all(same) if same else None
+
+
+def _numbered(kernels: Mapping[str, np.ndarray]) -> dict[tuple[str, tuple[str, str]], np.ndarray]:
+    """(layer, (kind, number among the layer's variables)) -> weights: files have the one or the other."""
+    count: dict[str, int] = defaultdict(int)
+    found = {}
+    for name, weights in kernels.items():
+        scope, _, kind = name.rpartition("/")
+        found[scope, (_SPELLED.get(kind, kind), str(count[scope]))] = weights
+        count[scope] += 1
+    return found
+
+
+def _weight(file: Checkpoint, name: str) -> str:
+    """The layer of a variable in a file, and its kind, or its number where the file has only that (`vars/0`)."""
+    scope, _, kind = name.rpartition("/")
+    if key := _KEY.match(name):
+        return f"{file.layers.get(name) or key[1] + key[2]}/{kind}"
+    return f"{scope}/{_SPELLED.get(kind, kind)}"
 
 
 def _affine_moved(file: Checkpoint, subject: Subject, matched: Mapping[str, Mapping[str, str]]) -> bool | None:

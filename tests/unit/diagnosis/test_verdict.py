@@ -22,7 +22,8 @@ def test_cause(name):
     assert verdict.exit_code == (4 if verdict.cause == "undetermined" else 0 if verdict.healthy else 3)
     assert (verdict.remedy is None) == fine
     assert 0.5 <= verdict.confidence < 1
-    assert verdict.runner_up != verdict.cause and bool(verdict.why_not) == bool(verdict.runner_up)
+    assert verdict.runner_up != verdict.cause
+    assert bool(verdict.why_not) == bool(verdict.runner_up)
     assert bool(verdict.runner_up) == (verdict.cause != "undetermined")
     assert any("is_training=False" in line for line in verdict.evidence)
 

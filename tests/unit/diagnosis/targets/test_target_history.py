@@ -47,6 +47,12 @@ def test_every_keras_format_tells_statistics_and_that_gamma_and_beta_stayed(tmp_
     found = read_history(path, adopted(model), Facts())
     expect(found, model)
     assert found.facts.affine_moved is False
+    assert found.facts.base_moved is False
+    model.layers[-1].kernel.assign(np.zeros(model.layers[-1].kernel.shape))
+    assert read_history(path, adopted(model), Facts()).facts.base_moved is False  # the head alone
+    model.layers[3].kernel.assign(np.nextafter(np.array(model.layers[3].kernel), 9))
+    moved = read_history(path, adopted(model), Facts(base_moved=False)).facts
+    assert (moved.base_moved, moved.affine_moved) == (True, False)
 
 
 def test_a_moved_beta_is_seen_and_the_facts_say_so(tmp_path):
@@ -55,7 +61,7 @@ def test_a_moved_beta_is_seen_and_the_facts_say_so(tmp_path):
     model.save_weights(path)
     bn(model)[1].beta.assign(np.nextafter(np.array(bn(model)[1].beta), 9))
     history = read_history(path, adopted(model), Facts(decay=0.9))
-    assert history.facts == Facts(decay=0.9, affine_moved=True)
+    assert history.facts == Facts(decay=0.9, affine_moved=True, base_moved=True)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
