@@ -34,7 +34,8 @@ def report(**changes):
         "verdict": {
             "cause": "statistics-lag", "healthy": False, "sentence": "Decay 0.99 is too high for 50 updates.",
             "evidence": ["test: 41.2%"], "not_because": ["not the preprocessing"],
-            "remedy": "finetune recalibrate-bn 'a b'",
+            "remedy": "finetune recalibrate-bn 'a b'", "confidence": 0.973, "runner_up": "statistics-noisy",
+            "why_not": "40 times as much as one batch", "possible": [],
         },
         **changes,
     }  # fmt: skip
@@ -48,6 +49,15 @@ def test_the_page_says_what_the_report_says_and_escapes_it():
     assert "block3/conv&lt;3&gt;" in html
     assert html.count("<svg") == 6
     assert "http://" not in html.replace("http://www.w3.org/", "")
+
+
+def test_the_page_has_the_runner_up_or_the_causes_still_possible():
+    html = " ".join(render_diagnosis_page(report()).split())
+    assert "Confidence 97.3%. Runner-up: statistics-noisy. Against it: 40 times as much as one batch." in html
+    open_verdict = {**report()["verdict"], "cause": "undetermined", "possible": ["statistics-lag", "healthy"]}
+    html = " ".join(render_diagnosis_page(report(verdict=open_verdict)).split())
+    assert "Possible: statistics-lag, if recalibrating helps; healthy, if it does not." in html
+    assert "Runner-up" not in html
 
 
 def test_a_page_without_further_checks_leaves_their_plots_out():
