@@ -47,10 +47,12 @@ def open_keras_h5(path: Path) -> Checkpoint:
             shapes = {name: numeric(file, where, path).shape for name, where in datasets.items()}
     if group is None:
         shapes, layers = read_shapes(source)
-        return Checkpoint(path, "keras-weights-h5", shapes, source.read, sha256_of(path), layers=layers)
+        places = dict(zip(shapes, shapes, strict=True))
+        return Checkpoint(path, "keras-weights-h5", shapes, source.read, sha256_of(path), layers=layers, places=places)
     if not shapes:
         raise CheckpointError(f"{path} holds no weights: expected the variables of a network")
-    return Checkpoint(path, "keras-h5", shapes, lambda name: source.read(datasets[name]), sha256_of(path))
+    read = lambda name: source.read(datasets[name])  # noqa: E731
+    return Checkpoint(path, "keras-h5", shapes, read, sha256_of(path), places=datasets)
 
 
 def read_shapes(source: Hdf5) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:

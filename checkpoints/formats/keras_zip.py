@@ -16,9 +16,10 @@ from checkpoints.cache.records import cache_dir, sha256_of
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.hdf5 import Hdf5
+from checkpoints.formats.hdf5_copy import WEIGHTS
 from checkpoints.formats.keras_h5 import SHARDED, read_shapes
 
-_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+_CONFIG = "config.json"
 _MOST_MEMBERS, _MOST_CONFIG_BYTES, _DEEPEST = 10_000, 64 << 20, 20
 _BOMB_BYTES, _MOST_EXPANSION = 64 << 20, 100
 _LOCAL_HEADER_BYTES = 30
@@ -55,6 +56,7 @@ def open_keras_zip(path: Path) -> Checkpoint:
         {name: shapes[key] for name, key in keys.items()},
         lambda name: source.read(keys[name]),
         sha256_of(path),
+        places=keys,
     )
 
 
@@ -69,7 +71,7 @@ def _opened(path: Path) -> tuple[Any, Hdf5]:
     try:
         with zipfile.ZipFile(path) as zipped:
             members = _members(zipped, path)
-            return _read_config(zipped, members[_CONFIG], path), _weights(zipped, members[_WEIGHTS], path)
+            return _read_config(zipped, members[_CONFIG], path), _weights(zipped, members[WEIGHTS], path)
     # A zip that is cut out in its middle makes zipfile seek in front of its beginning (EINVAL).
     except (*ZIP_ERRORS, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
@@ -100,7 +102,7 @@ def _members(zipped: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
         raise CheckpointError(f"{path} unpacks to more than {archive.MOST_BYTES} bytes: it is not read")
     if "model.weights.json" in members:
         raise CheckpointError(f"{path} {SHARDED}")
-    for wanted in (_CONFIG, _WEIGHTS):
+    for wanted in (_CONFIG, WEIGHTS):
         if wanted not in members:
             raise CheckpointError(
                 f"{path} is a zip archive without {wanted}, not a .keras file: expected what model.save('x.keras') "
@@ -127,7 +129,7 @@ def _weights(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Hdf5
             while member.read(1 << 20):  # to its end, where zipfile compares the checksum
                 pass
         return Hdf5(path, _start(info, path), info.file_size)
-    unpacked = cache_dir() / "unpacked" / f"{sha256_of(path)[:16]}-{_WEIGHTS}"
+    unpacked = cache_dir() / "unpacked" / f"{sha256_of(path)[:16]}-{WEIGHTS}"
 
     def fill(place: Path) -> None:
         with zipped.open(info) as member, place.open("wb") as out:

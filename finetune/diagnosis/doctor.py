@@ -173,7 +173,7 @@ def recalibrate_bn(
         raise FinetuneError(
             f"recalibrating makes {target.name} worse ({before.accuracy:.1%} -> {after.accuracy:.1%} on test images): "
             "the network was trained around its old statistics. Nothing was written; for the cause: "
-            f"finetune diagnose-bn {target.commands.target}"
+            f"{target.commands.diagnose()}"
         )
     target.write(path)
     return Recalibration(before, after, len(subset), path)
@@ -181,7 +181,7 @@ def recalibrate_bn(
 
 def _require_free(path: Path, suffix: str | None) -> Path:
     """`path` itself, if a file of that kind can be written there. WrongUse or FinetuneError if not."""
-    if suffix is not None and path.suffix != suffix:
+    if suffix is not None and not path.name.endswith(suffix):
         raise WrongUse(f"--out {path} must end in {suffix}, the format it is written in")
     if path.exists() or Path(f"{path}.index").exists():
         raise WrongUse(f"{path} is already there and is not overwritten: give another name with --out")

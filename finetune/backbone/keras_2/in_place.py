@@ -1,19 +1,17 @@
 """A copy of a Keras 2 model file in which nothing differs but the values of moving statistics."""
 
-import io
-import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 import numpy as np
 
 from checkpoints.formats.hdf5 import numeric
+from checkpoints.formats.hdf5_copy import edited_copy
 from checkpoints.formats.keras_h5 import texts
-from finetune.backbone.keras_2.keyed_weights import WEIGHTS, keyed_places
+from finetune.backbone.keras_2.keyed_weights import keyed_places
 from finetune.backbone.keras_2.legacy_file import open_legacy
 from finetune.backbone.keras_2.to_keras_3 import STATISTICS, Transfer
 from finetune.errors import FinetuneError
@@ -40,18 +38,9 @@ def write_statistics(path: Path, model: Any, out: Path) -> None:
         if hasattr(layer, "moving_stddev"):  # of `renorm`: the next training step computes the variance from it
             sigma = np.sqrt(np.asarray(new.moving_variance) + layer.epsilon)
             values[id(layer.moving_stddev)] = layer.moving_stddev, sigma
-    if not zipfile.is_zipfile(path):
-        shutil.copyfile(path, out)
-        with h5py.File(out, "r+") as file:
-            _assign(file, _places(file, source), values, path)
-        return
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
-        for info in old.infolist():
-            content = io.BytesIO(old.read(info))
-            if info.filename == WEIGHTS:
-                with h5py.File(content, "r+") as file:
-                    _assign(file, keyed_places(file, source), values, path)
-            new.writestr(info, content.getvalue())
+    zipped = zipfile.is_zipfile(path)
+    with edited_copy(path, out) as file:
+        _assign(file, keyed_places(file, source) if zipped else _places(file, source), values, path)
 
 
 def normalisations(model: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import h5py
 
-WEIGHTS = "model.weights.h5"
+from checkpoints.formats.hdf5_copy import WEIGHTS
 
 
 def load_keyed(path: Path, model: Any) -> None:

@@ -27,13 +27,12 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
     if evidence.partly_repaired is not None and evidence.partly_repaired.accuracy >= check.test.accuracy:
         return None
     twice = ", a double normalisation" if "twice" in check.best or "then" in check.best else ""
-    name = f"'{check.best}'" if " " in check.best else check.best
     return Finding(
         "wrong-preprocessing",
         f"The pixels are fed as '{check.current}', but the network expects '{check.best}'{twice}: with it, and nothing "
         f"else changed, is_training=False gives {percent(check.test)} on test images instead of {percent(test)}. "
         "Recalibrating would only hide that.",
-        f"finetune diagnose-bn {seen.commands.target} --preprocess {name}",
+        seen.commands.diagnose(preprocess=check.best),
         basis="tried",
     )
 
@@ -52,7 +51,7 @@ def labels(seen: Reading) -> Finding | None:
         f"BatchNorm is not to blame: the labels are numbered differently from the network's outputs; {how} explains "
         f"{explained:.1%} of the predictions on test images instead of {check.accuracy:.1%}"
         f"{'' if also else ', while the training labels fit as they are'}.",
-        seen.commands.train(why="with the classes in the order the network was trained with"),
+        seen.commands.train(advice="with the classes in the order the network was trained with"),
         basis="tried",
     )
 
@@ -68,7 +67,9 @@ def different_data(seen: Reading) -> Finding | None:
         f"The test images differ from the training images: the network does well on training images ({percent(train)}, "
         f"with moving statistics that fit them) and badly on test images ({percent(test)}), and the two have different "
         "statistics in the first layers already.",
-        seen.commands.train(why="with training images like the test images, or correct how the test images are read"),
+        seen.commands.train(
+            advice="with training images like the test images, or correct how the test images are read"
+        ),
         (
             f"the first layers' statistics on test images are {sigmas:.2f} sigmas from those on training images, "
             f"{errors:.0f} times the difference that chance gives",
@@ -97,7 +98,7 @@ def batch_composition(seen: Reading) -> Finding | None:
         f"is_training=True depends on the other images in the batch: {percent(good)} with images of a class together, "
         f"{percent(check.shuffled)} for the same images shuffled. The network was trained on ordered or uniform "
         "batches and infers the class from the rest of the batch; no other statistics can repair that.",
-        seen.commands.train("--bn", "train", why="finetune shuffles the training images"),
+        seen.commands.train("--bn", "train", advice="shuffle the training images, which finetune does"),
         basis="tried",
     )
 
@@ -112,10 +113,10 @@ def undetermined(seen: Reading) -> Finding | None:
     more = max(needed - images, images // 4, 1)
     wanted = evidence.train.is_training_false.examples + more
     if evidence.unused >= more:
-        remedy = f"finetune diagnose-bn {seen.commands.target} --images {wanted}"
+        remedy = seen.commands.diagnose("--images", str(wanted))
         what = f"About {more} more training images (--images {wanted})"
     else:
-        remedy = f"finetune diagnose-bn {seen.commands.target}  # with about {more} more test images in the data"
+        remedy = seen.commands.diagnose(advice=f"with about {more} more test images in the data")
         what = f"About {more} more test images"
     return Finding(
         "undetermined",
@@ -135,7 +136,7 @@ def undertrained(seen: Reading) -> Finding | None:
         "not-batchnorm: undertrained",
         f"BatchNorm is not to blame: {agreement(seen)}. Training images are no better ({percent(train.best)}, with the "
         "best statistics).",
-        seen.commands.train("--epochs", "20", why="more epochs than before, or another --learning-rate"),
+        seen.commands.train("--epochs", "20", advice="more epochs than before, or another learning rate"),
     )
 
 
@@ -148,7 +149,9 @@ def overfitting(seen: Reading) -> Finding | None:
         "not-batchnorm: overfitting",
         f"BatchNorm is not to blame: {agreement(seen)}. With the best statistics, training images are at "
         f"{percent(train)} and test images at {percent(test)}.",
-        seen.commands.train("--augment", "crop-flip", "--patience", "3", why="or more images, or --freeze-until STAGE"),
+        seen.commands.train(
+            "--augment", "crop-flip", "--patience", "3", advice="augmentation, more images, or a frozen base"
+        ),
     )
 
 

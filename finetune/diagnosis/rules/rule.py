@@ -1,5 +1,6 @@
 """What the rules of a verdict share: the evidence, and comparisons that several of them make."""
 
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -13,27 +14,41 @@ from finetune.evaluation.significance import Interval
 
 @dataclass(frozen=True)
 class Commands:
-    """How a remedy is typed.
+    """How a remedy is typed. Each can be pasted as it is: what no command does is a comment of the shell.
 
-    target: the model as the user named it, quoted for a shell, with its options. retrain: the command that trains it
-    again, to which options are added.
+    target: the model as the user named it, quoted for a shell, with its options other than `--preprocess`, which is
+    `preprocess`. retrain: the command that trains it again, to which options are added; "" where only the user's own
+    script can. unwritable: why no copy with other statistics can be written, "" where one can.
     """
 
     target: str
-    retrain: str = "finetune run --backbone NAME"
+    retrain: str = ""
+    preprocess: str = ""
+    unwritable: str = ""
 
     @property
     def recalibrate(self) -> str:
         """Measure the statistics again."""
-        return f"finetune recalibrate-bn {self.target}"
+        return f"# {self.unwritable}" if self.unwritable else f"finetune recalibrate-bn {self._fed(self.preprocess)}"
 
-    def train(self, *options: str, why: str = "") -> str:
-        """Train again with `options`. `why` becomes a comment of the shell."""
-        return " ".join([self.retrain, *options]) + (f"  # {why}" if why else "")
+    def diagnose(self, *options: str, preprocess: str = "", advice: str = "") -> str:
+        """Examine again, with `options` and perhaps pixels that are fed in another way."""
+        command = " ".join(["finetune diagnose-bn", self._fed(preprocess or self.preprocess), *options])
+        return command + (f"  # {advice}" if advice else "")
 
-    def recalibrate_or(self, *options: str) -> str:
-        """Recalibrate. A comment gives the options with which training would not need it."""
-        return f"{self.recalibrate}  # or train again: {self.train(*options)}"
+    def train(self, *options: str, advice: str = "") -> str:
+        """Train again with `options`. `advice` says it in words, for a script of the user's own."""
+        if not self.retrain:
+            return f"# in your own training: {advice}"
+        return " ".join([self.retrain, *options]) + (f"  # {advice}" if advice else "")
+
+    def recalibrate_or(self, *options: str, advice: str) -> str:
+        """Recalibrate. A comment says what in training makes that unnecessary."""
+        again = f"train again: {self.train(*options)}" if self.retrain else f"in your own training: {advice}"
+        return f"{self.recalibrate}  # or {again}"
+
+    def _fed(self, preprocess: str) -> str:
+        return f"{self.target} --preprocess {shlex.quote(preprocess)}" if preprocess else self.target
 
 
 Basis = Literal["exact", "records", "tried", "fitted", "excluded"]

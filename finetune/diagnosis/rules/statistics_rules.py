@@ -20,7 +20,7 @@ def not_finite(seen: Reading) -> Finding | None:
         return Finding(
             "not-finite",
             f"The network itself is not finite any more: {where} are NaN or infinite. No statistics can repair that.",
-            seen.commands.train("--clip-norm", "1", why="and a lower --learning-rate"),
+            seen.commands.train("--clip-norm", "1", advice="clip gradients, with a lower learning rate"),
             basis="exact",
         )
     if broken or negative:
@@ -100,7 +100,7 @@ def frozen_base(seen: Reading) -> Finding | None:
         "frozen-base-normalised-by-batch",
         "The base was frozen, but normalised by batch statistics while the head was trained, and normalises by the "
         f"source's moving statistics now: as in Keras before 2.1.3, or after base(x, training=True). {seen.lost}.",
-        seen.commands.recalibrate_or("--freeze", "'*'"),
+        seen.commands.recalibrate_or("--freeze", "'*'", advice="train the head on the base in inference mode"),
         (how,),
         basis="exact" if shown else "records",
     )
@@ -126,7 +126,15 @@ def source_untouched(seen: Reading) -> Finding | None:
     return Finding(
         cause,
         f"The moving statistics {state} {changed}: {how}. {seen.lost}.",
-        seen.commands.recalibrate_or("--bn", "train", "--bn-updates", "on", "--bn-decay", "auto"),
+        seen.commands.recalibrate_or(
+            "--bn",
+            "train",
+            "--bn-updates",
+            "on",
+            "--bn-decay",
+            "auto",
+            advice="run the update operations in every step",
+        ),
         basis="exact" if seen.untouched else "records",
     )
 
@@ -141,7 +149,9 @@ def frozen_in_part(seen: Reading) -> Finding | None:
         "frozen-statistics-trained-weights",
         f"The statistics of {len(fixed)} of {len(layers)} BN layers (the first is {fixed[0]}) are bit-equal to the "
         f"source's while the others changed: they were frozen, but the weights below them trained. {seen.lost}.",
-        seen.commands.recalibrate_or("--bn", "train"),
+        seen.commands.recalibrate_or(
+            "--bn", "train", advice="update the statistics of every layer whose weights train"
+        ),
         basis="exact",
     )
 
@@ -172,7 +182,7 @@ def share_left(seen: Reading) -> Finding | None:
     return Finding(
         "statistics-lag",
         f"{sentence} {seen.lost}.",
-        seen.commands.recalibrate_or("--bn-decay", decay),
+        seen.commands.recalibrate_or("--bn-decay", decay, advice=f"BatchNorm decay {decay}"),
         basis="fitted" if facts.residual is None else "records",
     )
 
@@ -219,7 +229,7 @@ def noisy(seen: Reading) -> Finding | None:
         "statistics-noisy",
         f"The moving statistics are noise: they differ from the training images' {ratio:.2g} times as much as the mean "
         f"of a single batch does, being {window} of too few values.{convention} {seen.lost}.",
-        seen.commands.recalibrate_or("--bn-decay", "auto", *options),
+        seen.commands.recalibrate_or("--bn-decay", "auto", *options, advice="a higher decay, batches of 32 or more"),
         (f"the smallest layer takes its statistics over {values:.0f} values a channel and batch",),
         basis="fitted",
     )
@@ -237,7 +247,9 @@ def outrun(seen: Reading) -> Finding | None:
         "statistics-lag",
         "The moving statistics lag behind the weights: nothing of the start is left in them, but the weights change "
         f"faster than the averaging window can follow. {seen.lost}.",
-        seen.commands.recalibrate_or("--bn-decay", "auto", "--schedule", "cosine"),
+        seen.commands.recalibrate_or(
+            "--bn-decay", "auto", "--schedule", "cosine", advice="a lower decay, or a learning rate that ends near zero"
+        ),
         (unknown,) if all(layer.at_source is None for layer in seen.evidence.layers) else (),
     )
 
@@ -254,7 +266,7 @@ def few_values(seen: Reading) -> Finding | None:
         "statistics-noisy",
         f"The network was trained on batch statistics of very few {few} and has learnt to rely on their noise: it does "
         "badly with any fixed statistics.",
-        seen.commands.train("--batch-size", "32", "--bn", "train"),
+        seen.commands.train("--batch-size", "32", "--bn", "train", advice="batches of 32 or more"),
     )
 
 
@@ -279,7 +291,15 @@ def learnt_around(seen: Reading) -> Finding | None:
         f"The moving statistics {'are still 0 and 1' if initial else 'never changed from the source'}, and the network "
         f"learnt around them: {figure}, as after a loop that calls the model without training=True. Recalibrating "
         f"would {'hurt' if worse else 'not help'}; train again with updates on.",
-        seen.commands.train("--bn", "train", "--bn-updates", "on", "--bn-decay", "auto"),
+        seen.commands.train(
+            "--bn",
+            "train",
+            "--bn-updates",
+            "on",
+            "--bn-decay",
+            "auto",
+            advice="call the model with training=True, and run its updates",
+        ),
     )
 
 

@@ -23,12 +23,14 @@ import numpy as np
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.aliases import STATISTICS, averaged, raw_statistics
 from checkpoints.formats.checkpoint import Checkpoint
+from checkpoints.formats.hdf5_copy import write_keras_copy
 from checkpoints.formats.keras_metadata import Recorded, recorded
 from checkpoints.formats.slim import everything, write_slim
 from checkpoints.matching.fit import measurable
 from checkpoints.matching.pairing import pair
 from checkpoints.matching.structures import structures
 from finetune.backbone import (
+    SUFFIXES,
     BackboneSpec,
     describe_model,
     find_backbone,
@@ -79,6 +81,7 @@ def open_catalogued(request: TargetOptions) -> Target:
     image_size = image_size_of(spec, request.image_size)
     data = read_data(request, str(opened.path), outputs, image_size=image_size, preprocess=spec.preprocessing)
     subject = KerasSubject(load_backbone(spec, image_size=image_size, checkpoint=opened, head=outputs).model)
+    ending = next((one for one in (".weights.h5", *SUFFIXES) if opened.path.name.endswith(one)), "")
     step = int(opened.read("global_step")) if opened.shapes.get("global_step") == () else None
     facts = Facts(
         decay=request.bn_decay,
@@ -93,29 +96,39 @@ def open_catalogued(request: TargetOptions) -> Target:
         name=str(request.checkpoint),
         subject=subject,
         data=data,
-        commands=request.commands(spec.id),
+        commands=request.commands(spec.id, unwritable=_unwritable(opened)),
         write=lambda out: _write_weights(out, opened, spec, subject.snapshot()),
-        copy=opened.path.with_name(f"{opened.path.name}-recalibrated"),
-        suffix=None if opened.kind.startswith("slim") else opened.path.suffix,
+        copy=opened.path.with_name(f"{opened.path.name.removesuffix(ending)}-recalibrated{ending}"),
+        suffix=ending or None,
         notes=(f"{opened.path} ({opened.kind}): a head of {outputs} outputs", *notes),
         history=read_history(request.source_checkpoint, subject, facts),
     )
 
 
+def _unwritable(opened: Checkpoint) -> str:
+    """Why no copy of a file of weights can be written, "" where one can."""
+    if opened.kind.startswith("slim") or opened.places:
+        return ""
+    return f"no copy of a {opened.kind} can be written: save the model as .keras or .h5, and recalibrate that"
+
+
 def _write_weights(out: Path, opened: Checkpoint, spec: BackboneSpec, statistics: Snapshot) -> None:
     """Write the checkpoint with other moving statistics, in place of their averages where those were read."""
-    if not opened.kind.startswith("slim"):
-        raise FinetuneError(
-            f"{opened.path} is a {opened.kind} file of weights: recalibrate-bn writes slim checkpoints and whole Keras "
-            "models; convert it with 'finetune checkpoint convert' first"
-        )
-    arrays = everything(opened)
+    if reason := _unwritable(opened):
+        raise FinetuneError(f"{opened.path}: {reason}")
     names = pair(opened, spec, structures()[spec.id]).names
-    for layer, pair_of_arrays in statistics.items():
-        for kind, value in zip(STATISTICS, pair_of_arrays, strict=True):
-            name = names[f"{layer.replace('.', '/')}/{kind}"]
-            place = opened.keys.get(name, name)
-            arrays[place] = value.astype(arrays[place].dtype) if place in arrays else value
+    values = {
+        names[f"{layer.replace('.', '/')}/{kind}"]: value
+        for layer, both in statistics.items()
+        for kind, value in zip(STATISTICS, both, strict=True)
+    }
+    if not opened.kind.startswith("slim"):
+        write_keras_copy(out, opened, values)
+        return
+    arrays = everything(opened)
+    for name, value in values.items():
+        place = opened.keys.get(name, name)
+        arrays[place] = value.astype(arrays[place].dtype) if place in arrays else value
     write_slim(out, arrays)
 
 
@@ -173,13 +186,16 @@ def open_saved_model(request: TargetOptions) -> Target:
     image_size = image_size_of(spec, request.image_size)
     model = load_backbone(spec, image_size=image_size).model
 
-    def write(out: Path) -> None:
-        raise FinetuneError(
-            f"{path} is a SavedModel that is called for training, and no copy of such a model can be written: "
-            "recalibrate the .keras file it was exported from, or its slim checkpoint"
-        )
+    unwritable = (
+        "no copy of a SavedModel that is called for training can be written: recalibrate the .keras file or the slim "
+        "checkpoint that it was made from"
+    )
 
-    return _keras_target(request, KerasSubject(model), None, image_size, Facts(decay=request.bn_decay), write)
+    def write(out: Path) -> None:
+        raise FinetuneError(f"{path}: {unwritable}")
+
+    target = _keras_target(request, KerasSubject(model), None, image_size, Facts(decay=request.bn_decay), write)
+    return replace(target, commands=request.commands(str(path), unwritable=unwritable))
 
 
 def _exported_target(request: TargetOptions, path: Path, model: Recorded | None) -> Target:

@@ -43,17 +43,19 @@ class TargetOptions:
     bn_decay: float | None = None
     model_only: bool = False
 
-    def commands(self, backbone: str | None = None) -> Commands:
-        """The commands of a remedy: one that names this target again, and one that trains `backbone` on its data."""
-        data = self._typed("data", "data_dir", "npz_keys", "tfrecord_keys", "csv_columns", "preprocess", "image_size")
+    def commands(self, backbone: str | None = None, *, unwritable: str = "") -> Commands:
+        """The commands of a remedy: one that names this target again, and one that trains `backbone` on its data, from
+        the source's weights where they are known. `unwritable`: why no copy of the target can be written."""
+        data = self._typed("data", "data_dir", "npz_keys", "tfrecord_keys", "csv_columns", "image_size")
         words = [str(self.target)] if self.target else []
         words += self._typed("backbone", "checkpoint", "meta_graph", "input", "logits", "is_training", "input_layout")
-        words += self._typed("output", "architecture")
+        words += self._typed("output", "architecture", "source_checkpoint", "bn_decay")
         words += [*data, *self._typed("batch_size"), *(["--ema"] if self.ema else [])]
         words += [word for value in self.feed for word in ("--feed", value)]
-        if backbone is None:
-            return Commands(shlex.join(words))
-        return Commands(shlex.join(words), shlex.join(["finetune", "run", "--backbone", backbone, *data]))
+        retrain = ["finetune", "run", "--backbone", backbone, *data, *self._typed("preprocess")] if backbone else []
+        if backbone and self.source_checkpoint and self.backbone:
+            retrain += ["--checkpoint", str(self.source_checkpoint)]
+        return Commands(shlex.join(words), shlex.join(retrain), self.preprocess or "", unwritable)
 
     def _typed(self, *names: str) -> list[str]:
         """The options of these names that were given, as words of a command."""

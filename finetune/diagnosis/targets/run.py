@@ -49,7 +49,9 @@ def open_run_target(request: TargetOptions) -> Target:
         subject=subject,
         data=Data(opened.dataset, opened.config, request.preprocess),
         commands=Commands(
-            shlex.quote(str(path)), f"finetune run --config {shlex.quote(str(trained.run.path / 'config.json'))}"
+            shlex.quote(str(path)),
+            f"finetune run --config {shlex.quote(str(trained.run.path / 'config.json'))}",
+            request.preprocess or "",
         ),
         write=lambda out: save_stock(trained.model, out),
         copy=trained.path.with_name(f"{trained.path.stem}-recalibrated.keras"),

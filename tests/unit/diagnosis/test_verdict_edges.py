@@ -69,8 +69,15 @@ def test_without_a_noise_of_batches_there_is_no_ratio_to_it():
 
 
 def test_the_command_to_train_is_that_of_a_run():
-    assert Commands("x").train("--bn", "train") == "finetune run --backbone NAME --bn train"
-    assert Commands("x", "y").train(why="because") == "y  # because"
+    assert Commands("x").train("--bn", "train", advice="so") == "# in your own training: so"
+    assert Commands("x").recalibrate_or("--bn", "train", advice="so") == (
+        "finetune recalibrate-bn x  # or in your own training: so"
+    )
+    assert Commands("x", preprocess="unit").recalibrate == "finetune recalibrate-bn x --preprocess unit"
+    fed = Commands("x", preprocess="unit").diagnose("--quick", preprocess="inception twice")
+    assert fed == "finetune diagnose-bn x --preprocess 'inception twice' --quick"
+    assert Commands("x", unwritable="no copy can be written").recalibrate == "# no copy can be written"
+    assert Commands("x", "y").train(advice="because") == "y  # because"
 
 
 # What lies just on this side of a threshold of docs/diagnosis.md, and just on the other.
