@@ -22,7 +22,7 @@ WEIGHTS = "model.weights.h5"
 
 @contextmanager
 def edited_copy(path: Path, out: Path) -> Iterator[Any]:
-    """The HDF5 file of a copy of `path` (`.h5`, or in a `.keras` archive), open for writing; at the end `out` is whole."""
+    """The HDF5 file of a copy of `path`, open for writing; `out` is whole at the end. `path`: `.h5`, or `.keras`."""
     if not zipfile.is_zipfile(path):
         shutil.copyfile(path, out)
         with h5py.File(out, "r+") as file:
