@@ -117,7 +117,7 @@ class RunConfig:
         unset="the backbone's",
         roles=("decides_features",),
     )
-    """inception, vgg, caffe, torch, densenet, unit or raw."""
+    """inception, vgg, caffe, torch, densenet, cifar, unit, raw, per-image, or numbers (scale=1/255,mean=0.5)."""
     augment: Augment | None = setting(  # noqa: RUF009 - it makes a field
         None, unset="crop-flip; resized-crop-flip for photos; none for a linear probe", roles=("decides_features",)
     )

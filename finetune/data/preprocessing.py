@@ -73,6 +73,24 @@ PREPROCESSINGS = {
 }
 
 
+CIFAR = Preprocessing("cifar", scale=1 / 255, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+"""Mean and deviation of CIFAR-10's training images, as most CIFAR recipes subtract and divide them."""
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """Each image minus its own mean, divided by its own deviation, at the network's image size:
+    `tf.image.per_image_standardization`."""
+
+    name: str = "per-image"
+
+    def apply(self, images: Any) -> Any:
+        """As `Preprocessing.apply`."""
+        import tensorflow as tf  # here, so that a name is checked without it
+
+        return tf.image.per_image_standardization(tf.cast(images, tf.float32))
+
+
 @dataclass(frozen=True)
 class Composed:
     """One preprocessing after another, which is a common mistake (double normalisation).
@@ -109,7 +127,7 @@ def suspects() -> tuple[Preprocessing | Composed, ...]:
     twice = [Composed(f"{name} twice", (one, one)) for name, one in known.items() if name != "raw"]
     scaled = [Composed(f"unit, then {name}", (known["unit"], known[name])) for name in ("inception", "vgg", "caffe")]
     bgr = [other for one in known.values() for other in swapped(one) if other not in known.values()]
-    return (*known.values(), *twice, *scaled, *bgr)
+    return (*known.values(), CIFAR, PerImage(), *twice, *scaled, *bgr)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,23 +177,74 @@ def recording(function: Callable[..., Any], failures: list[FinetuneError]) -> Ca
     return recorded
 
 
-AnyPreprocessing = Preprocessing | Composed | CustomPreprocessing
+AnyPreprocessing = Preprocessing | Composed | PerImage | CustomPreprocessing
+_NUMBERS = "--preprocess '{name}': {what}; expected such as 'scale=1/255,mean=0.49/0.48/0.45,std=0.25,order=rgb'"
+_DEFAULTS = {"scale": "1", "mean": "0", "std": "1", "order": "rgb"}
+
+
+def from_numbers(name: str) -> Preprocessing:
+    """The preprocessing that `scale=1/255,mean=0.49/0.48/0.45,std=0.25,order=bgr` spells; what is left out is neutral.
+
+    It is `(pixels * scale - mean) / std` of pixels in [0, 255]. scale is a number or a fraction; mean and std are one
+    number, or three in the order of the channels that the network gets. WrongUse where that does not hold.
+    """
+
+    def refused(what: str) -> WrongUse:
+        return WrongUse(_NUMBERS.format(name=name, what=what))
+
+    def three(key: str) -> tuple[float, float, float]:
+        try:
+            numbers = [float(part) for part in values[key].split("/")]
+        except ValueError:
+            raise refused(f"{key} is '{values[key]}'") from None
+        if len(numbers) not in (1, 3) or not all(math.isfinite(one) for one in numbers):
+            raise refused(f"{key} has {len(numbers)} numbers" if len(numbers) not in (1, 3) else f"{key} is not finite")
+        first, second, third = numbers * 3 if len(numbers) == 1 else numbers
+        return first, second, third
+
+    values = dict(_DEFAULTS)
+    for part in name.split(","):
+        key, _, value = part.partition("=")
+        if key not in values or not value:
+            raise refused(f"'{part}' is none of scale=, mean=, std=, order=")
+        values[key] = value
+    above, _, below = values["scale"].partition("/")
+    try:
+        scale = float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        raise refused(f"scale is '{values['scale']}'") from None
+    mean, std = three("mean"), three("std")
+    if not 0 < scale < math.inf or min(std) <= 0:
+        raise refused("scale and std must be above 0")
+    if values["order"] not in ("rgb", "bgr"):
+        raise refused(f"order is '{values['order']}'")
+    return Preprocessing(name, scale, mean, std, "bgr" if values["order"] == "bgr" else "rgb")
 
 
 def find_preprocessing(name: str) -> AnyPreprocessing:
-    """The preprocessing called `name`: one of `suspects()`, or a custom `module:function`.
+    """The preprocessing called `name`: one of `suspects()`, one in numbers, or a custom `module:function`.
 
     Raises WrongUse with the closest name, or for a function that cannot be imported.
     """
+    if "=" in name:
+        return from_numbers(name)
     if ":" in name:
         return import_preprocessing(name)
     if found := {one.name: one for one in suspects()}.get(name):
         return found
     hint = did_you_mean(name, PREPROCESSINGS)
     raise WrongUse(
-        f"unknown preprocessing '{name}': {hint}expected one of {', '.join(PREPROCESSINGS)}, or "
-        "MODULE:FUNCTION of your own"
+        f"unknown preprocessing '{name}': {hint}expected one of {', '.join(PREPROCESSINGS)}, cifar, per-image, numbers "
+        "such as 'scale=1/255,mean=0.5', or MODULE:FUNCTION of your own"
     )
+
+
+def is_harmless(name: str) -> bool:
+    """Whether `name` is a preprocessing that runs no code of anybody's."""
+    try:
+        return ("=" in name or ":" not in name) and bool(find_preprocessing(name))
+    except WrongUse:
+        return False
 
 
 def import_preprocessing(name: str) -> CustomPreprocessing:

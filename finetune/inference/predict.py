@@ -18,7 +18,7 @@ from finetune.batchnorm.subject import Subject
 from finetune.batchnorm.surgery import adopt
 from finetune.config import RunConfig
 from finetune.data import batches, image_files
-from finetune.data.preprocessing import PREPROCESSINGS
+from finetune.data.preprocessing import PREPROCESSINGS, is_harmless
 from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.predictions import log_probabilities
@@ -178,7 +178,7 @@ def _exported(path: Path) -> Classifier:
             f"{path} prepares its pixels itself (--with-preprocessing), and is for other programs: give the run, or an "
             "export without"
         )
-    if not isinstance(preprocess, str) or preprocess not in PREPROCESSINGS:
+    if not isinstance(preprocess, str) or not is_harmless(preprocess):
         # MODULE:FUNCTION would be code chosen by the file. It is called only where the user's own run names it.
         raise FinetuneError(
             f"{path} asks for the preprocessing {preprocess!r}: expected one of {', '.join(PREPROCESSINGS)}; give the "

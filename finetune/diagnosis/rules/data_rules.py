@@ -5,6 +5,7 @@ Each gives a Finding, or None if it does not apply.
 
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.evidence import better, percent
+from finetune.diagnosis.recovery import words
 from finetune.diagnosis.rules.rule import Finding, Reading
 from finetune.evaluation.significance import images_needed
 
@@ -27,6 +28,7 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
     if evidence.partly_repaired is not None and evidence.partly_repaired.accuracy >= check.test.accuracy:
         return None
     twice = ", a double normalisation" if "twice" in check.best or "then" in check.best else ""
+    twice = twice or words(check.best, check.current)
     return Finding(
         "wrong-preprocessing",
         f"The pixels are fed as '{check.current}', but the network expects '{check.best}'{twice}: with it, and nothing "

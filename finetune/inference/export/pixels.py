@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.data.channels import in_channels
-from finetune.data.preprocessing import AnyPreprocessing, CustomPreprocessing
+from finetune.data.preprocessing import AnyPreprocessing, CustomPreprocessing, PerImage
 from finetune.errors import FinetuneError
 from finetune.text import ImageShape
 
@@ -69,6 +69,11 @@ def check(preprocessing: AnyPreprocessing) -> None:
         raise FinetuneError(
             f"--with-preprocessing: {preprocessing.name} is a Python function of your own, which no exported graph can "
             "hold: leave --with-preprocessing out, and prepare the pixels where the export is used"
+        )
+    if isinstance(preprocessing, PerImage):
+        raise FinetuneError(
+            "--with-preprocessing: per-image standardisation is not built into exports: leave it out, "
+            "and standardise each image where the export is used"
         )
 
 

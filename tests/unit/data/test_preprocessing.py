@@ -1,11 +1,13 @@
 """Every preprocessing against the published one."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras.applications.imagenet_utils import preprocess_input
 
-from finetune.data.preprocessing import PREPROCESSINGS, find_preprocessing, suspects, swapped
+from finetune.data.preprocessing import PREPROCESSINGS, find_preprocessing, is_harmless, suspects, swapped
 from finetune.errors import WrongUse
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3)).astype(np.uint8)
@@ -55,6 +57,46 @@ def test_an_unknown_name_is_wrong_use(name, said):
     with pytest.raises(WrongUse) as caught:
         find_preprocessing(name)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("scale=1/255,mean=0.49/0.48/0.45,std=0.2/0.3/0.4", lambda x: (x / 255 - [0.49, 0.48, 0.45]) / [0.2, 0.3, 0.4]),
+        ("mean=104/117/124,order=bgr", lambda x: x[..., ::-1] - np.array([104, 117, 124])),
+        ("scale=1/127.5,mean=1", REFERENCES["inception"]),
+        ("std=64,scale=0.5", lambda x: x * 0.5 / 64),
+        ("cifar", lambda x: (x / 255 - [0.4914, 0.4822, 0.4465]) / [0.247, 0.2435, 0.2616]),
+        ("per-image", tf.image.per_image_standardization),
+    ],
+)
+def test_numbers_and_the_habits_of_small_images(name, reference):
+    np.testing.assert_allclose(find_preprocessing(name).apply(PIXELS), reference(PIXELS), rtol=1e-5, atol=1e-5)
+    assert is_harmless(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("scale=2/0", "scale is '2/0'"),
+        ("scale=-1", "must be above 0"),
+        ("scale=1/255,mean=0.4/0.5", "mean has 2 numbers"),
+        ("std=0", "must be above 0"),
+        ("mean=nan", "mean is not finite"),
+        ("mean=x", "mean is 'x'"),
+        ("order=gbr", "order is 'gbr'"),
+        ("size=3", "'size=3' is none of scale=, mean=, std=, order="),
+        ("scale=1,", "'' is none of"),
+    ],
+)
+def test_numbers_that_are_none_say_what_is_wrong(name, said):
+    with pytest.raises(WrongUse, match=re.escape(said)):
+        find_preprocessing(name)
+    assert not is_harmless(name)
+
+
+def test_a_function_of_the_users_own_is_not_harmless():
+    assert not is_harmless("os:system")
 
 
 def test_colours_swapped_is_what_opencv_reads():

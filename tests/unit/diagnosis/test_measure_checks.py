@@ -10,7 +10,8 @@ from finetune.data.batches import EvalSet
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find_preprocessing, suspects
 from finetune.diagnosis import thresholds
-from finetune.diagnosis.measure import SIZES, examine
+from finetune.diagnosis.checks import SIZES
+from finetune.diagnosis.measure import examine
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.verdict import judge
 
@@ -55,7 +56,7 @@ def test_a_healthy_model_is_not_examined_further(subject):
 
 def test_every_check_is_made_when_asked_for_and_none_when_in_haste(subject):
     evidence = examined(subject, "inception", "all")
-    assert {trial.name for trial in evidence.preprocessing.trials} == {one.name for one in suspects()}
+    assert {trial.name for trial in evidence.preprocessing.trials} >= {one.name for one in suspects()}
     assert evidence.preprocessing.trials[0].name == "inception"
     assert evidence.preprocessing.trials[0].mean_shift < 0.3
     assert list(evidence.batches.sizes) == list(SIZES)

@@ -1,0 +1,180 @@
+"""The preprocessing that a network was trained with, worked out from the statistics of its first BatchNorm layer.
+
+Where that layer sees a linear function of the pixels, feeding `s * pixels / 255 + t` (t a number a channel) gives
+filter k the mean `b_k + s A_k + sum_c t_c B_kc`, and a variance that is a quadratic form in (s, t). Both are measured
+by feeding the network images and constants, one by one and in pairs. The moving mean and variance then give two
+equations a filter, which are solved for s and t by least squares.
+
+This assumes statistics that are not stale, and images that resemble those of the training. So the result is a proposal,
+which accuracy on other images must confirm.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from finetune.data.dataset import Split
+from finetune.data.preprocessing import from_numbers
+
+Measure = Callable[[Any], tuple[np.ndarray, np.ndarray]]
+"""A preprocessing -> mean and variance of the first layer's inputs, `[filters]`, on the same few images each time."""
+
+_LINEAR = 0.02
+"""Standard deviations by which a sum may differ from its parts where the layer's input is linear in the pixels."""
+_STARTS = (1.0, 2.0, 4.4, 255.0)
+"""Scales of pixels in [0, 1], of the known preprocessings, from which the search starts."""
+_ROUND = {"1/255": 1.0, "1/127.5": 2.0, "1/128": 255 / 128, "1/256": 255 / 256, "1": 255.0}
+"""How a scale is spelled, and its value for pixels in [0, 1]."""
+_SAME = 0.1
+"""A scale this near to a round one, as a fraction, is the round one: a mean image leaves pixels a little less variance,
+and no other scale in use is as near."""
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """`scale * pixels / 255 + shift` for pixels in [0, 255], one shift a channel.
+
+    The standard errors are those of the fit. That the images are not those of the training comes on top.
+    order: of the channels. misfit: root mean square of what the equations leave, in standard deviations of a filter.
+    """
+
+    scale: float
+    shift: tuple[float, ...]
+    order: str
+    scale_error: float
+    shift_errors: tuple[float, ...]
+    misfit: float
+
+    @property
+    def name(self) -> str:
+        """As `--preprocess` takes it."""
+        near = min(_ROUND, key=lambda one: abs(np.log(self.scale / _ROUND[one])))
+        if abs(np.log(self.scale / _ROUND[near])) <= _SAME:
+            return spelled(near, [-one for one in self.shift], order=self.order)
+        return spelled("1/255", [-one / self.scale for one in self.shift], 1 / self.scale, self.order)
+
+
+def spelled(scale: str, mean: Sequence[float], std: float | Sequence[float] = 1.0, order: str = "rgb") -> str:
+    """`scale=1/255,mean=0.49/0.48/0.45,std=0.25`, to three digits, without what is neutral."""
+
+    def numbers(values: float | Sequence[float]) -> str:
+        digits = [f"{round(one, 3):.3g}" for one in np.atleast_1d(values)]
+        return digits[0] if len(set(digits)) == 1 else "/".join(digits)
+
+    parts = {"mean": numbers(mean), "std": numbers(std), "order": order}
+    neutral = {"mean": ("0", "-0"), "std": ("1",), "order": ("rgb",)}
+    return ",".join([f"scale={scale}", *(f"{key}={text}" for key, text in parts.items() if text not in neutral[key])])
+
+
+def of_data(split: Split, channels: int) -> tuple[str, ...]:
+    """The preprocessings made of the mean and deviation of these images' pixels, as many recipes do."""
+    if channels != 3 or split.images.shape[-1] != 3:
+        return ()
+    pixels = np.concatenate([np.asarray(split.take(np.asarray([one])).images, np.float64)[0].reshape(-1, 3) / 255
+                             for one in range(len(split))])  # fmt: skip
+    mean, std = pixels.mean(axis=0), pixels.std(axis=0)
+    return (spelled("1/255", mean), spelled("1/255", mean, std), spelled("1", 255 * mean))
+
+
+@dataclass(frozen=True)
+class _Fed:
+    """Pixels in [0, 1] times `pixels` (times `reversed` with the colours exchanged), plus a constant a channel."""
+
+    pixels: float
+    reversed: float
+    constant: tuple[float, ...]
+    name: str = "probe"
+
+    def apply(self, images: Any) -> Any:
+        import tensorflow as tf
+
+        shown = tf.cast(images, tf.float32) / 255
+        result = self.pixels * shown + tf.constant(self.constant, tf.float32)
+        return result + self.reversed * shown[..., ::-1] if self.reversed else result
+
+
+def propose(measure: Measure, moving: tuple[np.ndarray, np.ndarray], epsilon: float, channels: int) -> list[Recovered]:
+    """The preprocessings that explain the first layer's `moving` mean and variance, the best first; none where its
+    input is not linear in the pixels. For three channels, both orders are tried."""
+    sources = ["pixels", *(["reversed"] if channels == 3 else []), *range(channels)]
+    empty, _ = measure(_fed((), channels))
+    single = {one: measure(_fed((one,), channels)) for one in sources}
+    both = {
+        pair: measure(_fed(pair, channels))
+        for pair in combinations(sources, 2)
+        if pair != ("pixels", "reversed")
+    }  # fmt: skip
+    deviation = np.sqrt(np.maximum(moving[1], 0) + epsilon)
+    for (one, two), (mean, variance) in both.items():
+        apart = mean - single[one][0] - single[two][0] + empty
+        if np.sqrt(np.mean(apart**2 / (variance + single[one][1] + epsilon))) > _LINEAR:
+            return []
+    found = []
+    for order in ("rgb", "bgr") if channels == 3 else ("rgb",):
+        used = ["pixels" if order == "rgb" else "reversed", *range(channels)]
+        gradient = np.stack([single[one][0] - empty for one in used])
+        form = np.zeros((len(used), len(used), len(empty)))
+        for row, one in enumerate(used):
+            form[row, row] = single[one][1]
+            for column in range(row + 1, len(used)):
+                pair = both[one, used[column]][1]
+                form[row, column] = form[column, row] = (pair - single[one][1] - single[used[column]][1]) / 2
+        found.append(_solved(gradient, form, empty, moving, deviation, epsilon, order))
+    return sorted(found, key=lambda one: one.misfit)
+
+
+def _fed(sources: Sequence[Any], channels: int) -> _Fed:
+    return _Fed(
+        float("pixels" in sources),
+        float("reversed" in sources),
+        tuple(float(one in sources) for one in range(channels)),
+    )
+
+
+def _solved(
+    gradient: np.ndarray,
+    form: np.ndarray,
+    empty: np.ndarray,
+    moving: tuple[np.ndarray, np.ndarray],
+    deviation: np.ndarray,
+    epsilon: float,
+    order: str,
+) -> Recovered:
+    """Least squares over (log scale, shift). gradient: `[sources, filters]`, form: `[sources, sources, filters]`."""
+
+    def misfit(unknown: np.ndarray) -> np.ndarray:
+        weights = np.concatenate([[np.exp(unknown[0])], unknown[1:]])
+        mean = empty + weights @ gradient
+        variance = np.maximum(np.einsum("i,j,ijk->k", weights, weights, form), 0)
+        ratio = np.log((variance + epsilon) / deviation**2) / 2
+        return np.concatenate([(mean - moving[0]) / deviation, ratio])
+
+    starts = [np.concatenate([[np.log(scale)], np.full(len(gradient) - 1, -scale / 2)]) for scale in _STARTS]
+    best = min((least_squares(misfit, start, loss="soft_l1") for start in starts), key=lambda one: float(one.cost))
+    left = misfit(best.x)
+    spread = float(np.sum(left**2)) / max(len(left) - len(best.x), 1)
+    errors = np.sqrt(np.maximum(np.diag(np.linalg.pinv(best.jac.T @ best.jac)) * spread, 0))
+    scale = float(np.exp(best.x[0]))
+    return Recovered(
+        scale,
+        tuple(float(one) for one in best.x[1:]),
+        order,
+        scale_error=scale * float(errors[0]),
+        shift_errors=tuple(float(one) for one in errors[1:]),
+        misfit=float(np.sqrt(np.mean(left**2))),
+    )
+
+
+def words(name: str, current: str) -> str:
+    """What a preprocessing in numbers means beside the current one, "" where its name says it."""
+    if "=" not in name:
+        return ""
+    numbers = from_numbers(name)
+    mean = ", ".join(f"{one:g}" for one in numbers.mean)
+    subtracted = any(numbers.mean) and (current == "unit" or numbers.scale == 1.0)
+    what = [f"a mean of ({mean}) was subtracted in training"] if subtracted else []
+    return ", " + " and ".join(what) if what else ""
