@@ -60,7 +60,7 @@ def diagnose_bn(images: int, all_checks: bool, quick: bool, html: Path | None, *
             on_batch=display.batch,
         )
     if html is not None:
-        write_text(html, render_diagnosis_page(diagnosis.to_json()))
+        write_text(html, render_diagnosis_page(diagnosis.to_json(), diagnosis.fed))
     if not printed_json(diagnosis.to_json()):
         _show_diagnosis(diagnosis)
     sys.exit(diagnosis.verdict.exit_code)

@@ -1,13 +1,16 @@
 """Diagnose a target, report the outcome as JSON, and recalibrate it where its statistics are the cause."""
 
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finetune.batchnorm.statistics import recalibrate
 from finetune.batchnorm.subject import Statistics
+from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.evidence import BatchCheck, BNEvidence, ModeScores, PreprocessingCheck, better
 from finetune.diagnosis.measure import Extent, examine
 from finetune.diagnosis.targets.target import Target
@@ -19,6 +22,8 @@ SCHEMA_VERSION = 2
 """Of the JSON report, documented in docs/diagnosis.md."""
 TRAINING_IMAGES = 2_000
 """Training images of a diagnosis, by default."""
+_SHOWN = 6
+"""Test images that the page shows under two preprocessings."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,9 @@ class Diagnosis:
     target: str
     evidence: BNEvidence
     verdict: Verdict
+    fed: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    """A few test images under the present preprocessing and under a better one, where there is one: name -> float32
+    `[images, height, width, channels]`."""
 
     def to_json(self) -> dict[str, Any]:
         """The report of `diagnose-bn --json`, and `bn.json`; docs/diagnosis.md describes every key."""
@@ -108,7 +116,12 @@ def diagnose(
         on_batch=on_batch,
     )
     evidence = replace(evidence, unused=len(target.data.known().train) - evidence.train.is_training_false.examples)
-    diagnosis = Diagnosis(target.name, evidence, judge(evidence, target.commands))
+    check, fed = evidence.preprocessing, {}
+    if check is not None and check.best is not None:
+        shown = target.data.test().some(_SHOWN).at(_SHOWN)
+        for name in (check.current, check.best):
+            fed[name] = np.asarray(next(iter(shown.through(find_preprocessing(name)).batches()))[0])
+    diagnosis = Diagnosis(target.name, evidence, judge(evidence, target.commands), fed)
     target.record(diagnosis.to_json())
     return diagnosis
 

@@ -27,7 +27,7 @@ _LINEAR = 0.02
 """Standard deviations by which a sum may differ from its parts where the layer's input is linear in the pixels."""
 _STARTS = (1.0, 2.0, 4.4, 255.0)
 """Scales of pixels in [0, 1], of the known preprocessings, from which the search starts."""
-_ROUND = {"1/255": 1.0, "1/127.5": 2.0, "1/128": 255 / 128, "1/256": 255 / 256, "1": 255.0}
+_ROUND = {"1/255": 1.0, "1/127.5": 2.0, "1": 255.0}
 """How a scale is spelled, and its value for pixels in [0, 1]."""
 _SAME = 0.1
 """A scale this near to a round one, as a fraction, is the round one: a mean image leaves pixels a little less variance,
@@ -52,9 +52,9 @@ class Recovered:
     @property
     def name(self) -> str:
         """As `--preprocess` takes it."""
-        near = min(_ROUND, key=lambda one: abs(np.log(self.scale / _ROUND[one])))
-        if abs(np.log(self.scale / _ROUND[near])) <= _SAME:
-            return spelled(near, [-one for one in self.shift], order=self.order)
+        for spelling, scale in _ROUND.items():
+            if scale == self.scale:
+                return spelled(spelling, [-one for one in self.shift], order=self.order)
         return spelled("1/255", [-one / self.scale for one in self.shift], 1 / self.scale, self.order)
 
 
@@ -155,10 +155,17 @@ def _solved(
 
     starts = [np.concatenate([[np.log(scale)], np.full(len(gradient) - 1, -scale / 2)]) for scale in _STARTS]
     best = min((least_squares(misfit, start, loss="soft_l1") for start in starts), key=lambda one: float(one.cost))
+    scale = float(np.exp(best.x[0]))
+    near = min(_ROUND.values(), key=lambda one: abs(np.log(scale / one)))
+    if abs(np.log(scale / near)) <= _SAME:
+        # The scale is known then, and the shift that belongs to it is found again.
+        bounds = np.full((2, len(best.x)), [[-np.inf], [np.inf]])
+        bounds[:, 0] = np.log(near) - 1e-9, np.log(near) + 1e-9
+        again = np.concatenate([[np.log(near)], best.x[1:]])
+        best, scale = least_squares(misfit, again, loss="soft_l1", bounds=tuple(bounds)), near
     left = misfit(best.x)
     spread = float(np.sum(left**2)) / max(len(left) - len(best.x), 1)
     errors = np.sqrt(np.maximum(np.diag(np.linalg.pinv(best.jac.T @ best.jac)) * spread, 0))
-    scale = float(np.exp(best.x[0]))
     return Recovered(
         scale,
         tuple(float(one) for one in best.x[1:]),

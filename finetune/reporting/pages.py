@@ -7,9 +7,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from finetune.reporting import curves, svg
+from finetune.reporting.pictures import as_seen
 from finetune.reporting.rendering import render
 from finetune.text import all_printable
 
@@ -17,6 +19,8 @@ HEAT_CLASSES = 25
 """With more classes the confusion matrix is a picture: a table of it would be unreadable."""
 LISTED_CLASSES = 40
 """With more classes the table of all of them is folded, below the ones with the lowest F1."""
+_TRIALS = 8
+"""Preprocessings in the plot: the present one and the best others of some thirty."""
 _TOGETHER = {"validation_accuracy": "Validation accuracy by epoch", "train_loss": "Training loss by epoch"}
 """Plots with a line for each of several runs: the measure, and the title."""
 _SPLITS = {"test": "test images", "train": "training subset"}
@@ -89,8 +93,9 @@ def _by_class(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"runs": [run["name"] for run in known], "rows": rows}
 
 
-def render_diagnosis_page(report: Mapping[str, Any]) -> str:
-    """The HTML of `diagnose-bn --html`. `report` is what `--json` prints."""
+def render_diagnosis_page(report: Mapping[str, Any], fed: Mapping[str, np.ndarray] | None = None) -> str:
+    """The HTML of `diagnose-bn --html`. `report` is what `--json` prints; `fed`: a few images under the current
+    preprocessing and the best, by name, where there is a better one."""
     return render(
         "diagnosis.html",
         report=report,
@@ -102,6 +107,7 @@ def render_diagnosis_page(report: Mapping[str, Any]) -> str:
         by_layer=_share_by_layer(report),
         batch_sizes=_batch_sizes(report),
         preprocessing=_preprocessing(report),
+        pictures=as_seen(fed, report["preprocessing"]["best"]) if fed else {},
     )
 
 
@@ -148,7 +154,6 @@ def _preprocessing(report: Mapping[str, Any]) -> Markup | None:
     check = report.get("preprocessing")
     if not check or not check["trials"]:
         return None
-    trials = check["trials"]
-    series = {"is_training=False": [trial["accuracy"] for trial in trials]}
-    title = "Accuracy under each way to feed pixels"
-    return svg.bars([trial["name"] for trial in trials], series, y="accuracy", title=title)
+    best = sorted(check["trials"], key=lambda trial: (trial["name"] != check["current"], -trial["accuracy"]))[:_TRIALS]
+    accuracies = {trial["name"]: trial["accuracy"] for trial in best}
+    return svg.ranked(accuracies, x="accuracy", title="Accuracy under the present preprocessing and the best others")

@@ -3,23 +3,20 @@
 The most confident mistakes on the test images can be added as small pictures.
 """
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from finetune.data import decoding
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError, UserError
 from finetune.evaluation import metrics
 from finetune.evaluation.predictions import Predictions
+from finetune.reporting.pictures import SIDE, data_uri
 from finetune.reporting.ranking import rank_runs
 from finetune.reporting.record import RunRecord, distinct_names, read_predictions, read_record, select_runs
 from finetune.runs.run_data import check_unchanged
@@ -27,9 +24,6 @@ from finetune.runs.run_data import check_unchanged
 SCHEMA_VERSION = 1
 CONFUSED = 10
 """How many of the most often confused pairs of classes are listed."""
-SIDE = 128
-"""Largest side of a shown photo, in px. Images in memory are shown at their own size."""
-
 _SCORES = ("classes", "macro_f1", "confusion", "confused", "calibration", "not_finite", "mistakes")
 """The keys about test images; null for a run that is not finished."""
 
@@ -160,7 +154,7 @@ class Pictures:
             images = dataset.test.images
             images = images.at(SIDE) if isinstance(images, LazyImages) else images
             photos = isinstance(images, LazyImages)
-            return [_data_uri(images[position : position + 1][0], photo=photos) for position in positions]
+            return [data_uri(images[position : position + 1][0], photo=photos) for position in positions]
         except (UserError, OSError) as error:
             return str(error)
 
@@ -180,19 +174,3 @@ class Pictures:
 
 def _refuse(done: int, total: int | None) -> None:
     raise FinetuneError("its data is not on this machine any more, and a report downloads nothing")
-
-
-def _data_uri(pixels: np.ndarray, *, photo: bool) -> str:
-    """Of uint8 `[height, width, 3]`: PNG, which is exact, for small images, JPEG for photos."""
-    out = io.BytesIO()
-    large = photo or max(pixels.shape) > SIDE
-    image = decoding.converted(
-        Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
-    )
-    if large:
-        image.thumbnail((SIDE, SIDE))
-        image.save(out, format="JPEG", quality=85)
-    else:
-        image.save(out, format="PNG", optimize=True)
-    kind = "jpeg" if large else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"

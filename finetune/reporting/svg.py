@@ -75,6 +75,18 @@ def bars(groups: Sequence[str], series: Mapping[str, Values], *, y: str, title: 
     return svg(figure, title)
 
 
+def ranked(values: Mapping[str, float], *, x: str, title: str) -> Markup:
+    """Fractions as bars below each other, in their order, with their names before them, which may be long."""
+    figure, plot = axes(height=0.6 + 0.3 * len(values), x=x)
+    drawn = plot.barh(range(len(values)), list(values.values()), 0.7, color=COLOURS[0])
+    plot.bar_label(drawn, [f"{one:.1%}" for one in values.values()], color=INK, fontsize=8, padding=2)
+    plot.set_yticks(range(len(values)), list(values))
+    plot.invert_yaxis()
+    plot.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    plot.set_xlim(0, 1.12)
+    return svg(figure, title)
+
+
 def lines(
     drawn: Iterable[Line], *, x: str, y: str, height: float = 2.8, colours: Sequence[str] = COLOURS
 ) -> tuple[Figure, Axes]:

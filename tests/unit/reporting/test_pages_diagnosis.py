@@ -1,10 +1,15 @@
 """The page of a diagnosis, as text and in a real browser."""
 
+import base64
+import io
 import math
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from finetune.reporting.pages import render_diagnosis_page
+from finetune.reporting.pictures import as_seen
 
 LAYER = {
     "values": 4096.0, "log_variance_ratio": 0.4, "at_initial": False, "at_source": False, "finite": True,
@@ -58,6 +63,19 @@ def test_the_page_has_the_runner_up_or_the_causes_still_possible():
     html = " ".join(render_diagnosis_page(report(verdict=open_verdict)).split())
     assert "Possible: statistics-lag, if recalibrating helps; healthy, if it does not." in html
     assert "Runner-up" not in html
+
+
+def test_images_are_shown_as_the_network_gets_them_on_the_range_that_it_expects():
+    images = np.random.default_rng(0).uniform(0, 1, (2, 4, 4, 3))
+    pictures = as_seen({"raw": images * 255, "unit": images}, "unit")
+    shown = {name: [np.asarray(Image.open(io.BytesIO(base64.b64decode(one.partition(",")[2])))) for one in of_one]
+             for name, of_one in pictures.items()}  # fmt: skip
+    np.testing.assert_allclose(shown["unit"][0], images[0] * 255, atol=12)
+    assert np.mean(shown["raw"][1] == 255) > 0.9  # far too bright
+    check = report()["preprocessing"] | {"best": "unit", "current": "raw"}
+    html = " ".join(render_diagnosis_page(report(preprocessing=check), {"raw": images * 255, "unit": images}).split())
+    assert "Test images as the network gets them with raw (now)" in html
+    assert html.count("<img ") == 4
 
 
 def test_a_page_without_further_checks_leaves_their_plots_out():

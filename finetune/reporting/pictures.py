@@ -1,0 +1,43 @@
+"""Images inside a page."""
+
+import base64
+import io
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from finetune.data import decoding
+
+SIDE = 128
+"""Largest side of a shown photo, in px. Images in memory are shown at their own size."""
+
+
+def data_uri(pixels: np.ndarray, *, photo: bool) -> str:
+    """Of uint8 `[height, width, 3]`: PNG, which is exact, for small images, JPEG for photos."""
+    out = io.BytesIO()
+    large = photo or max(pixels.shape) > SIDE
+    image = decoding.converted(
+        Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    )
+    if large:
+        image.thumbnail((SIDE, SIDE))
+        image.save(out, format="JPEG", quality=85)
+    else:
+        image.save(out, format="PNG", optimize=True)
+    kind = "jpeg" if large else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
+
+
+def as_seen(fed: Mapping[str, np.ndarray], expected: str) -> dict[str, list[str]]:
+    """The pictures of images as a network gets them under several preprocessings, each by its name.
+
+    fed: name -> float `[images, height, width, channels]`. Black and white are the range that the preprocessing
+    `expected` gives these images, so that pixels on another scale show as too dark, too bright or without contrast.
+    """
+    low, high = (float(value) for value in np.percentile(fed[expected], (0.5, 99.5)))
+    pictures = {}
+    for name, images in fed.items():
+        scaled = np.clip((images - low) / max(high - low, 1e-9), 0, 1) * 255
+        pictures[name] = [data_uri(one.round().astype(np.uint8), photo=False) for one in np.nan_to_num(scaled)]
+    return pictures
