@@ -49,6 +49,8 @@ MISFED, FED = 0.5, 0.25
 """Distances of the first layer's statistics from its input, in sigmas or half a log variance. If it is over the first
 with the present preprocessing and under the second with another, the other is tried on all images, however little it
 wins on few."""
+ALONE = 4.0
+"""The first layer drifts alone if it drifts this many times as far as any other."""
 REPAIRED = 0.8
 """A cure names the cause if it wins this share of what the best statistics win."""
 RENUMBERED = 0.1

@@ -139,6 +139,8 @@ def _statistics_lines(seen: Reading) -> list[str]:
         f"{worst.log_variance_ratio:.2f} from the training images'"
     )
     lines = [drift if seen.onset is None else f"{drift}; it starts in {seen.onset.name}"]
+    if seen.first_alone:
+        lines.append("the drift lies in the first layer alone, which points to the pixels that the network is fed")
     if seen.noise_ratio is not None:
         lines.append(
             f"the moving means differ from the data's {seen.noise_ratio:.2g} times as much as one batch's mean does"

@@ -92,6 +92,19 @@ def _on_purpose(seen: Reading) -> str:
     return _affine(seen)
 
 
+def _pixels(seen: Reading) -> str:
+    """Why what the network is fed is not to blame, though the drift lies in the first layer alone."""
+    check, test = seen.evidence.preprocessing, seen.evidence.test
+    others = [one for one in check.trials if one.name != check.current] if check else []
+    if not others:
+        return "the drift lies in the first layer alone, but no other preprocessing was tried (--all-checks does)"
+    best = max(others, key=lambda one: one.accuracy)
+    return (
+        f"the drift lies in the first layer alone, but the best of {len(others)} other preprocessings, '{best.name}', "
+        f"gives {best.accuracy:.1%} of few training images; recalibrating gives {percent(test.recalibrated)} on test images"
+    )
+
+
 def _updates_or_pixels(seen: Reading) -> tuple[str, str]:
     """The runner-up of forgotten updates."""
     check = seen.evidence.preprocessing
@@ -131,5 +144,7 @@ def runner_up(seen: Reading, cause: str) -> tuple[str, str]:
     """(the cause that came second, the figure by which it lost)."""
     if cause == "updates-never-ran":
         return _updates_or_pixels(seen)
+    if cause.startswith("statistics-") and seen.first_alone:
+        return "wrong-preprocessing", _pixels(seen)
     other, why = NEIGHBOURS[cause]
     return other, why(seen)

@@ -167,6 +167,13 @@ class Reading:
         return next(layer for layer in layers if size(layer) >= max(worst / 10, thresholds.DRIFTED))
 
     @cached_property
+    def first_alone(self) -> bool:
+        """Whether the drift lies in the first layer alone, which sees the pixels: each layer is measured on batch
+        statistics below it, so what the network is fed shows in no other."""
+        first, *others = (size(layer) for layer in self.evidence.layers)
+        return bool(others) and first > thresholds.MISFED and first > thresholds.ALONE * max(others)
+
+    @cached_property
     def test_distance(self) -> tuple[float, float]:
         """How far the statistics of test and training images are apart in the early layers: in sigmas (or half a log
         variance), and in standard errors of that."""

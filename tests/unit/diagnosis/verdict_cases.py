@@ -82,6 +82,11 @@ CASES = {
         "layers": (layer(0.8, source=True),) * 2,
         "facts": Facts(affine_moved=False, base_moved=False),
     },
+    "statistics-lag: of the first layer alone, which points to the pixels": {
+        **BROKEN,
+        "layers": (layer(0.9), layer(0.1)),
+        "facts": UNKNOWN,
+    },
     "inference-mode-by-design": {
         "test": ways(0.90, 0.70, 0.72),
         "train": ways(0.93, 0.72, 0.74),
