@@ -100,8 +100,9 @@ def _pixels(seen: Reading) -> str:
         return "the drift lies in the first layer alone, but no other preprocessing was tried (--all-checks does)"
     best = max(others, key=lambda one: one.accuracy)
     return (
-        f"the drift lies in the first layer alone, but the best of {len(others)} other preprocessings, '{best.name}', "
-        f"gives {best.accuracy:.1%} of few training images; recalibrating gives {percent(test.recalibrated)} on test images"
+        f"the drift lies in the first layer alone. The best of {len(others)} other preprocessings, '{best.name}', "
+        f"gives {best.accuracy:.1%} of few training images; recalibrating gives {percent(test.recalibrated)} on test "
+        "images"
     )
 
 
