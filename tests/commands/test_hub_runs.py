@@ -46,7 +46,7 @@ def test_fine_tuned_with_forgotten_updates_diagnosed_and_repaired(module, tmp_pa
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (config["backbone"], config["preprocess"]) == (f"hub:{path}", "unit")
     diagnosis = typed(f"diagnose-bn {tmp_path}/run --json --quiet --images 60")
-    assert diagnosis.exit_code in (0, 3), diagnosis.output
+    assert diagnosis.exit_code in (0, 3, 4), diagnosis.output
     layers = json.loads(diagnosis.stdout)["layers"]
     assert all(layer["at_source"] and layer["mean_shift"] > 0.05 for layer in layers)
     repaired = typed(f"recalibrate-bn {tmp_path}/run --quiet --images 60")

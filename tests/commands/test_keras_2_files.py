@@ -66,7 +66,7 @@ def ghosts(x):
 def test_a_file_is_diagnosed_and_recalibrated(body, suffix, colours, tmp_path):
     path, out = files.written(taught(body, colours), tmp_path / f"own{suffix}"), tmp_path / f"copy{suffix}"
     result = typed(f"diagnose-bn {path} --preprocess raw --data {colours} --quick --json")
-    assert result.exit_code in (0, 3), result.output
+    assert result.exit_code in (0, 3, 4), result.output
     test = json.loads(result.stdout)["accuracy"]["test"]
     assert round(64 * test["is_training_false"]) == correct(path, colours, ghosts=body is ghosts)
     result = typed(f"recalibrate-bn {path} --preprocess raw --data {colours} --out {out} --json")

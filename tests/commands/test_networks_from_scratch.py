@@ -78,7 +78,7 @@ def test_the_model_is_stock_and_diagnosed_as_any_other(finished):
     assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
     assert not any("local_step" in variable.path for variable in model.variables)
     diagnosed = typed(f"diagnose-bn {run} --json")
-    assert diagnosed.exit_code in (0, 3), diagnosed.output
+    assert diagnosed.exit_code in (0, 3, 4), diagnosed.output
     assert (
         json.loads(diagnosed.stdout)["accuracy"]["test"]["is_training_false"]
         == (result_of(run)["test"]["is_training_false"]["accuracy"])

@@ -10,7 +10,7 @@ Conventions of a page, which `test_commands_in_docs.py` holds:
   checked all the same, but not run. There are few of them, `test_docs_run.py` counts them.
 - `<!-- slow: REASON -->` on the line above a block: only the slow tests run it.
 - `# exit code 3: WORD` behind a command: how it ends, and what it prints among other things. Without it, a command
-  ends with 0, and `finetune diagnose-bn` with 0 or 3.
+  ends with 0, and `finetune diagnose-bn` with 0, 3 or 4.
 - Words in capitals stand for what the reader has: RUN (a finished run), DIR, JOBS.toml. `B` is a backbone and its data.
 - What a reader has, such as `photos/` or `runs/my-run`, lies in the directory in which a page is run: `stand_ins.py`.
 
