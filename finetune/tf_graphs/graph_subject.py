@@ -150,9 +150,12 @@ class GraphSubject:
     def _raw(self, statistics: Statistics) -> Forward:
         """As `forward`, to the graph's own outputs `[batch, units]`."""
         layers = self._layers if statistics == "batch" else ()
-        sites = [site for layer in layers for site in layer.sites]
         with self._tf.as_default():
-            moments = [_moments(self._tensor("batch", str(site.x)), site.axes) for site in sites]
+            moments = [
+                _moments(self._tensor("batch", str(site.x)), site.axes, len(self._moving[layer.name][0]))
+                for layer in layers
+                for site in layer.sites
+            ]
         fetches, given = (self._tensor(statistics, LOGITS), moments), self._tensor(statistics, IMAGES)
 
         def run(images: Any) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray, float]]]:
@@ -339,8 +342,10 @@ def _flat(value: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarra
     return np.array(value, dtype).reshape(-1)
 
 
-def _moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any, Any]:
+def _moments(x: Any, axes: tuple[int, ...], channels: int) -> tuple[Any, Any, Any]:
     """(mean, population variance, N) of `x` over `axes`, within 1e-6 of NumPy in float64, so that they can be pooled.
+
+    Virtual batches, which are normalised each on its own, are pooled.
 
     As in `finetune.batchnorm.layer`, values are centred before they are squared, and no more than one row is summed in
     float32.
@@ -357,7 +362,11 @@ def _moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any, Any]:
         return tf.reduce_sum(tf.cast(part, tf.float64), rest, keepdims=True) / n
 
     shift, square = averaged(centred), averaged(centred * centred)
-    return tf.reshape(tf.cast(mean, tf.float64) + shift, [-1]), tf.reshape(square - shift * shift, [-1]), n
+    means = tf.reshape(tf.cast(mean, tf.float64) + shift, [-1, channels])
+    variances = tf.reshape(square - shift * shift, [-1, channels])
+    pooled = tf.reduce_mean(means, 0)
+    batches = tf.cast(tf.shape(means)[0], tf.float64)
+    return pooled, tf.reduce_mean(variances + (means - pooled) ** 2, 0), n * batches
 
 
 def _config(*graphs: Graph) -> Any:

@@ -49,17 +49,26 @@ def find_averages(graph: Graph, sites: Iterable[Site]) -> dict[str, Average]:
     `graph` is the whole graph, with its updates. Where a variable only serves to compute another one, as the biased
     average of `zero_debias` does, the other is meant.
     """
-    reader = _MomentsReader(graph)
-    fed: dict[str, _Moments] = {}
-    for node in graph.nodes.values():
-        target = graph.source(node.inputs[0]).node if node.op in ASSIGNMENTS and len(node.inputs) > 1 else ""
-        if target and graph.nodes[target].op in VARIABLES:
-            reader.read(node.inputs[1], fed.setdefault(target, _Moments()))
-    found = {}
+    reader, fed, found = _MomentsReader(graph), _assigned_moments(graph), {}
     for site in sites:
         mean, variance = (_average(own, fed, kind) for own, kind in zip(reader.of(site), (False, True), strict=True))
         if mean and variance:
             found[site.node] = Average(mean, variance)
+    return found
+
+
+def averaged(graph: Graph) -> list[str]:
+    """Every variable that averages means or variances."""
+    return [name for name, moments in _assigned_moments(graph).items() if moments.found]
+
+
+def _assigned_moments(graph: Graph) -> dict[str, _Moments]:
+    """The moments that each variable is assigned."""
+    reader, found = _MomentsReader(graph), dict[str, _Moments]()
+    for node in graph.nodes.values():
+        target = graph.source(node.inputs[0]).node if node.op in ASSIGNMENTS and len(node.inputs) > 1 else ""
+        if target and graph.nodes[target].op in VARIABLES:
+            reader.read(node.inputs[1], found.setdefault(target, _Moments()))
     return found
 
 
@@ -116,10 +125,13 @@ class _MomentsReader:
         return found
 
     def _moment(self, node: Node, found: _Moments) -> Sequence[Ref]:
-        """Add the moment that a node averages. What is averaged over towers is returned instead."""
+        """Add the moment that a node averages. What is averaged over towers or virtual batches is returned instead."""
         of = self._graph.producer(self._graph.source(node.inputs[0]))
         if of.op in ("Pack", "ConcatV2"):
             return of.inputs
+        axes = self._values.of(of.inputs[1]) if of.op in AVERAGING else None
+        if axes is not None and 0 in axes:  # a moment already, of each virtual batch
+            return node.inputs[:1]
         if (variance := self._sites.moments(Ref(node.name))) is not None:
             found.variances.add((node.name, self._graph.source(variance[0])))
         else:

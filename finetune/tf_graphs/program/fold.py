@@ -35,10 +35,18 @@ def fold(graph: Graph, known: Mapping[Ref, np.ndarray], roots: Iterable[str]) ->
     constants = [constant(kept[ref].node, np.asarray(value)) for ref, value in known.items()]
     graph = graph.with_nodes(constants).rewired(kept).only(roots)
     _require_size(graph)
-    for step in (_inlined, _straightened):
+    for step in (_inlined, _read, _straightened):
         graph = step(graph)
         graph = graph.only(name for name in roots if name in graph.nodes)
     return graph
+
+
+def _read(graph: Graph) -> Graph:
+    """What reads a variable whose value is known passes that on."""
+    reads = (node for node in graph.nodes.values() if node.op == "ReadVariableOp")
+    return graph.with_nodes(
+        [node.identity(ref) for node in reads if graph.producer(ref := graph.source(node.inputs[0])).op == "Const"]
+    )
 
 
 def _require_size(graph: Graph) -> None:

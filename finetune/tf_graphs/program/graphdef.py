@@ -23,6 +23,8 @@ ALLOWED = COMPUTING | RANDOM | FUSED | VARIABLES
 """Operations that compute and do nothing else."""
 STALE = "_output_shapes"
 """Shapes that the writing TensorFlow inferred: those of 1.11 and 1.12 contradict this one's."""
+_SCALARS = 24
+"""The version of GraphDefs since which a placeholder of no axes is a scalar. Before, its shape is not known."""
 _HINTS = ("_lower_using_switch_merge",)
 _KINDS = {"int": "i", "float": "f", "bool": "b", "string": "s"}
 """Types of attributes in an OpDef -> the field of an AttrValue that holds them, where the two names differ."""
@@ -60,6 +62,8 @@ def read_graph(graph_def: Any, path: object) -> Graph:
     functions = {function.signature.name: function for function in graph_def.library.function}
     nodes: dict[str, Node] = {}
     for proto in graph_def.node:
+        if proto.op == "Placeholder" and graph_def.versions.producer < _SCALARS and not proto.attr["shape"].shape.dim:
+            proto.attr["shape"].shape.unknown_rank = True
         if proto.name in nodes:
             raise damaged(f"it has two nodes called '{proto.name}'", path)
         data = tuple(parse_ref(text) for text in proto.input if not text.startswith("^"))

@@ -11,11 +11,21 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import tensorflow as tf
 
-from checkpoints.formats.operations import ASSIGNMENTS, RANDOM
+from checkpoints.formats.operations import ASSIGNMENTS, RANDOM, VARIABLES
 from finetune.errors import FinetuneError, WrongUse
 from finetune.tf_graphs.program.fold import fold
 from finetune.tf_graphs.program.graphdef import ALLOWED, parse_ref, refuse
-from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Node, Ref, first_of, new_node
+from finetune.tf_graphs.program.nodes import (
+    IMAGES,
+    LOGITS,
+    PLACEHOLDERS,
+    SWITCHES,
+    Graph,
+    Node,
+    Ref,
+    first_of,
+    new_node,
+)
 from finetune.tf_graphs.program.roles import Input, describe, listed
 from finetune.tf_graphs.program.sites import Layer, SwitchedLayers, find_sites, pair
 
@@ -24,6 +34,10 @@ _DROP = re.compile(r"drop", re.IGNORECASE)
 _THRESHOLDS = frozenset({"Floor", "GreaterEqual", "Greater", "Less", "LessEqual"})
 _ELEMENTWISE = frozenset({"Mul", "Add", "AddV2", "Sub", "Identity", "Cast", "LogicalNot", "StopGradient"})
 _SCALINGS = frozenset({"Mul", "RealDiv", "Div"})
+_CONDITIONS = {**dict.fromkeys(SWITCHES, 1), **dict.fromkeys(("If", "StatelessIf"), 0)}
+"""Operations that decide by a condition -> the number of the input that holds it."""
+_SOURCES = PLACEHOLDERS | VARIABLES | {"Const"}
+_MOST_CONDITIONS = 16
 UPDATE_OPS, TRAIN_OP = "update_ops", "train_op"
 _APPLY = re.compile(r"^(Resource)?(Sparse)?Apply[A-Z]")
 
@@ -59,8 +73,10 @@ def find_modes(graph: Graph, switch: Ref | None, known: Mapping[Ref, np.ndarray]
     needed = graph.only([LOGITS])
     if switch is not None and switch.node not in needed.nodes:
         raise WrongUse(f"--is-training {switch}: the logits do not depend on it; they take {listed(needed)}")
-    refs, how = ([switch], "as given") if switch else (_switches(needed, known), "found")
-    found = {ref: modes for ref in refs if (modes := _by(needed, ref, known, how))}
+    how = "as given" if switch else "found"
+    found: dict[Ref, Modes] = {}
+    for refs in ([switch],) if switch else (_switches(needed, known), _conditions(needed, known)):
+        found = found or {ref: modes for ref in refs if (modes := _by(needed, ref, known, how))}
     if len(found) == 1:
         return found.popitem()[1]
     if found:
@@ -81,11 +97,18 @@ def _switches(graph: Graph, known: Mapping[Ref, np.ndarray]) -> list[Ref]:
     found = {}
     for node in graph.nodes.values():
         dtype = tf.as_dtype(node.data_type() or tf.string)
-        number = (dtype.is_integer or dtype.is_floating) and node.declared_shape() == ()
-        variable = node.op in ("Variable", "VariableV2") and dtype.is_bool
-        if variable or (_is_scalar_placeholder(node) and (dtype.is_bool or number)):
+        scalar = node.declared_shape() == ()
+        number = scalar and (dtype.is_integer or (dtype.is_floating and node.op in PLACEHOLDERS))
+        if (node.op in VARIABLES or _is_scalar_placeholder(node)) and (dtype.is_bool or number):
             found[Ref(node.name)] = dtype.is_bool
     return sorted((ref for ref in found if ref not in known), key=lambda ref: not found[ref])
+
+
+def _conditions(graph: Graph, known: Mapping[Ref, np.ndarray]) -> list[Ref]:
+    """What conditions are computed to, as from a text or from a part of a tensor; few, as each is tried."""
+    read = (graph.source(node.inputs[_CONDITIONS[node.op]]) for node in graph.nodes.values() if node.op in _CONDITIONS)
+    found = dict.fromkeys(ref for ref in read if ref not in known and graph.producer(ref).op not in _SOURCES)
+    return [*found][:_MOST_CONDITIONS]
 
 
 def _is_scalar_placeholder(node: Node) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
 
 from finetune.errors import FinetuneError
 
@@ -98,7 +99,9 @@ class Node:
         return [*(ref.node for ref in self.inputs), *self.control]
 
     def data_type(self, output: int = 0) -> int:
-        """The DataType of an output by the node's attributes, 0 where they do not give it."""
+        """The DataType of an output by its operation and the node's attributes, 0 where they do not give it."""
+        if kind := _single_type(self):
+            return kind
         for key in ("output_types", "component_types", "dtypes"):
             if key in self.attr:
                 types = self.attr[key].list.type
@@ -251,6 +254,19 @@ class Graph:
         return ref
 
 
+def _single_type(node: Node) -> int:
+    """The DataType of all outputs of an operation that declares a single one; 0 for others, resources and functions."""
+    defined = op_def_registry.get(node.op)
+    if defined is None or len(defined.output_arg) != 1:
+        return 0
+    arg = defined.output_arg[0]
+    kinds = [attr.default_value.type for attr in defined.attr if attr.name == arg.type_attr]  # 0 without a default
+    if arg.type_attr in node.attr:
+        kinds = [node.attr[arg.type_attr].type]
+    kind = int(arg.type or (kinds or [0])[0])
+    return kind if kind != tf.resource.as_datatype_enum and known_type(kind) else 0
+
+
 def known_type(number: int) -> bool:
     """Whether this is a DataType that TensorFlow has."""
     try:
@@ -297,7 +313,7 @@ class Values:
     def _work_out(self, node: Node, ref: Ref, depth: int) -> np.ndarray | None:
         if node.op == "Const":
             return node.constant_value
-        if node.op in ("Identity", "StopGradient", "Cast", *SWITCHES):
+        if node.op in ("Identity", "StopGradient", "Cast", "ReadVariableOp", *SWITCHES):
             value = self.of(node.inputs[0], depth + 1)
             if value is None or node.op != "Cast":
                 return value

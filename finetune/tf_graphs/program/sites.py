@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-import numpy as np
-
 from checkpoints.formats.operations import FUSED, VARIABLES
 from finetune.tf_graphs.program.nodes import Graph, Node, Ref, Values
 
 AVERAGING = ("Mean", "Sum")
+_ROOTS = ("Rsqrt", "Sqrt", "Pow")
+_SUMS = ("Add", "AddV2")
+_EXPONENTS = (0.5, -0.5)
+_DIVISIONS = ("RealDiv", "Div", "DivNoNan")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,12 @@ def find_sites(graph: Graph) -> list[Site]:
     return [site for node in graph.ordered() if (site := reader.site(node)) is not None]
 
 
+def roots_of_variables(graph: Graph) -> list[str]:
+    """The nodes that take the root of a variable, as of a variance, in no normalisation that is known."""
+    reader = SiteReader(graph)
+    return [node.name for node in graph.ordered() if reader.is_unread(node)]
+
+
 class SiteReader:
     """Reads the normalisations and the moments of a graph."""
 
@@ -92,7 +100,12 @@ class SiteReader:
         """The normalisation that `node` is the heart of, None where it is none."""
         if node.op in FUSED:
             return self._fused(node)
-        return self._by_hand(node) if node.op in ("Rsqrt", "Sqrt") else None
+        return self._by_hand(node) if node.op in _ROOTS else None
+
+    def is_unread(self, node: Node) -> bool:
+        """Whether `node` takes the root of a variable, but is the heart of no normalisation."""
+        root = node.op in _ROOTS and (node.op != "Pow" or self._number(node.inputs[1]) in _EXPONENTS)
+        return root and self._variable(self._deviation(node)[1]) is not None and self._by_hand(node) is None
 
     def _fused(self, node: Node) -> Site:
         batch = node.attr["is_training"].b if "is_training" in node.attr else True
@@ -105,43 +118,56 @@ class SiteReader:
 
     def _by_hand(self, root: Node) -> Site | None:
         """(x - mean) / sqrt(variance + epsilon), in the order of `tf.nn.batch_normalization` or of a formula."""
-        inside = self._graph.producer(root.inputs[0])
-        if inside.op not in ("Add", "AddV2"):
+        if root.op == "Pow" and self._number(root.inputs[1]) not in _EXPONENTS:
             return None
-        known = [self._values.of(ref) for ref in inside.inputs]
-        small = next((index for index, value in enumerate(known) if value is not None and value.size == 1), None)
-        if small is None:
-            return None
-        variance, epsilon = inside.inputs[1 - small], float(f"{float(np.asarray(known[small]).item()):.6g}")
+        end, variance, entry, epsilon = self._deviation(root)
         mean = held = entries = None
         if moments := self.moments(variance):
             x, axes = moments
             if 0 not in axes:  # layer and instance normalisation
                 return None
-            found = self._formula(root, self._graph.source(x))
+            found = self._formula(end, self._graph.source(x))
+            if not (epsilon or found.entry):  # the root of a mean square that normalises nothing
+                return None
         else:
-            found = self._formula(root)
+            found = self._formula(end)
             mean, held, axes = found.mean, self._variable(variance), ()
             if held is None or found.x is None or mean is None:
                 return None
             x = found.x
         if found.entry:
-            entries = Entries(found.entry, (inside.name, 1 - small), found.across or x)
+            entries = Entries(found.entry, entry, found.across or x)
         return Site(root.name, x, axes, epsilon, self._graph.source(x), mean, held, found.gamma, found.beta, entries)
+
+    def _deviation(self, root: Node) -> tuple[Node, Ref, tuple[str, int], float]:
+        """The last node of a standard deviation; its variance and where that enters; epsilon, as added to a variance.
+
+        Epsilon is added to the variance, bounds it below, or is added to the root.
+        """
+        inside = self._graph.producer(root.inputs[0])
+        if inside.op in (*_SUMS, "Maximum") and (small := self._small(inside)):
+            index, epsilon = small
+            return root, inside.inputs[1 - index], (inside.name, 1 - index), epsilon
+        readers = self._consumers[root.name]
+        if len(readers) == 1 and readers[0].op in _SUMS and (small := self._small(readers[0])):
+            return readers[0], root.inputs[0], (root.name, 0), float(f"{small[1] ** 2:.6g}")
+        return root, root.inputs[0], (root.name, 0), 0.0
+
+    def _small(self, node: Node) -> tuple[int, float] | None:
+        """(its number, its value) of the first input that is a known number."""
+        numbers = [self._number(ref) for ref in node.inputs]
+        return next(((index, number) for index, number in enumerate(numbers) if number is not None), None)
 
     def _formula(self, root: Node, x: Ref | None = None) -> _Formula:
         """Its parts, by the nodes that read 1/sqrt(...). `x`: what is normalised, where moments show it."""
         inverse, gamma = root, None
-        readers = self._consumers[root.name]
-        if len(readers) == 1 and readers[0].op == "Mul":
-            factor = _other(readers[0], root.name)
-            gamma = self._variable(factor)
-            inverse = readers[0] if gamma or self._producer(factor).op == "Const" else root
+        while multiplied := self._multiplied(inverse):
+            inverse, gamma = multiplied[0], multiplied[1] or gamma
         found = _Formula(gamma=gamma)
         for of, reader in self._uses(inverse.name):
             if reader.op in ("Reciprocal", "Inv"):
                 return self._formula(reader, x)
-            if reader.op not in ("Mul", "RealDiv", "Div"):
+            if reader.op not in ("Mul", *_DIVISIONS):
                 continue
             factor = _other(reader, of)
             made = self._graph.producer(self._graph.source(factor))
@@ -164,6 +190,17 @@ class SiteReader:
             else:
                 found = replace(found, x=factor, across=Ref(of))
         return found
+
+    def _multiplied(self, inverse: Node) -> tuple[Node, str | None] | None:
+        """What multiplies 1/sqrt(...) by gamma or by a number (or divides it by sqrt(...)), if all read it; gamma."""
+        readers = self._consumers[inverse.name]
+        if len(readers) != 1 or readers[0].op not in ("Mul", *_DIVISIONS):
+            return None
+        factor = _other(readers[0], inverse.name)
+        if readers[0].op != "Mul" and readers[0].inputs[0] != factor:  # it is divided
+            return None
+        gamma = self._variable(factor)
+        return (readers[0], gamma) if gamma or self._producer(factor).op == "Const" else None
 
     def _scaled(self, product: Node) -> tuple[str, Node] | None:
         """The variable that a difference is multiplied by, and the difference; None where that is not the product."""
@@ -231,8 +268,12 @@ class SiteReader:
         return None
 
     def _is(self, ref: Ref, number: float) -> bool:
+        return self._number(ref) == number
+
+    def _number(self, ref: Ref) -> float | None:
+        """The value of a tensor of one element that is known, to six digits."""
         value = self._values.of(ref)
-        return value is not None and value.size == 1 and float(value.item()) == number
+        return float(f"{float(value.item()):.6g}") if value is not None and value.size == 1 else None
 
 
 def _other(node: Node, name: str) -> Ref:

@@ -13,12 +13,12 @@ import tensorflow as tf
 
 from checkpoints.formats.operations import FUSED
 from finetune.errors import FinetuneError
-from finetune.tf_graphs.program.averages import Average, find_averages
+from finetune.tf_graphs.program.averages import Average, averaged, find_averages
 from finetune.tf_graphs.program.fold import fold
 from finetune.tf_graphs.program.graphdef import MetaGraph, import_graph, refuse
 from finetune.tf_graphs.program.modes import Modes, guesses, lines_of, logits_with, require_values
 from finetune.tf_graphs.program.nodes import LOGITS, Graph, Node, Ref, constant, first_of, new_node
-from finetune.tf_graphs.program.sites import Entries, Site, find_sites, pair
+from finetune.tf_graphs.program.sites import Entries, Site, find_sites, pair, roots_of_variables
 
 _SCOPE = "finetune_made"
 """In front of the names of all nodes that are added."""
@@ -35,6 +35,8 @@ def modes_without_switch(meta: MetaGraph, known: Mapping[Ref, np.ndarray]) -> Mo
     sites = find_sites(own)
     by_batch, by_moving = ([site for site in sites if site.batch == batch] for batch in (True, False))
     whole = fold(meta.graph, known, meta.graph.nodes)
+    if unread := roots_of_variables(own) or ([] if sites else averaged(whole)):
+        raise _unknown_form(meta, f"'{unread[0]}'", "by statistics")
     averages = find_averages(whole, by_batch)
     if averages:
         used = [site for site in by_batch if site.node in averages]
@@ -119,8 +121,11 @@ def _as_moment(variable: Node, wanted: tf.Tensor, scope: str) -> list[Node]:
     if kind != dtype:
         nodes.append(new_node(f"{scope}/cast", "Cast", Ref(nodes[-1].name), SrcT=kind, DstT=dtype))
     shape = wanted.shape.as_list() if wanted.shape.rank and wanted.shape.rank > 1 else []
-    if shape and shape.count(None) < 2:
-        sides = constant(f"{scope}/shape", np.array([-1 if side is None else side for side in shape], np.int32))
+    if shape:  # channels are on the last axis that may be longer than 1
+        channels = max((axis for axis, side in enumerate(shape) if side != 1), default=len(shape) - 1)
+        sides = constant(
+            f"{scope}/shape", np.array([-1 if axis == channels else 1 for axis in range(len(shape))], np.int32)
+        )
         attributes = {"T": dtype, "Tshape": tf.int32}
         nodes += [sides, new_node(f"{scope}/shaped", "Reshape", Ref(nodes[-1].name), Ref(sides.name), **attributes)]
     return nodes
@@ -133,11 +138,16 @@ def _require_replaced(graph: Graph, sites: Sequence[Site], averages: Mapping[str
     read = {tuple(ref) for node in graph.nodes.values() for ref in node.inputs}
     for site in sites:
         if found.get(site.node) != tuple(averages[site.node]) or read & moments:
-            raise FinetuneError(
-                f"{meta.path} has no training switch, and normalises by the moments of a batch in a form that is not "
-                f"known (around its node '{site.node}', as with renorm): is_training=False cannot be made from it. "
-                "Write the graph with is_training a placeholder (tf.compat.v1.placeholder_with_default(False, []))"
-            )
+            raise _unknown_form(meta, f"its node '{site.node}', as with renorm", "by the moments of a batch")
+
+
+def _unknown_form(meta: MetaGraph, where: str, by: str) -> FinetuneError:
+    """The error for a graph whose other mode cannot be made, though it has BatchNorm."""
+    return FinetuneError(
+        f"{meta.path} has no training switch, and normalises {by} in a form that is not known (around {where}): its "
+        "other mode cannot be made from it. Write the graph with is_training a placeholder "
+        "(tf.compat.v1.placeholder_with_default(False, []))"
+    )
 
 
 def batchwise(graph: Graph, sites: Sequence[Site], meta: MetaGraph) -> Graph:

@@ -105,6 +105,47 @@ def test_a_switch_written_as_arithmetic(tmp_path):
     assert subject.facts.wiring.train_op_runs_updates is None
 
 
+def switched_by(kind):
+    """The switch is a variable, or is computed from a text, a number or a vector."""
+
+    def build():
+        if kind in ("bool variable", "int variable"):
+            dtype = tf.bool if kind == "bool variable" else tf.int32
+            given = tf.identity(v1.get_variable("step", [], dtype, trainable=False, initializer=tf.zeros_initializer()))
+            training = given if dtype == tf.bool else tf.equal(given, 1)
+            values = (True, False) if dtype == tf.bool else (1, 0)
+        elif kind == "text":
+            given, values = v1.placeholder(tf.string, [], "mode"), ("train", "test")
+            training = tf.equal(given, "train")
+        else:
+            given, values = v1.placeholder(tf.bool, [1], "mode"), ([True], [False])
+            training = given[0]
+        made = network(training=training)
+        return Form(made.x, made.logits, {given: values[0]}, {given: values[1]})
+
+    return build
+
+
+@pytest.mark.parametrize("v2", [True, False])
+@pytest.mark.parametrize("kind", ["bool variable", "int variable", "text", "vector"])
+def test_a_switch_that_is_a_variable_or_computed(tmp_path, kind, v2):
+    subject = agrees(save(tmp_path, switched_by(kind), v2=v2))
+    assert len(subject.layers) == 2
+    assert any(": found; True is batch statistics" in line for line in subject.facts.lines)
+
+
+def test_placeholders_as_tensorflow_0_wrote_them(tmp_path):
+    """Their attribute is a shape without axes; the shape itself is among the inferred ones."""
+    saved = save(tmp_path, network)
+    proto = v1.MetaGraphDef.FromString(saved.meta.read_bytes())
+    proto.graph_def.versions.producer = 21
+    for node in proto.graph_def.node:
+        if node.op == "Placeholder":
+            node.attr["shape"].shape.Clear()
+    saved.meta.write_bytes(proto.SerializeToString())
+    assert agrees(saved).input_size == (16, 16)
+
+
 def channels_first():
     x, training = images((None, 3, 16, 16)), v1.placeholder_with_default(False, [], "t")
     with v1.device("/device:GPU:0"):

@@ -25,7 +25,7 @@ SPEC = find_row("resnet_v1_demo")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("data") / "data.npz"
-    images = rng.integers(0, 256, (48, 32, 32, 3)).astype(np.uint8)
+    images = rng.integers(0, 256, (48, 16, 16, 3)).astype(np.uint8)
     labels = np.arange(48) % 3
     np.savez(path, x_train=images[:32], y_train=labels[:32], x_test=images[32:], y_test=labels[32:])
     return path
@@ -33,10 +33,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_statistics_that_a_file_lacks_are_measured_and_written_for_tf1(data: Path, tmp_path: Path) -> None:
     scope = "my_model/"
-    slim = slim_oracle.resnet_v1(np.zeros((1, 32, 32, 3), np.float32), outputs=3, **SPEC.arguments)
+    slim = slim_oracle.resnet_v1(np.zeros((1, 16, 16, 3), np.float32), outputs=3, **SPEC.arguments)
     saved = {f"{scope}{name}": array for name, array in slim.variables.items() if "moving" not in name}
     write_slim(tmp_path / "m", saved)
-    request = TargetOptions(backbone=SPEC.name, checkpoint=tmp_path / "m", data=str(data), image_size=32, batch_size=32)
+    request = TargetOptions(backbone=SPEC.name, checkpoint=tmp_path / "m", data=str(data), image_size=16, batch_size=32)
     target = open_target(request)
     assert any("lacks" in note and "they start at mean 0 and variance 1" in note for note in target.notes)
     assert target.history.facts.statistics_absent
@@ -51,7 +51,7 @@ def test_statistics_that_a_file_lacks_are_measured_and_written_for_tf1(data: Pat
     # TF1's own Saver restores all of it into tf_slim's graph, which computes what this package does.
     names = {name: f"{scope}{name}" for name in slim.variables}
     theirs = reference.run(SPEC, written, inputs[:4].astype(np.float32), outputs=3, names=names)
-    model = load_backbone(SPEC, image_size=32, checkpoint=written, head=3).model
+    model = load_backbone(SPEC, image_size=16, checkpoint=written, head=3).model
     ours = np.asarray(model(inputs[:4].astype(np.float32), training=False))
     assert np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
 

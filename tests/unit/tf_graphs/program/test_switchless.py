@@ -6,12 +6,16 @@ import tensorflow as tf
 from tensorflow.python.training.moving_averages import assign_moving_average
 from tf_keras.src.legacy_tf_layers.normalization import batch_normalization
 
+from finetune.errors import FinetuneError
 from finetune.tf_graphs import open_graph
 from tests.support.tf1_forms import arrays, conv, head, images, save_both, v1
 
 
-def program(forms, dense):
-    """A network with a layer of each of `forms` (and `dense`, after a matrix), its dropout, loss and train op."""
+def program(forms, dense=(), *, trained=slice(-1, None)):
+    """A network with a layer of each of `forms` (and `dense`, after a matrix), its dropout, loss and train op.
+
+    trained: the part of the weights that the train op trains, by default the last: gradients take most of the time.
+    """
 
     def build(training):
         h = x = images()
@@ -23,7 +27,7 @@ def program(forms, dense):
             h = tf.nn.relu(form(tf.matmul(h, matrix), training, f"dense{index}"))
         logits, loss = head(tf.nn.dropout(h, rate=1e-9) if training else h)
         with tf.control_dependencies(v1.get_collection(v1.GraphKeys.UPDATE_OPS)):
-            v1.train.GradientDescentOptimizer(0.1).minimize(loss)
+            v1.train.GradientDescentOptimizer(0.1).minimize(loss, var_list=v1.trainable_variables()[trained])
         return x, logits
 
     return build
@@ -166,7 +170,7 @@ DENSE = (population, averaged_moments(False), layers(False))
 @pytest.mark.filterwarnings("ignore:`tf.layers.batch_normalization` is deprecated")
 @pytest.mark.parametrize("v2", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_either_graph_gives_what_the_sessions_of_both_give(tmp_path, v2):
-    saved = save_both(tmp_path, program(FORMS, DENSE), v2=v2)
+    saved = save_both(tmp_path, program(FORMS, DENSE, trained=slice(None) if v2 else slice(-1, None)), v2=v2)
     assert np.abs(saved.true - saved.false).max() > 0.01
     for path, made in ((saved.training, "False"), (saved.testing, "True")):
         subject = open_graph(path, saved.checkpoint)
@@ -178,3 +182,83 @@ def test_either_graph_gives_what_the_sessions_of_both_give(tmp_path, v2):
             assert set(subject.decay.values()) == {0.9}
             assert subject.facts.wiring.train_op_runs_updates
             assert any("dropout off in both modes" in line for line in subject.lines)
+
+
+def deviation(formula):
+    """Averages in UPDATE_OPS, and `formula` of x, mean, variance, gamma, beta."""
+
+    def batch_norm(x, training, name):
+        gamma, beta, mean, variance = arrays(name, x.shape[-1], "gamma", "beta", "moving_mean", "moving_variance")
+        m, v = tf.nn.moments(x, axes(x)) if training else (mean, variance)
+        for one, value in ((mean, m), (variance, v)) if training else ():
+            v1.add_to_collection(v1.GraphKeys.UPDATE_OPS, assign_moving_average(one, value, 0.9, zero_debias=False))
+        return formula(x, m, v, gamma, beta)
+
+    return batch_norm
+
+
+def scaled(x, m, scale, beta):
+    return x * scale + (beta - m * scale)
+
+
+def virtual_batches(x, training, name):
+    return batch_normalization(x, training=training, momentum=0.9, virtual_batch_size=4, name=name)
+
+
+DEVIATIONS = (
+    deviation(lambda x, m, v, gamma, beta: gamma * (x - m) / (tf.sqrt(v) + 1e-3) + beta),
+    deviation(lambda x, m, v, gamma, beta: (x - m) * tf.pow(v + 1e-3, -0.5) * gamma + beta),
+    deviation(lambda x, m, v, gamma, beta: (x - m) / tf.pow(v + 1e-3, 0.5) * gamma + beta),
+    deviation(lambda x, m, v, gamma, beta: scaled(x, m, gamma / tf.sqrt(v + 1e-3), beta)),
+    deviation(lambda x, m, v, gamma, beta: (x - m) * (1.0 / tf.sqrt(v + 1e-3)) * gamma + beta),
+    deviation(lambda x, m, v, gamma, beta: (x - m) / tf.sqrt(tf.maximum(v, 1e-3)) * gamma + beta),
+    deviation(lambda x, m, v, gamma, beta: tf.math.divide_no_nan(x - m, tf.sqrt(v)) * gamma + beta),
+)
+
+
+@pytest.mark.filterwarnings("ignore:`tf.layers.batch_normalization` is deprecated")
+@pytest.mark.parametrize(
+    ("forms", "of_tests"), [(DEVIATIONS, True), ((virtual_batches,), False)], ids=["deviations", "virtual batches"]
+)
+def test_every_way_of_writing_the_deviation(tmp_path, forms, of_tests):
+    """A graph for tests does not show that training used virtual batches."""
+    saved = save_both(tmp_path, program(forms))
+    assert np.abs(saved.true - saved.false).max() > 0.01
+    for path in (saved.training, saved.testing) if of_tests else (saved.training,):
+        subject = open_graph(path, saved.checkpoint)
+        assert len(subject.layers) == len(forms)
+        logits, measured = subject.forward("batch")(saved.images)
+        np.testing.assert_allclose(logits, saved.true, atol=1e-4)
+        np.testing.assert_allclose(subject.forward("moving")(saved.images)[0], saved.false, atol=1e-4)
+        assert {n for _, _, n in measured} == {8 * 16 * 16}
+    kernel = tf.train.load_checkpoint(str(saved.checkpoint)).get_tensor("conv0/kernel")
+    mean, variance, _ = measured[0]
+    seen = tf.nn.conv2d(saved.images.astype(np.float64), kernel.astype(np.float64), 1, "SAME").numpy()
+    np.testing.assert_allclose(mean, seen.mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(variance, seen.var((0, 1, 2)), rtol=1e-5)
+
+
+def root_taken_twice(x, m, v, gamma, beta):
+    return x * (gamma * tf.pow(v + 1e-3, -0.5)) + (beta - m * (gamma * tf.pow(v + 1e-3, -0.5)))
+
+
+def groups(x, training, name):
+    """Ghost batches by hand: moments of parts of the batch."""
+    gamma, beta, mean, variance = arrays(name, x.shape[-1], "gamma", "beta", "moving_mean", "moving_variance")
+    if not training:
+        return tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
+    parts = tf.reshape(x, [2, 4, 16, 16, x.shape[-1]])
+    m, v = tf.nn.moments(parts, [1, 2, 3], keepdims=True)
+    for one, value in ((mean, m), (variance, v)):
+        v1.assign(one, 0.9 * one + 0.1 * tf.reduce_mean(tf.reshape(value, [2, -1]), 0))
+    return tf.reshape(tf.nn.batch_normalization(parts, m, v, beta, gamma, 1e-3), tf.shape(x))
+
+
+@pytest.mark.parametrize(
+    ("form", "graphs"), [(deviation(root_taken_twice), ("training", "testing")), (groups, ("training",))]
+)
+def test_an_unknown_form_is_not_taken_for_a_network_without_batchnorm(tmp_path, form, graphs):
+    saved = save_both(tmp_path, program((form,)))
+    for name in graphs:
+        with pytest.raises(FinetuneError, match=r"in a form that is not known .*is_training a placeholder"):
+            open_graph(getattr(saved, name), saved.checkpoint)
