@@ -66,7 +66,7 @@ def written(tmp_path_factory):
 
 def test_updates_that_nobody_ran_are_found_and_the_program_restores_the_repaired_copy(written):
     folder, true, false = written
-    named = f"--meta-graph {folder} --data {folder / 'data.npz'} --preprocess unit --batch-size {BATCH}"
+    named = f"--meta-graph {folder} --data {folder / 'data.npz'} --batch-size {BATCH} --preprocess unit"
     result = typed(f"diagnose-bn {named} --quick --json")
     assert result.exit_code == 3, result.output
     report = json.loads(result.stdout)
