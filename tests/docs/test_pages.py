@@ -76,7 +76,7 @@ def test_the_table_of_causes_has_the_thresholds_of_the_verdict():
     assert f"{thresholds.NOISE_TOGETHER:.0f} standard errors is a gap too" in text
     for cause, words in {
         "wrong-preprocessing": f"{thresholds.REPAIRED:.0%}",
-        "not-batchnorm: labels": f"{thresholds.RENUMBERED * 100:.0f} points",
+        "not-batchnorm: labels": f"loss is over {thresholds.CONFIDENT} times what guessing",
         "different-data": f"over {thresholds.FAR_SIGMAS} sigmas and {thresholds.FAR_DATA:.0f} standard errors",
         "batch-composition": f"{thresholds.REPAIRED:.0%}",
         "averaged-weights-raw-statistics": f"{thresholds.AHEAD:.0%}",

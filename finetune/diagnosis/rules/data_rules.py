@@ -3,6 +3,8 @@
 Each gives a Finding, or None if it does not apply.
 """
 
+import math
+
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.evidence import better, percent
 from finetune.diagnosis.recovery import words
@@ -41,8 +43,10 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
 
 def labels(seen: Reading) -> Finding | None:
     """Another numbering of the classes explains the predictions."""
-    check = seen.evidence.labels
-    if check is None or not _explained(seen):
+    check, evidence = seen.evidence.labels, seen.evidence
+    # What a network has learnt under another numbering it says with confidence, so it loses more than guessing does.
+    guessing = max(evidence.chance_loss, math.log(2))
+    if check is None or not _explained(seen) or evidence.test.least_loss < thresholds.CONFIDENT * guessing:
         return None
     shifted = check.offset_accuracy >= check.permuted_accuracy - thresholds.LEAST_GAP
     how = f"adding {check.offset} to every label" if shifted else f"renumbering {check.renumbered} classes"

@@ -164,13 +164,13 @@ EDGES = {
         {"train": ways(0.5, 0.5, 0.5, loss=1.3815)},
     ),
     "labels by 10 %": (
-        {"test": ways(0.5, 0.5, 0.5), "train": ways(0.55, 0.55, 0.55), "labels": labels(0.5, permuted=0.601)},
+        {"test": ways(0.5, 0.5, 0.5, loss=4), "train": ways(0.55, 0.55, 0.55), "labels": labels(0.5, permuted=0.601)},
         "numbered differently",
         "healthy",
         {"labels": labels(0.5, permuted=0.599)},
     ),
     "a shift of the labels within 2 %": (
-        {"test": ways(0.1, 0.1, 0.1), "labels": labels(0.1, permuted=0.9, offset=0.88)},
+        {"test": ways(0.1, 0.1, 0.1, loss=4), "labels": labels(0.1, permuted=0.9, offset=0.88)},
         "adding 1",
         "renumbering 10",
         {"labels": labels(0.1, permuted=0.9, offset=0.879)},
