@@ -66,7 +66,7 @@ def run(cell) -> dict:
         "diagnosis_seconds": round(time.monotonic() - started - trained, 1),
         "evidence": rounded(finite(dataclasses.asdict(evidence))),
     }  # fmt: skip
-    named = judged(row)
+    named = judged(row).cause
     print(f"{'ok   ' if named == cell.expected else 'WRONG'} {cell.key} -> {named}", flush=True)
     return row
 
@@ -80,8 +80,8 @@ def rounded(value):
     return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def judged(row: dict, *, records: bool = True) -> str:
-    """The cause the rules name now; `records`: whether they may look at what the training's records say."""
+def judged(row: dict, *, records: bool = True):
+    """The verdict of the rules as they are now; `records`: whether they may look at what the training's records say."""
     from benchmarks.clinic.memory import evidence_from
     from finetune.diagnosis.evidence import Facts
     from finetune.diagnosis.rules.rule import Commands
@@ -90,7 +90,23 @@ def judged(row: dict, *, records: bool = True) -> str:
     evidence = evidence_from(row["evidence"])
     if not records:
         evidence = dataclasses.replace(evidence, facts=Facts(affine_moved=evidence.facts.affine_moved))
-    return judge(evidence, Commands("MODEL")).cause
+    return judge(evidence, Commands("MODEL"))
+
+
+def right(row: dict, cause: str) -> bool:
+    """Whether a verdict is right: of a healthy run, any that does not blame BatchNorm."""
+    healthy = row["expected"] == "healthy" and (cause == "healthy" or cause.startswith("not-batchnorm"))
+    return healthy or cause == row["expected"]
+
+
+def reliability(rows: dict) -> dict[str, tuple[int, int]]:
+    """What a verdict stands on -> (right verdicts, verdicts)."""
+    found: dict[str, tuple[int, int]] = {}
+    for row in rows.values():
+        verdict = judged(row)
+        fine, total = found.get(verdict.basis, (0, 0))
+        found[verdict.basis] = fine + right(row, verdict.cause), total + 1
+    return found
 
 
 def report(rows: dict) -> None:
@@ -99,13 +115,13 @@ def report(rows: dict) -> None:
         "| brought about | network | False | True | recalibrated | named | without records |",
         "|---|---|---|---|---|---|---|",
     ]
-    right, total, alarms, recovered = Counter(), Counter(), 0, []
+    outright, total, alarms, recovered = Counter(), Counter(), 0, []
     for row in sorted(rows.values(), key=lambda row: row["cell"]):
         expected, variant, body = row["cell"].split(" | ")
-        named, blind = judged(row), judged(row, records=False)
+        named, blind = judged(row).cause, judged(row, records=False).cause
         kind = "healthy" if expected == "healthy" else "sick"
         total[kind] += 1
-        right[kind] += named == expected
+        outright[kind] += named == expected
         alarms += kind == "healthy" and named != "healthy" and not named.startswith("not-batchnorm")
         ways = row["evidence"]["test"]
         false, true, again = (
@@ -115,18 +131,20 @@ def report(rows: dict) -> None:
         figures = f"{false:.1%} | {true:.1%} | {again:.1%}"
         if expected in RECALIBRATED and true > false:
             recovered.append((again - false) / (true - false))
-        fine = named == expected or (kind == "healthy" and named.startswith("not-batchnorm"))
-        mark = "" if fine else " **(wrong)**"
+        mark = "" if right(row, named) else " **(wrong)**"
         table.append(
             f"| {expected}: {variant} | {body} | {figures} | {named}{mark} | "
             f"{'the same' if blind == named else blind} |"
         )
     summary = (
-        f"Right cause in {right['sick']} of {total['sick']} cells; {alarms} false alarms in {total['healthy']} healthy "
-        f"runs, {right['healthy']} of them called healthy outright. Where statistics are the cause, recalibration "
+        f"Right cause in {outright['sick']} of {total['sick']} cells; {alarms} false alarms in {total['healthy']} "
+        f"healthy runs, {outright['healthy']} of them called healthy outright. Where statistics are the cause, recalibration "
         f"recovers {min(recovered, default=0):.0%} to {max(recovered, default=0):.0%} of what is_training=True shows "
         f"was lost (median {statistics.median(recovered or [0]):.0%}, {len(recovered)} cells)."
     )
+    bases = sorted(reliability(rows).items())
+    counted = ", ".join(f"{basis} {fine} of {cells}" for basis, (fine, cells) in bases)
+    summary += f" Right verdicts by what they stand on: {counted}."
     print("\n".join(table), summary, sep="\n")
     readme = HERE / "README.md"
     if readme.is_file():

@@ -8,7 +8,7 @@ from finetune.diagnosis.confidence import confidence
 from finetune.diagnosis.evidence import BNEvidence, Share, better, percent
 from finetune.diagnosis.rules import data_rules, statistics_rules
 from finetune.diagnosis.rules.neighbours import runner_up
-from finetune.diagnosis.rules.rule import Commands, Finding, Reading, size
+from finetune.diagnosis.rules.rule import Basis, Commands, Finding, Reading, size
 
 UNDETERMINED = "undetermined"
 """The verdict that there are too few images for one."""
@@ -55,6 +55,7 @@ class Verdict:
     cause: a stable code. sentence: for people. evidence: the lines that led to it. not_because: what it is not.
     remedy: a command to type. confidence: how often such a verdict is right, in [0, 1], measured in the clinic.
     runner_up: the cause that came second, and why_not: the figure by which it lost; "" where there is none.
+    basis: what the verdict stands on.
     possible: where it is undetermined, the cause there is if BatchNorm is to blame, and the one if it is not.
     """
 
@@ -66,6 +67,7 @@ class Verdict:
     confidence: float = 0.0
     runner_up: str = ""
     why_not: str = ""
+    basis: Basis = "excluded"
     possible: tuple[str, ...] = ()
 
     @property
@@ -112,6 +114,7 @@ def judge(evidence: BNEvidence, commands: Commands) -> Verdict:
         confidence=confidence(reading, found),
         runner_up=other,
         why_not=why,
+        basis=found.basis,
         possible=possible,
     )
 

@@ -1,10 +1,14 @@
 """A cut-down clinic: causes brought about by training a tiny network on generated images; each is named."""
 
+import json
+
 import pytest
 
 from benchmarks.clinic import patients
+from benchmarks.clinic.__main__ import RESULTS, judged, reliability, right
 from benchmarks.clinic.cells import CELLS, bring
 from finetune.batchnorm.statistics import KerasSubject
+from finetune.diagnosis.confidence import RELIABILITY
 from finetune.diagnosis.measure import examine
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.verdict import judge
@@ -36,3 +40,11 @@ def test_the_cause_is_named(cell):
 
 def test_there_is_a_sick_one_of_each_kind_and_a_healthy_one():
     assert len({cell.expected for cell in CUT_DOWN}) >= 6
+
+
+def test_the_kept_evidence_is_still_judged_right_and_the_confidence_is_what_it_shows():
+    rows = {row["cell"]: row for row in map(json.loads, RESULTS.read_text().splitlines())}
+    assert len(rows) >= 120
+    assert [row["cell"] for row in rows.values() if not right(row, judged(row).cause)] == []
+    counts = reliability(rows)
+    assert {basis: round((fine + 1) / (total + 2), 2) for basis, (fine, total) in counts.items()} == RELIABILITY
