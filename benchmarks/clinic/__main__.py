@@ -139,8 +139,8 @@ def report(rows: dict) -> None:
     summary = (
         f"Right cause in {outright['sick']} of {total['sick']} cells; {alarms} false alarms in {total['healthy']} "
         f"healthy runs, {outright['healthy']} of them called healthy outright. Where statistics are the cause, "
-        f"recalibration recovers {min(recovered, default=0):.0%} to {max(recovered, default=0):.0%} of what is_training=True shows "
-        f"was lost (median {statistics.median(recovered or [0]):.0%}, {len(recovered)} cells)."
+        f"recalibration recovers {min(recovered, default=0):.0%} to {max(recovered, default=0):.0%} of what "
+        f"is_training=True shows was lost (median {statistics.median(recovered or [0]):.0%}, {len(recovered)} cells)."
     )
     bases = sorted(reliability(rows).items())
     counted = ", ".join(f"{basis} {fine} of {cells}" for basis, (fine, cells) in bases)
