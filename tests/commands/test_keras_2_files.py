@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import tf_keras
+from PIL import Image
 from tf_keras import layers
 
 from finetune.backbone.keras_2.legacy_file import open_legacy
@@ -95,3 +96,22 @@ def test_a_damaged_file_is_said_to_be_damaged_and_a_whole_one_is_not(colours, tm
     result = typed(f"diagnose-bn {path} --preprocess raw --data {colours}")
     assert "copy" in result.output
     assert result.exit_code == 1
+
+
+def test_a_savedmodel_is_scored_and_predicts_what_keras_2_does(colours, tmp_path):
+    taught(files.conv, colours).save(tmp_path / "own", save_format="tf")
+    model = tf_keras.models.load_model(tmp_path / "own", compile=False)
+    with np.load(colours) as data:
+        images, labels = data["x_test"], data["y_test"]
+    Image.fromarray(images[0]).save(tmp_path / "one.png")
+    chances = model(images.astype(np.float32), training=False).numpy()
+    result = typed(f"evaluate {tmp_path}/own --preprocess raw --data {colours} --json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["correct"] == int(np.sum(np.argmax(chances, axis=1) == labels))
+    loss = tf_keras.losses.sparse_categorical_crossentropy(labels, chances)
+    assert found["loss"] == pytest.approx(float(np.mean(loss)), rel=1e-5)
+    result = typed(f"predict {tmp_path}/own {tmp_path}/one.png --preprocess raw --data {colours} --json")
+    assert result.exit_code == 0, result.output
+    told = {each["class"]: each["probability"] for each in json.loads(result.stdout)["images"][0]["classes"]}
+    assert told == pytest.approx({str(number): float(one) for number, one in enumerate(chances[0])}, abs=1e-5)

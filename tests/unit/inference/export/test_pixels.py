@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from finetune.data import decoding
-from finetune.data.preprocessing import CustomPreprocessing, find_preprocessing, suspects
+from finetune.data.preprocessing import CustomPreprocessing, PerImage, find_preprocessing, from_numbers, suspects
 from finetune.errors import FinetuneError
 from finetune.inference.export import pixels
 from finetune.text import ImageShape
@@ -47,8 +47,11 @@ def test_images_in_memory_are_tf_images(height: int, width: int, side: int) -> N
     )
 
 
-@pytest.mark.parametrize("preprocessing", suspects(), ids=lambda one: one.name)
-def test_every_preprocessing_is_an_order_a_factor_and_a_summand(preprocessing: object) -> None:
+AFFINE = [*(one for one in suspects() if one != PerImage()), from_numbers("scale=1/255,mean=0.5/0.4/0.3,order=bgr")]
+
+
+@pytest.mark.parametrize("preprocessing", AFFINE, ids=lambda one: one.name)
+def test_every_other_preprocessing_is_an_order_a_factor_and_a_summand(preprocessing: object) -> None:
     values = np.random.default_rng(0).uniform(0, 255, (2, 3, 3, 3)).astype(np.float32)
     order, scale, offset = pixels.coefficients(preprocessing)
     expected = np.asarray(preprocessing.apply(values), np.float64)
@@ -74,3 +77,5 @@ def test_the_keras_layers_are_the_same_and_load_in_safe_mode(
 def test_a_function_of_the_users_own_is_refused() -> None:
     with pytest.raises(FinetuneError, match=r"mine:scale is a Python function of your own"):
         pixels.check(CustomPreprocessing("mine:scale", lambda images: images))
+    with pytest.raises(FinetuneError, match=r"per-image standardisation is not built into exports"):
+        pixels.check(PerImage())
