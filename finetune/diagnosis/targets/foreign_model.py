@@ -11,7 +11,7 @@ It is one of four kinds:
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -247,9 +247,9 @@ def _keras_facts(path: Path, model: keras.Model, request: TargetOptions) -> Fact
     bn = [one for one in model._flatten_layers() if isinstance(one, keras.layers.BatchNormalization)]
     steps, averages = _training(path) if path.suffix == ".keras" else (None, None)
     frozen = bool(bn) and not any(one.trainable for one in bn)
-    layers = list(model._flatten_layers())
-    below = layers[: max((number for number, one in enumerate(layers) if one in bn), default=0)]
-    base_frozen = frozen and not any(one.trainable_weights for one in below if not isinstance(one, keras.Model))
+    layers = list(_from_the_input(model))
+    last = max((number for number, one in enumerate(layers) if one in bn), default=0)
+    base_frozen = frozen and not any(one.trainable_weights for one in layers[:last])
     return Facts(
         decay=request.bn_decay or (float(np.median([one.momentum for one in bn])) if bn else None),
         updates=0 if frozen else steps,
@@ -258,6 +258,12 @@ def _keras_facts(path: Path, model: keras.Model, request: TargetOptions) -> Fact
         weights_moved=True if steps else None,
         base_moved=False if base_frozen else None,
     )
+
+
+def _from_the_input(model: keras.Model) -> Iterator[Any]:
+    """The layers of a model and of the models in it, those nearer to the input first."""
+    for layer in model.layers:
+        yield from _from_the_input(layer) if isinstance(layer, keras.Model) else (layer,)
 
 
 def _compiled(path: Path) -> dict[str, Any]:

@@ -77,6 +77,25 @@ def test_the_preprocessing_that_fits_is_found_though_recalibrating_would_do(subj
     assert verdict.remedy == "finetune diagnose-bn runs/x --preprocess inception"
 
 
+def test_a_mean_that_no_known_preprocessing_subtracts_is_recovered_in_numbers(subject):
+    true = find_preprocessing("scale=1/255,mean=0.9/0.2/0.55")
+    before = subject.snapshot()
+    try:
+        recalibrate(subject, (images for images, _, _ in fed(split(2), true.name).batches()))
+        evidence = examined(subject, "unit")
+    finally:
+        subject.restore(before)
+    assert evidence.test.is_training_false.accuracy < 0.7
+    found = find_preprocessing(evidence.preprocessing.best)
+    np.testing.assert_allclose(found.scale / np.array(found.std), 1 / 255, rtol=0.1)
+    np.testing.assert_allclose(found.mean, true.mean, atol=0.05)
+    assert evidence.preprocessing.test.accuracy > 0.95
+    verdict = judge(evidence, Commands("runs/x"))
+    assert verdict.cause == "wrong-preprocessing"
+    assert "was subtracted in training" in verdict.sentence
+    assert verdict.remedy == f"finetune diagnose-bn runs/x --preprocess {found.name}"
+
+
 def test_layers_that_were_not_restored_are_cured_by_themselves(subject):
     whole = subject.snapshot()
     first = whole["first"]

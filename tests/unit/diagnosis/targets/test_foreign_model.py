@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -87,3 +88,28 @@ def _record(content: bytes, label: int) -> bytes:
         "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
     }
     return bytes(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+
+
+def frozen_base(path: Path, *, trained: str = "") -> None:
+    """A head on a base that normalises its input; every layer of the base is marked as frozen, but `trained`."""
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv")(image)
+    base = keras.Model(image, keras.layers.BatchNormalization(name="bn")(x), name="base")
+    for layer in base.layers:
+        layer.trainable = layer.name == trained
+    again = keras.Input((8, 8, 3))
+    head = keras.layers.Dense(2, name="head")(keras.layers.GlobalAveragePooling2D()(base(again)))
+    keras.Model(again, head).save(path)
+
+
+@pytest.mark.parametrize(("trained", "moved"), [("", False), ("conv", None), ("bn", None)])
+def test_a_file_shows_that_its_base_was_frozen(trained: str, moved: bool | None, tmp_path: Path) -> None:
+    frozen_base(tmp_path / "m.keras", trained=trained)
+    labels = np.arange(40) % 2
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8, 3), "u1")
+    np.savez(tmp_path / "d.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    options = TargetOptions(target=tmp_path / "m.keras", data=str(tmp_path / "d.npz"), preprocess="unit")
+    assert open_target(options).history.facts.base_moved is moved
+    # The file it was made from decides, where it is given.
+    source = TargetOptions(**{**vars(options), "source_checkpoint": tmp_path / "m.keras"})
+    assert open_target(source).history.facts.base_moved is False
