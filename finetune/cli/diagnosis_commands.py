@@ -63,7 +63,8 @@ def diagnose_bn(images: int, all_checks: bool, quick: bool, html: Path | None, *
         write_text(html, render_diagnosis_page(diagnosis.to_json(), diagnosis.fed))
     if not printed_json(diagnosis.to_json()):
         _show_diagnosis(diagnosis)
-    sys.exit(diagnosis.verdict.exit_code)
+    if diagnosis.verdict.exit_code:
+        sys.exit(diagnosis.verdict.exit_code)
 
 
 def _show_diagnosis(diagnosis: "Diagnosis") -> None:
