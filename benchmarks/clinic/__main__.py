@@ -93,10 +93,9 @@ def judged(row: dict, *, records: bool = True):
     return judge(evidence, Commands("MODEL"))
 
 
-def right(row: dict, cause: str) -> bool:
+def right(row: dict, verdict) -> bool:
     """Whether a verdict is right: of a healthy run, any that does not blame BatchNorm."""
-    healthy = row["expected"] == "healthy" and (cause == "healthy" or cause.startswith("not-batchnorm"))
-    return healthy or cause == row["expected"]
+    return verdict.healthy if row["expected"] == "healthy" else verdict.cause == row["expected"]
 
 
 def reliability(rows: dict) -> dict[str, tuple[int, int]]:
@@ -105,7 +104,7 @@ def reliability(rows: dict) -> dict[str, tuple[int, int]]:
     for row in rows.values():
         verdict = judged(row)
         fine, total = found.get(verdict.basis, (0, 0))
-        found[verdict.basis] = fine + right(row, verdict.cause), total + 1
+        found[verdict.basis] = fine + right(row, verdict), total + 1
     return found
 
 
@@ -118,11 +117,12 @@ def report(rows: dict) -> None:
     outright, total, alarms, recovered = Counter(), Counter(), 0, []
     for row in sorted(rows.values(), key=lambda row: row["cell"]):
         expected, variant, body = row["cell"].split(" | ")
-        named, blind = judged(row).cause, judged(row, records=False).cause
+        verdict, blind = judged(row), judged(row, records=False).cause
+        named = verdict.cause
         kind = "healthy" if expected == "healthy" else "sick"
         total[kind] += 1
         outright[kind] += named == expected
-        alarms += kind == "healthy" and named != "healthy" and not named.startswith("not-batchnorm")
+        alarms += kind == "healthy" and verdict.exit_code == 3
         ways = row["evidence"]["test"]
         false, true, again = (
             ways[way]["correct"] / ways[way]["examples"]
@@ -131,7 +131,7 @@ def report(rows: dict) -> None:
         figures = f"{false:.1%} | {true:.1%} | {again:.1%}"
         if expected in RECALIBRATED and true > false:
             recovered.append((again - false) / (true - false))
-        mark = "" if right(row, named) else " **(wrong)**"
+        mark = "" if right(row, verdict) else " **(wrong)**"
         table.append(
             f"| {expected}: {variant} | {body} | {figures} | {named}{mark} | "
             f"{'the same' if blind == named else blind} |"

@@ -51,8 +51,9 @@ def open_keras_h5(path: Path) -> Checkpoint:
         return Checkpoint(path, "keras-weights-h5", shapes, source.read, sha256_of(path), layers=layers, places=places)
     if not shapes:
         raise CheckpointError(f"{path} holds no weights: expected the variables of a network")
-    read = lambda name: source.read(datasets[name])  # noqa: E731
-    return Checkpoint(path, "keras-h5", shapes, read, sha256_of(path), places=datasets)
+    return Checkpoint(
+        path, "keras-h5", shapes, lambda name: source.read(datasets[name]), sha256_of(path), places=datasets
+    )
 
 
 def read_shapes(source: Hdf5) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:

@@ -149,7 +149,7 @@ def _recovered(budget: CheckBudget) -> list[Any]:
         return []
     channels = shape_of(budget.train.image_size).channels
     proposed = recovery.propose(measured, moving, first.epsilon, channels)
-    names = [*(one.name for one in proposed), *recovery.of_data(some.split, channels)]
+    names = [*(one.name for one in proposed), *recovery.of_data(some.split.at(budget.train.image_size))]
     return [find_preprocessing(name) for name in dict.fromkeys(names)]
 
 

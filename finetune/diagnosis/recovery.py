@@ -70,13 +70,15 @@ def spelled(scale: str, mean: Sequence[float], std: float | Sequence[float] = 1.
     return ",".join([f"scale={scale}", *(f"{key}={text}" for key, text in parts.items() if text not in neutral[key])])
 
 
-def of_data(split: Split, channels: int) -> tuple[str, ...]:
-    """The preprocessings made of the mean and deviation of these images' pixels, as many recipes do."""
-    if channels != 3 or split.images.shape[-1] != 3:
+def of_data(split: Split) -> tuple[str, ...]:
+    """The preprocessings made of the mean and deviation of RGB images' pixels, as many recipes do; none of others.
+
+    The images have one size and the network's channels.
+    """
+    pixels = np.asarray(split.images[:], np.float64) / 255
+    if pixels.shape[-1] != 3:
         return ()
-    pixels = np.concatenate([np.asarray(split.take(np.asarray([one])).images, np.float64)[0].reshape(-1, 3) / 255
-                             for one in range(len(split))])  # fmt: skip
-    mean, std = pixels.mean(axis=0), pixels.std(axis=0)
+    mean, std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))
     return (spelled("1/255", mean), spelled("1/255", mean, std), spelled("1", 255 * mean))
 
 
@@ -181,7 +183,6 @@ def words(name: str, current: str) -> str:
     if "=" not in name:
         return ""
     numbers = from_numbers(name)
-    mean = ", ".join(f"{one:g}" for one in numbers.mean)
-    subtracted = any(numbers.mean) and (current == "unit" or numbers.scale == 1.0)
-    what = [f"a mean of ({mean}) was subtracted in training"] if subtracted else []
-    return ", " + " and ".join(what) if what else ""
+    if not any(numbers.mean) or (current != "unit" and numbers.scale != 1):
+        return ""
+    return f", a mean of ({', '.join(f'{one:g}' for one in numbers.mean)}) was subtracted in training"

@@ -7,6 +7,9 @@ from finetune.diagnosis import thresholds
 from finetune.diagnosis.evidence import percent
 from finetune.diagnosis.rules.rule import Finding, Reading
 
+_UPDATES_ON = ("--bn", "train", "--bn-updates", "on", "--bn-decay", "auto")
+"""Options of a training in which the moving statistics follow."""
+
 
 def not_finite(seen: Reading) -> Finding | None:
     """Moving statistics that are NaN, infinite or negative; weights that are not finite."""
@@ -126,15 +129,7 @@ def source_untouched(seen: Reading) -> Finding | None:
     return Finding(
         cause,
         f"The moving statistics {state} {changed}: {how}. {seen.lost}.",
-        seen.commands.recalibrate_or(
-            "--bn",
-            "train",
-            "--bn-updates",
-            "on",
-            "--bn-decay",
-            "auto",
-            advice="run the update operations in every step",
-        ),
+        seen.commands.recalibrate_or(*_UPDATES_ON, advice="run the update operations in every step"),
         basis="exact" if seen.untouched else "records",
     )
 
@@ -291,15 +286,7 @@ def learnt_around(seen: Reading) -> Finding | None:
         f"The moving statistics {'are still 0 and 1' if initial else 'never changed from the source'}, and the network "
         f"learnt around them: {figure}, as after a loop that calls the model without training=True. Recalibrating "
         f"would {'hurt' if worse else 'not help'}; train again with updates on.",
-        seen.commands.train(
-            "--bn",
-            "train",
-            "--bn-updates",
-            "on",
-            "--bn-decay",
-            "auto",
-            advice="call the model with training=True, and run its updates",
-        ),
+        seen.commands.train(*_UPDATES_ON, advice="call the model with training=True, and run its updates"),
     )
 
 

@@ -45,6 +45,6 @@ def test_there_is_a_sick_one_of_each_kind_and_a_healthy_one():
 def test_the_kept_evidence_is_still_judged_right_and_the_confidence_is_what_it_shows():
     rows = {row["cell"]: row for row in map(json.loads, RESULTS.read_text().splitlines())}
     assert len(rows) >= 120
-    assert [row["cell"] for row in rows.values() if not right(row, judged(row).cause)] == []
+    assert [row["cell"] for row in rows.values() if not right(row, judged(row))] == []
     counts = reliability(rows)
     assert {basis: round((fine + 1) / (total + 2), 2) for basis, (fine, total) in counts.items()} == RELIABILITY

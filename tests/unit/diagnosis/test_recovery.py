@@ -76,7 +76,7 @@ def test_a_front_that_is_not_linear_gives_no_proposal(layer, front):
 def test_the_mean_and_deviation_of_the_pixels_are_candidates():
     pixels = images(3)
     mean, std = (pixels / 255).mean(axis=(0, 1, 2)), (pixels / 255).std(axis=(0, 1, 2))
-    names = of_data(Split(pixels, np.zeros(len(pixels), np.int64)), 3)
+    names = of_data(Split(pixels, np.zeros(len(pixels), np.int64)))
     assert len(names) == 3
     found = find_preprocessing(names[1])
     np.testing.assert_allclose(found.mean, mean, atol=5e-4)
