@@ -124,7 +124,8 @@ def suspicious(evidence: BNEvidence) -> bool:
 
     Where the moving statistics do best, nothing needs explaining.
     """
-    helped = any(scores.true_helps or scores.recalibrating_helps for scores in (evidence.test, evidence.train))
+    every = (evidence.test, evidence.train, evidence.together)
+    helped = any(scores.true_helps or scores.recalibrating_helps for scores in every)
     return helped or not all(layer.finite for layer in evidence.layers)
 
 
