@@ -1,33 +1,65 @@
-"""Transfer pretrained image backbones to new data, with BatchNorm done right."""
+"""Transfer pretrained image backbones to new data, with BatchNorm done right.
 
-import os
+`finetune.diagnose_bn(model, test=..., train=...)` says whether BatchNorm is to blame, `finetune.recalibrate_bn` repairs
+it, `finetune.run` fine-tunes a backbone, and `finetune.transfer` gives a pretrained Keras model to train with `fit`.
+
+Importing this package loads no TensorFlow and changes no setting of the process: what a name needs is loaded when it is
+first used.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from finetune._version import __version__ as __version__
-from finetune.errors import WrongUse
-from finetune.process import cores
+from finetune.errors import FinetuneError, Interrupted, WrongUse
 
-# These must be set before TensorFlow is imported. oneDNN is off by default on CPUs without AVX-512, which makes
-# convolution gradients three times slower. Keras 3 reads its backend once. Log level 3 hides the errors of
-# TensorFlow's log: a real one also raises an exception, and the others are noise (node_def_util, --deterministic).
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["KERAS_BACKEND"] = "tensorflow"
+if TYPE_CHECKING:
+    from finetune.api import (
+        Diagnosis,
+        Recalibration,
+        Run,
+        diagnose_bn,
+        evaluate,
+        open_run,
+        recalibrate_bn,
+        resume,
+        run,
+        transfer,
+    )
+    from finetune.diagnosis.monitor import BatchNormMonitor
+
+__all__ = [
+    "BatchNormMonitor",
+    "Diagnosis",
+    "FinetuneError",
+    "Interrupted",
+    "Recalibration",
+    "Run",
+    "WrongUse",
+    "diagnose_bn",
+    "evaluate",
+    "open_run",
+    "recalibrate_bn",
+    "resume",
+    "run",
+    "transfer",
+]
 
 
-def limit_threads() -> None:
-    """Limit the libraries that are not loaded yet to FINETUNE_THREADS threads, if that is set.
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that has it (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'finetune' has no attribute '{name}'")
+    if name == "BatchNormMonitor":  # a class of Keras's, which is imported with it
+        from finetune.process import require_tensorflow
 
-    Several processes may share a machine, and TensorFlow would use every core in each of them; so would OpenMP and
-    OpenBLAS, which NumPy uses. Variables that are already set are kept.
-    """
-    if not os.environ.get("FINETUNE_THREADS"):
-        return
-    try:
-        threads = str(cores())
-    except WrongUse:  # an import must not fail; every command and every run reports the wrong value
-        return
-    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, threads)
+        require_tensorflow()
+        from finetune.diagnosis import monitor
+
+        return monitor.BatchNormMonitor
+    from finetune import api
+
+    return getattr(api, name)
 
 
-limit_threads()
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -92,3 +92,19 @@ def shape_of(size: ImageSize) -> ImageShape:
     if found is None:
         raise ValueError(f"{size!r} is no size of images")
     return ImageShape(int(found[1]), int(found[2]), int(found[3] or 3))
+
+
+def in_python(message: str) -> str:
+    """A message of the command line in terms of arguments and functions: `--bn-decay 2` becomes `bn_decay=2`."""
+    message = re.sub(r"'?finetune run --resume (\S+?)'?(?=$|[\s,;:])", r"finetune.resume('\1')", message)
+    message = re.sub(r"finetune (run|evaluate|diagnose-bn|recalibrate-bn)\b", _function, message)
+    message = re.sub(r"--([a-z][a-z0-9-]*) ('[^']*'|\[[^\]]*\]|[A-Z0-9./~-][^\s,;:)]*)", _argument, message)
+    return re.sub(r"--([a-z][a-z0-9-]*)", lambda found: found[1].replace("-", "_"), message)
+
+
+def _function(found: re.Match[str]) -> str:
+    return f"finetune.{found[1].replace('-', '_')}"
+
+
+def _argument(found: re.Match[str]) -> str:
+    return f"{found[1].replace('-', '_')}={found[2]}"

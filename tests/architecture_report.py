@@ -9,8 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PRODUCT = ("finetune", "checkpoints")
-LOOSE = ("errors", "files", "process", "text", "_version")
+SHARED = ("errors", "files", "process", "text", "_version")
 """Modules of `finetune` that every package may import."""
+LOOSE = (*SHARED, "api")
 PICTURE = ROOT / "docs" / "architecture.md"
 
 
@@ -30,9 +31,9 @@ def package(module: str) -> str | None:
     parts = module.split(".")
     if parts[0] == "checkpoints":
         return "checkpoints"
-    if len(parts) == 1 or parts[1] in LOOSE:
+    if len(parts) == 1 or parts[1] in SHARED:
         return None
-    return "cli" if parts[1] == "__main__" else parts[1]
+    return "cli" if parts[1] in ("__main__", "api") else parts[1]  # the two doors stand side by side
 
 
 @cache

@@ -10,18 +10,21 @@ from tests.support.places import ROOT
 SURFACES = {
     "config": {"", "presets"},
     "batchnorm": {
-        *("layer", "module_parts", "policy", "surgery", "statistics", "subject", "scores", "decay", "flatten"),
+        *("layer", "module_parts", "policy", "surgery", "statistics", "subject", "scores", "decay", "flatten", "live"),
     },
     "data": {
         *("load_data", "batches", "channels", "dataset", "preprocessing", "image_files", "overlap"),
-        *("sources.assembly", "sources.record_copies", "pipeline", "augmentation", "lazy", "decoding"),
+        *("sources.assembly", "sources.record_copies", "pipeline", "augmentation", "lazy", "decoding", "given"),
     },
     "evaluation": {"evaluator", "predictions", "metrics", "significance"},
-    "backbone": {"", "architecture_file", "head", "outputs", "freezing", "endpoints", "conversion", "networks.names"},
+    "backbone": {
+        *("", "architecture_file", "head", "outputs", "freezing", "endpoints", "conversion", "networks.names", "stock"),
+    },
     "tf_graphs": {""},
     "runs": {"request", "directory", "run_data", "model"},
     "diagnosis": {
         *("doctor", "targets.opening", "targets.options", "measure", "verdict", "evidence", "rules.rule"),
+        *("targets.in_memory", "monitor"),
     },
     "reporting": {
         *("run_report", "pages", "rendering", "curves", "words"),

@@ -4,6 +4,8 @@ from checkpoints.catalog.lookup import BackboneSpec
 from finetune.backbone.hub.module_layer import check_plan
 from finetune.backbone.hub.signatures import is_saved_model
 from finetune.backbone.keras_2.legacy_directory import has_layers
+from finetune.backbone.keras_2.legacy_subject import LegacySubject
+from finetune.backbone.keras_2.to_keras_3 import Transfer
 from finetune.backbone.keras_file import SUFFIXES, legacy_subject, open_model, save_stock, write_back, write_model
 from finetune.backbone.keras_file import find as describe_model
 from finetune.backbone.loading import (
@@ -22,6 +24,8 @@ __all__ = [
     "SUFFIXES",
     "Backbone",
     "BackboneSpec",
+    "LegacySubject",
+    "Transfer",
     "check_image_size",
     "check_plan",
     "describe_model",

@@ -22,6 +22,7 @@ from finetune.cli.report_command import report
 from finetune.cli.run_command import run
 from finetune.cli.terminal import neutral_streams
 from finetune.errors import UserError
+from finetune.process import set_environment
 from finetune.text import first_line
 
 
@@ -30,6 +31,7 @@ class _Translating(click.Group):
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run a command; on any failure print one message on standard error and exit."""
+        set_environment()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a character that the terminal lacks must not end a run

@@ -12,6 +12,7 @@ from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import Columns, tabulated
 
 if TYPE_CHECKING:
+    from finetune.cli.console import Console
     from finetune.diagnosis.doctor import Diagnosis
 
 WORST = 5
@@ -62,17 +63,18 @@ def diagnose_bn(images: int, all_checks: bool, quick: bool, html: Path | None, *
     if html is not None:
         write_text(html, render_diagnosis_page(diagnosis.to_json(), diagnosis.fed))
     if not printed_json(diagnosis.to_json()):
-        _show_diagnosis(diagnosis)
+        from finetune.cli.console import output_console
+
+        show_diagnosis(diagnosis, output_console())
     if diagnosis.verdict.exit_code:
         sys.exit(diagnosis.verdict.exit_code)
 
 
-def _show_diagnosis(diagnosis: "Diagnosis") -> None:
+def show_diagnosis(diagnosis: "Diagnosis", out: "Console") -> None:
     """Print the accuracies, the worst layers, and the verdict with its evidence, excluded causes and remedy."""
-    from finetune.cli.console import output_console, plain_table
+    from finetune.cli.console import plain_table
 
     evidence, verdict = diagnosis.evidence, diagnosis.verdict
-    out = output_console()
     rows: list[tuple[object, ...]] = []
     splits = (("test", evidence.test), ("training subset", evidence.train))
     for name, modes in splits:

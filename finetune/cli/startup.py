@@ -7,7 +7,7 @@ import threading
 import warnings
 from contextlib import nullcontext
 
-# Read before `finetune/__init__` sets its own default: a user who sets this variable wants TensorFlow's messages.
+# Read before `set_environment` sets its own default: a user who sets this variable wants TensorFlow's messages.
 _WANTS_MESSAGES = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2") in ("0", "1")
 
 
@@ -17,8 +17,9 @@ def load_tensorflow() -> None:
     TensorFlow 2.21 writes some lines to file descriptor 2 before its log level takes effect, such as that there is no
     CUDA driver. They would precede every result, so they are hidden. TF_CPP_MIN_LOG_LEVEL=0 shows them.
     """
-    from finetune.process import cores, silent_descriptor
+    from finetune.process import cores, set_environment, silent_descriptor
 
+    set_environment()
     cores()  # rejects a FINETUNE_THREADS that TensorFlow would ignore silently
     # Pillow's warnings about a photo's EXIF or palette concern no pixel, and would interrupt a progress bar.
     warnings.filterwarnings("ignore", module=r"PIL\.")

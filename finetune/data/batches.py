@@ -120,6 +120,11 @@ class EvalSet:
     def __len__(self) -> int:
         return len(self.split)
 
+    @property
+    def has_pixels(self) -> bool:
+        """Whether the images can be prepared in another way."""
+        return True
+
     def batches(self) -> pipeline.Batches:
         """(preprocessed images, labels, counted) in the split's order; every image counts once, every batch is full."""
         return pipeline.eval_batches(

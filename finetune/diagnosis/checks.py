@@ -82,7 +82,7 @@ def check_preprocessing(
     others: tuple[Any, ...] = suspects() if budget.generous else swapped(own)
     if usual is not None and usual not in {one.name for one in others}:
         others = (*others, find_preprocessing(usual))
-    if budget.subject.takes_pixels:
+    if budget.subject.takes_pixels or not budget.train.has_pixels:
         others = ()  # a graph that takes uint8 prepares its images itself, so there is one way to feed it
     elif budget.generous:
         others = (*others, *_recovered(budget))

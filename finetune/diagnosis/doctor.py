@@ -115,7 +115,7 @@ def diagnose(
         extent=extent,
         on_batch=on_batch,
     )
-    evidence = replace(evidence, unused=len(target.data.known().train) - evidence.train.is_training_false.examples)
+    evidence = replace(evidence, unused=target.data.training_images - evidence.train.is_training_false.examples)
     check, fed = evidence.preprocessing, {}
     if check is not None and check.best is not None:
         shown = target.data.test().some(_SHOWN).at(_SHOWN)
@@ -170,26 +170,42 @@ def recalibrate_bn(
     The copy goes beside the old model or to `out`; nothing is overwritten. Raises WrongUse where the new file exists,
     FinetuneError where recalibrating makes the model worse, because the network was trained around its old statistics.
     """
-    subject = target.subject
-    if not subject.layers:
+    if not target.subject.layers:
         raise FinetuneError(
             f"{target.name} has no BatchNormalization layer: there is nothing to recalibrate; use 'finetune evaluate' "
             "for its accuracy"
         )
     path = _require_free(out or target.copy, target.suffix)
-    test, subset = target.data.test(), target.data.training(images)
-    evaluator = Evaluator(subject, on_batch=on_batch)
-    before = evaluator.evaluate(test.batches())
-    recalibrate(subject, (batch for batch, _, _ in subset.batches()))
-    after = evaluator.evaluate(test.batches())
-    if better(before, after, least=0.005):
+    before, after, used, worse = measure_again(target, images=images, on_batch=on_batch)
+    if worse:
         raise FinetuneError(
             f"recalibrating makes {target.name} worse ({before.accuracy:.1%} -> {after.accuracy:.1%} on test images): "
             "the network was trained around its old statistics. Nothing was written; for the cause: "
             f"{target.commands.diagnose()}"
         )
     target.write(path)
-    return Recalibration(before, after, len(subset), path)
+    return Recalibration(before, after, used, path)
+
+
+def measure_again(
+    target: Target, *, images: int, on_batch: Callable[[], None] | None = None
+) -> tuple[Evaluation, Evaluation, int, bool]:
+    """Give the subject the statistics of `images` training images: (test accuracy before, after, images used, whether
+    they make it worse). The old ones are put back in that case, and after an error."""
+    subject, before = target.subject, target.subject.snapshot()
+    test, subset = target.data.test(), target.data.training(images)
+    evaluator = Evaluator(subject, on_batch=on_batch)
+    try:
+        first = evaluator.evaluate(test.batches())
+        recalibrate(subject, (batch for batch, _, _ in subset.batches()))
+        after = evaluator.evaluate(test.batches())
+    except BaseException:
+        subject.restore(before)
+        raise
+    worse = better(first, after, least=0.005)
+    if worse:
+        subject.restore(before)
+    return first, after, len(subset), worse
 
 
 def _require_free(path: Path, suffix: str | None) -> Path:

@@ -18,6 +18,7 @@ from finetune.batchnorm.subject import Subject
 from finetune.batchnorm.surgery import adopt
 from finetune.config import RunConfig
 from finetune.data import batches, image_files
+from finetune.data.dataset import Split
 from finetune.data.preprocessing import PREPROCESSINGS, is_harmless
 from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
@@ -129,6 +130,25 @@ def predict(
         csv_file.absolute().parent.mkdir(parents=True, exist_ok=True)
         predictions.write_csv(csv_file)
     return predictions
+
+
+def predict_images(target: Path, images: np.ndarray) -> np.ndarray:
+    """The probability of each class, float64 `[n, classes]`, for pixels uint8 `[n, height, width, channels]` in memory.
+
+    They are resized and preprocessed as in the run's evaluation. FinetuneError for other arrays, and as `predict`.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or not len(images):
+        raise FinetuneError(
+            f"images are {images.dtype} {list(images.shape)}: expected pixels, uint8 [n, height, width, 1, 3 or 4]"
+        )
+    network = _open(target)
+    forward = network.subject.forward("moving")
+    split = Split(images, np.zeros(len(images), np.int64))
+    rows = [
+        _probabilities(np.asarray(forward(batch)[0])[np.asarray(counted)], per_label=network.subject.per_label)
+        for batch, _, counted in batches.evaluation(split, network.config)
+    ]
+    return np.concatenate(rows)
 
 
 def _probabilities(logits: np.ndarray, *, per_label: bool) -> np.ndarray:

@@ -3,5 +3,7 @@
 from finetune.tf_graphs.graph_opening import open_exported, open_graph
 from finetune.tf_graphs.graph_subject import GraphSubject
 from finetune.tf_graphs.program.graph_files import takes_training
+from finetune.tf_graphs.session import load_variables, outside_graphs, write_session
 
-__all__ = ["GraphSubject", "open_exported", "open_graph", "takes_training"]
+__all__ = ["GraphSubject", "load_variables", "open_exported", "open_graph", "outside_graphs"]
+__all__ += ["takes_training", "write_session"]

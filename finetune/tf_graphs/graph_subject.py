@@ -70,7 +70,7 @@ class GraphSubject:
     name: the file of the graph. checkpoint: the file of the weights, a prefix or a V1 file. layers: those that the
     training switch switches. batch_size: the number of images the graph takes at once, None where it takes any.
     input_size: height and width in px, None where it takes any; channels: of its images.
-    takes_pixels: whether it takes whole numbers from 0 to 255 and prepares them itself.
+    takes_pixels: whether it takes whole numbers from 0 to 255 and prepares them itself. layout: of its input.
 
     `forward` takes float32 images `[batch, height, width, 3]`; they are converted to the layout and type that `images`
     describes. Where the graph takes `batch_size` images only, more are run in parts, whose statistics are pooled. Under
@@ -80,7 +80,7 @@ class GraphSubject:
     def __init__(self, meta: MetaGraph, modes: Modes, images: Input, files: GraphFiles, facts: GraphFacts) -> None:
         values = files.values
         self.name, self.facts, self.checkpoint = str(meta.path), facts, files.checkpoint.path
-        self.batch_size, self.input_size, self._layout = images.batch_size, images.size, images.layout
+        self.batch_size, self.input_size, self.layout = images.batch_size, images.size, images.layout
         self._dtype, self.channels = tf.as_dtype(images.dtype), images.channels
         self.takes_pixels = bool(self._dtype.is_integer)
         self._layers, self._files = modes.layers, files
@@ -186,7 +186,7 @@ class GraphSubject:
 
     def restore(self, saved: Snapshot) -> None:
         """Make `saved` the moving statistics, in memory."""
-        values = self._by_variable(saved)
+        values = self.by_variable(saved)
         self._assign(values)
         self._moving = moving_statistics(self._layers, values)
 
@@ -196,7 +196,7 @@ class GraphSubject:
         A TF1 checkpoint is written as V2 with the prefix `out`, and its .meta is copied. A SavedModel is copied to the
         directory `out`. Raises CheckpointError where `out` exists, FinetuneError where it cannot be written.
         """
-        self._files.write(out, self._by_variable(self._moving))
+        self._files.write(out, self.by_variable(self._moving))
 
     def statistics_by_updates(self, images: np.ndarray, start: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The moving statistics after one run of the graph's own updates on `images`, from `start` everywhere.
@@ -245,7 +245,8 @@ class GraphSubject:
         measured = [f"decay {first_of(found)}, measured by running the updates once"] if found else []
         return (*self.facts.lines, many, *([self.scores.words] if self.scores.words else []), *measured)
 
-    def _by_variable(self, snapshot: Snapshot) -> dict[str, np.ndarray]:
+    def by_variable(self, snapshot: Snapshot) -> dict[str, np.ndarray]:
+        """The moving statistics of a snapshot by the names of the graph's variables."""
         pairs = [((layer.mean, layer.variance), snapshot[layer.name]) for layer in self._layers]
         return {name: value for names, pair in pairs for name, value in zip(names, pair, strict=True)}
 
@@ -290,7 +291,7 @@ class GraphSubject:
 
     def _converted(self, images: np.ndarray) -> np.ndarray:
         """Images in the layout and type of the graph's input."""
-        size, layout, dtype = self.input_size, self._layout, self._dtype
+        size, layout, dtype = self.input_size, self.layout, self._dtype
         if size is not None and images.shape[1:3] != size:
             raise FinetuneError(
                 f"{self.name} takes images of {size[0]} x {size[1]} px, but was given {images.shape[1]} x "

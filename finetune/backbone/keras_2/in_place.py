@@ -14,6 +14,7 @@ from checkpoints.formats.keras_h5 import texts
 from finetune.backbone.keras_2.keyed_weights import keyed_places
 from finetune.backbone.keras_2.legacy_file import open_legacy
 from finetune.backbone.keras_2.to_keras_3 import STATISTICS, Transfer
+from finetune.batchnorm.live import normalisations
 from finetune.errors import FinetuneError
 
 
@@ -41,11 +42,6 @@ def write_statistics(path: Path, model: Any, out: Path) -> None:
     zipped = zipfile.is_zipfile(path)
     with edited_copy(path, out) as file:
         _assign(file, keyed_places(file, source) if zipped else _places(file, source), values, path)
-
-
-def normalisations(model: Any) -> list[Any]:
-    """The BatchNormalization layers of a model of Keras 2 or 3, also those of models in it."""
-    return [layer for layer in model._flatten_layers() if hasattr(layer, "moving_mean")]
 
 
 def _places(file: Any, model: Any) -> dict[int, str]:

@@ -15,8 +15,8 @@ from typing import Any
 
 from setproctitle import setproctitle
 
-import finetune
 from finetune.batch.executors.job_process import LIFELINE, Ended, Handle, Launch, Process
+from finetune.process import limit_threads
 
 
 class Forked(Process):
@@ -66,7 +66,7 @@ def _job(launch: Launch, environment: dict[str, str], lifeline: Any) -> None:
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(environment, **{LIFELINE: str(lifeline.detach())})
-    finetune.limit_threads()
+    limit_threads()
     sys.argv = ["finetune", *launch.arguments]
     setproctitle(" ".join(launch.command))  # ps and pkill would show the fork server's command otherwise
     try:

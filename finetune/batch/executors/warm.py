@@ -11,13 +11,14 @@ import signal
 
 from setproctitle import setproctitle
 
-from finetune.process import silent_descriptor
+from finetune.process import set_environment, silent_descriptor
 
 if os.getpid() != os.getsid(0):
     # Ctrl-C and a closing terminal reach the process of the batch alone: it decides which jobs to stop.
     os.setsid()
 setproctitle("finetune batch: jobs are forked from this")
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
+set_environment()
 with silent_descriptor():
     for _name in ("tensorflow", "keras", "finetune.cli", "finetune.training.start"):
         importlib.import_module(_name)

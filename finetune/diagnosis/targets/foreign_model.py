@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import keras
 import numpy as np
 
 from checkpoints.formats import open_checkpoint
@@ -45,6 +44,7 @@ from finetune.backbone import (
 from finetune.backbone.architecture_file import assembled
 from finetune.backbone.outputs import as_logits, choose_output
 from finetune.batchnorm.flatten import flat, originals
+from finetune.batchnorm.live import normalisations
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot, Subject
 from finetune.batchnorm.surgery import adopt
@@ -158,7 +158,8 @@ def open_keras_model(request: TargetOptions) -> Target:
             layers[name].moving_variance.assign(variance)
         write_back(theirs.model if theirs else original, None if form else path, out)
 
-    facts = _keras_facts(path, chosen, request)
+    steps, averages = _training(path) if path.suffix == ".keras" else (None, None)
+    facts = keras_facts(chosen, decay=request.bn_decay, steps=steps, averages=averages)
     target = _keras_target(request, theirs or ours, spec.preprocessing, image_size, facts, write)
     dataset = target.data.dataset
     if scored.scores.units == 1 and dataset is not None:
@@ -242,16 +243,18 @@ def _keras_target(
     )
 
 
-def _keras_facts(path: Path, model: keras.Model, request: TargetOptions) -> Facts:
-    """What the file records of its training: the decay, the optimizer's steps, whether the weights are averages."""
-    bn = [one for one in model._flatten_layers() if isinstance(one, keras.layers.BatchNormalization)]
-    steps, averages = _training(path) if path.suffix == ".keras" else (None, None)
+def keras_facts(
+    model: Any, *, decay: float | None = None, steps: int | None = None, averages: bool | None = None
+) -> Facts:
+    """What a model of Keras 3 or 2 says of its training; steps: of its optimizer, averages: whether it replaced the
+    weights by their averages. `decay` is used in place of the layers' momentum."""
+    bn = normalisations(model)
     frozen = bool(bn) and not any(one.trainable for one in bn)
     layers = list(_from_the_input(model))
     last = max((number for number, one in enumerate(layers) if one in bn), default=0)
     base_frozen = frozen and not any(one.trainable_weights for one in layers[:last])
     return Facts(
-        decay=request.bn_decay or (float(np.median([one.momentum for one in bn])) if bn else None),
+        decay=decay or (float(np.median([one.momentum for one in bn])) if bn else None),
         updates=0 if frozen else steps,
         trained_with="moving" if frozen else None,
         weights_averaged=averages,
@@ -260,10 +263,10 @@ def _keras_facts(path: Path, model: keras.Model, request: TargetOptions) -> Fact
     )
 
 
-def _from_the_input(model: keras.Model) -> Iterator[Any]:
+def _from_the_input(model: Any) -> Iterator[Any]:
     """The layers of a model and of the models in it, those nearer to the input first."""
     for layer in model.layers:
-        yield from _from_the_input(layer) if isinstance(layer, keras.Model) else (layer,)
+        yield from _from_the_input(layer) if hasattr(layer, "layers") else (layer,)
 
 
 def _compiled(path: Path) -> dict[str, Any]:
@@ -318,16 +321,20 @@ def open_tf_graph(request: TargetOptions) -> Target:
         feeds=request.feed,
         use_averages=request.ema,
     )
+    return _graph_target(request, path, subject, graph_facts(subject, request.bn_decay), subject.checkpoint)
+
+
+def graph_facts(subject: GraphSubject, decay: float | None = None) -> Facts:
+    """What a TF1 graph and its variables say of their training; `decay` is used in place of the one measured."""
     found, decays = subject.facts, [value for value in subject.decay.values() if value is not None]
-    facts = Facts(
-        decay=request.bn_decay or (float(np.median(decays)) if decays else None),
+    return Facts(
+        decay=decay or (float(np.median(decays)) if decays else None),
         updates=found.updates,
         updates_enabled=found.wiring.train_op_runs_updates,
         why_disabled=found.wiring.sentence,
         weights_moved=True if found.step else None,
         weights_averaged=found.averages.used and any("moving_" in name for name in found.averages.without),
     )
-    return _graph_target(request, path, subject, facts, subject.checkpoint)
 
 
 def _graph_target(

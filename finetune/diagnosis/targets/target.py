@@ -60,6 +60,11 @@ class Data:
             raise ValueError("the model was opened without data")
         return self.dataset
 
+    @property
+    def training_images(self) -> int:
+        """Images there are to train on."""
+        return len(self.known().train)
+
     def test(self) -> EvalSet:
         """Test images in the data's own order."""
         return EvalSet(self.known().test, **self._form())

@@ -9,8 +9,8 @@ import tf_keras
 from tf_keras import layers
 
 from finetune.backbone import open_model, write_back
-from finetune.backbone.keras_2.in_place import normalisations
 from finetune.backbone.keras_2.legacy_file import open_legacy
+from finetune.batchnorm.live import normalisations
 from tests.support import keras_2_files as files
 
 

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from tf_keras import layers
 
-from finetune.backbone.keras_2.in_place import normalisations
 from finetune.backbone.keras_2.legacy_subject import LegacySubject
+from finetune.batchnorm.live import normalisations
 from finetune.batchnorm.scores import Scores
 from tests.support import keras_2_files as files
 

@@ -1,0 +1,384 @@
+"""The functions that `import finetune` offers, one for each command, for models and data in memory as well.
+
+Each loads what it needs when it is called. They print nothing; what the command line would say besides its result are
+the `notes` of the result. Errors are this package's, worded for Python.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.errors import FinetuneError, WrongUse
+from finetune.process import require_tensorflow
+from finetune.text import in_python
+
+if TYPE_CHECKING:
+    import keras
+
+    from finetune.diagnosis import doctor
+    from finetune.diagnosis.measure import Extent
+    from finetune.diagnosis.targets.opening import Target
+    from finetune.evaluation.evaluator import Evaluation
+    from finetune.inference.predict import Classifications
+
+IMAGES = 2_000
+"""Training images of a diagnosis, by default."""
+
+
+@dataclass(frozen=True, repr=False)
+class Diagnosis:
+    """What `diagnose_bn` found: the table in a terminal, the page in a notebook.
+
+    cause: such as `healthy` or `decay-too-slow`; `docs/diagnosis.md` explains each. remedy: what to do, None where
+    there is nothing to repair. accuracy, loss: split (`test`, `train`) -> mode (`is_training_false`,
+    `is_training_true`, `recalibrated`) -> a fraction in [0, 1], or nats per image. notes: how the model and the data
+    were read. found: all that was measured, and the `verdict` with its sentence, evidence, runner-up and confidence.
+    """
+
+    found: "doctor.Diagnosis"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cause(self) -> str:
+        """The name of the cause."""
+        return self.found.verdict.cause
+
+    @property
+    def remedy(self) -> str | None:
+        """What to do about it."""
+        return self.found.verdict.remedy
+
+    @property
+    def healthy(self) -> bool | None:
+        """Whether BatchNorm is healthy, None where the images cannot show it."""
+        return None if self.found.verdict.cause == "undetermined" else self.found.verdict.healthy
+
+    @property
+    def accuracy(self) -> dict[str, dict[str, float]]:
+        """By split and mode, fractions in [0, 1]."""
+        return self.to_dict()["accuracy"]  # type: ignore[no-any-return]
+
+    @property
+    def loss(self) -> dict[str, dict[str, float]]:
+        """By split and mode, nats per image."""
+        return self.to_dict()["loss"]  # type: ignore[no-any-return]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, as `finetune diagnose-bn --json` prints it."""
+        return self.found.to_json()
+
+    def html(self) -> str:
+        """The page of `finetune diagnose-bn --html`, with plots."""
+        from finetune.reporting.pages import render_diagnosis_page
+
+        return render_diagnosis_page(self.to_dict(), self.found.fed)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        # A frame of its own: the page's style must not reach the notebook.
+        return f'<iframe srcdoc="{escape(self.html())}" style="width:100%;height:52em;border:0"></iframe>'
+
+    def __repr__(self) -> str:
+        import io
+
+        from finetune.cli.console import Console
+        from finetune.cli.diagnosis_commands import show_diagnosis
+
+        text = io.StringIO()
+        show_diagnosis(self.found, Console(file=text, highlight=False, soft_wrap=True, width=1000))
+        return "\n".join(line.rstrip() for line in (*self.notes, *text.getvalue().splitlines())).strip()
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """What `recalibrate_bn` did. before, after: accuracy with `is_training=False`, on the test set where one was given,
+    else on the training images. images: how many gave the statistics. undone: whether they made the model worse, and
+    the old ones were put back."""
+
+    before: "Evaluation"
+    after: "Evaluation"
+    images: int
+    undone: bool
+
+
+def diagnose_bn(
+    model: Any = None,
+    *,
+    test: Any = None,
+    train: Any = None,
+    images: Any = IMAGES,
+    preprocess: str | Callable[[Any], Any] | None = None,
+    batch_size: int | None = None,
+    checks: "Extent" = "default",
+    session: Any = None,
+    **options: Any,
+) -> Diagnosis:
+    """Is BatchNorm to blame? Score test and training images with moving, batch and recalibrated statistics.
+
+    model: a `keras.Model`, a `tf_keras.Model`, or the path of a run or a model file.
+    test, train: for a model in memory: a pair of arrays, a batched `tf.data.Dataset`, a `keras.utils.PyDataset`, a
+        torch `DataLoader`, or a folder with a folder for each class. Each set is drawn once. At most `images` of the
+        training set are used, and of a test set whose length is not known.
+    preprocess: what the pixels still need before the model takes them: a name such as `"unit"`, or a function. None:
+        the data are as the model takes them.
+    batch_size: images at once, by default as many as the data has in a batch, or 64.
+    checks: further checks: `"default"` where the figures call for them, `"quick"` for none, `"all"`.
+    session: a `tf.compat.v1.Session` in place of a model, with `images=` and `logits=`, its graph's tensors. See
+        `diagnose_session`.
+    options: for a path: `data`, `data_dir`, `image_size` and the other options of `finetune diagnose-bn`; for a model
+        with several outputs: `output`; for a session: `logits`, `is_training`, `feeds`.
+
+    The model is as before afterwards, also after an error: its weights, its state and, of a session, its graph.
+    Raises FinetuneError where the model has no BatchNorm, or the data does not fit it.
+    """
+    with _worded(), _opened(model, session, test, train, images, preprocess, batch_size, options) as target:
+        from finetune.diagnosis import doctor
+
+        most = IMAGES if session is not None else images
+        return Diagnosis(doctor.diagnose(target, images=most, extent=checks), target.notes)
+
+
+def recalibrate_bn(
+    model: Any = None,
+    train: Any = None,
+    *,
+    test: Any = None,
+    images: Any = 10_000,
+    preprocess: str | Callable[[Any], Any] | None = None,
+    batch_size: int | None = None,
+    session: Any = None,
+    out: str | Path | None = None,
+    **options: Any,
+) -> Recalibration:
+    """Measure the moving statistics of every BatchNormalization on training images, and put them into the model.
+
+    The arguments are those of `diagnose_bn`. A model in memory and a session's variables are changed in place; from a
+    path, a copy is written to `out`, by default beside the file. No weight changes. Statistics that make the model
+    worse are not kept: in memory the old ones are put back, which the result says; no file is written then, and
+    FinetuneError is raised. Before and after are scored on the test set where one is given, else on training images.
+    """
+    with _worded(), _opened(model, session, test, train, images, preprocess, batch_size, options) as target:
+        from finetune.diagnosis import doctor
+
+        most = 10_000 if session is not None else images
+        if isinstance(model, str | Path):
+            written = doctor.recalibrate_bn(target, out=None if out is None else Path(out), images=most)
+            return Recalibration(written.before, written.after, written.images, undone=False)
+        before, after, used, worse = doctor.measure_again(target, images=most)
+        if not worse:
+            target.write(target.copy)
+        return Recalibration(before, after, used, undone=worse)
+
+
+def transfer(name: str, classes: int, **options: Any) -> "keras.Model":
+    """A pretrained backbone with a new head as a `keras.Model` of stock layers, for your own `fit`.
+
+    name: a row of the catalogue (`finetune backbones list`), a Keras model file, or a run. The model takes preprocessed
+    float32 `[batch, height, width, channels]` and gives logits `[batch, classes]`: compile it with `from_logits=True`.
+    It saves, loads and trains without this package. The options, all by keyword, are the fields of
+    `finetune.backbone.stock.StockOptions`: `freeze`, `freeze_until`, `bn`, `bn_decay`, `image_size`, `checkpoint` and
+    others. Raises WrongUse for options, CheckpointError for weights that do not fit.
+    """
+    require_tensorflow()
+    with _worded():
+        from finetune.backbone.stock import StockOptions, transfer
+
+        unknown = set(options) - set(StockOptions.__dataclass_fields__)
+        if unknown:
+            known = ", ".join(StockOptions.__dataclass_fields__)
+            raise WrongUse(f"unknown argument {min(unknown)}: expected some of {known}")
+        return transfer(name, classes, StockOptions(**options))
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run of `finetune.run`, in its directory `path`."""
+
+    path: Path
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """What `result.json` says: accuracy, loss, BatchNorm, the proof of the freeze plan."""
+        with _worded():
+            from finetune.runs.directory import RunDir
+
+            return RunDir.open(self.path).read("result.json")
+
+    @cached_property
+    def model(self) -> "keras.Model":
+        """The trained model, of stock Keras layers: preprocessed images to logits."""
+        with _worded():
+            from finetune.backbone import open_model
+            from finetune.runs.directory import RunDir
+
+            return open_model(RunDir.open(self.path).model_path)
+
+    def report(self, page: str | Path | None = None) -> dict[str, Any]:
+        """The report of `finetune report --json`; with `page`, also written there as HTML, with pictures."""
+        with _worded():
+            from finetune.files import write_text
+            from finetune.reporting.pages import render_run_page
+            from finetune.reporting.run_report import build_report
+            from finetune.runs.model import examine_run
+
+            def score(path: Path) -> Any:
+                return examine_run(path)[0].images
+
+            found = build_report([self.path], score=score, pictures=page is not None)
+            if page is not None:
+                write_text(Path(page), render_run_page(found.value, found.pictures))
+            return found.value
+
+    def predict(self, images: Any, *, top: int = 5) -> "Classifications | Any":
+        """The classes of images: of files and folders as `finetune predict`, or the probabilities, float64
+        `[n, classes]`, of uint8 `[n, height, width, channels]` in memory, resized and prepared as in the run."""
+        with _worded():
+            from finetune.inference.predict import predict, predict_images
+
+            if hasattr(images, "__array__"):
+                return predict_images(self.path, images)
+            places = [images] if isinstance(images, str | Path) else list(images)
+            return predict(self.path, [Path(one) for one in places], top=top)
+
+    def evaluate(self, *, split: str = "test", statistics: str = "moving") -> "Evaluation":
+        """As `finetune evaluate`."""
+        return evaluate(self.path, split=split, statistics=statistics)
+
+    def diagnose_bn(self, **options: Any) -> Diagnosis:
+        """As `finetune diagnose-bn`, on the run's own data."""
+        return diagnose_bn(self.path, **options)
+
+
+def run(backbone: str, *, run_dir: str | Path | None = None, runs_dir: str | Path = "runs", **settings: Any) -> Run:
+    """Fine-tune a backbone, as `finetune run`: every option of the command by keyword, with `_` for `-`.
+
+    `finetune.run("resnet_v1_50", data="photos/", freeze=["*"], bn_decay=0.95)`. The run's directory is `run_dir`, or
+    the next free name in `runs_dir`. Raises WrongUse for settings, FinetuneError and its kinds as the command does;
+    Interrupted leaves a run that `finetune.resume` continues.
+    """
+    require_tensorflow()
+    with _worded():
+        from finetune.config import from_mapping
+        from finetune.training.start import start
+
+        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+        config = from_mapping({"backbone": str(backbone), **_plain(listed)}, where="the settings")
+        found = start(config, run_dir=None if run_dir is None else Path(run_dir), runs_dir=Path(runs_dir))
+        return Run(Path(found.path if hasattr(found, "path") else found.run))
+
+
+def resume(path: str | Path) -> Run:
+    """Continue an interrupted run; a finished one is left as it is."""
+    require_tensorflow()
+    with _worded():
+        from finetune.training.start import resume as continued
+
+        continued(Path(path))
+        return Run(Path(path))
+
+
+def open_run(path: str | Path) -> Run:
+    """A finished run's directory, opened."""
+    with _worded():
+        from finetune.runs.directory import RunDir
+
+        return Run(RunDir.open(Path(path)).path)
+
+
+def evaluate(
+    path: str | Path, *, split: str = "test", statistics: str = "moving", data_dir: Any = None
+) -> "Evaluation":
+    """Score a run's model on one of its splits, as `finetune evaluate`. statistics: `moving` or `batch`."""
+    require_tensorflow()
+    if statistics not in ("moving", "batch"):
+        raise WrongUse(f"statistics is {statistics!r}: expected 'moving' or 'batch'")
+    with _worded():
+        from finetune.runs.model import evaluate_run
+
+        place = None if data_dir is None else Path(data_dir)
+        return evaluate_run(Path(path), data_dir=place, split=split, statistics=statistics)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _opened(
+    model: Any,
+    session: Any,
+    test: Any,
+    train: Any,
+    images: Any,
+    preprocess: Any,
+    batch_size: int | None,
+    options: dict[str, Any],
+) -> Iterator["Target"]:
+    """What a caller named, as a target. WrongUse for arguments that do not go together."""
+    require_tensorflow()
+    if isinstance(model, Run):
+        model = model.path
+    if (model is None) == (session is None):
+        raise WrongUse("expected a model or a session: give one of them")
+    if isinstance(model, str | Path):
+        if test is not None or train is not None:
+            raise WrongUse(f"{model} is a path, whose data is read: give data, not test and train")
+        from finetune.diagnosis.targets.opening import open_target
+        from finetune.diagnosis.targets.options import TargetOptions
+
+        known = {name: options.pop(name) for name in list(options) if name in TargetOptions.__dataclass_fields__}
+        _refuse(options)
+        places = {name: Path(known[name]) for name in _PLACES if known.get(name) is not None}
+        yield open_target(
+            TargetOptions(Path(model), **{**known, **places}, preprocess=preprocess, batch_size=batch_size)
+        )
+        return
+    if train is None:
+        raise WrongUse("missing train: recalibrated statistics are measured on training images; give some")
+    from finetune.diagnosis.targets.in_memory import Given, open_keras, open_session
+
+    if session is not None:
+        names = {name: options.pop(name, None) for name in ("logits", "is_training", "feeds")}
+        _refuse(options)
+        if images is None or type(images) is int or names["logits"] is None:
+            raise WrongUse("a session needs images= and logits=: its graph's input and output tensors, or their names")
+        names["feeds"] = names["feeds"] or {}
+        given = Given(test, train, IMAGES, preprocess, batch_size)
+        with open_session(session, given, images=images, **names) as target:
+            yield target
+        return
+    output = options.pop("output", None)
+    _refuse(options)
+    yield open_keras(model, Given(test, train, images, preprocess, batch_size), output=output)
+
+
+_PLACES = ("checkpoint", "meta_graph", "architecture", "data_dir", "source_checkpoint")
+
+
+def _refuse(options: Mapping[str, Any]) -> None:
+    """WrongUse for arguments that are left over."""
+    if options:
+        raise WrongUse(f"unknown argument {next(iter(options))}: see help(finetune.diagnose_bn)")
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file would have them: text for paths, lists for single patterns."""
+    from finetune.config import LISTS
+
+    found = {}
+    for name, value in settings.items():
+        value = str(value) if isinstance(value, Path) else value
+        found[name] = [value] if name in LISTS and isinstance(value, str) else value
+    return found
+
+
+@contextmanager
+def _worded() -> Iterator[None]:
+    """Errors inside are worded for Python: options are arguments, and commands functions."""
+    try:
+        yield
+    except FinetuneError as error:
+        said = in_python(str(error))
+        if said == str(error):
+            raise
+        raise type(error)(said) from error.__cause__
