@@ -333,4 +333,5 @@ class _Kept:
         self._file.flush()
         first = self._parts[0]
         stored = np.memmap(self._file, first.dtype, "r+")
+        self._file.close()  # the mapping stays, and the space is free when it goes
         return stored.reshape(-1, *first.shape[1:])

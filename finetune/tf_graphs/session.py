@@ -40,7 +40,8 @@ def write_session(session: Any, prefix: Path) -> None:
     values = _values(session, _readers(session.graph))
     if not values:
         raise FinetuneError("no variable of the session has a value: initialise or restore them first")
-    write_slim(prefix, values)
+    with outside_graphs():
+        write_slim(prefix, values)
 
 
 def load_variables(session: Any, values: Mapping[str, np.ndarray]) -> None:
