@@ -14,7 +14,16 @@ SURFACES = {
     },
     "data": {
         *("load_data", "batches", "channels", "dataset", "preprocessing", "image_files", "overlap"),
-        *("sources.assembly", "sources.record_copies", "pipeline", "augmentation", "lazy", "decoding", "given"),
+        *(
+            "sources.assembly",
+            "sources.generated",
+            "sources.record_copies",
+            "pipeline",
+            "augmentation",
+            "lazy",
+            "decoding",
+            "given",
+        ),
     },
     "evaluation": {"evaluator", "predictions", "metrics", "significance"},
     "backbone": {
@@ -24,7 +33,7 @@ SURFACES = {
     "runs": {"request", "directory", "run_data", "model"},
     "diagnosis": {
         *("doctor", "targets.opening", "targets.options", "measure", "verdict", "evidence", "rules.rule"),
-        *("targets.in_memory", "monitor"),
+        *("targets.in_memory", "targets.demo", "monitor"),
     },
     "reporting": {
         *("run_report", "pages", "rendering", "curves", "words"),

@@ -17,6 +17,7 @@ from finetune.cli.checkpoint_command import checkpoint
 from finetune.cli.completion_command import completion
 from finetune.cli.demo_command import demo
 from finetune.cli.diagnosis_commands import diagnose_bn, recalibrate_bn
+from finetune.cli.env_command import env
 from finetune.cli.inference_commands import evaluate, export, features, predict
 from finetune.cli.report_command import report
 from finetune.cli.run_command import run
@@ -62,7 +63,8 @@ class _Translating(click.Group):
 @click.group(
     cls=_Translating,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 fine, 1 failed, 2 wrong use, 3 the diagnosis found BatchNorm unhealthy, 130 interrupted.",
+    epilog="Exit codes: 0 fine, 1 failed, 2 wrong use, 3 the diagnosis found BatchNorm unhealthy, "
+    "4 the images cannot show whether it is, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="finetune")
 def main() -> None:
@@ -71,7 +73,7 @@ def main() -> None:
 
 for _command in (
     *(run, batch, evaluate, report, diagnose_bn, recalibrate_bn, predict, features, export),
-    *(backbones, checkpoint, completion, cache, demo),
+    *(backbones, checkpoint, completion, cache, demo, env),
 ):
     main.add_command(_command)
 

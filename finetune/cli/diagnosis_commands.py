@@ -27,8 +27,9 @@ WORST = 5
 )
 @click.option("--quick", is_flag=True, help="No further checks: the three accuracies and the drift only.")
 @click.option("--html", type=PATH, metavar="FILE", help="Also write a page with plots.")
+@click.option("--demo", is_flag=True, help="Examine a bundled ill model on generated images, in seconds.")
 @output_options
-def diagnose_bn(images: int, all_checks: bool, quick: bool, html: Path | None, **opening: Any) -> None:
+def diagnose_bn(images: int, all_checks: bool, quick: bool, html: Path | None, demo: bool, **opening: Any) -> None:
     """Is BatchNorm to blame? Compare test accuracy with is_training False and True; name cause and remedy.
 
     RUN is a run directory or a .keras file in one. MODEL is a Keras model (.keras, .h5, SavedModel). For a slim
@@ -53,11 +54,18 @@ def diagnose_bn(images: int, all_checks: bool, quick: bool, html: Path | None, *
     from finetune.diagnosis.doctor import diagnose
     from finetune.reporting.pages import render_diagnosis_page
 
+    if demo:
+        from finetune.diagnosis.targets.demo import NAME, ill_model
+
+        if given := [name for name, value in opening.items() if value not in (None, (), False)]:
+            raise WrongUse(f"--demo brings its own model and images: leave out --{given[0].replace('_', '-')}")
+        checkpoint, arrays = ill_model()
+        opening |= {"backbone": NAME, "checkpoint": checkpoint, "data": str(arrays)}
     with progress() as display:
         diagnosis = diagnose(
             open_model(display, **opening),
             images=images,
-            extent="quick" if quick else "all" if all_checks else "default",
+            extent="quick" if quick or (demo and not all_checks) else "all" if all_checks else "default",
             on_batch=display.batch,
         )
     if html is not None:

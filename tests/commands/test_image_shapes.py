@@ -67,7 +67,7 @@ def test_a_diagnosis_gives_keras_own_accuracy(takes, data, as_taken, said, tmp_p
     [
         ((28, 28, 1), (28, 28, 3), "28x28x1", [28, 28], "RGB images become grey"),
         (None, (28, 28), 32, [28, 28, 1], "grey images are repeated three times"),
-        (None, (24, 32, 3), "24x32", [24, 32], ""),
+        pytest.param(None, (24, 32, 3), "24x32", [24, 32], "", marks=pytest.mark.slow),
     ],
 )
 def test_runs_train_predict_and_are_exported(backbone, data, size, native, said, tmp_path):

@@ -208,7 +208,7 @@ def test_diagnosed_repaired_and_healthy_again(finished, tmp_path):
     assert figures["after"]["accuracy"] > figures["before"]["accuracy"]
     assert (run / "model.keras").read_bytes() == before
 
-    again = typed(f"diagnose-bn {figures['model']} --json")
+    again = typed(f"diagnose-bn {figures['model']} --quick --json")
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["accuracy"]["test"]["is_training_false"] == figures["after"]["accuracy"]
     assert read(run, "bn.json") == report

@@ -60,6 +60,7 @@ FULL_SIZE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), FULL_SIZE)
 def test_published_networks_agree_with_slim(name: str, size: int) -> None:
     arguments = {"scope": name, "units": UNITS[name]}

@@ -110,7 +110,7 @@ def test_the_published_head_is_loaded_too(tmp_path):
         )
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])])
 def test_a_slim_network_saved_by_keras_loads_by_its_scopes(form, tmp_path):
     spec = find_row("resnet_v1_demo")
     made = load_backbone(spec, image_size=32, head="published")

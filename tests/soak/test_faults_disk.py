@@ -117,6 +117,7 @@ def used_by(files: dict[str, bytes | None]) -> int:
     return sum(-(-len(one) // 4096) * 4 for one in files.values() if one is not None)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_full_disk(finetune: Killable, line: str) -> None:
     assert check_full_disk(finetune, line, [0.5])
 
@@ -160,7 +161,7 @@ def check_full_out(finetune: Killable, name: str, shares: list[float]) -> int:
     return failed
 
 
-@pytest.mark.parametrize("name", ["savedmodel", "slim", "features"])
+@pytest.mark.parametrize("name", ["savedmodel", pytest.param("slim", marks=pytest.mark.slow), "features"])
 def test_no_room_for_what_is_written(finetune: Killable, line: str, name: str) -> None:
     assert check_full_out(finetune, name, [0.3])
 

@@ -85,7 +85,7 @@ def saved(built, path):
         (as_map, 8, "no head in the file; features: its output, pooled by its mean over 4x4 [8]"),
     ],
 )
-@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("suffix", [".keras", pytest.param(".h5", marks=pytest.mark.slow)])
 def test_the_head_is_found(top, channels, words, suffix, tmp_path):
     keras.backend.clear_session()
     own = model(top)

@@ -28,6 +28,7 @@ def made(tmp_path_factory):
     return folder / "run", prefix
 
 
+@pytest.mark.slow
 def test_it_writes_what_is_shipped(made):
     shipped = open_checkpoint(store.locate(find_row("resnet_v1_demo"), with_head=True))
     assert dict(open_checkpoint(made[1]).shapes) == dict(shipped.shapes)

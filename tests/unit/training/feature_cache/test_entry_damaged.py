@@ -51,7 +51,10 @@ KINDS = ["one bit of a row", "a bit of three rows", "a checksum", "a name", "row
          "a block of zeros"]  # fmt: skip
 
 
-@pytest.mark.parametrize("what", KINDS)
+SLOW = ("a bit of three rows", "index cut", "rows gone", "a block of zeros")
+
+
+@pytest.mark.parametrize("what", [pytest.param(what, marks=pytest.mark.slow if what in SLOW else []) for what in KINDS])
 def test_changed_rows_are_computed_anew_and_said_once(what, filled):
     first, path = filled
     computed, told, change = changes(path)[what]

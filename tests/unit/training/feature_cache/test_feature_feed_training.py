@@ -26,7 +26,14 @@ PLANS = {
 
 
 @pytest.mark.parametrize(
-    ("plan", "augment"), [*((plan, "none") for plan in PLANS), *((plan, "flip") for plan in list(PLANS)[:2])]
+    ("plan", "augment"),
+    [
+        *((plan, "none") for plan in PLANS),
+        *(
+            pytest.param(plan, "flip", marks=pytest.mark.slow if plan != "head only" else [])
+            for plan in list(PLANS)[:2]
+        ),
+    ],
 )
 def test_every_figure_is_that_of_images(plan, augment):
     config = changed(augment=augment)
