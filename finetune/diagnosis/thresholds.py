@@ -21,6 +21,9 @@ FORGOTTEN = 0.01
 FITTED = 0.05
 """A fitted share under this, or under the part that the fit misses, counts as none: augmentation and changing weights
 give as much."""
+STALE = 0.2
+"""A share of the starting statistics above this, fitted or by the records, makes a preprocessing in numbers, which is
+solved for from the statistics, worthless."""
 AHEAD = -0.08
 """With a fitted share of the source under this, the statistics lie beyond those of the data. In the clinic, averages
 over 100 steps give -0.12 to -0.15; statistics that lag give positive shares."""

@@ -69,10 +69,10 @@ def test_no_duration_is_taken_from_a_clock_that_can_be_set() -> None:
     assert readers == set(WALL_CLOCK)
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [pytest.param(1, marks=pytest.mark.slow), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 12))],
-)
+SEEDS = [pytest.param(seed, marks=pytest.mark.slow if seed == 1 else pytest.mark.soak) for seed in range(1, 12)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_run_whose_clock_jumps_at_every_look(finetune: Killable, line: str, seed: int) -> None:
     run, first = finetune.folder / "run", JUMPS.format(seed=seed)
     shutil.rmtree(run, ignore_errors=True)

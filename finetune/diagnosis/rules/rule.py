@@ -193,6 +193,13 @@ class Reading:
         return sigmas > thresholds.FAR_SIGMAS and errors > thresholds.FAR_DATA
 
     @property
+    def stale(self) -> bool:
+        """Whether the arrays or the records show a good part of the starting statistics in the moving ones."""
+        fitted, recorded = self.share, self.evidence.facts.residual
+        by_fit = fitted is not None and fitted.share > thresholds.STALE and fitted.residual < fitted.share / 3
+        return by_fit or (recorded is not None and recorded > thresholds.STALE)
+
+    @property
     def share(self) -> Share | None:
         """The fitted share of the starting statistics, those of the source where it is known."""
         return self.evidence.share("source") or self.evidence.share("initial")

@@ -5,7 +5,7 @@ be. A model that cannot be cloned is measured in place. A session's graph gets n
 with its variables' values, and read from there.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.targets.foreign_model import graph_facts, keras_facts
 from finetune.diagnosis.targets.target import Data, History, Target
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, WrongUse
 from finetune.tf_graphs import GraphSubject, load_variables, open_graph, outside_graphs, write_session
 
 
@@ -96,9 +96,12 @@ class PythonCommands(Commands):
 
 def open_keras(model: Any, given: Given, *, output: str | None = None) -> Target:
     """The target of a `keras.Model`, or of one of `tf_keras`. FinetuneError where it is no classifier of the data."""
+    if not hasattr(model, "_flatten_layers"):
+        raise WrongUse(f"the model is a {type(model).__name__}: expected a keras.Model, a tf_keras.Model, or a path")
     given = replace(given, test=_read(given.test, model), train=_read(given.train, model))
     subject, write, notes = _subject(model, given, output)
-    return _target(str(model.name), subject, given, facts_of(model), write, notes, PythonCommands("model"))
+    data = given_data(subject, given, _input_shape(model))
+    return _target(str(model.name), subject, data, facts_of(model), write, notes, PythonCommands("model"))
 
 
 def _subject(
@@ -107,18 +110,22 @@ def _subject(
     """The model as a `Subject`; what puts moving statistics into the caller's own; notes for people."""
     name = f"the model '{model.name}'"
     legacy = not isinstance(model, keras.Model)
+    transfer = Transfer(name) if legacy else None
+    if any(getattr(one, "renorm", False) or getattr(one, "virtual_batch_size", None) for one in normalisations(model)):
+        return in_place(model, given, output)  # as it is in training, which its clone would not be
     try:
-        transfer = Transfer(name) if legacy else None
         clone = transfer.of_model(model) if transfer else model
-        own_batchnorm = legacy and any(
-            getattr(one, "renorm", False) or getattr(one, "virtual_batch_size", None) for one in normalisations(model)
-        )
-        if own_batchnorm or not getattr(clone, "built", True):
-            raise FinetuneError("")
-        chosen = choose_output(clone, output, name=name)
-        scored = as_logits(flat(chosen), name=name, binary="binary" in str(getattr(model, "loss", "")).lower())
+        flattened = flat(choose_output(clone, output, name=name)) if getattr(clone, "inputs", None) else None
+    except WrongUse:  # of the output's name
+        raise
     except FinetuneError:
+        if output is None and isinstance(getattr(model, "outputs", None), list) and len(model.outputs) > 1:
+            raise  # the outputs to choose from, by name
+        flattened = None
+    if flattened is None:
         return in_place(model, given, output)
+    chosen = choose_output(clone, output, name=name)
+    scored = as_logits(flattened, name=name, binary="binary" in str(getattr(model, "loss", "")).lower())
     subject = KerasSubject(adopt(scored.model, unbiased=False), scored.scores)
     back = {id(made): layer for layer, made in transfer.pairs} if transfer else {}
 
@@ -195,7 +202,8 @@ def open_session(
             load_variables(session, subject.by_variable(statistics))
 
         words = PythonCommands("session=session, images=images, logits=logits")
-        yield _target(subject.name, subject, given, graph_facts(subject), write, subject.lines, words)
+        data = given_data(subject, given)
+        yield _target(subject.name, subject, data, graph_facts(subject), write, subject.lines, words)
 
 
 def _channels_last(images: np.ndarray, subject: GraphSubject) -> np.ndarray:
@@ -226,17 +234,17 @@ def facts_of(model: Any) -> Facts:
 def _target(
     name: str,
     subject: Subject,
-    given: Given,
+    data: GivenData,
     facts: Facts,
     write: Callable[[Snapshot], None],
     notes: tuple[str, ...],
     commands: Commands,
 ) -> Target:
-    """The target of an opened model, on the given data."""
+    """The target of an opened model."""
     return Target(
         name=name,
         subject=subject,
-        data=given_data(subject, given),
+        data=data,
         commands=commands,
         write=lambda out: write(subject.snapshot()),
         copy=Path(name),
@@ -245,8 +253,9 @@ def _target(
     )
 
 
-def given_data(subject: Subject, given: Given) -> GivenData:
-    """The sets, each drawn once. Where no test set is given, the training images stand in for it."""
+def given_data(subject: Subject, given: Given, shape: Sequence[int | None] | None = None) -> GivenData:
+    """The sets, each drawn once. Where no test set is given, the training images stand in for it. shape: of the images
+    that the model takes, where that is known."""
     sets = {}
     for what, data in (("test", given.test), ("training", given.train)):
         if data is None:
@@ -256,6 +265,7 @@ def given_data(subject: Subject, given: Given) -> GivenData:
         )
         if isinstance(subject, GraphSubject):
             split = split.with_images(_channels_last(split.images, subject))
+        _check_shape(split.images, shape, f"the {what} set")
         sets[what] = given_set(split, subject.batch_size or given.batch_size or at_once, given.preprocess)
     train = sets["training"]
     data = GivenData(None, RunConfig("", batch_size=train.batch_size), sets=(sets.get("test", train), train))
@@ -266,13 +276,33 @@ def _read(data: Any, model: Any) -> Any:
     """A folder as Keras reads it, for a model that says what images it takes; other data as they are."""
     if not isinstance(data, str | Path):
         return data
-    shape = getattr(model, "input_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+    shape = _input_shape(model)
+    if shape is None or len(shape) != 3 or None in shape:
         raise FinetuneError(
             f"the model '{model.name}' does not say the size of its images: give the folder {data} as a data set, by "
             "keras.utils.image_dataset_from_directory"
         )
-    return folder_set(Path(data), shape[1:])
+    return folder_set(Path(data), shape)
+
+
+def _input_shape(model: Any) -> tuple[Any, ...] | None:
+    """The shape of the images that a model takes, None where it does not say."""
+    inputs = getattr(model, "inputs", None)
+    return tuple(inputs[0].shape[1:]) if inputs is not None and len(inputs) == 1 else None
+
+
+def _check_shape(images: np.ndarray, shape: Sequence[int | None] | None, what: str) -> None:
+    """FinetuneError for images of another shape than the model takes, and for values that are no numbers."""
+    found = images.shape[1:]
+    if shape is not None and (
+        len(found) != len(shape) or any(b not in (None, a) for a, b in zip(found, shape, strict=True))
+    ):
+        turned = len(found) == 3 and (found[1], found[2], found[0]) == tuple(shape)
+        hint = "; their channels come first: move them last, by images.transpose(0, 2, 3, 1)" if turned else ""
+        raise FinetuneError(f"{what} has images of {list(found)}, but the model takes {list(shape)}{hint}")
+    some = images[np.linspace(0, len(images) - 1, min(len(images), 256)).astype(int)]
+    if some.dtype.kind == "f" and not np.isfinite(some).all():
+        raise FinetuneError(f"{what} has images with values that are no numbers (NaN or infinity): check its pipeline")
 
 
 def _shown(given: Given) -> Any:
