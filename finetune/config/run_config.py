@@ -86,7 +86,8 @@ class RunConfig:
     """The names of the features in TFRecords, where they are not found, such as image=photo,label=kind, or text=kind
     for labels that are text."""
     csv_columns: str | None = setting(None, keys("path", "label", "split"), roles=_OF_DATA)
-    """The columns of a table of images, where they are not found, such as path=file_id,label=breed."""
+    """The columns of a table of images, where they are not found, such as path=file_id,label=breed; label=rust+scab
+    where each class has a column."""
     examples: int | None = setting(None, whole(1), roles=("chooses_images",))
     """Train on N images, the same share of every class."""
     few_shot: int | None = setting(None, whole(1, "K"), roles=("chooses_images",))

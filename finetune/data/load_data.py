@@ -11,6 +11,7 @@ from pathlib import Path
 
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split, few_shot, hold_out, stratified_subset
+from finetune.data.sources import parquet_images
 from finetune.data.sources.array_files import array_files
 from finetune.data.sources.arrays import read_arrays_file
 from finetune.data.sources.assembly import Progress, ReadOptions
@@ -22,6 +23,7 @@ from finetune.data.sources.image_table import TABLES, read_table
 from finetune.data.sources.tensorflow_datasets import read_tfds
 from finetune.data.sources.tfrecord import is_tfrecord, read_tfrecords, tfrecord_files
 from finetune.errors import WrongUse
+from finetune.text import pairs
 
 _GENERATED: dict[str, Callable[[], Dataset]] = {"demo-source": demo_source, "demo-target": demo_target}
 _NAMES = (*CIFAR, *IDX, *_GENERATED)
@@ -29,7 +31,13 @@ _TFDS = "tfds:"
 _KNOWN = ", ".join((*_NAMES, "tfds:NAME"))
 
 
-def load_data(config: RunConfig, *, progress: Progress | None = None, on_scan: Progress | None = None) -> Dataset:
+def load_data(
+    config: RunConfig,
+    *,
+    white: int | None = None,
+    progress: Progress | None = None,
+    on_scan: Progress | None = None,
+) -> Dataset:
     """The data a run is configured for. The same seed gives the same split, and all splits are stratified.
 
     `config.data` is a name of the table, `tfds:NAME` or a path; if it is a path, `data_dir` is where it lies now.
@@ -41,6 +49,7 @@ def load_data(config: RunConfig, *, progress: Progress | None = None, on_scan: P
     - Validation images of the data's own are used instead, unless `validation` is 0.
     - Test images never change. Only if the data has none, a fraction `test` is drawn as well.
 
+    `white` is that of a run (`Dataset.white`), by which its images are scaled wherever they lie now.
     `progress` receives the bytes of downloads, `on_scan` the number of photos that were inspected. Raises WrongUse for
     an unknown name (with the nearest one), for a `data_dir` that would not be read and for an impossible number;
     FinetuneError for files.
@@ -53,9 +62,10 @@ def load_data(config: RunConfig, *, progress: Progress | None = None, on_scan: P
         config.skip_bad_images,
         progress=progress,
         on_scan=on_scan,
-        npz_keys=config.npz_keys,
-        tfrecord_keys=config.tfrecord_keys,
-        csv_columns=config.csv_columns,
+        npz_keys=pairs(config.npz_keys or "") or {},
+        tfrecord_keys=pairs(config.tfrecord_keys or "") or {},
+        csv_columns=pairs(config.csv_columns or "") or {},
+        white=white,
     )
     dataset = read_source(config.data, options)
     if config.background_class and dataset.background is None:
@@ -116,7 +126,8 @@ def read_source(name: str, options: ReadOptions) -> Dataset:
     if not path.exists():
         raise WrongUse(f"--data {path}: there is nothing of that name; check the path, or give one of {_KNOWN}")
     if path.is_file() and path.suffix.lower() in TABLES:
-        return read_table(path, options)
+        embedded = path.suffix.lower() == parquet_images.SUFFIX and parquet_images.holds_images(path)
+        return parquet_images.read_parquet(path, options) if embedded else read_table(path, options)
     if path.is_file() and not is_tfrecord(path):
         raise WrongUse(
             f"--data {path} is a file: expected a folder of images per class, TFRecords or a folder of them, an .npz, "
@@ -124,6 +135,8 @@ def read_source(name: str, options: ReadOptions) -> Dataset:
         )
     if path.is_file() or tfrecord_files(path):
         return read_tfrecords(path, options)
+    if parquet_images.parquet_files(path):
+        return parquet_images.read_parquet(path, options)
     return read_arrays_file(path, options) if array_files(path) else read_folder(path, options)
 
 

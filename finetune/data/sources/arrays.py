@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,13 @@ from finetune.data.dataset import Dataset, Split
 from finetune.data.sources.array_files import Stored, stored_arrays
 from finetune.data.sources.array_labels import classes
 from finetune.data.sources.assembly import ReadOptions, assemble
+from finetune.data.sources.split_names import WORDS, role_of, settled, split_word
 from finetune.errors import FinetuneError, WrongUse
-from finetune.text import did_you_mean, pairs, printable
+from finetune.text import did_you_mean, printable
 
-_SPLITS = {"tr": "train", "va": "validation", "de": "validation", "te": "test", "ev": "test"}
-"""Split by the first two letters of its usual names."""
-_SPLIT = "training|train|tr|validation|valid|val|dev|testing|test|te|eval"
-_FILE = re.compile(rf"(?:^|[_.-])({_SPLIT})(?=[_.-]|$)", re.IGNORECASE)
+_SHORT = {"tr": "train", "te": "test"}
+"""Words for splits that only arrays have: `X_tr`."""
+_SPLIT = "|".join((WORDS, *_SHORT))
 _KEY = re.compile(
     rf"(?:(?P<before>{_SPLIT})[_-]?(?:set[_-]?)?)?(?:(?P<images>x|images?|imgs?|data|pixels)|(?P<labels>y|labels?|targets?))"
     rf"(?:[_-]?(?P<after>{_SPLIT}))?",
@@ -64,7 +64,8 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
         if (images.dtype.kind == "f") != (pixels.dtype.kind == "f"):
             raise FinetuneError(f"{path}: {x} is {images.dtype}, {x_train} is {pixels.dtype}: expected the same")
     layout, remarks = _layout(path, x_train, pixels)
-    white = _white(path, x_train, pixels)
+    deep = pixels.dtype.kind in "iu" and pixels.dtype != np.uint8
+    white = options.white if deep and options.white else _white(path, x_train, pixels)
     named = {split: (chosen[split][1], labels) for split, (_, labels) in arrays.items()}
     numbered, class_names, said = classes(path, named, stored[names]() if names else None)
     splits = {}
@@ -81,17 +82,18 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
         source=f"{path}: {', '.join(printable(chosen[split][0]) for split in splits)}",
         remarks=(*remarks, *said),
         background="background" if said else None,
+        white=white if deep and white > 255 else None,
     )
 
 
-def _chosen(path: Path, stored: Stored, given: str | None) -> tuple[dict[str, tuple[str, str]], str | None]:
+def _chosen(path: Path, stored: Stored, given: Mapping[str, str]) -> tuple[dict[str, tuple[str, str]], str | None]:
     """(the names of the images and the labels of each split, the name of the class names)."""
     there = ", ".join(printable(name) for name in list(stored)[:12]) or "nothing"
     names = [name for name in stored if _NAMES.fullmatch(name.rpartition("/")[2])]
     if given:
         found, class_names = _as_given(path, stored, given)
     else:
-        found, class_names = _by_name(stored), names[0] if names else None
+        found, class_names = _by_name(path, stored), names[0] if names else None
         for file in {name.rpartition("/")[0] for name in stored}:
             found = found or {}
             for split, pair in _by_position(stored, file).items():
@@ -116,31 +118,32 @@ def _chosen(path: Path, stored: Stored, given: str | None) -> tuple[dict[str, tu
     }, class_names
 
 
-def _as_given(path: Path, stored: Stored, given: str) -> tuple[dict[tuple[str, str], list[str]], str | None]:
+def _as_given(
+    path: Path, stored: Stored, given: Mapping[str, str]
+) -> tuple[dict[tuple[str, str], list[str]], str | None]:
     """As `--npz-keys` says."""
-    chosen = pairs(given) or {}
-    if not chosen or chosen.keys() - {*_GIVEN, "class_names"}:
-        raise WrongUse(
-            f"--npz-keys {given}: expected KEY=NAME,KEY=NAME, each key one of {', '.join(_GIVEN)}, class_names"
-        )
-    for name in chosen.values():
+    for key, name in given.items():
         if name not in stored:
             there = ", ".join(printable(one) for one in list(stored)[:12]) or "nothing"
             raise WrongUse(
-                f"--npz-keys {given}: {path} holds no '{name}': {did_you_mean(name, stored)}expected some of {there}"
+                f"--npz-keys {key}={printable(name)}: {path} holds no such array: {did_you_mean(name, stored)}expected "
+                f"some of {there}"
             )
-    return {place: [chosen[key]] for key, place in _GIVEN.items() if key in chosen}, chosen.get("class_names")
+    return {place: [given[key]] for key, place in _GIVEN.items() if key in given}, given.get("class_names")
 
 
-def _by_name(stored: Stored) -> dict[tuple[str, str], list[str]]:
+def _by_name(path: Path, stored: Stored) -> dict[tuple[str, str], list[str]]:
     """The arrays by split and role ("x", "y"), as their names and those of their files say."""
     found: dict[tuple[str, str], list[str]] = {}
     for name in stored:
         file, _, key = name.rpartition("/")
         if match := _KEY.fullmatch(key):
-            word = match["before"] or match["after"] or (_FILE.search(file) or ("", ""))[1]
-            split = _SPLITS.get(word[:2].lower(), "")
-            found.setdefault((split, "x" if match["images"] else "y"), []).append(name)
+            word = (match["before"] or match["after"] or "").lower()
+            word = _SHORT.get(word) or split_word(word or file)
+            found.setdefault((word, "x" if match["images"] else "y"), []).append(name)
+    splits = settled({word: role_of(word) for word, _ in found if word}, str(path))[0]
+    meant = {"": "", **{word: split for split, word in splits.items()}}
+    found = {(meant[word], role): names for (word, role), names in found.items() if word in meant}
     # An array that names no split is for training, unless others are.
     plain = {role: found.pop(("", role), None) for role in "xy"}
     return found | {("train", role): names for role, names in plain.items() if names and ("train", role) not in found}
@@ -156,8 +159,9 @@ def _by_position(stored: Stored, file: str) -> dict[str, tuple[str, str]]:
     names.sort(key=lambda name: int(name.rpartition("_")[2]))
     images = [name for name in names if stored[name]().ndim >= 3] or names[::2]
     labels = [name for name in names if name not in images]
-    word = _SPLITS.get((_FILE.search(file) or ("", ""))[1][:2].lower(), "train")
-    splits = {2: (word,), 4: ("train", "test"), 6: ("train", "validation", "test")}[len(names)]
+    role = role_of(split_word(file))
+    alone = "test" if role == "evaluation" else role or "train"
+    splits = {2: (alone,), 4: ("train", "test"), 6: ("train", "validation", "test")}[len(names)]
     return dict(zip(splits, zip(images, labels, strict=False), strict=False))
 
 

@@ -56,7 +56,7 @@ def read_folder(root: Path, options: ReadOptions) -> Dataset:
             for path in images_below(folder, ignored) if folder.is_dir() else ():
                 photos.add(path)
                 labels.append(label)
-        members[split] = photos.mixed(begin)
+        members[split] = photos.mixed(np.arange(begin, len(photos)))
         if begin == len(labels):
             where = root if folders[0].parent == root else f"{folders[0].parent}"
             raise FinetuneError(f"the class folders in {where} hold no images{of_kinds(ignored)}: check the folder")

@@ -17,19 +17,13 @@ from finetune.data.dataset import Dataset
 from finetune.data.image_files import PhotoFiles, is_visible
 from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
 from finetune.data.sources.split_names import role_of, settled
+from finetune.data.sources.table_columns import USUAL
+from finetune.data.sources.table_columns import plain as plain_name
 from finetune.errors import FinetuneError
-from finetune.text import first_line, pairs, printable
+from finetune.text import first_line, printable
 
 TABLES = (".csv", ".tsv", ".parquet")
 """The suffixes of tables."""
-_COLUMNS = {
-    "path": "imagepath imgpath filepath filename imagefile imagename imgname file path image img photo picture imageid "
-    "imgid photoid fileid id name fname",
-    "label": "label class category target labels classname labelname classlabel breed species genus kind type "
-    "diagnosis dx y tag classid labelid categoryid targetid",
-    "split": "split set subset partition phase fold usage datasplit dataset",
-}
-"""The usual names of the columns, without case, spaces and underscores; where a table has several, the first counts."""
 _SEPARATORS = ",;\t|"
 _TRIED = 50
 """Rows of which one must name an existing file, for a column to be that of the paths."""
@@ -56,16 +50,17 @@ def read_table(path: Path, options: ReadOptions) -> Dataset:
     """The images that the table `path` lists. It has a header, unless a cell of its first row is an image's name.
 
     Columns are found by their usual names, or named by `options.csv_columns`; without a header they are called 1, 2,
-    ... Paths start at the table's folder. What is not there is looked for in the folders beside the table, and a name
+    ... A label may also be a column for each class, with a 1 in that of the image.
+
+    Paths start at the table's folder. What is not there is looked for in the folders beside the table, and a name
     without suffix is completed: Kaggle's `train.csv` beside `train/`. The classes are the labels: whole numbers in
     their order, else sorted as text. Values of the split column are read as the names of split folders are.
 
     Raises FinetuneError where no columns fit, for rows without label, for an image with two labels, and for missing
     files, which `options.skip_bad_images` leaves out.
     """
-    table = _read(path)
     find = _Finder(path)
-    columns = _columns(table, find, pairs(options.csv_columns or "") or {})
+    table, columns = _columns(_read(path), find, options.csv_columns)
     splits, remarks = _splits(table, columns)
     used = [at for at, split in enumerate(splits) if split]
     texts, labels = table.column(columns["path"]), _labels(table, columns["label"], used)
@@ -88,7 +83,7 @@ def read_table(path: Path, options: ReadOptions) -> Dataset:
             if splits[at] == split:
                 photos.add(place)
                 numbers.append(number[labels[at]])
-        members[split] = photos.mixed(begin)
+        members[split] = photos.mixed(np.arange(begin, len(photos)))
     return assemble(
         options,
         LabelledPhotos(photos, np.array(numbers, np.int64), members),
@@ -142,7 +137,7 @@ def _parquet(path: Path) -> list[list[str]]:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise FinetuneError(
-            f"{path}: Parquet files are read by pyarrow: pip install pyarrow, or write a .csv"
+            f"{path}: Parquet files are read by pyarrow: pip install 'finetune-backbones[parquet]', or write a .csv"
         ) from None
     try:
         table = parquet.ParquetFile(path).read()
@@ -164,19 +159,27 @@ def _nested(cells: Sequence[object]) -> bool:
     return any(isinstance(cell, dict | list | bytes) for cell in cells)
 
 
-def _columns(table: _Table, find: "_Finder", named: Mapping[str, str]) -> dict[str, int]:
-    """Maps path, label, and if there is one split, to the position of its column."""
-    plain = [re.sub(r"[\W_]+", "", name.lower()) for name in table.header]
+def _columns(table: _Table, find: "_Finder", named: Mapping[str, str]) -> tuple[_Table, dict[str, int]]:
+    """(the table, which path, label, and if there is one split -> the position of its column).
+
+    Where the label is one-hot, a column a class, the table gets a column of the classes' names.
+    """
+    plain = [plain_name(name) for name in table.header]
     found: dict[str, int] = {}
+    if "label" in named and named["label"] not in table.header and "+" in named["label"]:
+        names = named["label"].split("+")
+        if not set(names) - set(table.header):
+            table = _with_classes(table, [table.header.index(name) for name in names])
+            named = {**named, "label": table.header[-1]}
     for role, name in named.items():
         if name not in table.header:
             there = printable(listed(list(table.header)))
             raise FinetuneError(f"--csv-columns {role}={printable(name)}: {table.path} has the columns {there}")
         found[role] = table.header.index(name)
-    for role, usual in _COLUMNS.items():
+    for role, usual in USUAL.items():
         if role in found:
             continue
-        fits = [plain.index(name) for name in usual.split() if name in plain]
+        fits = [plain.index(name) for name in usual if name in plain]
         fits = [at for at in fits if at not in found.values()]
         if role == "path":
             tried = fits or [at for at in range(len(plain)) if at not in found.values()]
@@ -184,6 +187,9 @@ def _columns(table: _Table, find: "_Finder", named: Mapping[str, str]) -> dict[s
             fits = real or fits
         elif role == "label" and not fits:
             fits = [at for at, name in enumerate(plain) if at not in found.values() and name not in ("", "index")]
+            if len(fits) > 1 and len(hot := [at for at in fits if _is_hot(table, at)]) > 1:
+                table = _with_classes(table, hot)
+                fits = [len(table.header) - 1]
             fits = fits if len(fits) == 1 else []
         elif role == "split":
             fits = [at for at in fits if any(map(role_of, table.column(at)))]
@@ -194,7 +200,28 @@ def _columns(table: _Table, find: "_Finder", named: Mapping[str, str]) -> dict[s
                 f"{table.path} has the columns {printable(listed(list(table.header)))}: which of them holds the {role} "
                 "of an image is not clear; say it with --csv-columns path=COLUMN,label=COLUMN"
             )
-    return found
+    return table, found
+
+
+def _is_hot(table: _Table, at: int) -> bool:
+    """Whether all cells of a column are 0 or 1, and some are 1."""
+    return {"1"} <= {cell.removesuffix(".0") for cell in table.column(at)} <= {"0", "1"}
+
+
+def _with_classes(table: _Table, hot: Sequence[int]) -> _Table:
+    """The table with one more column: the name of the one column of `hot` that is 1. FinetuneError for other rows."""
+    names = [table.header[at] for at in hot]
+    rows = []
+    for number, row in enumerate(table.rows, 2):
+        ones = [name for at, name in zip(hot, names, strict=True) if row[at].strip().removesuffix(".0") == "1"]
+        if len(ones) != 1:
+            raise FinetuneError(
+                f"{table.path}: row {number} has {printable(listed(ones)) if ones else 'none'} of the classes "
+                f"{printable(listed(names, most=5))}: expected one 1 in each row; images of several classes at once "
+                "have no one label to train on"
+            )
+        rows.append([*row, ones[0]])
+    return _Table(table.path, [*table.header, "+".join(names)], rows)
 
 
 def _splits(table: _Table, columns: Mapping[str, int]) -> tuple[list[str], tuple[str, ...]]:

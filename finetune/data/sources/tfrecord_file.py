@@ -24,7 +24,7 @@ from PIL import Image
 from finetune.data import decoding
 from finetune.data.lazy import Photos, Progress
 from finetune.data.sources.assembly import LabelledPhotos
-from finetune.data.sources.record_copies import unpacked
+from finetune.data.sources.record_copies import DATA, copied
 from finetune.errors import FinetuneError
 from finetune.text import printable
 
@@ -215,8 +215,8 @@ def uncompressed(path: Path) -> tuple[Path, tuple[int, ...]]:
     packed = head[:2] == b"\x1f\x8b" or (head[:1] == b"\x78" and int.from_bytes(head[:2]) % 31 == 0)
     if not packed or (len(head) == _HEADER and struct.unpack("<I", head[8:])[0] == masked_crc32c(head[:8])):
         return path, ()
-    place, handle = unpacked(path)
-    return place, (handle,)
+    folder, handle = copied(path)
+    return folder / DATA, (handle,)
 
 
 def first_record(path: Path) -> Example | None:

@@ -150,12 +150,8 @@ def test_a_pair_of_files_and_names_that_are_given(tmp_path):
         dataset = load(path, **settings)
         np.testing.assert_array_equal(dataset.train.images, X)
         np.testing.assert_array_equal(dataset.test.labels, YT)
-    with pytest.raises(WrongUse, match=r"--npz-keys x_train=photo.*holds no 'photo': did you mean photos\?"):
+    with pytest.raises(WrongUse, match=r"--npz-keys x_train=photo: .*holds no such array: did you mean photos\?"):
         load(given, npz_keys="x_train=photo,y_train=kinds")
-    with pytest.raises(
-        WrongUse, match="--npz-keys photos=x_train: expected KEY=NAME,KEY=NAME, each key one of x_train"
-    ):
-        load(given, npz_keys="photos=x_train")
 
 
 @pytest.mark.parametrize("shape", [(12, 8, 8), (12, 8, 8, 1)])
