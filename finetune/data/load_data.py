@@ -19,7 +19,8 @@ from finetune.data.sources.cifar import CIFAR, read_cifar
 from finetune.data.sources.generated import demo_source, demo_target
 from finetune.data.sources.idx import IDX, read_idx
 from finetune.data.sources.image_folder import read_folder
-from finetune.data.sources.image_table import TABLES, read_table
+from finetune.data.sources.image_table import LISTS, TABLES, read_table
+from finetune.data.sources.pixel_table import is_pixel_table, read_pixels
 from finetune.data.sources.tensorflow_datasets import read_tfds
 from finetune.data.sources.tfrecord import is_tfrecord, read_tfrecords, tfrecord_files
 from finetune.errors import WrongUse
@@ -28,6 +29,13 @@ from finetune.text import pairs
 _GENERATED: dict[str, Callable[[], Dataset]] = {"demo-source": demo_source, "demo-target": demo_target}
 _NAMES = (*CIFAR, *IDX, *_GENERATED)
 _TFDS = "tfds:"
+_UNPACK, _SAVE = "; unpack the archive, and give the folder", "; write its arrays to an .npz with np.savez"
+_INSTEAD = {
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), _UNPACK),
+    **dict.fromkeys((".h5", ".hdf5", ".mat", ".pkl", ".pickle"), _SAVE),
+    **dict.fromkeys((".json", ".jsonl", ".xml", ".xlsx"), "; write a .csv of the images and their classes from it"),
+}
+"""The way on from files that are not read, by their suffix."""
 _KNOWN = ", ".join((*_NAMES, "tfds:NAME"))
 
 
@@ -125,13 +133,16 @@ def read_source(name: str, options: ReadOptions) -> Dataset:
         return read_arrays_file(path, options)
     if not path.exists():
         raise WrongUse(f"--data {path}: there is nothing of that name; check the path, or give one of {_KNOWN}")
-    if path.is_file() and path.suffix.lower() in TABLES:
+    if path.is_file() and path.suffix.lower() in (".csv", ".tsv") and is_pixel_table(path):
+        return read_pixels(path, options)
+    if path.is_file() and path.suffix.lower() in (*TABLES, *LISTS):
         embedded = path.suffix.lower() == parquet_images.SUFFIX and parquet_images.holds_images(path)
         return parquet_images.read_parquet(path, options) if embedded else read_table(path, options)
     if path.is_file() and not is_tfrecord(path):
         raise WrongUse(
             f"--data {path} is a file: expected a folder of images per class, TFRecords or a folder of them, an .npz, "
             "a table of image files (.csv, .tsv, .parquet), or a folder of .npy files such as x_train.npy, y_train.npy"
+            + _INSTEAD.get(path.suffix.lower(), "")
         )
     if path.is_file() or tfrecord_files(path):
         return read_tfrecords(path, options)

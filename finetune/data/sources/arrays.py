@@ -263,6 +263,12 @@ def _white(path: Path, name: str, images: np.ndarray) -> int:
     )
 
 
+def as_images(path: Path, name: str, images: np.ndarray, white: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(rows of pixels as uint8 `[n, height, width, channels]`, remarks), as of arrays in a file. `white`: as known."""
+    layout, remarks = _layout(path, name, images)
+    return _bytes(path, name, layout(images), white or _white(path, name, images)), remarks
+
+
 def _bytes(path: Path, name: str, images: np.ndarray, white: int) -> np.ndarray:
     """uint8; no copy if it is that already."""
     if images.dtype == np.uint8:

@@ -21,7 +21,7 @@ from finetune.data.lazy import Photos
 from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
 from finetune.data.sources.record_copies import DATA, copied
 from finetune.data.sources.split_names import role_of, settled, split_word
-from finetune.data.sources.table_columns import USUAL, plain
+from finetune.data.sources.table_columns import usual_columns
 from finetune.errors import FinetuneError
 from finetune.text import first_line, printable
 
@@ -191,9 +191,8 @@ def _columns(place: Path, schema: Any, given: Mapping[str, str]) -> _Columns:
 
     def chosen(role: str, of: list[str], alone: list[str]) -> str | None:
         """The column that is given, or has the first of the usual names, or is the only one."""
-        by_name = {plain(name): name for name in of}
-        usual = next((by_name[name] for name in USUAL[role] if name in by_name), None)
-        return given.get(role) or usual or (alone[0] if len(alone) == 1 else None)
+        usual = [of[at] for at in usual_columns(role, of)]
+        return given.get(role) or next(iter(usual or (alone if len(alone) == 1 else [])), None)
 
     others = [name for name in names if name not in images]
     features = _features(schema)

@@ -10,8 +10,8 @@ _FILLING = "seg|sets?|images?|imgs?|pictures?|pics?|photos?|data|datasets?|split
 """Words that say nothing beside the name of a split: `seg_train`, `test-images`, `trainingSet`."""
 _NAMES = {
     "train": "train|training|trn",
-    "validation": "val|valid|validation|validate",
-    "test": "test|testing|tst",
+    "validation": "val|valid|validation|validate|publictest",
+    "test": "test|testing|tst|privatetest",
     "evaluation": "eval|evaluation|holdout|dev|devel|development",
     "unlabelled": "pred|predict|predictions?|unlabell?ed|submissions?",
 }

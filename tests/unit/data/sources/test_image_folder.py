@@ -360,8 +360,8 @@ def cifars(place):
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (one_class, "train holds one class only, only: expected two or more folders of images"),
-        (one_within, r"holds one class only, photos: .*; or did you mean --data .*/photos\?"),
+        (one_class, "train holds images in one folder only, only: expected two or more folders of images"),
+        (one_within, r"holds images in one folder only, photos: .*; or did you mean --data .*/photos\?"),
         (loose, "holds images, but no class folders: expected two or more"),
         (lambda place: None, "holds no class folders: expected two or more"),
         (flat_splits, "train holds no class folders: expected two or more"),
