@@ -34,6 +34,7 @@ _INSTEAD = {
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), _UNPACK),
     **dict.fromkeys((".h5", ".hdf5", ".mat", ".pkl", ".pickle"), _SAVE),
     **dict.fromkeys((".json", ".jsonl", ".xml", ".xlsx"), "; write a .csv of the images and their classes from it"),
+    ".npy": "; put images and labels into a folder, as x_train.npy and y_train.npy, and give the folder",
 }
 """The way on from files that are not read, by their suffix."""
 _KNOWN = ", ".join((*_NAMES, "tfds:NAME"))

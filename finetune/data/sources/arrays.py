@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ _SHORT = {"tr": "train", "te": "test"}
 """Words for splits that only arrays have: `X_tr`."""
 _SPLIT = "|".join((WORDS, *_SHORT))
 _KEY = re.compile(
-    rf"(?:(?P<before>{_SPLIT})[_-]?(?:set[_-]?)?)?(?:(?P<images>x|images?|imgs?|data|pixels)|(?P<labels>y|labels?|targets?))"
+    rf"(?:(?P<before>{_SPLIT})[_-]?(?:set[_-]?)?)?(?:(?P<images>x|images?|imgs?|data|pixels|features?|inputs?)|"
+    r"(?P<labels>y|labels?|targets?|outputs?))"
     rf"(?:[_-]?(?P<after>{_SPLIT}))?",
     re.IGNORECASE,
 )
@@ -111,11 +113,25 @@ def _chosen(path: Path, stored: Stored, given: Mapping[str, str]) -> tuple[dict[
         if split != "train" and (split, other) not in found:
             raise FinetuneError(f"{path} holds {printable(several[0])} without its {other}: add it, {advice}")
     if not {("train", "x"), ("train", "y")} <= found.keys():
-        raise FinetuneError(f"{path} holds {there}: expected {_EXPECTED}; name them so, {advice}")
+        raise FinetuneError(f"{path} holds {there}: expected {_EXPECTED}; name them so, {advice}{_by_class(stored)}")
     splits = ("train", "validation", "test")
     return {
         split: (found[split, "x"][0], found[split, "y"][0]) for split in splits if (split, "x") in found
     }, class_names
+
+
+def _by_class(stored: Stored) -> str:
+    """The way on where each array holds the images of a class, as QuickDraw's files do; "" otherwise."""
+    names = [name for name in stored if name.isidentifier()][:3]
+    shapes = {stored[name]().shape[1:] for name in names}
+    if len(names) < 2 or len(shapes) != 1 or not next(iter(shapes)):
+        return ""
+    x, y = ", ".join(names), ", ".join(f"'{name}'" for name in names)
+    counts = ", ".join(f"len({name})" for name in names)
+    return (
+        f"; of an array for each class make one file: np.savez('data.npz', x=np.concatenate([{x}]), "
+        f"y=np.repeat([{y}], [{counts}]))"
+    )
 
 
 def _as_given(
@@ -135,8 +151,8 @@ def _as_given(
 def _by_name(path: Path, stored: Stored) -> dict[tuple[str, str], list[str]]:
     """The arrays by split and role ("x", "y"), as their names and those of their files say."""
     found: dict[tuple[str, str], list[str]] = {}
-    for name in stored:
-        file, _, key = name.rpartition("/")
+    for name, key in _without_prefix(list(stored)).items():
+        file = name.rpartition("/")[0]
         if match := _KEY.fullmatch(key):
             word = (match["before"] or match["after"] or "").lower()
             word = _SHORT.get(word) or split_word(word or file)
@@ -147,6 +163,16 @@ def _by_name(path: Path, stored: Stored) -> dict[tuple[str, str], list[str]]:
     # An array that names no split is for training, unless others are.
     plain = {role: found.pop(("", role), None) for role in "xy"}
     return found | {("train", role): names for role, names in plain.items() if names and ("train", role) not in found}
+
+
+def _without_prefix(names: list[str]) -> dict[str, str]:
+    """Each name without that of its file, and without what all names begin with: `cifar10.1_v6_data` gives `data`."""
+    keys = {name: name.rpartition("/")[2] for name in names}
+    if len(names) < 2 or all(map(_KEY.fullmatch, keys.values())):
+        return keys
+    parts = [re.split(r"(?<=[_.-])", key) for key in keys.values()]
+    shared = sum(1 for _ in takewhile(lambda column: len({*column}) == 1, zip(*parts, strict=False)))
+    return {name: "".join(one[shared:]) for name, one in zip(names, parts, strict=True)}
 
 
 def _by_position(stored: Stored, file: str) -> dict[str, tuple[str, str]]:

@@ -97,7 +97,9 @@ def read_tfrecords(place: Path, options: ReadOptions) -> Dataset:
     path = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
     names = _read_names(path) if path else None
     class_names, labels, said = _classes(folder, names, found.labels, texts)
-    if keys != replace(Keys(), height=keys.height, width=keys.width):
+    if keys.side:
+        remarks = (*remarks, f"raw pixels of {keys.side} x {keys.side} px, by their number")
+    if keys != replace(Keys(), height=keys.height, width=keys.width, side=keys.side):
         remarks = (
             f"images are read from {printable(keys.image)}, labels from {printable(keys.label or keys.text)}",
             *remarks,

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from finetune.data import decoding
-from finetune.data.sources.tfrecord_file import Example, Keys, is_raw
+from finetune.data.sources.tfrecord_file import Example, Keys, is_raw, square_side
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import did_you_mean, printable
 
@@ -29,9 +30,13 @@ def find_keys(place: str, example: Example, given: Mapping[str, str]) -> Keys:
     kinds = {key: example.kind(key) for key in example.features}
     slim = Keys()
     sides = {side: _one(example, names, kinds, "int64") or getattr(slim, side) for side, names in _SIDES.items()}
-    keys = replace(slim, **{**sides, **given})
+    chosen: dict[str, Any] = {**sides, **given}
+    keys = replace(slim, **chosen)
     if "image" not in given and keys.image not in kinds:
         keys = replace(keys, image=_image(example, kinds, keys))
+    pixels = example.first_bytes(keys.image)
+    if not is_raw(example, keys, pixels) and not _is_image(pixels):
+        keys = replace(keys, side=square_side(len(pixels)))
     if "text" in given and "label" not in given:
         keys = replace(keys, label="")
     elif "label" not in given and keys.label not in kinds:
@@ -48,7 +53,18 @@ def find_keys(place: str, example: Example, given: Mapping[str, str]) -> Keys:
     raise FinetuneError(
         f"{place} has {has}: which is the {missing} is not obvious; expected {slim.image} and {slim.label}, or say "
         f"which with --tfrecord-keys image=NAME,label=NAME{_prepared(place)}"
+        + ("" if keys.image else _numbers(example, kinds))
     )
+
+
+def _numbers(example: Example, kinds: dict[str, str]) -> str:
+    """The way on where an image is there, but as a list of numbers or as a serialised tensor."""
+    for key, kind in sorted(kinds.items()):
+        content = example.first_bytes(key) if kind == "bytes" else b""
+        if _last(key) in _IMAGES and (kind != "bytes" or not _is_image(content)):
+            what = "bytes that are no image" if kind == "bytes" else f"a list of numbers ({kind})"
+            return f"; {printable(key)} is {what}: write tf.io.encode_png(image) of uint8 pixels instead"
+    return ""
 
 
 def _prepared(place: str) -> str:
@@ -71,7 +87,8 @@ def _image(example: Example, kinds: dict[str, str], keys: Keys) -> str:
     content = {key: example.first_bytes(key) for key, kind in kinds.items() if kind == "bytes"}
     encoded = [key for key, one in content.items() if _is_image(one)]
     raw = [key for key, one in content.items() if is_raw(example, keys, one)]
-    found = encoded or raw
+    square = [key for key, one in content.items() if _last(key) in _IMAGES and square_side(len(one))]
+    found = encoded or raw or square
     return found[0] if len(found) == 1 else next((key for name in _IMAGES for key in found if _last(key) == name), "")
 
 

@@ -100,6 +100,21 @@ def test_images_and_labels_are_what_tensorflow_reads(tmp_path):
     assert dataset.fingerprint() == load(tmp_path / "slim").fingerprint()
 
 
+def test_raw_pixels_of_squares_without_their_size(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    records = [
+        tf.train.Example(
+            features=tf.train.Features(feature={"image_raw": texts(one.tobytes()), "label": ints(number % 2)})
+        ).SerializeToString()
+        for number, one in enumerate(images)
+    ]
+    write(tmp_path / "train.tfrecord", *records)
+    dataset = load(tmp_path, test=0.25)
+    assert "raw pixels of 16 x 16 px, by their number" in dataset.remarks
+    both = [*dataset.train.images[:], *dataset.test.images[:]]
+    assert sorted(one.tobytes() for one in both) == sorted(one.tobytes() for one in images)
+
+
 def test_jpeg_png_and_raw_pixels(tmp_path):
     dataset = load(flowers(tmp_path, kinds=("jpeg", "png", "raw", "RAW", "webp")))
     check_colours(dataset.train)

@@ -42,6 +42,18 @@ def test_obvious_names_are_found(features, keys):
     assert found(**features) == keys
 
 
+def test_raw_pixels_of_a_square_say_their_size_by_their_number():
+    keys = find_keys("here", record(image_raw=bytes(3 * 12**2), label=1), {})
+    assert (keys.image, keys.side) == ("image_raw", 12)
+    assert find_keys("here", record(image=bytes(28**2), label=1), {}).side == 28
+    assert find_keys("here", record(image=PICTURE, label=1), {}).side == 0
+    for size in (3 * 12**2 + 1, 7**2):  # no square, and less than 8 px
+        with pytest.raises(FinetuneError, match=r"image_raw is bytes that are no image: write tf.io.encode_png"):
+            find_keys("here", record(image_raw=bytes(size), label=1), {})
+    with pytest.raises(FinetuneError, match=r"image is a list of numbers \(float\): write tf.io.encode_png"):
+        find_keys("here", record(image=0.5, label=1), {})
+
+
 def test_given_names_win():
     assert found("image=b,label=id", a=PICTURE, b=PICTURE, label=1, id=2) == ("b", "id", "")
     assert found("text=kind", image=PICTURE, label=1, kind=b"lion") == ("image", "", "kind")
