@@ -72,6 +72,10 @@ class Photos(ABC):
         image.info["white"] = self.white
         return image
 
+    def reading(self) -> str:
+        """What the pixels depend on besides `content`: the same bytes are other pixels with another white."""
+        return "" if self.white is None else f" white {self.white}"
+
     def bytes_of(self, number: int) -> int:
         """The length of `content`."""
         return len(self.content(number))

@@ -164,6 +164,10 @@ class Records(Photos):
             content: bytes = file.read(self.bytes_of(number))
             return content
 
+    def reading(self) -> str:
+        """A record may hold several images: which of them is read, and how."""
+        return super().reading() + ("" if self._keys == Keys() else f" {self._keys}")
+
     def bytes_of(self, number: int) -> int:
         """The record's length."""
         return int(self._end[number] - self._begin[number])
