@@ -70,7 +70,7 @@ class RunConfig:
     )
     """cifar10, cifar100, cifar100-coarse, mnist, fashion_mnist, demo-source, demo-target or tfds:NAME; or a folder of
     images per class (with train/, val/, test/ or without), TFRecords or a folder of them, an .npz, a folder of .npy
-    files, or a table of image files (.csv, .tsv, .parquet)."""
+    files, a table of image files (.csv, .tsv, .parquet), a .csv of pixels, or Parquet files with images."""
     data_dir: str | None = setting(
         None, path("DIR"), roles=("chooses_images", "decides_features", "may_change_on_resume", "not_compared")
     )
