@@ -39,8 +39,9 @@ class PathFinder:
     def places(self, text: str, split: str | None) -> list[str]:
         """The files that `text` may name, in a row of that split if the table says so.
 
-        The table's folder comes first, then the folders beside it that belong to the split, then the others. Of a path
-        that begins where the images no longer are, such as `/content/drive/`, the end counts.
+        The table's folder comes first, then the folders beside it that belong to the split, then the others, but not
+        those of another split. Of a path that begins where the images no longer are, such as `/content/drive/`, the
+        end counts.
         """
         return self._there(text, split) or self._moved(text, split)[1]
 
@@ -57,9 +58,13 @@ class PathFinder:
         for value in dict.fromkeys((text, text.replace("\\", "/"))):
             if found := self._in(self._root, value):
                 return [found]
-            role = split or role_of(self._stem) or "train"
-            fitting = [name for name in self._beside if name == self._stem or role_of(name) == role]
-            for folders in (fitting, self._beside):
+            role = split or role_of(self._stem)
+            roles = {name: "own" if name == self._stem else role_of(name) for name in self._beside}
+            meant = ("own", role or "train", *(("evaluation",) if role in ("test", "validation") else ()))
+            fitting = [name for name, own in roles.items() if own in meant]
+            # Where a row is known to be for training, an image of the same name in test/ is another one.
+            others = [name for name, own in roles.items() if role is None or own is None]
+            for folders in (fitting, others):
                 if hits := [hit for name in folders if (hit := self._in(os.path.join(self._root, name), value))]:
                     return hits
         return []

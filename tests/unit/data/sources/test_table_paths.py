@@ -55,3 +55,26 @@ def test_a_column_of_numbers_without_a_usual_name_is_no_path(tmp_path):
     rows = [f"{number},missing{number}.png,{kind}" for number, kind in RIGHT]
     with pytest.raises(FinetuneError, match="which of them holds the path of an image is not clear"):
         seen(written(tmp_path, rows, ",photographs,labels"))
+
+
+@pytest.mark.parametrize("name", ["train.csv", "labels.csv"])
+def test_an_image_of_the_same_name_in_another_splits_folder_is_another_one(name, tmp_path):
+    path = written(tmp_path, [f"{number}.png,{kind}" for number, kind in RIGHT], name=name)
+    (tmp_path / "images").rename(tmp_path / "train")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "train" / "5.png").rename(tmp_path / "test" / "5.png")
+    if name == "train.csv":
+        with pytest.raises(FinetuneError, match=r"1 of 6 images of .*train.csv are not there: 5.png"):
+            seen(path)
+    else:  # a table of all images
+        assert seen(path)[0] == RIGHT
+
+
+def test_rows_of_dev_are_found_in_the_folder_dev(tmp_path):
+    rows = [f"{number}.png,{kind},{'dev' if number > 3 else 'train'}" for number, kind in RIGHT]
+    path = written(tmp_path, rows, "image,label,split")
+    (tmp_path / "images").rename(tmp_path / "train")
+    (tmp_path / "dev").mkdir()
+    for number in (4, 5):
+        (tmp_path / "train" / f"{number}.png").rename(tmp_path / "dev" / f"{number}.png")
+    assert seen(path)[0] == RIGHT
