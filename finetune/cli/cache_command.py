@@ -11,10 +11,11 @@ from finetune.cli.terminal import Columns, print_table, tabulated
 
 @click.group()
 def cache() -> None:
-    """List or remove cached features, and uncompressed copies of TFRecords.
+    """List or remove cached features, and copies of TFRecords and Parquet files.
 
     Features are outputs of frozen layers that runs share: docs/cached-features.md explains when runs write them. Copies
-    give compressed TFRecords random access. Both lie in FINETUNE_HOME, beside the fetched weights.
+    give compressed TFRecords and images in Parquet files random access. Both lie in FINETUNE_HOME, beside the fetched
+    weights.
     """
 
 
@@ -57,7 +58,10 @@ def list_cache() -> None:
     total = sum(one.size for one in entries)
     click.echo(f"{len(entries)} entries, {size_in_words(total)} of {size_in_words(budget)}, in {folder}")
     for one in copies:
-        click.echo(f"{one.key[:12]} {size_in_words(one.size)}: uncompressed copy of {one.source}")
+        click.echo(f"{one.key[:12]} {size_in_words(one.size)}: copy of {one.source}")
+    if copies:
+        total, most = sum(one.size for one in copies), record_copies.budget()
+        click.echo(f"{len(copies)} copies, {size_in_words(total)} of {size_in_words(most)}")
 
 
 @cache.command()

@@ -70,7 +70,7 @@ class RunConfig:
     )
     """cifar10, cifar100, cifar100-coarse, mnist, fashion_mnist, demo-source, demo-target or tfds:NAME; or a folder of
     images per class (with train/, val/, test/ or without), TFRecords or a folder of them, an .npz, a folder of .npy
-    files, or a table of image files (.csv, .tsv, .parquet)."""
+    files, a table of image files (.csv, .tsv, .parquet), a .csv of pixels, or Parquet files with images."""
     data_dir: str | None = setting(
         None, path("DIR"), roles=("chooses_images", "decides_features", "may_change_on_resume", "not_compared")
     )
@@ -86,7 +86,8 @@ class RunConfig:
     """The names of the features in TFRecords, where they are not found, such as image=photo,label=kind, or text=kind
     for labels that are text."""
     csv_columns: str | None = setting(None, keys("path", "label", "split"), roles=_OF_DATA)
-    """The columns of a table of images, where they are not found, such as path=file_id,label=breed."""
+    """The columns of a table of images, where they are not found, such as path=file_id,label=breed; label=rust+scab
+    where each class has a column."""
     examples: int | None = setting(None, whole(1), roles=("chooses_images",))
     """Train on N images, the same share of every class."""
     few_shot: int | None = setting(None, whole(1, "K"), roles=("chooses_images",))

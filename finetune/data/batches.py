@@ -78,10 +78,9 @@ def form(config: RunConfig) -> dict[str, Any]:
 def fitting(split: Split, config: RunConfig) -> tuple[str, ...]:
     """Sentences on what the network gets of the images: which part, and in which channels."""
     size, images = form(config)["image_size"], split.images
-    if isinstance(images, LazyImages) and images.native is None:
-        found, cut = 3, images.shape  # each has channels and a size of its own
-        said = channels.words(found, shape_of(size).channels)
-        return (f"of photos, {said}",) if said else ()
+    if isinstance(images, LazyImages) and images.native is None:  # each has channels and a size of its own
+        each = (channels.words(found, shape_of(size).channels) for found in images.photos.channels)
+        return tuple(filter(None, each))
     height, width, found = images.shape[1:]
     cut = split.at(size).images.shape
     part = "square" if cut[1] == cut[2] else f"part of {cut[2]} x {cut[1]} px"

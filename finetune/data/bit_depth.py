@@ -12,6 +12,10 @@ from finetune.text import first_line
 WIDEST = 0xFFFF
 """White, where nothing is known of files whose samples take 16 bits."""
 _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281
+_NO_TIFFFILE = (
+    "a TIFF with several channels of more than 8 bits is read by tifffile and imagecodecs: "
+    "pip install 'finetune-backbones[tiff]', or convert the images to PNG"
+)
 _PNG_HEADER = 33
 """Bytes of a PNG before its second chunk."""
 
@@ -88,11 +92,13 @@ def wide_values(image: Any) -> np.ndarray:
     try:
         import tifffile
     except ImportError:
-        raise FinetuneError(
-            "a TIFF with several channels of more than 8 bits is read by tifffile: pip install tifffile imagecodecs, "
-            "or convert the images to PNG"
-        ) from None
-    values = np.asarray(tifffile.imread(io.BytesIO(content), key=0))
+        raise FinetuneError(_NO_TIFFFILE) from None
+    try:
+        values = np.asarray(tifffile.imread(io.BytesIO(content), key=0))
+    except ValueError as error:
+        if "imagecodecs" in str(error):  # the compression is one that tifffile leaves to it
+            raise FinetuneError(_NO_TIFFFILE) from None
+        raise
     if values.ndim == 3 and values.shape[1:] == (image.height, image.width):
         values = values.transpose(1, 2, 0)
     if values.shape[:2] != (image.height, image.width) or values.dtype != np.uint16:

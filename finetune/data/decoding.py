@@ -28,6 +28,7 @@ Box = tuple[float, float, float, float]
 
 _BACKGROUND = 255
 """The background of transparent pixels: white, as on the web pages that such images are made for."""
+_TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 _ORIENTATION = 0x0112
 _SWAPPED = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
@@ -96,6 +97,13 @@ def _formats() -> tuple[str, ...]:
     return tuple(one for one in FORMATS if one in Image.OPEN)
 
 
+def channels_of(image: Image.Image) -> int:
+    """1, 3 or 4: whether an opened image is grey, has colours, or is transparent in parts. A palette has colours."""
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        return 4
+    return 1 if image.mode in ("1", "L") or image.mode.startswith("I") else 3
+
+
 @contextmanager
 def silent_warnings() -> Iterator[None]:
     """Inside, Pillow's warnings about unusual EXIF, palettes and sizes are not shown.
@@ -135,9 +143,11 @@ def part(image: Image.Image, box: Box, size: tuple[int, ...], *, draft: bool = T
     """The part of the image in `box`, resized to `size`, (height, width) or (height, width, channels): uint8 of that
     shape, RGB if it does not name the channels.
 
-    Bilinear; where the image shrinks, over all pixels that a new one covers. A JPEG of at least twice the size needed
-    is decoded at a half, a quarter or an eighth of its size, which costs a fraction and never enlarges the result.
-    Without `draft` it is decoded in full.
+    Bilinear; where the image shrinks, over all pixels that a new one covers. Each of four channels is resized by
+    itself: Pillow would weigh the colours with the fourth, which need not be opacity.
+
+    A JPEG of at least twice the size needed is decoded at a half, a quarter or an eighth of its size, which costs a
+    fraction and never enlarges the result. Without `draft` it is decoded in full.
     """
     width, height = upright_size(image)
     spare = int(min((box[2] - box[0]) / size[1], (box[3] - box[1]) / size[0]))
@@ -149,13 +159,14 @@ def part(image: Image.Image, box: Box, size: tuple[int, ...], *, draft: bool = T
     left, top, right, bottom = box
     # Rounding must not put an edge outside the image.
     scaled = (left * across, top * down, min(right * across, pixels.width), min(bottom * down, pixels.height))
-    resized = pixels.resize((wide, high), Image.Resampling.BILINEAR, box=scaled)
-    return np.asarray(resized).reshape(high, wide, channels)
+    bands = pixels.split() if channels == 4 else (pixels,)
+    resized = [np.asarray(one.resize((wide, high), Image.Resampling.BILINEAR, box=scaled)) for one in bands]
+    return np.stack(resized, axis=-1).reshape(high, wide, channels)
 
 
-def whole(image: Image.Image) -> np.ndarray:
-    """The whole image, upright and decoded in full: uint8 `[height, width, 3]`."""
-    return np.asarray(converted(_upright(image)))
+def whole(image: Image.Image, channels: int = 3) -> np.ndarray:
+    """The whole image, upright and decoded in full: uint8 `[height, width, channels]`, of RGB or RGBA."""
+    return np.asarray(converted(_upright(image), channels))
 
 
 def check(image: Image.Image) -> None:
@@ -176,7 +187,7 @@ def converted(image: Image.Image, channels: int = 3) -> Image.Image:
         image = _eight_bits(image)
     if image.mode == "F":
         raise ValueError("its pixels are floats of an unknown range; expected 8 or 16 bits")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if channels_of(image) == 4:
         image = image.convert("RGBA")
         if channels == 4:
             return image

@@ -5,7 +5,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ from PIL import Image
 
 from finetune.data import decoding
 from finetune.data.dataset import Split
-from finetune.data.lazy import LazyImages, Photos, Progress, inspect_photos
+from finetune.data.lazy import LazyImages, Photos, Progress
+from finetune.data.photo_scan import inspect_photos
 from finetune.errors import FinetuneError
 from finetune.text import printable
 
@@ -43,12 +43,6 @@ class PhotoFiles(Photos):
         """Append an image."""
         self._text += os.fsencode(path.removeprefix(self._root))
         self._ends.append(len(self._text))
-
-    def mixed(self, begin: int) -> np.ndarray:
-        """The images from number `begin` on, in an order that depends only on their names: int64 numbers."""
-        digests = (blake2b(self.name(number).encode(), digest_size=8).digest() for number in range(begin, len(self)))
-        keys = np.frombuffer(b"".join(digests), np.dtype(">u8"))
-        return begin + np.argsort(keys, kind="stable").astype(np.int64)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -183,7 +177,7 @@ def read_images(
     if not len(files):
         named = ", ".join(printable(str(place)) for place in places)
         raise FinetuneError(f"{named} holds no images{f' ({remarks[0]})' if remarks else ''}: check the folder")
-    good, bad, side = inspect_photos(files, skip_bad=skip_bad, progress=on_scan)
-    chosen = np.flatnonzero(good)
-    split = Split(LazyImages(files, chosen, side, native=native), np.zeros(len(chosen), np.int64))
-    return NamedImages(tuple(files.name(int(number)) for number in chosen), split, bad, remarks)
+    seen = inspect_photos(files, skip_bad=skip_bad, progress=on_scan)
+    chosen = np.flatnonzero(seen.good)
+    split = Split(LazyImages(files, chosen, seen.side, native=native), np.zeros(len(chosen), np.int64))
+    return NamedImages(tuple(files.name(int(number)) for number in chosen), split, seen.bad, remarks)

@@ -1,13 +1,10 @@
-"""Photos that stay encoded in their files until a batch needs them: memory does not grow with their pixels.
-
-Before a run starts they are inspected: which of them are damaged, and how large they are.
-"""
+"""Photos that stay encoded in their files until a batch needs them: memory does not grow with their pixels."""
 
 import functools
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,9 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from finetune.data import bit_depth, decoding
-from finetune.data.decoding import BadImage, Box
-from finetune.errors import FinetuneError
+from finetune.data import decoding
+from finetune.data.decoding import Box
 from finetune.process import cores
 from finetune.text import ImageSize, shape_of
 
@@ -33,22 +29,16 @@ _READ_WHOLE = 2_000
 Progress = Callable[[int, int | None], None]
 """Called as work goes on, with the amount done and the total, which is None if it is not known."""
 
-DECODED = 2_000
-"""Up to so many photos are decoded in full as a check, which takes a few seconds. Of more, the headers are read."""
-OPENED = 100_000
-"""The most headers that are read, evenly drawn. A damaged photo that this misses is named when it is decoded."""
-
-_NAMED = 5
-_AT_ONCE = 512
-
 
 class Photos(ABC):
     """Encoded images of any size, numbered from 0. Each is read when it is asked for.
 
     white: the value that becomes 255 in those of more than 8 bits that do not declare it; None if it is not known.
+    channels: the numbers of channels that they have (1, 3, 4), as far as they were inspected.
     """
 
     white: int | None = None
+    channels: tuple[int, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -61,6 +51,12 @@ class Photos(ABC):
     @abstractmethod
     def content(self, number: int) -> bytes:
         """Its bytes as they are stored."""
+
+    def mixed(self, numbers: np.ndarray) -> np.ndarray:
+        """The images at int `numbers`, in an order that depends only on their names: int64."""
+        digests = (hashlib.blake2b(self.name(int(one)).encode(), digest_size=8).digest() for one in numbers)
+        keys = np.frombuffer(b"".join(digests), np.dtype(">u8"))
+        return np.asarray(numbers[np.argsort(keys, kind="stable")], np.int64)
 
     def place(self, number: int) -> str:
         """Its place, for messages."""
@@ -75,6 +71,10 @@ class Photos(ABC):
         image = self.open(number)
         image.info["white"] = self.white
         return image
+
+    def reading(self) -> str:
+        """What the pixels depend on besides `content`: the same bytes are other pixels with another white."""
+        return "" if self.white is None else f" white {self.white}"
 
     def bytes_of(self, number: int) -> int:
         """The length of `content`."""
@@ -159,21 +159,6 @@ class LazyImages:
             digest.update(hashlib.sha256(self.photos.content(int(self.chosen[int(position * step)]))).digest())
 
 
-def measured_white(images: LazyImages) -> int | None:
-    """White of the images of more than 8 bits that do not declare it themselves: their largest value, rounded up to
-    2^n - 1. None if there are none. Of more than 2,000 images, so many are read, evenly drawn. Raises BadImage."""
-    numbers = images.chosen[np.arange(min(len(images), DECODED)) * len(images) // max(min(len(images), DECODED), 1)]
-
-    def largest(position: int) -> int:
-        number = int(numbers[position])
-        with decoding.naming(images.photos.place(number)), images.photos.open(number) as image:
-            unknown = bit_depth.is_wide(image) and not bit_depth.declared_white(image)
-            return bit_depth.largest_value(image) if unknown else -1
-
-    most = max(in_threads(largest, range(len(numbers))), default=-1)
-    return None if most < 0 else bit_depth.white_of(most)
-
-
 def random_crops(
     images: "np.ndarray | LazyImages", indices: np.ndarray, size: ImageSize, seed: tuple[int, int]
 ) -> np.ndarray:
@@ -230,62 +215,3 @@ def in_threads(work: Callable[[int], Any], numbers: range) -> Any:
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="decode")
-
-
-def inspect_photos(
-    photos: Photos, *, skip_bad: bool, progress: Progress | None = None
-) -> tuple[np.ndarray, tuple[str, ...], int]:
-    """Inspect `photos`, n of them.
-
-    Returns a bool `[n]` that is False for the photos that are left out, the names and reasons of these, and the median
-    of the short sides in px.
-
-    With `skip_bad`, every photo is decoded and damaged ones are left out. So every machine leaves out the same photos,
-    and batches remain a function of the seed. Otherwise damaged photos raise a FinetuneError that names them, as far
-    as a check finds them that costs less than an epoch (DECODED, OPENED).
-    """
-    count = len(photos)
-    whole = skip_bad or count <= DECODED
-    inspected = count if whole else min(count, OPENED)
-    numbers = np.arange(inspected) * count // max(inspected, 1)
-    good, sides, bad = np.ones(count, bool), np.zeros(inspected, np.int64), []
-
-    def inspect_one(position: int) -> tuple[int, BadImage | None]:
-        number = int(numbers[position])
-        try:
-            with decoding.naming(photos.place(number)), photos.open(number) as image:
-                side = min(decoding.upright_size(image))
-                if whole:
-                    decoding.check(image)
-                return side, None
-        except BadImage as error:
-            return 0, error
-
-    with decoding.silent_warnings():
-        for start in range(0, inspected, _AT_ONCE):
-            block = range(start, min(start + _AT_ONCE, inspected))
-            for position, (side, error) in zip(block, in_threads(inspect_one, block), strict=True):
-                sides[position] = side
-                if error is not None:
-                    good[numbers[position]] = False
-                    bad.append(f"{error.name}: {error.reason}")
-            if progress is not None:
-                progress(block.stop, inspected)
-    if bad and not skip_bad:
-        of = f"{inspected} images" if inspected == count else f"the {inspected} images inspected (of {count})"
-        raise FinetuneError(
-            f"{len(bad)} of {of} cannot be used: {first_few(bad)}. Replace or remove "
-            f"{'it' if len(bad) == 1 else 'them'}, or give --skip-bad-images to leave such images out"
-        )
-    readable = sides[sides > 0]
-    if not len(readable):
-        raise FinetuneError(
-            f"none of the {count} images can be read, the first being {first_few(bad[:1])}: check the data"
-        )
-    return good, tuple(bad), int(np.median(readable))
-
-
-def first_few(bad: Sequence[str]) -> str:
-    """The first few entries of `bad`, and how many more there are."""
-    more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-    return "; ".join(bad[:_NAMED]) + more

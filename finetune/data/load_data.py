@@ -11,6 +11,7 @@ from pathlib import Path
 
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split, few_shot, hold_out, stratified_subset
+from finetune.data.sources import parquet_images
 from finetune.data.sources.array_files import array_files
 from finetune.data.sources.arrays import read_arrays_file
 from finetune.data.sources.assembly import Progress, ReadOptions
@@ -18,18 +19,34 @@ from finetune.data.sources.cifar import CIFAR, read_cifar
 from finetune.data.sources.generated import demo_source, demo_target
 from finetune.data.sources.idx import IDX, read_idx
 from finetune.data.sources.image_folder import read_folder
-from finetune.data.sources.image_table import TABLES, read_table
+from finetune.data.sources.image_table import LISTS, TABLES, read_table
+from finetune.data.sources.pixel_table import is_pixel_table, read_pixels
 from finetune.data.sources.tensorflow_datasets import read_tfds
 from finetune.data.sources.tfrecord import is_tfrecord, read_tfrecords, tfrecord_files
 from finetune.errors import WrongUse
+from finetune.text import pairs
 
 _GENERATED: dict[str, Callable[[], Dataset]] = {"demo-source": demo_source, "demo-target": demo_target}
 _NAMES = (*CIFAR, *IDX, *_GENERATED)
 _TFDS = "tfds:"
+_UNPACK, _SAVE = "; unpack the archive, and give the folder", "; write its arrays to an .npz with np.savez"
+_INSTEAD = {
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), _UNPACK),
+    **dict.fromkeys((".h5", ".hdf5", ".mat", ".pkl", ".pickle"), _SAVE),
+    **dict.fromkeys((".json", ".jsonl", ".xml", ".xlsx"), "; write a .csv of the images and their classes from it"),
+    ".npy": "; put images and labels into a folder, as x_train.npy and y_train.npy, and give the folder",
+}
+"""The way on from files that are not read, by their suffix."""
 _KNOWN = ", ".join((*_NAMES, "tfds:NAME"))
 
 
-def load_data(config: RunConfig, *, progress: Progress | None = None, on_scan: Progress | None = None) -> Dataset:
+def load_data(
+    config: RunConfig,
+    *,
+    white: int | None = None,
+    progress: Progress | None = None,
+    on_scan: Progress | None = None,
+) -> Dataset:
     """The data a run is configured for. The same seed gives the same split, and all splits are stratified.
 
     `config.data` is a name of the table, `tfds:NAME` or a path; if it is a path, `data_dir` is where it lies now.
@@ -41,6 +58,7 @@ def load_data(config: RunConfig, *, progress: Progress | None = None, on_scan: P
     - Validation images of the data's own are used instead, unless `validation` is 0.
     - Test images never change. Only if the data has none, a fraction `test` is drawn as well.
 
+    `white` is that of a run (`Dataset.white`), by which its images are scaled wherever they lie now.
     `progress` receives the bytes of downloads, `on_scan` the number of photos that were inspected. Raises WrongUse for
     an unknown name (with the nearest one), for a `data_dir` that would not be read and for an impossible number;
     FinetuneError for files.
@@ -53,9 +71,10 @@ def load_data(config: RunConfig, *, progress: Progress | None = None, on_scan: P
         config.skip_bad_images,
         progress=progress,
         on_scan=on_scan,
-        npz_keys=config.npz_keys,
-        tfrecord_keys=config.tfrecord_keys,
-        csv_columns=config.csv_columns,
+        npz_keys=pairs(config.npz_keys or "") or {},
+        tfrecord_keys=pairs(config.tfrecord_keys or "") or {},
+        csv_columns=pairs(config.csv_columns or "") or {},
+        white=white,
     )
     dataset = read_source(config.data, options)
     if config.background_class and dataset.background is None:
@@ -115,15 +134,21 @@ def read_source(name: str, options: ReadOptions) -> Dataset:
         return read_arrays_file(path, options)
     if not path.exists():
         raise WrongUse(f"--data {path}: there is nothing of that name; check the path, or give one of {_KNOWN}")
-    if path.is_file() and path.suffix.lower() in TABLES:
-        return read_table(path, options)
+    if path.is_file() and path.suffix.lower() in (".csv", ".tsv") and is_pixel_table(path):
+        return read_pixels(path, options)
+    if path.is_file() and path.suffix.lower() in (*TABLES, *LISTS):
+        embedded = path.suffix.lower() == parquet_images.SUFFIX and parquet_images.holds_images(path)
+        return parquet_images.read_parquet(path, options) if embedded else read_table(path, options)
     if path.is_file() and not is_tfrecord(path):
         raise WrongUse(
             f"--data {path} is a file: expected a folder of images per class, TFRecords or a folder of them, an .npz, "
             "a table of image files (.csv, .tsv, .parquet), or a folder of .npy files such as x_train.npy, y_train.npy"
+            + _INSTEAD.get(path.suffix.lower(), "")
         )
     if path.is_file() or tfrecord_files(path):
         return read_tfrecords(path, options)
+    if parquet_images.parquet_files(path):
+        return parquet_images.read_parquet(path, options)
     return read_arrays_file(path, options) if array_files(path) else read_folder(path, options)
 
 

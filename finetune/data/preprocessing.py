@@ -6,7 +6,7 @@ With any other preprocessing than that of the weights, accuracy drops without an
 import importlib
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,14 +22,14 @@ from finetune.text import did_you_mean
 class Preprocessing:
     """`(pixels * scale - mean) / std` for pixels in [0, 255]; `mean` and `std` are in the order of `channels`.
 
-    The one channel of grey images, and alpha, have the grey of the three means and deviations: grey is linear, so that
-    is the mean of the grey images.
+    Both have three numbers, or four where the fourth channel has its own. The one channel of grey images, and a fourth
+    channel without a number, have the grey of the three: grey is linear, so that is the mean of the grey images.
     """
 
     name: str
     scale: float
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
     channels: Literal["rgb", "bgr"] = "rgb"
 
     def apply(self, images: Any) -> Any:
@@ -41,18 +41,27 @@ class Preprocessing:
 
         pixels = tf.cast(images, tf.float32)
         found = pixels.shape[-1]
-        if self.channels == "bgr" and found > 1:
-            pixels = pixels[..., ::-1] if found == 3 else tf.gather(pixels, [2, 1, 0, 3], axis=-1)
+        pixels = reverse_colours(pixels) if self.channels == "bgr" else pixels
         means, deviations = self.of_channels(self.mean, found), self.of_channels(self.std, found)
         scale = tf.constant([self.scale / std for std in deviations])
         shift = tf.constant([mean / std for mean, std in zip(means, deviations, strict=True)])
         return pixels * scale - shift
 
     def of_channels(self, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-        """The three `mean` or `std` as those of images of so many channels."""
-        rgb = values if self.channels == "rgb" else values[::-1]
+        """The `mean` or `std` as those of images of so many channels."""
+        three = values[:3]
+        rgb = three if self.channels == "rgb" else three[::-1]
         grey = math.fsum(value * share for value, share in zip(rgb, LUMA, strict=True))
-        return {1: (grey,), 3: values, 4: (*values, grey)}[channels]
+        return {1: (grey,), 3: three, 4: (*values, grey)[:4]}[channels]
+
+
+def reverse_colours(images: Any) -> Any:
+    """`[..., channels]` with red and blue exchanged; grey and a fourth channel stay as they are."""
+    if images.shape[-1] == 4:
+        import tensorflow as tf  # here, so that the table is read without it
+
+        return tf.gather(images, [2, 1, 0, 3], axis=-1)
+    return images[..., ::-1]
 
 
 # The means are those of the ImageNet training set: in [0, 255] as the VGG authors published them, in [0, 1] as
@@ -115,6 +124,18 @@ def swapped(own: Any) -> tuple[Any, ...]:
     """`own` (anything with `name` and `apply`) with red and blue swapped; for `vgg` and `caffe`, the other one."""
     partner = {"vgg": "caffe", "caffe": "vgg"}.get(own.name)
     return (PREPROCESSINGS[partner],) if partner else (Composed(f"{own.name}, colours swapped", (_REVERSED, own)),)
+
+
+def distinct(candidates: Sequence[Any], channels: int) -> tuple[Any, ...]:
+    """The `candidates` that give different values for images of so many channels, the first of equal ones. Swapped
+    colours, for one, change nothing in grey images. What is not of this module is kept as it is."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 4, 4, channels)).astype(np.float32)
+    found: dict[bytes | str, Any] = {}
+    for one in candidates:
+        known = isinstance(one, Preprocessing | Composed | PerImage)
+        key = np.asarray(one.apply(pixels), np.float32).round(4).tobytes() if known else one.name
+        found.setdefault(key, one)
+    return tuple(found.values())
 
 
 def suspects() -> tuple[Preprocessing | Composed, ...]:
@@ -186,21 +207,20 @@ def from_numbers(name: str) -> Preprocessing:
     """The preprocessing that `scale=1/255,mean=0.49/0.48/0.45,std=0.25,order=bgr` spells; what is left out is neutral.
 
     It is `(pixels * scale - mean) / std` of pixels in [0, 255]. scale is a number or a fraction; mean and std are one
-    number, or three in the order of the channels that the network gets. WrongUse where that does not hold.
+    number, or three or four in the order of the channels that the network gets. WrongUse where that does not hold.
     """
 
     def refused(what: str) -> WrongUse:
         return WrongUse(_NUMBERS.format(name=name, what=what))
 
-    def three(key: str) -> tuple[float, float, float]:
+    def numbers(key: str) -> tuple[float, ...]:
         try:
-            numbers = [float(part) for part in values[key].split("/")]
+            found = tuple(float(part) for part in values[key].split("/"))
         except ValueError:
             raise refused(f"{key} is '{values[key]}'") from None
-        if len(numbers) not in (1, 3) or not all(math.isfinite(one) for one in numbers):
-            raise refused(f"{key} has {len(numbers)} numbers" if len(numbers) not in (1, 3) else f"{key} is not finite")
-        first, second, third = numbers * 3 if len(numbers) == 1 else numbers
-        return first, second, third
+        if len(found) not in (1, 3, 4) or not all(math.isfinite(one) for one in found):
+            raise refused(f"{key} has {len(found)} numbers" if len(found) not in (1, 3, 4) else f"{key} is not finite")
+        return found * 3 if len(found) == 1 else found
 
     values = dict(_DEFAULTS)
     for part in name.split(","):
@@ -213,7 +233,7 @@ def from_numbers(name: str) -> Preprocessing:
         scale = float(above) / float(below or 1)
     except (ValueError, ZeroDivisionError):
         raise refused(f"scale is '{values['scale']}'") from None
-    mean, std = three("mean"), three("std")
+    mean, std = numbers("mean"), numbers("std")
     if not 0 < scale < math.inf or min(std) <= 0:
         raise refused("scale and std must be above 0")
     if values["order"] not in ("rgb", "bgr"):

@@ -8,7 +8,7 @@ import numpy as np
 from finetune.batchnorm.statistics import Moments
 from finetune.batchnorm.subject import Subject
 from finetune.data.batches import EvalSet
-from finetune.data.preprocessing import find_preprocessing, suspects, swapped
+from finetune.data.preprocessing import distinct, find_preprocessing, suspects, swapped
 from finetune.diagnosis import recovery, thresholds
 from finetune.diagnosis.drift import drift
 from finetune.diagnosis.evidence import BatchCheck, BNEvidence, PreprocessingCheck, Trial
@@ -86,7 +86,8 @@ def check_preprocessing(
         others = ()  # a graph that takes uint8 prepares its images itself, so there is one way to feed it
     elif budget.generous:
         others = (*others, *_recovered(budget))
-    candidates = (own, *(one for one in others if one.name != own.name))
+    others = tuple(one for one in others if one.name != own.name)
+    candidates = distinct((own, *others), shape_of(budget.train.image_size).channels)
     few = budget.train.some(budget.few(thresholds.TRIAL_SHARE, thresholds.FIRST_TRIAL))
     passes = {one.name: budget.inference(few.through(one)) for one in candidates}
     shifts = {one.name: _first_shift(budget, few.through(one)) for one in candidates}

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from finetune.data.dataset import Split
-from finetune.data.preprocessing import from_numbers
+from finetune.data.preprocessing import from_numbers, reverse_colours
 
 Measure = Callable[[Any], tuple[np.ndarray, np.ndarray]]
 """A preprocessing -> mean and variance of the first layer's inputs, `[filters]`, on the same few images each time."""
@@ -71,13 +71,11 @@ def spelled(scale: str, mean: Sequence[float], std: float | Sequence[float] = 1.
 
 
 def of_data(split: Split) -> tuple[str, ...]:
-    """The preprocessings made of the mean and deviation of RGB images' pixels, as many recipes do; none of others.
+    """The preprocessings made of the mean and deviation of the images' pixels, as many recipes do.
 
     The images have one size and the network's channels.
     """
     pixels = np.asarray(split.images[:], np.float64) / 255
-    if pixels.shape[-1] != 3:
-        return ()
     mean, std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))
     return (spelled("1/255", mean), spelled("1/255", mean, std), spelled("1", 255 * mean))
 
@@ -96,13 +94,13 @@ class _Fed:
 
         shown = tf.cast(images, tf.float32) / 255
         result = self.pixels * shown + tf.constant(self.constant, tf.float32)
-        return result + self.reversed * shown[..., ::-1] if self.reversed else result
+        return result + self.reversed * reverse_colours(shown) if self.reversed else result
 
 
 def propose(measure: Measure, moving: tuple[np.ndarray, np.ndarray], epsilon: float, channels: int) -> list[Recovered]:
     """The preprocessings that explain the first layer's `moving` mean and variance, the best first; none where its
-    input is not linear in the pixels. For three channels, both orders are tried."""
-    sources = ["pixels", *(["reversed"] if channels == 3 else []), *range(channels)]
+    input is not linear in the pixels. For more than one channel, both orders of the colours are tried."""
+    sources = ["pixels", *(["reversed"] if channels > 1 else []), *range(channels)]
     empty, _ = measure(_fed((), channels))
     single = {one: measure(_fed((one,), channels)) for one in sources}
     both = {
@@ -116,7 +114,7 @@ def propose(measure: Measure, moving: tuple[np.ndarray, np.ndarray], epsilon: fl
         if np.sqrt(np.mean(apart**2 / (variance + single[one][1] + epsilon))) > _LINEAR:
             return []
     found = []
-    for order in ("rgb", "bgr") if channels == 3 else ("rgb",):
+    for order in ("rgb", "bgr") if channels > 1 else ("rgb",):
         used = ["pixels" if order == "rgb" else "reversed", *range(channels)]
         gradient = np.stack([single[one][0] - empty for one in used])
         form = np.zeros((len(used), len(used), len(empty)))

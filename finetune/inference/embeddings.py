@@ -203,7 +203,7 @@ def _images(
             on_scan=on_scan,
         )
         return found, network.class_names
-    dataset = _dataset(request, network.config, on_scan)
+    dataset = _dataset(request, network, on_scan)
     split: Split | None = getattr(dataset, request.split)
     if split is None:
         raise FinetuneError(f"{dataset.source} has no {request.split} images: give --split train or test")
@@ -213,11 +213,11 @@ def _images(
     return NamedImages(tuple(names), split, dataset.skipped, dataset.remarks), dataset.class_names
 
 
-def _dataset(request: EmbeddingOptions, config: RunConfig, on_scan: Progress | None) -> Dataset:
+def _dataset(request: EmbeddingOptions, network: Network, on_scan: Progress | None) -> Dataset:
     if request.data is None:
         return open_run(Path(request.target), data_dir=request.data_dir).dataset
     other = replace(
-        config,
+        network.config,
         data=absolute(request.data),
         data_dir=str(request.data_dir) if request.data_dir else None,
         npz_keys=request.npz_keys,
@@ -225,9 +225,9 @@ def _dataset(request: EmbeddingOptions, config: RunConfig, on_scan: Progress | N
         csv_columns=request.csv_columns,
         skip_bad_images=request.skip_bad_images,
         examples=None,
-        validation=0.0 if request.split != "validation" else config.validation or 0.05,
+        validation=0.0 if request.split != "validation" else network.config.validation or 0.05,
     )
-    return load_data(other, on_scan=on_scan)
+    return load_data(other, white=network.white, on_scan=on_scan)
 
 
 def _text(names: Sequence[str]) -> np.ndarray:

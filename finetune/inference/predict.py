@@ -25,7 +25,7 @@ from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.predictions import log_probabilities
 from finetune.inference.export.exportable import CARD
 from finetune.runs.model import finished_class_names, open_trained
-from finetune.runs.run_data import image_shape, is_image_shape, white
+from finetune.runs.run_data import image_shape, is_image_shape, is_white, white
 from finetune.text import ImageSize, printable, shape_of
 
 _NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote"
@@ -187,6 +187,7 @@ def _exported(path: Path) -> Classifier:
             card = json.loads(archive.read(CARD))
         names, size, preprocess = card["class_names"], card["image_size"], card["preprocess"]
         native, inside = card["data_image_shape"], card["preprocessing_inside"]
+        brightest = card.get("white")  # exports of earlier versions do not have it
     except KeyError as error:
         raise FinetuneError(
             f"{path} does not say what its classes are and how its pixels are prepared ({error}): {_NO_RUN}"
@@ -206,12 +207,14 @@ def _exported(path: Path) -> Classifier:
         )
     if native is not None and not is_image_shape(native):
         raise FinetuneError(f"{path}: its {CARD} has data_image_shape {native!r}: export it again")
+    if brightest is not None and not is_white(brightest):
+        raise FinetuneError(f"{path}: its {CARD} has white {brightest!r}: export it again")
     if type(size) not in (int, str) or model.input_shape != (None, *_sides(size)):
         raise FinetuneError(f"{path} takes {list(model.input_shape)}, but its {CARD} says {size!r} px: export it again")
     config = RunConfig("", image_size=size, preprocess=preprocess, batch_size=32)
     sides = tuple(native) if native else None
     subject = KerasSubject(adopt(model, unbiased=False))
-    return Classifier(str(path), subject, config, _checked(names, model, path), sides)
+    return Classifier(str(path), subject, config, _checked(names, model, path), sides, white=brightest)
 
 
 def _sides(size: ImageSize) -> tuple[int, ...]:

@@ -34,7 +34,9 @@ def as_seen(fed: Mapping[str, np.ndarray], expected: str) -> dict[str, list[str]
 
     fed: name -> float `[images, height, width, channels]`. Black and white are the range that the preprocessing
     `expected` gives these images, so that pixels on another scale show as too dark, too bright or without contrast.
+    A fourth channel is not shown: prepared, it is no opacity any more.
     """
+    fed = {name: images[..., :3] for name, images in fed.items()}
     low, high = (float(value) for value in np.percentile(fed[expected], (0.5, 99.5)))
     pictures = {}
     for name, images in fed.items():

@@ -19,7 +19,7 @@ from finetune.evaluation.predictions import Predictions
 from finetune.reporting.pictures import SIDE, data_uri
 from finetune.reporting.ranking import rank_runs
 from finetune.reporting.record import RunRecord, distinct_names, read_predictions, read_record, select_runs
-from finetune.runs.run_data import check_unchanged
+from finetune.runs.run_data import check_unchanged, white
 
 SCHEMA_VERSION = 1
 CONFUSED = 10
@@ -162,11 +162,11 @@ class Pictures:
         config = record.config
         names = ["data", "data_dir", "examples", "validation", "seed", "test", "skip_bad_images"]
         names += ["npz_keys", "tfrecord_keys", "csv_columns"]
-        key = repr([getattr(config, name) for name in names])
+        key = repr([white(record.run), *(getattr(config, name) for name in names)])
         if self._last is None or self._last[0] != key:
             self._last = None
             moved = replace(config, data_dir=str(self._data_dir)) if self._data_dir else config
-            self._last = key, load_data(moved, progress=_refuse)
+            self._last = key, load_data(moved, white=white(record.run), progress=_refuse)
         if self._data_dir is None:
             check_unchanged(record.run, self._last[1], advice="give its place with --data-dir")
         return self._last[1]

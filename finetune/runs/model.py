@@ -20,7 +20,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored, Pass
 from finetune.files import read_arrays, write_arrays
 from finetune.runs.directory import RunDir
-from finetune.runs.run_data import check_classes, check_unchanged
+from finetune.runs.run_data import check_classes, check_unchanged, white
 from finetune.text import shape_of
 
 _SNAPSHOT = "bn_source.npz"
@@ -102,7 +102,7 @@ def open_run(target: Path, *, data_dir: Path | None = None) -> Opened:
     """
     trained = open_trained(target)
     config = replace(trained.config, data_dir=str(data_dir)) if data_dir else trained.config
-    dataset = load_data(config)
+    dataset = load_data(config, white=white(trained.run))
     check_classes(trained.run, dataset)
     outputs, classes = trained.model.output_shape[-1], len(dataset.class_names)
     if outputs != classes:

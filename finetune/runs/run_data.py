@@ -93,7 +93,12 @@ def image_shape(run: RunDir, config: RunConfig) -> tuple[int, ...] | None:
 def white(run: RunDir) -> int | None:
     """The value that became 255 in images of more than 8 bits, as in `lazy.Photos`; None if the run had none."""
     value = run.read(_DATA).get("white") if (run.path / _DATA).is_file() else None
-    return value if type(value) is int and 255 <= value <= 0xFFFF else None
+    return value if is_white(value) else None
+
+
+def is_white(value: Any) -> bool:
+    """Whether `value`, out of a file, is a number as `white` gives it."""
+    return type(value) is int and 255 <= value <= 0xFFFF
 
 
 def is_image_shape(shape: Any) -> bool:

@@ -156,7 +156,13 @@ def _arithmetic(pixels: Preprocessing, config: RunConfig) -> dict[str, Any]:
     """A known preprocessing in numbers, for the channels of the network."""
     channels = shape_of(config.image_size or 0).channels
     both = {name: pixels.of_channels(getattr(pixels, name), channels) for name in ("mean", "std")}
-    return asdict(pixels) | both
+    order = pixels.channels.upper() + ("A" if channels == 4 else "")
+    bgr = {3: ", ..., ::-1", 4: ", ..., [2, 1, 0, 3]"} if pixels.channels == "bgr" else {}
+    return asdict(pixels) | {
+        **both,
+        "order": "one channel" if channels == 1 else f"channels in the order {order}",
+        "index": ", ..., None" if channels == 1 else bgr.get(channels, ""),
+    }
 
 
 def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predictions: Predictions) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """Networks of one channel, of four, and of images that are not square, from the diagnosis to a prediction."""
 
+import contextlib
+import io
 import json
+import re
 import shlex
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tests.support import commands
@@ -91,3 +95,96 @@ def test_runs_train_predict_and_are_exported(backbone, data, size, native, said,
     exported = typed("export", run, "--format", "keras", "--out", out, "--with-preprocessing", "--json")
     assert json.loads(exported.stdout)["exports"][0]["evaluation"]["agreement"] == 1
     assert keras.models.load_model(out).input_shape == (None, *(*native, 3)[:3])
+
+
+def photos(folder, draw):
+    """Three training and two test images of each class, of 40 x 34 px, as `draw(rng, brightness)` makes them."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 3)):
+        for label in range(CLASSES):
+            place = folder / split / f"of {label}"
+            place.mkdir(parents=True)
+            for number in range(count):
+                draw(rng, 40 * label + 40).save(place / f"{number}.png")
+    return folder
+
+
+def rgba(rng, bright):
+    pixels = np.clip(bright + rng.normal(0, 25, (34, 40, 4)), 0, 255)
+    pixels[..., 0] *= 0.5
+    pixels[..., 3] = np.where(rng.random((34, 40)) < 0.5, 255, 20)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def deep(rng, bright, most=4095):
+    return Image.fromarray((np.clip(bright + rng.normal(0, 25, (34, 40)), 0, 255) * most / 255).astype(np.uint16))
+
+
+def trained(folder, shape, preprocess, data):
+    network(folder / "model.keras", shape)
+    words = ("--preprocess", preprocess, "--data", data, "--epochs", 4, "--augment", "none", "--validation", 0)
+    result = typed("run", "--backbone", folder / "model.keras", *words, "--run-dir", folder / "run", "--lr", 0.05)
+    assert result.exit_code == 0, result.output
+    return folder / "run", result.stderr
+
+
+def by_card(run, photo, monkeypatch):
+    """What the code on the model card prints: the classes and their shares."""
+    code = re.search(r"```python\n(.*?)```", (run / "MODEL_CARD.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(run)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code.replace('"photo.jpg"', repr(str(photo))), {})
+    rows = (line.split("% ") for line in out.getvalue().splitlines())
+    return {name: float(share) / 100 for share, name in rows}
+
+
+def predicted(model, photo):
+    found = json.loads(typed("predict", model, photo, "--json").stdout)
+    return {row["class"]: row["probability"] for row in found["images"][0]["classes"]}
+
+
+def test_a_network_of_four_channels_on_transparent_photos(tmp_path, monkeypatch):
+    """Pixels are prepared by NumPy here: BGRA minus caffe's means, the fourth channel minus their grey."""
+    data = photos(tmp_path / "data", rgba)
+    run, said = trained(tmp_path, (28, 28, 4), "caffe", data)
+    assert "the network takes" not in said  # as the photos have it
+    photo = data / "test" / "of 3" / "1.png"
+    part = np.stack(
+        [band.resize((28, 28), Image.Resampling.BILINEAR, box=(3, 0, 37, 34)) for band in Image.open(photo).split()], -1
+    )
+    means = np.array([103.939, 116.779, 123.68])
+    fed = part[..., [2, 1, 0, 3]].astype(np.float32) - np.append(means, means[::-1] @ [0.299, 0.587, 0.114])
+    exact = tf.nn.softmax(keras.models.load_model(run / "model.keras")(fed[None]))[0].numpy()
+    run_says = predicted(run, photo)
+    np.testing.assert_allclose([run_says[f"of {label}"] for label in range(CLASSES)], exact, atol=1e-5)
+    assert by_card(run, photo, monkeypatch) == pytest.approx(run_says, abs=6e-4)
+    exported = typed(
+        "export", run, "--format", "keras", "--out", tmp_path / "m.keras", "--with-preprocessing", "--json"
+    )
+    assert json.loads(exported.stdout)["exports"][0]["evaluation"]["largest_logit_difference"] < 0.02
+    assert keras.models.load_model(tmp_path / "m.keras").input_shape == (None, None, None, 4)
+    # Its statistics belong to other pixels, so a preprocessing of four channels is worked out from them.
+    found = typed("diagnose-bn", tmp_path / "model.keras", "--preprocess", "caffe", "--data", data)
+    assert found.exit_code in (0, 3), found.output
+
+
+def test_what_is_white_goes_with_the_run(tmp_path, monkeypatch):
+    """12 bits in files of 16. Darker training images elsewhere do not change what the run's test images are."""
+    data = photos(tmp_path / "data", deep)
+    run, said = trained(tmp_path, (28, 28, 1), "unit", data)
+    assert "pixels of more than 8 bits: 4095 is white" in said
+    dark = photos(tmp_path / "dark", lambda rng, bright: deep(rng, bright, 1000))
+    for place in (data / "test").rglob("*.png"):
+        (dark / place.relative_to(data)).write_bytes(place.read_bytes())
+    own, elsewhere = (json.loads(typed("evaluate", run, "--data-dir", one, "--json").stdout) for one in (data, dark))
+    assert elsewhere == own
+    assert typed("features", run, "--layer", "head", "--data", dark, "--out", tmp_path / "f.npz").exit_code == 0
+    assert typed("features", run, "--layer", "head", "--out", tmp_path / "own.npz").exit_code == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "f.npz")["features"], np.load(tmp_path / "own.npz")["features"])
+    photo = data / "test" / "of 2" / "0.png"
+    run_says = predicted(run, photo)
+    assert by_card(run, photo, monkeypatch) == pytest.approx(run_says, abs=6e-4)
+    exported = typed("export", run, "--format", "keras", "--out", tmp_path / "m.keras")
+    assert "min(pixels, 4095) * 255 / 4095" in exported.stdout
+    assert predicted(tmp_path / "m.keras", photo) == pytest.approx(run_says, abs=1e-6)

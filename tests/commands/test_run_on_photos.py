@@ -152,6 +152,6 @@ def test_what_will_not_do_is_one_message_and_leaves_nothing(place, tmp_path):
     refused(f"run {TINY} --data photos --test 1", 2, "--test 1", "0.999")
     refused(f"run {TINY} --data photos --augment resized-crop", 2, "did you mean resized-crop-flip?")
     shutil.copytree(place / "photos" / "train" / "newt", tmp_path / "one" / "newt")
-    refused(f"run {TINY} --data {tmp_path / 'one'}", 1, "holds one class only, newt")
+    refused(f"run {TINY} --data {tmp_path / 'one'}", 1, "holds images in one folder only, newt")
     np.savez(tmp_path / "some.npz", x=np.zeros(3))
     refused(f"run {TINY} --data {tmp_path / 'some.npz'}", 1, "some.npz holds x: expected x_train and y_train")

@@ -240,6 +240,34 @@ def _photos(tree: Path) -> None:
             (tree / name / f"{number}.png").write_bytes(encoded(photo(label, 20, 16, number), "png"))
 
 
+def _tables(tree: Path) -> None:
+    """A table with a column for each class in each split's folder."""
+    for split in ("train", "test"):
+        (tree / split).mkdir()
+        for number in range(4):
+            (tree / split / f"{number}.png").write_bytes(encoded(photo(number % 2, 20, 16, number), "png"))
+        rows = "".join(f"/content/{split}/{number}.png,{number % 2},{1 - number % 2}\n" for number in range(4))
+        (tree / split / "_classes.csv").write_text(f"filename,red,green\n{rows}")
+
+
+def _pixels(tree: Path) -> None:
+    cells = np.random.default_rng(0).integers(0, 256, (12, 100), np.uint8)
+    rows = [",".join(map(str, [number % 3, *row])) for number, row in enumerate(cells.tolist())]
+    (tree / "digits.csv").write_text("\n".join(["label," + ",".join(f"pixel{one}" for one in range(100)), *rows]))
+
+
+def _parquet(tree: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    for split in ("train", "test"):
+        images = [{"bytes": encoded(photo(number % 2, 16, 12, number), "png"), "path": "x"} for number in range(6)]
+        table = pyarrow.table({"image": images, "label": [number % 2 for number in range(6)]})
+        features = {"label": {"names": ["red", "green"], "_type": "ClassLabel"}}
+        about = {"huggingface": json.dumps({"info": {"features": features}})}
+        parquet.write_table(table.replace_schema_metadata(about), tree / f"{split}-00000-of-00001.parquet")
+
+
 def _image(kind: str, mode: str = "RGB", **options: object) -> Callable[[Path], None]:
     def make(tree: Path) -> None:
         image = photo(1, 40, 30, 3).convert(mode)
@@ -359,6 +387,9 @@ SEEDS = (
     Seed("mnist", "mnist", _idx, ("*",), "", _GZIP),
     Seed("tfrecords-packed", "data", _other_records, ("*",), "", _GZIP, 2),
     Seed("tfrecords", "data", _records, ("*",), "", ((".tfrecord", mutations.in_records),), 2),
+    Seed("tables", "data", _tables, ("*/*.csv",)),
+    Seed("pixels", "data", _pixels, ("digits.csv",), "digits.csv"),
+    Seed("parquet", "data", _parquet, ("*.parquet",), weight=2),
     Seed("photo-folder", "data", _photos, ("*/*",), "", ((".png", mutations.in_png),)),
     *(Seed(f"image-{kind.lower()}", "image", _image(kind, mode), ("image",), "image", sealed)
       for kind, mode, sealed in (

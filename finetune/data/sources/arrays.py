@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,16 @@ from finetune.data.dataset import Dataset, Split
 from finetune.data.sources.array_files import Stored, stored_arrays
 from finetune.data.sources.array_labels import classes
 from finetune.data.sources.assembly import ReadOptions, assemble
+from finetune.data.sources.split_names import WORDS, role_of, settled, split_word
 from finetune.errors import FinetuneError, WrongUse
-from finetune.text import did_you_mean, pairs, printable
+from finetune.text import did_you_mean, printable
 
-_SPLITS = {"tr": "train", "va": "validation", "de": "validation", "te": "test", "ev": "test"}
-"""Split by the first two letters of its usual names."""
-_SPLIT = "training|train|tr|validation|valid|val|dev|testing|test|te|eval"
-_FILE = re.compile(rf"(?:^|[_.-])({_SPLIT})(?=[_.-]|$)", re.IGNORECASE)
+_SHORT = {"tr": "train", "te": "test"}
+"""Words for splits that only arrays have: `X_tr`."""
+_SPLIT = "|".join((WORDS, *_SHORT))
 _KEY = re.compile(
-    rf"(?:(?P<before>{_SPLIT})[_-]?(?:set[_-]?)?)?(?:(?P<images>x|images?|imgs?|data|pixels)|(?P<labels>y|labels?|targets?))"
+    rf"(?:(?P<before>{_SPLIT})[_-]?(?:set[_-]?)?)?(?:(?P<images>x|images?|imgs?|data|pixels|features?|inputs?)|"
+    r"(?P<labels>y|labels?|targets?|outputs?))"
     rf"(?:[_-]?(?P<after>{_SPLIT}))?",
     re.IGNORECASE,
 )
@@ -64,7 +66,8 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
         if (images.dtype.kind == "f") != (pixels.dtype.kind == "f"):
             raise FinetuneError(f"{path}: {x} is {images.dtype}, {x_train} is {pixels.dtype}: expected the same")
     layout, remarks = _layout(path, x_train, pixels)
-    white = _white(path, x_train, pixels)
+    deep = pixels.dtype.kind in "iu" and pixels.dtype != np.uint8
+    white = options.white if deep and options.white else _white(path, x_train, pixels)
     named = {split: (chosen[split][1], labels) for split, (_, labels) in arrays.items()}
     numbered, class_names, said = classes(path, named, stored[names]() if names else None)
     splits = {}
@@ -81,17 +84,18 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
         source=f"{path}: {', '.join(printable(chosen[split][0]) for split in splits)}",
         remarks=(*remarks, *said),
         background="background" if said else None,
+        white=white if deep and white > 255 else None,
     )
 
 
-def _chosen(path: Path, stored: Stored, given: str | None) -> tuple[dict[str, tuple[str, str]], str | None]:
+def _chosen(path: Path, stored: Stored, given: Mapping[str, str]) -> tuple[dict[str, tuple[str, str]], str | None]:
     """(the names of the images and the labels of each split, the name of the class names)."""
     there = ", ".join(printable(name) for name in list(stored)[:12]) or "nothing"
     names = [name for name in stored if _NAMES.fullmatch(name.rpartition("/")[2])]
     if given:
         found, class_names = _as_given(path, stored, given)
     else:
-        found, class_names = _by_name(stored), names[0] if names else None
+        found, class_names = _by_name(path, stored), names[0] if names else None
         for file in {name.rpartition("/")[0] for name in stored}:
             found = found or {}
             for split, pair in _by_position(stored, file).items():
@@ -109,41 +113,66 @@ def _chosen(path: Path, stored: Stored, given: str | None) -> tuple[dict[str, tu
         if split != "train" and (split, other) not in found:
             raise FinetuneError(f"{path} holds {printable(several[0])} without its {other}: add it, {advice}")
     if not {("train", "x"), ("train", "y")} <= found.keys():
-        raise FinetuneError(f"{path} holds {there}: expected {_EXPECTED}; name them so, {advice}")
+        raise FinetuneError(f"{path} holds {there}: expected {_EXPECTED}; name them so, {advice}{_by_class(stored)}")
     splits = ("train", "validation", "test")
     return {
         split: (found[split, "x"][0], found[split, "y"][0]) for split in splits if (split, "x") in found
     }, class_names
 
 
-def _as_given(path: Path, stored: Stored, given: str) -> tuple[dict[tuple[str, str], list[str]], str | None]:
+def _by_class(stored: Stored) -> str:
+    """The way on where each array holds the images of a class, as QuickDraw's files do; "" otherwise."""
+    names = [name for name in stored if name.isidentifier()][:3]
+    shapes = {stored[name]().shape[1:] for name in names}
+    if len(names) < 2 or len(shapes) != 1 or not next(iter(shapes)):
+        return ""
+    x, y = ", ".join(names), ", ".join(f"'{name}'" for name in names)
+    counts = ", ".join(f"len({name})" for name in names)
+    return (
+        f"; of an array for each class make one file: np.savez('data.npz', x=np.concatenate([{x}]), "
+        f"y=np.repeat([{y}], [{counts}]))"
+    )
+
+
+def _as_given(
+    path: Path, stored: Stored, given: Mapping[str, str]
+) -> tuple[dict[tuple[str, str], list[str]], str | None]:
     """As `--npz-keys` says."""
-    chosen = pairs(given) or {}
-    if not chosen or chosen.keys() - {*_GIVEN, "class_names"}:
-        raise WrongUse(
-            f"--npz-keys {given}: expected KEY=NAME,KEY=NAME, each key one of {', '.join(_GIVEN)}, class_names"
-        )
-    for name in chosen.values():
+    for key, name in given.items():
         if name not in stored:
             there = ", ".join(printable(one) for one in list(stored)[:12]) or "nothing"
             raise WrongUse(
-                f"--npz-keys {given}: {path} holds no '{name}': {did_you_mean(name, stored)}expected some of {there}"
+                f"--npz-keys {key}={printable(name)}: {path} holds no such array: {did_you_mean(name, stored)}expected "
+                f"some of {there}"
             )
-    return {place: [chosen[key]] for key, place in _GIVEN.items() if key in chosen}, chosen.get("class_names")
+    return {place: [given[key]] for key, place in _GIVEN.items() if key in given}, given.get("class_names")
 
 
-def _by_name(stored: Stored) -> dict[tuple[str, str], list[str]]:
+def _by_name(path: Path, stored: Stored) -> dict[tuple[str, str], list[str]]:
     """The arrays by split and role ("x", "y"), as their names and those of their files say."""
     found: dict[tuple[str, str], list[str]] = {}
-    for name in stored:
-        file, _, key = name.rpartition("/")
+    for name, key in _without_prefix(list(stored)).items():
+        file = name.rpartition("/")[0]
         if match := _KEY.fullmatch(key):
-            word = match["before"] or match["after"] or (_FILE.search(file) or ("", ""))[1]
-            split = _SPLITS.get(word[:2].lower(), "")
-            found.setdefault((split, "x" if match["images"] else "y"), []).append(name)
+            word = (match["before"] or match["after"] or "").lower()
+            word = _SHORT.get(word) or split_word(word or file)
+            found.setdefault((word, "x" if match["images"] else "y"), []).append(name)
+    splits = settled({word: role_of(word) for word, _ in found if word}, str(path))[0]
+    meant = {"": "", **{word: split for split, word in splits.items()}}
+    found = {(meant[word], role): names for (word, role), names in found.items() if word in meant}
     # An array that names no split is for training, unless others are.
     plain = {role: found.pop(("", role), None) for role in "xy"}
     return found | {("train", role): names for role, names in plain.items() if names and ("train", role) not in found}
+
+
+def _without_prefix(names: list[str]) -> dict[str, str]:
+    """Each name without that of its file, and without what all names begin with: `cifar10.1_v6_data` gives `data`."""
+    keys = {name: name.rpartition("/")[2] for name in names}
+    if len(names) < 2 or all(map(_KEY.fullmatch, keys.values())):
+        return keys
+    parts = [re.split(r"(?<=[_.-])", key) for key in keys.values()]
+    shared = sum(1 for _ in takewhile(lambda column: len({*column}) == 1, zip(*parts, strict=False)))
+    return {name: "".join(one[shared:]) for name, one in zip(names, parts, strict=True)}
 
 
 def _by_position(stored: Stored, file: str) -> dict[str, tuple[str, str]]:
@@ -156,8 +185,9 @@ def _by_position(stored: Stored, file: str) -> dict[str, tuple[str, str]]:
     names.sort(key=lambda name: int(name.rpartition("_")[2]))
     images = [name for name in names if stored[name]().ndim >= 3] or names[::2]
     labels = [name for name in names if name not in images]
-    word = _SPLITS.get((_FILE.search(file) or ("", ""))[1][:2].lower(), "train")
-    splits = {2: (word,), 4: ("train", "test"), 6: ("train", "validation", "test")}[len(names)]
+    role = role_of(split_word(file))
+    alone = "test" if role == "evaluation" else role or "train"
+    splits = {2: (alone,), 4: ("train", "test"), 6: ("train", "validation", "test")}[len(names)]
     return dict(zip(splits, zip(images, labels, strict=False), strict=False))
 
 
@@ -257,6 +287,12 @@ def _white(path: Path, name: str, images: np.ndarray) -> int:
         f"{path}: {name} has pixels from {least:g} to {most:g}: expected [0, 1] or [0, 255], before any normalisation, "
         f"which --preprocess does; undo it in every array of images: {name} = {undo}"
     )
+
+
+def as_images(path: Path, name: str, images: np.ndarray, white: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(rows of pixels as uint8 `[n, height, width, channels]`, remarks), as of arrays in a file. `white`: as known."""
+    layout, remarks = _layout(path, name, images)
+    return _bytes(path, name, layout(images), white or _white(path, name, images)), remarks
 
 
 def _bytes(path: Path, name: str, images: np.ndarray, white: int) -> np.ndarray:

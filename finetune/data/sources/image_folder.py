@@ -1,6 +1,7 @@
 """Folders of images: a folder per class, within the splits, or with the splits in it. Images are read when needed."""
 
 import os
+import re
 from array import array
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -12,10 +13,13 @@ from checkpoints.errors import listed
 from finetune.data.dataset import Dataset
 from finetune.data.image_files import PhotoFiles, images_below, is_image, is_visible, of_kinds, skipped_files
 from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
-from finetune.data.sources.image_table import TABLES
+from finetune.data.sources.image_table import LISTS, TABLES, label_across_folders, read_split_tables
 from finetune.data.sources.split_names import role_of, roles_of, settled
 from finetune.errors import FinetuneError
 from finetune.text import printable
+
+_ANNOTATIONS = re.compile(r"\.(mat|json|xml)$|annotations?|labels?", re.IGNORECASE)
+"""Files beside images that may say what is in them."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,13 @@ class _Layout:
 
 
 def read_folder(root: Path, options: ReadOptions) -> Dataset:
-    """The photos below `root`: a folder per class, in one of three layouts.
+    """The photos below `root`, in one of four layouts.
 
     - One folder of class folders per split, such as `train/` and `val/`, also one level down: `data/train/`. The names
       are those of `split_names`. Every folder with images must bear one, and all splits must have the same classes.
     - Split folders in each class folder: `cats/train/`.
     - Class folders alone. Other folders in a class folder belong to it.
+    - Split folders without class folders, with a table of their images in each.
 
     The classes are the names of the training folders, sorted. Links are followed. Hidden files and files that are no
     images are skipped; what else stands beside the splits is named in the remarks. Images are ordered by a hash of
@@ -47,6 +52,8 @@ def read_folder(root: Path, options: ReadOptions) -> Dataset:
     """
     if not root.is_dir():
         raise FinetuneError(f"{root} is no folder: expected one with a folder of images per class")
+    if tables := _tables_of_splits(root):
+        return read_split_tables(root, tables, options)
     layout = _layout(root)
     photos, labels, ignored = PhotoFiles(root), array("q"), Counter[str]()
     members = {}
@@ -56,7 +63,7 @@ def read_folder(root: Path, options: ReadOptions) -> Dataset:
             for path in images_below(folder, ignored) if folder.is_dir() else ():
                 photos.add(path)
                 labels.append(label)
-        members[split] = photos.mixed(begin)
+        members[split] = photos.mixed(np.arange(begin, len(photos)))
         if begin == len(labels):
             where = root if folders[0].parent == root else f"{folders[0].parent}"
             raise FinetuneError(f"the class folders in {where} hold no images{of_kinds(ignored)}: check the folder")
@@ -88,11 +95,25 @@ def _layout(root: Path, *, inner: bool = False) -> _Layout:
         raise FinetuneError(_two_readings(root, bearing, outside))
     if below := _splits_below(root, holding):
         return below
-    if len(names) < 2:
-        raise FinetuneError(_too_few(root, names))
+    # An empty folder may be a class that lacks its images; one of other files, such as Annotations/, is none.
+    classes = [name for name in names if name in holding or not os.listdir(root / name)]
+    if len(classes) < 2:
+        raise FinetuneError(_too_few(root, classes))
+    _check_tables(root, classes)
     words = f"{' and '.join(f'{name}/' for name in bearing)}, of a split's name, is read as a class"
-    remarks = (*((words,) if bearing else ()), *_beside(root, names))
-    return _Layout(names, {"train": [root / name for name in names]}, (), remarks)
+    remarks = (*((words,) if bearing else ()), *_beside(root, classes))
+    return _Layout(classes, {"train": [root / name for name in classes]}, (), remarks)
+
+
+def _tables_of_splits(root: Path) -> dict[str, Path]:
+    """The table in each split's folder in `root`; none where they hold class folders, or other than one table each."""
+    roles = _roles_in(root)
+    if "train" not in roles.values() or None in roles.values():
+        return {}
+    folders = {split: root / name for split, name in settled(roles, str(root))[0].items()}
+    tables = {split: _tables(folder) for split, folder in folders.items()}
+    fits = all(len(tables[split]) == 1 and not _roles_in(folder) for split, folder in folders.items())
+    return {split: found[0] for split, found in tables.items()} if fits else {}
 
 
 def _split_folders(root: Path, roles: dict[str, str | None]) -> _Layout:
@@ -109,7 +130,7 @@ def _split_folders(root: Path, roles: dict[str, str | None]) -> _Layout:
     if not classes:
         raise FinetuneError(
             f"{train} holds no class folders: expected two or more, each named after its class and with its images in "
-            f"it. {_table_hint(root, train)}; folders that are classes themselves must not be called as splits are"
+            f"it; or {_table_hint(root, train)}; folders that are classes themselves must not be called as splits are"
         )
     if len(classes) < 2:
         raise FinetuneError(_too_few(train, classes))
@@ -189,10 +210,11 @@ def _beside(root: Path, used: list[str]) -> tuple[str, ...]:
 def _check_classes(folder: Path, classes: list[str], train: Path) -> None:
     own, expected = set(_folders(folder)), set(classes)
     more, less = sorted(own - expected), sorted(expected - own)
-    if not own:
+    if len(own) <= 1 and not own & expected:  # `val/images/` holds no class called images
         raise FinetuneError(
             f"{folder} holds images without class folders, so their classes are not known: "
-            f"{_table_hint(folder.parent)}, or --data {train}, which holds test images out of the training images"
+            f"{_table_hint(folder, folder.parent)}, or --data {train}, which holds test images out of the training "
+            "images"
         )
     if more or less:
         parts = [f"{folder.name}/ has {printable(listed(more, most=5))}, which {train.name}/ has not"] if more else []
@@ -212,23 +234,60 @@ def _two_readings(root: Path, bearing: list[str], outside: list[str]) -> str:
     )
 
 
-def _table_hint(*places: Path) -> str:
-    """The way on with a table of labels: the one that lies in `places`, if there is one."""
+def _check_tables(root: Path, classes: list[str]) -> None:
+    """FinetuneError where a table beside the folders gives images of several of them one class."""
+    for table in _tables(root):
+        if mixed := label_across_folders(table, classes):
+            folders = printable(listed([f"{name}/" for name in classes], most=5))
+            raise FinetuneError(
+                f"{root}: {table.name} gives images in several of the folders {folders} the class {printable(mixed)}: "
+                f"the folders look like parts of one set; give --data {printable(str(table))}; or to read a class per "
+                "folder, move the table elsewhere"
+            )
+
+
+def _tables(*places: Path) -> list[Path]:
+    """The tables in `places`, the most promising first."""
     there = [place / name for place in places for name in sorted(os.listdir(place)) if name.lower().endswith(TABLES)]
-    there.sort(key=lambda table: (role_of(table.stem) != "train", "label" not in table.stem.lower()))
-    named = printable(str(there[0])) if there else "FILE.csv"
-    return f"give a table of the images and their classes with --data {named}"
+    return sorted(there, key=lambda table: (role_of(table.stem) != "train", "label" not in table.stem.lower()))
+
+
+def _table_hint(*places: Path) -> str:
+    """The way on with a table of labels: the one that lies in `places`, if there is one; or what it is made from."""
+    if there := _tables(*places):
+        return f"give a table of the images and their classes with --data {printable(str(there[0]))}"
+    lists = [place / name for place in places for name in sorted(os.listdir(place)) if name.lower().endswith(LISTS)]
+    if named := next((path for path in lists if "label" in path.stem.lower() or role_of(path.stem)), None):
+        return f"give a list with an image and its class in a line with --data {printable(str(named))}"
+    notes = sorted(name for place in places for name in os.listdir(place) if _ANNOTATIONS.search(name))
+    source = f", made from {printable(notes[0])}, which is not read" if notes else ""
+    return f"give a table of the images and their classes with --data FILE.csv{source}"
 
 
 def _too_few(place: Path, classes: list[str]) -> str:
     """Why `place` does not hold two classes."""
     if (place / "batches.meta").is_file() or (place / "cifar-10-batches-py").is_dir():
         return f"{place} holds CIFAR's own files: give --data cifar10 --data-dir {place}"
+    if any("-ubyte" in name for name in os.listdir(place)):
+        return (
+            f"{place} holds the files of MNIST or the like: give --data mnist or fashion_mnist, and --data-dir {place}"
+        )
     expected = "expected two or more folders of images, each named after its class"
     if not classes:
         loose = any(images_below(place, Counter()))
-        hint = f"; or {_table_hint(place)}" if loose else ""
+        hint = f"; or {_table_hint(place)}{_named_after_class(place)}" if loose else ""
         return f"{place} holds {'images, but no class folders' if loose else 'no class folders'}: {expected}{hint}"
     inner = _folders(place / classes[0])
-    hint = f"; or did you mean --data {place / classes[0]}?" if len(inner) > 1 else ""
-    return f"{place} holds one class only, {printable(classes[0])}: {expected}{hint}"
+    hint = f"did you mean --data {place / classes[0]}?" if len(inner) > 1 else _table_hint(place, place / classes[0])
+    return f"{place} holds images in one folder only, {printable(classes[0])}: {expected}; or {hint}"
+
+
+def _named_after_class(place: Path) -> str:
+    """A hint where the names of the images begin with their classes: `cat.0.jpg`."""
+    stems = [re.match(r"([A-Za-z]+)[._ -]*\d", name) for name in sorted(os.listdir(place)) if is_visible(name)]
+    words = sorted({found[1] for found in stems if found})
+    if not 2 <= len(words) <= 50 or len(words) * 2 > len(stems):
+        return ""
+    return (
+        f"; the names begin with {printable(listed(words, most=3))}: where these are the classes, make a folder of each"
+    )

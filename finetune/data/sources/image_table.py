@@ -6,6 +6,7 @@ import os
 import re
 from array import array
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,29 +15,28 @@ import numpy as np
 from checkpoints.errors import listed
 from finetune.data import decoding
 from finetune.data.dataset import Dataset
-from finetune.data.image_files import PhotoFiles, is_visible
+from finetune.data.image_files import PhotoFiles
 from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
 from finetune.data.sources.split_names import role_of, settled
+from finetune.data.sources.table_columns import USUAL, usual_columns
+from finetune.data.sources.table_columns import plain as plain_name
+from finetune.data.sources.table_paths import PathFinder
 from finetune.errors import FinetuneError
-from finetune.text import first_line, pairs, printable
+from finetune.text import first_line, printable
 
 TABLES = (".csv", ".tsv", ".parquet")
 """The suffixes of tables."""
-_COLUMNS = {
-    "path": "imagepath imgpath filepath filename imagefile imagename imgname file path image img photo picture imageid "
-    "imgid photoid fileid id name fname",
-    "label": "label class category target labels classname labelname classlabel breed species genus kind type "
-    "diagnosis dx y tag classid labelid categoryid targetid",
-    "split": "split set subset partition phase fold usage datasplit dataset",
-}
-"""The usual names of the columns, without case, spaces and underscores; where a table has several, the first counts."""
+LISTS = (".txt", ".lst")
+"""The suffixes of lists, whose columns may also be apart by blanks: `cat/1.jpg 0`."""
 _SEPARATORS = ",;\t|"
+_FOLDER = "the table's folder"
+_LOOKED_AT = 1_000
 _TRIED = 50
 """Rows of which one must name an existing file, for a column to be that of the paths."""
 _WHOLE = re.compile(r"([+-]?\d{1,18})(\.0*)?")
 
 
-class _Table(NamedTuple):
+class Table(NamedTuple):
     """The text of a table: `header` with a name for each column, and the rows below it."""
 
     path: Path
@@ -56,17 +56,42 @@ def read_table(path: Path, options: ReadOptions) -> Dataset:
     """The images that the table `path` lists. It has a header, unless a cell of its first row is an image's name.
 
     Columns are found by their usual names, or named by `options.csv_columns`; without a header they are called 1, 2,
-    ... Paths start at the table's folder. What is not there is looked for in the folders beside the table, and a name
+    ... A label may also be a column for each class, with a 1 in that of the image.
+
+    Paths start at the table's folder. What is not there is looked for in the folders beside the table, and a name
     without suffix is completed: Kaggle's `train.csv` beside `train/`. The classes are the labels: whole numbers in
     their order, else sorted as text. Values of the split column are read as the names of split folders are.
 
     Raises FinetuneError where no columns fit, for rows without label, for an image with two labels, and for missing
     files, which `options.skip_bad_images` leaves out.
     """
-    table = _read(path)
-    find = _Finder(path)
-    columns = _columns(table, find, pairs(options.csv_columns or "") or {})
-    splits, remarks = _splits(table, columns)
+    return _dataset(read_rows(path), options, options.csv_columns, ())
+
+
+def read_split_tables(root: Path, tables: Mapping[str, Path], options: ReadOptions) -> Dataset:
+    """The images that the tables of several splits list, each table in the split's own folder in `root`.
+
+    They are read as one table with a column for the split. Raises FinetuneError as `read_table`.
+    """
+    read = {split: read_rows(path) for split, path in tables.items()}
+    first = read["train"]
+    for one in read.values():
+        if one.header != first.header:
+            raise FinetuneError(
+                f"{one.path} has the columns {printable(listed(list(one.header)))}, {first.path} has "
+                f"{printable(listed(list(first.header)))}: expected the same"
+            )
+    rows = [[*row, split] for split, one in read.items() for row in one.rows]
+    table = Table(root / first.path.name, [*first.header, _FOLDER], rows)
+    said = f"read from {listed([printable(str(path.relative_to(root))) for path in tables.values()])}"
+    return _dataset(table, options, {**options.csv_columns, "split": _FOLDER}, (said,))
+
+
+def _dataset(table: Table, options: ReadOptions, named: Mapping[str, str], said: tuple[str, ...]) -> Dataset:
+    path = table.path
+    find = PathFinder(path)
+    table, columns = _columns(table, find, named)
+    splits, remarks = splits_of(table, columns)
     used = [at for at, split in enumerate(splits) if split]
     texts, labels = table.column(columns["path"]), _labels(table, columns["label"], used)
     places = {at: find(texts[at], splits[at] if "split" in columns else None) for at in used}
@@ -88,18 +113,39 @@ def read_table(path: Path, options: ReadOptions) -> Dataset:
             if splits[at] == split:
                 photos.add(place)
                 numbers.append(number[labels[at]])
-        members[split] = photos.mixed(begin)
+        members[split] = photos.mixed(np.arange(begin, len(photos)))
     return assemble(
         options,
         LabelledPhotos(photos, np.array(numbers, np.int64), members),
         name=printable(path.stem),
         class_names=tuple(printable(name) for name in names),
         source=f"{path}: {', '.join(f'{role} in column {table.named(at)}' for role, at in columns.items())}",
-        remarks=(*remarks, *twice, *find.remarks()),
+        remarks=(*said, *remarks, *twice, *find.remarks()),
     )
 
 
-def _read(path: Path) -> _Table:
+def label_across_folders(path: Path, folders: Sequence[str]) -> str | None:
+    """A class that the table `path` gives images in several of the `folders` beside it; None if there is none.
+
+    Up to 1,000 rows are looked at. None as well for a table of something else.
+    """
+    find = PathFinder(path)
+    try:
+        table, columns = _columns(read_rows(path), find, {})
+    except FinetuneError:
+        return None
+    known: dict[str, str] = {}
+    for text, label in islice(
+        zip(table.column(columns["path"]), table.column(columns["label"]), strict=True), _LOOKED_AT
+    ):
+        for place in find.places(text, None)[:1]:
+            folder = Path(os.path.relpath(place, path.parent)).parts[0]
+            if folder in folders and known.setdefault(label, folder) != folder:
+                return label
+    return None
+
+
+def read_rows(path: Path) -> Table:
     """The table's text. Raises FinetuneError for a file that is no table, and for rows that are too short."""
     rows = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
     if not rows or len(rows[0]) < 2:
@@ -115,7 +161,7 @@ def _read(path: Path) -> _Table:
             raise FinetuneError(f"{path}: row {number} has {len(row)} of {len(header)} cells: complete or remove it")
     if not rest:
         raise FinetuneError(f"{path} has a header and no rows: expected an image in each")
-    return _Table(path, [name.strip() for name in header], rest)
+    return Table(path, [name.strip() for name in header], rest)
 
 
 def _csv(path: Path) -> list[list[str]]:
@@ -131,6 +177,8 @@ def _csv(path: Path) -> list[list[str]]:
         raise FinetuneError(f"{path} is no text: expected a table such as 'Save as CSV' writes")
     first = text.lstrip().partition("\n")[0]
     separator = max(_SEPARATORS, key=first.count)
+    if path.suffix.lower() in LISTS and separator not in first:
+        return [list(row) for line in text.splitlines() if (row := line.strip().rpartition(" ")[::2])[0]]
     try:
         return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if any(row)]
     except csv.Error as error:
@@ -142,7 +190,7 @@ def _parquet(path: Path) -> list[list[str]]:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise FinetuneError(
-            f"{path}: Parquet files are read by pyarrow: pip install pyarrow, or write a .csv"
+            f"{path}: Parquet files are read by pyarrow: pip install 'finetune-backbones[parquet]', or write a .csv"
         ) from None
     try:
         table = parquet.ParquetFile(path).read()
@@ -164,26 +212,37 @@ def _nested(cells: Sequence[object]) -> bool:
     return any(isinstance(cell, dict | list | bytes) for cell in cells)
 
 
-def _columns(table: _Table, find: "_Finder", named: Mapping[str, str]) -> dict[str, int]:
-    """Maps path, label, and if there is one split, to the position of its column."""
-    plain = [re.sub(r"[\W_]+", "", name.lower()) for name in table.header]
+def _columns(table: Table, find: PathFinder, named: Mapping[str, str]) -> tuple[Table, dict[str, int]]:
+    """(the table, which path, label, and if there is one split -> the position of its column).
+
+    Where the label is one-hot, a column a class, the table gets a column of the classes' names.
+    """
+    plain = [plain_name(name) for name in table.header]
     found: dict[str, int] = {}
+    if "label" in named and named["label"] not in table.header and "+" in named["label"]:
+        names = named["label"].split("+")
+        if not set(names) - set(table.header):
+            table = _with_classes(table, [table.header.index(name) for name in names])
+            named = {**named, "label": table.header[-1]}
     for role, name in named.items():
         if name not in table.header:
             there = printable(listed(list(table.header)))
             raise FinetuneError(f"--csv-columns {role}={printable(name)}: {table.path} has the columns {there}")
         found[role] = table.header.index(name)
-    for role, usual in _COLUMNS.items():
+    for role in USUAL:
         if role in found:
             continue
-        fits = [plain.index(name) for name in usual.split() if name in plain]
-        fits = [at for at in fits if at not in found.values()]
+        fits = [at for at in usual_columns(role, table.header) if at not in found.values()]
         if role == "path":
-            tried = fits or [at for at in range(len(plain)) if at not in found.values()]
+            # A column of numbers without a name is the rows' own: '7' is not 7.jpg.
+            tried = fits or [at for at in range(len(plain)) if at not in found.values() and not _is_whole(table, at)]
             real = [at for at in tried if any(find.places(text, None) for text in table.column(at)[:_TRIED])]
             fits = real or fits
         elif role == "label" and not fits:
             fits = [at for at, name in enumerate(plain) if at not in found.values() and name not in ("", "index")]
+            if len(fits) > 1 and len(hot := [at for at in fits if _is_hot(table, at)]) > 1:
+                table = _with_classes(table, hot)
+                fits = [len(table.header) - 1]
             fits = fits if len(fits) == 1 else []
         elif role == "split":
             fits = [at for at in fits if any(map(role_of, table.column(at)))]
@@ -194,10 +253,35 @@ def _columns(table: _Table, find: "_Finder", named: Mapping[str, str]) -> dict[s
                 f"{table.path} has the columns {printable(listed(list(table.header)))}: which of them holds the {role} "
                 "of an image is not clear; say it with --csv-columns path=COLUMN,label=COLUMN"
             )
-    return found
+    return table, found
 
 
-def _splits(table: _Table, columns: Mapping[str, int]) -> tuple[list[str], tuple[str, ...]]:
+def _is_whole(table: Table, at: int) -> bool:
+    return all(map(_WHOLE.fullmatch, table.column(at)))
+
+
+def _is_hot(table: Table, at: int) -> bool:
+    """Whether all cells of a column are 0 or 1, and some are 1."""
+    return {"1"} <= {cell.removesuffix(".0") for cell in table.column(at)} <= {"0", "1"}
+
+
+def _with_classes(table: Table, hot: Sequence[int]) -> Table:
+    """The table with one more column: the name of the one column of `hot` that is 1. FinetuneError for other rows."""
+    names = [table.header[at] for at in hot]
+    rows = []
+    for number, row in enumerate(table.rows, 2):
+        ones = [name for at, name in zip(hot, names, strict=True) if row[at].strip().removesuffix(".0") == "1"]
+        if len(ones) != 1:
+            raise FinetuneError(
+                f"{table.path}: row {number} has {printable(listed(ones)) if ones else 'none'} of the classes "
+                f"{printable(listed(names, most=5))}: expected one 1 in each row; images of several classes at once "
+                "have no one label to train on"
+            )
+        rows.append([*row, ones[0]])
+    return Table(table.path, [*table.header, "+".join(names)], rows)
+
+
+def splits_of(table: Table, columns: Mapping[str, int]) -> tuple[list[str], tuple[str, ...]]:
     """(for each row train, validation or test, "" if it is not used; remarks)."""
     if "split" not in columns:
         return ["train"] * len(table.rows), ()
@@ -221,7 +305,7 @@ def _splits(table: _Table, columns: Mapping[str, int]) -> tuple[list[str], tuple
     return [meant.get(value.lower(), "") for value in values], remarks
 
 
-def _labels(table: _Table, column: int, used: Sequence[int]) -> dict[int, str]:
+def _labels(table: Table, column: int, used: Sequence[int]) -> dict[int, str]:
     """The label of each row that is used. If all are whole numbers, `1.0` and `01` are `1`."""
     cells = table.column(column)
     if empty := [at for at in used if not cells[at]]:
@@ -234,7 +318,7 @@ def _labels(table: _Table, column: int, used: Sequence[int]) -> dict[int, str]:
 
 
 def _without_repetition(
-    table: _Table, places: Mapping[int, str], labels: Mapping[int, str]
+    table: Table, places: Mapping[int, str], labels: Mapping[int, str]
 ) -> tuple[dict[int, str], tuple[str, ...]]:
     """(the places without repeated ones, a remark on these). FinetuneError where an image has two labels."""
     first: dict[str, int] = {}
@@ -247,68 +331,3 @@ def _without_repetition(
         )
     count = len(places) - len(kept)
     return kept, ((f"{count} rows that repeat an image are left out",) if count else ())
-
-
-class _Finder:
-    """Finds the files that the table `path` names. Each folder is listed once."""
-
-    def __init__(self, path: Path) -> None:
-        self._root, self._stem = str(path.parent), path.stem
-        self._listed: dict[str, tuple[set[str], dict[str, str]]] = {}
-        with os.scandir(path.parent) as entries:
-            self._beside = sorted(entry.name for entry in entries if is_visible(entry.name) and entry.is_dir())
-        self._outside: dict[str, str] = {}
-
-    def __call__(self, text: str, split: str | None) -> str | None:
-        """The file that `text` names, as in `places`; None if there is none. FinetuneError if there are several."""
-        places = self.places(text, split)
-        if len(places) > 1:
-            raise FinetuneError(
-                f"'{printable(text)}' is {' and '.join(map(printable, places[:2]))}: name the folder in the table"
-            )
-        if places and os.path.relpath(places[0], self._root).startswith(os.pardir):
-            self._outside[places[0]] = os.path.dirname(places[0])
-        return places[0] if places else None
-
-    def places(self, text: str, split: str | None) -> list[str]:
-        """The files that `text` may name, in a row of that split if the table says so.
-
-        The table's folder comes first, then the folders beside it that belong to the split, then the others.
-        """
-        for value in dict.fromkeys((text, text.replace("\\", "/"))):
-            if found := self._in(self._root, value):
-                return [found]
-            role = split or role_of(self._stem) or "train"
-            fitting = [name for name in self._beside if name == self._stem or role_of(name) == role]
-            for folders in (fitting, self._beside):
-                if hits := [hit for name in folders if (hit := self._in(os.path.join(self._root, name), value))]:
-                    return hits
-        return []
-
-    def remarks(self) -> tuple[str, ...]:
-        """A sentence on images outside the table's folder; none if there are none."""
-        folders = [printable(name) for name in sorted(set(self._outside.values()))]
-        if not folders:
-            return ()
-        return (f"{len(self._outside)} images lie outside the table's folder, in {listed(folders, most=3)}",)
-
-    def _in(self, folder: str, value: str) -> str | None:
-        if not value or "\0" in value:
-            return None
-        parent, name = os.path.split(os.path.join(folder, value))
-        if parent not in self._listed:
-            self._listed[parent] = _listing(parent)
-        names, by_stem = self._listed[parent]
-        name = name if name in names else by_stem.get(name, "")
-        return os.path.join(parent, name) if name else None
-
-
-def _listing(folder: str) -> tuple[set[str], dict[str, str]]:
-    """(the names of the files in `folder`, those of images by their name without suffix); empty if it is no folder."""
-    try:
-        with os.scandir(folder) as entries:
-            names = {entry.name for entry in entries if entry.is_file()}
-    except OSError:
-        return set(), {}
-    parts = ((*os.path.splitext(name), name) for name in sorted(names))
-    return names, {stem: name for stem, suffix, name in parts if suffix.lower() in decoding.SUFFIXES}

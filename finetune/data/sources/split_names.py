@@ -1,4 +1,4 @@
-"""Which names mean a split, as people give them to folders and in tables: a rule, not a list."""
+"""Which names mean a split, as people give them to folders, files, arrays and in tables: a rule, not a list."""
 
 import re
 from collections.abc import Iterable
@@ -10,14 +10,16 @@ _FILLING = "seg|sets?|images?|imgs?|pictures?|pics?|photos?|data|datasets?|split
 """Words that say nothing beside the name of a split: `seg_train`, `test-images`, `trainingSet`."""
 _NAMES = {
     "train": "train|training|trn",
-    "validation": "val|valid|validation|validate",
-    "test": "test|testing|tst",
+    "validation": "val|valid|validation|validate|publictest",
+    "test": "test|testing|tst|privatetest",
     "evaluation": "eval|evaluation|holdout|dev|devel|development",
     "unlabelled": "pred|predict|predictions?|unlabell?ed|submissions?",
 }
 _PATTERN = re.compile(
     f"(?:{_FILLING})*(?:{'|'.join(f'(?P<{role}>{names})' for role, names in _NAMES.items())})(?:{_FILLING})*[0-9]*"
 )
+WORDS = "|".join(_NAMES.values())
+"""The names as alternatives of a regular expression."""
 _BETWEEN = re.compile(r"[\W_]+")
 
 
@@ -25,6 +27,17 @@ def role_of(name: str) -> str | None:
     """What a name means: train, validation, test, evaluation (`dev`, `eval`: see `settled`), unlabelled; or None."""
     found = _PATTERN.fullmatch(_BETWEEN.sub("", name.lower()))
     return found.lastgroup if found else None
+
+
+def split_word(name: str) -> str:
+    """The first word for a split in a longer name, such as `flowers_train_00000-of-00005.tfrecord`; "" without one.
+
+    It is the role, but `dev` and `eval` stay as they are: see `settled`.
+    """
+    for word in _BETWEEN.split(name.lower()):
+        if role := role_of(word):
+            return word if role == "evaluation" else role
+    return ""
 
 
 def roles_of(names: Iterable[str]) -> dict[str, str | None]:
@@ -52,6 +65,6 @@ def settled(roles: dict[str, str | None], place: str) -> tuple[dict[str, str], t
             role = "validation" if "test" in found else "test"
             remarks.append(f"'{name}' is taken for the {role} images")
         if role in found:
-            raise FinetuneError(f"{place} holds {found[role]}/ and {name}/, which mean the same: keep one of them")
+            raise FinetuneError(f"{place} holds {found[role]} and {name}, which mean the same: keep one of them")
         found[role] = name
     return {split: found[split] for split in ("train", "validation", "test") if split in found}, tuple(remarks)

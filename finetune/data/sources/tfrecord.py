@@ -7,17 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.dataset import LEFT_OUT, Dataset
+from finetune.data.image_files import is_visible
 from finetune.data.sources.assembly import ReadOptions, assemble
+from finetune.data.sources.split_names import role_of, settled, split_word
 from finetune.data.sources.tfrecord_file import Keys, first_record, index_records, naming_record
 from finetune.data.sources.tfrecord_keys import find_keys
 from finetune.errors import FinetuneError
 from finetune.text import printable
 
-_SPLIT = re.compile(
-    r"(?:^|[_.-])(train|training|validation|valid|val|dev|test|testing|eval)(?=[_.\d-]|$)", re.IGNORECASE
-)
-_SPLITS = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "testing": "test"}
-_SPLITS |= {"eval": "test"}
 _KIND, _PACKED = r"\.(?:tfrecords?|tfrec|records?)", r"(?:\.(?:gz|gzip|zlib))?"
 _FILE = re.compile(rf"{_KIND}(?:-\d+-of-\d+)?{_PACKED}$", re.IGNORECASE)
 _SHARD = re.compile(rf"[_-](\d+)-of-(\d+)(?:{_KIND})?{_PACKED}$")
@@ -34,34 +31,44 @@ def is_tfrecord(path: Path) -> bool:
 
 
 def tfrecord_files(folder: Path) -> dict[str, list[Path]]:
-    """Maps each split to its TFRecord files in `folder`, or in the folders of splits in it, sorted; empty if there are
-    none.
+    """Maps the word for a split, "" without one, to its TFRecord files in `folder`, or in the folders in it, sorted.
 
     File names are as slim writes them: `flowers_train_00000-of-00005.tfrecord`, `train-00000-of-01024`,
-    `mnist_test.tfrecord`; or end in `.tfrec` or `.record`, compressed also in `.gz`. Where no name has a split, all
-    files are for training. Raises FinetuneError if some names have one and others have not, or a shard is missing.
+    `mnist_test.tfrecord`; or end in `.tfrec` or `.record`, compressed also in `.gz`. Empty if there are none.
     """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        shard, split = _SHARD.search(path.name), _SPLIT.search(path.name)
-        if path.name.startswith(".") or not path.is_file() or not (is_tfrecord(path) or (shard and split)):
-            continue
-        word = split.group(1).lower() if split else ""
-        found.setdefault(_SPLITS.get(word, word), []).append(path)
-    if not found:
-        for inner in sorted(folder.iterdir()):
-            if (match := _SPLIT.fullmatch(inner.name)) and inner.is_dir():
-                word, paths = match.group(1).lower(), sorted(path for path in inner.iterdir() if is_tfrecord(path))
-                found |= {_SPLITS.get(word, word): paths} if paths else {}
+        word = split_word(path.name)
+        if is_visible(path.name) and path.is_file() and (is_tfrecord(path) or (_SHARD.search(path.name) and word)):
+            found.setdefault(word, []).append(path)
+    for inner in () if found else sorted(folder.iterdir()):
+        if inner.is_dir() and (word := split_word(inner.name)):
+            paths = sorted(path for path in inner.iterdir() if is_visible(path.name) and is_tfrecord(path))
+            found |= {word: [*found.get(word, []), *paths]} if paths else {}
+    return found
+
+
+def _splits(place: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
+    """(the files of each split in the folder `place`, remarks). Where no name has a split, all files are for training.
+
+    Raises FinetuneError if some names have one and others have not, none is for training, or a shard is missing.
+    """
+    found = tfrecord_files(place)
     if "" in found and len(found) > 1:
         raise FinetuneError(
             f"{found[''][0]} does not say what its images are for: expected train, validation or test in its name, "
-            f"as in {next(paths[0].name for split, paths in found.items() if split)}"
+            f"as in {next(paths[0].name for word, paths in found.items() if word)}"
         )
-    found = {split or "train": paths for split, paths in found.items()}
-    for paths in found.values():
+    words, remarks = settled({word: role_of(word) for word in found if word}, str(place))
+    files = {split: found[word] for split, word in words.items()} if words else {"train": found.get("", [])}
+    if not files.get("train"):
+        has = ", ".join(word for word in found if word)
+        raise FinetuneError(f"{place} holds {has} TFRecords, but none with train in the name: add them")
+    for paths in files.values():
         _check_shards(paths)
-    return found
+    if unused := sum(len(paths) for word, paths in found.items() if word and word not in words.values()):
+        remarks = (*remarks, f"not used: {unused} TFRecords without labels, by their names")
+    return files, remarks
 
 
 def read_tfrecords(place: Path, options: ReadOptions) -> Dataset:
@@ -74,16 +81,13 @@ def read_tfrecords(place: Path, options: ReadOptions) -> Dataset:
     background's name. A split without labels is left out. Raises FinetuneError for files, records or labels that do not
     fit.
     """
-    files = tfrecord_files(place) if place.is_dir() else {"train": [place]}
+    files, remarks = _splits(place) if place.is_dir() else ({"train": [place]}, ())
     folder = place if place.is_dir() else place.parent
-    if "train" not in files:
-        raise FinetuneError(f"{place} holds {', '.join(files)} TFRecords, but none with train in the name: add them")
     first = first_record(files["train"][0])
     if first is None:
         raise FinetuneError(f"{files['train'][0]} holds no image: download or write it again")
     with naming_record(f"{files['train'][0]} record 0"):
         keys = find_keys(f"{files['train'][0]} record 0", first, options.tfrecord_keys)
-    remarks: tuple[str, ...] = ()
     for split in ("validation", "test"):
         one = first_record(files[split][0]) if split in files else None
         if one and (keys.label or keys.text) not in one.features:
@@ -93,7 +97,9 @@ def read_tfrecords(place: Path, options: ReadOptions) -> Dataset:
     path = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
     names = _read_names(path) if path else None
     class_names, labels, said = _classes(folder, names, found.labels, texts)
-    if keys != replace(Keys(), height=keys.height, width=keys.width):
+    if keys.side:
+        remarks = (*remarks, f"raw pixels of {keys.side} x {keys.side} px, by their number")
+    if keys != replace(Keys(), height=keys.height, width=keys.width, side=keys.side):
         remarks = (
             f"images are read from {printable(keys.image)}, labels from {printable(keys.label or keys.text)}",
             *remarks,

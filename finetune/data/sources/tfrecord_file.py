@@ -7,6 +7,7 @@ are indexed without being read.
 Formats: tensorflow/core/lib/io/record_writer.h; tensorflow/core/example/{example,feature}.proto.
 """
 
+import math
 import mmap
 import os
 import struct
@@ -24,7 +25,7 @@ from PIL import Image
 from finetune.data import decoding
 from finetune.data.lazy import Photos, Progress
 from finetune.data.sources.assembly import LabelledPhotos
-from finetune.data.sources.record_copies import unpacked
+from finetune.data.sources.record_copies import DATA, copied
 from finetune.errors import FinetuneError
 from finetune.text import printable
 
@@ -36,13 +37,15 @@ _HEADER, _FOOTER = 12, 4
 _LENGTH_DELIMITED = 2
 _REPORT_EVERY = 1_000
 _MOST_CLASSES = 100_000
+_LEAST_SIDE = 8
 
 
 @dataclass(frozen=True)
 class Keys:
     """The names of the features, by default slim's. `height` and `width` are needed only for raw pixels.
 
-    label: whole numbers, floats that are whole, or one-hot rows. text: read where `label` is "".
+    label: whole numbers, floats that are whole, or one-hot rows. text: read where `label` is "". side: of square images
+    of raw pixels, in px, where no feature says it; otherwise 0.
     """
 
     image: str = "image/encoded"
@@ -51,6 +54,7 @@ class Keys:
     format: str = "image/format"
     height: str = "image/height"
     width: str = "image/width"
+    side: int = 0
 
 
 class Malformed(ValueError):
@@ -132,12 +136,14 @@ class Records(Photos):
         with decoding.naming(place):
             example = Example(self.content(number))
             pixels = example.first_bytes(self._keys.image)
-            if example.first_bytes(self._keys.format).lower() == b"raw" or is_raw(example, self._keys, pixels):
+            raw = self._keys.side or example.first_bytes(self._keys.format).lower() == b"raw"
+            if raw or is_raw(example, self._keys, pixels):
                 return self._raw(example, pixels)
         return decoding.opened(pixels, place)
 
     def _raw(self, example: Example, pixels: bytes) -> Image.Image:
-        width, height = (example.first_int(key) or 0 for key in (self._keys.width, self._keys.height))
+        named = (self._keys.width, self._keys.height)
+        width, height = (self._keys.side or example.first_int(key) or 0 for key in named)
         channels = len(pixels) // (width * height) if width > 0 and height > 0 else 0
         if channels not in (1, 3) or width * height * channels != len(pixels):
             raise ValueError(f"{len(pixels)} raw bytes are no image of {width} x {height} pixels")
@@ -158,6 +164,10 @@ class Records(Photos):
             content: bytes = file.read(self.bytes_of(number))
             return content
 
+    def reading(self) -> str:
+        """A record may hold several images: which of them is read, and how."""
+        return super().reading() + ("" if self._keys == Keys() else f" {self._keys}")
+
     def bytes_of(self, number: int) -> int:
         """The record's length."""
         return int(self._end[number] - self._begin[number])
@@ -172,6 +182,18 @@ def is_raw(example: Example, keys: Keys, pixels: bytes) -> bool:
     """Whether `pixels` has a byte for each value of an image of the record's height and width."""
     height, width = (example.first_int(key) or 0 for key in (keys.height, keys.width))
     return height > 0 and width > 0 and len(pixels) in (height * width, 3 * height * width)
+
+
+def square_side(size: int) -> int:
+    """The side in px, 8 or more, of a square image, grey or RGB, whose pixels take `size` bytes; 0 if there is none.
+
+    No number of bytes is both: three times a square is no square.
+    """
+    for channels in (1, 3):
+        side = math.isqrt(size // channels)
+        if side >= _LEAST_SIDE and channels * side**2 == size:
+            return side
+    return 0
 
 
 def index_records(
@@ -215,8 +237,8 @@ def uncompressed(path: Path) -> tuple[Path, tuple[int, ...]]:
     packed = head[:2] == b"\x1f\x8b" or (head[:1] == b"\x78" and int.from_bytes(head[:2]) % 31 == 0)
     if not packed or (len(head) == _HEADER and struct.unpack("<I", head[8:])[0] == masked_crc32c(head[:8])):
         return path, ()
-    place, handle = unpacked(path)
-    return place, (handle,)
+    folder, handle = copied(path)
+    return folder / DATA, (handle,)
 
 
 def first_record(path: Path) -> Example | None:

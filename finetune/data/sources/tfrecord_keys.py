@@ -1,12 +1,14 @@
 """Which features of a TFRecord are the image and the label, where they have other names than slim's."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from finetune.data import decoding
-from finetune.data.sources.tfrecord_file import Example, Keys, is_raw
+from finetune.data.sources.tfrecord_file import Example, Keys, is_raw, square_side
 from finetune.errors import FinetuneError, WrongUse
-from finetune.text import did_you_mean, pairs, printable
+from finetune.text import did_you_mean, printable
 
 _IMAGES = ("encoded", "image", "image_raw", "img", "jpeg", "png", "image_bytes", "x")
 _LABELS = ("label", "class", "target", "labels", "category", "class_id", "label_id", "y")
@@ -18,22 +20,26 @@ _OTHER = ("depth", "channels", "id", "image_id", "size", "shape", *_SIDES["heigh
 _OBJECTS = "image/object/class/label"
 
 
-def find_keys(place: str, example: Example, given: str | None) -> Keys:
+def find_keys(place: str, example: Example, given: Mapping[str, str]) -> Keys:
     """The keys of a file whose first record is `example`: those that are `given`, slim's where it has them, else found.
 
     place: of the record, for messages. Raises WrongUse if a given one is not there, FinetuneError if one is not
     found, Malformed.
     """
-    chosen = _given(place, example, given)
+    _check_given(place, example, given)
     kinds = {key: example.kind(key) for key in example.features}
     slim = Keys()
     sides = {side: _one(example, names, kinds, "int64") or getattr(slim, side) for side, names in _SIDES.items()}
-    keys = replace(slim, **(sides | chosen))
-    if "image" not in chosen and keys.image not in kinds:
+    chosen: dict[str, Any] = {**sides, **given}
+    keys = replace(slim, **chosen)
+    if "image" not in given and keys.image not in kinds:
         keys = replace(keys, image=_image(example, kinds, keys))
-    if "text" in chosen and "label" not in chosen:
+    pixels = example.first_bytes(keys.image)
+    if not is_raw(example, keys, pixels) and not _is_image(pixels):
+        keys = replace(keys, side=square_side(len(pixels)))
+    if "text" in given and "label" not in given:
         keys = replace(keys, label="")
-    elif "label" not in chosen and keys.label not in kinds:
+    elif "label" not in given and keys.label not in kinds:
         keys = _with_label(example, kinds, keys)
     if keys.image and (keys.label or keys.text):
         return keys
@@ -47,7 +53,18 @@ def find_keys(place: str, example: Example, given: str | None) -> Keys:
     raise FinetuneError(
         f"{place} has {has}: which is the {missing} is not obvious; expected {slim.image} and {slim.label}, or say "
         f"which with --tfrecord-keys image=NAME,label=NAME{_prepared(place)}"
+        + ("" if keys.image else _numbers(example, kinds))
     )
+
+
+def _numbers(example: Example, kinds: dict[str, str]) -> str:
+    """The way on where an image is there, but as a list of numbers or as a serialised tensor."""
+    for key, kind in sorted(kinds.items()):
+        content = example.first_bytes(key) if kind == "bytes" else b""
+        if _last(key) in _IMAGES and (kind != "bytes" or not _is_image(content)):
+            what = "bytes that are no image" if kind == "bytes" else f"a list of numbers ({kind})"
+            return f"; {printable(key)} is {what}: write tf.io.encode_png(image) of uint8 pixels instead"
+    return ""
 
 
 def _prepared(place: str) -> str:
@@ -55,21 +72,14 @@ def _prepared(place: str) -> str:
     return "; tensorflow_datasets prepared it: give --data tfds:NAME and its root as --data-dir" if there else ""
 
 
-def _given(place: str, example: Example, given: str | None) -> dict[str, str]:
-    chosen = pairs(given) if given else {}
-    if chosen is None or chosen.keys() - Keys.__dataclass_fields__.keys():
-        raise WrongUse(
-            f"--tfrecord-keys {given}: expected KEY=NAME,KEY=NAME, each key one of "
-            f"{', '.join(Keys.__dataclass_fields__)}"
-        )
-    for key, name in chosen.items():
+def _check_given(place: str, example: Example, given: Mapping[str, str]) -> None:
+    for key, name in given.items():
         if key in ("image", "label", "text") and name not in example.features:
             there = ", ".join(printable(one) for one in sorted(example.features)) or "no features"
             raise WrongUse(
-                f"--tfrecord-keys {given}: {place} has no '{name}': {did_you_mean(name, example.features)}expected "
-                f"some of {there}"
+                f"--tfrecord-keys {key}={printable(name)}: {place} has no such feature: "
+                f"{did_you_mean(name, example.features)}expected some of {there}"
             )
-    return chosen
 
 
 def _image(example: Example, kinds: dict[str, str], keys: Keys) -> str:
@@ -77,7 +87,8 @@ def _image(example: Example, kinds: dict[str, str], keys: Keys) -> str:
     content = {key: example.first_bytes(key) for key, kind in kinds.items() if kind == "bytes"}
     encoded = [key for key, one in content.items() if _is_image(one)]
     raw = [key for key, one in content.items() if is_raw(example, keys, one)]
-    found = encoded or raw
+    square = [key for key, one in content.items() if _last(key) in _IMAGES and square_side(len(one))]
+    found = encoded or raw or square
     return found[0] if len(found) == 1 else next((key for name in _IMAGES for key in found if _last(key) == name), "")
 
 

@@ -148,10 +148,10 @@ def read_data(
     dataset = load_data(config)
     if dataset.lacks_background(outputs):
         dataset = dataset.with_background()
-    for name, split in (("test", dataset.test), ("training", dataset.train)):
+    for words, split in (("test", dataset.test), ("training", dataset.train)):
         if batch_size and len(split) < batch_size:
             raise FinetuneError(
-                f"{dataset.source} has {len(split)} {name} images, but the graph takes {batch_size} at once: "
+                f"{dataset.source} has {len(split)} {words} images, but the graph takes {batch_size} at once: "
                 "expected at least one batch"
             )
     data = Data(dataset, config)

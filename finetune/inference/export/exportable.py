@@ -18,7 +18,7 @@ from finetune.errors import FinetuneError
 from finetune.files import to_json
 from finetune.runs.directory import RunDir
 from finetune.runs.model import find_trained, finished_class_names, open_trained
-from finetune.runs.run_data import image_shape
+from finetune.runs.run_data import image_shape, white
 from finetune.text import ImageShape, shape_of
 
 INPUT = "images"
@@ -36,8 +36,8 @@ class Source:
 
     path: its `.keras` file.
     with_preprocessing: True where the export takes pixels as they are, uint8 RGB `[batch, height, width, 3]` of the
-    native size (grey or RGBA, if the run's images are). False where it takes the network's own input, preprocessed
-    float32.
+    native size (grey or RGBA, if the run's images are; RGBA also of photos for a network of four channels). False where
+    it takes the network's own input, preprocessed float32.
     """
 
     run: RunDir
@@ -57,6 +57,11 @@ class Source:
         """(height, width) in px of the run's images, and their channels if they are not RGB. None: photos of any size,
         of which evaluation takes the centre."""
         return image_shape(self.run, self.config)
+
+    @cached_property
+    def white(self) -> int | None:
+        """As in `run_data.white`."""
+        return white(self.run)
 
     @property
     def module(self) -> str | None:
@@ -80,7 +85,8 @@ class Source:
         """Shape of the export's input."""
         if not self.with_preprocessing:
             return [None, *self.network]
-        return [None, *(*(self.native or (None, None)), 3)[:3]]
+        channels = 4 if self.native is None and self.network.channels == 4 else 3
+        return [None, *(*(self.native or (None, None)), channels)[:3]]
 
     def card(self) -> dict[str, Any]:
         """Metadata for programs, in every export: how its pixels are prepared, and what its outputs mean."""
@@ -95,6 +101,7 @@ class Source:
             "preprocess": self.config.preprocess,
             "preprocessing_inside": self.with_preprocessing,
             "data_image_shape": list(self.native) if self.native else None,
+            "white": self.white,
         }
 
     def card_text(self) -> str:
@@ -107,16 +114,18 @@ class Source:
 
     def notes(self) -> list[str]:
         """What the user of the export must feed it."""
-        if not self.with_preprocessing:
-            return [f"feed images of {self.network} with the preprocessing '{self.config.preprocess}'"]
-        if self.native:
-            return [
-                f"feed uint8 {_KINDS[self.shape[3] or 3]} images of {self.native[1]}x{self.native[0]} px, as they are"
-            ]
+        kind = _KINDS[self.shape[3] or 3]
         part = "square" if self.network.height == self.network.width else "part"
-        return [
-            f"feed uint8 RGB photos of any size, as they are: the centre {part} is taken and resized to {self.network}"
-        ]
+        if not self.with_preprocessing:
+            words = f"feed images of {self.network} with the preprocessing '{self.config.preprocess}'"
+        elif self.native:
+            words = f"feed uint8 {kind} images of {self.native[1]}x{self.native[0]} px, as they are"
+        else:
+            words = f"feed uint8 {kind} photos of any size, as they are: the centre {part} is taken and resized to "
+            words += str(self.network)
+        white = self.white
+        deep = f"pixels of more than 8 bits become 8-bit ones first: min(pixels, {white}) * 255 / {white}, rounded"
+        return [words, *([deep] if white else [])]
 
 
 def one_line(name: str) -> str:

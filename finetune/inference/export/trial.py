@@ -53,7 +53,8 @@ class Reference:
         """Score an export of the source. `size` is that of its files, in bytes."""
         feed: Batches = batches.evaluation(self._test, self._config)
         if self._source.with_preprocessing:
-            feed = _pixels(self._test.at(self._source.network.setting), int(self._config.batch_size or 1))
+            test = self._test.at(self._source.network.setting)
+            feed = _pixels(test, int(self._config.batch_size or 1), self._source.shape[3] or 3)
         return self._compare(self._score(runtime, feed), self._same_pixels, size)
 
     def _score(self, runtime: Runtime, feed: Batches) -> "_Outcome":
@@ -94,13 +95,14 @@ class _Outcome:
     seconds: float
 
 
-def _pixels(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(uint8 images, labels, counted) at their own size. Photos are decoded in full, one a batch: sizes differ."""
+def _pixels(split: Split, batch_size: int, channels: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(uint8 images, labels, counted) at their own size. Photos are decoded in full, in so many channels, one a batch:
+    sizes differ."""
     images, labels = split.images, split.labels
     if isinstance(images, LazyImages):
         for position, number in enumerate(map(int, images.chosen)):
             with decoding.naming(images.photos.place(number)), images.photos.ready(number) as image:
-                pixels = decoding.whole(image)[None]
+                pixels = decoding.whole(image, channels)[None]
             yield np.ascontiguousarray(pixels), labels[position : position + 1], np.ones(1, bool)
         return
     for start in range(0, len(split), batch_size):

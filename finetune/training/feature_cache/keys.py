@@ -66,7 +66,7 @@ def of_pixels(split: Split, *, image_size: ImageSize, preprocessing: AnyPreproce
     """Hex digest of how images of this kind become the network's input: the output for two images of noise.
 
     It covers everything that preprocessing and resizing do, the user's own code included. For photos that are decoded
-    at their size, it covers Pillow's version too.
+    at their size, it covers Pillow's version too, and how their bytes are read in this data set.
     """
     shape = split.at(image_size).images.shape[1:]
     noise = np.random.default_rng(VERSION).integers(0, 256, (2, *shape), np.uint8)
@@ -74,6 +74,7 @@ def of_pixels(split: Split, *, image_size: ImageSize, preprocessing: AnyPreproce
     digest = hashlib.sha256(repr((shape, pixels.shape, str(pixels.dtype))).encode() + pixels.tobytes())
     if isinstance(split.images, LazyImages):
         digest.update(f"Pillow {PIL.__version__}".encode())
+        digest.update(split.images.photos.reading().encode())
     if isinstance(preprocessing, CustomPreprocessing):
         digest.update(_source(preprocessing.function))
     return digest.hexdigest()

@@ -107,6 +107,17 @@ def test_decay_outside_the_open_interval(decay):
         check_config(replace(PLAIN, bn_decay=decay))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("npz_keys", "photos=x_train"), ("tfrecord_keys", "image"), ("csv_columns", "path=a,path=b")]
+)
+def test_keys_that_are_none_are_refused_with_those_that_are(name, value):
+    option = name.replace("_", "-")
+    with pytest.raises(
+        WrongUse, match=rf"--{option} '?{value}'? is not valid: expected KEY=NAME,KEY=NAME, each key one of"
+    ):
+        check_config(replace(PLAIN, **{name: value}))
+
+
 def _given(name):
     """A value of `name` that contradicts other settings."""
     by_kind = {bool: True, str: "x", int: 1, float: 0.5}

@@ -129,10 +129,24 @@ def test_colour_tiffs_are_read_by_tifffile_or_it_is_named(tmp_path, monkeypatch)
     content = colour_tiff(values := draw(4000, 3))
     (tmp_path / "a.tif").write_bytes(content)
     monkeypatch.setitem(sys.modules, "tifffile", None)
-    with pytest.raises(FinetuneError, match="is read by tifffile: pip install tifffile imagecodecs, or convert"):
+    with pytest.raises(FinetuneError, match=r"pip install 'finetune-backbones\[tiff\]', or convert"):
+        read_images([tmp_path], native=None)
+
+    def compressed(file, key):
+        raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    monkeypatch.setitem(sys.modules, "tifffile", types.SimpleNamespace(imread=compressed))
+    with pytest.raises(FinetuneError, match=r"finetune-backbones\[tiff\]"):
         read_images([tmp_path], native=None)
     reader = types.SimpleNamespace(imread=lambda file, key: values.transpose(2, 0, 1))
     monkeypatch.setitem(sys.modules, "tifffile", reader)
+    named = read_images([tmp_path], native=None, white=4095)
+    np.testing.assert_array_equal(named.split.images[:][0], scaled(values, 4095))
+
+
+def test_tifffile_itself_reads_colour_tiffs(tmp_path):
+    pytest.importorskip("tifffile")
+    (tmp_path / "a.tif").write_bytes(colour_tiff(values := draw(4000, 3)))
     named = read_images([tmp_path], native=None, white=4095)
     np.testing.assert_array_equal(named.split.images[:][0], scaled(values, 4095))
 

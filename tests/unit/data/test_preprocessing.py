@@ -7,7 +7,15 @@ import pytest
 import tensorflow as tf
 from keras.applications.imagenet_utils import preprocess_input
 
-from finetune.data.preprocessing import PREPROCESSINGS, find_preprocessing, is_harmless, suspects, swapped
+from finetune.data.preprocessing import (
+    PREPROCESSINGS,
+    CustomPreprocessing,
+    distinct,
+    find_preprocessing,
+    is_harmless,
+    suspects,
+    swapped,
+)
 from finetune.errors import WrongUse
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3)).astype(np.uint8)
@@ -105,3 +113,15 @@ def test_colours_swapped_is_what_opencv_reads():
     np.testing.assert_array_equal(by_name.apply(images), find_preprocessing("inception").apply(images[..., ::-1]))
     assert [one.name for one in swapped(find_preprocessing("vgg"))] == ["caffe"]
     assert len({one.name for one in suspects()}) == len(suspects())
+
+
+def test_of_preprocessings_that_give_the_same_the_first_is_kept():
+    assert distinct(suspects(), 3) == suspects()
+    grey = [one.name for one in distinct(suspects(), 1)]
+    assert grey == [
+        one.name
+        for one in suspects()
+        if "swapped" not in one.name and not one.name.startswith("caffe") and one.name != "unit, then caffe"
+    ]
+    own = CustomPreprocessing("mine:same", lambda pixels: pixels)
+    assert distinct((PREPROCESSINGS["raw"], own), 1) == (PREPROCESSINGS["raw"], own)

@@ -96,3 +96,23 @@ def test_a_mean_is_said_in_words():
     assert words("scale=1/255,mean=0.5/0.4/0.3", "unit") == ", a mean of (0.5, 0.4, 0.3) was subtracted in training"
     assert words("inception", "unit") == ""
     assert words("scale=1/255", "inception") == ""
+
+
+@pytest.mark.parametrize(
+    ("channels", "name"),
+    [
+        (1, "scale=1/255,mean=0.5"),
+        (4, "scale=1/255,mean=0.5/0.4/0.3/0.2"),
+        (4, "scale=1,mean=104/117/124/60,order=bgr"),
+    ],
+)
+def test_grey_and_four_channels(channels, name):
+    pixels = np.concatenate([images(0), images(5)[..., :1]], axis=-1)[..., :channels]
+    rng = np.random.default_rng(1)
+    layer = rng.normal(0, 0.3, (3, 3, channels, 16)), rng.normal(0, 0.2, 16)
+    moving = statistics(layer, pixels, find_preprocessing(name))
+    found = propose(lambda one: statistics(layer, pixels, one), moving, EPSILON, channels)
+    assert found[0].name == name
+    mean = pixels.mean(axis=(0, 1, 2)) / 255
+    (subtracted, _, _) = of_data(Split(pixels, np.zeros(len(pixels), np.int64)))
+    np.testing.assert_allclose(find_preprocessing(subtracted).mean[:channels], mean, rtol=2e-3)

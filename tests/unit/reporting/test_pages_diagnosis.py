@@ -72,6 +72,7 @@ def test_images_are_shown_as_the_network_gets_them_on_the_range_that_it_expects(
              for name, of_one in pictures.items()}  # fmt: skip
     np.testing.assert_allclose(shown["unit"][0], images[0] * 255, atol=12)
     assert np.mean(shown["raw"][1] == 255) > 0.9  # far too bright
+    assert as_seen({"unit": np.pad(images, [*[(0, 0)] * 3, (0, 1)])}, "unit")["unit"] == pictures["unit"]
     check = report()["preprocessing"] | {"best": "unit", "current": "raw"}
     html = " ".join(render_diagnosis_page(report(preprocessing=check), {"raw": images * 255, "unit": images}).split())
     assert "Test images as the network gets them with raw (now)" in html

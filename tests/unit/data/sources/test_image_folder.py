@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from finetune.config import RunConfig
-from finetune.data import lazy
+from finetune.data import photo_scan
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import absolute, load_data
 from finetune.errors import FinetuneError, WrongUse
@@ -303,10 +303,10 @@ def test_damaged_images_can_be_left_out_and_are_counted(damaged):
 
 
 def test_of_many_images_headers_are_read_and_of_very_many_some(damaged, monkeypatch):
-    monkeypatch.setattr(lazy, "DECODED", 10)
+    monkeypatch.setattr(photo_scan, "DECODED", 10)
     with pytest.raises(FinetuneError, match="3 of 24 images cannot be used"):
         load(damaged)
-    monkeypatch.setattr(lazy, "OPENED", 12)
+    monkeypatch.setattr(photo_scan, "OPENED", 12)
     with pytest.raises(FinetuneError, match=r"of the 12 images inspected \(of 24\) cannot be used"):
         load(damaged)
     assert len(load(damaged, skip_bad_images=True).skipped) == 4
@@ -360,14 +360,14 @@ def cifars(place):
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (one_class, "train holds one class only, only: expected two or more folders of images"),
-        (one_within, r"holds one class only, photos: .*; or did you mean --data .*/photos\?"),
+        (one_class, "train holds images in one folder only, only: expected two or more folders of images"),
+        (one_within, r"holds images in one folder only, photos: .*; or did you mean --data .*/photos\?"),
         (loose, "holds images, but no class folders: expected two or more"),
         (lambda place: None, "holds no class folders: expected two or more"),
         (flat_splits, "train holds no class folders: expected two or more"),
         (other_classes, "test/ has newts, which train/ has not; test/ lacks newt, wasp of train/: expected the same"),
         (no_train, "holds val/, but no train/ with class folders"),
-        (both, "holds val/ and validation/, which mean the same: keep one"),
+        (both, "holds val and validation, which mean the same: keep one"),
         (hollow, "the class folders in .* hold no images: check the folder"),
         (hollow_class, r"no training images of class 3 \(yak\)"),
         (cifars, "holds CIFAR's own files: give --data cifar10 --data-dir"),

@@ -163,6 +163,22 @@ def test_columns_that_are_named_must_be_there(tmp_path):
         load(tmp_path / "t.csv", csv_columns="label=kind")
 
 
+ONE_HOT = "image_id,healthy,rust,note,scab\n1.png,1,0,3,0\n2.png,0,1,3,0\n3.png,0,0,3,1\n4.png,1.0,0.0,3,0.0\n"
+
+
+@pytest.mark.parametrize("settings", [{}, {"csv_columns": "label=healthy+rust+scab"}])
+def test_a_column_for_each_class(settings, tmp_path):
+    write(tmp_path, *(f"{number}.png" for number in range(1, 8)))
+    (tmp_path / "t.csv").write_text(ONE_HOT + "5.png,0,1,3,0\n6.png,0,0,3,1\n")
+    dataset = load(tmp_path / "t.csv", test=0.5, **settings)
+    assert dataset.class_names == ("healthy", "rust", "scab")
+    both = seen(dataset.train, dataset.class_names) + seen(dataset.test, dataset.class_names)
+    assert sorted(both) == list(zip(range(1, 7), ["healthy", "rust", "scab"] * 2, strict=True))
+    (tmp_path / "t.csv").write_text(ONE_HOT + "7.png,0,1,3,1\n")
+    with pytest.raises(FinetuneError, match="row 6 has rust, scab of the classes healthy, rust, scab: expected one 1"):
+        load(tmp_path / "t.csv", **settings)
+
+
 def test_parquet(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     write(tmp_path, *(f"{number}.png" for number in range(4)))
@@ -174,9 +190,9 @@ def test_parquet(tmp_path):
     parquet.write_table(pyarrow.table(table), tmp_path / "t.parquet")
     dataset = load(tmp_path / "t.parquet")
     assert seen(dataset.test, dataset.class_names) == [(2, "0"), (3, "1")]
-    parquet.write_table(pyarrow.table({"image": [{"bytes": b"x"}], "label": [1]}), tmp_path / "hub.parquet")
-    with pytest.raises(FinetuneError, match="image holds more than a text or a number, such as images themselves"):
-        load(tmp_path / "hub.parquet")
+    parquet.write_table(pyarrow.table({"image": [["a.png"]], "label": [1]}), tmp_path / "lists.parquet")
+    with pytest.raises(FinetuneError, match="image holds more than a text or a number"):
+        load(tmp_path / "lists.parquet")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(FinetuneError, match="is no Parquet file, or damaged"):
         load(tmp_path / "bad.parquet")

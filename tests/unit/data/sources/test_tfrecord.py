@@ -100,6 +100,21 @@ def test_images_and_labels_are_what_tensorflow_reads(tmp_path):
     assert dataset.fingerprint() == load(tmp_path / "slim").fingerprint()
 
 
+def test_raw_pixels_of_squares_without_their_size(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    records = [
+        tf.train.Example(
+            features=tf.train.Features(feature={"image_raw": texts(one.tobytes()), "label": ints(number % 2)})
+        ).SerializeToString()
+        for number, one in enumerate(images)
+    ]
+    write(tmp_path / "train.tfrecord", *records)
+    dataset = load(tmp_path, test=0.25)
+    assert "raw pixels of 16 x 16 px, by their number" in dataset.remarks
+    both = [*dataset.train.images[:], *dataset.test.images[:]]
+    assert sorted(one.tobytes() for one in both) == sorted(one.tobytes() for one in images)
+
+
 def test_jpeg_png_and_raw_pixels(tmp_path):
     dataset = load(flowers(tmp_path, kinds=("jpeg", "png", "raw", "RAW", "webp")))
     check_colours(dataset.train)
@@ -394,3 +409,29 @@ def test_random_bytes_are_malformed_and_nothing_else(seed):
             damaged.first_bytes(key)
     except wire.Malformed:
         pass
+
+
+@pytest.mark.parametrize(
+    ("names", "sizes", "said"),
+    [
+        (("train.tfrecord", "dev.tfrecord"), (6, 0, 4), "'dev' is taken for the test images"),
+        (("x-training.tfrec", "x-eval.tfrec", "x-test.tfrec"), (6, 4, 3), "'eval' is taken for the validation images"),
+        (("training_set/0.tfrec", "testing/0.tfrec"), (6, 0, 4), ""),
+        (("train.tfrecord", "test.tfrecord", "unlabeled.tfrecord"), (6, 0, 4), "not used: 1 TFRecords without labels"),
+    ],
+)
+def test_splits_are_named_as_those_of_folders(names, sizes, said, tmp_path):
+    for name, count in zip(names, (6, 4, 3), strict=False):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, *(example(number % 2, number) for number in range(count)))
+    dataset = load(tmp_path, validation=0.05 if "eval" in said else 0.0)
+    found = (dataset.train, dataset.validation, dataset.test)
+    assert tuple(len(split) if split else 0 for split in found) == sizes
+    assert not said or any(one.startswith(said) for one in dataset.remarks)
+
+
+def test_two_names_of_one_split_are_refused(tmp_path):
+    for name in ("train.tfrecord", "val.tfrecord", "dev.tfrecord", "test.tfrecord"):
+        write(tmp_path / name, *(example(number % 2, number) for number in range(4)))
+    with pytest.raises(FinetuneError, match="holds validation and dev, which mean the same: keep one of them"):
+        load(tmp_path)

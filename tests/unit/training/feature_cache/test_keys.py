@@ -5,9 +5,13 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from finetune.data.dataset import Split
+from finetune.data.image_files import read_images
+from finetune.data.lazy import LazyImages
 from finetune.data.preprocessing import find_preprocessing
+from finetune.data.sources.tfrecord_file import Keys, Records
 from finetune.training.feature_cache import feature_store, keys
 from finetune.training.feature_cache.cut import cuts
 from tests.support.small_features import CONFIG, classifier, generated, trained
@@ -87,6 +91,25 @@ def test_pixels_are_told_by_what_comes_out(monkeypatch):
     # The same name with other arithmetic is noticed, too.
     others.append(of(preprocessing=dataclasses.replace(find_preprocessing("unit"), scale=1 / 256)))
     assert len({reference, *others}) == 5
+
+
+def test_the_same_files_with_another_white_are_other_pixels(tmp_path):
+    Image.fromarray(np.full((20, 20), 900, np.uint16)).save(tmp_path / "a.png")
+    found = {}
+    for white in (None, 1023, 4095):
+        split = read_images([tmp_path], native=None, white=white).split
+        key = keys.of_pixels(split, image_size=8, preprocessing=find_preprocessing("unit"))
+        found[key] = int(split.at(8).images[:].max())
+    assert list(found.values()) == [round(900 * 255 / white) for white in (65535, 1023, 4095)]
+
+
+def test_another_image_of_the_same_record_is_other_pixels():
+    rows = np.zeros((1, 4), np.int64)
+    splits = [
+        Split(LazyImages(Records([], [], rows, Keys(image=key), []), np.zeros(1, np.int64), 8), np.zeros(1, np.int64))
+        for key in ("image/encoded", "left", "right")
+    ]
+    assert len({keys.of_pixels(one, image_size=8, preprocessing=find_preprocessing("unit")) for one in splits}) == 3
 
 
 def test_images_are_named_by_what_they_are():

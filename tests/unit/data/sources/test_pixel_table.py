@@ -1,0 +1,80 @@
+"""Tables of pixels, as Kaggle has MNIST and FER2013, against the same pixels in NumPy."""
+
+import numpy as np
+import pytest
+
+from finetune.config import RunConfig
+from finetune.data.load_data import load_data
+from finetune.errors import FinetuneError
+
+GREY = np.random.default_rng(0).integers(0, 256, (12, 100), np.uint8)
+LABELS = np.array([0, 3, 7] * 4)
+
+
+def load(path, **settings):
+    return load_data(RunConfig("any", data=str(path), **{"validation": 0.0, **settings}))
+
+
+def images_of(dataset):
+    """The images of each class, by its name, as rows of bytes."""
+    both = [(dataset.train, index) for index in range(len(dataset.train))]
+    both += [(dataset.test, index) for index in range(len(dataset.test))]
+    return sorted((dataset.class_names[one.labels[at]], one.images[at].tobytes()) for one, at in both)
+
+
+EXPECTED = sorted((str(label), row.tobytes()) for label, row in zip(LABELS, GREY, strict=True))
+
+
+def text(columns, header=None, separator=","):
+    rows = [separator.join(map(str, row)) for row in columns.tolist()]
+    return "\n".join([separator.join(header), *rows] if header else rows)
+
+
+PIXELS = [f"pixel{number}" for number in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("content", "settings"),
+    [
+        (text(np.column_stack([LABELS, GREY]), ["label", *PIXELS]), {}),
+        (text(np.column_stack([GREY, LABELS]), [*PIXELS, "label"], ";"), {}),
+        (text(np.column_stack([LABELS, GREY])), {}),  # without a header
+        (text(np.column_stack([GREY, LABELS]), [*PIXELS, "kind of it"]), {"csv_columns": "label=kind of it"}),
+    ],
+)
+def test_a_column_for_each_pixel(content, settings, tmp_path):
+    (tmp_path / "digits.csv").write_text(content)
+    dataset = load(tmp_path / "digits.csv", test=0.5, **settings)
+    assert dataset.class_names == ("0", "3", "7")
+    assert dataset.train.images.shape[1:] == (10, 10, 1)
+    assert images_of(dataset) == EXPECTED
+
+
+def test_one_column_of_all_pixels_and_one_of_splits(tmp_path):
+    usage = ["Training"] * 6 + ["PublicTest"] * 3 + ["PrivateTest"] * 3
+    rows = [f"{label},{' '.join(map(str, row))},{of}" for label, row, of in zip(LABELS, GREY, usage, strict=True)]
+    (tmp_path / "fer.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]))
+    dataset = load(tmp_path / "fer.csv", validation=0.05)
+    np.testing.assert_array_equal(dataset.train.images, GREY[:6].reshape(-1, 10, 10, 1))
+    np.testing.assert_array_equal(dataset.validation.images, GREY[6:9].reshape(-1, 10, 10, 1))
+    np.testing.assert_array_equal(dataset.test.images, GREY[9:].reshape(-1, 10, 10, 1))
+    assert dataset.test.labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (text(GREY, PIXELS), "has a column for each pixel .* which holds the label is not clear"),
+        (text(np.column_stack([LABELS, GREY[:, :98]]), ["label", *PIXELS[:98]]), "the pixels has the shape"),
+        (
+            text(np.column_stack([LABELS, GREY]), ["label", *PIXELS]).replace("\n0,", "\nzero,", 1),
+            "a cell is no number",
+        ),
+        ("label,pixels\n0,1 2 3 4\n1,1 2 3\n", "rows have 3 to 4 pixels: expected the same number in each"),
+        ("a,b,pixels\n0,1,1 2 3 4\n", "which of them holds the label of an image is not clear"),
+    ],
+)
+def test_what_does_not_fit_is_refused(content, said, tmp_path):
+    (tmp_path / "digits.csv").write_text(content)
+    with pytest.raises(FinetuneError, match=said):
+        load(tmp_path / "digits.csv")
