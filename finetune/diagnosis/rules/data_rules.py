@@ -6,9 +6,10 @@ Each gives a Finding, or None if it does not apply.
 import math
 
 from finetune.diagnosis import thresholds
-from finetune.diagnosis.evidence import better, percent
+from finetune.diagnosis.evidence import PreprocessingCheck, better, percent
 from finetune.diagnosis.recovery import words
 from finetune.diagnosis.rules.rule import Finding, Reading
+from finetune.evaluation.evaluator import Evaluation, total
 from finetune.evaluation.significance import images_needed
 
 
@@ -21,7 +22,7 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
     enough = check.train.accuracy - train.accuracy >= thresholds.REPAIRED * evidence.train.within_reach
     if not enough or not better(check.train, train, paired=check.by_train):
         return None
-    if not better(check.test, test, least=0.0, paired=check.by_test):
+    if not better(check.test, test, least=0.0, paired=check.by_test) and not _shown_together(check, test, train):
         return None
     # With a wrong numbering of classes, a network that sees nothing and guesses is better than one that sees.
     if _explained(seen) >= check.test.accuracy:
@@ -39,6 +40,16 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
         seen.commands.diagnose(preprocess=check.best),
         basis="tried",
     )
+
+
+def _shown_together(check: PreprocessingCheck, test: Evaluation, train: Evaluation) -> bool:
+    """Whether test and training images together show that other pixels are better, and test images agree: as of
+    recalibrated statistics, a few test images need not show alone what a thousand training images show."""
+    if check.test is None or check.train is None or check.test.correct < test.correct:
+        return False
+    both = check.by_test + check.by_train if check.by_test and check.by_train else None
+    other, own = total((check.test, check.train)), total((test, train))
+    return better(other, own, paired=both, noise=thresholds.NOISE_TOGETHER)
 
 
 def labels(seen: Reading) -> Finding | None:

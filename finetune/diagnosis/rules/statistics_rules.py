@@ -220,13 +220,31 @@ def noisy(seen: Reading) -> Finding | None:
     if decay is not None and decay <= 0.2:
         convention = f" {decay:g} looks like PyTorch's momentum, which is 1 - decay: {1 - decay:g} was meant."
     options = ("--batch-size", "32") if min(size, values) < thresholds.FEW_VALUES else ()
+    noise = (
+        f"The moving statistics are noise: they differ from the training images' {ratio:.2g} times as much as the mean "
+        f"of a single batch does, being {window} of too few values."
+    )
     return Finding(
         "statistics-noisy",
-        f"The moving statistics are noise: they differ from the training images' {ratio:.2g} times as much as the mean "
-        f"of a single batch does, being {window} of too few values.{convention} {seen.lost}.",
+        f"{_too_small(seen) or noise}{convention} {seen.lost}.",
         seen.commands.recalibrate_or("--bn-decay", "auto", *options, advice="a higher decay, batches of 32 or more"),
         (f"the smallest layer takes its statistics over {values:.0f} values a channel and batch",),
         basis="fitted",
+    )
+
+
+def _too_small(seen: Reading) -> str:
+    """Means that are right and variances below those of the data, as batches of few values give: the mean of their
+    variances is 1 - 1/n of the data's, for n values. Replicas that each normalise their share give the same arrays as
+    one device with batches of that size. "" where the variances are not too small."""
+    layer, ratio = min(seen.evidence.layers, key=lambda one: one.values), seen.noise_ratio
+    share = float(np.exp(layer.variance_bias))
+    if ratio is None or ratio > thresholds.AVERAGED or not 0 < share < 1 - 1 / thresholds.FEW_VALUES:
+        return ""
+    return (
+        f"The moving variances were taken over too few values: those of {layer.name} are {1 - share:.0%} below the "
+        f"data's, as the mean over batches of {1 / (1 - share):.1f} values is, while the means fit. Batches were that "
+        "small, or the share of a batch that each replica normalised."
     )
 
 

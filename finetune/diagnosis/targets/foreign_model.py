@@ -326,6 +326,7 @@ def open_tf_graph(request: TargetOptions) -> Target:
         why_disabled=found.wiring.sentence,
         weights_moved=True if found.step else None,
         weights_averaged=found.averages.used and any("moving_" in name for name in found.averages.without),
+        statistics_absent=found.statistics_absent,
     )
     return _graph_target(request, path, subject, facts, subject.checkpoint)
 
