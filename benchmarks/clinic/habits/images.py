@@ -11,7 +11,7 @@ from benchmarks.clinic.patients import SHARED
 
 TRAIN = 4_000
 """Training images of the task."""
-POOL = 2_500
+POOL = 2_000
 """Test images of the task. A cell takes 50 to 1,000 of them; the truth is what all of them show."""
 
 

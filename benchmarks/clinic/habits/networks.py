@@ -16,6 +16,13 @@ def vgg_bn(d: Any, x: Tensor) -> Tensor:
     return d.mean(_unit(d, x, 64))
 
 
+def strided(d: Any, x: Tensor) -> Tensor:
+    """Three strided convolutions, the first network of many a tutorial."""
+    for filters in (16, 32, 64):
+        x = _unit(d, x, filters, 3, 2)
+    return d.mean(x)
+
+
 def resnet(d: Any, x: Tensor) -> Tensor:
     """As ResNet-20 for CIFAR-10, with a block a stage."""
     x = _unit(d, x, 16)
@@ -59,6 +66,7 @@ def dense_bn(d: Any, x: Tensor) -> Tensor:
 
 
 NETWORKS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "strided": strided,
     "vgg-bn": vgg_bn,
     "resnet": resnet,
     "mobilenet": mobilenet,
@@ -66,3 +74,4 @@ NETWORKS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "densenet": densenet,
     "dense-bn": dense_bn,
 }
+SMALL = ("strided", "vgg-bn", "dense-bn")

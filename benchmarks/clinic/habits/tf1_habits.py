@@ -18,11 +18,15 @@ from benchmarks.clinic.habits.keras_habits import (
     PIXELS,
     SINCE,
     by_name,
+    dark,
     inception,
     labels_from_one,
+    negative,
     other_pixels,
+    sorted_test,
+    test_images,
     unit,
-)  # fmt: skip
+)
 from benchmarks.clinic.habits.networks import NETWORKS
 from finetune.inference.reference import mend, tf1_graph
 
@@ -47,7 +51,7 @@ class Program:
 
     start: str = "scratch"
     decay: float = 0.9
-    steps: int = 250
+    steps: int = 150
     batch: int = 64
     rate: float = 4e-3
     constant: bool = False
@@ -174,16 +178,19 @@ _SAVERS = (
 _CARRIED = (
     After("labels from 1", LABELS, change=labels_from_one),
     After("classes in another order", LABELS, change=by_name),
+    After("test images of a dark camera", ("different-data",), change=partial(test_images, dark)),
+    After("test images as negatives", ("different-data",), change=partial(test_images, negative)),
+    After("test images sorted by class", HEALTHY, change=sorted_test),
 )
 PROGRAMS: dict[str, tuple[tuple[str, ...], Program]] = {
     "updates as control dependencies": (HEALTHY, Program(after=(*_CARRIED, *_SAVERS))),
-    "fine-tuned, updates as control dependencies": (HEALTHY, Program(start="source", after=_SAVERS)),
+    "fine-tuned, updates as control dependencies": (HEALTHY, Program(start="source", after=(*_CARRIED, *_SAVERS))),
     "300 images": (HEALTHY, Program(images=300, steps=150)),
     "minimize without UPDATE_OPS": (NEVER, Program(wiring="minimize")),
     "fine-tuned by minimize without UPDATE_OPS": ((SINCE,), Program(start="source", wiring="minimize", rate=8e-3)),
     "decay 0.999, few steps": (LAG, Program(decay=0.999)),
     "fine-tuned with decay 0.9997": (LAG, Program(start="source", decay=0.9997, rate=8e-3)),
-    "is_training fed as False": (("trained-in-inference-mode",), Program(phase=False, rate=1e-3, steps=400)),
+    "is_training fed as False": (("trained-in-inference-mode",), Program(phase=False, rate=2e-3, steps=250)),
     "UPDATE_OPS of the upper half": (
         ("frozen-statistics-trained-weights",), Program(start="source", wiring="upper half", rate=8e-3),
     ),
@@ -191,7 +198,7 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], Program]] = {
         ("averaged-weights-raw-statistics",), Program(average=0.99, constant=True, rate=1e-2),
     ),
     "x/255 forgotten afterwards": (PIXELS, Program(fed=unit, named="raw", change=other_pixels)),
-    "create_train_op": (HEALTHY, Program(wiring="create_train_op")),
+    "create_train_op": (HEALTHY, Program(wiring="create_train_op", after=_CARRIED[1:4])),
     "minimize beside create_train_op": (NEVER, Program(wiring="beside")),
     "fine-tuned by minimize beside create_train_op": ((SINCE,), Program(start="source", wiring="beside", rate=8e-3)),
 }  # fmt: skip
@@ -208,6 +215,6 @@ def habits(odd: bool) -> list[Habit]:
             fits = dialect == "tf_slim" if name in _SLIM_ONLY else dialect != "by hand" or program.start == "scratch"
             again = odd and number % 2 == (dialect == "tf_slim")
             if fits and not again:
-                own = replace(program, after=_CARRIED[:1]) if dialect == "by hand" and program.after else program
+                own = replace(program, after=_CARRIED[:3]) if dialect == "by hand" and program.after else program
                 found.append(Habit(name, dialect, partial(make, name, right, dialect, own)))
     return found

@@ -98,15 +98,18 @@ def _shares(scores: Any) -> dict[str, Any]:
 
 
 def mend(remedy: str | None) -> dict[str, Any] | None:
-    """Run a printed remedy as it stands, and say what it gave; None where it is no command of finetune."""
+    """Run a printed remedy as it stands, and say what it gave; None where it is no command of finetune. Of a training,
+    which takes minutes, the plan is made (`--dry-run`)."""
     from click.testing import CliRunner
 
     from finetune.cli import main
 
     line = shlex.split(remedy or "", comments=True)
-    if line[:1] != ["finetune"] or line[1] not in ("recalibrate-bn", "diagnose-bn"):
+    if line[:1] != ["finetune"]:
         return None
-    result = CliRunner().invoke(main, [*line[1:], "--json"])
+    result = CliRunner().invoke(main, [*line[1:], "--dry-run" if line[1] == "run" else "--json"])
+    if line[1] == "run":
+        return {"command": "run", "exit_code": result.exit_code, "output": result.output[-300:]}
     start = result.output.find("{")
     answer = json.loads(result.output[start:]) if start >= 0 else {}
     figures: dict[str, Any] = {"command": line[1], "exit_code": result.exit_code}

@@ -210,26 +210,30 @@ def averaged_weights(seen: Reading) -> Finding | None:
 
 
 def noisy(seen: Reading) -> Finding | None:
-    """The moving means differ from those of the data by about as much as a single batch's mean does."""
+    """The moving means differ from those of the data by about as much as a single batch's mean does.
+
+    Or they differ by more, but the records show an average over a few batches, which follows the weights: batches of
+    the training that were smaller than those of the diagnosis have noisier means.
+    """
     decay, ratio = seen.evidence.facts.decay, seen.noise_ratio
-    if not seen.cured or ratio is None or ratio > thresholds.NOISE_RATIO:
+    if not seen.cured or ratio is None or (ratio > thresholds.NOISE_RATIO and not seen.short):
         return None
     values, size = _smallest(seen)
-    window = f"an average over {(1 + decay) / (1 - decay):.3g} batches" if decay else "a short average"
+    window = f"an average over {seen.window:.3g} batches" if seen.window else "a short average"
     convention = ""
     if decay is not None and decay <= 0.2:
         convention = f" {decay:g} looks like PyTorch's momentum, which is 1 - decay: {1 - decay:g} was meant."
     options = ("--batch-size", "32") if min(size, values) < thresholds.FEW_VALUES else ()
     noise = (
         f"The moving statistics are noise: they differ from the training images' {ratio:.2g} times as much as the mean "
-        f"of a single batch does, being {window} of too few values."
+        f"of a single batch of {seen.evidence.batch_size} images does, being {window} of too few values."
     )
     return Finding(
         "statistics-noisy",
         f"{_too_small(seen) or noise}{convention} {seen.lost}.",
         seen.commands.recalibrate_or("--bn-decay", "auto", *options, advice="a higher decay, batches of 32 or more"),
         (f"the smallest layer takes its statistics over {values:.0f} values a channel and batch",),
-        basis="fitted",
+        basis="records" if seen.short and ratio > thresholds.NOISE_RATIO else "fitted",
     )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from finetune.diagnosis.evidence import Facts, ModeScores, Share
+from finetune.diagnosis.evidence import Facts, LabelCheck, ModeScores, Share
 from finetune.evaluation.significance import Paired
 from tests.unit.diagnosis.made_evidence import (
     BROKEN,
@@ -208,6 +208,16 @@ CASES = {
         "layers": (layer(0.2, noise=0.2, values=4, variance_bias=-0.288),) * 2,
         "facts": UNKNOWN,
     },
+    "statistics-noisy: decay 0.1 over batches smaller than those of the diagnosis": {
+        **BROKEN,
+        "layers": (layer(0.2, noise=0.06),) * 2,
+        "facts": Facts(decay=0.1, updates=600),
+    },
+    "statistics-lag: the same with decay 0.9": {
+        **BROKEN,
+        "layers": (layer(0.2, noise=0.06),) * 2,
+        "facts": Facts(decay=0.9, updates=600),
+    },
     "averaged-weights-raw-statistics": {**BROKEN, "facts": facts(weights_averaged=True)},
     "statistics-noisy: four points that only the images one by one can tell": {
         "test": changed(0.31, 0.35, Paired(60, 20)),
@@ -394,6 +404,17 @@ CASES = {
         "test": ways(0.08, 0.08, 0.08, loss=4.0),
         "train": ways(0.09, 0.09, 0.09),
         "labels": labels(0.08, permuted=0.5, offset=0.88),
+    },
+    "different-data: negatives, whose mistakes another numbering explains in part": {
+        "test": ways(0.2, 0.23, 0.2, loss=4.0),
+        "train": ways(0.77, 0.77, 0.78),
+        "labels": LabelCheck(0.23, 2, 0.26, 0.4, 4, 0.77, 0.77),
+        "layers": FAR,
+    },
+    "not-batchnorm: overfitting, 50 test images, of which another numbering explains seven more": {
+        "test": ways(0.3, 0.3, 0.3, loss=4.0, examples=50),
+        "train": ways(0.98, 0.98, 0.98),
+        "labels": LabelCheck(0.3, 2, 0.26, 0.44, 4, 0.98, 0.98),
     },
     "statistics-noisy: by the training images; test images are of another kind as well": {
         "train": ways(0.5, 1.0, 1.0),
