@@ -95,19 +95,18 @@ def raw_statistics(opened: Checkpoint) -> list[str]:
     return [name for name in opened.shapes if opened.keys and name.endswith(STATISTICS) and name not in opened.keys]
 
 
-def with_initial(opened: Checkpoint, absent: Mapping[str, tuple[int, ...]]) -> Checkpoint:
-    """`opened` with moving statistics that it does not hold (name -> shape) at their initial values, 0 and 1."""
+def with_initial(opened: Checkpoint, absent: Mapping[str, np.ndarray]) -> Checkpoint:
+    """`opened` with moving statistics that it does not hold, at the values they start from (0 and 1, as a rule)."""
 
     def read(name: str) -> np.ndarray:
-        if name not in absent:
-            return opened.read(name)
-        return np.full(absent[name], float(name.endswith("variance")), np.float32)
+        return absent[name].copy() if name in absent else opened.read(name)
 
+    starts = sorted({float(value) for array in absent.values() for value in array.flat[:1]})
     remark = (
         f"the file lacks {len(absent)} moving statistics (saved by a Saver of trainable_variables()?): they start at "
-        "mean 0 and variance 1"
+        f"{' and '.join(f'{value:g}' for value in starts)}"
     )
-    shapes = {**opened.shapes, **absent}
+    shapes = {**opened.shapes, **{name: array.shape for name, array in absent.items()}}
     return replace(opened, shapes=shapes, read=read, absent=tuple(absent), remarks=(*opened.remarks, remark))
 
 

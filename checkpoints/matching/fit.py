@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from checkpoints.catalog.lookup import CATALOG
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.errors import CheckpointError
@@ -124,7 +126,12 @@ def measurable(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Ent
         return checkpoint
     names = pair(checkpoint, spec, entries).names
     absent = {names[entry.name]: entry.shape for entry in entries if names[entry.name] not in checkpoint.shapes}
-    return with_initial(checkpoint, {name: shape for name, shape in absent.items() if name.endswith(STATISTICS)})
+    initial = {
+        name: np.full(shape, float(name.endswith("variance")), np.float32)
+        for name, shape in absent.items()
+        if name.endswith(STATISTICS)
+    }
+    return with_initial(checkpoint, initial)
 
 
 def fit_row(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -> Fit:

@@ -31,6 +31,11 @@ NOISE_RATIO = 1.5
 """Moving means are noisy if they differ from the data's by less than this many spreads of a single batch's mean. An
 average over (1+d)/(1-d) batches differs by 1 spread where it is a single batch, by 0.23 with decay 0.9. Statistics that
 lag differ by more."""
+AVERAGED = 0.35
+"""Means within this many spreads of a single batch's mean are averages over many batches: decay 0.8 gives 0.33."""
+SHORT_WINDOW = 3.0
+"""Statistics averaged over at most so many batches, (1 + decay) / (1 - decay), are noise: weights do not change enough
+in three steps for them to lag. Decay 0.5 gives 3."""
 FEW_VALUES = 16
 """With fewer values per channel and batch, batch statistics are mostly chance."""
 GOOD_ON_TRAINING = 0.9

@@ -3,7 +3,7 @@
 A SavedModel without a `training` argument was exported without the batch mode, so that is added to its graph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints.formats import Checkpoint, open_checkpoint
+from checkpoints.formats.aliases import with_initial
 from checkpoints.formats.keras_metadata import origin
 from checkpoints.formats.saved_model import open_by_keys
 from finetune.errors import FinetuneError, WrongUse
@@ -22,7 +23,7 @@ from finetune.tf_graphs.program.feeding import scaling_line
 from finetune.tf_graphs.program.fold import INSIDE, fold
 from finetune.tf_graphs.program.graphdef import MetaGraph, refuse
 from finetune.tf_graphs.program.modes import Modes, fed, find_modes, find_wiring, logits_with, with_updates
-from finetune.tf_graphs.program.nodes import IMAGES, PLACEHOLDERS, Graph, Ref, Values
+from finetune.tf_graphs.program.nodes import IMAGES, PLACEHOLDERS, Graph, Node, Ref, Values
 from finetune.tf_graphs.program.roles import Input, before_activation, describe, find_input, find_logits, named
 from finetune.tf_graphs.program.sites import Layer, find_sites, pair
 from finetune.tf_graphs.program.switchless import batchwise, modes_without_switch
@@ -98,6 +99,7 @@ def _with_weights(
     kept = [name for layer in layers for name in layer.kept or ()]
     wiring = find_wiring(whole, moving, saved.collections, kept)
     variables = graph_files.variables_of(modes.moving) | graph_files.variables_of(modes.batch)
+    opened = _with_statistics(saved, opened, layers, variables)
     places, averages = graph_files.find_variables(saved, opened, variables, use_averages=use_averages)
     batch = with_updates(whole, wiring, saved.path, modes.batch) or modes.batch
     further = {name: node for name, node in graph_files.variables_of(batch).items() if name not in places}
@@ -109,13 +111,28 @@ def _with_weights(
         layers = tuple(replace(layer, kept=None) for layer in layers)
     files = GraphFiles(saved.path, opened, places)
     step = graph_files.global_step(saved, opened)
-    updates = step if wiring.train_op_runs_updates else None
+    updates = step if wiring.train_op_runs_updates and not opened.absent else None
     statistics = moving_statistics(layers, files.values).values()
     starts = [layer.initial for layer in layers]
     if wiring.run == 0 and all(map(_at_start, statistics, starts)):
         updates = 0
-    facts = GraphFacts((*lines, *wiring.lines(), *averages.lines()), step, updates, averages, wiring)
+    lines = [*lines, *opened.remarks, *wiring.lines(), *averages.lines()]
+    facts = GraphFacts(tuple(lines), step, updates, averages, wiring, statistics_absent=bool(opened.absent))
     return GraphSubject(saved, replace(modes, batch=batch, layers=layers), images, files, facts)
+
+
+def _with_statistics(
+    saved: MetaGraph, opened: Checkpoint, layers: tuple[Layer, ...], variables: Mapping[str, Node]
+) -> Checkpoint:
+    """`opened` with the moving statistics that it lacks at their start: a Saver of the trainable variables alone leaves
+    them out, and they must be measured before the network is of use."""
+    absent = {}
+    for layer in layers:
+        for name, start in zip((layer.mean, layer.variance), layer.initial, strict=True):
+            shape = variables[name].declared_shape() if name in variables else None
+            if shape is not None and None not in shape and not graph_files.held(saved, opened, name):
+                absent[name] = np.full([size for size in shape if size is not None], start, np.float32)
+    return with_initial(opened, absent) if absent else opened
 
 
 def _with_starts(layers: tuple[Layer, ...], whole: Graph) -> tuple[Layer, ...]:

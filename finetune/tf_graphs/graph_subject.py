@@ -47,7 +47,8 @@ class GraphFacts:
     steps where the train op runs the updates, and 0 where it does not and the statistics are still 0 and 1.
     lines: how everything was found, to print. scales_pixels: whether the graph begins by rescaling its images, so that
     it prepares pixels itself. sigmoids: whether its logits are those of sigmoids, not of a softmax. trained_with:
-    "moving" where no layer normalised by the batch in training.
+    "moving" where no layer normalised by the batch in training. statistics_absent: whether the checkpoint lacks moving
+    statistics, which are read as their start.
     """
 
     lines: tuple[str, ...]
@@ -58,6 +59,7 @@ class GraphFacts:
     scales_pixels: bool = False
     sigmoids: bool = False
     trained_with: Literal["moving"] | None = None
+    statistics_absent: bool = False
 
 
 class GraphSubject:

@@ -78,7 +78,8 @@ class GraphFiles:
         """Every tensor of the checkpoint, with `values` put in their places."""
         arrays = everything(self.checkpoint)
         for name, value in values.items():
-            before = arrays[self.places[name].key]
+            key = self.places[name].key
+            before = arrays.setdefault(key, self.checkpoint.read(key)) if key in self.checkpoint.absent else arrays[key]
             twins = [one for one in self.twins.get(name, ()) if np.array_equal(arrays[one.key], before, equal_nan=True)]
             for place in (self.places[name], *twins):
                 held = np.array(arrays[place.key])

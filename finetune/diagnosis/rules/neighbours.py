@@ -29,6 +29,8 @@ def _noise(seen: Reading) -> str:
     ratio = seen.noise_ratio
     if ratio is None:
         return "one batch shows no noise between batches"
+    if ratio > thresholds.NOISE_RATIO and seen.short:
+        return f"decay {seen.evidence.facts.decay:g} averages over {seen.window:.2g} batches, too few to lag"
     return (
         f"the moving means differ from the data's {ratio:.2g} times as much as one batch's mean does; noise gives up "
         f"to {thresholds.NOISE_RATIO:g} times"

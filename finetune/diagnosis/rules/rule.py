@@ -157,6 +157,17 @@ class Reading:
         ratios = [layer.mean_shift / layer.batch_noise for layer in self.evidence.layers if layer.batch_noise]
         return float(np.median(ratios)) if ratios else None
 
+    @property
+    def window(self) -> float | None:
+        """The number of batches that the moving statistics average over, by the records."""
+        decay = self.evidence.facts.decay
+        return None if decay is None or decay >= 1 else (1 + decay) / (1 - decay)
+
+    @property
+    def short(self) -> bool:
+        """Whether these are too few for the statistics to lag behind the weights."""
+        return self.window is not None and self.window <= thresholds.SHORT_WINDOW
+
     @cached_property
     def onset(self) -> LayerDrift | None:
         """The first layer whose statistics are off by more than a tenth of the worst layer's."""

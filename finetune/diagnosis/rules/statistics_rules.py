@@ -210,23 +210,45 @@ def averaged_weights(seen: Reading) -> Finding | None:
 
 
 def noisy(seen: Reading) -> Finding | None:
-    """The moving means differ from those of the data by about as much as a single batch's mean does."""
+    """The moving means differ from those of the data by about as much as a single batch's mean does.
+
+    Or they differ by more, but the records show an average over a few batches, which follows the weights: batches of
+    the training that were smaller than those of the diagnosis have noisier means.
+    """
     decay, ratio = seen.evidence.facts.decay, seen.noise_ratio
-    if not seen.cured or ratio is None or ratio > thresholds.NOISE_RATIO:
+    if not seen.cured or ratio is None or (ratio > thresholds.NOISE_RATIO and not seen.short):
         return None
     values, size = _smallest(seen)
-    window = f"an average over {(1 + decay) / (1 - decay):.3g} batches" if decay else "a short average"
+    window = f"an average over {seen.window:.3g} batches" if seen.window else "a short average"
     convention = ""
     if decay is not None and decay <= 0.2:
         convention = f" {decay:g} looks like PyTorch's momentum, which is 1 - decay: {1 - decay:g} was meant."
     options = ("--batch-size", "32") if min(size, values) < thresholds.FEW_VALUES else ()
+    noise = (
+        f"The moving statistics are noise: they differ from the training images' {ratio:.2g} times as much as the mean "
+        f"of a single batch of {seen.evidence.batch_size} images does, being {window} of too few values."
+    )
     return Finding(
         "statistics-noisy",
-        f"The moving statistics are noise: they differ from the training images' {ratio:.2g} times as much as the mean "
-        f"of a single batch does, being {window} of too few values.{convention} {seen.lost}.",
+        f"{_too_small(seen) or noise}{convention} {seen.lost}.",
         seen.commands.recalibrate_or("--bn-decay", "auto", *options, advice="a higher decay, batches of 32 or more"),
         (f"the smallest layer takes its statistics over {values:.0f} values a channel and batch",),
-        basis="fitted",
+        basis="records" if seen.short and ratio > thresholds.NOISE_RATIO else "fitted",
+    )
+
+
+def _too_small(seen: Reading) -> str:
+    """Means that are right and variances below those of the data, as batches of few values give: the mean of their
+    variances is 1 - 1/n of the data's, for n values. Replicas that each normalise their share give the same arrays as
+    one device with batches of that size. "" where the variances are not too small."""
+    layer, ratio = min(seen.evidence.layers, key=lambda one: one.values), seen.noise_ratio
+    share = float(np.exp(layer.variance_bias))
+    if ratio is None or ratio > thresholds.AVERAGED or not 0 < share < 1 - 1 / thresholds.FEW_VALUES:
+        return ""
+    return (
+        f"The moving variances were taken over too few values: those of {layer.name} are {1 - share:.0%} below the "
+        f"data's, as the mean over batches of {1 / (1 - share):.1f} values is, while the means fit. Batches were that "
+        "small, or the share of a batch that each replica normalised."
     )
 
 

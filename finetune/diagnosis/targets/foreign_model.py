@@ -334,6 +334,7 @@ def graph_facts(subject: GraphSubject, decay: float | None = None) -> Facts:
         why_disabled=found.wiring.sentence,
         weights_moved=True if found.step else None,
         weights_averaged=found.averages.used and any("moving_" in name for name in found.averages.without),
+        statistics_absent=found.statistics_absent,
     )
 
 

@@ -144,6 +144,13 @@ class Averages:
         return lines
 
 
+def held(meta: MetaGraph, checkpoint: Checkpoint, name: str) -> Saved | None:
+    """Where `checkpoint` keeps a variable: under its own name, else where a Saver of the graph keeps it."""
+    savers = meta.saved.get(name, ())
+    own = [saved for saved in savers if saved.key == name]
+    return next((saved for saved in (*own, Saved(name), *savers) if saved.key in checkpoint.shapes), None)
+
+
 def find_variables(
     meta: MetaGraph, checkpoint: Checkpoint, variables: Mapping[str, Node], *, use_averages: bool = False
 ) -> tuple[dict[str, Saved], Averages]:
@@ -155,10 +162,8 @@ def find_variables(
     found: dict[str, Saved] = {}
     missing = []
     for name in variables:
-        own = [saved for saved in meta.saved.get(name, ()) if saved.key == name]
-        kept = [saved for saved in (*own, Saved(name), *meta.saved.get(name, ())) if saved.key in checkpoint.shapes]
-        if kept:
-            found[name] = kept[0]
+        if kept := held(meta, checkpoint, name):
+            found[name] = kept
         else:
             missing.append(name)
     if missing:

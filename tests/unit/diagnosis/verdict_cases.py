@@ -1,6 +1,8 @@
 """Each cause and its near misses, as changes to the evidence of a healthy run; a name begins with its cause."""
 
-from finetune.diagnosis.evidence import Facts, ModeScores, Share
+from dataclasses import replace
+
+from finetune.diagnosis.evidence import Facts, LabelCheck, ModeScores, Share
 from finetune.evaluation.significance import Paired
 from tests.unit.diagnosis.made_evidence import (
     BROKEN,
@@ -15,6 +17,15 @@ from tests.unit.diagnosis.made_evidence import (
     score,
     ways,
 )
+
+UNSHOWN = {
+    "test": ways(0.48, 0.66, 0.7, examples=50),
+    "train": ways(0.49, 0.73, 0.75),
+    "labels": labels(0.7),
+    "layers": (layer(0.4), layer(0.1)),
+    "facts": UNKNOWN,
+}
+"""A gap that 50 test images cannot show alone."""
 
 CASES = {
     "healthy": {},
@@ -187,6 +198,26 @@ CASES = {
         "batches": company(0.7, 0.5, 0.3),
         "facts": facts(batch_size=2),
     },
+    "statistics-noisy: a replica's share of four values, averaged over many batches": {
+        **BROKEN,
+        "layers": (layer(0.01, noise=0.05), layer(0.02, noise=0.2, values=4, variance_bias=-0.288)),
+        "facts": UNKNOWN,
+    },
+    "statistics-noisy: variances of few values, but means of few batches as well": {
+        **BROKEN,
+        "layers": (layer(0.2, noise=0.2, values=4, variance_bias=-0.288),) * 2,
+        "facts": UNKNOWN,
+    },
+    "statistics-noisy: decay 0.1 over batches smaller than those of the diagnosis": {
+        **BROKEN,
+        "layers": (layer(0.2, noise=0.06),) * 2,
+        "facts": Facts(decay=0.1, updates=600),
+    },
+    "statistics-lag: the same with decay 0.9": {
+        **BROKEN,
+        "layers": (layer(0.2, noise=0.06),) * 2,
+        "facts": Facts(decay=0.9, updates=600),
+    },
     "averaged-weights-raw-statistics": {**BROKEN, "facts": facts(weights_averaged=True)},
     "statistics-noisy: four points that only the images one by one can tell": {
         "test": changed(0.31, 0.35, Paired(60, 20)),
@@ -229,6 +260,18 @@ CASES = {
         "train": ways(0.72, 0.73, 0.73),
         "labels": labels(0.7),
         "preprocessing": fed("caffe", 0.88, 0.92, "vgg"),
+    },
+    "wrong-preprocessing: 50 test images cannot show it, training images do": {
+        **UNSHOWN,
+        "preprocessing": replace(
+            fed("vgg", 0.62, 0.77), test=score(0.62, examples=50), by_test=Paired(14, 7), by_train=Paired(330, 50)
+        ),
+    },
+    "statistics-lag: training images would do with other pixels, test images do worse": {
+        **UNSHOWN,
+        "preprocessing": replace(
+            fed("vgg", 0.46, 0.77), test=score(0.46, examples=50), by_test=Paired(7, 8), by_train=Paired(330, 50)
+        ),
     },
     "statistics-lag: another preprocessing helps a little": {
         **BROKEN,
@@ -361,6 +404,17 @@ CASES = {
         "test": ways(0.08, 0.08, 0.08, loss=4.0),
         "train": ways(0.09, 0.09, 0.09),
         "labels": labels(0.08, permuted=0.5, offset=0.88),
+    },
+    "different-data: negatives, whose mistakes another numbering explains in part": {
+        "test": ways(0.2, 0.23, 0.2, loss=4.0),
+        "train": ways(0.77, 0.77, 0.78),
+        "labels": LabelCheck(0.23, 2, 0.26, 0.4, 4, 0.77, 0.77),
+        "layers": FAR,
+    },
+    "not-batchnorm: overfitting, 50 test images, of which another numbering explains seven more": {
+        "test": ways(0.3, 0.3, 0.3, loss=4.0, examples=50),
+        "train": ways(0.98, 0.98, 0.98),
+        "labels": LabelCheck(0.3, 2, 0.26, 0.44, 4, 0.98, 0.98),
     },
     "statistics-noisy: by the training images; test images are of another kind as well": {
         "train": ways(0.5, 1.0, 1.0),

@@ -315,6 +315,30 @@ def test_variables_are_found_under_the_names_a_saver_gives_them(tmp_path):
     assert "net/a/moving_mean" in tf.train.load_checkpoint(str(tmp_path / "again")).get_variable_to_shape_map()
 
 
+def test_statistics_that_a_saver_left_out_are_at_their_start(tmp_path):
+    """A Saver of tf.trainable_variables(): as the graph's own session computes with statistics at 0 and 1."""
+    saved = save(tmp_path, network)
+    reader = tf.train.load_checkpoint(str(saved.meta.with_suffix("")))
+    whole = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    weights = {name: array for name, array in whole.items() if "moving" not in name}
+    start = {name: np.full_like(array, "variance" in name) for name, array in whole.items() if name not in weights}
+    write_slim(tmp_path / "weights", weights)
+    write_slim(tmp_path / "start", weights | start)
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.train.import_meta_graph(str(saved.meta)).restore(session, str(tmp_path / "start"))
+        expected = session.run("logits:0", {"x:0": saved.images, "is_training:0": False})
+    subject = open_graph(saved.meta, checkpoint=tmp_path / "weights")
+    assert subject.facts.statistics_absent
+    assert any("the file lacks 4 moving statistics" in line for line in subject.facts.lines)
+    np.testing.assert_allclose(subject.forward("moving")(saved.images)[0], expected, atol=2e-6)
+    np.testing.assert_allclose(subject.forward("batch")(saved.images)[0], saved.true, atol=2e-6)
+    subject.write(tmp_path / "again")
+    written = tf.train.load_checkpoint(str(tmp_path / "again"))
+    assert set(written.get_variable_to_shape_map()) == set(whole)
+    assert all(np.array_equal(written.get_tensor(name), array) for name, array in start.items())
+    assert not open_graph(saved.meta).facts.statistics_absent
+
+
 def in_parts():
     made = network()
     kernel = v1.get_variable("parts", [3, 4], partitioner=v1.fixed_size_partitioner(2))

@@ -95,7 +95,10 @@ def test_without_averages_the_option_is_named() -> None:
 
 def test_absent_statistics_start_at_0_and_1_and_are_not_in_the_file(tmp_path: Path) -> None:
     write_slim(tmp_path / "m", {"conv/weights": np.float32([1])})
-    opened = with_initial(open_checkpoint(tmp_path / "m"), {"bn/moving_mean": (2,), "bn/moving_variance": (2,)})
+    opened = with_initial(
+        open_checkpoint(tmp_path / "m"),
+        {"bn/moving_mean": np.zeros(2, np.float32), "bn/moving_variance": np.ones(2, np.float32)},
+    )
     assert opened.read("bn/moving_mean").tolist() == [0, 0]
     assert opened.read("bn/moving_variance").tolist() == [1, 1]
     assert [*everything(opened)] == ["conv/weights"]
