@@ -170,6 +170,18 @@ CASES = {
         "partly_repaired": score(0.87),
     },
     "statistics-lag": {**BROKEN, "facts": facts(decay=0.9997, updates=300)},
+    "statistics-lag: numbers for the pixels only imitate it": {
+        **BROKEN,
+        "facts": UNKNOWN,
+        "shares": (Share("initial", 0.76, 0.08),),
+        "preprocessing": fed("scale=1/255,mean=0.47/0.28/0.16,std=0.001", 0.88, 0.92),
+    },
+    "wrong-preprocessing: numbers, and nothing of the start is left": {
+        **BROKEN,
+        "facts": UNKNOWN,
+        "shares": (Share("initial", 0.1, 0.3),),
+        "preprocessing": fed("scale=1/255,mean=0.47/0.28/0.16", 0.88, 0.92),
+    },
     "statistics-lag: by the fit alone": {
         **BROKEN,
         "facts": UNKNOWN,
