@@ -14,7 +14,7 @@ class Checkpoint:
     `shapes` keeps the file's own order. `read(name)` returns one array, so that a large checkpoint never
     lies in memory twice. `kind` is `slim-v1`, `slim-v2`, `savedmodel`, `keras-h5`, `keras-weights-h5` or `keras-zip`.
     `layers` maps names to the layer's own name where a file has it beside the name (`keras-weights-h5`).
-    `places` maps names to the data sets of an HDF5 file.
+    `places` maps names to the data sets of an HDF5 file, or to the keys of an object-based TF2 checkpoint.
     `keys` maps names to the file's own where `aliases` has given a variable another one; `absent` are names that are
     not in the file and read as initial values; `remarks` say both to people.
     """

@@ -17,6 +17,9 @@ _SHARD = re.compile(r"\.data-(\d{5})-of-(\d{5})$")
 _STEP = re.compile(r"-(\d+)$")
 _STATE = re.compile(r'^\s*model_checkpoint_path\s*:\s*("(?:[^"\\]|\\.)*")', re.MULTILINE)
 _SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
+_OTHERS = {".onnx": "ONNX", **dict.fromkeys((".pt", ".pth", ".safetensors"), "PyTorch")}
+_MOST = 2**28
+"""Bytes of a graph that are searched for variables."""
 
 EXPECTED = (
     "a TF-slim checkpoint (the file, or the prefix of .index and .data-00000-of-00001), Keras weights (.h5, "
@@ -49,9 +52,13 @@ def starts_with(path: Path, magic: bytes) -> bool:
 def find_slim(path: Path) -> Slim:
     """The TF checkpoint a file or prefix names. Raises CheckpointError where it is not one, or incomplete."""
     prefix = _prefix(path) if path.is_file() else path
+    if prefix is None and path.with_name(path.name + ".index").is_file() and not is_table(path):
+        prefix = path  # a checkpoint that is called "checkpoint", as the file that names the newest one
     single = prefix or path
     if single.is_file() and is_table(single):
         return Slim(single, "slim-v1", (single,))
+    if prefix is None and (what := other_format(path)):
+        raise CheckpointError(f"{path} {what}")
     if prefix is None:
         raise CheckpointError(f"{path} is not a checkpoint, or one that was cut off: expected {EXPECTED}")
     index = prefix.with_name(prefix.name + ".index")
@@ -74,6 +81,36 @@ def find_slim(path: Path) -> Slim:
     return Slim(prefix, "slim-v2", (index, *wanted))
 
 
+def other_format(path: Path) -> str:
+    """What a file is that holds a model which cannot be used, and what to give instead; "" for any other file.
+
+    Raises CheckpointError where it cannot be read.
+    """
+    instead = "give what it was made from: a .meta file with its checkpoint, a SavedModel's directory, or a Keras model"
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            graph = path.suffix in (".pb", ".pbtxt") and path.name not in _SAVED_MODEL
+            content = file.read(_MOST) if graph else b""
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    if start[4:] == b"TFL3":
+        return f"is a TensorFlow Lite model, whose BatchNorm is folded into its weights; {instead}"
+    if path.suffix in _OTHERS:
+        return f"is a file of {_OTHERS[path.suffix]}, which is not read; {instead}"
+    if any(word in content for word in (b"VariableV2", b"VarHandleOp")):
+        return (
+            "is a TF1 graph without its weights: give the .meta file and the checkpoint that were written with it "
+            "(--meta-graph, also a training directory)"
+        )
+    if graph:
+        return (
+            "is a frozen TF1 graph: its variables, BatchNorm's statistics among them, are constants, so it can neither "
+            f"be recalibrated nor trained; {instead}"
+        )
+    return ""
+
+
 def newest_checkpoint(directory: Path) -> Path:
     """The checkpoint a training directory ends with.
 
@@ -82,6 +119,12 @@ def newest_checkpoint(directory: Path) -> Path:
     """
     found = slim_checkpoints(directory)
     named = _named_by_state(directory)
+    if named in (None, "", ".") and (directory / ".index").is_file():
+        raise CheckpointError(
+            f"{directory} holds a checkpoint without a name, as save_weights('{directory.name}/') writes it: rename "
+            ".index and .data-00000-of-00001 to weights.index and weights.data-00000-of-00001, and give that: "
+            f"{directory / 'weights'}"
+        )
     if named is not None:
         for candidate in (directory / re.split(r"[/\\]", named)[-1], directory / named):
             if candidate.with_name(candidate.name + ".index").is_file() or candidate.is_file():

@@ -31,7 +31,8 @@ def open_slim(path: Path) -> Checkpoint:
     """Open a V1 file or a V2 prefix; `shapes` is sorted by name.
 
     Tensors that are not numbers are left out. An object-based checkpoint of TF2 has the variables' own names in place
-    of its keys (`conv1/kernel` for `model/_operations/1/_kernel/.ATTRIBUTES/VARIABLE_VALUE`).
+    of its keys (`conv1/kernel` for `layer_with_weights-1/kernel/.ATTRIBUTES/VARIABLE_VALUE`), in the order of its
+    layers.
     Raises CheckpointError where the checkpoint is missing, not whole or not readable.
     """
     found = find_slim(path)
@@ -70,13 +71,20 @@ def open_variables(found: Slim, path: Path, kind: str, *, own_names: bool = True
         with _errors(prefix):
             return np.asarray(reader.get_tensor(keys[name]))
 
+    names = sorted(keys, key=lambda name: _order(keys[name])) if named else sorted(keys)
     return Checkpoint(
         path=path,
         kind=kind,
-        shapes={name: shapes[key] for name, key in sorted(keys.items())},
+        shapes={name: shapes[keys[name]] for name in names},
         read=read,
         sha256=sha256_of(*found.files),
+        places=keys if named else {},
     )
+
+
+def _order(key: str) -> list[tuple[int, str]]:
+    """Sorts keys by the numbers in them: `layer_with_weights-10` after `layer_with_weights-9`."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", key)]
 
 
 def _variable_names(reader: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
@@ -120,12 +128,18 @@ def _all_equal(reader: Any, keys: list[str], shapes: Mapping[str, tuple[int, ...
     return all(np.array_equal(first, reader.get_tensor(key), equal_nan=first.dtype.kind == "f") for key in keys[1:])
 
 
+def key_of(checkpoint: Checkpoint, name: str) -> str:
+    """What the file of a TF checkpoint calls a variable."""
+    own = checkpoint.keys.get(name, name)
+    return checkpoint.places.get(own, own)
+
+
 def everything(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     """Every tensor of a TF checkpoint, also those that are not numbers, under the names in the file."""
     import tensorflow as tf
 
     there = (name for name in checkpoint.shapes if name not in checkpoint.absent)
-    arrays = {checkpoint.keys.get(name, name): checkpoint.read(name) for name in there}
+    arrays = {key_of(checkpoint, name): checkpoint.read(name) for name in there}
     reader = tf.train.load_checkpoint(str(checkpoint.path))
     for name in reader.get_variable_to_shape_map():
         if name not in arrays:

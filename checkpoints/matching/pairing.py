@@ -46,7 +46,8 @@ def pair(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -
     """Pair the variables of a catalogue row's network, with or without its head, with those of a file.
 
     Names are the mapping: as published; slim's scopes as Keras layers (`resnet_v1_50.conv1/kernel`, what this package
-    writes); by layer order in Keras's .h5 and .keras files of Keras networks (`align_by_layer_order`); by key in
+    writes); by layer order in Keras's .h5 and .keras files and TF2 checkpoints of Keras networks
+    (`align_by_layer_order`); by key in
     `.weights.h5` files. A scope or a model around the network is skipped, and slim's scope may have another
     name.
     """
@@ -116,9 +117,14 @@ def _spellings(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Ent
         # Inside a scope of the file: the network in a scope of another name.
         yield {entry.name: entry.name.partition("/")[2] for entry in entries}
     # By order a network of slim's would fit Keras's network of the same structure, which computes something else.
-    elif checkpoint.kind in ("keras-h5", "keras-zip") and not in_slim_scopes(checkpoint):
+    elif _in_layer_order(checkpoint) and not in_slim_scopes(checkpoint):
         aligned = align_by_layer_order(checkpoint, {entry.name: entry.name for entry in entries})
         yield {name: theirs for theirs, name in aligned.items()}
+
+
+def _in_layer_order(checkpoint: Checkpoint) -> bool:
+    """Whether a file holds variables in the order of a Keras model's layers: HDF5, or a TF2 checkpoint."""
+    return checkpoint.kind in ("keras-h5", "keras-zip") or (checkpoint.kind == "slim-v2" and bool(checkpoint.places))
 
 
 def _keras_spelling(name: str, separable: Collection[str]) -> str:

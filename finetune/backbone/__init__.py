@@ -2,7 +2,6 @@
 
 from checkpoints.catalog.lookup import BackboneSpec
 from finetune.backbone.hub.module_layer import check_plan
-from finetune.backbone.hub.signatures import is_saved_model
 from finetune.backbone.keras_2.legacy_directory import has_layers
 from finetune.backbone.keras_2.legacy_subject import LegacySubject
 from finetune.backbone.keras_2.to_keras_3 import Transfer
@@ -33,7 +32,6 @@ __all__ = [
     "has_layers",
     "head_outputs",
     "image_size_of",
-    "is_saved_model",
     "legacy_subject",
     "load_backbone",
     "module_handle",

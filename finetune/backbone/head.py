@@ -70,7 +70,7 @@ def keep_head(model: keras.Model, classes: int, *, name: str) -> Cut:
         raise FinetuneError(f"{error}; leave out --head keep for a new head") from None
     check_classes(found.scores.classes, classes, name=name)
     if found.scores.per_label or found.scores.probabilities:
-        what = "ends in independent sigmoids" if found.scores.per_label else "averages several softmaxes"
+        what = "ends in independent sigmoids" if found.scores.per_label else "has a softmax that cannot be left out"
         raise WrongUse(f"--head keep: {name} {what}, and a run trains one softmax: leave it out for a new head")
     kept, words = found.model, f"head of the file kept: {classes} outputs{ORDER}"
     if found.scores.units == 1:

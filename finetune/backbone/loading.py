@@ -18,6 +18,7 @@ from checkpoints.errors import CheckpointError, UnknownBackbone
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.keras_zip import snake_case
+from checkpoints.formats.location import other_format, saved_model_directory
 from checkpoints.matching import transfer
 from checkpoints.matching.fit import fit_row
 from checkpoints.matching.pairing import in_slim_scopes, pair
@@ -41,12 +42,12 @@ def find_backbone(name: str, *, output: str | None = None) -> BackboneSpec:
 
     A catalogue name; `hub:HANDLE` or `hub:PATH`; a path: a `.keras` or whole-model `.h5` file, a run directory (its
     `model.keras`), a SavedModel directory. A name that the catalogue knows is that, whatever lies beside; `./NAME` is
-    always a path. `output` names one of several outputs of a model file. Raises UnknownBackbone with the nearest name,
+    always a path. `output` names one of several outputs of a model. Raises UnknownBackbone with the nearest name,
     FinetuneError for files that are not valid models.
     """
     spec = _found(name, output)
-    if output is not None and spec.source != "file":
-        raise WrongUse(f"--output {output} is for Keras models with several outputs, not for {spec.id}: leave it out")
+    if output is not None and spec.source not in ("file", "hub"):
+        raise WrongUse(f"--output {output} is for models with several outputs, not for {spec.id}: leave it out")
     return spec
 
 
@@ -54,7 +55,7 @@ def _found(name: str, output: str | None) -> BackboneSpec:
     if not name.strip():
         return find_row(name)  # says that there is no such backbone
     if name.startswith(HUB):
-        return module_layer.find(name.removeprefix(HUB))
+        return module_layer.find(name.removeprefix(HUB), output)
     if _is_path(name):
         return _of_path(Path(name).expanduser(), output)
     try:
@@ -96,15 +97,18 @@ def _is_path(name: str) -> bool:
 
 def _of_path(path: Path, output: str | None) -> BackboneSpec:
     """The spec of a model file, a run or a SavedModel directory."""
+    path = saved_model_directory(path) or path
     if path.is_dir() and (path / "model.keras").is_file():
         path = path / "model.keras"
     if path.is_dir():
         if signatures.is_saved_model(path):
-            return keras_file.find(path, output) if has_layers(path) else module_layer.find(str(path))
+            return keras_file.find(path, output) if has_layers(path) else module_layer.find(str(path), output)
         raise WrongUse(
             f"--backbone {path} is a directory without saved_model.pb or model.keras: expected a SavedModel, a run, or "
             "a .keras or .h5 file. A slim training directory is given as --backbone NAME --checkpoint DIR"
         )
+    if path.is_file() and path.suffix not in SUFFIXES and (what := other_format(path)):
+        raise WrongUse(f"--backbone {path} {what}")
     if path.is_file() and path.suffix not in SUFFIXES:
         raise WrongUse(
             f"--backbone {path} is neither .keras nor .h5: expected a whole Keras model. Weights of a network in the "
@@ -229,7 +233,9 @@ def _open(
     else:
         opened = open_checkpoint(checkpoint or store.locate(spec, with_head=with_head, progress=progress))
     if spec.source == "keras":
-        fits, layout = not opened.kind.startswith("slim"), "Keras weights (.h5, .weights.h5 or .keras)"
+        # A TF2 checkpoint, as tf.keras's save_weights writes it, has Keras's names.
+        fits = not opened.kind.startswith("slim") or bool(opened.places)
+        layout = "Keras weights (.h5, .weights.h5, .keras, or a TF2 checkpoint of save_weights)"
     else:
         fits = not opened.kind.startswith("keras") or in_slim_scopes(opened)
         layout = "a TF-slim checkpoint or a SavedModel"

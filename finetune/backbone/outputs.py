@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
-from finetune.batchnorm.scores import Scores
+from finetune.batchnorm.scores import SUMS, Scores, sum_to_one
 from finetune.batchnorm.surgery import copy_weights
 from finetune.errors import FinetuneError, WrongUse
 
@@ -93,6 +94,9 @@ def as_logits(model: keras.Model, *, name: str, binary: bool = False) -> Scored:
         raise FinetuneError(f"{name} is no classifier: its output is {list(output.shape)}, expected [batch, classes]")
     probabilities = activation in ("", "linear") and _mixed(output) != ""
     kind = _mixed(output) if probabilities else activation
+    summing = kind == "" and not isinstance(operation, keras.layers.Layer) and _sums_to_one(model)
+    if summing:
+        probabilities, kind = True, "softmax"
     units, bare = int(x.shape[-1]), kind in ("", "linear")
     if units == 1 and kind == "softmax":
         raise FinetuneError(
@@ -102,11 +106,21 @@ def as_logits(model: keras.Model, *, name: str, binary: bool = False) -> Scored:
     per_label = units > 1 and (kind == "sigmoid" or (bare and binary))
     scores = Scores(units, probabilities=probabilities, per_label=per_label)
     words = [scores.words] if scores.words else []
+    if summing:
+        words.append(SUMS)
     if bare:
         of = "a sigmoid" if units == 1 else "sigmoids" if per_label else "a softmax"
         words.append(f"{name} ends without an activation: its output is read as logits of {of}")
     stripped = activation in ("softmax", "sigmoid")
     return Scored(keras.Model(model.inputs[0], x, name=model.name), scores, "; ".join(words), stripped)
+
+
+def _sums_to_one(model: keras.Model) -> bool:
+    """Whether a model that ends in arithmetic gives probabilities for noise, as of a softmax that is written out."""
+    if None in model.input_shape[1:] or len(model.output_shape) != 2 or model.output_shape[-1] == 1:
+        return False
+    noise = np.random.default_rng(0).normal(size=(8, *model.input_shape[1:])).astype(np.float32)
+    return sum_to_one(model(noise, training=False))
 
 
 def activation_of(operation: Any, output: Any) -> str:

@@ -13,11 +13,14 @@ from finetune.text import ImageSize, shape_of
 def flat(model: keras.Model, *, image_size: ImageSize | None = None, weights: bool = True) -> keras.Model:
     """A functional copy of `model` in which no layer is a model. Outputs are the same to the bit; weights are copied.
 
-    `model` is functional or sequential, with one input `[batch, height, width, channels]` and one output. Its layers
-    may be such models, to any depth. The copy takes float32 and, with `image_size`, images of that size. Layers
-    keep their names. If names of a nested model clash with others, all of its layers get its name and "." in front. A
-    recorded `training=` of a nested model is dropped, as Keras 3 also overrides it (keras-team/keras#20285).
-    `weights=False` leaves the copy freshly initialised.
+    `model` is functional or sequential, with one input `[batch, height, width, channels]`, or channels first, and one
+    output. Its layers may be such models, to any depth. The copy takes float32 images `[batch, height, width,
+    channels]`, of `image_size` where that is given. Layers keep their names. If names of a nested model clash with
+    others, all of its layers get its name and "." in front. A recorded `training=` of a nested model is dropped, as
+    Keras 3 also overrides it (keras-team/keras#20285). `weights=False` leaves the copy freshly initialised.
+
+    Channels come last: where a layer has them on another axis, they are moved there and back. A CPU has no kernels for
+    channels first, and the BatchNorm of this package takes the last axis.
 
     Raises FinetuneError, naming the layer, for layers without a graph to copy (subclassed models, layers with BatchNorm
     inside), for BatchNorm used at several places, for several inputs or outputs, and if the layers do not accept
@@ -45,7 +48,14 @@ def image_shape(model: keras.Model) -> tuple[int | None, int | None, int]:
         )
     if len(outputs) != 1:
         raise FinetuneError(f"the model '{model.name}' has {len(outputs)} outputs: expected one")
-    return tuple(inputs[0].shape[1:])
+    sides = tuple(inputs[0].shape[1:])
+    return (sides[1], sides[2], sides[0]) if _channels_first(model) else sides
+
+
+def _channels_first(model: keras.Model) -> bool:
+    """Whether the images of a model are `[batch, channels, height, width]`."""
+    first, _, last = model.inputs[0].shape[1:]
+    return first in (1, 3, 4) and last not in (1, 3, 4)
 
 
 def _flattened(model: keras.Model, image_size: ImageSize | None, copy: "_Copy") -> keras.Model:
@@ -55,8 +65,22 @@ def _flattened(model: keras.Model, image_size: ImageSize | None, copy: "_Copy") 
         height, width, _ = shape_of(image_size)
     shape = (height, width, channels)
     images = keras.Input(shape, dtype="float32", name=copy.claimed(str(model.inputs[0].name)))
-    result = copy.of_model(model, [images], prefix="")
+    given = images
+    if _channels_first(model):
+        given = keras.layers.Permute((3, 1, 2), name=copy.claimed("channels_first"))(images)
+    result = copy.of_model(model, [given], prefix="")
     return keras.Model(images, result, name=model.name)
+
+
+def _channels(operation: Any, args: Any) -> int | None:
+    """The axis of the channels, where a layer has them on another one than the last."""
+    rank = len(args[0].shape) if args and hasattr(args[0], "shape") else 0
+    if getattr(operation, "data_format", None) == "channels_first" and rank > 2:
+        return 1
+    if not isinstance(operation, keras.layers.BatchNormalization):
+        return None
+    axis = int(operation.axis if isinstance(operation.axis, int) else operation.axis[0]) % rank
+    return None if axis == rank - 1 else axis
 
 
 def is_nested(layer: Any) -> bool:
@@ -114,7 +138,8 @@ class _Copy:
             self.pairs.append((operation, self._made[id(operation)]))
         made = self._made[id(operation)]
         try:
-            result = made(*args, **kwargs)
+            axis = _channels(operation, args)
+            result = made(*args, **kwargs) if axis is None else self._moved(made, args[0], axis)
             if not known and self._weights and isinstance(operation, keras.layers.Layer):
                 copy_weights(operation, made)
         except Exception as error:  # Keras passes on the errors of its parts: ValueError, TypeError, TensorFlow's
@@ -124,6 +149,15 @@ class _Copy:
                 f"({reason[:200]}): give --image-size with the size the model was made for"
             ) from None
         return result
+
+    def _moved(self, made: Any, x: Any, axis: int) -> Any:
+        """The output of a layer whose channels come last, on `x`, whose channels are on another axis."""
+        order = [one for one in range(1, len(x.shape)) if one != axis]
+        x = made(keras.layers.Permute([*order, axis], name=self.claimed(f"{made.name}.moved"))(x))
+        if len(x.shape) == 2:  # pooled, or flattened
+            return x
+        back = [*range(1, axis), len(x.shape) - 1, *range(axis, len(x.shape) - 1)]
+        return keras.layers.Permute(back, name=self.claimed(f"{made.name}.back"))(x)
 
     def _prefix(self, model: keras.Model, outer: str) -> str:
         if id(model) not in self._prefixes:
@@ -146,8 +180,13 @@ class _Copy:
                 f"layer '{prefix}{operation.name}' ({type(operation).__name__}) has BatchNormalization inside, where "
                 "finetune cannot reach it: expected layers and functional or sequential models"
             )
+        config = {**operation.get_config(), "name": name}
+        if isinstance(operation, keras.layers.BatchNormalization):
+            config["axis"] = -1
+        if config.get("data_format") == "channels_first":
+            config["data_format"] = "channels_last"
         try:
-            return type(operation).from_config({**operation.get_config(), "name": name})
+            return type(operation).from_config(config)
         except (NotImplementedError, TypeError, ValueError) as error:
             raise FinetuneError(
                 f"layer '{operation.name}' ({type(operation).__name__}) cannot be copied from its config "

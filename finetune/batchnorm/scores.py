@@ -7,8 +7,10 @@ cross-entropy is the binary one.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+SUMS = "its outputs lie in [0, 1] and sum to 1 on every image: they are read as probabilities"
 _LEAST = 1e-7
 """The least probability that counts: Keras's own, `keras.backend.epsilon()`."""
 
@@ -43,3 +45,9 @@ class Scores:
         if self.units == 1:
             return "one output: the score of class 1, the second class of the data"
         return f"{self.units} independent sigmoids: the class of an image is the largest" if self.per_label else ""
+
+
+def sum_to_one(outputs: Any) -> bool:
+    """Whether each row of `outputs` `[batch, units]` is a distribution over classes, which no logits are by chance."""
+    values = np.asarray(outputs, np.float64)
+    return bool(np.all((values >= 0) & (values <= 1)) and np.all(np.abs(values.sum(axis=-1) - 1) < 1e-3))

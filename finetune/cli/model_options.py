@@ -43,7 +43,9 @@ _MODEL = (
         metavar="FILE",
         help="MODEL holds weights alone (model.save_weights): the model that they are of, .keras, .h5 or JSON.",
     ),
-    click.option("--output", metavar="NAME", help="Keras model with several outputs: the one that is meant."),
+    click.option(
+        "--output", metavar="NAME", help="Model with several outputs (Keras, SavedModel): the one that is meant."
+    ),
     click.option("--data", metavar="NAME|PATH", help="The data, as for 'finetune run'.  [default: cifar10]"),
     DATA_DIR,
     NPZ_KEYS,

@@ -173,8 +173,8 @@ def folder_set(folder: Path, shape: tuple[int, int, int]) -> tf.data.Dataset:
 
 
 def first_images(data: Any, what: str) -> np.ndarray:
-    """A few images of the same set, by which a model is tried. An iterator loses its first batch."""
-    return _array(data[0][:2]) if _is_pair(data) else _checked(next(iter(_batches(data, what)), None), what)[0]
+    """Up to a batch of images of the same set, by which a model is tried. An iterator loses its first batch."""
+    return _array(data[0][:BATCH_SIZE]) if _is_pair(data) else _checked(next(iter(_batches(data, what)), None), what)[0]
 
 
 def class_numbers(labels: np.ndarray, outputs: int, what: str) -> np.ndarray:

@@ -19,19 +19,17 @@ from finetune.errors import FinetuneError, WrongUse
 from finetune.tf_graphs.graph_subject import GraphFacts, GraphSubject, moving_statistics
 from finetune.tf_graphs.program import graph_files
 from finetune.tf_graphs.program.averages import initial_values, kept_in
+from finetune.tf_graphs.program.endings import ACTIVATIONS, Ending, find_ending
 from finetune.tf_graphs.program.feeding import scaling_line
 from finetune.tf_graphs.program.fold import INSIDE, fold
 from finetune.tf_graphs.program.graphdef import MetaGraph, refuse
 from finetune.tf_graphs.program.modes import Modes, fed, find_modes, find_wiring, logits_with, with_updates
-from finetune.tf_graphs.program.nodes import IMAGES, PLACEHOLDERS, Graph, Node, Ref, Values
+from finetune.tf_graphs.program.nodes import IMAGES, LOGITS, PLACEHOLDERS, Graph, Node, Ref, Values
 from finetune.tf_graphs.program.roles import Input, before_activation, describe, find_input, find_logits, named
 from finetune.tf_graphs.program.sites import Layer, find_sites, pair
 from finetune.tf_graphs.program.switchless import batchwise, modes_without_switch
 from finetune.tf_graphs.writing import GraphFiles
 
-_PASSING = ("Identity", "StopGradient", "IdentityN")
-_ENDS = ("Softmax", "LogSoftmax", "Sigmoid")
-_ACTIVATIONS = ("Relu", "Relu6", "Tanh", "Elu", "Selu", "Softplus")
 _STEPS = tuple(f"optimizer/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in ("_iterations", "iter"))
 """Where Keras 2's optimizers keep the steps they took."""
 _KEPT_PIXELS = (
@@ -70,6 +68,7 @@ def open_graph(
     images = find_input(graph, end, named(graph, input, "--input") if input else None, layout)
     scaling = scaling_line(graph, graph.only([end.node]), images.ref)
     saved = replace(saved, graph=fed(graph, images, end))
+    _refuse_renorm(saved.graph.only([LOGITS]), path)
     switch = named(saved.graph, is_training, "--is-training") if is_training else None
     modes = find_modes(saved.graph, switch, known) or modes_without_switch(saved, known)
     for mode in (modes.batch, modes.moving):
@@ -85,8 +84,26 @@ def open_graph(
         *(f"{ref} = {value}: as given" for ref, value in known.items()),
     ]
     subject = _with_weights(saved, opened, modes, images, lines, use_averages=use_averages)
-    subject.facts = replace(subject.facts, sigmoids=sigmoids)
+    ending = find_ending(saved.graph, end) if logits else Ending()
+    if sigmoids or ending.mixed or ending.kind == "unknown":
+        ending = Ending("sigmoid", saved.graph.producer(end)) if sigmoids else ending
+        subject.facts = replace(subject.facts, ending=ending)
     return subject
+
+
+def _refuse_renorm(graph: Graph, path: Path) -> None:
+    """FinetuneError where logits depend on the averages of batch renormalisation, as in its training mode."""
+    found = next(
+        (name for name in graph_files.variables_of(graph) if name.rpartition("/")[2].startswith("renorm_")), ""
+    )
+    if found:
+        raise FinetuneError(
+            f"{path} trains with batch renormalisation (renorm=True, by its variable {found}): in training it "
+            "normalises by a mixture of the batch's statistics and of averages, which is neither is_training=False nor "
+            "True. Give the graph that was written for tests, with this checkpoint (--meta-graph TEST.meta "
+            "--checkpoint PREFIX), which is examined as plain BatchNorm; or the model file of Keras 2, which Keras 2 "
+            "runs"
+        )
 
 
 def _with_weights(
@@ -172,20 +189,21 @@ def _feed(graph: Graph, text: str) -> tuple[Ref, np.ndarray]:
         raise WrongUse(f"--feed {text}: expected a value of type {dtype.name} for {describe(node)}") from None
 
 
-def open_exported(directory: Path) -> GraphSubject:
-    """The SavedModel in `directory` by its signature for serving, with its variables.
+def open_exported(directory: Path, output: str | None = None) -> GraphSubject:
+    """The SavedModel in `directory` by its signature for serving, with its variables; `output`: one of its several.
 
     The file is not trusted: only operations that compute are run, and it is never loaded as a program. Raises
-    FinetuneError where it has no signature for images, hides its BatchNorm, or would run anything else;
-    CheckpointError where it is damaged.
+    FinetuneError where it has no signature for images, hides its BatchNorm, or would run anything else; WrongUse where
+    it has no such output; CheckpointError where it is damaged.
     """
-    model = graph_files.read_saved_model(directory)
+    model = graph_files.read_saved_model(directory, output)
     values = Values(model.meta.graph)
     placeholders = [node for node in model.meta.graph.nodes.values() if node.op == "PlaceholderWithDefault"]
     # In serving, placeholders keep their defaults.
     defaults = {Ref(node.name): known for node in placeholders if (known := values.of(node.inputs[0])) is not None}
     graph = fold(model.meta.graph, defaults, [graph_files.OUTPUT])
-    logits, found, sigmoids = _logits(graph, model)
+    graph, ending, found = _logits(graph, model)
+    logits = Ref(graph_files.OUTPUT)
     if model.images.node not in graph.nodes:
         raise FinetuneError(
             f"the output of the signature '{model.signature}' of {directory} does not depend on its images: expected a "
@@ -213,7 +231,7 @@ def open_exported(directory: Path) -> GraphSubject:
         lines.append(f"{len(switched.always_batch)} more layers normalise by the batch in any case")
     trained_with: Literal["moving"] | None = "moving" if sites and not trained else None
     step = next((int(opened.read(key)) for key in _STEPS if opened.shapes.get(key) == ()), None)
-    facts = GraphFacts(tuple(lines), step, scales_pixels=_scales(moving), sigmoids=sigmoids, trained_with=trained_with)
+    facts = GraphFacts(tuple(lines), step, scales_pixels=_scales(moving), ending=ending, trained_with=trained_with)
     modes, files = Modes(batch, moving, _named(switched.layers)), GraphFiles(directory, opened, places, model.twins)
     return GraphSubject(model.meta, modes, images, files, facts)
 
@@ -229,21 +247,19 @@ def _frozen(count: int, of: int) -> str:
     )
 
 
-def _logits(graph: Graph, model: graph_files.SavedModel) -> tuple[Ref, str, bool]:
-    """The output, or what its softmax or sigmoid reads; words that say which; and whether it ends in a sigmoid."""
-    ref, found, sigmoids = Ref(graph_files.OUTPUT), "its output used as logits", False
-    while (node := graph.producer(ref)).op in (*_PASSING, *_ENDS):
-        if node.op in _ENDS:
-            if sigmoids:
-                raise FinetuneError(f"{model.meta.path} ends in two activations ({node.op}, Sigmoid): expected one")
-            sigmoids = node.op == "Sigmoid"
-            found = f"logits: what its {'sigmoid' if sigmoids else 'softmax'} is made of"
-        ref = node.inputs[ref.output]
-    if node.op in _ACTIVATIONS:
+def _logits(graph: Graph, model: graph_files.SavedModel) -> tuple[Graph, Ending, str]:
+    """The graph without a softmax or sigmoid at its end; what its output was; and words that say so."""
+    ending = find_ending(graph, Ref(graph_files.OUTPUT))
+    if ending.node is not None and ending.node.op in ACTIVATIONS:
         raise FinetuneError(
-            f"{model.meta.path} ends in {node.op}: expected logits, a softmax over classes, or sigmoids"
+            f"{model.meta.path} ends in {ending.node.op}: expected logits, a softmax over classes, or sigmoids"
         )
-    return ref, found, sigmoids
+    if ending.kind not in ("softmax", "sigmoid"):
+        return graph, ending, "its output used as logits"
+    if ending.node is None:
+        return graph, ending, f"its output is a mixture of {'softmaxes' if ending.kind == 'softmax' else 'sigmoids'}"
+    graph = graph.with_nodes([ending.node.identity(ending.node.inputs[0])])
+    return graph, ending, f"logits: what its {ending.kind} is made of"
 
 
 def _scales(graph: Graph) -> bool:

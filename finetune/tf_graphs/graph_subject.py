@@ -14,11 +14,12 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
 
-from finetune.batchnorm.scores import Scores
+from finetune.batchnorm.scores import SUMS, Scores, sum_to_one
 from finetune.batchnorm.statistics import Moments, pool
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics, kept
 from finetune.errors import FinetuneError
 from finetune.text import first_line
+from finetune.tf_graphs.program.endings import Ending
 from finetune.tf_graphs.program.graph_files import Averages, variables_of
 from finetune.tf_graphs.program.graphdef import MetaGraph, import_graph
 from finetune.tf_graphs.program.modes import Modes, Wiring
@@ -46,9 +47,8 @@ class GraphFacts:
     step: the global step. updates: how many updates the moving statistics took, None where that is not known. It is all
     steps where the train op runs the updates, and 0 where it does not and the statistics are still 0 and 1.
     lines: how everything was found, to print. scales_pixels: whether the graph begins by rescaling its images, so that
-    it prepares pixels itself. sigmoids: whether its logits are those of sigmoids, not of a softmax. trained_with:
-    "moving" where no layer normalised by the batch in training. statistics_absent: whether the checkpoint lacks moving
-    statistics, which are read as their start.
+    it prepares pixels itself. ending: what its output is. trained_with: "moving" where no layer normalised by the batch
+    in training. statistics_absent: whether the checkpoint lacks moving statistics, which are read as their start.
     """
 
     lines: tuple[str, ...]
@@ -57,7 +57,7 @@ class GraphFacts:
     averages: Averages = field(default_factory=Averages)
     wiring: Wiring = field(default_factory=Wiring)
     scales_pixels: bool = False
-    sigmoids: bool = False
+    ending: Ending = field(default_factory=Ending)
     trained_with: Literal["moving"] | None = None
     statistics_absent: bool = False
 
@@ -134,7 +134,17 @@ class GraphSubject:
         return self._of_units(self._raw("moving")(self._example())[0].shape[-1])
 
     def _of_units(self, units: int) -> Scores:
-        return Scores(units, per_label=self.facts.sigmoids and units > 1)
+        ending = self.facts.ending
+        probabilities = ending.mixed or (ending.kind == "unknown" and units > 1 and self._sums_to_one)
+        return Scores(units, probabilities=probabilities, per_label=ending.kind == "sigmoid" and units > 1)
+
+    @cached_property
+    def _sums_to_one(self) -> bool:
+        """Whether the outputs are probabilities on every image of an example."""
+        try:
+            return sum_to_one(self._raw("moving")(self._example())[0])
+        except FinetuneError:  # it takes no noise
+            return False
 
     def forward(self, statistics: Statistics) -> Forward:
         """Without dropout and without updates. FinetuneError where images do not fit the graph.
@@ -245,7 +255,9 @@ class GraphSubject:
         many = f"{len(self.layers)} BN layer{'s' if len(self.layers) > 1 else ''} switched, {self.outputs} logits"
         found = sorted({f"{value:g}" for value in self.decay.values() if value is not None}, key=float)
         measured = [f"decay {first_of(found)}, measured by running the updates once"] if found else []
-        return (*self.facts.lines, many, *([self.scores.words] if self.scores.words else []), *measured)
+        words = [self.scores.words] if self.scores.words else []
+        sums = [SUMS] if self.facts.ending.kind == "unknown" and self.scores.probabilities else []
+        return (*self.facts.lines, many, *sums, *words, *measured)
 
     def by_variable(self, snapshot: Snapshot) -> dict[str, np.ndarray]:
         """The moving statistics of a snapshot by the names of the graph's variables."""

@@ -106,7 +106,10 @@ def open_own_checkpoint(config: RunConfig, spec: BackboneSpec) -> Checkpoint | N
             raise WrongUse("--from-averages: published files hold no averages; give --checkpoint PATH, or leave it out")
         return None
     if spec.source in ("file", "hub"):
-        raise WrongUse(f"{spec.id} has its weights in it: leave out --checkpoint")
+        raise WrongUse(
+            f"{spec.id} has its weights in it: leave out --checkpoint. Other weights, of save_weights, are put into it "
+            "by 'finetune recalibrate-bn WEIGHTS --architecture FILE'"
+        )
     opened = open_checkpoint(Path(config.checkpoint))
     if config.from_averages:
         found = averaged(opened, "--from-averages")

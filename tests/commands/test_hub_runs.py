@@ -125,7 +125,7 @@ def _twice(features):
         (lambda path: None, ("there is no SavedModel", "tfhub.dev")),
         (lambda path: hub_modules.write(path, size=32), ("does not take images of 12 px", "32 px", "--image-size")),
         (lambda path: hub_modules.write(path, training=False), ("no training argument", "--freeze '*'")),
-        (lambda path: hub_modules.write(path, wrap=_twice), ("gives a, b", "'default'")),
+        (lambda path: hub_modules.write(path, wrap=_twice), ("gives 2 outputs: a", "choose one with --output a")),
         (lambda path: hub_modules.write(path, wrap=lambda x: x[:, None]), ("[2, 1, 16]", "feature-vector")),
     ],
 )
@@ -163,3 +163,35 @@ def test_a_frozen_modules_features_are_computed_once_and_change_no_figure(module
         assert first["test"][mode] == second["test"][mode]
         assert first["test"][mode]["correct"] == images["test"][mode]["correct"]
         assert first["test"][mode]["loss"] == pytest.approx(images["test"][mode]["loss"], rel=1e-5)
+
+
+def test_a_module_that_gives_probabilities_is_scored_by_them(tmp_path):
+    """`default` is a softmax in its graph, `made` is written out and only sums to 1, `bits` are sigmoids."""
+
+    def ends(features):
+        z = features[:, :3]
+        made = tf.exp(z) / tf.reduce_sum(tf.exp(z), -1, keepdims=True)
+        return {"default": tf.identity(tf.nn.softmax(z)), "made": made, "bits": tf.sigmoid(z), "raw": z}
+
+    hub_modules.write(tmp_path / "module", wrap=ends, size=SIZE)
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (40, SIZE, SIZE, 3), "u1"), np.arange(40) % 3
+    np.savez(tmp_path / "three.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    outputs = tf.saved_model.load(str(tmp_path / "module"))(images.astype(np.float32) / 255, training=False)
+    for name, chances in (("default", 0), ("made", 0), ("bits", 0), ("raw", tf.nn.softmax(outputs["raw"]))):
+        chances = outputs[name] if name != "raw" else chances
+        chosen = "" if name == "default" else f"--output {name}"
+        result = typed(f"evaluate {tmp_path}/module --data {tmp_path}/three.npz --preprocess unit {chosen} --json")
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)
+        assert found["correct"] == int(np.sum(np.argmax(chances, 1) == labels))
+        own = tf.keras.losses.sparse_categorical_crossentropy(labels, chances)
+        if name == "bits":
+            own = tf.keras.losses.binary_crossentropy(np.eye(3)[labels], chances)
+        assert found["loss"] == pytest.approx(float(np.mean(own)), abs=1e-5)
+    result = typed(f"evaluate {tmp_path}/module --data {tmp_path}/three.npz --output other")
+    assert "has no such output: expected one of bits, default, made, raw" in result.stderr
+
+    line = f"run --backbone {tmp_path}/module {SMALL} --freeze '*' --output raw --run-dir {tmp_path}/run"
+    assert typed(line).exit_code == 0
+    assert model.open_trained(tmp_path / "run").model.layers[1].channels == 3

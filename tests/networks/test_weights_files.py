@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tf_keras
 
 from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
@@ -91,6 +92,35 @@ def test_a_model_around_the_network_and_a_head_of_ones_own(row, form, kept, tmp_
     assert len(loaded.report.ignored["old head"]) == 2
     if kept:
         assert_loads(find_row(name), path, size, model(images(size), training=False), head=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "application", "size", "arguments"), [MOBILENET, pytest.param(*FULL_SIZE[0], marks=pytest.mark.slow)]
+)
+def test_a_tf2_checkpoint_of_keras_2_is_loaded_by_its_names_or_its_layers_order(
+    name, application, size, arguments, tmp_path
+):
+    """As `save_weights("checkpoint")` writes it. The network is the second in its process, so numbered names differ."""
+    make = getattr(tf_keras.applications, application)
+    given = {"weights": None, "input_shape": (size, size, 3), **arguments}
+    make(include_top=False, **given)
+    base = make(include_top=False, pooling="avg", **given)
+    rng = np.random.default_rng(0)
+    for variable in base.weights:
+        if "moving_" in variable.name:
+            mean = "moving_mean" in variable.name
+            variable.assign(rng.normal(0, 0.1, variable.shape) if mean else rng.uniform(0.8, 1.2, variable.shape))
+    inputs = tf_keras.Input((size, size, 3))
+    model = tf_keras.Model(inputs, tf_keras.layers.Dense(4)(base(inputs)))
+    model.compile("adam", "mse")
+    model.fit(images(size), np.zeros((2, 4)), verbose=0)  # slots of the optimizer are in the file as well
+    for number, saved in enumerate((base, model)):
+        folder = tmp_path / str(number)
+        saved.save_weights(folder / "checkpoint")
+        path = folder / "checkpoint" if number else folder
+        assert_loads(find_row(name), path, size, base(images(size), training=False))
+    if application == "InceptionV3":  # whose own head is dense as well
+        assert_loads(find_row(name), folder, size, model(images(size), training=False), head=4)
 
 
 def test_a_head_of_another_size_can_be_kept(tmp_path):

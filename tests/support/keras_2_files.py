@@ -110,9 +110,9 @@ def as_before_2_15(path: Path, separator: str) -> None:
             zipped.writestr(name, content)
 
 
-def in_training(model: Any) -> Any:
-    """Keras 2's own `training=True` on `images()`, with dropout, noise and augmentation as in inference."""
+def in_training(model: Any, pixels: Any = None) -> Any:
+    """Keras 2's own `training=True` on `pixels`, else `images()`, without dropout, noise and augmentation."""
     for layer in model._flatten_layers():
         if any(word in type(layer).__name__ for word in ("Dropout", "Random", "Noise")):
             layer.call = lambda inputs, training=None, call=layer.call: call(inputs, training=False)
-    return model(tf.constant(images()), training=True).numpy()
+    return model(tf.constant(images() if pixels is None else pixels), training=True).numpy()

@@ -47,16 +47,19 @@ def trusting(handle: str | None) -> Iterator[list[UserError]]:
 
 @keras.saving.register_keras_serializable("finetune")
 class HubModule(Module):
-    """The module of a handle (see `saved_model.load`); its variables are this layer's, in `parts` by scope.
+    """The module of a handle (see `signatures.load`); its variables are this layer's, in `parts` by scope.
 
+    output: which of its results is meant, where it has several.
     A `.keras` file with this layer holds the variables and the handle. Loading it needs the SavedModel.
     Raises FinetuneError for a module that cannot be used at all, WrongUse where it takes no images of `image_size`.
     """
 
-    def __init__(self, handle: str, image_size: int, *, name: str = "module", **kwargs: Any) -> None:
-        loaded = signatures.load(handle)
+    def __init__(
+        self, handle: str, image_size: int, *, output: str | None = None, name: str = "module", **kwargs: Any
+    ) -> None:
+        loaded = signatures.load(handle, output)
         super().__init__(loaded, name=name, **kwargs)
-        self.handle, self.image_size = handle, image_size
+        self.handle, self.image_size, self.chosen = handle, image_size, output
         images = np.random.default_rng(0).uniform(0, 1, (2, image_size, image_size, 3)).astype(np.float32)
         self.channels = _features(loaded, images)
         if self.can_train and self.bn and not loaded.takes_momentum and self.learn_decay(images) is None:
@@ -76,8 +79,9 @@ class HubModule(Module):
         return digest.hexdigest()
 
     def get_config(self) -> dict[str, Any]:
-        """Where the module is, and the size it is used at."""
-        return {**super().get_config(), "handle": self.handle, "image_size": self.image_size}
+        """Where the module is, the size it is used at, and the output that was chosen."""
+        chosen = {"output": self.chosen} if self.chosen else {}
+        return {**super().get_config(), "handle": self.handle, "image_size": self.image_size, **chosen}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "HubModule":
@@ -116,15 +120,19 @@ def _features(loaded: Loaded, images: np.ndarray) -> int:
     return int(features.shape[-1])
 
 
-def find(handle: str) -> BackboneSpec:
-    """The spec of a module; a path in it is made absolute. Loads it: its size and its variables are in it."""
+def find(handle: str, output: str | None = None) -> BackboneSpec:
+    """The spec of a module; a path in it is made absolute. Loads it: its size and its variables are in it.
+
+    `output`: one of its several results.
+    """
     if "://" not in handle:
         handle = os.path.abspath(os.path.expanduser(handle))
-    loaded = signatures.load(handle)
+    loaded = signatures.load(handle, output)
     return BackboneSpec(
         name=handle,
         source="hub",
         family="",
+        arguments={"output": output} if output else {},
         preprocessing=PREPROCESSING,
         image_size=loaded.side or ANY_SIZE,
         own_size=loaded.side is not None,
@@ -154,7 +162,7 @@ def load(
                 f"{option}: the module {spec.name} {why}: leave it out. A module made of slim weights opens layer by "
                 "layer: --backbone NAME --checkpoint MODULE_DIR"
             )
-    module = HubModule(spec.name, image_size)
+    module = HubModule(spec.name, image_size, output=spec.arguments.get("output"))
     images = keras.Input((image_size, image_size, 3), name="images")
     model = keras.Model(images, module(images), name=spec.label)
     names = tuple(variable.path for part in module.parts for variable in part.weights)

@@ -19,7 +19,7 @@ from checkpoints.formats.location import find_slim
 from checkpoints.formats.saved_model import parse_saved_model
 from checkpoints.formats.table import check_index
 from finetune.batchnorm.module_parts import Loaded
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, WrongUse
 
 _EXPECTED = (
     "a TF2 SavedModel that is called with images and gives features, such as the feature vectors of "
@@ -43,8 +43,10 @@ def is_saved_model(path: Path) -> bool:
     return (path / "saved_model.pb").is_file() or (path / "saved_model.pbtxt").is_file()
 
 
-def load(handle: str) -> Loaded:
+def load(handle: str, output: str | None = None) -> Loaded:
     """Load a Hub handle or a SavedModel directory; what is fetched stays in TensorFlow Hub's cache.
+
+    output: which of its several results is meant.
 
     The handle is one of `tensorflow_hub.resolve`: a page of tfhub.dev or Kaggle, the address of a .tar.gz, a path.
     Raises FinetuneError where it cannot be reached, is no TF2 SavedModel, does more than compute, or cannot be called
@@ -77,7 +79,7 @@ def load(handle: str) -> Loaded:
         given: dict[str, Any] = {"training": training} if can_train else {}
         if takes_momentum:
             given["batch_norm_momentum"] = momentum
-        return _features(function(images, **given), handle)
+        return _features(function(images, **given), handle, output)
 
     run._kept = loaded  # type: ignore[attr-defined]  # the functions refer to its variables weakly
     return Loaded(handle, held, trainable, run, can_train, takes_momentum, side)
@@ -175,19 +177,23 @@ def _variables(loaded: Any, function: Any) -> list[tf.Variable]:
     return list(unique.values())
 
 
-def _features(result: Any, handle: str) -> tf.Tensor:
-    """The one tensor among a call's results that holds the features."""
+def _features(result: Any, handle: str, output: str | None) -> tf.Tensor:
+    """The one tensor among a call's results that holds the features. WrongUse where there is no such output."""
+    if isinstance(result, list | tuple):
+        result = result[0] if len(result) == 1 else {f"output_{place}": one for place, one in enumerate(result)}
     if not isinstance(result, dict):
-        if isinstance(result, list | tuple):
-            raise FinetuneError(f"{handle} gives {len(result)} results: expected one, the features [batch, channels]")
+        if output is not None:
+            raise WrongUse(f"--output {output}: {handle} has one output: leave it out")
         return result
-    if "default" in result:
-        return result["default"]
-    if len(result) == 1:
+    if output is not None and output not in result:
+        raise WrongUse(f"--output {output}: {handle} has no such output: expected one of {', '.join(sorted(result))}")
+    if output is None and len(result) == 1:
         return next(iter(result.values()))
-    raise FinetuneError(
-        f"{handle} gives {', '.join(sorted(result))}: expected one result, or one called 'default', with the features"
-    )
+    if output is None and "default" not in result:
+        ranked = sorted(result, key=lambda name: (len(result[name].shape) != 2, name))
+        found = ", ".join(f"{name} {list(result[name].shape)}" for name in ranked)
+        raise FinetuneError(f"{handle} gives {len(result)} outputs: {found}; choose one with --output {ranked[0]}")
+    return result[output or "default"]
 
 
 def _require_harmless(directory: Path, graphs: Sequence[Any], handle: str) -> None:

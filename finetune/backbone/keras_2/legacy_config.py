@@ -15,16 +15,17 @@ from finetune.backbone.keras_2.tf_operations import FUNCTIONS, NODES, node_of, p
 from finetune.errors import FinetuneError
 
 LAYERS = frozenset({
-    "Activation", "ActivityRegularization", "Add", "AlphaDropout", "Average", "AveragePooling2D", "BatchNormalization",
-    "BatchNormalizationV1", "BatchNormalizationV2", "CenterCrop", "Concatenate", "Conv2D", "Conv2DTranspose",
-    "Cropping2D", "CustomScaleLayer", "Dense", "DepthwiseConv2D", "Dot", "Dropout", "ELU", "Flatten", "Functional",
-    "GaussianDropout", "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization",
-    "InputLayer", "LayerNormalization", "LeakyReLU", "MaxPooling2D", "Maximum", "Minimum", "Model", "Multiply",
-    "Normalization", "PReLU", "Permute", "RandomBrightness", "RandomContrast", "RandomCrop", "RandomFlip",
-    "RandomHeight", "RandomRotation", "RandomTranslation", "RandomWidth", "RandomZoom", "ReLU", "RepeatVector",
-    "Rescaling", "Reshape", "Resizing", "SeparableConv2D", "Sequential", "SlicingOpLambda", "Softmax",
-    "SpatialDropout2D", "Subtract", "SyncBatchNormalization", "TFOpLambda", "TensorFlowOpLayer", "ThresholdedReLU",
-    "UnitNormalization", "UpSampling2D", "ZeroPadding2D",
+    "Activation", "ActivityRegularization", "Add", "AlphaDropout", "Average", "AveragePooling1D", "AveragePooling2D",
+    "BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2", "CenterCrop", "Concatenate", "Conv1D",
+    "Conv2D", "Conv2DTranspose", "Cropping2D", "CustomScaleLayer", "Dense", "DepthwiseConv2D", "Dot", "Dropout", "ELU",
+    "Flatten", "Functional", "GaussianDropout", "GaussianNoise", "GlobalAveragePooling1D", "GlobalAveragePooling2D",
+    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GroupNormalization", "InputLayer", "LayerNormalization", "LeakyReLU",
+    "MaxPooling1D", "MaxPooling2D", "Maximum", "Minimum", "Model", "MultiHeadAttention", "Multiply", "Normalization",
+    "PReLU", "Permute", "RandomBrightness", "RandomContrast", "RandomCrop", "RandomFlip", "RandomHeight",
+    "RandomRotation", "RandomTranslation", "RandomWidth", "RandomZoom", "ReLU", "RepeatVector", "Rescaling", "Reshape",
+    "Resizing", "SeparableConv2D", "Sequential", "SlicingOpLambda", "Softmax", "SpatialDropout2D", "Subtract",
+    "SyncBatchNormalization", "TFOpLambda", "TensorFlowOpLayer", "ThresholdedReLU", "UnitNormalization", "UpSampling2D",
+    "ZeroPadding2D",
 })  # fmt: skip
 """Layers of Keras 2 that are transferred, by the names that files give them."""
 _PARTS = frozenset({

@@ -104,14 +104,71 @@ def _unit_length(x: Any, axis: Any = None, epsilon: float = 1e-12, name: str | N
 
 
 def _unary(operation: Callable[..., Any]) -> Made:
-    def made(x: Any = None, *, name: str | None = None, features: Any = None, input: Any = None) -> Any:
-        return operation(next(one for one in (x, features, input) if one is not None))
+    def made(x: Any = None, *, name: str | None = None, **named: Any) -> Any:
+        given = [one for key in ("features", "input", "image") if (one := named.get(key)) is not None]
+        return operation(x if x is not None else given[0])
 
     return made
 
 
+def _split(value: Any, num_or_size_splits: Any, axis: int = 0, num: Any = None, name: str | None = None) -> Any:
+    parts = num_or_size_splits
+    return ops.split(value, parts if isinstance(parts, int) else np.cumsum(parts)[:-1].tolist(), axis=axis)
+
+
+def _pooled(operation: Callable[..., Any]) -> Made:
+    def made(input: Any, ksize: Any, strides: Any, padding: str, data_format: str = "NHWC", name: Any = None) -> Any:
+        if data_format != "NHWC":
+            raise ValueError(f"pooling with the layout {data_format}")
+        sides = [one if isinstance(one, int) else tuple(one)[-3:-1] or tuple(one) for one in (ksize, strides)]
+        return operation(input, sides[0], strides=sides[1], padding=padding.lower())
+
+    return made
+
+
+def _space_to_depth(input: Any, block_size: int, data_format: str = "NHWC", name: str | None = None) -> Any:
+    _, height, width, channels = input.shape
+    x = ops.reshape(input, (-1, height // block_size, block_size, width // block_size, block_size, channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (-1, height // block_size, width // block_size, block_size * block_size * channels))
+
+
+def _shape(input: Any, out_type: Any = None, name: str | None = None) -> Any:
+    """Sides that are known; -1 for others, as `reshape` wants them."""
+    return np.array([-1 if side is None else side for side in input.shape])
+
+
+def _summed(inputs: Sequence[Any], name: str | None = None) -> Any:
+    return keras.layers.Add()(list(inputs)) if len(inputs) > 1 else inputs[0]
+
+
+def _where(condition: Any, x: Any = None, y: Any = None, name: str | None = None) -> Any:
+    return ops.where(condition, x, y)
+
+
+def _moments(x: Any, axes: Any, shift: Any = None, keepdims: bool = False, name: str | None = None) -> Any:
+    return ops.moments(x, tuple(axes), keepdims=keepdims)
+
+
+def _matmul(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False, name: Any = None, **_: Any) -> Any:
+    a, b = (ops.swapaxes(one, -1, -2) if turned else one for one, turned in ((a, transpose_a), (b, transpose_b)))
+    return ops.matmul(a, b)
+
+
+_ROUNDING = ("floor", "ceil", "round", "sign", "sin", "cos", "erf", "reciprocal", "log1p", "expm1")
+_COMPARED = {
+    "greater": ("gt", ops.greater),
+    "greater_equal": ("ge", ops.greater_equal),
+    "less": ("lt", ops.less),
+    "less_equal": ("le", ops.less_equal),
+    "equal": ("eq", ops.equal),
+    "not_equal": ("ne", ops.not_equal),
+}
 _UNARY: dict[str, Callable[..., Any]] = {
     **{f"math.{name}": getattr(ops, name) for name in ("abs", "exp", "log", "sqrt", "rsqrt", "square", "tanh")},
+    **{name: getattr(ops, one) for one in _ROUNDING for name in (one, f"math.{one}")},
+    "image.flip_left_right": lambda x: ops.flip(x, axis=2),
+    "image.flip_up_down": lambda x: ops.flip(x, axis=1),
     "math.sigmoid": ops.sigmoid,
     "math.negative": ops.negative,
     "math.softplus": ops.softplus,
@@ -143,7 +200,7 @@ FUNCTIONS: Mapping[str, Made] = {
     "nn.gelu": lambda features, approximate=False, name=None: ops.gelu(features, approximate=approximate),
     "nn.leaky_relu": lambda features, alpha=0.2, name=None: ops.leaky_relu(features, negative_slope=alpha),
     "clip_by_value": lambda t, clip_value_min, clip_value_max, name=None: ops.clip(t, clip_value_min, clip_value_max),
-    "reshape": lambda tensor, shape, name=None: ops.reshape(tensor, tuple(shape)),
+    "reshape": lambda tensor, shape, name=None: ops.reshape(tensor, tuple(int(side) for side in shape)),
     "concat": lambda values, axis, name=None: ops.concatenate(values, axis=axis),
     "stack": lambda values, axis=0, name=None: ops.stack(values, axis=axis),
     "expand_dims": lambda input, axis, name=None: ops.expand_dims(input, axis),
@@ -156,6 +213,32 @@ FUNCTIONS: Mapping[str, Made] = {
     "image.rgb_to_grayscale": _grey,
     "image.grayscale_to_rgb": lambda images, name=None: ops.concatenate([images, images, images], axis=-1),
     **dict.fromkeys(("math.l2_normalize", "nn.l2_normalize", "linalg.l2_normalize"), _unit_length),
+    **{
+        name: lambda x, y, name=None, made=made: made(x, y)
+        for one, (operator, made) in _COMPARED.items()
+        for name in (f"math.{one}", f"__operators__.{operator}")
+    },
+    **dict.fromkeys(("where", "where_v2"), _where),
+    **dict.fromkeys(("math.add_n", "add_n"), _summed),
+    **dict.fromkeys(
+        ("floor_div", "math.floordiv", "__operators__.floordiv"), lambda x, y, name=None: ops.floor_divide(x, y)
+    ),
+    **dict.fromkeys(
+        ("floormod", "math.floormod", "math.mod", "__operators__.mod"), lambda x, y, name=None: ops.mod(x, y)
+    ),
+    "math.squared_difference": lambda x, y, name=None: ops.square(ops.subtract(x, y)),
+    "linalg.matmul": _matmul,
+    "nn.moments": _moments,
+    "shape": _shape,
+    "split": _split,
+    "unstack": lambda value, num=None, axis=0, name=None: ops.unstack(value, num, axis),
+    **dict.fromkeys(("nn.avg_pool2d", "nn.avg_pool"), _pooled(ops.average_pool)),
+    **dict.fromkeys(("nn.max_pool2d", "nn.max_pool"), _pooled(ops.max_pool)),
+    "nn.space_to_depth": _space_to_depth,
+    "tile": lambda input, multiples, name=None: ops.tile(input, tuple(multiples)),
+    "math.reduce_std": _reduced(ops.std),
+    "math.reduce_variance": _reduced(ops.var),
+    "math.reduce_prod": _reduced(ops.prod),
     "math.reduce_min": _reduced(ops.min),
     "math.reduce_mean": _reduced(ops.mean),
     "math.reduce_max": _reduced(ops.max),

@@ -161,7 +161,7 @@ def _like(layer: Any) -> list[Any]:
     if kind == "Normalization":
         return [_normalization(layer)]
     if kind in _BATCHNORM:
-        return _batchnorm(layer, config)
+        return [_batchnorm(layer, config)]
     if kind == "Rescaling":  # Keras would find out only in computing that one is no number
         config |= {part: np.asarray(config[part], np.float64).tolist() for part in ("scale", "offset")}
     if kind == "LeakyReLU":
@@ -187,24 +187,18 @@ def _of_config(kind: Any, config: dict[str, Any]) -> keras.layers.Layer:
     return made
 
 
-def _batchnorm(layer: Any, config: dict[str, Any]) -> list[Any]:
-    """BatchNorm over the last axis. One over another axis, such as 1 with channels last, has it moved there."""
+def _batchnorm(layer: Any, config: dict[str, Any]) -> keras.layers.Layer:
+    """BatchNorm over the axis it had before Keras 2 made room for ghost batches."""
     rank = layer.input_spec.ndim
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
-    moved = int(getattr(layer, "virtual_batch_size", None) is not None)  # Keras 2 has made room for the ghost batches
-    axes = [(axis - moved) % rank for axis in axes]
+    moved = int(getattr(layer, "virtual_batch_size", None) is not None)
     if len(axes) != 1:
         raise FinetuneError(f"the BatchNormalization '{layer.name}' has {len(axes)} axes: expected one")
+    axis = (axes[0] - moved) % rank
     config = {key: value for key, value in config.items() if not key.startswith("renorm")}
     if layer.fused:
         config["epsilon"] = max(config["epsilon"], _FUSED_EPSILON)
-    bn = _of_config(keras.layers.BatchNormalization, {**config, "axis": -1})
-    if axes[0] == rank - 1:
-        return [bn]
-    order = list(range(1, rank))
-    order[axes[0] - 1], order[-1] = order[-1], order[axes[0] - 1]
-    there, back = (keras.layers.Permute(order, name=f"{bn.name}.{word}") for word in ("moved", "back"))
-    return [there, bn, back]
+    return _of_config(keras.layers.BatchNormalization, {**config, "axis": -1 if axis == rank - 1 else axis})
 
 
 def _normalization(layer: Any) -> keras.layers.Layer:

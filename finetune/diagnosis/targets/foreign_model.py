@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import keras
 import numpy as np
 
 from checkpoints.formats import open_checkpoint
@@ -24,7 +25,8 @@ from checkpoints.formats.aliases import STATISTICS, averaged, raw_statistics
 from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.formats.hdf5_copy import write_keras_copy
 from checkpoints.formats.keras_metadata import Recorded, recorded
-from checkpoints.formats.slim import everything, write_slim
+from checkpoints.formats.location import saved_model_directory
+from checkpoints.formats.slim import everything, key_of, write_slim
 from checkpoints.matching.fit import measurable
 from checkpoints.matching.pairing import pair
 from checkpoints.matching.structures import structures
@@ -45,6 +47,7 @@ from finetune.backbone.architecture_file import assembled
 from finetune.backbone.outputs import as_logits, choose_output
 from finetune.batchnorm.flatten import flat, originals
 from finetune.batchnorm.live import normalisations
+from finetune.batchnorm.scores import Scores, sum_to_one
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot, Subject
 from finetune.batchnorm.surgery import adopt
@@ -53,7 +56,7 @@ from finetune.diagnosis.targets.options import TargetOptions
 from finetune.diagnosis.targets.target import Target, read_data, read_history
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import ImageShape, ImageSize, shape_of
-from finetune.tf_graphs import GraphSubject, open_exported, open_graph, takes_training
+from finetune.tf_graphs import Ending, GraphSubject, called_ending, open_exported, open_graph, takes_training
 
 ANY_SIZE = 32
 """Side in px for graphs that take images of any size, where none is given: CIFAR's."""
@@ -127,7 +130,7 @@ def _write_weights(out: Path, opened: Checkpoint, spec: BackboneSpec, statistics
         return
     arrays = everything(opened)
     for name, value in values.items():
-        place = opened.keys.get(name, name)
+        place = key_of(opened, name)
         arrays[place] = value.astype(arrays[place].dtype) if place in arrays else value
     write_slim(out, arrays)
 
@@ -180,12 +183,14 @@ def open_saved_model(request: TargetOptions) -> Target:
     Raises FinetuneError where its BatchNorm is out of reach.
     """
     path = Path(str(request.target))
+    path = saved_model_directory(path) or path
     model = None if (path / "tfhub_module.pb").is_file() else recorded(path)
     if model is not None or not takes_training(path):
         return _exported_target(request, path, model)
-    spec = find_backbone(str(path))
+    spec = find_backbone(str(path), output=request.output)
     image_size = image_size_of(spec, request.image_size)
-    model = load_backbone(spec, image_size=image_size).model
+    network = load_backbone(spec, image_size=image_size).model
+    scores = _module_scores(network, called_ending(path, request.output))
 
     unwritable = (
         "no copy of a SavedModel that is called for training can be written: recalibrate the .keras file or the slim "
@@ -195,13 +200,29 @@ def open_saved_model(request: TargetOptions) -> Target:
     def write(out: Path) -> None:
         raise FinetuneError(f"{path}: {unwritable}")
 
-    target = _keras_target(request, KerasSubject(model), None, image_size, Facts(decay=request.bn_decay), write)
-    return replace(target, commands=request.commands(str(path), unwritable=unwritable))
+    subject = KerasSubject(network, scores)
+    target = _keras_target(request, subject, None, image_size, Facts(decay=request.bn_decay), write)
+    notes = ("its outputs are probabilities: the loss is theirs",) if scores.probabilities else ()
+    notes = (*notes, *([scores.words] if scores.words else []))
+    return replace(target, commands=request.commands(str(path), unwritable=unwritable), notes=notes)
+
+
+def _module_scores(network: keras.Model, ending: Ending) -> Scores:
+    """What the outputs of a module are: by its graph, or by what it gives for noise where the graph does not say."""
+    units = int(network.output_shape[-1])
+    if ending.kind == "unknown" and units > 1:
+        noise = np.random.default_rng(0).uniform(0, 1, (8, *network.input_shape[1:])).astype(np.float32)
+        return Scores(units, probabilities=sum_to_one(network(noise, training=False)))
+    return Scores(
+        units,
+        probabilities=ending.kind in ("softmax", "sigmoid"),
+        per_label=ending.kind == "sigmoid" and units > 1,
+    )
 
 
 def _exported_target(request: TargetOptions, path: Path, model: Recorded | None) -> Target:
     """The target of a SavedModel that is read as a graph. `model`: what Keras 2 recorded of it."""
-    subject = open_exported(path)
+    subject = open_exported(path, request.output)
     found, momenta = subject.facts, model.momenta if model else ()
     facts = Facts(
         decay=request.bn_decay or (float(np.median(momenta)) if momenta else None),

@@ -20,7 +20,7 @@ from finetune.backbone import LegacySubject, Transfer
 from finetune.backbone.outputs import as_logits, choose_output
 from finetune.batchnorm.flatten import flat, originals
 from finetune.batchnorm.live import LiveSubject, normalisations
-from finetune.batchnorm.scores import Scores
+from finetune.batchnorm.scores import Scores, sum_to_one
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot, Subject
 from finetune.batchnorm.surgery import adopt
@@ -154,21 +154,23 @@ def in_place(
             f"the model '{model.name}' is no classifier: its output is {list(values.shape)} for {len(images)} images, "
             "expected [batch, classes]"
         )
-    scores = _scores(values)
+    scores = _scores(values, getattr(model, "loss", None))
     kind = LiveSubject if isinstance(model, keras.Model) else LegacySubject
     subject = kind(model, scores, shape=images.shape[1:], output=number)
     notes = ("it has no graph of layers to clone: measured in place, and put back", _read_as(scores))
     return subject, subject.restore, notes
 
 
-def _scores(values: np.ndarray) -> Scores:
-    """What outputs `[images, units]` are, by their values: probabilities add up to 1, or lie in [0, 1]."""
-    inside = bool(((values >= 0) & (values <= 1)).all())
+def _scores(values: np.ndarray, loss: Any) -> Scores:
+    """What outputs `[images, units]` are: by the loss that the model is compiled with, else by their values."""
     units = values.shape[1]
-    if units == 1:
-        return Scores(1, probabilities=inside)
-    softmax = inside and bool((np.abs(values.sum(axis=1) - 1) < 1e-3).all())
-    return Scores(units, probabilities=inside, per_label=inside and not softmax)
+    from_logits = getattr(loss, "from_logits", getattr(loss, "_fn_kwargs", {}).get("from_logits"))
+    if from_logits is None and isinstance(loss, str):
+        from_logits = False  # what Keras takes a loss's name for
+    inside = bool(((values >= 0) & (values <= 1)).all())
+    probabilities = inside and not from_logits
+    per_label = units > 1 and probabilities and not sum_to_one(values)
+    return Scores(units, probabilities=probabilities, per_label=per_label)
 
 
 def _read_as(scores: Scores) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.backbone import SUFFIXES, is_saved_model
+from checkpoints.formats.location import other_format, saved_model_directory
+from finetune.backbone import SUFFIXES
 from finetune.data.batches import fitting
 from finetune.diagnosis.targets import foreign_model
 from finetune.diagnosis.targets.options import TargetOptions
@@ -25,8 +26,8 @@ def open_target(request: TargetOptions) -> Target:
             raise WrongUse(f"{given[0]} is for TF1 graphs: give --meta-graph FILE.meta with it, or leave it out")
     if request.ema and opener not in (foreign_model.open_tf_graph, foreign_model.open_catalogued):
         raise WrongUse("--ema is for TF1 checkpoints: give --backbone and --checkpoint, or --meta-graph")
-    if request.output and opener is not foreign_model.open_keras_model:
-        raise WrongUse("--output is for .keras and .h5 files of models with several outputs: leave it out")
+    if request.output and opener not in (foreign_model.open_keras_model, foreign_model.open_saved_model):
+        raise WrongUse("--output is for Keras models and SavedModels with several outputs: leave it out")
     if request.architecture and opener is not foreign_model.open_keras_model:
         raise WrongUse("--architecture is for a file of weights alone, given as the model: leave it out")
     target = opener(request)
@@ -60,7 +61,7 @@ def _opener(request: TargetOptions) -> Callable[[TargetOptions], Target]:
         return open_run_target
     if path.suffix in SUFFIXES:
         return foreign_model.open_keras_model
-    if path.is_dir() and is_saved_model(path):
+    if saved_model_directory(path) is not None:
         return foreign_model.open_saved_model
     raise FinetuneError(_unknown(path))
 
@@ -85,6 +86,8 @@ def _unknown(path: Path) -> str:
             f"{path} is a checkpoint: give --backbone NAME --checkpoint {path}; where Keras's model.save_weights wrote "
             f"it, {path} with --architecture FILE, the model it is of (.keras, .h5 or the JSON of model.to_json())"
         )
+    if path.is_file() and (what := other_format(path)):
+        return f"{path} {what}"
     there = "" if path.exists() else "; there is nothing of that name"
     return (
         f"{path} cannot be examined: expected a run directory with config.json in it, a Keras model (.keras, .h5) or a "

@@ -13,7 +13,7 @@ class TargetOptions:
     """None, "" or () where an option was not given.
 
     target: a run, or a model's file. backbone, checkpoint, ema: a network of the catalogue with weights of one's own,
-    or their moving averages. meta_graph to feed: a TF1 graph. output: one of a Keras model's several. architecture: the
+    or their moving averages. meta_graph to feed: a TF1 graph. output: one of a model's several. architecture: the
     model whose weights `target` holds. data: as in `finetune run`. preprocess: a name, or `module:function`. image_size
     in px. bn_decay: the share of the old moving value that training kept, if known. model_only: no images are needed
     but for their classes, if they are given.
@@ -52,7 +52,11 @@ class TargetOptions:
         words += self._typed("output", "architecture", "source_checkpoint", "bn_decay")
         words += [*data, *self._typed("batch_size"), *(["--ema"] if self.ema else [])]
         words += [word for value in self.feed for word in ("--feed", value)]
-        retrain = ["finetune", "run", "--backbone", backbone, *data, *self._typed("preprocess")] if backbone else []
+        retrain = (
+            ["finetune", "run", "--backbone", backbone, *self._typed("output"), *data, *self._typed("preprocess")]
+            if backbone
+            else []
+        )
         if backbone and self.source_checkpoint and self.backbone:
             retrain += ["--checkpoint", str(self.source_checkpoint)]
         return Commands(shlex.join(words), shlex.join(retrain), self.preprocess or "", unwritable)

@@ -14,14 +14,15 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.framework import variable_pb2
 
 from checkpoints.formats import Checkpoint
-from checkpoints.formats.location import newest_checkpoint
+from checkpoints.formats.location import newest_checkpoint, other_format
 from checkpoints.formats.operations import ASSIGNMENTS, VARIABLES
 from checkpoints.formats.saved_model import parse_saved_model
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, WrongUse
+from finetune.tf_graphs.program.endings import Ending
 from finetune.tf_graphs.program.fold import fold
 from finetune.tf_graphs.program.graphdef import MetaGraph, Saved, parse_ref, read_graph
 from finetune.tf_graphs.program.nodes import Graph, Node, Ref, first_of, new_node
-from finetune.tf_graphs.program.training_call import moving_in_training
+from finetune.tf_graphs.program.training_call import ending_of_call, moving_in_training
 
 _EXPECTED = "expected the .meta file that tf.compat.v1.train.Saver writes beside a checkpoint (model.ckpt-1000.meta)"
 _LARGEST = 2**31 - 1
@@ -30,7 +31,7 @@ OUTPUT = "finetune_output"
 """The node that is added for the output of the signature."""
 _SAVED = "finetune_saved"
 _SIGNATURES = ("serving_default", "serve", "default", "image_feature_vector")
-_OUTPUTS = ("logits", "default", "output_0", "probabilities")
+_OUTPUTS = ("logits", "default", "probabilities")
 
 
 def locate_graph(meta: Path, checkpoint: Path | None) -> tuple[Path, Path]:
@@ -45,6 +46,8 @@ def locate_graph(meta: Path, checkpoint: Path | None) -> tuple[Path, Path]:
         meta = meta.with_name(meta.name + ".meta")
     if not meta.is_file():
         raise FinetuneError(f"there is no graph {meta}: {_EXPECTED}")
+    if meta.suffix != ".meta" and (what := other_format(meta)):
+        raise FinetuneError(f"{meta} {what}")
     if checkpoint is None:
         if meta.suffix != ".meta":
             raise FinetuneError(f"{meta} does not end in .meta, so its checkpoint is not known: give --checkpoint")
@@ -260,23 +263,32 @@ def takes_training(directory: Path) -> bool:
     return False
 
 
-def read_saved_model(directory: Path) -> SavedModel:
-    """Parse the SavedModel in `directory` and find the signature that takes images.
+def called_ending(directory: Path, output: str | None = None) -> Ending:
+    """What a SavedModel gives that is called with an argument `training`: its result, or the one of the key `output`.
 
-    CheckpointError where it is damaged. FinetuneError where no signature takes one tensor of images and gives one of
-    classes.
+    CheckpointError or FinetuneError where it is damaged.
+    """
+    proto = _serving(directory)
+    return ending_of_call(proto, read_graph(proto.graph_def, directory / "saved_model.pb"), output)
+
+
+def read_saved_model(directory: Path, output: str | None = None) -> SavedModel:
+    """Parse the SavedModel in `directory` and find the signature that takes images; `output` is one of its outputs.
+
+    CheckpointError where it is damaged. FinetuneError where no signature takes one tensor of images, or it has several
+    outputs and none is named; WrongUse where it has no such output.
     """
     path = directory / "saved_model.pb"
     proto = _serving(directory)
     graph = read_graph(proto.graph_def, path)
     name, signature = _signature(proto.signature_def, directory)
     (given,) = signature.inputs.values()
-    output = _output(signature.outputs, f"the signature '{name}' of {directory}")
-    images, end = parse_ref(given.name), parse_ref(output.name)
+    chosen = _output(signature.outputs, f"the signature '{name}' of {directory}", output)
+    images, end = parse_ref(given.name), parse_ref(chosen.name)
     for ref in (images, end):
         if ref.node not in graph.nodes:
             raise FinetuneError(f"{path} is damaged: its signature names '{ref}', which is not there; export it again")
-    graph = graph.with_nodes([new_node(OUTPUT, "Identity", end, T=output.dtype)])
+    graph = graph.with_nodes([new_node(OUTPUT, "Identity", end, T=chosen.dtype)])
     saved = _places(graph, proto.saver_def)
     twins = {
         variable: tuple(place for copy in copies for place in saved.get(copy, ()))
@@ -324,16 +336,26 @@ def _pixels(signature: Any) -> bool:
     return bool((dtype.is_floating or dtype.is_integer) and rank in (None, 2, 4))
 
 
-def _output(outputs: Mapping[str, Any], where: str) -> Any:
-    """The output that holds logits or probabilities. FinetuneError where several could."""
+def _output(outputs: Mapping[str, Any], where: str, wanted: str | None) -> Any:
+    """The output that holds logits or probabilities: the one of that name, the only one, or one of a usual name.
+
+    WrongUse where there is no output `wanted`, FinetuneError where several could be meant.
+    """
+    if wanted is not None:
+        if wanted not in outputs:
+            raise WrongUse(
+                f"--output {wanted}: {where} has no such output: expected one of {', '.join(sorted(outputs))}"
+            )
+        return outputs[wanted]
     if len(outputs) == 1:
         return next(iter(outputs.values()))
-    if not {"logits", "default", "probabilities"} & outputs.keys():
-        raise FinetuneError(
-            f"{where} gives {', '.join(sorted(outputs))}: expected one output, or one called 'logits' or "
-            "'probabilities', [batch, classes]; export the classifier alone"
-        )
-    return next(outputs[name] for name in _OUTPUTS if name in outputs)
+    usual = [name for name in _OUTPUTS if name in outputs]
+    if not usual:
+        sides = {name: [int(side.size) for side in one.tensor_shape.dim] for name, one in outputs.items()}
+        ranked = sorted(sides, key=lambda name: (len(sides[name]) != 2, name))
+        found = ", ".join(f"{name} {sides[name]}".replace("-1", "?") for name in ranked)
+        raise FinetuneError(f"{where} gives {len(outputs)} outputs: {found}; choose one with --output {ranked[0]}")
+    return outputs[usual[0]]
 
 
 def _places(graph: Graph, saver: Any) -> dict[str, tuple[Saved, ...]]:

@@ -38,6 +38,7 @@ def place(tmp_path_factory):
     (folder / "new.json").write_text(new.to_json())
     (folder / "dumped.json").write_text(json.dumps(new.to_json()))
     old.save_weights(folder / "cp.ckpt")
+    old.save_weights(folder / "literal/checkpoint")
     old.save_weights(folder / "old_weights.h5")
     new.save_weights(folder / "new.weights.h5")
     network(tf_keras, 2).save(folder / "old.h5")
@@ -53,6 +54,9 @@ def place(tmp_path_factory):
         ("old.h5", "cp.ckpt"),
         ("new.keras", "cp.ckpt"),
         ("new.json", "new.weights.h5"),
+        ("old.json", "new.weights.h5"),
+        ("old.h5", "new.weights.h5"),
+        ("old.json", "literal/checkpoint"),
         ("dumped.json", "old_weights.h5"),
         ("new.keras", "new.weights.h5"),
     ],
@@ -104,3 +108,21 @@ def test_the_commands_take_both_files(place, tmp_path):
     assert "--architecture FILE, the model it is of" in result.stderr
     result = typed(f"evaluate {place}/new.weights.h5 --data {tmp_path}/three.npz")
     assert "--architecture FILE" in result.stderr
+
+
+def test_a_recalibrated_copy_is_one_model_file(place, tmp_path):
+    """The copy holds both: NumPy's own moments of the convolution's output are the moving statistics in it."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (60, SIDE, SIDE, 3), "u1")
+    labels = np.argmax(network(tf_keras)(images.astype("float32") / 255, training=True), 1)
+    labels[:3] = range(3)  # the network chooses two
+    np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images[:30], y_test=labels[:30])
+    line = f"recalibrate-bn {place}/literal/checkpoint --architecture {place}/old.json --data {tmp_path}/own.npz"
+    result = typed(f"{line} --preprocess unit --out {tmp_path}/copy.keras --quiet")
+    assert result.exit_code == 0, result.output
+    copy, own = keras.models.load_model(tmp_path / "copy.keras"), network(tf_keras)
+    x = own.get_layer("base").get_layer("conv")(images.astype("float32") / 255).numpy().astype(np.float64)
+    bn = copy.get_layer("base").get_layer("bn")
+    np.testing.assert_allclose(bn.moving_mean, x.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(bn.moving_variance, x.var((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_array_equal(copy.get_layer("classes").kernel, own.get_layer("classes").kernel)

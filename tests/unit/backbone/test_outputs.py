@@ -7,6 +7,7 @@ import pytest
 from finetune.backbone.head import keep_head, swap_head
 from finetune.backbone.outputs import as_logits, choose_output
 from finetune.batchnorm.flatten import flat
+from finetune.batchnorm.scores import SUMS
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.surgery import adopt
 from finetune.errors import FinetuneError, WrongUse
@@ -110,6 +111,19 @@ def test_classes_are_scored_as_keras_scores_them(top):
     assert result.correct == round(accuracy * IMAGES)
     assert result.loss == pytest.approx(loss, abs=1e-5)
     assert found.words == ""
+
+
+def test_a_softmax_that_is_written_out_is_known_by_its_sum():
+    def top(x):
+        x = ops.exp(pooled(dense(5))(x))
+        return x / ops.sum(x, axis=-1, keepdims=True)
+
+    model = network(top)
+    loss, accuracy = of_keras(model, LABELS, "sparse_categorical_crossentropy", "sparse_categorical_accuracy")
+    result, found = scored(model, LABELS)
+    assert result.correct == round(accuracy * IMAGES)
+    assert result.loss == pytest.approx(loss, abs=1e-5)
+    assert found.words == SUMS
 
 
 @pytest.mark.parametrize("top", UNITS.values(), ids=UNITS)

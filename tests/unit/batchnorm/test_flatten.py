@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from finetune.batchnorm.flatten import flat
+from finetune.batchnorm.flatten import flat, originals
+from finetune.batchnorm.statistics import forward
 from finetune.batchnorm.surgery import adopt, bn_layers, to_stock
 from finetune.errors import FinetuneError
 
@@ -185,3 +186,55 @@ def test_what_cannot_be_flattened_is_refused_by_name(build, message):
 def test_a_size_the_layers_do_not_take_is_refused_by_name():
     with pytest.raises(FinetuneError, match=r"layer 'fc' .* image size"):
         flat(_flattened(), image_size=64)
+
+
+def channels(layout):
+    """A network of layers that have a layout, and its twin in the other one."""
+    first = layout == "channels_first"
+    given = {"data_format": layout}
+    images = keras.Input((3, 12, 10) if first else (12, 10, 3))
+    x = keras.layers.Conv2D(6, 3, strides=2, **given)(keras.layers.ZeroPadding2D(**given)(images))
+    x = keras.layers.BatchNormalization(axis=1 if first else -1, name="one")(x)
+    x = keras.layers.MaxPooling2D(padding="same", **given)(keras.layers.ReLU()(x))
+    x = keras.layers.SpatialDropout2D(0.2, **given)(keras.layers.DepthwiseConv2D(2, **given)(x))
+    x = keras.layers.BatchNormalization(axis=1 if first else -1, name="two")(keras.layers.UpSampling2D(**given)(x))
+    x = [keras.layers.Flatten(**given)(x), keras.layers.GlobalAveragePooling2D(**given)(x)]
+    return keras.Model(images, keras.layers.Dense(5)(keras.layers.Concatenate()(x)))
+
+
+def test_channels_first_are_computed_with_channels_last():
+    rng = np.random.default_rng(0)
+    model, twin = channels("channels_first"), channels("channels_last")
+    for one in (model, twin):
+        one.set_weights([np.random.default_rng(1).uniform(0.5, 1.5, w.shape) for w in one.weights])
+    images = rng.normal(size=(6, 12, 10, 3)).astype(np.float32)
+    flattened = flat(model)
+    assert flattened.input_shape == (None, 12, 10, 3)
+    for statistics in ("moving", "batch"):
+        expected, got = (
+            np.asarray(forward(adopt(one, unbiased=False), statistics)(images)[0]) for one in (twin, flattened)
+        )
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(flattened(images), twin(images), rtol=1e-5, atol=1e-5)
+    assert list(originals(model)) == ["one", "two"]
+
+
+@pytest.mark.parametrize("channels", [6, 10])
+def test_batchnorm_over_rows_is_not_taken_for_one_over_channels(channels):
+    """A slip of many: axis=1 with channels last. With as many channels as rows the shapes do not show it."""
+    images = keras.Input((12, 14, 3))
+    x = keras.layers.BatchNormalization(axis=1, name="rows")(keras.layers.Conv2D(channels, 3)(images))
+    model = keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.5, 1.5, one.shape) for one in model.weights])
+    pixels = rng.normal(size=(6, 12, 14, 3)).astype(np.float32)
+    ours = adopt(flat(model), unbiased=False)
+    assert bn_layers(ours)[0].moving_mean.shape == (10,)
+    moving, _ = forward(ours, "moving")(pixels)
+    np.testing.assert_allclose(moving, model(pixels, training=False), rtol=1e-5, atol=1e-5)
+    batch, ((mean, variance, count),) = forward(ours, "batch")(pixels)
+    np.testing.assert_allclose(batch, model(pixels, training=True), rtol=1e-4, atol=1e-5)
+    x = np.asarray(model.layers[1](pixels), np.float64)
+    np.testing.assert_allclose(mean, x.mean((0, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(variance, x.var((0, 2, 3)), rtol=1e-5)
+    assert count == 6 * 12 * channels

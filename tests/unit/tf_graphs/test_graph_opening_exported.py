@@ -10,6 +10,7 @@ import tensorflow as tf
 from checkpoints.errors import CheckpointError
 from finetune.backbone.outputs import as_logits
 from finetune.batchnorm.flatten import flat
+from finetune.batchnorm.scores import SUMS
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import kept
 from finetune.batchnorm.surgery import adopt
@@ -19,8 +20,8 @@ from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.measure import examine
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.verdict import judge
-from finetune.errors import FinetuneError
-from finetune.evaluation.evaluator import Evaluator
+from finetune.errors import FinetuneError, WrongUse
+from finetune.evaluation.evaluator import Evaluator, count
 from finetune.tf_graphs import open_exported, takes_training
 
 SIDE, CLASSES = 12, 4
@@ -176,10 +177,10 @@ def test_other_forms_than_keras_writes(tmp_path):
     x = (x - second[0]) / np.sqrt(second[1] + 1e-3)
     logits, moments = subject.forward("batch")(images)
     np.testing.assert_allclose(logits, x.mean((1, 2)) @ module.dense.numpy(), atol=1e-4)
-    for (mean, variance, count), (a, b) in zip(moments, (first, second), strict=True):
+    for (mean, variance, n), (a, b) in zip(moments, (first, second), strict=True):
         np.testing.assert_allclose(mean, a, atol=1e-5)
         np.testing.assert_allclose(variance, b, rtol=1e-4)
-        assert count == 20 * SIDE * SIDE
+        assert n == 20 * SIDE * SIDE
 
 
 class _Harmful(tf.Module):
@@ -230,3 +231,46 @@ def test_what_cannot_be_examined_is_said(trained, tmp_path):
     (tmp_path / "cut" / "saved_model.pb").write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match=r"saved_model\.pb is damaged or cut off"):
         open_exported(tmp_path / "cut")
+
+
+ENDS = {
+    "softmax, then a shape": lambda z: tf.reshape(tf.nn.softmax(tf.reshape(z, [-1, 1, CLASSES])), [-1, CLASSES]),
+    "softmax, then a type": lambda z: tf.cast(tf.nn.softmax(tf.cast(z, tf.float64)), tf.float32),
+    "mean of softmaxes": lambda z: (tf.nn.softmax(z) + tf.nn.softmax(2.0 * z)) / 2.0,
+    "softmax written out": lambda z: tf.exp(z) / tf.reduce_sum(tf.exp(z), -1, keepdims=True),
+    "log-softmax": tf.nn.log_softmax,
+    "logits": lambda z: z * 0.5,
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_loss_is_that_of_the_probabilities_whatever_they_are_made_of(end, tmp_path):
+    module = tf.Module()
+    module.w = tf.Variable(np.random.default_rng(0).normal(size=(3, CLASSES)).astype(np.float32))
+    given = tf.TensorSpec([None, SIDE, SIDE, 3], tf.float32)
+    call = tf.function(lambda x: ENDS[end](tf.reduce_mean(x, [1, 2]) / 50.0 @ module.w), input_signature=[given])
+    tf.saved_model.save(module, str(tmp_path / "model"), call)
+    images, labels = pictures(40, 0)
+    outputs = call(images.astype(np.float32)).numpy()
+    chances = tf.nn.softmax(outputs).numpy() if end in ("log-softmax", "logits") else outputs
+    expected = keras.losses.sparse_categorical_crossentropy(labels, chances)
+    subject = open_exported(tmp_path / "model")
+    found = count(np.asarray(subject.forward("moving")(images.astype(np.float32))[0]), labels)
+    assert found.loss == pytest.approx(float(np.mean(expected)), abs=1e-5)
+    assert (SUMS in subject.lines) == (end == "softmax written out")
+
+
+def test_one_of_several_outputs_is_chosen_by_its_name(tmp_path):
+    given = keras.Input((SIDE, SIDE, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(given)))
+    coarse = keras.layers.Dense(2, activation="softmax")(x)
+    model = keras.Model(given, {"coarse": coarse, "fine": keras.layers.Dense(CLASSES, activation="softmax")(x)})
+    model.export(tmp_path / "model", verbose=False)
+    with pytest.raises(FinetuneError, match=r"gives 2 outputs: coarse \[\?, 2\], fine \[\?, 4\]; choose one with"):
+        open_exported(tmp_path / "model")
+    with pytest.raises(WrongUse, match="has no such output: expected one of coarse, fine"):
+        open_exported(tmp_path / "model", "middle")
+    images = pictures(10, 0)[0].astype(np.float32)
+    for name in ("coarse", "fine"):
+        logits, _ = open_exported(tmp_path / "model", name).forward("moving")(images)
+        np.testing.assert_allclose(tf.nn.softmax(logits), model(images, training=False)[name], atol=1e-6)

@@ -1,10 +1,12 @@
 """What is not run, and what is said where a graph, its checkpoint or a request does not do."""
 
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tf_keras.src.legacy_tf_layers import normalization
 
 from checkpoints.errors import CheckpointError
 from finetune.errors import FinetuneError, UserError, WrongUse
@@ -317,3 +319,33 @@ def test_whatever_is_in_the_file_there_is_one_message(tmp_path, v2):
             messages.append(str(error))
     assert len(messages) > 5
     assert not any("\n" in message for message in messages)
+
+
+@pytest.mark.parametrize("mode", ["a switch", True, False])
+def test_batch_renormalisation_is_refused_as_such_but_in_a_graph_for_tests(tmp_path, mode):
+    def build():
+        x, training = images(), switch() if mode == "a switch" else mode
+        h = normalization.batch_normalization(conv(x, "a"), training=training, renorm=True)
+        logits, _ = head(tf.nn.relu(h))
+        return Form(x, logits, {}, {})
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what TensorFlow deprecates
+        saved = save(tmp_path, build, run=mode is False)
+    if mode is False:
+        logits, _ = open_graph(saved.meta).forward("moving")(saved.images)
+        np.testing.assert_allclose(logits, saved.false, atol=1e-5)
+    else:
+        refused(saved.meta, r"batch renormalisation \(renorm=True, by its variable batch_normalization/renorm_mean\)")
+
+
+def test_a_graph_without_a_checkpoint_is_called_what_it_is(plain, tmp_path):
+    """A frozen graph has constants for variables; the graph.pbtxt of a training directory has none at all."""
+    meta = v1.MetaGraphDef()
+    meta.ParseFromString(plain.meta.read_bytes())
+    tf.io.write_graph(meta.graph_def, str(tmp_path), "graph.pbtxt", as_text=True)
+    frozen = v1.GraphDef()
+    frozen.node.add(name="w", op="Const")
+    tf.io.write_graph(frozen, str(tmp_path), "frozen.pb", as_text=False)
+    refused(tmp_path / "graph.pbtxt", "is a TF1 graph without its weights: give the .meta file")
+    refused(tmp_path / "frozen.pb", "is a frozen TF1 graph: .* can neither be recalibrated nor trained; give what it")

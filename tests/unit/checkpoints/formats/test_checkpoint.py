@@ -171,3 +171,13 @@ def test_a_path_tensorflow_takes_for_a_pattern_is_said(tmp_path: Path) -> None:
         shutil.copy(file, odd)
     with pytest.raises(CheckpointError, match="for a pattern"):
         open_checkpoint(odd / "plain")
+
+
+def test_a_checkpoint_without_a_name_is_to_be_given_one(tmp_path: Path) -> None:
+    """`save_weights("weights/")` of tf.keras writes `weights/.index`; a path cannot say that."""
+    tf.train.Checkpoint(a=tf.Variable([1.0])).write(str(tmp_path / "x"))
+    for ending in ("index", "data-00000-of-00001"):
+        (tmp_path / f"x.{ending}").rename(tmp_path / f".{ending}")
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "."\n')
+    with pytest.raises(CheckpointError, match=r"a checkpoint without a name.*rename \.index .* to weights\.index"):
+        open_checkpoint(tmp_path)
