@@ -91,8 +91,10 @@ def _layout(root: Path, *, inner: bool = False) -> _Layout:
     if bearing and not outside:
         return _split_folders(root, roles)
     several = len(bearing) > 1 and "train" in roles.values()
-    if several or not all(_holds_images(root / name, below=False) for name in bearing):
-        raise FinetuneError(_two_readings(root, bearing, outside))
+    # `train/` may be a vehicle and `valid/` a state, but `test/` beside two classes is hardly a third.
+    hardly = [name for name in holding if roles[name] in ("test", "unlabelled")] if len(outside) > 1 else []
+    if several or hardly or not all(_holds_images(root / name, below=False) for name in bearing):
+        raise FinetuneError(_two_readings(root, sorted({*bearing, *hardly}), outside))
     if below := _splits_below(root, holding):
         return below
     _check_depth(root, holding)

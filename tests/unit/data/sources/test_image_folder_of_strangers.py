@@ -220,3 +220,20 @@ def test_every_format_and_colour_that_pillow_gives(tmp_path):
             expected = np.asarray(Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB"))
             assert dataset.class_names[label] == name.partition("/")[0]
             assert np.abs(pixels.astype(int) - expected).max() <= 1, name
+
+
+@pytest.mark.parametrize("name", ["test", "Testing", "seg_pred", "unlabeled"])
+def test_images_to_be_tested_or_predicted_are_no_class_beside_two_others(name, tmp_path):
+    for kind in ("cat", "dog", name):
+        write(tmp_path / kind, "1.png", "2.png")
+    with pytest.raises(FinetuneError, match=f"holds {name}/, named as splits are, and cat/, dog/ with images as well"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("car", "plane", "train"), ("invalid", "valid"), ("control", "test")])
+def test_classes_may_have_the_name_of_a_split(names, tmp_path):
+    for name in names:
+        write(tmp_path / name, "1.png", "2.png")
+    dataset = load(tmp_path, test=0.5)
+    assert dataset.class_names == names
+    assert any("of a split's name, is read as a class" in one for one in dataset.remarks)
