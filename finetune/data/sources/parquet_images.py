@@ -133,8 +133,8 @@ def read_parquet(place: Path, options: ReadOptions) -> Dataset:
         LabelledPhotos(photos, all_labels, {split: photos.mixed(np.array(of)) for split, of in numbers.items()}),
         name=printable(place.stem),
         class_names=class_names,
-        source=f"{place}: {len(paths)} Parquet file{'s' if len(paths) > 1 else ''}, images in '{columns.image}', "
-        f"labels in '{columns.label}'",
+        source=f"{place}: {len(paths)} Parquet file{'s' if len(paths) > 1 else ''}, images in "
+        f"'{columns.image.removesuffix('.bytes')}', labels in '{columns.label}'",
         remarks=(*remarks, *unlabelled),
     )
 
