@@ -32,6 +32,7 @@ def test_metrics_csv_says_what_metrics_jsonl_says(finished):
 def test_the_card_says_what_the_model_is(finished):
     run, printed = finished
     text = (run / "MODEL_CARD.md").read_text()
+    assert text.startswith("---\nlibrary_name: keras\n")
     test = json.loads(printed.stdout)["test"]
     for way in ("is_training_false", "is_training_true"):
         one = test[way]

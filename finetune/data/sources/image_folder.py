@@ -41,7 +41,7 @@ def read_folder(root: Path, options: ReadOptions) -> Dataset:
     - One folder of class folders per split, such as `train/` and `val/`, also one level down: `data/train/`. The names
       are those of `split_names`. Every folder with images must bear one, and all splits must have the same classes.
     - Split folders in each class folder: `cats/train/`.
-    - Class folders alone. Other folders in a class folder belong to it.
+    - Class folders alone. Other folders in a class folder belong to it, unless all have the same.
     - Split folders without class folders, with a table of their images in each.
 
     The classes are the names of the training folders, sorted. Links are followed. Hidden files and files that are no
@@ -91,10 +91,13 @@ def _layout(root: Path, *, inner: bool = False) -> _Layout:
     if bearing and not outside:
         return _split_folders(root, roles)
     several = len(bearing) > 1 and "train" in roles.values()
-    if several or not all(_holds_images(root / name, below=False) for name in bearing):
-        raise FinetuneError(_two_readings(root, bearing, outside))
+    # `train/` may be a vehicle and `valid/` a state, but `test/` beside two classes is hardly a third.
+    hardly = [name for name in holding if roles[name] in ("test", "unlabelled")] if len(outside) > 1 else []
+    if several or hardly or not all(_holds_images(root / name, below=False) for name in bearing):
+        raise FinetuneError(_two_readings(root, sorted({*bearing, *hardly}), outside))
     if below := _splits_below(root, holding):
         return below
+    _check_depth(root, holding)
     # An empty folder may be a class that lacks its images; one of other files, such as Annotations/, is none.
     classes = [name for name in names if name in holding or not os.listdir(root / name)]
     if len(classes) < 2:
@@ -232,6 +235,20 @@ def _two_readings(root: Path, bearing: list[str], outside: list[str]) -> str:
         f"{root} holds {splits}, named as splits are, and {others} with images as well: to read the splits, move "
         f"{others} elsewhere; to read a class per folder, rename {splits}; or {_table_hint(root)}"
     )
+
+
+def _check_depth(root: Path, holding: list[str]) -> None:
+    """FinetuneError where all folders hold the same two or more folders of images, and no other images: which of the
+    two levels are the classes is not certain (`color/`, `segmented/` with classes in them; classes with `masks/`)."""
+    inner = [sorted(_roles_in(root / name)) for name in holding]
+    same = len(holding) > 1 and len(inner[0]) > 1 and all(one == inner[0] for one in inner)
+    if same and not any(_holds_images(root / name, below=False) for name in holding):
+        outer, below = (printable(listed([f"{name}/" for name in names], most=4)) for names in (holding, inner[0]))
+        raise FinetuneError(
+            f"{root} holds {outer}, each with {below} in it: where {below} are the classes, give --data "
+            f"{printable(str(root / holding[0]))}; where {outer} are, put the images directly into them, or "
+            f"{_table_hint(root)}"
+        )
 
 
 def _check_tables(root: Path, classes: list[str]) -> None:

@@ -17,12 +17,13 @@ from finetune.data import decoding
 from finetune.data.dataset import Dataset
 from finetune.data.image_files import PhotoFiles
 from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
+from finetune.data.sources.parquet_images import opened_parquet
 from finetune.data.sources.split_names import role_of, settled
 from finetune.data.sources.table_columns import USUAL, usual_columns
 from finetune.data.sources.table_columns import plain as plain_name
 from finetune.data.sources.table_paths import PathFinder
 from finetune.errors import FinetuneError
-from finetune.text import first_line, printable
+from finetune.text import printable
 
 TABLES = (".csv", ".tsv", ".parquet")
 """The suffixes of tables."""
@@ -186,16 +187,8 @@ def _csv(path: Path) -> list[list[str]]:
 
 
 def _parquet(path: Path) -> list[list[str]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise FinetuneError(
-            f"{path}: Parquet files are read by pyarrow: pip install 'finetune-backbones[parquet]', or write a .csv"
-        ) from None
-    try:
-        table = parquet.ParquetFile(path).read()
-    except (ArrowException, OSError) as error:
-        raise FinetuneError(f"{path} is no Parquet file, or damaged ({first_line(error)}): write it again") from None
+    with opened_parquet(path) as file:
+        table = file.read()
     columns = [column.to_pylist() for column in table.columns]
     if nested := [name for name, cells in zip(table.column_names, columns, strict=True) if _nested(cells)]:
         raise FinetuneError(

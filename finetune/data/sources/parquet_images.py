@@ -90,8 +90,8 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a Parquet file has a column of images, and not only of their paths. FinetuneError as `_opened`."""
-    with _opened(path) as file:
+    """Whether a Parquet file has a column of images, and not only of their paths. FinetuneError as `opened_parquet`."""
+    with opened_parquet(path) as file:
         return bool(_image_columns(file.schema_arrow))
 
 
@@ -103,7 +103,7 @@ def read_parquet(place: Path, options: ReadOptions) -> Dataset:
     the file. Rows without a label (-1) are left out. Raises FinetuneError for files and labels that do not fit.
     """
     files, remarks = _splits(place) if place.is_dir() else ({"": [place]}, ())
-    with _opened(next(iter(files.values()))[0]) as first:
+    with opened_parquet(next(iter(files.values()))[0]) as first:
         columns = _columns(place, first.schema_arrow, options.csv_columns)
     paths: list[Path] = []
     copies: list[tuple[Path, int]] = []
@@ -133,8 +133,8 @@ def read_parquet(place: Path, options: ReadOptions) -> Dataset:
         LabelledPhotos(photos, all_labels, {split: photos.mixed(np.array(of)) for split, of in numbers.items()}),
         name=printable(place.stem),
         class_names=class_names,
-        source=f"{place}: {len(paths)} Parquet file{'s' if len(paths) > 1 else ''}, images in '{columns.image}', "
-        f"labels in '{columns.label}'",
+        source=f"{place}: {len(paths)} Parquet file{'s' if len(paths) > 1 else ''}, images in "
+        f"'{columns.image.removesuffix('.bytes')}', labels in '{columns.label}'",
         remarks=(*remarks, *unlabelled),
     )
 
@@ -153,7 +153,7 @@ def _splits(place: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened_parquet(path: Path) -> Iterator[Any]:
     """A `pyarrow.parquet.ParquetFile`. FinetuneError for a damaged file, and where the package is missing."""
     try:
         from pyarrow import ArrowException, parquet
@@ -218,7 +218,7 @@ def _features(schema: Any) -> dict[str, tuple[str, ...]]:
 
 def _cells(path: Path, columns: _Columns, split: str) -> tuple[list[str], list[str]]:
     """(the label of each row as text, the split of each row)."""
-    with _opened(path) as file:
+    with opened_parquet(path) as file:
         table = file.read(columns=[columns.label, *([columns.split] if columns.split and not split else [])])
     labels = ["" if cell is None else str(cell).strip() for cell in table.column(columns.label).to_pylist()]
     if split or columns.split is None:
@@ -247,7 +247,7 @@ def _numbered(place: Path, columns: _Columns, texts: list[str]) -> tuple[tuple[s
 def _fill(path: Path, folder: Path, *, column: str) -> None:
     """The images of `column` one after another, and where each begins."""
     ends = array("q", [0])
-    with _opened(path) as file, open(folder / DATA, "xb") as out:
+    with opened_parquet(path) as file, open(folder / DATA, "xb") as out:
         for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[column]):
             values = batch.column(0)
             for value in values.field("bytes") if column.endswith(".bytes") else values:

@@ -1,6 +1,7 @@
 """A table of pixels: a row per image, with a column for each pixel (MNIST as CSV) or one of all pixels (FER2013)."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,18 @@ from finetune.data.sources.table_columns import plain, usual_columns
 from finetune.errors import FinetuneError
 from finetune.text import first_line, printable
 
-_LEAST = 64
-"""A table with more columns is one of pixels: images of 8 px and more."""
+_LEAST = 60
+"""A table with more columns whose names are numbered is one of pixels: images of 8 px and more."""
+_NUMBERED = re.compile(r"[a-z_ ]{0,7}\d+([._x]\d+)?")
+"""`pixel0`, `pixel_0_0`, `1x1`, or a number where there is no header."""
 _ALL = ("pixels", "pixel")
 
 
 def is_pixel_table(path: Path) -> bool:
     """Whether the first line of a `.csv` or `.tsv` has a column for each pixel, or one called `pixels`."""
     header = _header(path)[0]
-    return len(header) > _LEAST or any(plain(name) in _ALL for name in header)
+    numbered = sum(_NUMBERED.fullmatch(name.lower()) is not None for name in header)
+    return numbered > max(_LEAST, 0.9 * len(header)) or any(plain(name) in _ALL for name in header)
 
 
 def read_pixels(path: Path, options: ReadOptions) -> Dataset:

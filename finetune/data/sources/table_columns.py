@@ -22,4 +22,5 @@ def plain(name: str) -> str:
 def usual_columns(role: str, names: Sequence[str]) -> list[int]:
     """The positions of the `names` that are usual for a role, also in the plural, the most usual first."""
     spelled = [plain(name) for name in names]
-    return [at for usual in USUAL[role] for at, own in enumerate(spelled) if own in (usual, f"{usual}s", f"{usual}es")]
+    forms = ((one, f"{one}s", f"{one}es") if len(one) > 2 else (one,) for one in USUAL[role])  # `yes` is not several y
+    return [at for usual in forms for at, own in enumerate(spelled) if own in usual]

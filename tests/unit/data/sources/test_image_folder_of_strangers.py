@@ -93,6 +93,23 @@ def test_a_table_that_agrees_with_the_folders_does_no_harm(tmp_path):
     assert "not used, beside cat/: list.csv" in dataset.remarks
 
 
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [(("color", "segmented"), ("apple", "corn")), (("covid", "normal"), ("images", "masks"))],
+)
+def test_which_of_two_levels_are_the_classes_must_be_certain(outer, inner, tmp_path):
+    """PlantVillage has its classes below, the COVID-19 radiographs above, with masks beside the images."""
+    for one in outer:
+        for other in inner:
+            write(tmp_path / one / other, "1.png", "2.png")
+    said = f"{outer[0]}/, {outer[1]}/, each with {inner[0]}/, {inner[1]}/ in it: .* give --data .*{outer[0]}; where"
+    with pytest.raises(FinetuneError, match=said):
+        load(tmp_path)
+    assert load(tmp_path / outer[0], test=0.5).class_names == inner
+    write(tmp_path / outer[0], "9.png")  # an image of the folder's own: it is a class
+    assert load(tmp_path, test=0.2).class_names == outer
+
+
 @pytest.mark.parametrize("line", ["{number}.png {kind}", "images/{number}.png {kind}", "{number}.png\t{kind}"])
 def test_a_list_of_images_and_classes(line, tmp_path):
     write(tmp_path / "images", *(f"{number}.png" for number in range(10, 130, 10)))
@@ -186,7 +203,9 @@ def test_every_format_and_colour_that_pillow_gives(tmp_path):
     forms += [("png", "LA", {}), ("jfif", "L", {"format": "JPEG"}), ("tiff", "L", {})]
     for kind in ("cat", "dog"):
         for number, (suffix, mode, options) in enumerate(forms):
-            write(tmp_path / kind / str(number), f"{100 if kind == 'cat' else 200}.{suffix}", mode=mode, **options)
+            write(
+                tmp_path / kind / f"{kind} {number}", f"{100 if kind == 'cat' else 200}.{suffix}", mode=mode, **options
+            )
         (tmp_path / kind / "Thumbs.db").write_bytes(b"x")
         (tmp_path / kind / "._a.png").write_bytes(b"a Mac's own")
     (tmp_path / "class_indices.json").write_text(json.dumps({"cat": 0, "dog": 1}))
@@ -201,3 +220,20 @@ def test_every_format_and_colour_that_pillow_gives(tmp_path):
             expected = np.asarray(Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB"))
             assert dataset.class_names[label] == name.partition("/")[0]
             assert np.abs(pixels.astype(int) - expected).max() <= 1, name
+
+
+@pytest.mark.parametrize("name", ["test", "Testing", "seg_pred", "unlabeled"])
+def test_images_to_be_tested_or_predicted_are_no_class_beside_two_others(name, tmp_path):
+    for kind in ("cat", "dog", name):
+        write(tmp_path / kind, "1.png", "2.png")
+    with pytest.raises(FinetuneError, match=f"holds {name}/, named as splits are, and cat/, dog/ with images as well"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("car", "plane", "train"), ("invalid", "valid"), ("control", "test")])
+def test_classes_may_have_the_name_of_a_split(names, tmp_path):
+    for name in names:
+        write(tmp_path / name, "1.png", "2.png")
+    dataset = load(tmp_path, test=0.5)
+    assert dataset.class_names == names
+    assert any("of a split's name, is read as a class" in one for one in dataset.remarks)

@@ -179,6 +179,15 @@ def test_a_column_for_each_class(settings, tmp_path):
         load(tmp_path / "t.csv", **settings)
 
 
+def test_the_columns_yes_and_no_are_classes(tmp_path):
+    write(tmp_path, *(f"{number}.png" for number in range(1, 7)))
+    rows = "".join(f"{number}.png,{number % 2},{1 - number % 2}\n" for number in range(1, 7))
+    (tmp_path / "t.csv").write_text("filename,no,yes\n" + rows)
+    dataset = load(tmp_path / "t.csv", test=0.4)
+    both = seen(dataset.train, dataset.class_names) + seen(dataset.test, dataset.class_names)
+    assert sorted(both) == [(number, "no" if number % 2 else "yes") for number in range(1, 7)]
+
+
 def test_parquet(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     write(tmp_path, *(f"{number}.png" for number in range(4)))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from finetune.config import RunConfig
 from finetune.data.load_data import load_data
@@ -48,6 +49,19 @@ def test_a_column_for_each_pixel(content, settings, tmp_path):
     assert dataset.class_names == ("0", "3", "7")
     assert dataset.train.images.shape[1:] == (10, 10, 1)
     assert images_of(dataset) == EXPECTED
+
+
+def test_many_columns_of_classes_are_no_pixels(tmp_path):
+    names = [f"breed {letter}{other}" for letter in "abcdefghij" for other in "klmnopqr"]
+    rows = []
+    for number, name in enumerate(names * 2):
+        Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
+        rows.append(",".join([f"{number}.png", *(str(int(name == one)) for one in names)]))
+    (tmp_path / "breeds.csv").write_text("\n".join([",".join(["id", *names]), *rows]))
+    dataset = load(tmp_path / "breeds.csv", test=0.5)
+    assert dataset.class_names == tuple(names)
+    numbers = dataset.train.images[:][:, 0, 0, 0].astype(int)
+    assert [dataset.class_names[label] for label in dataset.train.labels] == [names[number % 80] for number in numbers]
 
 
 def test_one_column_of_all_pixels_and_one_of_splits(tmp_path):
