@@ -57,7 +57,7 @@ def check_classes(run: RunDir, dataset: Dataset, *, advice: str = "give the data
 
 
 def check_unchanged(run: RunDir, dataset: Dataset, *, advice: str) -> None:
-    """Raise FinetuneError, ending in `advice`, where the data has other classes or numbers of images than the run's."""
+    """Raise FinetuneError, ending in `advice`, where the data has not the run's classes, numbers of images or white."""
     check_classes(run, dataset, advice=advice)
     if not (run.path / _DATA).is_file():
         return
@@ -68,6 +68,12 @@ def check_unchanged(run: RunDir, dataset: Dataset, *, advice: str) -> None:
                 f"the data has changed since the run was started: {then['images'].get(split)} {split} images then, "
                 f"{count} now ({dataset.source}): {advice}"
             )
+    known = white(run)
+    if known is not None and dataset.white != known:
+        raise FinetuneError(
+            f"the data has changed since the run was started: {known} was white in images of more than 8 bits, "
+            f"{dataset.white or 'no image has them'} now ({dataset.source}): {advice}"
+        )
 
 
 def _some(names: list[str], *, numbered: bool = False) -> str:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -12,6 +13,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from finetune.data.load_data import load_data
+from finetune.errors import FinetuneError
+from finetune.runs.directory import RunDir
+from finetune.runs.run_data import check_unchanged
 from tests.support import commands
 
 CLASSES = 4
@@ -179,6 +184,10 @@ def test_what_is_white_goes_with_the_run(tmp_path, monkeypatch):
         (dark / place.relative_to(data)).write_bytes(place.read_bytes())
     own, elsewhere = (json.loads(typed("evaluate", run, "--data-dir", one, "--json").stdout) for one in (data, dark))
     assert elsewhere == own
+    opened = RunDir.open(run)
+    resumed = load_data(replace(opened.config(), data_dir=str(dark)))  # as a resumed run reads it
+    with pytest.raises(FinetuneError, match=r"4095 was white in images of more than 8 bits, 1023 now .*: put it back"):
+        check_unchanged(opened, resumed, advice="put it back")
     assert typed("features", run, "--layer", "head", "--data", dark, "--out", tmp_path / "f.npz").exit_code == 0
     assert typed("features", run, "--layer", "head", "--out", tmp_path / "own.npz").exit_code == 0
     np.testing.assert_array_equal(np.load(tmp_path / "f.npz")["features"], np.load(tmp_path / "own.npz")["features"])
