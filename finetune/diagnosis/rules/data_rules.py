@@ -30,6 +30,9 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
     # A layer at 0/1 looks as if it expected pixels that are about 0/1. The cause is the one whose cure is better.
     if evidence.partly_repaired is not None and evidence.partly_repaired.accuracy >= check.test.accuracy:
         return None
+    # Both cures work. Each layer is measured on batch statistics below it, so wrong pixels show in the first layer.
+    if seen.cured and seen.beyond_the_first:
+        return None
     twice = ", a double normalisation" if "twice" in check.best or "then" in check.best else ""
     twice = twice or words(check.best, check.current)
     return Finding(
