@@ -48,7 +48,7 @@ class GraphFacts:
     lines: how everything was found, to print. scales_pixels: whether the graph begins by rescaling its images, so that
     it prepares pixels itself. sigmoids: whether its logits are those of sigmoids, not of a softmax. trained_with:
     "moving" where no layer normalised by the batch in training. statistics_absent: whether the checkpoint lacks moving
-    statistics, which are read as their start.
+    statistics, which are read as their start. statistics_raw: whether weights are averages and a statistic is not.
     """
 
     lines: tuple[str, ...]
@@ -60,6 +60,7 @@ class GraphFacts:
     sigmoids: bool = False
     trained_with: Literal["moving"] | None = None
     statistics_absent: bool = False
+    statistics_raw: bool = False
 
 
 class GraphSubject:
