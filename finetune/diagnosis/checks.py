@@ -24,6 +24,8 @@ _PROBED = 64
 """Images for the equations of a recovered preprocessing."""
 _FINALISTS = 4
 """Preprocessings that are tried again on more images."""
+_SORTED = 8
+"""The fewest images in a batch of one class: with fewer, batch statistics are mostly noise, and calls are many."""
 _PROMISING = 2.0
 """Standard errors by which another preprocessing must lead on few images to be tried on all."""
 
@@ -188,6 +190,9 @@ def check_batches(budget: CheckBudget) -> BatchCheck:
     sizes: tuple[int, ...] = () if not budget.generous else SIZES if fixed is None else (fixed,)
     calls = thresholds.TRIAL_IMAGES if budget.thorough else min(thresholds.SMALL_BATCHES, len(few) // 2)
     evaluate = budget.evaluator.evaluate
+    # Sorted images, in batches no larger than a class, share a batch with their own class only.
+    classes = np.bincount(some.split.labels)
+    own = fixed or min(some.batch_size, max(int(np.median(classes[classes > 0])), _SORTED))
     return BatchCheck(
         sizes={
             size: evaluate(few.some(max(calls * size, budget.least)).at(size).batches(), "batch")
@@ -195,7 +200,7 @@ def check_batches(budget: CheckBudget) -> BatchCheck:
             if size <= len(few)
         },
         shuffled=evaluate(mixed.batches(), "batch"),
-        grouped=evaluate(some.grouped().batches(), "batch"),
+        grouped=evaluate(some.grouped().at(own).batches(), "batch"),
         moving=evaluate(mixed.batches(), "moving"),
     )
 

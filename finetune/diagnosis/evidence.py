@@ -240,8 +240,8 @@ class PreprocessingCheck:
 class BatchCheck:
     """`is_training=True` on the same few test images, by batch size and by their order.
 
-    sizes: batch size -> score, images shuffled. shuffled, grouped: at the usual batch size, shuffled and sorted by
-    class. moving: the same images with `is_training=False`.
+    sizes: batch size -> score, images shuffled. shuffled: at the usual batch size. grouped: sorted by class, in batches
+    no larger than a class. moving: the same images with `is_training=False`.
     """
 
     sizes: dict[int, Evaluation]

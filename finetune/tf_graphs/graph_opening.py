@@ -134,7 +134,9 @@ def _with_weights(
     if wiring.run == 0 and all(map(_at_start, statistics, starts)):
         updates = 0
     lines = [*lines, *opened.remarks, *wiring.lines(), *averages.lines()]
-    facts = GraphFacts(tuple(lines), step, updates, averages, wiring, statistics_absent=bool(opened.absent))
+    raw = averages.used and not set(moving).isdisjoint(averages.without)
+    absent = bool(opened.absent)
+    facts = GraphFacts(tuple(lines), step, updates, averages, wiring, statistics_absent=absent, statistics_raw=raw)
     return GraphSubject(saved, replace(modes, batch=batch, layers=layers), images, files, facts)
 
 

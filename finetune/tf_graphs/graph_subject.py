@@ -49,6 +49,7 @@ class GraphFacts:
     lines: how everything was found, to print. scales_pixels: whether the graph begins by rescaling its images, so that
     it prepares pixels itself. ending: what its output is. trained_with: "moving" where no layer normalised by the batch
     in training. statistics_absent: whether the checkpoint lacks moving statistics, which are read as their start.
+    statistics_raw: whether weights are averages and a statistic is not.
     """
 
     lines: tuple[str, ...]
@@ -60,6 +61,7 @@ class GraphFacts:
     ending: Ending = field(default_factory=Ending)
     trained_with: Literal["moving"] | None = None
     statistics_absent: bool = False
+    statistics_raw: bool = False
 
 
 class GraphSubject:

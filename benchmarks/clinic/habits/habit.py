@@ -12,7 +12,7 @@ OF_REMEDY = {
     "recalibrate": (
         "not-finite", "statistics-not-saved", "updates-never-ran", "partially-restored",
         "frozen-base-normalised-by-batch", "updates-never-ran-since-source", "frozen-statistics-trained-weights",
-        "statistics-lag", "averaged-weights-raw-statistics", "statistics-noisy", "mixed-modes",
+        "statistics-lag", "averaged-weights-raw-statistics", "statistics-noisy",
     ),
     "pixels": ("wrong-preprocessing",),
     "labels": ("not-batchnorm: labels",),
@@ -51,14 +51,15 @@ class Brought:
 
     right: the causes that are right, the exact one first; the others follow where no figure tells them apart. words:
     the command's words but for the data. own: the accuracy with `is_training=False` on the 1,000 test images, by the
-    program that trained the model and on the pixels of the training. train, pool: the images, where these are not those
-    of the training.
+    program that trained the model and on the pixels of the training; comparable: whether the diagnosis sees the same.
+    train, pool: the images, where these are not those of the training.
     """
 
     name: str
     right: tuple[str, ...]
     words: tuple[str, ...]
     own: float | None = None
+    comparable: bool = True
     train: Images | None = None
     pool: Images | None = None
 

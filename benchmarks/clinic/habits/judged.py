@@ -24,6 +24,8 @@ UNDETERMINED = "undetermined"
 HARMLESS, HARMFUL = 0.02, 0.05
 """Accuracy that new statistics gain: under the first the statistics are harmless whatever made them, over the second
 they are to blame. Between the two, either verdict is right."""
+SOUND = 0.8
+"""Share of the reach that the pixels of the training win, of a network with no other illness."""
 BINS = (0.0, 0.8, 0.9, 0.95, 1.01)
 """Of the confidence."""
 
@@ -80,6 +82,12 @@ class Cell:
             return lag if self.gain >= HARMFUL else (*right, *lag) if self.gain >= HARMLESS else right
         if cause == "recalibrate":
             return right if self.gain >= HARMFUL else (*right, *HEALTHY)
+        trained = self.row.get("as_trained")
+        if cause == "pixels" and trained is not None:
+            # A network that does badly on the pixels of its training too has a second illness.
+            before = self.row["truth"]["test"]["false"]
+            if trained - before < SOUND * self.reach:
+                return (*right, *lag)
         if cause in ("pixels", "train again") and abs(self.reach) < HARMLESS and abs(self.gain) < HARMLESS:
             return (*right, *HEALTHY)
         return right

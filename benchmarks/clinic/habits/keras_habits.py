@@ -216,7 +216,7 @@ def make(name: str, right: tuple[str, ...], dialect: str, recipe: Recipe, bench:
     cut = None if recipe.images is None else Images(images.x[: recipe.images], y)
     whole = Brought(
         name, right, (saved(keras, model, form, bench, "m"), *words, "--preprocess", recipe.named),
-        accuracy(model, recipe, bench), cut,
+        accuracy(model, recipe, bench), train=cut,
     )  # fmt: skip
     yield recipe.change(whole, bench) if recipe.change else whole
     for number, after in enumerate(recipe.after):
@@ -228,7 +228,7 @@ def make(name: str, right: tuple[str, ...], dialect: str, recipe: Recipe, bench:
             brought = replace(brought, own=accuracy(spoilt, recipe, bench), words=(path, *whole.words[1:]))
             model.set_weights(kept)
         if after.named:
-            brought = replace(brought, words=(*brought.words[:-1], after.named), own=None)
+            brought = replace(brought, words=(*brought.words[:-1], after.named), comparable=False)
         yield after.change(brought, bench) if after.change else brought
 
 
@@ -294,7 +294,7 @@ def labels_from_one(brought: Brought, bench: Bench) -> Brought:
     def renumbered(images: Images) -> Images:
         return Images(images.x, (images.y + 1) % CLASSES)
 
-    return replace(brought, train=renumbered(bench.images.train), pool=renumbered(bench.images.pool), own=None)
+    return replace(brought, train=renumbered(bench.images.train), pool=renumbered(bench.images.pool), comparable=False)
 
 
 def by_name(brought: Brought, bench: Bench) -> Brought:
@@ -304,22 +304,22 @@ def by_name(brought: Brought, bench: Bench) -> Brought:
     def renumbered(images: Images) -> Images:
         return Images(images.x, order[images.y])
 
-    return replace(brought, train=renumbered(bench.images.train), pool=renumbered(bench.images.pool), own=None)
+    return replace(brought, train=renumbered(bench.images.train), pool=renumbered(bench.images.pool), comparable=False)
 
 
 def test_images(change: Callable[[np.ndarray], np.ndarray], brought: Brought, bench: Bench) -> Brought:
     """Test images of another camera."""
     changed = np.clip(change(bench.images.pool.x.astype(np.float32)), 0, 255).astype(np.uint8)
-    return replace(brought, pool=Images(changed, bench.images.pool.y), own=None)
+    return replace(brought, pool=Images(changed, bench.images.pool.y), comparable=False)
 
 
 def other_pixels(brought: Brought, bench: Bench) -> Brought:
     """The owner's own accuracy is of other pixels than those named."""
-    return replace(brought, own=None)
+    return replace(brought, comparable=False)
 
 
 def sorted_test(brought: Brought, bench: Bench) -> Brought:
-    return replace(brought, pool=bench.images.pool.sorted())
+    return replace(brought, pool=bench.images.pool.sorted(), comparable=False)
 
 
 def freeze_all(base: Any) -> None:
@@ -408,7 +408,8 @@ RECIPES: dict[str, tuple[tuple[str, ...], Recipe]] = {
         Recipe(loop=partial(own_loop, training=True, replicas=4), batch=8, steps=300, rate=2e-3, decay=0.99),
     ),
     "lower half's BatchNorm frozen, momentum 0.9997 above": (
-        ("mixed-modes", "statistics-lag"), Recipe(start="source", freeze=freeze_lower_bn, decay=0.9997, rate=8e-3),
+        ("frozen-statistics-trained-weights", "statistics-lag"),
+        Recipe(start="source", freeze=freeze_lower_bn, decay=0.9997, rate=8e-3),
     ),
     # Others to blame.
     "own loop without training=True": (("trained-in-inference-mode",), Recipe(loop=own_loop, rate=2e-3, steps=250)),

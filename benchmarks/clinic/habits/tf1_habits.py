@@ -96,7 +96,7 @@ def make(name: str, right: tuple[str, ...], dialect: str, program: Program, benc
             cut = None if program.images is None else Images(images.x[: program.images], labels)
             paths = {saver: _save(session, saver, bench) for saver in ("all", *(one.saver for one in program.after))}
     words += ["--preprocess", program.named, *(["--ema"] if program.average else [])]
-    whole = Brought(name, right, ("--meta-graph", f"{paths['all']}.meta", *words), own, cut)
+    whole = Brought(name, right, ("--meta-graph", f"{paths['all']}.meta", *words), own, train=cut)
     yield program.change(whole, bench) if program.change else whole
     for after in program.after:
         brought = replace(whole, name=after.name, right=after.right)

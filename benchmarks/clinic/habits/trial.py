@@ -44,7 +44,8 @@ def run(habit: Habit, bench: Bench) -> Iterator[list[dict[str, Any]]]:
             "right": brought.right,
             "truth": {split: _shares(getattr(whole, split)) for split in ("test", "train")},
             "remedy": mend(found[SIZES[-1]].verdict.remedy),
-            "own": brought.own,
+            "own": brought.own if brought.comparable else None,
+            "as_trained": brought.own,
         }
         seconds = {"training": round(ready - started, 1), "diagnoses": round(time.monotonic() - ready, 1)}
         yield [

@@ -83,10 +83,11 @@ class Reading:
         """Whether recalibrating the statistics alone brings back accuracy, or a loss that was hopeless.
 
         Test and training images count together: statistics that explain a gap on training images are to blame, however
-        few test images there are, unless test images contradict it.
+        few test images there are, unless test images do worse and show a gain too small to count.
         """
         test, together = self.evidence.test, self.evidence.together
-        agrees = test.recalibrated.correct >= test.is_training_false.correct
+        gain = test.recalibrating_gain
+        agrees = gain.estimate >= 0 or (gain.high >= thresholds.LEAST_GAP and not test.recalibrating_hurts)
         return self.assume_cured or test.recalibrating_helps or (agrees and together.recalibrating_helps)
 
     @cached_property
@@ -183,6 +184,12 @@ class Reading:
         statistics below it, so what the network is fed shows in no other."""
         first, *others = (size(layer) for layer in self.evidence.layers)
         return bool(others) and first > thresholds.MISFED and first > thresholds.ALONE * max(others)
+
+    @cached_property
+    def beyond_the_first(self) -> bool:
+        """Whether the first layer drifts less than most others do: wrong pixels disturb the first layer most."""
+        first, *others = (size(layer) for layer in self.evidence.layers)
+        return bool(others and first < np.median(others))
 
     @cached_property
     def test_distance(self) -> tuple[float, float]:

@@ -354,7 +354,7 @@ def graph_facts(subject: GraphSubject, decay: float | None = None) -> Facts:
         updates_enabled=found.wiring.train_op_runs_updates,
         why_disabled=found.wiring.sentence,
         weights_moved=True if found.step else None,
-        weights_averaged=found.averages.used and any("moving_" in name for name in found.averages.without),
+        weights_averaged=found.statistics_raw,
         statistics_absent=found.statistics_absent,
     )
 

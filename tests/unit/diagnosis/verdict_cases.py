@@ -230,6 +230,19 @@ CASES = {
         "layers": (layer(0.2, noise=0.06),) * 2,
         "facts": Facts(decay=0.9, updates=600),
     },
+    "statistics-lag: 100 test images show an image lost, which is no contradiction": {
+        "test": replace(ways(0.75, 0.77, 0.74, examples=100), by_true=Paired(9, 7), by_recalibrated=Paired(10, 11)),
+        "train": changed(0.7, 0.79, Paired(131, 41)),
+        "labels": labels(0.77),
+        "layers": (layer(0.3),) * 2,
+        "facts": UNKNOWN,
+    },
+    "averaged-weights-raw-statistics: other pixels fit, but not the drift of the later layers": {
+        **BROKEN,
+        "layers": (layer(0.25), layer(0.5), layer(0.6)),
+        "preprocessing": fed("cifar", 0.87, 0.91),
+        "facts": Facts(weights_averaged=True),
+    },
     "averaged-weights-raw-statistics": {**BROKEN, "facts": facts(weights_averaged=True)},
     "statistics-noisy: four points that only the images one by one can tell": {
         "test": changed(0.31, 0.35, Paired(60, 20)),

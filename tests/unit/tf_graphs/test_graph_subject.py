@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from checkpoints.formats import open_checkpoint
+from checkpoints.formats.slim import write_slim
 from finetune.batchnorm.statistics import recalibrate
 from finetune.data import pipeline
 from finetune.data.batches import EvalSet
@@ -184,6 +186,17 @@ def test_averages_of_weights_are_listed_and_used_when_asked_for(opened):
     by_averages, by_weights = (subject.forward("moving")(images)[0] for subject in (averaged, plain))
     assert np.abs(by_averages - by_weights).max() > 0.01
     assert opened["by-hand"][1].facts.averages.averaged == ()
+
+
+def test_averages_of_moments_without_an_average_are_raw_whatever_they_are_called(opened, tmp_path):
+    truth, plain = opened["by-hand"]
+    reader = tf.train.load_checkpoint(str(truth.meta.with_suffix("")))
+    whole = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    write_slim(tmp_path / "averaged", whole | {f"{n}/ExponentialMovingAverage": a for n, a in plain.kernels.items()})
+    averaged = open_graph(truth.meta, tmp_path / "averaged", use_averages=True)
+    assert averaged.facts.statistics_raw
+    assert not plain.facts.statistics_raw
+    assert not any("moving_" in name for name in averaged.facts.averages.without)
 
 
 def test_what_does_not_fit_is_said(opened):
