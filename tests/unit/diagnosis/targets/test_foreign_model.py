@@ -39,7 +39,7 @@ def test_statistics_that_a_file_lacks_are_measured_and_written_for_tf1(data: Pat
     write_slim(tmp_path / "m", saved)
     request = TargetOptions(backbone=SPEC.name, checkpoint=tmp_path / "m", data=str(data), image_size=16, batch_size=32)
     target = open_target(request)
-    assert any("lacks" in note and "they start at mean 0 and variance 1" in note for note in target.notes)
+    assert any("lacks" in note and "they start at 0 and 1" in note for note in target.notes)
     assert target.history.facts.statistics_absent
     recalibrate_bn(target, out=tmp_path / "out")
     written = open_checkpoint(tmp_path / "out")
