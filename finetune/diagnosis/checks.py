@@ -126,13 +126,20 @@ def check_preprocessing(
 
 
 def _nearest(equals: list[Any], trials: tuple[Trial, ...]) -> Any:
-    """Of preprocessings that do equally well, the one that the first layer's statistics fit best; None of none.
+    """Of preprocessings that do about equally well, best first, the one that the first layer's statistics fit best, and
+    of those that fit alike the first; None of none.
 
     One in numbers must fit clearly better than every one that has a name.
     """
     sizes = {one.name: max(one.mean_shift, one.log_variance_ratio / 2) for one in trials}
-    handicap = thresholds.DRIFTED / 2
-    return min(equals, key=lambda one: sizes[one.name] + handicap * ("=" in one.name), default=None)
+    clearly = thresholds.DRIFTED / 2
+
+    def misfit(one: Any) -> float:
+        return sizes[one.name] + clearly * ("=" in one.name)
+
+    best = min(equals, key=misfit, default=None)
+    alike = (one for one in equals if misfit(one) <= misfit(best) + clearly and ("=" in one.name) == ("=" in best.name))
+    return next(alike, None)
 
 
 def _recovered(budget: CheckBudget) -> list[Any]:

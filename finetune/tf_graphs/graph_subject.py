@@ -28,9 +28,8 @@ from finetune.tf_graphs.program.roles import Input
 from finetune.tf_graphs.program.sites import Layer
 from finetune.tf_graphs.writing import GraphFiles
 
-_SIZES = (32, 64, 96, 224, 299)
-"""Sides in px to try with a network that takes images of any size."""
-_COUNT = 8
+_SIZES, _COUNT = (32, 64, 96, 224, 299), 8
+"""Sides in px to try with a network that takes images of any size, and how many images."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ class GraphFacts:
     step: the global step. updates: how many updates the moving statistics took, None where that is not known. It is all
     steps where the train op runs the updates, and 0 where it does not and the statistics are still 0 and 1.
     lines: how everything was found, to print. scales_pixels: whether the graph begins by rescaling its images, so that
-    it prepares pixels itself. ending: what its output is. trained_with: "moving" where no layer normalised by the batch
-    in training. statistics_absent: whether the checkpoint lacks moving statistics, which are read as their start.
-    statistics_raw: whether weights are averages and a statistic is not.
+    it prepares pixels itself. ending: what its output is. trained_with: "moving" where no layer normalised by batches.
+    statistics_absent: whether the checkpoint lacks some, read as their start; statistics_raw: whether only weights are
+    averages.
     """
 
     lines: tuple[str, ...]
