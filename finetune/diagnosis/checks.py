@@ -137,9 +137,11 @@ def _nearest(equals: list[Any], trials: tuple[Trial, ...]) -> Any:
     def misfit(one: Any) -> float:
         return sizes[one.name] + clearly * ("=" in one.name)
 
-    best = min(equals, key=misfit, default=None)
-    alike = (one for one in equals if misfit(one) <= misfit(best) + clearly and ("=" in one.name) == ("=" in best.name))
-    return next(alike, None)
+    if not equals:
+        return None
+    best = min(equals, key=misfit)
+    alike = [one for one in equals if misfit(one) <= misfit(best) + clearly and ("=" in one.name) == ("=" in best.name)]
+    return alike[0]
 
 
 def _recovered(budget: CheckBudget) -> list[Any]:
