@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.errors import FinetuneError, WrongUse
+from finetune.errors import UserError, WrongUse
 from finetune.process import require_tensorflow
 from finetune.text import in_python
 
@@ -127,10 +127,10 @@ def diagnose_bn(
         the data are as the model takes them.
     batch_size: images at once, by default as many as the data has in a batch, or 64.
     checks: further checks: `"default"` where the figures call for them, `"quick"` for none, `"all"`.
-    session: a `tf.compat.v1.Session` in place of a model, with `images=` and `logits=`, its graph's tensors. See
-        `diagnose_session`.
+    session: a `tf.compat.v1.Session` in place of a model. `images` and `logits` are then tensors of its graph or their
+        names, and so is `is_training`, its switch, where the graph leaves a choice; `feeds` gives other placeholders.
     options: for a path: `data`, `data_dir`, `image_size` and the other options of `finetune diagnose-bn`; for a model
-        with several outputs: `output`; for a session: `logits`, `is_training`, `feeds`.
+        with several outputs: `output`.
 
     The model is as before afterwards, also after an error: its weights, its state and, of a session, its graph.
     Raises FinetuneError where the model has no BatchNorm, or the data does not fit it.
@@ -377,7 +377,7 @@ def _worded() -> Iterator[None]:
     """Errors inside are worded for Python: options are arguments, and commands functions."""
     try:
         yield
-    except FinetuneError as error:
+    except UserError as error:
         said = in_python(str(error))
         if said == str(error):
             raise

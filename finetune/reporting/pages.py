@@ -13,6 +13,7 @@ from markupsafe import Markup
 from finetune.reporting import curves, svg
 from finetune.reporting.pictures import as_seen
 from finetune.reporting.rendering import render
+from finetune.reporting.snippets import SNIPPETS
 from finetune.text import all_printable
 
 HEAT_CLASSES = 25
@@ -99,6 +100,7 @@ def render_diagnosis_page(report: Mapping[str, Any], fed: Mapping[str, np.ndarra
     return render(
         "diagnosis.html",
         report=report,
+        snippets=SNIPPETS.get(report["verdict"]["cause"], {}),
         modes=curves.MODES,
         splits=_SPLITS,
         accuracy=_accuracy(report),

@@ -65,6 +65,14 @@ def test_the_page_has_the_runner_up_or_the_causes_still_possible():
     assert "Runner-up" not in html
 
 
+def test_the_remedy_is_shown_as_lines_of_ones_own_training_too():
+    html = render_diagnosis_page(report())
+    assert "In your own training code" in html
+    assert "BatchNormalization(momentum=0.95)" in html
+    healthy = {**report()["verdict"], "cause": "healthy"}
+    assert "In your own training code" not in render_diagnosis_page(report(verdict=healthy))
+
+
 def test_images_are_shown_as_the_network_gets_them_on_the_range_that_it_expects():
     images = np.random.default_rng(0).uniform(0, 1, (2, 4, 4, 3))
     pictures = as_seen({"raw": images * 255, "unit": images}, "unit")
