@@ -158,3 +158,9 @@ def test_the_data_of_the_wheel_are_found(installed):
     assert "resnet_v1_demo" in told
     pages = "from finetune.reporting import rendering; print(rendering.__file__)"
     assert str(installed) in run(installed, sys.executable, "-c", pages)
+
+
+def test_the_citation_names_this_version():
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {__version__}" in lines
+    assert "license: Apache-2.0" in lines
