@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from finetune.process import set_environment
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores already. Read when NumPy and TensorFlow are imported, also by processes of tests.
     for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(_name, "1")
+set_environment()  # as the command line does: the bits of a run depend on oneDNN
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -135,7 +135,8 @@ def _nearest(equals: list[Any], trials: tuple[Trial, ...]) -> Any:
     clearly = thresholds.DRIFTED / 2
 
     def misfit(one: Any) -> float:
-        return sizes[one.name] + clearly * ("=" in one.name)
+        size = sizes[one.name] + clearly * ("=" in one.name)
+        return size if np.isfinite(size) else np.inf  # statistics that are not finite fit nothing
 
     if not equals:
         return None
