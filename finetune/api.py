@@ -32,7 +32,7 @@ IMAGES = 2_000
 class Diagnosis:
     """What `diagnose_bn` found: the table in a terminal, the page in a notebook.
 
-    cause: such as `healthy` or `decay-too-slow`; `docs/diagnosis.md` explains each. remedy: what to do, None where
+    cause: such as `healthy` or `statistics-lag`; `docs/diagnosis.md` explains each. remedy: what to do, None where
     there is nothing to repair. accuracy, loss: split (`test`, `train`) -> mode (`is_training_false`,
     `is_training_true`, `recalibrated`) -> a fraction in [0, 1], or nats per image. notes: how the model and the data
     were read. found: all that was measured, and the `verdict` with its sentence, evidence, runner-up and confidence.
@@ -165,7 +165,7 @@ def recalibrate_bn(
         from finetune.diagnosis import doctor
 
         most = 10_000 if session is not None else images
-        if isinstance(model, str | Path):
+        if isinstance(model, str | Path | Run):
             written = doctor.recalibrate_bn(target, out=None if out is None else Path(out), images=most)
             return Recalibration(written.before, written.after, written.images, undone=False)
         before, after, used, worse = doctor.measure_again(target, images=most)

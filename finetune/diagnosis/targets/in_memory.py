@@ -115,7 +115,8 @@ def _subject(
         return in_place(model, given, output)  # as it is in training, which its clone would not be
     try:
         clone = transfer.of_model(model) if transfer else model
-        flattened = flat(choose_output(clone, output, name=name)) if getattr(clone, "inputs", None) else None
+        chosen = choose_output(clone, output, name=name)
+        flattened = flat(chosen) if getattr(clone, "inputs", None) else None
     except WrongUse:  # of the output's name
         raise
     except FinetuneError:
@@ -124,7 +125,6 @@ def _subject(
         flattened = None
     if flattened is None:
         return in_place(model, given, output)
-    chosen = choose_output(clone, output, name=name)
     scored = as_logits(flattened, name=name, binary="binary" in str(getattr(model, "loss", "")).lower())
     subject = KerasSubject(adopt(scored.model, unbiased=False), scored.scores)
     back = {id(made): layer for layer, made in transfer.pairs} if transfer else {}
