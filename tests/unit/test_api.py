@@ -174,6 +174,8 @@ def test_a_run_from_its_settings_to_its_predictions(tmp_path):
     assert run.report()["runs"][0]["test"]["is_training_false"]["accuracy"] == accuracy
     assert run.diagnose_bn(checks="quick").accuracy["test"]["is_training_false"] == accuracy
     assert finetune.resume(run.path).path == run.path
+    with pytest.raises(finetune.WrongUse, match=r"model\.keras is already there and is not overwritten"):
+        finetune.recalibrate_bn(run, out=run.path / "model.keras")
 
 
 def test_settings_are_refused_in_words_of_python(tmp_path):
