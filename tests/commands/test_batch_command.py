@@ -214,7 +214,7 @@ def test_the_slurm_script_runs_the_same_jobs(tmp_path, night):
     for name in ("summary.csv", "summary.json"):
         (place / "night" / name).unlink()
     task = subprocess.run(
-        ["bash", script], env={**there, "SLURM_ARRAY_TASK_ID": "1"}, capture_output=True, text=True, timeout=60
+        ["bash", script], env={**there, "SLURM_ARRAY_TASK_ID": "1"}, capture_output=True, text=True, timeout=300
     )
     assert task.returncode == 0, task.stderr
     assert task.stderr == "1 of 1 job done already\n"

@@ -16,7 +16,7 @@ def completed(words):
         [sys.executable, "-c", "import sys; from finetune.cli import main; sys.argv[0] = 'finetune'; main()"],
         env={**os.environ, "_FINETUNE_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words),
              "COMP_CWORD": str(len(words) - 1)},
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     return [line.partition(",")[2] for line in answer.stdout.splitlines()]
 

@@ -41,14 +41,14 @@ for arguments in (["--help"], ["run", "--help"], ["backbones", "list"], ["run", 
 heavy = {"tensorflow", "keras", "h5py"} & set(sys.modules)
 assert not heavy, heavy
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("backbones", "list"), ("backbones", "list", "--json")])
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 def test_a_full_output_is_one_message(arguments):
     with open("/dev/full", "w") as full:
-        done = subprocess.run([*FINETUNE, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run([*FINETUNE, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
     assert done.returncode == 1
     assert done.stderr.startswith("Error: the disk is full")
     assert done.stderr.count("\n") == 1

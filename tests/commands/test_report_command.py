@@ -64,7 +64,7 @@ def test_neither_tensorflow_nor_data_is_needed(run, tmp_path):
         "try: main()\n"
         "finally: assert not {'tensorflow', 'keras'} & set(sys.modules), 'imported'"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "the mistakes are without pictures" in done.stdout
     assert "expected calibration error" in done.stdout

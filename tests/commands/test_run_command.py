@@ -156,7 +156,7 @@ def test_the_model_needs_nothing_but_keras(finished, tmp_path):
     images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
     arguments = [str(finished[0] / "model.keras"), str(tmp_path / "images.npy"), str(tmp_path / "logits.npy")]
-    subprocess.run([sys.executable, "-c", ALONE, *arguments], check=True, timeout=120, cwd=tmp_path)
+    subprocess.run([sys.executable, "-c", ALONE, *arguments], check=True, timeout=300, cwd=tmp_path)
     here = keras.models.load_model(finished[0] / "model.keras", compile=False)(images)
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), np.asarray(here), atol=1e-5)
 
@@ -167,7 +167,7 @@ def test_evaluate_gives_the_numbers_of_the_run_also_among_warnings(finished, tmp
         [sys.executable, "-W", "always", "-m", "finetune", "evaluate", str(run), "--json"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
         cwd=tmp_path,
     )

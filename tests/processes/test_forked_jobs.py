@@ -102,7 +102,7 @@ def test_a_script_without_a_guard_is_run_once(tmp_path):
         "print('begun', flush=True)\n"
         f"print(Forked(Launch(('--version',), Path({str(tmp_path / 'log')!r}))).wait().exit_code)\n"
     )
-    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=300)
     assert (done.stdout, done.stderr) == ("begun\n0\n", "")
 
 

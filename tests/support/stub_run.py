@@ -1,6 +1,6 @@
 """Stands in for `finetune run`: writes a run directory without training. What it does is read from $STUB/NAME, a word
-for each attempt: ok, fail, oom, kill, moved, kill-early, hang:SECONDS (or until it is told to stop, when it saves its
-state)."""
+for each attempt: ok, fail, fail-once:NAME (once the job of that name hangs), oom, kill, moved, kill-early,
+hang:SECONDS (or until it is told to stop, when it saves its state)."""
 
 import fcntl
 import json
@@ -48,7 +48,10 @@ def act(word, run, config):
     row = {"kind": "epoch", "epoch": 1, "step": 2, "seconds": 0.1, "images_per_second": 9.0, "validation_accuracy": 0.5}
     (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     print(f"threads {os.environ.get('FINETUNE_THREADS')} batch {config['batch_size']}", flush=True)
-    if word == "fail":
+    if word.startswith("fail-once:"):
+        # On a busy machine the other process may start seconds later: wait for it, not for a time.
+        wait_for(run.parent / word.partition(":")[2] / "pid")
+    if word.startswith("fail"):
         sys.exit("Error: it did not work")
     if word == "oom":
         sys.exit("Error: out of memory: lower --batch-size")
@@ -76,6 +79,14 @@ def act(word, run, config):
         "train_seconds": 0.1,
     }
     (run / "result.json").write_text(json.dumps(result))
+
+
+def wait_for(path, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > deadline:
+            sys.exit(f"Error: no {path} within {seconds} seconds")
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_it_loads_without_this_package(model, tmp_path):
         f"model = keras.models.load_model(r'{tmp_path}/model.keras')\n"
         f"np.save(r'{tmp_path}/out.npy', model(np.load(r'{tmp_path}/images.npy')))"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120, capture_output=True)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300, capture_output=True)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), model(IMAGES), atol=1e-6)
 
 

@@ -182,7 +182,7 @@ def test_tensorflows_own_layer_does_the_same(tmp_path):
     np.savez(tmp_path / "given.npz", x=x, dy=dy, **weights)
     environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", TF_LAYERS, str(tmp_path / "given.npz"), str(tmp_path / "theirs.npz")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     theirs = np.load(tmp_path / "theirs.npz")
     for index, batch in enumerate(x):

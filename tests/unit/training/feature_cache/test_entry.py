@@ -194,7 +194,7 @@ def test_writers_killed_at_any_moment_leave_only_right_rows(entry):
         there = np.flatnonzero(found >= 0)
         np.testing.assert_array_equal(entry.read(found[there]), values(there))
         assert not len(entry.damaged(ids))
-    stdout, stderr = WarmProcess(WRITER, str(entry.path), "9").communicate(timeout=60)
+    stdout, stderr = WarmProcess(WRITER, str(entry.path), "9").communicate(timeout=300)
     assert stdout.endswith("done\n"), stderr
     np.testing.assert_array_equal(entry.read(entry.find(ids)), values(range(4000)))
     assert len(entry) == 4000  # nobody computed what another had

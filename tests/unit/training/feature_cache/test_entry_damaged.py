@@ -104,7 +104,7 @@ def test_two_processes_find_the_same_damage(filled):
             one.stdin.write("\n")
             one.stdin.flush()
         for one in both:
-            one.communicate(timeout=120)
+            one.communicate(timeout=300)
             assert one.returncode == 0
     finally:
         for one in both:

@@ -206,7 +206,7 @@ def test_several_runs_of_a_batch_open_one_new_store_at_once(tmp_path):
         (tmp_path / name).mkdir()
         started.append(WarmProcess(program, str(tmp_path / name)))
     for process in started:
-        assert process.communicate(timeout=120)[1] == ""
+        assert process.communicate(timeout=300)[1] == ""
         assert process.returncode == 0
     assert sorted(one.info.run_name for one in mlflow_runs(tmp_path)[1]) == ["a", "b"]
 
