@@ -156,6 +156,7 @@ def _saved(model, folder: Path, name: str) -> Path:
     return folder / name
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ["sync", "augmented"])
 def test_saved_models_of_keras_2_have_whole_counts_and_open_with_augmentation(kind: str, tmp_path: Path) -> None:
     """N of SyncBatchNormalization is batch x height x width, and RandomFlip in front is no obstacle."""

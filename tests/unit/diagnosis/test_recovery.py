@@ -44,6 +44,7 @@ def proposed(layer, name, *, seed=0, front=lambda y: y):
     return propose(lambda one: statistics(layer, images(0), one, front), moving, EPSILON, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -98,6 +99,7 @@ def test_a_mean_is_said_in_words():
     assert words("scale=1/255", "inception") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "name"),
     [

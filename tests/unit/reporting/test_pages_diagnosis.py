@@ -46,6 +46,7 @@ def report(**changes):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_report_says_and_escapes_it():
     html = render_diagnosis_page(report())
     assert "statistics-lag" in html
@@ -56,6 +57,7 @@ def test_the_page_says_what_the_report_says_and_escapes_it():
     assert "http://" not in html.replace("http://www.w3.org/", "")
 
 
+@pytest.mark.slow
 def test_the_page_has_the_runner_up_or_the_causes_still_possible():
     html = " ".join(render_diagnosis_page(report()).split())
     assert "Confidence 97.3%. Runner-up: statistics-noisy. Against it: 40 times as much as one batch." in html
@@ -65,6 +67,7 @@ def test_the_page_has_the_runner_up_or_the_causes_still_possible():
     assert "Runner-up" not in html
 
 
+@pytest.mark.slow
 def test_the_remedy_is_shown_as_lines_of_ones_own_training_too():
     html = render_diagnosis_page(report())
     assert "In your own training code" in html

@@ -44,6 +44,7 @@ def cond_around_everything():
     return Form(x, logits, {training: True}, {training: False})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v2", [True, False])
 def test_assignments_beside_the_batch_branch_are_seen_and_not_run(tmp_path, v2):
     subject = agrees(save(tmp_path, cond_around_everything, v2=v2))
@@ -75,6 +76,7 @@ def a_switch_that_says_test():
     return Form(x, logits, {test: False}, {test: True}, lambda x: x.transpose(0, 3, 1, 2).reshape(8, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v2", [True, False])
 def test_an_inverted_switch_rows_of_channels_and_a_dense_layer(tmp_path, v2):
     subject = agrees(save(tmp_path, a_switch_that_says_test, v2=v2))
@@ -126,6 +128,7 @@ def switched_by(kind):
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v2", [True, False])
 @pytest.mark.parametrize("kind", ["bool variable", "int variable", "text", "vector"])
 def test_a_switch_that_is_a_variable_or_computed(tmp_path, kind, v2):
@@ -261,6 +264,7 @@ def dropped(kind):
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v2", [True, False])
 @pytest.mark.parametrize("kind", ["tf.nn.dropout", "keep_prob", "first TensorFlow", "stochastic depth"])
 def test_dropout_is_off_with_batch_statistics(tmp_path, kind, v2):
@@ -368,6 +372,7 @@ def trained():
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v2", [True, False])
 def test_stale_shapes_and_attributes_of_other_versions_do_no_harm(tmp_path, v2):
     saved = save(tmp_path, trained, v2=v2)
@@ -399,6 +404,7 @@ def shaped(shape, *, rows, reshaped=True):
     return Form(x, head(tf.nn.relu(h))[0], {training: True}, {training: False}, lay)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "options"),
     [

@@ -69,6 +69,7 @@ def a_list_as_output(config):
     config["config"]["output_layers"] = [config["config"]["output_layers"]][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "version"),
     [(of_tensorflow_1, "2.2.4-tf"), (of_keras_2_0, "2.0.5"), (with_policies, "2.4.0"), (a_list_as_output, "2.15.0")],

@@ -32,6 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_statistics_that_a_file_lacks_are_measured_and_written_for_tf1(data: Path, tmp_path: Path) -> None:
     scope = "my_model/"
     slim = slim_oracle.resnet_v1(np.zeros((1, 16, 16, 3), np.float32), outputs=3, **SPEC.arguments)

@@ -32,11 +32,13 @@ def changed_variable(path):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["conv1/kernel", "conv2/bias", "bn3/gamma", "bn1/moving_mean", "bn2/moving_variance"])
 def test_one_bit_of_one_frozen_weight_is_another_network(path):
     assert network(changed_variable(path)) != network(classifier())
 
 
+@pytest.mark.slow
 def test_the_head_its_size_the_policy_the_decay_and_the_names_do_not_matter():
     reference = network(classifier())
     assert network(classifier()) == reference  # the automatic names count on
@@ -124,6 +126,7 @@ def test_images_are_named_by_what_they_are():
     assert not set(keys.of_mirrored(names).tolist()) & set(names.tolist())
 
 
+@pytest.mark.slow
 def test_another_seed_other_examples_and_another_head_find_the_images_they_share():
     everything = generated()
     fewer = dataclasses.replace(everything, train=everything.train.take(np.arange(99, 29, -1)))
@@ -136,6 +139,7 @@ def test_another_seed_other_examples_and_another_head_find_the_images_they_share
     assert [one.about["statistics"] for one in feature_store.entries()].count("batch") == 2
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("config", "model"),
     [
