@@ -30,7 +30,6 @@ def published(spec: BackboneSpec, *, outputs: int | None) -> Checkpoint:
     return file(shapes, "keras-h5" if spec.source == "keras" else "slim-v2")
 
 
-@pytest.mark.slow
 def test_every_row_fits_itself_and_nothing_else() -> None:
     problems = []
     for index, spec in enumerate(CATALOG):
@@ -48,7 +47,6 @@ def keyed(entries: tuple[Entry, ...], layers: bool, prefix: str = "") -> Checkpo
     return file({f"{prefix}{e.key}": e.shape for e in entries}, "keras-weights-h5", named)
 
 
-@pytest.mark.slow
 def test_every_keras_row_fits_by_its_keys_alone_or_inside_a_model() -> None:
     for index, spec in enumerate(spec for spec in CATALOG if spec.source == "keras"):
         entries = structures()[spec.id]
