@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
 from finetune.backbone import find_backbone, load_backbone
@@ -41,6 +42,7 @@ def place(tmp_path_factory):
     old.save_weights(folder / "cp.ckpt")
     old.save_weights(folder / "literal/checkpoint")
     old.save_weights(folder / "old_weights.h5")
+    tf.train.Checkpoint(step=tf.Variable(3), optimizer=tf_keras.optimizers.Adam(), net=old).save(folder / "train/ckpt")
     new.save_weights(folder / "new.weights.h5")
     old.save(folder / "whole.h5")
     old.save(folder / "whole_old.keras")
@@ -63,6 +65,8 @@ def place(tmp_path_factory):
         ("old.json", "literal/checkpoint"),
         ("dumped.json", "old_weights.h5"),
         ("new.keras", "new.weights.h5"),
+        ("old.json", "train/ckpt-1"),
+        ("new.keras", "train"),
         ("old.h5", "whole.h5"),
         ("old.json", "whole_old.keras"),
         ("new.keras", "whole_new.keras"),
