@@ -244,7 +244,9 @@ def _own_axis(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stock(value: dict[str, Any]) -> dict[str, Any]:
     """A layer by the class of Keras that does the same."""
-    name = next((one for key in ("registered_name", "class_name") if (one := str(value.get(key))) in _SAME), None)
+    names = [str(value.get(key)) for key in ("registered_name", "class_name")]
+    names += [one.rpartition(">")[2] for one in names]  # without the package that it was registered in
+    name = next((one for one in names if one in _SAME), None)
     settings = value.get("config")
     if name is None or not isinstance(settings, dict) or "beta" in settings:  # keras-contrib's Swish has a factor
         return value

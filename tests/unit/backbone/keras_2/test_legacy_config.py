@@ -189,7 +189,7 @@ def test_settings_of_other_writers_that_change_nothing_outside_of_training(tmp_p
 
 def test_layers_of_other_libraries_that_are_those_of_keras(tmp_path):
     """tensorflow-addons' normalisation is Keras's; the layers of EfficientNet's first copies are known activations."""
-    groups = {"GroupNormalization": "Addons>GroupNormalization", "Activation": "Swish", "Dropout": "DropConnect"}
+    groups = {"GroupNormalization": "Addons>GroupNormalization", "Activation": "Swish", "Dropout": "own>DropConnect"}
 
     def body(x):
         x = layers.Activation("swish")(layers.GroupNormalization(3)(files.conv(x)))
