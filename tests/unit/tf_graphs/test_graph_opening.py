@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.training.moving_averages import assign_moving_average
 
 from checkpoints.formats.slim import write_slim
 from finetune.data.batches import EvalSet
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.measure import examine
+from finetune.errors import FinetuneError
 from finetune.tf_graphs import open_graph
 from tests.support.tf1_forms import Form, Saved, arrays, conv, fused, head, images, network, save, switch, v1
 
@@ -52,6 +54,67 @@ def test_assignments_beside_the_batch_branch_are_seen_and_not_run(tmp_path, v2):
     assert [layer.name for layer in subject.layers] == ["a", "b"]
     assert subject.decay == {"a": 0.9, "b": 0.9}
     assert (facts.step, facts.wiring.collected, facts.wiring.train_op_runs_updates) == (7, 0, True)
+
+
+def debiased_in_a_branch():
+    """The averages are updated in the branch that gives the moments, zero-debiased as `assign_moving_average` does (as
+    tflearn's layer, and many blogs)."""
+    training = switch("phase")
+
+    def batch_norm(x, name):
+        gamma, beta, mean, variance = arrays(name, 6, "gamma", "beta", "moving_mean", "moving_variance")
+
+        def updated():
+            m, v = tf.nn.moments(x, [0, 1, 2])
+            with tf.control_dependencies([assign_moving_average(a, b, 0.9) for a, b in ((mean, m), (variance, v))]):
+                return tf.identity(m), tf.identity(v)
+
+        m, v = tf.cond(training, updated, lambda: (tf.identity(mean), tf.identity(variance)))
+        return tf.nn.batch_normalization(x, m, v, beta, gamma, 1e-3)
+
+    x = images()
+    logits, loss = head(tf.nn.relu(batch_norm(conv(tf.nn.relu(batch_norm(conv(x, "a"), "a")), "b"), "b")))
+    v1.train.GradientDescentOptimizer(0.1).minimize(loss)
+    return Form(x, logits, {training: True}, {training: False})
+
+
+@pytest.mark.parametrize("v2", [True, False])
+def test_zero_debiased_averages_are_updates(tmp_path, v2):
+    """A resource variable's average is computed from one that is read after it was assigned."""
+    subject = agrees(save(tmp_path, debiased_in_a_branch, v2=v2))
+    assert subject.decay == {"a": pytest.approx(0.9), "b": pytest.approx(0.9)}
+    assert subject.facts.wiring.train_op_runs_updates
+    assert subject.facts.updates == 7
+
+
+def weighted(placeholder):
+    """slim's `batch_norm(batch_weights=...)`: the moments count some images more than others."""
+    x, training = images(), switch()
+    weights = v1.placeholder(tf.float32, [None], name="w") if placeholder else tf.abs(x[:, 0, 0, 0]) + 0.1
+
+    def batch_norm(x, name):
+        gamma, beta, mean, variance = arrays(name, 6, "gamma", "beta", "moving_mean", "moving_variance")
+        m, v = tf.nn.weighted_moments(x, [0, 1, 2], tf.reshape(weights, [-1, 1, 1, 1]))
+        for one, value in ((mean, m), (variance, v)):
+            v1.add_to_collection(v1.GraphKeys.UPDATE_OPS, assign_moving_average(one, value, 0.9, zero_debias=False))
+        m, v = tf.cond(training, lambda: (m, v), lambda: (tf.identity(mean), tf.identity(variance)))
+        return tf.nn.batch_normalization(x, m, v, beta, gamma, 1e-3)
+
+    logits, _ = head(tf.nn.relu(batch_norm(conv(x, "a"), "a")))
+    feed = {weights: np.ones(8)} if placeholder else {}
+    return Form(x, logits, {training: True, **feed}, {training: False, **feed})
+
+
+def test_moments_with_weights(tmp_path):
+    subject = agrees(save(tmp_path, lambda: weighted(False)))
+    assert subject.decay == {"a": pytest.approx(0.9)}
+
+
+def test_weights_of_images_that_are_fed_are_asked_for(tmp_path):
+    saved = save(tmp_path, lambda: weighted(True))
+    with pytest.raises(FinetuneError, match=r"depend on w:0 .* as well: give it a value with --feed w=VALUE"):
+        open_graph(saved.meta)
+    agrees(saved, feeds=("w=1",))
 
 
 def a_switch_that_says_test():

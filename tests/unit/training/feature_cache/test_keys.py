@@ -11,7 +11,8 @@ from finetune.data.dataset import Split
 from finetune.data.image_files import read_images
 from finetune.data.lazy import LazyImages
 from finetune.data.preprocessing import find_preprocessing
-from finetune.data.sources.tfrecord_file import Keys, Records
+from finetune.data.sources.tfrecord_example import Keys
+from finetune.data.sources.tfrecord_file import Records
 from finetune.training.feature_cache import feature_store, keys
 from finetune.training.feature_cache.cut import cuts
 from tests.support.small_features import CONFIG, classifier, generated, trained
