@@ -18,6 +18,8 @@ from finetune.diagnosis.verdict import Verdict, judge
 
 HERE = Path(__file__).parent
 KEPT = HERE / "evidence.jsonl.gz"
+HELD_OUT = HERE / "held_out.jsonl.gz"
+"""Of recipes that had no part in the rules."""
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- habits -->", "<!-- end of habits -->"
 UNDETERMINED = "undetermined"
@@ -30,18 +32,18 @@ BINS = (0.0, 0.8, 0.9, 0.95, 1.01)
 """Of the confidence."""
 
 
-def rows() -> list[dict[str, Any]]:
+def rows(kept: Path = KEPT) -> list[dict[str, Any]]:
     """The kept cells, the newest of each."""
-    if not KEPT.is_file():
+    if not kept.is_file():
         return []
-    with gzip.open(KEPT, "rt") as file:
+    with gzip.open(kept, "rt") as file:
         found = {(row["model"], row["test_images"]): row for row in map(json.loads, file)}
     return list(found.values())
 
 
-def keep(new: list[dict[str, Any]]) -> None:
+def keep(new: list[dict[str, Any]], kept: Path = KEPT) -> None:
     """Add cells to the file."""
-    with gzip.open(KEPT, "at", compresslevel=9) as file:
+    with gzip.open(kept, "at", compresslevel=9) as file:
         file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in new)
 
 
