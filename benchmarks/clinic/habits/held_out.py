@@ -297,6 +297,18 @@ TF1: tuple[tuple[str, tuple[str, ...], str, str, str, Program], ...] = (
 )  # fmt: skip
 
 
+_EARLY = (
+    "frozen foreign base, by the batch",
+    "frozen base at night, by the batch",
+    "base.trainable = False, foreign base",
+    "whole, momentum 0.85",
+    "whole, digits",
+    "updates before the step",
+)
+"""Made first: what the other recipes lack, frozen bases with statistics of other images, and trainings that leave many
+models."""
+
+
 def plan() -> list[tuple[Habit, str, World]]:
     """(habit, network, world), in an order in which a run that is cut short has met every kind."""
     found: list[tuple[Habit, str, World]] = []
@@ -310,4 +322,4 @@ def plan() -> list[tuple[Habit, str, World]]:
         made = partial(tf1_habits.make, name, right, dialect, program)
         found.append((Habit(name, dialect, made), network, WORLDS[world]))
     order = np.random.default_rng(7).permutation(len(found))
-    return [found[one] for one in order]
+    return sorted((found[one] for one in order), key=lambda one: one[0].name not in _EARLY)

@@ -21,7 +21,8 @@ KEPT = HERE / "evidence.jsonl.gz"
 HELD_OUT = HERE / "held_out.jsonl.gz"
 """Of recipes that had no part in the rules."""
 README = HERE.parent / "README.md"
-BEGIN, END = "<!-- habits -->", "<!-- end of habits -->"
+PARTS = (("habits", KEPT), ("held out", HELD_OUT))
+"""The marks in the README, and the evidence of the tables between them."""
 UNDETERMINED = "undetermined"
 HARMLESS, HARMFUL = 0.02, 0.05
 """Accuracy that new statistics gain: under the first the statistics are harmless whatever made them, over the second
@@ -134,13 +135,14 @@ class Cell:
 
 
 def write() -> None:
-    """The tables, into the README."""
-    cells = [Cell(row) for row in rows()]
-    text = "\n".join(report(cells))
-    print(text)
-    head, _, rest = README.read_text().partition(BEGIN)
-    if rest:
-        README.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
+    """The tables of both parts, into the README."""
+    for mark, kept in PARTS:
+        begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+        text = "\n".join(report([Cell(row) for row in rows(kept)]))
+        print(f"{mark}\n\n{text}\n")
+        head, _, rest = README.read_text().partition(begin)
+        if rest:
+            README.write_text(f"{head}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
 
 
 def report(cells: list[Cell]) -> list[str]:
