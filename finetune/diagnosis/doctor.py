@@ -77,6 +77,7 @@ def _preprocessing(check: PreprocessingCheck | None) -> dict[str, Any] | None:
         "current": check.current,
         "examples": check.examples,
         "trials": [asdict(trial) for trial in check.trials],
+        "recovered": [{"name": one.name, "with_errors": one.with_errors, **asdict(one)} for one in check.recovered],
         "best": check.best,
         "best_accuracy": {
             name: scored and scored.accuracy for name, scored in (("test", check.test), ("train", check.train))

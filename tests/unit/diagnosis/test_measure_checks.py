@@ -97,6 +97,10 @@ def test_a_mean_that_no_known_preprocessing_subtracts_is_recovered_in_numbers(su
     assert verdict.cause == "wrong-preprocessing"
     assert "was subtracted in training" in verdict.sentence
     assert verdict.remedy == f"finetune diagnose-bn runs/x --preprocess {found.name}"
+    best = evidence.preprocessing.recovered[0]
+    assert abs(np.array(find_preprocessing(best.name).mean) - true.mean).max() < 0.05
+    assert 0 < max(best.mean_errors) < 0.05
+    assert any(best.with_errors in line for line in verdict.evidence)
 
 
 @pytest.mark.slow

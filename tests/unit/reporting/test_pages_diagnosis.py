@@ -88,6 +88,10 @@ def test_images_are_shown_as_the_network_gets_them_on_the_range_that_it_expects(
     html = " ".join(render_diagnosis_page(report(preprocessing=check), {"raw": images * 255, "unit": images}).split())
     assert "Test images as the network gets them with raw (now)" in html
     assert html.count("<img ") == 4
+    assert "Worked out from" not in html
+    one = {"name": "scale=1/255,mean=0.49", "with_errors": "pixels x 1/255 minus (0.49 ± 0.01)", "misfit": 0.123}
+    html = render_diagnosis_page(report(preprocessing=check | {"recovered": [one]}))
+    assert "<code>scale=1/255,mean=0.49</code>: pixels x 1/255 minus (0.49 ± 0.01)" in html
 
 
 def test_a_page_without_further_checks_leaves_their_plots_out():
