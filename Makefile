@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo check test test-all lint docs clean coverage mutation soak bench structures constraints
+.PHONY: help demo check test test-all lint docs clean coverage mutation soak bench structures pictures notebooks constraints
 
 help:  ## Show the goals.
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,13 +50,14 @@ test: $(INSTALLED)  ## Run the tests, on two cores.
 test-all: $(INSTALLED)  ## Run the full-size networks as well.
 	$(PYTEST) --optimised-graphs
 
-docs: $(INSTALLED)  ## Write docs/backbones.md from the catalogue, and the table of docs/settings.md.
+docs: $(INSTALLED)  ## Write the tables of docs/ that come from the code, and build the site: site/index.html.
 	$(BIN)/python -m tools.settings_table
 	$(BIN)/finetune backbones list --markdown > docs/backbones.md.tmp
 	mv docs/backbones.md.tmp docs/backbones.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 clean:  ## Remove the environment and what was generated.
-	rm -rf $(VENV) $(TORCH) build dist *.egg-info demo-runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(TORCH) build dist site *.egg-info demo-runs .pytest_cache .mypy_cache .ruff_cache
 
 ##@ For maintainers
 
@@ -83,6 +84,12 @@ $(TORCH)/.installed:
 
 bench: $(INSTALLED) $(TORCH)/.installed  ## Time finetune, Keras's recipe, tf_slim and PyTorch, one after another: benchmarks/RESULTS.md.
 	$(BIN)/python -m benchmarks.peers --torch-python $(TORCH)/bin/python $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(BENCH)
+
+pictures: $(INSTALLED)  ## Make the pictures of README.md and docs/ from a demo, in Chromium; four minutes.
+	$(BIN)/python -m tools.pictures
+
+notebooks: $(INSTALLED)  ## Run examples/*.ipynb and keep their output.
+	$(BIN)/python -m tools.notebooks
 
 structures: $(INSTALLED)  ## Write checkpoints/structures.json.gz from the networks of the catalogue; five minutes.
 	$(BIN)/python -m tools.structures

@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 class Diagnosis:
     """What `diagnose_bn` found: the table in a terminal, the page in a notebook.
 
-    cause: such as `healthy` or `statistics-lag`; `docs/diagnosis.md` explains each. remedy: what to do, None where
-    there is nothing to repair. accuracy, loss: split (`test`, `train`) -> mode (`is_training_false`,
-    `is_training_true`, `recalibrated`) -> a fraction in [0, 1], or nats per image. notes: how the model and the data
-    were read. found: all that was measured, and the `verdict` with its sentence, evidence, runner-up and confidence.
+    Attributes:
+        found: All that was measured, and the `verdict` with its sentence, evidence, runner-up and confidence.
+        notes: How the model and the data were read.
     """
 
     found: "doctor.Diagnosis"
@@ -41,12 +40,12 @@ class Diagnosis:
 
     @property
     def cause(self) -> str:
-        """The name of the cause."""
+        """The name of the cause, such as `healthy` or `statistics-lag`; `docs/diagnosis.md` explains each."""
         return self.found.verdict.cause
 
     @property
     def remedy(self) -> str | None:
-        """What to do about it."""
+        """What to do about it, None where there is nothing to repair."""
         return self.found.verdict.remedy
 
     @property
@@ -56,12 +55,12 @@ class Diagnosis:
 
     @property
     def accuracy(self) -> dict[str, dict[str, float]]:
-        """By split and mode, fractions in [0, 1]."""
+        """Split (`test`, `train`) -> mode (`is_training_false`, `is_training_true`, `recalibrated`) -> in [0, 1]."""
         return self.to_dict()["accuracy"]  # type: ignore[no-any-return]
 
     @property
     def loss(self) -> dict[str, dict[str, float]]:
-        """By split and mode, nats per image."""
+        """The same, in nats per image."""
         return self.to_dict()["loss"]  # type: ignore[no-any-return]
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,15 +86,24 @@ class Diagnosis:
         from finetune.cli.diagnosis_commands import show_diagnosis
 
         text = io.StringIO()
-        show_diagnosis(self.found, Console(file=text, highlight=False, soft_wrap=True, width=1000))
+        # Not as a notebook has it, where each line would be displayed by itself.
+        plain = Console(
+            file=text, highlight=False, soft_wrap=True, width=1000, force_jupyter=False, force_terminal=False
+        )
+        show_diagnosis(self.found, plain)
         return "\n".join(line.rstrip() for line in (*self.notes, *text.getvalue().splitlines())).strip()
 
 
 @dataclass(frozen=True)
 class Recalibration:
-    """What `recalibrate_bn` did. before, after: accuracy with `is_training=False`, on the test set where one was given,
-    else on the training images. images: how many gave the statistics. undone: whether they made the model worse, and
-    the old ones were put back."""
+    """What `recalibrate_bn` did.
+
+    Attributes:
+        before: Scores with `is_training=False`, on the test set where one was given, else on training images.
+        after: The same afterwards.
+        images: How many images gave the statistics.
+        undone: Whether the new statistics made the model worse, and the old ones were put back.
+    """
 
     before: "Evaluation"
     after: "Evaluation"
@@ -117,21 +125,23 @@ def diagnose_bn(
 ) -> Diagnosis:
     """Is BatchNorm to blame? Score test and training images with moving, batch and recalibrated statistics.
 
-    model: a `keras.Model`, a `tf_keras.Model`, or the path of a run or a model file.
-    test, train: for a model in memory: a pair of arrays, a batched `tf.data.Dataset`, a `keras.utils.PyDataset`, a
-        torch `DataLoader`, or a folder with a folder for each class. Each set is drawn once. At most `images` of the
-        training set are used, and of a test set whose length is not known.
-    preprocess: what the pixels still need before the model takes them: a name such as `"unit"`, or a function. None:
-        the data are as the model takes them.
-    batch_size: images at once, by default as many as the data has in a batch, or 64.
-    checks: further checks: `"default"` where the figures call for them, `"quick"` for none, `"all"`.
-    session: a `tf.compat.v1.Session` in place of a model. `images` and `logits` are then tensors of its graph or their
-        names, and so is `is_training`, its switch, where the graph leaves a choice; `feeds` gives other placeholders.
-    options: for a path: `data`, `data_dir`, `image_size` and the other options of `finetune diagnose-bn`; for a model
-        with several outputs: `output`.
-
     The model is as before afterwards, also after an error: its weights, its state and, of a session, its graph.
-    Raises FinetuneError where the model has no BatchNorm, or the data does not fit it.
+
+    Args:
+        model: A `keras.Model`, a `tf_keras.Model`, or the path of a run or a model file.
+        test: Of a model in memory: a pair of arrays, a batched `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch
+            `DataLoader`, or a folder with a folder for each class. Each set is drawn once.
+        train: Training images, in the same forms.
+        images: At most so many of the training set are used, and of a test set whose length is not known.
+        preprocess: What the pixels still need, a name such as `"unit"` or a function. None: nothing.
+        batch_size: Images at once, by default as many as the data has in a batch, or 64.
+        checks: Further checks: `"default"` where the figures call for them, `"quick"` for none, `"all"`.
+        session: A `tf.compat.v1.Session` in place of a model. `images`, `logits` and, where the graph leaves a choice,
+            `is_training` are then its tensors or their names; `feeds` gives other placeholders.
+        **options: For a path: the other options of `finetune diagnose-bn`. For a model with several outputs: `output`.
+
+    Raises:
+        FinetuneError: The model has no BatchNorm, or the data does not fit it.
     """
     with _worded(), _opened(model, session, test, train, images, preprocess, batch_size, options) as target:
         from finetune.diagnosis import doctor
@@ -154,11 +164,11 @@ def recalibrate_bn(
 ) -> Recalibration:
     """Measure the moving statistics of every BatchNormalization on training images, and put them into the model.
 
-    The arguments are those of `diagnose_bn`. A model in memory and a session's variables are changed in place; from a
-    path, a copy is written to `out`, by default beside the file. No weight changes. Statistics that make the model
-    worse are not kept: in memory the old ones are put back, which the result says; no file is written then, and
-    FinetuneError is raised. Before and after are scored on the test set where one is given, else on training images.
-    """
+    The other arguments are those of `diagnose_bn`. A model in memory and a session's variables are changed in place.
+    No weight changes. Statistics that make the model worse are not kept: in memory the old ones are put back, which
+    the result says. Before and after are scored on the test set where one is given, else on training images.
+
+    The copy of a path is written to `out`, by default beside the file; FinetuneError is raised if it would be worse."""
     with _worded(), _opened(model, session, test, train, images, preprocess, batch_size, options) as target:
         from finetune.diagnosis import doctor
 
@@ -175,11 +185,17 @@ def recalibrate_bn(
 def transfer(name: str, classes: int, **options: Any) -> "keras.Model":
     """A pretrained backbone with a new head as a `keras.Model` of stock layers, for your own `fit`.
 
-    name: a row of the catalogue (`finetune backbones list`), a Keras model file, or a run. The model takes preprocessed
-    float32 `[batch, height, width, channels]` and gives logits `[batch, classes]`: compile it with `from_logits=True`.
-    It saves, loads and trains without this package. The options, all by keyword, are the fields of
-    `finetune.backbone.stock.StockOptions`: `freeze`, `freeze_until`, `bn`, `bn_decay`, `image_size`, `checkpoint` and
-    others. Raises WrongUse for options, CheckpointError for weights that do not fit.
+    The model takes preprocessed float32 `[batch, height, width, channels]` and gives logits `[batch, classes]`: compile
+    it with `from_logits=True`. It saves, loads and trains without this package.
+
+    Args:
+        name: A row of the catalogue (`finetune backbones list`), a Keras model file, or a run.
+        classes: The outputs of the new head.
+        **options: The fields of `finetune.backbone.stock.StockOptions`: `freeze`, `bn_decay`, `checkpoint` and others.
+
+    Raises:
+        WrongUse: An option is unknown, or stock layers cannot do it.
+        CheckpointError: The weights do not fit.
     """
     require_tensorflow()
     with _worded():
@@ -254,9 +270,14 @@ class Run:
 def run(backbone: str, *, run_dir: str | Path | None = None, runs_dir: str | Path = "runs", **settings: Any) -> Run:
     """Fine-tune a backbone, as `finetune run`: every option of the command by keyword, with `_` for `-`.
 
-    `finetune.run("resnet_v1_50", data="photos/", freeze=["*"], bn_decay=0.95)`. The run's directory is `run_dir`, or
-    the next free name in `runs_dir`. Raises WrongUse for settings, FinetuneError and its kinds as the command does;
-    Interrupted leaves a run that `finetune.resume` continues.
+    `finetune.run("resnet_v1_50", data="photos/", freeze=["*"], bn_decay=0.95)`.
+
+    The run's directory is `run_dir`, or the next free name in `runs_dir`. `docs/settings.md` has all settings.
+
+    Raises:
+        WrongUse: A setting is wrong.
+        FinetuneError: The run failed, as the command would.
+        Interrupted: Ctrl-C or SIGTERM; `finetune.resume` continues the run.
     """
     require_tensorflow()
     with _worded():
@@ -290,7 +311,7 @@ def open_run(path: str | Path) -> Run:
 def evaluate(
     path: str | Path, *, split: str = "test", statistics: str = "moving", data_dir: Any = None
 ) -> "Evaluation":
-    """Score a run's model on one of its splits, as `finetune evaluate`. statistics: `moving` or `batch`."""
+    """As `finetune evaluate`: a run's model on a split, `test`, `validation` or `train`. statistics: `moving` or `batch`."""
     require_tensorflow()
     if statistics not in ("moving", "batch"):
         raise WrongUse(f"statistics is {statistics!r}: expected 'moving' or 'batch'")

@@ -23,11 +23,21 @@ _ON_STOCK_LAYERS = ("train", "freeze")
 class StockOptions:
     """Of `transfer`; the names are those of the options of `finetune run`.
 
-    checkpoint: weights of one's own for the network; without, the published file is fetched. image_size: as in a run.
-    freeze, freeze_until, bn: which layers train, here by each layer's `trainable`, which Keras reads: a frozen
-    BatchNormalization normalises by its moving statistics. bn_decay, bn_epsilon: `momentum` and `epsilon` of every
-    BatchNormalization, by default the network's own. dropout, hidden: in front of the logits. from_scratch: random
-    weights, drawn by `seed`, as are the dropped features.
+    Which layers train is said by each layer's `trainable`, which Keras reads: a frozen BatchNormalization normalises by
+    its moving statistics.
+
+    Attributes:
+        checkpoint: Your own weights for the network. None: the published file is fetched.
+        image_size: Side in px, or height and width. None: the size the weights were trained with.
+        freeze: Patterns of layers to freeze, the first match wins.
+        freeze_until: Freeze every stage up to and including this one.
+        bn: Policies of BatchNorm, `train` or `freeze`, for matching layers.
+        bn_decay: `momentum` of every BatchNormalization, by default the network's own.
+        bn_epsilon: `epsilon` of every BatchNormalization, by default the network's own.
+        dropout: Share of the features dropped in front of the logits.
+        hidden: Units of a hidden layer in front of the logits.
+        from_scratch: Random weights.
+        seed: Of the random weights and the dropped features.
     """
 
     checkpoint: str | Path | None = None

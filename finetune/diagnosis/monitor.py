@@ -27,16 +27,23 @@ class BatchNormWarning(UserWarning):
 class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     """Diagnose the model's BatchNorm during `fit`, on a few training images and, where given, test images.
 
-    train, test: data as `finetune.diagnose_bn` takes them, drawn once. every: epochs from one look to the next.
-    images: how many training images a look takes. preprocess: as in `diagnose_bn`.
-    stop: end the training where BatchNorm is unhealthy. recalibrate: at the end of the training, measure the moving
-    statistics on the training images; they are put back where that makes the model worse.
-
     Each look adds to the epoch's logs, and so to the history: `bn_drift`, the median over layers of the distance of the
     moving mean from the data's, in standard deviations; and `bn_false`, `bn_true`, `bn_recalibrated`: accuracy on the
     training images with moving, batch and recalibrated statistics, in [0, 1]. A cause warns once, by name. `verdict` is
     that of the last look. The model is measured in place, between two epochs, and its statistics are put back.
-    Raises FinetuneError where the model has no BatchNormalization or the data does not fit it.
+
+    Args:
+        train: Training images, as `finetune.diagnose_bn` takes them. Each set is drawn once.
+        test: Test images.
+        every: Epochs from one look to the next.
+        images: How many training images a look takes.
+        preprocess: As in `diagnose_bn`.
+        stop: End the training where BatchNorm is unhealthy.
+        recalibrate: At the end of the training, measure the moving statistics on the training images. They are put
+            back where that makes the model worse.
+
+    Raises:
+        FinetuneError: The model has no BatchNormalization, or the data does not fit it.
     """
 
     def __init__(

@@ -52,11 +52,17 @@ RULES: tuple[Callable[[Reading], Finding | None], ...] = (
 class Verdict:
     """One cause, or `undetermined`.
 
-    cause: a stable code. sentence: for people. evidence: the lines that led to it. not_because: what it is not.
-    remedy: a command to type. confidence: how often such a verdict is right, in [0, 1], measured in the clinic.
-    runner_up: the cause that came second, and why_not: the figure by which it lost; "" where there is none.
-    basis: what the verdict stands on.
-    possible: where it is undetermined, the cause there is if BatchNorm is to blame, and the one if it is not.
+    Attributes:
+        cause: A stable code.
+        sentence: The same for people.
+        evidence: The lines that led to it.
+        remedy: A command to type.
+        not_because: What it is not.
+        confidence: How often such a verdict is right, in [0, 1], measured in the clinic.
+        runner_up: The cause that came second, "" where there is none.
+        why_not: The figure by which the runner-up lost.
+        basis: What the verdict stands on.
+        possible: Where it is undetermined, the cause if BatchNorm is to blame, and the one if it is not.
     """
 
     cause: str

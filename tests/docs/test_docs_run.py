@@ -217,6 +217,7 @@ def test_every_example_is_in_its_page():
         if file.suffix in (".py", ".toml"):
             assert f"[{file.name}]({file.name})" in text
             assert f"examples/{file.name}" in typed_there
+        assert file.suffix != ".ipynb" or f"[{file.name}]({file.name})" in text
 
 
 NOT_RUN = {

@@ -118,7 +118,9 @@ def test_it_recalibrates_in_place_and_undoes_what_is_worse(model):
     model.set_weights(saved)
 
 
-def test_a_terminal_gets_the_table_and_a_notebook_the_page(model):
+def test_a_terminal_gets_the_table_and_a_notebook_the_page(model, monkeypatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)  # where print(found) is plain text as well
+    monkeypatch.setenv("FORCE_COLOR", "1")
     found = finetune.diagnose_bn(model, test=TEST, train=TRAIN, checks="quick")
     lines = repr(found).splitlines()
     assert any(line.startswith("accuracy ") and line.endswith("images") for line in lines)
