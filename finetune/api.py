@@ -311,7 +311,7 @@ def open_run(path: str | Path) -> Run:
 def evaluate(
     path: str | Path, *, split: str = "test", statistics: str = "moving", data_dir: Any = None
 ) -> "Evaluation":
-    """As `finetune evaluate`: a run's model on a split, `test`, `validation` or `train`. statistics: `moving` or `batch`."""
+    """As `finetune evaluate`: a run on `test`, `validation` or `train`, with `moving` or `batch` statistics."""
     require_tensorflow()
     if statistics not in ("moving", "batch"):
         raise WrongUse(f"statistics is {statistics!r}: expected 'moving' or 'batch'")
