@@ -30,7 +30,7 @@ def main():
     from finetune.data import batches
     from finetune.data.batches import EvalSet
     from finetune.data.dataset import stratified_subset
-    from finetune.diagnosis.doctor import TRAINING_IMAGES
+    from finetune.diagnosis import TRAINING_IMAGES
     from finetune.diagnosis.drift import initial
     from finetune.diagnosis.measure import examine
     from finetune.diagnosis.rules.rule import Commands

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.diagnosis import RECALIBRATION_IMAGES, TRAINING_IMAGES
 from finetune.errors import UserError, WrongUse
 from finetune.process import require_tensorflow
 from finetune.text import in_python
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from finetune.diagnosis.targets.opening import Target
     from finetune.evaluation.evaluator import Evaluation
     from finetune.inference.predict import Classifications
-
-IMAGES = 2_000
-"""Training images of a diagnosis, by default."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,8 +86,11 @@ class Diagnosis:
         from finetune.cli.diagnosis_commands import show_diagnosis
 
         text = io.StringIO()
-        plain = {"force_jupyter": False, "force_terminal": False}  # a notebook would display each line by itself
-        show_diagnosis(self.found, Console(file=text, highlight=False, soft_wrap=True, width=1000, **plain))
+        # Not as a notebook has it, where each line would be displayed by itself.
+        plain = Console(
+            file=text, highlight=False, soft_wrap=True, width=1000, force_jupyter=False, force_terminal=False
+        )
+        show_diagnosis(self.found, plain)
         return "\n".join(line.rstrip() for line in (*self.notes, *text.getvalue().splitlines())).strip()
 
 
@@ -115,7 +116,7 @@ def diagnose_bn(
     *,
     test: Any = None,
     train: Any = None,
-    images: Any = IMAGES,
+    images: Any = TRAINING_IMAGES,
     preprocess: str | Callable[[Any], Any] | None = None,
     batch_size: int | None = None,
     checks: "Extent" = "default",
@@ -145,7 +146,7 @@ def diagnose_bn(
     with _worded(), _opened(model, session, test, train, images, preprocess, batch_size, options) as target:
         from finetune.diagnosis import doctor
 
-        most = IMAGES if session is not None else images
+        most = TRAINING_IMAGES if session is not None else images
         return Diagnosis(doctor.diagnose(target, images=most, extent=checks), target.notes)
 
 
@@ -154,7 +155,7 @@ def recalibrate_bn(
     train: Any = None,
     *,
     test: Any = None,
-    images: Any = 10_000,
+    images: Any = RECALIBRATION_IMAGES,
     preprocess: str | Callable[[Any], Any] | None = None,
     batch_size: int | None = None,
     session: Any = None,
@@ -171,7 +172,7 @@ def recalibrate_bn(
     with _worded(), _opened(model, session, test, train, images, preprocess, batch_size, options) as target:
         from finetune.diagnosis import doctor
 
-        most = 10_000 if session is not None else images
+        most = RECALIBRATION_IMAGES if session is not None else images
         if isinstance(model, str | Path | Run):
             written = doctor.recalibrate_bn(target, out=None if out is None else Path(out), images=most)
             return Recalibration(written.before, written.after, written.images, undone=False)
@@ -310,7 +311,7 @@ def open_run(path: str | Path) -> Run:
 def evaluate(
     path: str | Path, *, split: str = "test", statistics: str = "moving", data_dir: Any = None
 ) -> "Evaluation":
-    """Score a run's model on `test`, `validation` or `train`, as `finetune evaluate`. statistics: `moving` or `batch`."""
+    """As `finetune evaluate`: a run on `test`, `validation` or `train`, with `moving` or `batch` statistics."""
     require_tensorflow()
     if statistics not in ("moving", "batch"):
         raise WrongUse(f"statistics is {statistics!r}: expected 'moving' or 'batch'")
@@ -361,7 +362,7 @@ def _opened(
         if images is None or type(images) is int or names["logits"] is None:
             raise WrongUse("a session needs images= and logits=: its graph's input and output tensors, or their names")
         names["feeds"] = names["feeds"] or {}
-        given = Given(test, train, IMAGES, preprocess, batch_size)
+        given = Given(test, train, TRAINING_IMAGES, preprocess, batch_size)
         with open_session(session, given, images=images, **names) as target:
             yield target
         return

@@ -32,7 +32,7 @@ SURFACES = {
     "tf_graphs": {""},
     "runs": {"request", "directory", "run_data", "model"},
     "diagnosis": {
-        *("doctor", "targets.opening", "targets.options", "measure", "verdict", "evidence", "rules.rule"),
+        *("", "doctor", "targets.opening", "targets.options", "measure", "verdict", "evidence", "rules.rule"),
         *("targets.in_memory", "targets.demo", "monitor"),
     },
     "reporting": {

@@ -30,8 +30,8 @@ def open_keras_h5(path: Path) -> Checkpoint:
     """Open a file of Keras weights.
 
     Layers by name (kind `keras-h5`): names are `layer/variable` (`conv1_bn/gamma`), in the file's order. The layer is
-    its group's name, the variable the last part of the weight's name without ":0". Where two of a layer share that part
-    (a model inside a model), the variable keeps its whole name.
+    its group's name, the variable the last part of the weight's name without ":0". Where these are of several layers (a
+    model inside a model), or two share that part, the variables keep their whole names.
     Layers by key (kind `keras-weights-h5`): names are Keras's keys (`layers/conv2d/vars/0`), counted up in their order.
     `layers` says what a variable's layer is called, where the file has it (Keras 3.4 and later).
     Raises CheckpointError where the file is cut off, damaged, of another layout or without weights, and where its
@@ -100,9 +100,9 @@ def _layer(group: Any, layer: str) -> dict[str, str]:
     weights = texts(where, "weight_names")
     plain = [re.sub(r":\d+$", "", name) for name in weights]
     last = [name.rpartition("/")[2] for name in plain]
-    count = Counter(last)
+    nested, count = len({name.rpartition("/")[0] for name in plain}) > 1, Counter(last)
     variables = [
-        short if count[short] == 1 else whole.removeprefix(f"{layer}/")
+        whole.removeprefix(f"{layer}/") if nested or count[short] > 1 else short
         for short, whole in zip(last, plain, strict=True)
     ]
     return {

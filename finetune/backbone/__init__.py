@@ -2,6 +2,7 @@
 
 from checkpoints.catalog.lookup import BackboneSpec
 from finetune.backbone.hub.module_layer import check_plan
+from finetune.backbone.keras_2.legacy_config import needs_keras_2
 from finetune.backbone.keras_2.legacy_directory import has_layers
 from finetune.backbone.keras_2.legacy_subject import LegacySubject
 from finetune.backbone.keras_2.to_keras_3 import Transfer
@@ -35,6 +36,7 @@ __all__ = [
     "legacy_subject",
     "load_backbone",
     "module_handle",
+    "needs_keras_2",
     "open_model",
     "published_preprocessing",
     "save_stock",

@@ -1,14 +1,18 @@
 """A model from two files: its architecture, and weights that were saved without one (`model.save_weights`)."""
 
 import json
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
 
-from checkpoints.formats import open_checkpoint
+from checkpoints.formats import keras_zip, open_checkpoint
 from checkpoints.formats.hdf5 import Hdf5
-from checkpoints.formats.location import HDF5_MAGIC, starts_with
+from checkpoints.formats.location import HDF5_MAGIC, newest_checkpoint, starts_with
+from checkpoints.formats.slim import OBJECT_GRAPH
+from finetune.backbone.keras_2.keyed_weights import load_keyed
 from finetune.backbone.keras_2.legacy_config import LegacyConfig, checked, read_legacy
 from finetune.backbone.keras_2.legacy_file import made_of
 from finetune.backbone.keras_2.to_keras_3 import transferred
@@ -26,27 +30,35 @@ _LARGEST = 64 * 2**20
 def assembled(architecture: Path, weights: Path) -> keras.Model:
     """The model of `architecture` (.keras, .h5, or the JSON of `model.to_json()`, of Keras 2 or 3) with `weights`.
 
-    weights: an HDF5 file, or the prefix of a TF checkpoint. Those in the file of the architecture are replaced. JSON is
-    data: layers with Python code and classes that are not Keras's are refused. Raises FinetuneError, also where the
-    weights are not those of the architecture; CheckpointError for damaged files.
+    weights: an HDF5 or `.keras` file, or the prefix or the directory of a TF checkpoint. Those in the file of the
+    architecture are replaced. JSON is data: layers with Python code and classes that are not Keras's are refused.
+    Raises FinetuneError, also where the weights are not those of the architecture; CheckpointError for damaged files.
     """
+    if weights.is_dir():
+        weights = newest_checkpoint(weights)
     is_hdf5 = weights.is_file() and starts_with(weights, HDF5_MAGIC)
+    is_keras = weights.is_file() and zipfile.is_zipfile(weights)
     if is_hdf5:
         Hdf5(weights).require_harmless()
+    elif is_keras:
+        keras_zip.require_harmless(weights)
     elif not Path(f"{weights}.index").is_file():
         raise FinetuneError(
-            f"{weights} holds no weights that are known: expected a .h5 file, or the prefix of a checkpoint (its "
-            ".index file without .index), as model.save_weights writes them"
+            f"{weights} holds no weights that are known: expected a .h5 or .keras file, or the prefix of a checkpoint "
+            "(its .index file without .index), as model.save_weights writes them"
         )
     legacy, model = _opened(architecture)
     try:
         if legacy is not None:
             made = _of_keras_2(legacy)
-            status = made.load_weights(str(weights))
-            if not is_hdf5:
-                status.assert_existing_objects_matched()
+            if is_keras:
+                load_keyed(weights, made)
+            elif is_hdf5:
+                made.load_weights(str(weights))
+            else:
+                _restore(made, str(weights))
             return transferred(made, name=str(architecture))
-        if is_hdf5:
+        if is_hdf5 or is_keras:
             model.load_weights(weights)
         else:
             _assign(model, weights)
@@ -97,6 +109,23 @@ def _of_keras_2(legacy: LegacyConfig) -> "tf_keras.Model":
     if not isinstance(model, tf_keras.Model):
         raise TypeError("it describes no model")
     return model
+
+
+def _restore(made: "tf_keras.Model", prefix: str) -> None:
+    """Read what `model.save_weights` wrote, or `tf.train.Checkpoint(NAME=model)`. Raises what TensorFlow raises."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    try:
+        made.load_weights(prefix).assert_existing_objects_matched()
+    except AssertionError:
+        held = tf.train.load_checkpoint(prefix).get_tensor(OBJECT_GRAPH)
+        root = trackable_object_graph_pb2.TrackableObjectGraph.FromString(held).nodes[0]
+        for name in (child.local_name for child in root.children if child.local_name.isidentifier()):
+            with suppress(AssertionError):
+                tf.train.Checkpoint(**{name: made}).read(prefix).assert_existing_objects_matched()
+                return
+        raise
 
 
 def _assign(model: keras.Model, weights: Path) -> None:

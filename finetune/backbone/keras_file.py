@@ -19,7 +19,7 @@ from checkpoints.cache.records import sha256_of
 from checkpoints.catalog.lookup import find_row
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.errors import UnknownBackbone
-from checkpoints.formats import keras_zip
+from checkpoints.formats import Checkpoint, keras_zip
 from checkpoints.formats.hdf5 import Hdf5
 from checkpoints.formats.location import HDF5_MAGIC, starts_with
 from checkpoints.matching.transfer import LoadReport
@@ -196,13 +196,16 @@ def load(
     batchnorm: BatchNormOptions,
     features: str | None,
     keep: int | None,
+    assembled: tuple[keras.Model, Checkpoint] | None = None,
 ) -> tuple[keras.Model, str, dict[str, list[str]], LoadReport | None, str]:
     """The file as an adopted flat model at `image_size`: (model, scope, stages, report, words about the head).
 
     It ends in features, after the layer `features` where that is given; with `keep`, in that many logits.
+    `assembled` is the model with the weights of another file, and that file.
     """
     path = Path(spec.name)
-    chosen = choose_output(_opened(path), spec.arguments.get("output"), name=spec.name)
+    original, other = assembled or (_opened(path), None)
+    chosen = choose_output(original, spec.arguments.get("output"), name=spec.name)
     model = flat(chosen, image_size=image_size, weights=weights)
     cut = swap_head(model, features, name=spec.name) if keep is None else keep_head(model, keep, name=spec.name)
     made_from, _ = _config_beside(path)
@@ -212,10 +215,13 @@ def load(
         names = tuple(variable.path for layer in cut.features.layers for variable in layer.weights)
         left = tuple(v.path for layer in model.layers for v in layer.weights if v.path not in set(names))
         ignored = {"old head": left} if left and keep is None else {}
-        kind, held = path.suffix.removeprefix("."), [path]
-        if path.is_dir():
-            kind, held = "savedmodel", [one for one in sorted(path.glob("*/variables.*")) if one.is_file()]
-        report = LoadReport(str(path), kind, sha256_of(*held), names, ignored)
+        if other is not None:
+            report = LoadReport(str(other.path), other.kind, other.sha256, names, ignored)
+        else:
+            kind, held = path.suffix.removeprefix("."), [path]
+            if path.is_dir():
+                kind, held = "savedmodel", [one for one in sorted(path.glob("*/variables.*")) if one.is_file()]
+            report = LoadReport(str(path), kind, sha256_of(*held), names, ignored)
     return adopt(cut.features, unbiased=False, options=batchnorm), scope, stages, report, cut.words
 
 

@@ -24,6 +24,7 @@ from checkpoints.matching.fit import fit_row
 from checkpoints.matching.pairing import in_slim_scopes, pair
 from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import keras_file, networks
+from finetune.backbone.architecture_file import assembled
 from finetune.backbone.head import ORDER, check_classes
 from finetune.backbone.hub import module_layer, signatures
 from finetune.backbone.keras_2.legacy_directory import has_layers
@@ -149,7 +150,8 @@ def load_backbone(
 ) -> Backbone:
     """Build the network of a spec at `image_size` and load its weights, strictly.
 
-    checkpoint: a file of the user, or what it opened as. Without it the published file is fetched.
+    checkpoint: a file of the user, or what it opened as. Without it the published file is fetched, or the weights are
+        those in the model file.
     head: None ends the network in its pooled features, "published" in the published logits, a number in the logits of
         the file, which must be that many.
     features: the layer of a model file to end after, instead of its pooled features.
@@ -162,13 +164,17 @@ def load_backbone(
     height, width, _ = shape_of(image_size)
     size = (height, width)
     with_head, keep_head = head is not None, None if head == "published" else head
-    if spec.source in ("file", "hub") and (checkpoint is not None or head == "published"):
-        what = "has no published head" if head == "published" else "has its weights in it: leave out --checkpoint"
-        raise WrongUse(f"{spec.id} is not a network of the catalogue, it {what}")
+    if spec.source in ("file", "hub") and head == "published":
+        raise WrongUse(f"{spec.id} is not a network of the catalogue, it has no published head")
+    if spec.source == "hub" and checkpoint is not None:
+        raise WrongUse(f"{spec.id} is not a network of the catalogue, it has its weights in it: leave out --checkpoint")
     options: dict[str, Any] = {"batchnorm": batchnorm, "features": features}
     if spec.source == "hub":
         return Backbone(spec, *module_layer.load(spec, image_size=size[0], **options, keep=with_head))
     if spec.source == "file":
+        if checkpoint is not None and not from_scratch:
+            weights = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
+            options["assembled"] = assembled(Path(spec.name), weights.path), weights
         return Backbone(
             spec, *keras_file.load(spec, image_size=image_size, **options, keep=keep_head, weights=not from_scratch)
         )

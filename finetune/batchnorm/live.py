@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from finetune.batchnorm.scores import Scores
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics, Subject
+from finetune.batchnorm.surgery import initial_gamma, initial_statistics
 from finetune.errors import FinetuneError
 
 Moments = dict[int, tuple[Any, Any, Any]]
@@ -88,6 +89,8 @@ class LiveSubject(Subject):
                 float(layer.epsilon),
                 gamma=np.asarray(layer.gamma).reshape(-1) if layer.scale else None,
                 beta=np.asarray(layer.beta).reshape(-1) if layer.center else None,
+                initial=initial_statistics(layer),
+                initial_gamma=initial_gamma(layer),
             )
             for name, layer in zip(self._names, self._layers, strict=True)
         ]

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from finetune.batchnorm.scores import Scores
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics, Subject
-from finetune.batchnorm.surgery import bn_layers, is_bn, parts
+from finetune.batchnorm.surgery import bn_layers, initial_gamma, initial_statistics, is_bn, parts
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ class KerasSubject(Subject):
                 float(layer.epsilon),
                 gamma=np.array(layer.gamma) if getattr(layer, "scale", False) else None,
                 beta=np.array(layer.beta) if getattr(layer, "center", False) else None,
+                initial=initial_statistics(layer),
+                initial_gamma=initial_gamma(layer),
             )
             for layer in bn_layers(self._model)
         ]

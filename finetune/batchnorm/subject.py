@@ -23,7 +23,7 @@ class BNInfo:
     """A BN layer of a subject. `name` is the key of its statistics, unique in the subject.
 
     gamma, beta: copies, float `[channels]`; None where the layer has none or they are not known.
-    initial: what mean and variance start from.
+    initial: what mean and variance start from; initial_gamma: what gamma does. NaN where it is no single number.
     """
 
     name: str
@@ -31,6 +31,7 @@ class BNInfo:
     gamma: np.ndarray | None = field(default=None, compare=False, repr=False)
     beta: np.ndarray | None = field(default=None, compare=False, repr=False)
     initial: tuple[float, float] = (0.0, 1.0)
+    initial_gamma: float = 1.0
 
 
 class Runnable(Protocol):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from finetune.batchnorm.layer import SWITCHES, BatchNorm
 from finetune.batchnorm.module_parts import Module, PartBatchNorm
@@ -99,6 +100,27 @@ def is_bn(part: Any) -> bool:
 def bn_layers(model: keras.Model) -> list[Any]:
     """The BatchNorm layers of an adopted model and the views of those in a module, in the model's order."""
     return [part for part in parts(model) if is_bn(part)]
+
+
+def initial_statistics(layer: Any) -> tuple[float, float]:
+    """What moving mean and variance of a BatchNormalization of Keras 2 or 3 start from, by its own initializers; NaN
+    where the channels start from different numbers."""
+    return _constant(layer, "moving_mean", 0.0), _constant(layer, "moving_variance", 1.0)
+
+
+def initial_gamma(layer: Any) -> float:
+    """The same of gamma: 1, or 0 where a residual branch starts as nothing."""
+    return _constant(layer, "gamma", 1.0)
+
+
+def _constant(layer: Any, weight: str, default: float) -> float:
+    """The number that an initializer gives every channel; `default` for a view that has no initializer."""
+    initializer = getattr(layer, f"{weight}_initializer", None)
+    if initializer is None:
+        return default
+    constants: dict[str, Any] = {"Zeros": 0.0, "Ones": 1.0, "Constant": getattr(initializer, "value", None)}
+    value = np.array(constants.get(type(initializer).__name__), np.float32)  # None is NaN
+    return float(value) if value.ndim == 0 else float("nan")
 
 
 def copy_weights(source: Any, target: Any) -> Any:

@@ -10,6 +10,7 @@ from finetune.cli.model_options import model_options, open_model
 from finetune.cli.shared_options import COUNT, PATH, output_options, printed_json, progress
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import Columns, tabulated
+from finetune.diagnosis import RECALIBRATION_IMAGES, TRAINING_IMAGES
 
 if TYPE_CHECKING:
     from finetune.cli.console import Console
@@ -21,7 +22,9 @@ WORST = 5
 
 @click.command("diagnose-bn")
 @model_options()
-@click.option("--images", type=COUNT, default=2_000, help="Training images to measure.  [default: 2000]")
+@click.option(
+    "--images", type=COUNT, default=TRAINING_IMAGES, help=f"Training images to measure.  [default: {TRAINING_IMAGES}]"
+)
 @click.option(
     "--all-checks", is_flag=True, help="Run every further check, not only those that the measurements suggest."
 )
@@ -115,7 +118,10 @@ def show_diagnosis(diagnosis: "Diagnosis", out: "Console") -> None:
 @click.command("recalibrate-bn")
 @model_options()
 @click.option(
-    "--images", type=COUNT, default=10_000, help="Training images to measure the statistics on.  [default: 10000]"
+    "--images",
+    type=COUNT,
+    default=RECALIBRATION_IMAGES,
+    help=f"Training images to measure the statistics on.  [default: {RECALIBRATION_IMAGES}]",
 )
 @click.option("--out", type=PATH, metavar="PATH", help="[default: NAME-recalibrated beside the model]")
 @output_options

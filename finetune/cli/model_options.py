@@ -18,7 +18,7 @@ _MODEL = (
         "--backbone",
         metavar="NAME",
         shell_complete=complete_backbone,
-        help="A network of the catalogue; needs --checkpoint.",
+        help="A network of the catalogue, or a Keras model file; needs --checkpoint.",
     ),
     click.option(
         "--checkpoint",

@@ -82,12 +82,14 @@ def check_preprocessing(
     """
     own = budget.train.preprocessing
     others: tuple[Any, ...] = suspects() if budget.generous else swapped(own)
+    proposed: list[recovery.Recovered] = []
     if usual is not None and usual not in {one.name for one in others}:
         others = (*others, find_preprocessing(usual))
     if budget.subject.takes_pixels or not budget.train.has_pixels:
         others = ()  # a graph that takes uint8 prepares its images itself, so there is one way to feed it
     elif budget.generous:
-        others = (*others, *_recovered(budget))
+        proposed, more_others = _recovered(budget)
+        others = (*others, *more_others)
     others = tuple(one for one in others if one.name != own.name)
     candidates = distinct((own, *others), shape_of(budget.train.image_size).channels)
     few = budget.train.some(budget.few(thresholds.TRIAL_SHARE, thresholds.FIRST_TRIAL))
@@ -107,7 +109,7 @@ def check_preprocessing(
         Trial(name, one.evaluation.accuracy, *shifts[name], examples=one.evaluation.examples)
         for name, one in passes.items()
     )
-    check = PreprocessingCheck(own.name, max(one.examples for one in trials), trials)
+    check = PreprocessingCheck(own.name, max(one.examples for one in trials), trials, recovered=tuple(proposed))
     best = _nearest([one for one in ranked if gain(one) >= gain(ranked[0]) - 1], trials)
     if best is None or not _promising(check, best.name, gain(best)):
         return check
@@ -145,9 +147,10 @@ def _nearest(equals: list[Any], trials: tuple[Trial, ...]) -> Any:
     return alike[0]
 
 
-def _recovered(budget: CheckBudget) -> list[Any]:
-    """Preprocessings that the first layer's statistics or the training images' pixels suggest, none where the first
-    layer's statistics fit what it sees, or are still at their start and say nothing."""
+def _recovered(budget: CheckBudget) -> tuple[list[recovery.Recovered], list[Any]]:
+    """What the first layer's statistics suggest, the best fit first, and all preprocessings to try: these, and those of
+    the training images' pixels. None where the first layer's statistics fit what it sees, or are still at their start
+    and say nothing."""
     first, own = budget.subject.layers[0], budget.train.preprocessing
     moving = budget.subject.snapshot()[first.name]
     some = budget.train.some(max(_PROBED, budget.least))
@@ -159,11 +162,11 @@ def _recovered(budget: CheckBudget) -> list[Any]:
     at_start = np.all(moving[0] == first.initial[0]) and np.all(moving[1] == first.initial[1])
     shift, ratio = _first_shift(budget, budget.train.through(own))
     if at_start or not np.isfinite(moving).all() or max(shift, ratio / 2) < thresholds.DRIFTED:
-        return []
+        return [], []
     channels = shape_of(budget.train.image_size).channels
     proposed = recovery.propose(measured, moving, first.epsilon, channels)
     names = [*(one.name for one in proposed), *recovery.of_data(some.split.at(budget.train.image_size))]
-    return [find_preprocessing(name) for name in dict.fromkeys(names)]
+    return proposed, [find_preprocessing(name) for name in dict.fromkeys(names)]
 
 
 def _first_shift(budget: CheckBudget, images: EvalSet) -> tuple[float, float]:

@@ -11,6 +11,7 @@ import numpy as np
 from finetune.batchnorm.statistics import recalibrate
 from finetune.batchnorm.subject import Statistics
 from finetune.data.preprocessing import find_preprocessing
+from finetune.diagnosis import RECALIBRATION_IMAGES, TRAINING_IMAGES
 from finetune.diagnosis.evidence import BatchCheck, BNEvidence, ModeScores, PreprocessingCheck, better
 from finetune.diagnosis.measure import Extent, examine
 from finetune.diagnosis.targets.target import Target
@@ -20,8 +21,6 @@ from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored, Pass
 
 SCHEMA_VERSION = 2
 """Of the JSON report, documented in docs/diagnosis.md."""
-TRAINING_IMAGES = 2_000
-"""Training images of a diagnosis, by default."""
 _SHOWN = 6
 """Test images that the page shows under two preprocessings."""
 
@@ -78,6 +77,7 @@ def _preprocessing(check: PreprocessingCheck | None) -> dict[str, Any] | None:
         "current": check.current,
         "examples": check.examples,
         "trials": [asdict(trial) for trial in check.trials],
+        "recovered": [{"name": one.name, "with_errors": one.with_errors, **asdict(one)} for one in check.recovered],
         "best": check.best,
         "best_accuracy": {
             name: scored and scored.accuracy for name, scored in (("test", check.test), ("train", check.train))
@@ -163,7 +163,11 @@ class Recalibration:
 
 
 def recalibrate_bn(
-    target: Target, *, out: Path | None = None, images: int = 10_000, on_batch: Callable[[], None] | None = None
+    target: Target,
+    *,
+    out: Path | None = None,
+    images: int = RECALIBRATION_IMAGES,
+    on_batch: Callable[[], None] | None = None,
 ) -> Recalibration:
     """Write a copy of the model whose moving statistics are those of `images` training images.
 

@@ -44,6 +44,7 @@ def drift(
         test_shift=_rms(test_shift),
         test_log_variance_ratio=_rms(test_ratio),
         share=fit[0] if fit else None,
+        gamma_at_initial=None if layer.gamma is None else bool(np.all(layer.gamma == layer.initial_gamma)),
         dead_gamma=0.0 if layer.gamma is None else float(np.mean(layer.gamma == 0)),
         dead_channels=float(np.mean(data.variance < min(_CONSTANT, layer.epsilon / 1000))),
     )

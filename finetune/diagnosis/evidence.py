@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 from finetune.diagnosis import thresholds
+from finetune.diagnosis.recovery import Recovered
 from finetune.evaluation.evaluator import Evaluation, total
 from finetune.evaluation.significance import Interval, Paired
 
@@ -180,8 +181,10 @@ class LayerDrift:
     log_variance_ratio: root mean square over channels of ln(moving variance / data variance); variance_bias: its mean.
     batch_noise: standard deviation of a single batch's mean, in data sigmas; None where there was one batch.
     test_shift, test_log_variance_ratio: the same measures of the test images' statistics against the training images'.
-    initial: what moving mean and variance start from: 0 and 1, or 0 and 0 (TensorFlow's `ExponentialMovingAverage`).
-    at_initial: the moving statistics are exactly these. at_source: they are exactly those training started from; None
+    initial: what moving mean and variance start from: 0 and 1, 0 and 0 (TensorFlow's `ExponentialMovingAverage`), or
+        what the layer's initializers give.
+    at_initial: the moving statistics are exactly these. gamma_at_initial: gamma is exactly what it starts from; None
+        where there is none. at_source: they are exactly those training started from; None
         where these are not known.
     share: share of the starting statistics left, fitted on this layer alone; None where there is nothing to fit to.
     dead_gamma, dead_channels: shares of channels with gamma 0, and of channels that are constant over all images.
@@ -204,6 +207,12 @@ class LayerDrift:
     dead_gamma: float = 0.0
     dead_channels: float = 0.0
     initial: tuple[float, float] = (0.0, 1.0)
+    gamma_at_initial: bool | None = None
+
+    @property
+    def start(self) -> str:
+        """What moving mean and variance start from, in words."""
+        return f"{self.initial[0]:g} and {self.initial[1]:g}"
 
 
 @dataclass(frozen=True)
@@ -223,7 +232,8 @@ class PreprocessingCheck:
     """Every known preprocessing, tried on few training images; the best of them and the current one on `examples`.
 
     best: the best other one than `current`, None where none looked better. test, train: the images scored with it,
-    `is_training=False`. by_test, by_train: the comparison with `current`, image by image.
+    `is_training=False`. by_test, by_train: the comparison with `current`, image by image. recovered: what the first
+    layer's statistics suggest, the best fit first.
     """
 
     current: str
@@ -234,6 +244,7 @@ class PreprocessingCheck:
     train: Evaluation | None = None
     by_test: Paired | None = None
     by_train: Paired | None = None
+    recovered: tuple[Recovered, ...] = ()
 
 
 @dataclass(frozen=True)

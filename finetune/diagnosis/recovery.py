@@ -39,7 +39,8 @@ class Recovered:
     """`scale * pixels / 255 + shift` for pixels in [0, 255], one shift a channel.
 
     The standard errors are those of the fit. That the images are not those of the training comes on top.
-    order: of the channels. misfit: root mean square of what the equations leave, in standard deviations of a filter.
+    order: of the channels. mean_errors: of the mean that `name` subtracts, one a channel, in its units. misfit: root
+    mean square of what the equations leave, in standard deviations of a filter.
     """
 
     scale: float
@@ -47,15 +48,32 @@ class Recovered:
     order: str
     scale_error: float
     shift_errors: tuple[float, ...]
+    mean_errors: tuple[float, ...]
     misfit: float
+
+    @property
+    def _round(self) -> str | None:
+        """The round scale as it is spelled, None where the scale is another."""
+        return next((spelling for spelling, scale in _ROUND.items() if scale == self.scale), None)
+
+    @property
+    def _mean(self) -> list[float]:
+        return [-one / (1.0 if self._round else self.scale) for one in self.shift]
 
     @property
     def name(self) -> str:
         """As `--preprocess` takes it."""
-        for spelling, scale in _ROUND.items():
-            if scale == self.scale:
-                return spelled(spelling, [-one for one in self.shift], order=self.order)
-        return spelled("1/255", [-one / self.scale for one in self.shift], 1 / self.scale, self.order)
+        if self._round:
+            return spelled(self._round, self._mean, order=self.order)
+        return spelled("1/255", self._mean, 1 / self.scale, self.order)
+
+    @property
+    def with_errors(self) -> str:
+        """In words, each number with its standard error."""
+        means = zip(self._mean, self.mean_errors, strict=True)
+        mean = ", ".join(f"{one:.3g} ± {error:.2g}" for one, error in means)
+        std = "" if self._round else f", divided by {1 / self.scale:.3g} ± {self.scale_error / self.scale**2:.2g}"
+        return f"pixels x {self._round or '1/255'} minus ({mean}){std}, channels in {self.order.upper()} order"
 
 
 def spelled(scale: str, mean: Sequence[float], std: float | Sequence[float] = 1.0, order: str = "rgb") -> str:
@@ -165,13 +183,18 @@ def _solved(
         best, scale = least_squares(misfit, again, loss="soft_l1", bounds=tuple(bounds)), near
     left = misfit(best.x)
     spread = float(np.sum(left**2)) / max(len(left) - len(best.x), 1)
-    errors = np.sqrt(np.maximum(np.diag(np.linalg.pinv(best.jac.T @ best.jac)) * spread, 0))
+    covariance = np.linalg.pinv(best.jac.T @ best.jac) * spread
+    errors = np.sqrt(np.maximum(np.diag(covariance), 0))
+    # The mean is -shift / scale where the scale is fitted, so both errors and what they share reach it.
+    by_unknown = np.hstack([best.x[1:, None], -np.eye(len(best.x) - 1)]) / scale
+    means = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", by_unknown, covariance, by_unknown), 0))
     return Recovered(
         scale,
         tuple(float(one) for one in best.x[1:]),
         order,
         scale_error=scale * float(errors[0]),
         shift_errors=tuple(float(one) for one in errors[1:]),
+        mean_errors=tuple(float(one) for one in (errors[1:] if scale in _ROUND.values() else means)),
         misfit=float(np.sqrt(np.mean(left**2))),
     )
 

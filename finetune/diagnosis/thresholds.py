@@ -66,6 +66,10 @@ RENUMBERED = 0.1
 CONFIDENT = 1.03
 """...and the loss, as a multiple of what guessing costs, above which the network is wrong with confidence. In the
 clinic, other numberings give 1.09 and more, networks that have learnt nothing 1.0."""
+PLAIN = 0.5
+"""A renumbering is plain if it makes at least this share of predictions right, and `RENUMBERED` more than there were,
+both of test and of training images. Then the network need not be confident: a weak one never is, and one of whose
+classes only a few are exchanged loses little on the others. Chance learns less than that, except of two classes."""
 FAR_DATA = 4.0
 """Test statistics further from the training images' than this many standard errors of their difference..."""
 FAR_SIGMAS = 0.1

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from finetune.diagnosis.confidence import confidence
-from finetune.diagnosis.evidence import BNEvidence, Share, better, percent
+from finetune.diagnosis.evidence import BNEvidence, Facts, PreprocessingCheck, Share, better, percent
 from finetune.diagnosis.rules import data_rules, statistics_rules
 from finetune.diagnosis.rules.neighbours import runner_up
 from finetune.diagnosis.rules.rule import Basis, Commands, Finding, Reading, size
@@ -162,6 +162,11 @@ def _statistics_lines(seen: Reading) -> list[str]:
         lines.append(f"{at}, {source} bit-equal to the source")
     if facts.affine_moved is False:
         lines.append("gamma and beta of every BN layer are bit-equal to the source's: the layers were frozen")
+    if untrained := [layer for layer in layers if layer.gamma_at_initial]:
+        lines.append(
+            f"gamma of {len(untrained)} of {len(layers)} BN layers is exactly what it starts from (the first is "
+            f"{untrained[0].name}): these layers were not trained, or not restored"
+        )
     if seen.share is not None:
         lines.append(_share_line(seen.share))
     if facts.residual is not None and facts.updates:
@@ -169,15 +174,8 @@ def _statistics_lines(seen: Reading) -> list[str]:
             f"share of the starting {facts.statistics} that is left, by the records: {facts.decay:g}^{facts.updates} = "
             f"{facts.residual:.2g}"
         )
-    check, expected = seen.evidence.preprocessing, facts.expected_preprocessing
-    if check is not None and expected is not None and check.current != expected:
-        lines.append(f"the pretrained weights were made with '{expected}' pixels, these are fed as '{check.current}'")
-    if check is not None and facts.usual_preprocessing is not None:
-        tried = [trial for trial in check.trials if trial.name == facts.usual_preprocessing]
-        lines.append(
-            f"slim's own training script feeds this network '{facts.usual_preprocessing}' pixels by default"
-            + "".join(f": is_training=False gives {trial.accuracy:.1%} with them" for trial in tried)
-        )
+    if seen.evidence.preprocessing is not None:
+        lines += _preprocessing_lines(seen.evidence.preprocessing, facts)
     if facts.updates_enabled is False:
         lines.append(facts.why_disabled)
     dead = [layer.name for layer in layers if layer.dead_gamma or layer.dead_channels]
@@ -187,6 +185,25 @@ def _statistics_lines(seen: Reading) -> list[str]:
         lines.append(
             f"{len(dead)} layers have dead channels ({channels} with constant inputs, {gamma} with gamma 0), the first "
             f"is {dead[0]}"
+        )
+    return lines
+
+
+def _preprocessing_lines(check: PreprocessingCheck, facts: Facts) -> list[str]:
+    """What the statistics and the records say about the pixels of the training."""
+    lines, expected, usual = [], facts.expected_preprocessing, facts.usual_preprocessing
+    for one in check.recovered[:1]:
+        lines.append(
+            f"worked out from the first layer's statistics, with standard errors: {one.with_errors} ('{one.name}'); "
+            f"the equations miss {one.misfit:.2f} sigmas"
+        )
+    if expected is not None and check.current != expected:
+        lines.append(f"the pretrained weights were made with '{expected}' pixels, these are fed as '{check.current}'")
+    if usual is not None:
+        tried = [trial for trial in check.trials if trial.name == usual]
+        lines.append(
+            f"slim's own training script feeds this network '{usual}' pixels by default"
+            + "".join(f": is_training=False gives {trial.accuracy:.1%} with them" for trial in tried)
         )
     return lines
 
@@ -209,7 +226,8 @@ def _ruled_out(seen: Reading, cause: str) -> tuple[str, ...]:
         lines.append(f"not stale statistics: {data_rules.agreement(seen)}")
     check = evidence.preprocessing
     others = [trial for trial in check.trials if trial.name != check.current] if check else []
-    if check is not None and others and cause != "wrong-preprocessing":
+    # Other pixels that help as well are the runner-up, which says why they lost.
+    if check is not None and others and data_rules.wrong_preprocessing(seen) is None:
         best = max(others, key=lambda trial: trial.accuracy)
         own = next(trial for trial in check.trials if trial.name == check.current)
         lines.append(

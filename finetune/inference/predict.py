@@ -3,7 +3,7 @@
 import csv
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,13 +112,10 @@ def predict(
         places, native=network.native, white=network.white, skip_bad=skip_bad_images, on_scan=on_scan
     )
     config = replace(network.config, batch_size=batch_size) if batch_size else network.config
-    forward = network.subject.forward("moving")
     names = [printable(name) for name in network.class_names]
     found: list[Classified] = []
-    for images, _, counted in batches.evaluation(named.split, config):
-        for row in _probabilities(
-            np.asarray(forward(images)[0])[np.asarray(counted)], per_label=network.subject.per_label
-        ):
+    for rows in _probabilities(network, named.split, config):
+        for row in rows:
             best = np.argsort(-row, kind="stable")[:top]
             classes = tuple((int(label), names[label], float(row[label])) for label in best)
             found.append(Classified(named.names[len(found)], classes))
@@ -142,20 +139,18 @@ def predict_images(target: Path, images: np.ndarray) -> np.ndarray:
             f"images are {images.dtype} {list(images.shape)}: expected pixels, uint8 [n, height, width, 1, 3 or 4]"
         )
     network = _open(target)
-    forward = network.subject.forward("moving")
     split = Split(images, np.zeros(len(images), np.int64))
-    rows = [
-        _probabilities(np.asarray(forward(batch)[0])[np.asarray(counted)], per_label=network.subject.per_label)
-        for batch, _, counted in batches.evaluation(split, network.config)
-    ]
-    return np.concatenate(rows)
+    return np.concatenate(list(_probabilities(network, split, network.config)))
 
 
-def _probabilities(logits: np.ndarray, *, per_label: bool) -> np.ndarray:
-    """Softmax over the last axis or each sigmoid, float64. FinetuneError for logits that are NaN or infinite."""
-    if not np.isfinite(logits).all():
-        raise FinetuneError("the model gives logits that are no numbers (NaN or infinity): its training went wrong")
-    return np.asarray(np.exp(log_probabilities(logits.astype(np.float64), per_label=per_label)))
+def _probabilities(network: Classifier, split: Split, config: RunConfig) -> Iterator[np.ndarray]:
+    """Of each batch: softmax or sigmoids, float64 `[images, classes]`. FinetuneError for NaN and infinite logits."""
+    forward = network.subject.forward("moving")
+    for images, _, counted in batches.evaluation(split, config):
+        logits = np.asarray(forward(images)[0])[np.asarray(counted)].astype(np.float64)
+        if not np.isfinite(logits).all():
+            raise FinetuneError("the model gives logits that are no numbers (NaN or infinity): its training went wrong")
+        yield np.exp(log_probabilities(logits, per_label=network.subject.per_label))
 
 
 def is_export(path: Path) -> bool:

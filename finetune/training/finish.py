@@ -16,6 +16,7 @@ from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.data.batches import training_subset
 from finetune.data.preprocessing import Preprocessing, find_preprocessing
+from finetune.diagnosis import RECALIBRATION_IMAGES
 from finetune.evaluation import metrics
 from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored
 from finetune.evaluation.predictions import Predictions
@@ -30,9 +31,6 @@ from finetune.training.loop.train import Feed
 from finetune.training.observers import Recorder
 from finetune.training.phases import Prepared
 from finetune.training.proof import Phases
-
-RECALIBRATION_IMAGES = 10_000
-"""Precise BN needs 1k to 10k images (Wu & Johnson 2021, section 3.2)."""
 
 LAST_STEP = "model-last-step.keras"
 """Beside `model.keras`, which holds the averages."""

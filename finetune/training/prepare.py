@@ -55,7 +55,8 @@ def prepare(
     config = replace(config, data=absolute(config.data), tracker=absolute_trackers(config.tracker))
     dataset = read_data(config, request.spec, display, weights=load_weights, check=check_data)
     opened = open_own_checkpoint(config, request.spec) if load_weights else None
-    if config.head == "keep" and opened and dataset.lacks_background(head_outputs(request.spec, opened)):
+    catalogued = opened if request.spec.source != "file" else None
+    if config.head == "keep" and catalogued and dataset.lacks_background(head_outputs(request.spec, catalogued)):
         config, dataset = replace(config, background_class=True), dataset.with_background()
     image_size = config.image_size or default_image_size(request.spec, min(dataset.train.images.shape[1:3]))
     request = replace(request, config=replace(config, image_size=image_size))
@@ -105,16 +106,13 @@ def open_own_checkpoint(config: RunConfig, spec: BackboneSpec) -> Checkpoint | N
         if config.from_averages:
             raise WrongUse("--from-averages: published files hold no averages; give --checkpoint PATH, or leave it out")
         return None
-    if spec.source in ("file", "hub"):
-        raise WrongUse(
-            f"{spec.id} has its weights in it: leave out --checkpoint. Other weights, of save_weights, are put into it "
-            "by 'finetune recalibrate-bn WEIGHTS --architecture FILE'"
-        )
+    if spec.source == "hub":
+        raise WrongUse(f"{spec.id} has its weights in it: leave out --checkpoint")
     opened = open_checkpoint(Path(config.checkpoint))
     if config.from_averages:
         found = averaged(opened, "--from-averages")
         opened = replace(found.checkpoint, remarks=(*opened.remarks, f"--from-averages: {found.summary()}"))
-    return measurable(opened, spec)
+    return opened if spec.source == "file" else measurable(opened, spec)
 
 
 def measure_statistics(prepared: Prepared, display: Display) -> None:

@@ -72,6 +72,7 @@ def test_object_arrays_in_npz(here):
     refused("run --backbone resnet_v1_demo --data ./data.npz --run-dir r", "asks to run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["predictions.npz", "bn_source.npz"])
 def test_object_arrays_in_a_runs_files(finished, here, name):
     import shutil
@@ -83,6 +84,7 @@ def test_object_arrays_in_a_runs_files(finished, here, name):
     refused("report run" if name == "predictions.npz" else "diagnose-bn run --quiet", name, "damaged")
 
 
+@pytest.mark.slow
 def test_object_arrays_in_a_runs_state(interrupted, here):
     import shutil
 
@@ -138,6 +140,7 @@ def keras_model(*layers):
     return keras.Model(images, keras.layers.Dense(3)(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["checkpoint inspect x.keras", "backbones show ./x.keras"])
 def test_a_keras_bomb(line, here):
     with zipfile.ZipFile("x.keras", "w", zipfile.ZIP_DEFLATED) as out:
@@ -211,6 +214,7 @@ def test_a_model_with_a_lambda_layer(suffix, here):
     assert "Lambda" in refused(f"backbones show ./x{suffix}", "refused", "Python code")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["os", "subprocess", "shutil", "keras.src.utils.file_utils"])
 def test_a_model_that_names_a_module(module, here):
     """A config may name any module and class: Keras imports what it names, unless it is in safe mode and knows it."""
@@ -235,6 +239,7 @@ def test_an_hdf5_external_link(here):
     refused("checkpoint inspect x.weights.h5", "holds a link at layers/conv2d/vars/0")
 
 
+@pytest.mark.slow
 def test_hdf5_that_hangs_its_library(here):
     """The heap that holds an attribute's text, with an object of no size in it: HDF5 steps over it for ever."""
     keras_model().save("x.h5")
@@ -295,6 +300,7 @@ def text_table():
     return table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "operation"),
     [(reads, "ReadFile"), (writes, "WriteFile"), (calls, "PyFunc"), (hidden, "WriteFile"), (saves, "SaveV2")],
@@ -351,6 +357,7 @@ def test_an_operation_that_tensorflow_does_not_have(here):
     refused("backbones show hub:m", "operation SomebodysOwnOp", "TensorFlow does not have")
 
 
+@pytest.mark.slow
 def test_a_class_folder_that_is_called_as_its_parent(here):
     """A folder cannot be called ../x; a list of names can."""
     images = np.random.default_rng(0).integers(0, 256, (44, 16, 16, 3), np.uint8)

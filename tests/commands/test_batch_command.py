@@ -44,6 +44,7 @@ def night(tmp_path_factory):
     return folder, typed(f"batch {folder / 'night.toml'} --workers 2 --json")
 
 
+@pytest.mark.slow
 def test_a_batch_from_file_to_table(night):
     folder, result = night
     runs = folder / "night"

@@ -98,6 +98,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_frozen_variable_that_moves_fails_the_run(what, tmp_path, monkeypatch):
     breaks, moved = BROKEN[what]
@@ -135,6 +136,7 @@ def test_a_frozen_variable_that_moves_fails_the_run(what, tmp_path, monkeypatch)
     assert f"{proved['frozen_variables'] - len(moved)} of {proved['frozen_variables']} frozen variables" in report
 
 
+@pytest.mark.slow
 def test_the_proof_of_a_sound_run_is_of_the_bits_in_the_file(tmp_path):
     """Every frozen variable of `model.keras` is that of the bundled checkpoint, read without the package's loader."""
     import keras

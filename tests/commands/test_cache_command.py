@@ -42,6 +42,7 @@ def test_list_says_what_there_is(home):
     assert listed["entries"][0]["key"][:12] in shown
 
 
+@pytest.mark.slow
 def test_off_gives_the_same_figures(home):
     result = typed(f"{RUN} --weight-decay 0.05 --cache-features off --run-dir {home}/off")
     assert result.exit_code == 0, result.output

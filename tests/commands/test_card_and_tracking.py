@@ -73,6 +73,7 @@ def test_the_cards_code_classifies_a_test_image_as_the_run_did(finished, tmp_pat
     assert float(share) / 100 == pytest.approx(said["top_probabilities"][surest, 0], abs=0.1)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_in_the_same_logs(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run = tmp_path / "run"

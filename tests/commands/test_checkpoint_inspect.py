@@ -100,6 +100,7 @@ def test_statistics_that_are_wrong_are_seen(tmp_path):
     assert found["non_finite"] == [f"{third}/moving_mean"]
 
 
+@pytest.mark.slow
 def test_keras_files_and_saved_models(tmp_path):
     model = keras.applications.MobileNet(alpha=0.25, weights=None, classes=4, input_shape=(32, 32, 3))
     model.save_weights(tmp_path / "m.weights.h5")

@@ -75,6 +75,7 @@ SWAPPED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -91,6 +92,7 @@ def test_arrays_in_another_order(command, place):
     assert f"{data}: x_train, x_test has the classes of {place / 'run'} in {SWAPPED}" in said
 
 
+@pytest.mark.slow
 def test_a_folder_is_in_the_order_of_the_names_and_the_run_is_not(place, tmp_path):
     """Class folders are numbered as their names sort: a run on arrays in another order cannot be scored on them."""
     turned = write_arrays(tmp_path / "turned.npz", NAMES[::-1])
@@ -143,6 +145,7 @@ def test_a_folder_with_other_class_folders_for_the_test_than_for_training(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_resumed_on_a_folder_whose_classes_were_renamed(tmp_path, monkeypatch):
     folder = write_folders(tmp_path / "folder", NAMES)
     with monkeypatch.context() as patch:

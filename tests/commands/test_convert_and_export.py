@@ -18,6 +18,7 @@ def slim() -> Path:
     return store.locate(find_row("resnet_v1_demo"), with_head=True)
 
 
+@pytest.mark.slow
 def test_there_and_back(slim: Path, tmp_path: Path) -> None:
     there = typed(f"checkpoint convert {slim} {tmp_path}/new/demo.weights.h5")
     assert there.exit_code == 0, there.output
@@ -96,6 +97,7 @@ def test_a_run_is_exported(finished: tuple, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_exports_are_tried_out_and_the_table_says_so(finished: tuple, tmp_path: Path) -> None:
     run, _ = finished
     result = typed(f"export {run} --format tflite --out {tmp_path}/m.tflite --images 100 --quiet")
@@ -110,6 +112,7 @@ def test_exports_are_tried_out_and_the_table_says_so(finished: tuple, tmp_path: 
     assert told["run"]["accuracy"] == told["exports"][0]["evaluation"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_an_accuracy_not_reached_is_exit_1_and_no_file(finished: tuple, tmp_path: Path) -> None:
     line = f"export {finished[0]} --format keras --format onnx --out {tmp_path}/new --images 50 --assert-accuracy 1"
     result = typed(line)

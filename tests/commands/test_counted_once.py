@@ -52,6 +52,7 @@ def counted(run):
     return int((logits.argmax(axis=1) == data["y_test"]).sum()), float(losses.sum())
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("batch_size", [1, 7, 8, TEST, 500])
 def test_evaluate_counts_every_image_once(batch_size, run, counted, tmp_path):
     assert (TEST % 7, TEST % 8) == (6, 1)  # the rest of the last batch
@@ -86,6 +87,7 @@ def test_the_stored_predictions_are_the_same_images_in_their_order(run, counted)
     assert int((classes == labels).sum()) == counted[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["--preset linear-probe --cache-features on", "--tta flip", "--patience 1"])
 def test_other_ways_to_the_result_count_the_same(options, run, tmp_path):
     """Features from the cache, mirror images, the best epoch: result.json is what Keras alone counts."""

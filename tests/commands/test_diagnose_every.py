@@ -9,6 +9,7 @@ from finetune.runs.model import open_trained
 from tests.support.commands import typed
 
 
+@pytest.mark.slow
 def test_a_checkup_is_logged_and_changes_nothing(tmp_path):
     run = tmp_path / "run"
     result = typed(f"run TINY --diagnose-every 2 --run-dir {run}")

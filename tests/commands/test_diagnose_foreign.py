@@ -47,6 +47,7 @@ def lagging(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_keras_model_is_named_and_repaired_in_its_own_format(lagging, tmp_path):
     path = tmp_path / "model.keras"
     shutil.copy(lagging, path)
@@ -107,6 +108,7 @@ def slim_checkpoint(finished, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_slim_directory_is_examined_with_its_own_head_and_stays_slim(slim_checkpoint, tmp_path):
     folder = tmp_path / "train"
     shutil.copytree(slim_checkpoint, folder)
@@ -126,6 +128,7 @@ def test_a_slim_directory_is_examined_with_its_own_head_and_stays_slim(slim_chec
     assert "is already there and is not overwritten" in again.stderr
 
 
+@pytest.mark.slow
 def test_averages_are_read_where_asked_for(slim_checkpoint):
     model = f"--backbone resnet_v1_demo --checkpoint {slim_checkpoint} --data demo-target --image-size 16"
     result = typed(f"diagnose-bn {model} --ema --json --quick")

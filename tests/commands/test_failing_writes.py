@@ -13,6 +13,7 @@ from finetune.runs.model import open_trained
 from tests.support.commands import typed
 
 
+@pytest.mark.slow
 def test_nobody_may_write_there(place, refused, monkeypatch):
     # As root, who runs some of these tests, may write anywhere.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -28,11 +29,13 @@ def largest_file():
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_no_room_for_the_first_files_leaves_no_directory(refused, largest_file):
     largest_file(10_000)
     refused("run SMALL --quiet --run-dir new/deep/run", 1, "freeze.json would be larger", "repeat the command")
 
 
+@pytest.mark.slow
 def test_no_room_for_the_state_keeps_what_can_be_resumed(tmp_path, monkeypatch, largest_file):
     monkeypatch.chdir(tmp_path)
     largest_file(1_000_000)
@@ -46,6 +49,7 @@ def test_no_room_for_the_state_keeps_what_can_be_resumed(tmp_path, monkeypatch, 
     assert (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_no_room_for_the_model_is_seen_before_hdf5_writes(tmp_path, finished, monkeypatch):
     model = open_trained(finished[0]).model
     full = shutil.disk_usage(tmp_path)._replace(free=1_000_000)

@@ -12,6 +12,7 @@ from finetune.data import load_data
 from tests.support.commands import tree, typed
 
 
+@pytest.mark.slow
 def test_a_runs_layer_over_its_test_images(finished: tuple, tmp_path: Path) -> None:
     run, _ = finished
     out = tmp_path / "new" / "f.npz"

@@ -44,6 +44,7 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--help",), ("backbones", "list"), ("backbones", "list", "--json")])
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 def test_a_full_output_is_one_message(arguments):

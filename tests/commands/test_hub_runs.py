@@ -23,6 +23,7 @@ def module(tmp_path_factory):
     return path, hub_modules.write(path)
 
 
+@pytest.mark.slow
 def test_frozen_in_a_run_is_bit_identical(module, tmp_path):
     path, values = module
     result = typed(f"run --backbone hub:{path} {SMALL} --bn freeze --run-dir {tmp_path}/run --json")
@@ -53,6 +54,7 @@ def test_fine_tuned_with_forgotten_updates_diagnosed_and_repaired(module, tmp_pa
     assert "worse" in repaired.output or (tmp_path / "run/model-recalibrated.keras").is_file()
 
 
+@pytest.mark.slow
 def test_a_hub_run_is_resumed(module, tmp_path, monkeypatch):
     path, _ = module
     with monkeypatch.context() as patch:
@@ -139,12 +141,14 @@ def test_a_savedmodel_that_will_not_do_is_one_error(make, words, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_without_a_training_argument_a_head_can_be_trained(tmp_path):
     hub_modules.write(tmp_path / "m", training=False)
     result = typed(f"run --backbone hub:{tmp_path}/m {SMALL} --freeze '*' --run-dir {tmp_path}/run")
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_a_frozen_modules_features_are_computed_once_and_change_no_figure(module, tmp_path, monkeypatch):
     path, _ = module
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))

@@ -51,6 +51,7 @@ def grey(images):
     return np.stack([np.asarray(Image.fromarray(one).convert("L")) for one in images])[..., None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("takes", "data", "as_taken", "said"),
     [
@@ -71,6 +72,7 @@ def test_a_diagnosis_gives_keras_own_accuracy(takes, data, as_taken, said, tmp_p
     assert not said or said in typed(*words).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "data", "size", "native", "said"),
     [
@@ -149,6 +151,7 @@ def predicted(model, photo):
     return {row["class"]: row["probability"] for row in found["images"][0]["classes"]}
 
 
+@pytest.mark.slow
 def test_a_network_of_four_channels_on_transparent_photos(tmp_path, monkeypatch):
     """Pixels are prepared by NumPy here: BGRA minus caffe's means, the fourth channel minus their grey."""
     data = photos(tmp_path / "data", rgba)

@@ -61,6 +61,7 @@ def ghosts(x):
     return files.conv(x, lambda: layers.BatchNormalization(virtual_batch_size=4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "suffix"), [(files.conv, ".keras"), (nested, ".h5"), (renormalised, ".h5"), (ghosts, ".keras")]
 )
@@ -75,6 +76,7 @@ def test_a_file_is_diagnosed_and_recalibrated(body, suffix, colours, tmp_path):
     assert round(64 * test["recalibrated"]) == correct(out, colours, ghosts=body is ghosts)
 
 
+@pytest.mark.slow
 def test_a_file_is_a_backbone_and_is_inspected(colours, tmp_path):
     path = files.written(files.model(nested), tmp_path / "own.h5")
     result = typed(f"checkpoint inspect {path} --json")
@@ -98,6 +100,7 @@ def test_a_damaged_file_is_said_to_be_damaged_and_a_whole_one_is_not(colours, tm
     assert result.exit_code == 1
 
 
+@pytest.mark.slow
 def test_a_savedmodel_is_scored_and_predicts_what_keras_2_does(colours, tmp_path):
     taught(files.conv, colours).save(tmp_path / "own", save_format="tf")
     model = tf_keras.models.load_model(tmp_path / "own", compile=False)

@@ -54,6 +54,7 @@ def of_keras(place, name):
     return model.evaluate(images, data["y_test"][:, None], batch_size=30, verbose=0), model.predict(images, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sigmoid", "plain"])
 def test_evaluate_gives_what_keras_gives(place, name):
     result = typed(f"evaluate {place}/{name}.keras --data {place}/two.npz --json")

@@ -55,6 +55,7 @@ def test_images_keep_their_size():
     assert [default_image_size(spec, size) for size in (8, 32, 64)] == [16, 32, 64]
 
 
+@pytest.mark.slow
 def test_trained_from_random_weights_without_asking(finished):
     run, printed = finished
     config, result = json.loads((run / "config.json").read_text()), result_of(run)
@@ -72,6 +73,7 @@ def test_trained_from_random_weights_without_asking(finished):
     assert "4 updates: 0.66 of the starting statistics left (none in the means)" in printed.stdout
 
 
+@pytest.mark.slow
 def test_the_model_is_stock_and_diagnosed_as_any_other(finished):
     run, _ = finished
     model = keras.models.load_model(run / "model.keras")
@@ -92,6 +94,7 @@ def test_repeated_without_a_switch(finished):
     assert "--no-bn-renorm" in typed("run --help").stdout
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_ones_own(finished, tmp_path):
     spec = find_row("cifar_resnet")
     model = keras.models.load_model(finished[0] / "model.keras")
@@ -125,6 +128,7 @@ def test_a_checkpoint_of_ones_own(finished, tmp_path):
         load_backbone(find_row("cifar_resnet18"), image_size=8, checkpoint=tmp_path / "own.ckpt")
 
 
+@pytest.mark.slow
 def test_switches_reach_the_layers_of_a_pretrained_network_too():
     config = RunConfig("resnet_v1_demo", data="demo-target", examples=100, epochs=10, batch_size=20, image_size=8)
     config = replace(config, bn_renorm=True, bn_zero_debias=True, freeze_until="block1")

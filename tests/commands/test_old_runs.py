@@ -84,6 +84,7 @@ def test_a_finished_run_is_finished(old):
     assert (old / "finished/result.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_what_the_unbroken_one_had_reached(old):
     # A process of its own: the run is deterministic, and that cannot be switched off again.
     answer = WarmProcess("", "run", "--resume", str(old / "stopped"), "--quiet", module="finetune")

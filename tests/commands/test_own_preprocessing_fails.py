@@ -29,6 +29,7 @@ def later(images):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "said"),
     [

@@ -26,6 +26,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_answer_is_that_of_the_evaluation(finished: tuple, images: Path, tmp_path: Path) -> None:
     run, _ = finished
     result = typed(f"predict {run} {images} --top 3 --csv {tmp_path}/new/out.csv --json --batch-size 4")
@@ -53,6 +54,7 @@ def test_the_answer_is_that_of_the_evaluation(finished: tuple, images: Path, tmp
     assert (again.exit_code, "is already there and is not overwritten" in again.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_table_escapes_names(finished: tuple, images: Path) -> None:
     result = typed(f"predict {finished[0]} {images} --top 1 --quiet")
     lines = result.stdout.splitlines()
@@ -62,6 +64,7 @@ def test_the_table_escapes_names(finished: tuple, images: Path) -> None:
     assert "\x1b" not in result.stdout
 
 
+@pytest.mark.slow
 def test_damaged_images_are_named_in_one_error_or_left_out(finished: tuple, images: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes((images / "a.png").read_bytes()[:300])
     (tmp_path / "none.jpg").write_bytes(b"")
@@ -89,6 +92,7 @@ def test_an_exported_keras_file_gives_the_same(finished: tuple, images: Path, tm
     assert "prepares its pixels itself" in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
@@ -112,6 +116,7 @@ def test_an_exported_file_decides_nothing_but_what_it_may(
     assert result.stderr.count("Error:") == 1
 
 
+@pytest.mark.slow
 def test_a_file_of_nobody_knows_whom_is_refused(finished: tuple, images: Path, tmp_path: Path) -> None:
     keras.models.load_model(finished[0] / "model.keras").save(tmp_path / "m.keras")
     result = typed(f"predict {tmp_path}/m.keras {images}")

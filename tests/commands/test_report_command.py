@@ -56,6 +56,7 @@ def test_the_figures_agree_with_the_result(finished):
     assert sum(bin_["images"] for bin_ in one["calibration"]["bins"]) == expected["examples"]
 
 
+@pytest.mark.slow
 def test_neither_tensorflow_nor_data_is_needed(run, tmp_path):
     edited(run / "config.json", data="npz-that-is-gone.npz")
     program = (
@@ -71,6 +72,7 @@ def test_neither_tensorflow_nor_data_is_needed(run, tmp_path):
     assert "data:image" not in (tmp_path / "page.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_without_predictions_is_scored_once_and_keeps_them(run, finished):
     (run / "predictions.npz").unlink()
     result = typed(f"report {run}")

@@ -152,6 +152,7 @@ np.save(sys.argv[3], model.predict(images, verbose=0))
 """
 
 
+@pytest.mark.slow
 def test_the_model_needs_nothing_but_keras(finished, tmp_path):
     images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
@@ -161,6 +162,7 @@ def test_the_model_needs_nothing_but_keras(finished, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), np.asarray(here), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_numbers_of_the_run_also_among_warnings(finished, tmp_path):
     run, _ = finished
     done = subprocess.run(
@@ -179,6 +181,7 @@ def test_evaluate_gives_the_numbers_of_the_run_also_among_warnings(finished, tmp
     assert evaluation["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_diagnosed_repaired_and_healthy_again(finished, tmp_path):
     """Statistics that were never updated are found (exit code 3), put right, and found no more (exit code 0)."""
     run = tmp_path / "sick"

@@ -52,6 +52,7 @@ def mirror(tmp_path, monkeypatch):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_run_fetches_once_and_reports_what_it_loaded(mirror, tmp_path):
     line = "run --backbone mobilenet_v1_0.25 --bn-decay 0.95 --freeze Conv2d_* --data demo-target --examples 60"
     arguments = [*line.split(), "--epochs", "1", "--image-size", "32", "--json"]

@@ -74,6 +74,7 @@ def refused(line, exit_code, *words):
     assert tree(Path()) == before
 
 
+@pytest.mark.slow
 def test_the_files_of_a_run_say_what_was_read(place, whole):
     run, result = whole
     photos = place / "photos"
@@ -126,6 +127,7 @@ def test_changed_data_is_noticed(place, whole):
             (photos / split / "zebra").rename(photos / split / "lion")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_bit_identically_and_notices_changed_data(place, whole):
     with pytest.MonkeyPatch.context() as patch:
         stop_at(3, patch)

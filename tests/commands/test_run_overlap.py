@@ -32,6 +32,7 @@ def test_refused_before_anything_is_written(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_allowed_it_is_noted(data, tmp_path):
     result = typed(f"{RUN} --data {data} --allow-overlap --run-dir {tmp_path}/run")
     assert result.exit_code == 0, result.output

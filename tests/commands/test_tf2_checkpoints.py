@@ -49,6 +49,7 @@ def test_it_is_recalibrated_and_keras_2_loads_the_copy(saved, tmp_path):
         assert np.array_equal(old, new) == ("moving_" not in old.name), old.name
 
 
+@pytest.mark.slow
 def test_it_is_trained_on(saved, tmp_path):
     _, folder = saved
     line = f"run --backbone {ROW} --checkpoint {folder}/cp-0001.ckpt --data {folder}/own.npz --image-size {SIDE}"

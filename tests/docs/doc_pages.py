@@ -8,7 +8,6 @@ Conventions of a page, which `test_commands_in_docs.py` holds:
 - `<!-- file: NAME -->` on the line above a block: the block is the content of the file NAME, which later blocks use.
 - `<!-- not run: REASON -->` on the line above a block: nobody can run it here (a cluster, hours). Its commands are
   checked all the same, but not run. There are few of them, `test_docs_run.py` counts them.
-- `<!-- slow: REASON -->` on the line above a block: only the slow tests run it.
 - `# exit code 3: WORD` behind a command: how it ends, and what it prints among other things. Without it, a command
   ends with 0, and `finetune diagnose-bn` with 0, 3 or 4.
 - Words in capitals stand for what the reader has: RUN (a finished run), DIR, JOBS.toml. `B` is a backbone and its data.
@@ -40,7 +39,6 @@ class Block:
     text: str
     not_run: str | None
     file: str | None
-    slow: str | None
 
     @property
     def where(self) -> str:
@@ -71,9 +69,9 @@ def blocks(page: Path) -> list[Block]:
     found = []
     for match in _BLOCK.finditer(text):
         comments, language, content = match.groups()
-        said = dict(re.findall(r"<!--\s*(not run|file|slow):\s*(.*?)\s*-->", comments))
+        said = dict(re.findall(r"<!--\s*(not run|file):\s*(.*?)\s*-->", comments))
         line = text.count("\n", 0, match.start(2)) + 1
-        marks = (said.get("not run"), said.get("file"), said.get("slow"))
+        marks = (said.get("not run"), said.get("file"))
         found.append(Block(page, line, language.strip(), content, *marks))
     return found
 

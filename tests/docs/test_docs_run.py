@@ -1,9 +1,8 @@
 """What README.md and the pages ask a reader to type is typed: every block but those marked `not run`, in its order.
 
 `doc_pages.py` says what a block is, `stand_ins.py` makes what the reader has, `warm_shell.py` is the shell. Options
-that make a command small are put behind its own (`SMALL`). The slow tests type the whole of a page. The others leave
-out what is marked `<!-- slow: REASON -->`, and train the runs of TRAINED: the others differ in their settings, so they
-are resolved and planned (`--dry-run`), and where a later command uses one, it finds a run that was made before.
+that make a command small are put behind its own (`SMALL`). `make test` types the pages of QUICK alone, `make test-all`
+all of them; that every command of every page can be parsed, `test_commands_in_docs.py` holds.
 """
 
 import contextlib
@@ -38,29 +37,15 @@ an epoch more."""
 B = "--backbone resnet_v1_50 --data flowers/"
 
 
-SLOW = ("python-api.md",)
-"""Pages that only the slow tests type, because each of their scripts trains."""
-
-TRAINED = {"quickstart.md": ["runs/forgotten"]}
-"""The runs that the fast tests train: what comes after on their page depends on them."""
+QUICK = ("cached-features.md",)
+"""Pages that need nothing of what the stand-ins bring."""
 
 
 class Shortening:
-    """`finetune` words of a page -> those that are run, and what was added.
+    """`finetune` words of a page -> those that are run, and what was added."""
 
-    With `slow` every run is trained. Otherwise `place` has, after a run that was only planned, the reader's finished
-    run where the planned one would be.
-    """
-
-    def __init__(self, page: Path, place: Path, *, slow: bool) -> None:
+    def __init__(self, page: Path) -> None:
         self.small = {**SMALL, **OF_PAGES.get(page.name, {})}
-        self._place, self._slow = place, slow
-        self._trained = TRAINED.get(page.name, [])
-
-    def _is_trained(self, words: list[str]) -> bool:
-        if self._slow or "--resume" in words or "--dry-run" in words:
-            return True
-        return "--run-dir" in words and words[words.index("--run-dir") + 1] in self._trained
 
     def __call__(self, words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
         real = [part for word in words for part in (B.split() if word == "B" else [word])]
@@ -73,10 +58,6 @@ class Shortening:
                 added += ["--validation", "0"]
             if "--microbatch" in real:
                 added += ["--microbatch", "10"]  # of 20: two parts
-            if not self._is_trained(real):
-                added.append("--dry-run")
-                if "--run-dir" in real:
-                    shutil.copytree(self._place / "RUN", self._place / real[real.index("--run-dir") + 1])
         elif real and real[0] != "run" and real[0] in self.small and "--images" not in real:
             added = self.small[real[0]].split()
             if "--assert-accuracy" in real:
@@ -131,15 +112,15 @@ def wrong(ran: Ran, expected: dict[tuple[str, ...], tuple[int, str]]) -> str | N
     return None if words in ran.stdout + ran.stderr else f"{line}: the page says it prints {words!r}, and it does not"
 
 
-def run_page(page: Path, shelf: Path, folder: Path, *, slow: bool) -> list[Ran]:
-    """Run a page's blocks; with `slow` those too that are marked so."""
+def run_page(page: Path, shelf: Path, folder: Path) -> list[Ran]:
+    """Run a page's blocks."""
     place = folder / "page"
     place.mkdir()
     stand_ins.lay_out(shelf, place)
-    shell = WarmShell(folder / "tools", Shortening(page, place, slow=slow))
+    shell = WarmShell(folder / "tools", Shortening(page))
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page):
-        if not block.runs or (block.slow and not slow):
+        if not block.runs:
             continue
         if block.file is not None:
             (place / block.file).write_text(block.text)
@@ -157,40 +138,40 @@ def run_page(page: Path, shelf: Path, folder: Path, *, slow: bool) -> list[Ran]:
     return shell.ran
 
 
-def typed(page: Path, *, slow: bool) -> list[list[str]]:
+def typed(page: Path) -> list[list[str]]:
     """The words after `finetune` of the commands that `run_page` must have run."""
-    left_out = {block.where for block in blocks(page) if block.not_run or (block.slow and not slow)}
+    left_out = {block.where for block in blocks(page) if block.not_run}
     return [words for where, words in commands(page) if where.rpartition("+")[0] not in left_out]
 
 
-def check_page(page: Path, shelf: Path, folder: Path, *, slow: bool) -> None:
-    ran = [list(one.words) for one in run_page(page, shelf, folder, slow=slow) if one.program == "finetune"]
-    assert ran == typed(page, slow=slow)
+def check_page(page: Path, shelf: Path, folder: Path) -> None:
+    ran = [list(one.words) for one in run_page(page, shelf, folder) if one.program == "finetune"]
+    assert ran == typed(page)
 
 
-WITH_BLOCKS = [
-    page for page in PAGES if page.name not in SLOW and any(block.runs and not block.slow for block in blocks(page))
-]
+@pytest.fixture
+def no_shelf(tmp_path, home):
+    """A reader who has nothing."""
+    (tmp_path / "shelf").mkdir()
+    return tmp_path / "shelf"
 
 
-def dear(page: Path) -> bool:
-    """Whether the fast tests leave something of a page out, or train less than all of its runs."""
-    runs = [words for _, words in commands(page) if words[0] == "run"]
-    return page.name in SLOW or bool(runs) or any(block.runs and block.slow for block in blocks(page))
+WITH_BLOCKS = [page for page in PAGES if any(block.runs for block in blocks(page))]
 
 
-DEAR = [page for page in PAGES if any(block.runs for block in blocks(page)) and dear(page)]
-
-
-@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_page_does_what_it_says(page, shelf, tmp_path):
-    check_page(page, shelf, tmp_path, slow=False)
+@pytest.mark.parametrize("page", [page for page in WITH_BLOCKS if page.name in QUICK], ids=lambda page: page.name)
+def test_a_page_that_needs_nothing_does_what_it_says(page, no_shelf, tmp_path):
+    check_page(page, no_shelf, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", DEAR, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_dear_page_does_what_it_says(page, shelf, tmp_path):
-    check_page(page, shelf, tmp_path, slow=True)
+@pytest.mark.parametrize(
+    "page",
+    [page for page in WITH_BLOCKS if page.name not in QUICK],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_the_page_does_what_it_says(page, shelf, tmp_path):
+    check_page(page, shelf, tmp_path)
 
 
 JOB_FILES = sorted((ROOT / "examples").glob("*.toml"))
@@ -207,6 +188,7 @@ def check_stages(job: Job, stages: Sequence[Mapping[str, Any]]) -> None:
     assert frozen == bool(job.config.preset == "linear-probe" or job.config.freeze_until)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", JOB_FILES, ids=lambda file: file.name)
 def test_the_jobs_of_an_example_are_planned(file, shelf, monkeypatch):
     """The first and the last job of each file, made small."""
@@ -264,14 +246,12 @@ def test_what_is_not_run_is_a_short_list():
 
 def test_little_is_left_out():
     every = [command for page in PAGES for command in commands(page)]
-    slow = [words for page in PAGES for words in typed(page, slow=True)]
-    fast = [words for page in PAGES for words in typed(page, slow=False)]
-    print(f"{len(fast)} of {len(every)} commands run by the fast tests, {len(slow)} by the slow ones")
-    assert len(slow) >= 0.9 * len(every)
-    assert len(fast) >= 0.8 * len(every)
+    run = [words for page in PAGES for words in typed(page)]
+    print(f"{len(run)} of {len(every)} commands are run")
+    assert len(run) >= 0.9 * len(every)
 
 
-def test_a_page_that_is_wrong_would_be_found(shelf, tmp_path, monkeypatch):
+def test_a_page_that_is_wrong_would_be_found(no_shelf, tmp_path, monkeypatch):
     from tests.docs import doc_pages
 
     monkeypatch.setattr(doc_pages, "ROOT", tmp_path)
@@ -288,4 +268,4 @@ def test_a_page_that_is_wrong_would_be_found(shelf, tmp_path, monkeypatch):
         page.write_text(text)
         (tmp_path / str(number)).mkdir()
         with pytest.raises(AssertionError, match=said):
-            run_page(page, shelf, tmp_path / str(number), slow=False)
+            run_page(page, no_shelf, tmp_path / str(number))

@@ -59,4 +59,6 @@ def test_it_runs(file, tmp_path):
     """Each asserts its own cause and accuracy in a cell. The committed output has the same form."""
     done = run(file, folder=tmp_path)
     kept = nbformat.read(file, as_version=4)
-    assert [len(cell.get("outputs", ())) for cell in done.cells] == [len(cell.get("outputs", ())) for cell in kept.cells]
+    assert [len(cell.get("outputs", ())) for cell in done.cells] == [
+        len(cell.get("outputs", ())) for cell in kept.cells
+    ]

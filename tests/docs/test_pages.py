@@ -44,6 +44,7 @@ def _infos():
     return layer_infos(adopt(network.model, unbiased=True), layers_by_stage(network), network.scope)
 
 
+@pytest.mark.slow
 def test_every_freezing_recipe_freezes_what_it_says():
     infos = _infos()
     rows = re.findall(

@@ -96,6 +96,7 @@ def test_every_row_is_what_its_network_was_when_it_was_recorded() -> None:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.slow
 def test_small_rows_build_what_they_say() -> None:
     assert len(CHEAP) > 4
     found = [problem for spec in CHEAP for problem in problems(spec)]

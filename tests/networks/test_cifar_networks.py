@@ -76,6 +76,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 33, (19, 46)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_sources_operations_in_float64(name, size):
@@ -104,12 +105,14 @@ def trained_parameters(family: str, **arguments) -> int:
 
 # [n, n, n] units from 16 filters are the paper's ResNet-20, 32 and 56 with option A: 0.27 M, 0.46 M and 0.85 M in its
 # table 6; exactly what akamaster/pytorch_resnet_cifar10 counts.
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "published"), [(3, 269_722), (5, 464_154), (9, 853_018)])
 def test_parameters_of_the_papers_cifar_networks(n, published):
     assert trained_parameters("cifar_resnet", units=(n, n, n), width=16, shortcut="pad") == published
 
 
 # kuangliu/pytorch-cifar: sum(p.numel() for p in ResNet18().parameters()) and so on.
+@pytest.mark.slow
 @pytest.mark.parametrize(("units", "published"), [((2, 2, 2, 2), 11_173_962), ((3, 4, 6, 3), 21_282_122)])
 def test_parameters_of_resnet_18_and_34(units, published):
     assert trained_parameters("cifar_resnet", units=units, width=64, shortcut="project") == published
@@ -124,6 +127,7 @@ def test_cifar_resnet_counted_by_hand():
     assert trained_parameters("cifar_resnet") == stem + blocks + head
 
 
+@pytest.mark.slow
 def test_vgg_has_the_kernels_of_vgg_16():
     theirs = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
     ours = networks.build("cifar_vgg", image_size=32, outputs=None, arguments={"scope": "t"}).model
@@ -136,6 +140,7 @@ def test_vgg_has_the_kernels_of_vgg_16():
     assert trained_parameters("cifar_vgg") == 14_728_266 - 4_224
 
 
+@pytest.mark.slow
 def test_every_row_builds_what_it_says():
     problems = []
     for spec in SCRATCH:

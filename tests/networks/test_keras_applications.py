@@ -41,6 +41,7 @@ def network(application: str) -> Network:
     return build(application, OUTPUTS)
 
 
+@pytest.mark.slow
 def test_a_later_build_has_the_same_names(application: str, network: Network) -> None:
     without_head = build(application, None)
     head = layers_by_stage(network)[HEAD]
@@ -51,6 +52,7 @@ def test_a_later_build_has_the_same_names(application: str, network: Network) ->
     assert not [name for name in names(network) if "/" in name]
 
 
+@pytest.mark.quick_cases(1)
 def test_outputs_equal_the_original(application: str, network: Network) -> None:
     side = image_size(application)
     original = getattr(keras.applications, application)(

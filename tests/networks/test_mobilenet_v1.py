@@ -48,6 +48,7 @@ def images(size: int) -> np.ndarray:
     return np.random.default_rng(size).uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("size", [32, 64, 96])
 def test_random_weights_give_keras_outputs(size: int) -> None:
     theirs, ours = keras_mobilenet(size), build(size, outputs=1000)
@@ -76,6 +77,7 @@ def test_names_and_shapes_are_the_checkpoints(path: Path) -> None:
     assert {name: list(variable.shape) for name, variable in slim_variables(model).items()} == published
 
 
+@pytest.mark.slow
 @needs_checkpoints
 def test_published_slim_weights_give_the_published_keras_features() -> None:
     checkpoint = tf.train.load_checkpoint(str(SLIM_V1))
@@ -87,6 +89,7 @@ def test_published_slim_weights_give_the_published_keras_features() -> None:
     assert difference(ours(images(224)), tf.reduce_mean(features, [1, 2])) < 1e-5
 
 
+@pytest.mark.slow
 @needs_checkpoints
 def test_published_slim_logits_are_keras_behind_a_background_class() -> None:
     checkpoint = tf.train.load_checkpoint(str(SLIM_V1))

@@ -22,6 +22,7 @@ def build(size: Size, arguments: dict, slim: slim_oracle.SlimRun, outputs: int |
     return build_with(slim.variables, "resnet_v1", size, arguments, outputs=outputs, leftover=leftover)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("stem", ["imagenet", "small"])
 @pytest.mark.parametrize("size", [32, 33, 64])
 def test_thin_networks_agree_with_slim(size: int, stem: str) -> None:
@@ -33,6 +34,7 @@ def test_thin_networks_agree_with_slim(size: int, stem: str) -> None:
     assert difference(features(random_images(size), training=False), slim.features) < 1e-5
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("size", [33, 64])
 def test_batch_statistics_normalise_as_in_slim(size: int) -> None:
     batch = random_images(size, batch=8)
@@ -41,6 +43,7 @@ def test_batch_statistics_normalise_as_in_slim(size: int) -> None:
     assert difference(model(batch, training=True), slim.logits) < 1e-5
 
 
+@pytest.mark.slow
 def test_height_and_width_may_differ() -> None:
     batch = random_images((40, 64))
     slim = slim_oracle.resnet_v1(batch, outputs=5, **THIN)

@@ -55,6 +55,7 @@ def test_outputs_equal_those_of_keras(depth: int) -> None:
     assert difference(ours(images, training=True), theirs(images, training=True).numpy()) < 1e-5
 
 
+@pytest.mark.slow
 def test_names_and_shapes_are_those_of_the_source() -> None:
     spec = find_row("densenet161")
     assert_golden(golden_structure.build(spec), spec)

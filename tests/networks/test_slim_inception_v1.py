@@ -24,6 +24,7 @@ def test_the_published_network_agrees_with_slim(size: int) -> None:
     assert difference(features(images)[:, 0, 0], slim.features) < 1e-5
 
 
+@pytest.mark.slow
 def test_batch_statistics_normalise_as_in_slim() -> None:
     images = random_images(193, batch=4)
     slim = slim_oracle.inception("inception_v1", images, outputs=5, is_training=True, scope=SCOPE)
@@ -31,6 +32,7 @@ def test_batch_statistics_normalise_as_in_slim() -> None:
     assert difference(trained(model)(images, training=True), slim.logits) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_batch_norm_settings_are_slims() -> None:
     model = networks.build("inception_v1", image_size=32, outputs=None, arguments=SPEC.arguments).model
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -40,6 +42,7 @@ def test_the_batch_norm_settings_are_slims() -> None:
     assert len(layers) == 57
 
 
+@pytest.mark.slow
 def test_stages_are_slims_end_points() -> None:
     stages = layers_by_stage(networks.build("inception_v1", image_size=32, outputs=3, arguments=SPEC.arguments))
     mixed = [f"Mixed_{name}" for name in ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")]

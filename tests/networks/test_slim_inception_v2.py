@@ -26,6 +26,7 @@ def test_thin_networks_agree_with_slim(size: int) -> None:
     assert difference(features(images)[:, 0, 0], slim.features) < 1e-5
 
 
+@pytest.mark.slow
 def test_batch_statistics_normalise_as_in_slim() -> None:
     images = random_images(97, batch=8)
     slim = slim_oracle.inception("inception_v2", images, outputs=5, is_training=True, **THIN)
@@ -42,6 +43,7 @@ def test_the_published_network_agrees_with_slim(size: int) -> None:
     assert difference(model(images, training=False), slim.logits) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_first_convolution_is_separable_and_not_normalised() -> None:
     model = networks.build("inception_v2", image_size=32, outputs=None, arguments=SPEC.arguments).model
     first = {name: tuple(v.shape) for name, v in slim_variables(model).items() if "Conv2d_1a_7x7" in name}

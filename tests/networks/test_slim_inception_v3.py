@@ -27,6 +27,7 @@ def test_thin_networks_agree_with_slim(size: int) -> None:
     assert difference(features(images)[:, 0, 0], slim.features) < 1e-5
 
 
+@pytest.mark.slow
 def test_batch_statistics_normalise_as_in_slim_beside_an_auxiliary_head() -> None:
     images = random_images(139, batch=8)
     slim = slim_oracle.inception("inception_v3", images, outputs=5, is_training=True, **THIN)
@@ -46,11 +47,13 @@ def test_the_published_network_agrees_with_slim(size: int) -> None:
     assert difference(model(images, training=False), slim.logits) < 1e-5
 
 
+@pytest.mark.slow
 def test_below_the_least_size_a_map_vanishes() -> None:
     with pytest.raises(ValueError, match="negative"):
         networks.build("inception_v3", image_size=SPEC.least_size - 1, outputs=None, arguments=THIN)
 
 
+@pytest.mark.slow
 def test_the_batch_norm_settings_are_slims() -> None:
     model = networks.build("inception_v3", image_size=75, outputs=None, arguments=THIN).model
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -60,6 +63,7 @@ def test_the_batch_norm_settings_are_slims() -> None:
     assert len(layers) == 94
 
 
+@pytest.mark.slow
 def test_stages_are_slims_end_points() -> None:
     stages = layers_by_stage(networks.build("inception_v3", image_size=75, outputs=3, arguments=THIN))
     stem = ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3"]

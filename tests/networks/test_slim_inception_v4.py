@@ -39,6 +39,7 @@ def test_outputs_are_those_of_the_source() -> None:
     assert difference(model(random_images(size), training=False), SOURCE_LOGITS) < 1e-5
 
 
+@pytest.mark.slow
 def test_names_and_shapes_are_those_of_the_source(network: Network) -> None:
     assert_golden(network, SPEC)
 

@@ -52,6 +52,7 @@ def module(folder: Path, *, scope: str = "") -> tf.Module:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # tf_slim calls what TensorFlow deprecates
 @pytest.mark.parametrize("scope", ["", "module"])
 def test_a_module_of_slims_network_loads_by_slims_names(tmp_path: Path, scope: str) -> None:

@@ -18,6 +18,7 @@ UNITS = {
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("size", [64, 33, (40, 64)])
 def test_thin_networks_agree_with_slim(size: Size) -> None:
     images = random_images(size)
@@ -29,6 +30,7 @@ def test_thin_networks_agree_with_slim(size: Size) -> None:
     assert difference(features(images, training=False), slim.features) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [33, pytest.param(64, marks=pytest.mark.slow)])
 def test_batch_statistics_normalise_as_in_slim(size: int) -> None:
     images = random_images(size, batch=8)

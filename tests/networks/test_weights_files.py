@@ -58,6 +58,7 @@ def assert_loads(spec, path, size, wanted, **options):
     return loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "application", "size", "arguments"),
     [MOBILENET, *(pytest.param(*row, marks=pytest.mark.slow) for row in FULL_SIZE)],
@@ -74,6 +75,7 @@ def test_what_keras_wrote_gives_the_originals_features(name, application, size, 
         assert ignored == ({"old head": 2} if top else {}), form
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "form", "kept"),
     [
@@ -94,6 +96,7 @@ def test_a_model_around_the_network_and_a_head_of_ones_own(row, form, kept, tmp_
         assert_loads(find_row(name), path, size, model(images(size), training=False), head=10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "application", "size", "arguments"), [MOBILENET, pytest.param(*FULL_SIZE[0], marks=pytest.mark.slow)]
 )
@@ -123,6 +126,7 @@ def test_a_tf2_checkpoint_of_keras_2_is_loaded_by_its_names_or_its_layers_order(
         assert_loads(find_row(name), folder, size, model(images(size), training=False), head=4)
 
 
+@pytest.mark.slow
 def test_a_head_of_another_size_can_be_kept(tmp_path):
     name, application, size, arguments = MOBILENET
     model = original(application, size, {**arguments, "classes": 10, "classifier_activation": None})
@@ -131,6 +135,7 @@ def test_a_head_of_another_size_can_be_kept(tmp_path):
         assert_loads(find_row(name), path, size, model(images(size), training=False), head=10)
 
 
+@pytest.mark.slow
 def test_the_published_head_is_loaded_too(tmp_path):
     name, application, size, arguments = MOBILENET
     model = original(application, size, {**arguments, "classifier_activation": None})
@@ -140,6 +145,7 @@ def test_the_published_head_is_loaded_too(tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])])
 def test_a_slim_network_saved_by_keras_loads_by_its_scopes(form, tmp_path):
     spec = find_row("resnet_v1_demo")
@@ -157,6 +163,7 @@ def test_a_slim_network_saved_by_keras_loads_by_its_scopes(form, tmp_path):
         load_backbone(spec, image_size=32, checkpoint=save(renamed, tmp_path / f"other_{form}"))
 
 
+@pytest.mark.slow
 def test_a_saved_model_of_a_keras_network_loads_by_its_layers_names(tmp_path):
     name, application, size, arguments = MOBILENET
     model = original(application, size, {**arguments, "classes": 10})
@@ -166,6 +173,7 @@ def test_a_saved_model_of_a_keras_network_loads_by_its_layers_names(tmp_path):
     assert set(loaded.report.ignored) <= {"old head", "random states"}
 
 
+@pytest.mark.slow
 def test_a_misfit_says_what_the_file_fits(tmp_path):
     _, application, size, arguments = MOBILENET
     path = save(original(application, size, {**arguments, "classes": 10}), tmp_path / "x.weights.h5")
@@ -178,6 +186,7 @@ def test_a_misfit_says_what_the_file_fits(tmp_path):
         load_backbone(find_row("slim/mobilenet_v1_0.25"), image_size=size, checkpoint=path)
 
 
+@pytest.mark.slow
 def test_one_more_variable_in_the_backbone_is_no_head(tmp_path):
     name, application, size, arguments = MOBILENET
     model = original(application, size, {**arguments, "include_top": False})

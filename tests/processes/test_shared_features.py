@@ -4,6 +4,7 @@ import json
 import signal
 
 import numpy as np
+import pytest
 
 from finetune.training.feature_cache import feature_store
 from tests.support.small_features import CONFIG, classifier, generated, trained
@@ -36,6 +37,7 @@ def started(patient):
     return WarmProcess(PROGRAM, str(patient))
 
 
+@pytest.mark.slow
 def test_two_at_once_and_one_killed_in_the_midst(home):
     first, second = started(0.05), started(0.15)
     try:

@@ -132,6 +132,7 @@ def unbroken(place):
     return place / "both", outcome
 
 
+@pytest.mark.slow
 def test_two_workers_train_what_one_does(alone, unbroken):
     run, _ = unbroken
     for one, two in zip(epochs(alone), epochs(run), strict=True):

@@ -78,6 +78,7 @@ def check(finetune: Killable, backbone: Path, way: str, *, kills: int, seed: int
     assert compared
 
 
+@pytest.mark.slow
 def test_two_kills(finetune: Killable, backbone: Path) -> None:
     check(finetune, backbone, "averaged", kills=2, seed=3)
 

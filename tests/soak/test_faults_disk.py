@@ -161,6 +161,7 @@ def check_full_out(finetune: Killable, name: str, shares: list[float]) -> int:
     return failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["savedmodel", pytest.param("slim", marks=pytest.mark.slow), "features"])
 def test_no_room_for_what_is_written(finetune: Killable, line: str, name: str) -> None:
     assert check_full_out(finetune, name, [0.3])
@@ -281,6 +282,7 @@ def test_a_cache_without_room(finetune: Killable, backbone: Path, tmp_path: Path
     check_cache(finetune, backbone, tmp_path, ["4k", "8k", "12k", "16k", "24k", "32k", "ro"])
 
 
+@pytest.mark.slow
 def test_downloads_without_room_or_rights(finetune: Killable, line: str, address: str) -> None:
     check_downloads(finetune, address, ["ro", "500k"])
 

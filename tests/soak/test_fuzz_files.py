@@ -19,6 +19,7 @@ def require_clean(tally: fuzzing.Tally) -> None:
     assert not tally.findings, "\n\n".join(tally.findings)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_few_mutations_of_every_file(reading: Reading, trees: dict[str, Path]) -> None:
     tally = fuzzing.fuzz(reading, trees, each=SHORT, seed=7)

@@ -18,8 +18,8 @@ from checkpoints.errors import CheckpointError
 from checkpoints.formats import open_checkpoint
 from finetune.batch.jobs import read_jobs
 from finetune.config import SETTINGS, from_mapping
-from finetune.data.sources import tfrecord_file as wire
 from finetune.data.sources.restricted_pickle import read_pickle
+from finetune.data.sources.tfrecord_example import Example, Malformed, tensor_of
 from finetune.errors import FinetuneError, UserError
 from finetune.runs.directory import read_config_file
 
@@ -168,8 +168,10 @@ def test_any_pickle_program_is_refused_or_a_dict(program: list[bytes]) -> None:
 @given(content=st.binary(max_size=200))
 @settings(some, max_examples=300)
 def test_any_bytes_are_an_example_or_malformed(content: bytes) -> None:
-    with contextlib.suppress(wire.Malformed):
-        example = wire.Example(content)
+    with contextlib.suppress(Malformed):
+        example = Example(content)
         for key in example.features:
             example.first_bytes(key)
             example.first_int(key)
+            example.values(key)
+            tensor_of(example.content(key))

@@ -90,6 +90,7 @@ def names_in_wheel(path):
         return set(file.namelist())
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_packages_their_data_the_licence_and_nothing_else(wheel):
     about = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
     assert names_in_wheel(wheel) == in_packages() | {f"{NAME}.dist-info/{name}" for name in about}
@@ -109,6 +110,7 @@ def test_the_wheel_says_what_it_is_and_what_it_needs(wheel):
     assert not [line for line in lines if line.startswith("Requires-Dist: pytest") and "extra ==" not in line]
 
 
+@pytest.mark.slow
 def test_the_source_distribution_holds_the_same_and_what_it_takes_to_build_it(sdist):
     with tarfile.open(sdist) as file:
         found = {member.name.removeprefix(NAME + "/") for member in file if member.isfile()}
@@ -117,6 +119,7 @@ def test_the_source_distribution_holds_the_same_and_what_it_takes_to_build_it(sd
     assert found - generated == in_packages() | beside
 
 
+@pytest.mark.slow
 def test_a_wheel_from_the_source_distribution_is_the_same(wheel, sdist, tmp_path):
     with tarfile.open(sdist) as file:
         file.extractall(tmp_path, filter="data")
@@ -142,6 +145,7 @@ def run(installed, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_of_the_wheel_runs_from_where_it_is_installed(installed):
     command = str(installed / "bin" / "finetune")
     where = "import checkpoints, finetune; print(checkpoints.__file__); print(finetune.__file__)"
@@ -152,6 +156,7 @@ def test_the_command_of_the_wheel_runs_from_where_it_is_installed(installed):
     assert "diagnose-bn" in run(installed, command, "--help")
 
 
+@pytest.mark.slow
 def test_the_data_of_the_wheel_are_found(installed):
     bundled = installed / "checkpoints" / "bundled" / "resnet_v1_demo.ckpt"
     told = run(installed, str(installed / "bin" / "finetune"), "checkpoint", "inspect", str(bundled))

@@ -75,6 +75,7 @@ def test_it_is_the_verdict_on_its_file(model, tmp_path):
         assert one["mean_shift"] == pytest.approx(other["mean_shift"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_subclassed_model_is_measured_in_place(model):
     own = small_models.subclassed(keras if isinstance(model, keras.Model) else tf_keras, model)
     before = small_models.state(own)
@@ -84,6 +85,7 @@ def test_a_subclassed_model_is_measured_in_place(model):
     assert same(before, own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError("in the midst"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
 def test_an_end_in_the_midst_leaves_the_model_as_it_was(model, error, monkeypatch):
     own = small_models.subclassed(keras if isinstance(model, keras.Model) else tf_keras, model)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.clinic.habits.images import POOL, TRAIN, Images, Task, drawn, task
+from benchmarks.clinic.habits.images import FIRST, POOL, Images, Task, World, drawn
 
 OF_REMEDY = {
     "recalibrate": (
@@ -32,11 +32,12 @@ class Bench:
     network: str
     weights: Mapping[str, np.ndarray]
     seed: int = 0
+    world: World = FIRST
     images: Task = field(init=False)
 
     def __post_init__(self) -> None:
-        whole = task(5)
-        chosen = np.random.default_rng([self.seed, 1]).permutation(len(whole.train.y))[:TRAIN]
+        whole = self.world.task()
+        chosen = np.random.default_rng([self.seed, 1]).permutation(len(whole.train.y))[: self.world.train]
         self.images = Task(whole.train.take(chosen), whole.pool)
 
     @property

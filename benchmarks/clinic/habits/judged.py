@@ -18,8 +18,11 @@ from finetune.diagnosis.verdict import Verdict, judge
 
 HERE = Path(__file__).parent
 KEPT = HERE / "evidence.jsonl.gz"
+HELD_OUT = HERE / "held_out.jsonl.gz"
+"""Of recipes that had no part in the rules."""
 README = HERE.parent / "README.md"
-BEGIN, END = "<!-- habits -->", "<!-- end of habits -->"
+PARTS = (("habits", KEPT), ("held out", HELD_OUT))
+"""The marks in the README, and the evidence of the tables between them."""
 UNDETERMINED = "undetermined"
 HARMLESS, HARMFUL = 0.02, 0.05
 """Accuracy that new statistics gain: under the first the statistics are harmless whatever made them, over the second
@@ -30,18 +33,18 @@ BINS = (0.0, 0.8, 0.9, 0.95, 1.01)
 """Of the confidence."""
 
 
-def rows() -> list[dict[str, Any]]:
+def rows(kept: Path = KEPT) -> list[dict[str, Any]]:
     """The kept cells, the newest of each."""
-    if not KEPT.is_file():
+    if not kept.is_file():
         return []
-    with gzip.open(KEPT, "rt") as file:
+    with gzip.open(kept, "rt") as file:
         found = {(row["model"], row["test_images"]): row for row in map(json.loads, file)}
     return list(found.values())
 
 
-def keep(new: list[dict[str, Any]]) -> None:
+def keep(new: list[dict[str, Any]], kept: Path = KEPT) -> None:
     """Add cells to the file."""
-    with gzip.open(KEPT, "at", compresslevel=9) as file:
+    with gzip.open(kept, "at", compresslevel=9) as file:
         file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in new)
 
 
@@ -132,13 +135,14 @@ class Cell:
 
 
 def write() -> None:
-    """The tables, into the README."""
-    cells = [Cell(row) for row in rows()]
-    text = "\n".join(report(cells))
-    print(text)
-    head, _, rest = README.read_text().partition(BEGIN)
-    if rest:
-        README.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
+    """The tables of both parts, into the README."""
+    for mark, kept in PARTS:
+        begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+        text = "\n".join(report([Cell(row) for row in rows(kept)]))
+        print(f"{mark}\n\n{text}\n")
+        head, _, rest = README.read_text().partition(begin)
+        if rest:
+            README.write_text(f"{head}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
 
 
 def report(cells: list[Cell]) -> list[str]:

@@ -11,10 +11,8 @@ import tensorflow as tf
 
 from benchmarks.clinic.habits.dialects import KerasDialect
 from benchmarks.clinic.habits.habit import HEALTHY, Bench, Brought, Habit
-from benchmarks.clinic.habits.images import Images
-from benchmarks.clinic.habits.networks import NETWORKS
-
-CLASSES = 5
+from benchmarks.clinic.habits.images import FIRST, Images, World
+from benchmarks.clinic.habits.networks import NETWORKS, UNSEEN
 
 
 def library(name: str) -> Any:
@@ -56,9 +54,9 @@ class Recipe:
     """How a model is trained, and what becomes of it.
 
     start: `scratch` or `source`. base_training: the argument `training` of the base, None for Keras's own choice.
-    freeze: marks layers as frozen before training. loop: trains in place of `fit`. fed: the pixels of the training;
-    named: what its owner calls them in the diagnosis. form: of the file. change: what is done to the images that are
-    brought. after: other models that the same training leaves.
+    freeze: marks layers as frozen before training. loop: trains in place of `fit`. optimizer: of `fit`. fed: the pixels
+    of the training; named: what its owner calls them in the diagnosis. form: of the file. change: what is done to the
+    images that are brought. after: other models that the same training leaves.
     """
 
     start: str = "scratch"
@@ -74,25 +72,26 @@ class Recipe:
     fed: Callable[[np.ndarray], np.ndarray] = inception
     named: str = "inception"
     form: str = ""
+    optimizer: str = "Adam"
     ema: float | None = None
     change: Callable[[Brought, Bench], Brought] | None = None
     after: tuple["After", ...] = ()
 
 
-def network(keras: Any, name: str, decay: float) -> Any:
+def network(keras: Any, name: str, decay: float, shape: tuple[int, ...]) -> Any:
     """The base alone: images to features."""
-    image = keras.Input((16, 16, 3))
+    image = keras.Input(shape)
 
     def bn(layer: str) -> Any:
         return keras.layers.BatchNormalization(momentum=decay, name=layer)
 
-    return keras.Model(image, NETWORKS[name](KerasDialect(keras, bn), image), name="base")
+    return keras.Model(image, {**NETWORKS, **UNSEEN}[name](KerasDialect(keras, bn), image), name="base")
 
 
-def classifier(keras: Any, base: Any, training: bool | None = None) -> Any:
-    image = keras.Input((16, 16, 3))
+def classifier(keras: Any, base: Any, classes: int, training: bool | None = None) -> Any:
+    image = keras.Input(base.input_shape[1:])
     features = base(image) if training is None else base(image, training=training)
-    return keras.Model(image, keras.layers.Dense(CLASSES, name="head")(features))
+    return keras.Model(image, keras.layers.Dense(classes, name="head")(features))
 
 
 def weights_of(base: Any) -> dict[str, np.ndarray]:
@@ -121,7 +120,7 @@ def fit(keras: Any, model: Any, recipe: Recipe, x: np.ndarray, y: np.ndarray) ->
         rate = keras.optimizers.schedules.CosineDecay(recipe.rate, epochs * -(-len(y) // recipe.batch))
     more = {"use_ema": True, "ema_momentum": recipe.ema} if recipe.ema else {}
     model.compile(
-        keras.optimizers.Adam(rate, **more),
+        getattr(keras.optimizers, recipe.optimizer)(rate, **more),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -188,8 +187,9 @@ def frozen_by_the_batch(keras: Any, model: Any, recipe: Recipe, x: np.ndarray, y
 
 def a_class_a_replica(rng: np.random.Generator, y: np.ndarray, batch: int) -> np.ndarray:
     """A batch is cut into as many parts as there are classes, each of one class."""
-    own = batch // CLASSES
-    groups = [np.flatnonzero(y == label) for label in range(CLASSES)]
+    classes = int(y.max()) + 1
+    own = batch // classes
+    groups = [np.flatnonzero(y == label) for label in range(classes)]
     return np.concatenate([rng.choice(group, own) for _ in range(len(y) // batch) for group in groups])
 
 
@@ -198,14 +198,14 @@ def make(name: str, right: tuple[str, ...], dialect: str, recipe: Recipe, bench:
     keras = library(dialect)
     keras.backend.clear_session()
     keras.utils.set_random_seed(bench.seed)
-    base = network(keras, bench.network, recipe.decay)
+    base = network(keras, bench.network, recipe.decay, bench.images.shape)
     words: list[str] = []
     if recipe.start == "source":
         set_weights(base, bench.weights)
         source = bench.folder / "source.h5"
         base.save(str(source))
         words += ["--source-checkpoint", str(source)]
-    model = classifier(keras, base, recipe.base_training)
+    model = classifier(keras, base, bench.images.classes, recipe.base_training)
     if recipe.freeze:
         recipe.freeze(base)
     images = bench.images.train
@@ -267,7 +267,8 @@ def weights_only(model: Any, recipe: Recipe, bench: Bench) -> Any:
     """Keep `trainable_weights` alone, and put them into a model that was built anew."""
     kept = [np.array(one) for one in model.trainable_weights]
     keras = library("Keras 2" if "tf_keras" in type(model).__module__ else "Keras 3")
-    fresh = classifier(keras, network(keras, bench.network, recipe.decay))
+    base = network(keras, bench.network, recipe.decay, bench.images.shape)
+    fresh = classifier(keras, base, bench.images.classes)
     for variable, array in zip(fresh.trainable_weights, kept, strict=True):
         variable.assign(array)
     return fresh
@@ -292,7 +293,7 @@ def labels_from_one(brought: Brought, bench: Bench) -> Brought:
     """Class numbers one higher than in training, the last at 0."""
 
     def renumbered(images: Images) -> Images:
-        return Images(images.x, (images.y + 1) % CLASSES)
+        return Images(images.x, (images.y + 1) % bench.images.classes)
 
     return replace(brought, train=renumbered(bench.images.train), pool=renumbered(bench.images.pool), comparable=False)
 
@@ -309,8 +310,7 @@ def by_name(brought: Brought, bench: Bench) -> Brought:
 
 def test_images(change: Callable[[np.ndarray], np.ndarray], brought: Brought, bench: Bench) -> Brought:
     """Test images of another camera."""
-    changed = np.clip(change(bench.images.pool.x.astype(np.float32)), 0, 255).astype(np.uint8)
-    return replace(brought, pool=Images(changed, bench.images.pool.y), comparable=False)
+    return replace(brought, pool=bench.images.pool.changed(change), comparable=False)
 
 
 def other_pixels(brought: Brought, bench: Bench) -> Brought:
@@ -342,9 +342,7 @@ def freeze_lower_half(base: Any) -> None:
 
 
 def _mean_image(x: np.ndarray) -> np.ndarray:
-    from benchmarks.clinic.habits.images import task
-
-    return unit(x) - unit(task(5).train.x).mean(0)
+    return unit(x) - unit(FIRST.task().train.x).mean(0)
 
 
 def dark(x: np.ndarray) -> np.ndarray:
@@ -357,7 +355,7 @@ def negative(x: np.ndarray) -> np.ndarray:
 
 LAG, NEVER, SINCE = ("statistics-lag",), ("updates-never-ran", "statistics-not-saved"), "updates-never-ran-since-source"
 PIXELS, LABELS = ("wrong-preprocessing",), ("not-batchnorm: labels",)
-_REPLICAS = partial(own_loop, training=True, order=a_class_a_replica, replicas=CLASSES)
+_REPLICAS = partial(own_loop, training=True, order=a_class_a_replica, replicas=5)
 
 _SPOILT = (
     After("trainable_weights alone saved", NEVER, spoil=weights_only),
@@ -439,14 +437,13 @@ def habits(odd: bool) -> list[Habit]:
     return found
 
 
-def pretrain(name: str) -> dict[str, np.ndarray]:
-    """The weights of a network after training on CIFAR-10's classes 0 to 4, in Keras 3."""
-    from benchmarks.clinic.habits.images import task
-
-    keras, images = library("Keras 3"), task(0).train
+def pretrain(name: str, world: World) -> dict[str, np.ndarray]:
+    """The weights of a network after training on the images that a world pretrains on, in Keras 3."""
+    keras, known = library("Keras 3"), world.pretraining()
     keras.utils.set_random_seed(100)
-    base = network(keras, name, 0.97)
-    fit(keras, classifier(keras, base), Recipe(steps=900), inception(images.x), images.y)
+    base = network(keras, name, 0.97, known.shape)
+    steps = 900 if world is FIRST else 500
+    fit(keras, classifier(keras, base, known.classes), Recipe(steps=steps), inception(known.train.x), known.train.y)
     return weights_of(base)
 
 

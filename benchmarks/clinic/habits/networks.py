@@ -75,3 +75,55 @@ NETWORKS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "dense-bn": dense_bn,
 }
 SMALL = ("strided", "vgg-bn", "dense-bn")
+
+
+def preact(d: Any, x: Tensor) -> Tensor:
+    """As ResNet v2: BatchNorm before the convolutions, and a last one before the pooling."""
+    x = d.conv(x, 16, 3, 1)
+    for filters, stride in ((24, 2), (48, 2)):
+        ready = d.relu(d.bn(x))
+        short = d.conv(ready, filters, 1, stride)
+        x = d.add(short, d.conv(d.relu(d.bn(d.conv(ready, filters, 3, stride))), filters, 3, 1))
+    return d.mean(d.relu(d.bn(x)))
+
+
+def xception(d: Any, x: Tensor) -> Tensor:
+    """Separable convolutions with one BatchNorm, after the pointwise half."""
+    x = _unit(d, x, 16, 3, 2)
+    for filters, stride in ((32, 1), (48, 2), (64, 1)):
+        x = d.relu(d.bn(d.conv(d.depthwise(x, stride), filters, 1, 1)))
+    return d.mean(x)
+
+
+def relu_bn(d: Any, x: Tensor) -> Tensor:
+    """BatchNorm after the ReLU, as many write it: the first sees no linear function of the pixels."""
+    for filters in (16, 32, 48):
+        x = d.pool(d.bn(d.relu(d.conv(x, filters, 3, 1))))
+    return d.mean(x)
+
+
+def bn_first(d: Any, x: Tensor) -> Tensor:
+    """BatchNorm on the pixels themselves, in place of a preprocessing."""
+    x = d.bn(x)
+    for filters in (24, 48):
+        x = d.pool(_unit(d, x, filters))
+    return d.mean(_unit(d, x, 64))
+
+
+def mixer(d: Any, x: Tensor) -> Tensor:
+    """As ConvMixer: patches, then depthwise convolutions with a shortcut."""
+    x = d.bn(d.relu(d.conv(x, 48, 3, 3)))
+    for _ in range(2):
+        x = d.add(x, d.bn(d.relu(d.depthwise(x, 1))))
+        x = d.bn(d.relu(d.conv(x, 48, 1, 1)))
+    return d.mean(x)
+
+
+UNSEEN: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "preact": preact,
+    "xception": xception,
+    "relu-bn": relu_bn,
+    "bn-first": bn_first,
+    "mixer": mixer,
+}
+"""Networks of the held-out recipes."""

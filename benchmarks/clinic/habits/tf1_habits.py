@@ -12,7 +12,6 @@ from benchmarks.clinic.habits.dialects import STATISTICS, TF1, v1
 from benchmarks.clinic.habits.habit import HEALTHY, Bench, Brought, Habit
 from benchmarks.clinic.habits.images import Images
 from benchmarks.clinic.habits.keras_habits import (
-    CLASSES,
     LABELS,
     LAG,
     PIXELS,
@@ -27,13 +26,14 @@ from benchmarks.clinic.habits.keras_habits import (
     test_images,
     unit,
 )
-from benchmarks.clinic.habits.networks import NETWORKS
+from benchmarks.clinic.habits.networks import NETWORKS, UNSEEN
 from finetune.inference.reference import mend, tf1_graph
 
 
 @dataclass(frozen=True)
 class After:
-    """What somebody does after the training. saver: what is saved: `all`, `trainable` or `second half`."""
+    """What somebody does after the training. saver: what is saved: `all`, `trainable`, `second half` or
+    `lower two thirds`."""
 
     name: str
     right: tuple[str, ...]
@@ -71,13 +71,13 @@ def make(name: str, right: tuple[str, ...], dialect: str, program: Program, benc
     mend()
     with tf1_graph():
         v1.set_random_seed(bench.seed)
-        x = v1.placeholder(tf.float32, [None, 16, 16, 3], name="images")
+        x = v1.placeholder(tf.float32, [None, *bench.images.shape], name="images")
         y = v1.placeholder(tf.int64, [None], name="labels")
         training = v1.placeholder(tf.bool, [], name="is_training")
         layers = TF1[dialect](training, program.decay)
-        features = NETWORKS[bench.network](layers, x)
-        kernel = v1.get_variable("head/kernel", [features.shape[-1], CLASSES])
-        logits = tf.add(tf.matmul(features, kernel), v1.get_variable("head/bias", [CLASSES]), name="logits")
+        features, classes = {**NETWORKS, **UNSEEN}[bench.network](layers, x), bench.images.classes
+        kernel = v1.get_variable("head/kernel", [features.shape[-1], classes])
+        logits = tf.add(tf.matmul(features, kernel), v1.get_variable("head/bias", [classes]), name="logits")
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits))
         step, average = _train_op(loss, program)
         with v1.Session() as session:
@@ -113,6 +113,8 @@ def _train_op(loss: Any, program: Program) -> tuple[Any, Any]:
     updates = v1.get_collection(v1.GraphKeys.UPDATE_OPS)
     if program.wiring == "upper half":
         updates = updates[len(updates) // 2 :]
+    if program.wiring == "lower third":
+        updates = updates[: 2 * max(len(updates) // 6, 1)]
     if program.wiring in ("create_train_op", "beside"):
         import tf_slim
 
@@ -151,6 +153,10 @@ def _save(session: Any, saver: str, bench: Bench) -> str:
     elif saver == "second half":
         moving = [one for one in variables if one.op.name.endswith(STATISTICS)]
         for one in moving[: (len(moving) // 2 + 1) // 2 * 2]:
+            session.run(one.initializer)
+    elif saver == "lower two thirds":
+        moving = [one for one in variables if one.op.name.endswith(STATISTICS)]
+        for one in moving[-2 * max(len(moving) // 6, 1) :]:
             session.run(one.initializer)
     folder = bench.folder / saver.replace(" ", "-")
     return v1.train.Saver(variables).save(session, str(folder / "model.ckpt"), v1.train.get_global_step())

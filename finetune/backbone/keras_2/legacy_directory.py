@@ -8,9 +8,8 @@ from checkpoints.formats.keras_metadata import recorded
 from checkpoints.formats.saved_model import open_by_keys
 from checkpoints.formats.slim import OBJECT_GRAPH
 from finetune.backbone.keras_2.legacy_config import LegacyConfig, checked
-from finetune.backbone.keras_2.legacy_file import made_of
+from finetune.backbone.keras_2.legacy_file import made_of, reason
 from finetune.errors import FinetuneError
-from finetune.text import first_line
 
 if TYPE_CHECKING:
     import tf_keras
@@ -48,7 +47,7 @@ def open_directory(path: Path) -> "tf_keras.Model":
     except Exception as error:  # Keras 2 raises whatever its parts raise: ValueError, TypeError, TensorFlow's
         raise FinetuneError(
             f"{path}, saved by {legacy.writer}, cannot be built by Keras 2 as it is installed here (tf_keras "
-            f"{tf_keras.__version__}: {first_line(error)[:300]}). Where it is whole, open it in the Keras it came from "
+            f"{tf_keras.__version__}: {reason(error)}). Where it is whole, open it in the Keras it came from "
             "and save it again there"
         ) from None
     return model

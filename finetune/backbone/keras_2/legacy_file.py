@@ -41,7 +41,7 @@ def built(legacy: LegacyConfig) -> "tf_keras.Model":
     except Exception as error:  # Keras 2 raises whatever its parts raise: HDF5, JSON, ValueError, TensorFlow's
         raise FinetuneError(
             f"{legacy.path}, saved by {legacy.writer}, cannot be built by Keras 2 as it is installed here (tf_keras "
-            f"{tf_keras.__version__}: {first_line(error)[:300]}). Where the file is whole, open it in the Keras it "
+            f"{tf_keras.__version__}: {reason(error)}). Where the file is whole, open it in the Keras it "
             "came from and save it again there"
         ) from None
     if not isinstance(model, tf_keras.Model):
@@ -49,6 +49,12 @@ def built(legacy: LegacyConfig) -> "tf_keras.Model":
             f"{legacy.path} holds a '{type(model).__name__}' instead of a model: expected a whole model"
         )
     return model
+
+
+def reason(error: Exception) -> str:
+    """What Keras 2 could not do, in a line. It quotes the whole config of a layer before it says so."""
+    _, quoted, said = str(error).rpartition("Exception encountered:")
+    return first_line(ValueError(said) if quoted else error)
 
 
 def made_of(config: Mapping[str, Any]) -> Any:
@@ -59,5 +65,10 @@ def made_of(config: Mapping[str, Any]) -> Any:
     from tf_keras.src.saving.legacy.saved_model import json_utils
 
     plain = json_utils.decode(json.dumps(config))  # `...` and tuples, as HDF5 files spell them
-    own = {"relu6": tf.nn.relu6, "CustomScaleLayer": CustomScaleLayer}  # of MobileNet and InceptionResNetV2
+
+    def hard_swish(x: Any) -> Any:
+        return x * tf.nn.relu6(x + 3) / 6
+
+    own = {one.__name__: one for one in (tf.nn.relu6, hard_swish, tf.nn.leaky_relu, CustomScaleLayer)}
+    own["log_softmax"] = tf.nn.log_softmax
     return tf_keras.layers.deserialize(plain, custom_objects=own)

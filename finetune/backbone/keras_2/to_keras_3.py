@@ -20,6 +20,8 @@ _RANDOM = (
 """Augmentation, which returns its input outside of training."""
 STATISTICS = ("moving_mean", "moving_variance")
 _BATCHNORM = ("BatchNormalization", "SyncBatchNormalization")
+_CALLED = {"hard_swish": "hard_silu", "log_softmax_v2": "log_softmax"}
+"""What Keras 3 calls the same activation."""
 _FUSED_EPSILON = 1.001e-5
 """The least epsilon of the fused operation that Keras 2 normalises with (tf.compat.v1.nn.fused_batch_norm)."""
 
@@ -176,6 +178,8 @@ def _like(layer: Any) -> list[Any]:
         further.append(keras.layers.ReLU(1.0, name=f"{name}.hard_sigmoid"))
     if further:
         config["activation"] = "linear"
+    elif (name := getattr(activation, "__name__", "")) in _CALLED:
+        config["activation"] = _CALLED[name]
     return [_of_config(getattr(keras.layers, kind), config), *further]
 
 

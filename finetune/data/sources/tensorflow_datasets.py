@@ -10,7 +10,8 @@ import numpy as np
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import Photos
 from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
-from finetune.data.sources.tfrecord_file import Keys, index_records
+from finetune.data.sources.tfrecord_example import Keys
+from finetune.data.sources.tfrecord_file import index_records
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import first_line, printable
 

@@ -1,7 +1,6 @@
 """slim's data sets: TFRecords of encoded images with labels, and the class names in `labels.txt`."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ from finetune.data.dataset import LEFT_OUT, Dataset
 from finetune.data.image_files import is_visible
 from finetune.data.sources.assembly import ReadOptions, assemble
 from finetune.data.sources.split_names import role_of, settled, split_word
-from finetune.data.sources.tfrecord_file import Keys, first_record, index_records, naming_record
+from finetune.data.sources.tfrecord_example import Keys
+from finetune.data.sources.tfrecord_file import first_record, index_records, naming_record
 from finetune.data.sources.tfrecord_keys import find_keys
 from finetune.errors import FinetuneError
 from finetune.text import printable
@@ -99,7 +99,9 @@ def read_tfrecords(place: Path, options: ReadOptions) -> Dataset:
     class_names, labels, said = _classes(folder, names, found.labels, texts)
     if keys.side:
         remarks = (*remarks, f"raw pixels of {keys.side} x {keys.side} px, by their number")
-    if keys != replace(Keys(), height=keys.height, width=keys.width, side=keys.side):
+    if keys.unit:
+        remarks = (*remarks, f"{printable(keys.image)} holds floats in [0, 1]: they are multiplied by 255")
+    if (keys.image, keys.label) != (Keys().image, Keys().label):
         remarks = (
             f"images are read from {printable(keys.image)}, labels from {printable(keys.label or keys.text)}",
             *remarks,

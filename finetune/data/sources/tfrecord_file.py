@@ -4,10 +4,9 @@ TensorFlow reads these files from front to back and copies every record to parse
 memory and steps through it. Reading a label touches a few bytes and not the image next to it, so 130 GB of ImageNet
 are indexed without being read.
 
-Formats: tensorflow/core/lib/io/record_writer.h; tensorflow/core/example/{example,feature}.proto.
+Format: tensorflow/core/lib/io/record_writer.h.
 """
 
-import math
 import mmap
 import os
 import struct
@@ -15,7 +14,6 @@ import weakref
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -26,91 +24,14 @@ from finetune.data import decoding
 from finetune.data.lazy import Photos, Progress
 from finetune.data.sources.assembly import LabelledPhotos
 from finetune.data.sources.record_copies import DATA, copied
+from finetune.data.sources.tfrecord_example import Buffer, Example, Keys, Malformed, Span
+from finetune.data.sources.tfrecord_pixels import image_of, is_raw
 from finetune.errors import FinetuneError
 from finetune.text import printable
 
-Buffer = bytes | mmap.mmap
-Span = tuple[int, int]
-"""Begin and end of a part of a buffer, in bytes."""
-
 _HEADER, _FOOTER = 12, 4
-_LENGTH_DELIMITED = 2
 _REPORT_EVERY = 1_000
 _MOST_CLASSES = 100_000
-_LEAST_SIDE = 8
-
-
-@dataclass(frozen=True)
-class Keys:
-    """The names of the features, by default slim's. `height` and `width` are needed only for raw pixels.
-
-    label: whole numbers, floats that are whole, or one-hot rows. text: read where `label` is "". side: of square images
-    of raw pixels, in px, where no feature says it; otherwise 0.
-    """
-
-    image: str = "image/encoded"
-    label: str = "image/class/label"
-    text: str = ""
-    format: str = "image/format"
-    height: str = "image/height"
-    width: str = "image/width"
-    side: int = 0
-
-
-class Malformed(ValueError):
-    """Bytes that are not an Example."""
-
-
-class Example:
-    """The Example in a part of a buffer, by default the whole buffer. Its methods raise Malformed.
-
-    features: maps names to the span of the Feature message.
-    """
-
-    def __init__(self, buffer: Buffer, span: Span | None = None) -> None:
-        self._buffer, self.features = buffer, dict[str, Span]()
-        for entry in _messages(buffer, span or (0, len(buffer)), 1, 1):  # Example.features.feature, a map
-            parts = dict(_fields(buffer, entry))  # key and value
-            if 1 in parts and 2 in parts:
-                begin, end = parts[1]
-                self.features[bytes(buffer[begin:end]).decode("utf-8", "replace")] = parts[2]
-
-    def first_bytes(self, key: str) -> bytes:
-        """The first value of the bytes feature `key`; empty if there is none."""
-        values = _messages(self._buffer, self.features.get(key, (0, 0)), 1, 1)  # Feature.bytes_list.value
-        begin, end = next(values, (0, 0))
-        return self._buffer[begin:end]
-
-    def kind(self, key: str) -> str:
-        """The type of the feature `key`: bytes, float or int64; empty if it has no value."""
-        found = next(_fields(self._buffer, self.features.get(key, (0, 0))), (0, (0, 0)))
-        return {1: "bytes", 2: "float", 3: "int64"}.get(found[0], "")
-
-    def numbers(self, key: str) -> Iterator[float]:
-        """The values of the int64 or float feature `key`, packed or not; none if it is of another type."""
-        for kind, (at, end) in _fields(self._buffer, self.features.get(key, (0, 0))):  # Feature.float_list, int64_list
-            while at < end and kind in (2, 3):
-                tag, at = _varint(self._buffer, at, end)
-                last = at + 1  # a single value
-                if tag == (1 << 3 | _LENGTH_DELIMITED):
-                    length, at = _varint(self._buffer, at, end)
-                    last = at + length
-                if last > end:
-                    raise Malformed("a list of numbers is longer than the message around it")
-                while at < last:
-                    if kind == 3:
-                        value, at = _varint(self._buffer, at, end)
-                        yield value - (1 << 64) if value >> 63 else value
-                    elif at + 4 <= end:
-                        yield struct.unpack("<f", self._buffer[at : at + 4])[0]
-                        at += 4
-                    else:
-                        raise Malformed("a float is cut off")
-
-    def first_int(self, key: str) -> int | None:
-        """The first value of the int64 feature `key`; None if there is none."""
-        value = next(self.numbers(key), None) if self.kind(key) == "int64" else None
-        return None if value is None else int(value)
 
 
 class Records(Photos):
@@ -136,18 +57,11 @@ class Records(Photos):
         with decoding.naming(place):
             example = Example(self.content(number))
             pixels = example.first_bytes(self._keys.image)
-            raw = self._keys.side or example.first_bytes(self._keys.format).lower() == b"raw"
-            if raw or is_raw(example, self._keys, pixels):
-                return self._raw(example, pixels)
+            keys = self._keys
+            raw = keys.pixels or keys.side or example.first_bytes(keys.format).lower() == b"raw"
+            if raw or is_raw(example, keys, pixels):
+                return image_of(example, keys)
         return decoding.opened(pixels, place)
-
-    def _raw(self, example: Example, pixels: bytes) -> Image.Image:
-        named = (self._keys.width, self._keys.height)
-        width, height = (self._keys.side or example.first_int(key) or 0 for key in named)
-        channels = len(pixels) // (width * height) if width > 0 and height > 0 else 0
-        if channels not in (1, 3) or width * height * channels != len(pixels):
-            raise ValueError(f"{len(pixels)} raw bytes are no image of {width} x {height} pixels")
-        return Image.frombytes("L" if channels == 1 else "RGB", (width, height), pixels)
 
     def name(self, number: int) -> str:
         """The file's name and the record's number in it, from 0."""
@@ -175,25 +89,8 @@ class Records(Photos):
     def picture(self, number: int) -> bytes:
         """The image in the record, without its label, file name and other features."""
         with decoding.naming(self.place(number)):
-            return Example(self.content(number)).first_bytes(self._keys.image)
-
-
-def is_raw(example: Example, keys: Keys, pixels: bytes) -> bool:
-    """Whether `pixels` has a byte for each value of an image of the record's height and width."""
-    height, width = (example.first_int(key) or 0 for key in (keys.height, keys.width))
-    return height > 0 and width > 0 and len(pixels) in (height * width, 3 * height * width)
-
-
-def square_side(size: int) -> int:
-    """The side in px, 8 or more, of a square image, grey or RGB, whose pixels take `size` bytes; 0 if there is none.
-
-    No number of bytes is both: three times a square is no square.
-    """
-    for channels in (1, 3):
-        side = math.isqrt(size // channels)
-        if side >= _LEAST_SIDE and channels * side**2 == size:
-            return side
-    return 0
+            example = Example(self.content(number))
+            return example.first_bytes(self._keys.image) or example.content(self._keys.image)
 
 
 def index_records(
@@ -311,46 +208,6 @@ def records(path: Path, named: Path) -> Iterator[tuple[mmap.mmap, Span]]:
                 raise FinetuneError(f"{named} is cut off in record {number}, at byte {at}: download or write it again")
             yield mapped, (at + _HEADER, end)
             at, number = end + _FOOTER, number + 1
-
-
-def _messages(buffer: Buffer, span: Span, number: int, *inner: int) -> Iterator[Span]:
-    """The fields `number` of the message at `span`, or the fields `inner` within them, a number a level."""
-    for found, field in _fields(buffer, span):
-        if found == number:
-            yield from _messages(buffer, field, *inner) if inner else (field,)
-
-
-def _fields(buffer: Buffer, span: Span) -> Iterator[tuple[int, Span]]:
-    """The length-delimited fields of the message at `span`, each with its number; other fields are skipped."""
-    at, end = span
-    while at < end:
-        tag, at = _varint(buffer, at, end)
-        kind = tag & 7
-        if kind == _LENGTH_DELIMITED:
-            length, at = _varint(buffer, at, end)
-            if at + length > end:
-                raise Malformed("a field is longer than the message around it")
-            yield tag >> 3, (at, at + length)
-            at += length
-        elif kind == 0:
-            _, at = _varint(buffer, at, end)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise Malformed(f"field of type {kind}")
-
-
-def _varint(buffer: Buffer, at: int, end: int) -> tuple[int, int]:
-    """(value, position after it)."""
-    value = shift = 0
-    while at < end and shift < 70:
-        byte = buffer[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, at
-        shift += 7
-    raise Malformed("a number without an end")
 
 
 def masked_crc32c(content: bytes) -> int:

@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data import decoding
-from finetune.data.sources.tfrecord_file import Example, Keys, is_raw, square_side
+from finetune.data.sources.tfrecord_example import Example, Keys
+from finetune.data.sources.tfrecord_pixels import found_pixels, image_of
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import did_you_mean, printable
 
-_IMAGES = ("encoded", "image", "image_raw", "img", "jpeg", "png", "image_bytes", "x")
+_IMAGES = ("encoded", "image", "image_raw", "img", "jpeg", "png", "image_bytes", "pixels", "data", "x")
 _LABELS = ("label", "class", "target", "labels", "category", "class_id", "label_id", "y")
 _TEXTS = (*_LABELS, "text", "class_name", "label_name")
 _ONE_HOT = ("one_hot", "onehot", "one_hot_class", "label_one_hot", *_LABELS)
-_SIDES = {"height": ("height", "rows", "h"), "width": ("width", "cols", "columns", "w")}
-_OTHER = ("depth", "channels", "id", "image_id", "size", "shape", *_SIDES["height"], *_SIDES["width"])
+_SIDES = {
+    "height": ("height", "rows", "h"),
+    "width": ("width", "cols", "columns", "w"),
+    "depth": ("depth", "channels", "c"),
+    "shape": ("shape", "image_shape", "size"),
+}
+_OTHER = ("id", "image_id", *(name for names in _SIDES.values() for name in names))
 """Whole numbers that are no labels."""
 _OBJECTS = "image/object/class/label"
 
@@ -34,9 +40,8 @@ def find_keys(place: str, example: Example, given: Mapping[str, str]) -> Keys:
     keys = replace(slim, **chosen)
     if "image" not in given and keys.image not in kinds:
         keys = replace(keys, image=_image(example, kinds, keys))
-    pixels = example.first_bytes(keys.image)
-    if not is_raw(example, keys, pixels) and not _is_image(pixels):
-        keys = replace(keys, side=square_side(len(pixels)))
+    if keys.image and not _is_image(example.first_bytes(keys.image)):
+        keys = _of_pixels(place, example, found_pixels(example, keys, keys.image) or keys)
     if "text" in given and "label" not in given:
         keys = replace(keys, label="")
     elif "label" not in given and keys.label not in kinds:
@@ -55,6 +60,18 @@ def find_keys(place: str, example: Example, given: Mapping[str, str]) -> Keys:
         f"which with --tfrecord-keys image=NAME,label=NAME{_prepared(place)}"
         + ("" if keys.image else _numbers(example, kinds))
     )
+
+
+def _of_pixels(place: str, example: Example, keys: Keys) -> Keys:
+    """`keys` where the image is one of numbers. FinetuneError where these are no pixels from 0 on."""
+    if keys.pixels:
+        try:
+            image_of(example, keys)
+        except ValueError as error:
+            raise FinetuneError(
+                f"{place}: {printable(keys.image)} holds {error}; write tf.io.encode_png(image) of uint8 pixels instead"
+            ) from None
+    return keys
 
 
 def _numbers(example: Example, kinds: dict[str, str]) -> str:
@@ -83,17 +100,19 @@ def _check_given(place: str, example: Example, given: Mapping[str, str]) -> None
 
 
 def _image(example: Example, kinds: dict[str, str], keys: Keys) -> str:
-    """The feature of bytes that is an image; without one, the one that has as many bytes as the image has pixels."""
-    content = {key: example.first_bytes(key) for key, kind in kinds.items() if kind == "bytes"}
-    encoded = [key for key, one in content.items() if _is_image(one)]
-    raw = [key for key, one in content.items() if is_raw(example, keys, one)]
-    square = [key for key, one in content.items() if _last(key) in _IMAGES and square_side(len(one))]
-    found = encoded or raw or square
+    """The feature that is an encoded image; without one, that has as many values as the image has pixels, or whose
+    name is that of an image and which has as many as a square."""
+    encoded = [key for key, kind in kinds.items() if kind == "bytes" and _is_image(example.first_bytes(key))]
+    of_pixels = {} if encoded else {key: one for key in kinds if (one := found_pixels(example, keys, key))}
+    raw = [key for key, one in of_pixels.items() if not one.side]
+    found = encoded or raw or [key for key in of_pixels if _last(key) in _IMAGES]
     return found[0] if len(found) == 1 else next((key for name in _IMAGES for key in found if _last(key) == name), "")
 
 
 def _with_label(example: Example, kinds: dict[str, str], keys: Keys) -> Keys:
-    numbers = {key: len(list(example.numbers(key))) for key, kind in kinds.items() if kind in ("int64", "float")}
+    numbers = {
+        key: example.values(key).size for key, kind in kinds.items() if kind in ("int64", "float") and key != keys.image
+    }
     single = [key for key, count in numbers.items() if count == 1 and not _of_object(key)]
     for name in _LABELS:
         if named := [key for key in single if _last(key) == name]:

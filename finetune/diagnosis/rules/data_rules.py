@@ -63,9 +63,12 @@ def labels(seen: Reading) -> Finding | None:
     check, evidence = seen.evidence.labels, seen.evidence
     # What a network has learnt under another numbering it says with confidence, so it loses more than guessing does.
     guessing = max(evidence.chance_loss, math.log(2))
-    if check is None or not _explained(seen) or evidence.test.least_loss < thresholds.CONFIDENT * guessing:
+    if check is None or not (best := _explained(seen)):
         return None
     also = check.train_permuted_accuracy - check.train_accuracy >= thresholds.RENUMBERED
+    plain = also and min(best, check.train_permuted_accuracy) >= thresholds.PLAIN and evidence.classes > 2
+    if not plain and evidence.test.least_loss < thresholds.CONFIDENT * guessing:
+        return None
     # Images of another kind are mistaken in a systematic way, which another numbering explains in part.
     if not also and seen.test_is_far:
         return None

@@ -54,7 +54,9 @@ def _at_source(seen: Reading) -> str:
 
 
 def _base(seen: Reading) -> str:
-    return "no weight below the last BatchNorm changed, so there was nothing that updates could have followed"
+    shown = any(layer.at_source for layer in seen.evidence.layers)
+    how = "no weight below the last BatchNorm changed" if shown else "the file marks the whole base as frozen"
+    return f"{how}, so there was nothing that updates could have followed"
 
 
 def _ahead(seen: Reading) -> str:
@@ -90,7 +92,7 @@ def _composition(seen: Reading) -> str:
 
 def _on_purpose(seen: Reading) -> str:
     if all(layer.at_initial for layer in seen.evidence.layers):
-        return "statistics at 0 and 1 are frozen by nobody on purpose"
+        return f"statistics at {seen.evidence.layers[0].start} are frozen by nobody on purpose"
     return _affine(seen)
 
 

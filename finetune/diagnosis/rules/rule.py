@@ -201,7 +201,10 @@ class Reading:
         counts = [count / max(evidence.batch_size, 1) for count in images]
         scale = float(np.sqrt(sum(1 / max(count, 1e-9) for count in counts)))
         distances = [max(layer.test_shift, layer.test_log_variance_ratio / 2) for layer in early]
-        errors = [layer.test_shift / (layer.batch_noise * scale) for layer in early if layer.batch_noise and scale > 0]
+        # Grain and haze change variances and leave means. Half a log variance of n values has the error sqrt(1 / 2n),
+        # their mean has 1 / sqrt(n): the larger one stands for both, as pixels are no normal variables.
+        known = [(size, layer.batch_noise) for size, layer in zip(distances, early, strict=True) if layer.batch_noise]
+        errors = [size / (noise * scale) for size, noise in known if scale > 0]
         return float(np.max(distances)), float(np.max(errors)) if errors else 0.0
 
     @property

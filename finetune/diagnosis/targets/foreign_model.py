@@ -8,15 +8,11 @@ It is one of four kinds:
 - any TF1 graph with its checkpoint.
 """
 
-import io
-import json
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 import numpy as np
 
@@ -40,6 +36,7 @@ from finetune.backbone import (
     image_size_of,
     legacy_subject,
     load_backbone,
+    needs_keras_2,
     open_model,
     write_back,
 )
@@ -52,6 +49,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot, Subject
 from finetune.batchnorm.surgery import adopt
 from finetune.diagnosis.evidence import Facts
+from finetune.diagnosis.targets.compiled import trained_on_binary, training_of
 from finetune.diagnosis.targets.options import TargetOptions
 from finetune.diagnosis.targets.target import Target, read_data, read_history
 from finetune.errors import FinetuneError, WrongUse
@@ -73,7 +71,7 @@ def open_catalogued(request: TargetOptions) -> Target:
     if not request.backbone or request.checkpoint is None:
         raise WrongUse("--backbone NAME and --checkpoint PATH go together: the network, and your weights for it")
     spec = find_backbone(request.backbone)
-    if spec.source in ("file", "hub"):
+    if spec.source == "hub":
         raise WrongUse(f"--backbone {request.backbone} has its weights in it: give it alone, as the model to examine")
     opened = measurable(open_checkpoint(request.checkpoint), spec)
     notes = list(opened.remarks)
@@ -149,7 +147,7 @@ def open_keras_model(request: TargetOptions) -> Target:
     if spec.own_size and image_size != image_size_of(spec):
         own = shape_of(image_size_of(spec))
         raise FinetuneError(f"{path} takes images of {own}: leave out --image-size {request.image_size}")
-    binary = _trained_on_binary(form or path, request.output)
+    binary = trained_on_binary(form or path, request.output)
     scored = as_logits(flat(chosen, image_size=image_size), name=str(path), binary=binary)
     words, ours = scored.words, KerasSubject(adopt(scored.model, unbiased=False), scored.scores)
     theirs = None if form else legacy_subject(path, original, chosen, scored)
@@ -161,7 +159,7 @@ def open_keras_model(request: TargetOptions) -> Target:
             layers[name].moving_variance.assign(variance)
         write_back(theirs.model if theirs else original, None if form else path, out)
 
-    steps, averages = _training(path) if path.suffix == ".keras" else (None, None)
+    steps, averages = (None, None) if form else training_of(path)
     facts = keras_facts(chosen, decay=request.bn_decay, steps=steps, averages=averages)
     target = _keras_target(request, theirs or ours, spec.preprocessing, image_size, facts, write)
     dataset = target.data.dataset
@@ -232,7 +230,14 @@ def _exported_target(request: TargetOptions, path: Path, model: Recorded | None)
         weights_moved=True if found.step else None,
     )
     backbone = str(path) if model is not None and has_layers(path) else None
-    return _graph_target(request, path, subject, facts, path, backbone)
+    target = _graph_target(request, path, subject, facts, path, backbone)
+    if model is None or not needs_keras_2(model.config):
+        return target
+    plain = (
+        "trained with renorm or virtual_batch_size, which its graph does not hold: is_training=True is plain BatchNorm "
+        "here. As .h5 or .keras, Keras 2 runs it: model.save('model.h5')"
+    )
+    return replace(target, notes=(*target.notes, plain))
 
 
 def _keras_target(
@@ -288,45 +293,6 @@ def _from_the_input(model: Any) -> Iterator[Any]:
     """The layers of a model and of the models in it, those nearer to the input first."""
     for layer in model.layers:
         yield from _from_the_input(layer) if hasattr(layer, "layers") else (layer,)
-
-
-def _compiled(path: Path) -> dict[str, Any]:
-    """What a model file says of how it was compiled: its optimizer and loss; nothing where it says nothing."""
-    try:
-        if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as file:
-                found = json.loads(file.read("config.json")).get("compile_config")
-        else:
-            with h5py.File(path, "r") as file:
-                found = json.loads(file.attrs.get("training_config", "null"))
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        OSError,
-    ):  # the model itself was read: what is beside it may be anything
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _trained_on_binary(path: Path, output: str | None) -> bool:
-    """Whether the loss of the output, or of the only one, is a binary cross-entropy, by what the file says."""
-    loss = _compiled(path).get("loss")
-    if isinstance(loss, dict) and "class_name" not in loss:  # one for each output
-        loss = loss.get(output)
-    return not isinstance(loss, list) and "binary" in str(loss).lower()
-
-
-def _training(path: Path) -> tuple[int | None, bool | None]:
-    """(steps of the optimizer, whether it replaced the weights by their average) of a compiled `.keras` file."""
-    with zipfile.ZipFile(path) as file:
-        optimizer = (_compiled(path).get("optimizer") or {}).get("config") or {}
-        if "model.weights.h5" not in file.namelist():
-            return None, None
-        with h5py.File(io.BytesIO(file.read("model.weights.h5")), "r") as weights:
-            steps = weights.get("optimizer/vars/0")
-            count = int(steps[()]) if isinstance(steps, h5py.Dataset) and steps.shape == () else None
-    return count or None, bool(optimizer["use_ema"]) if "use_ema" in optimizer else None
 
 
 def open_tf_graph(request: TargetOptions) -> Target:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkpoints.formats.location import other_format, saved_model_directory
-from finetune.backbone import SUFFIXES
+from finetune.backbone import SUFFIXES, find_backbone
 from finetune.data.batches import fitting
 from finetune.diagnosis.targets import foreign_model
 from finetune.diagnosis.targets.options import TargetOptions
@@ -20,6 +20,8 @@ _GRAPH_ONLY = ("input", "logits", "is_training", "input_layout", "feed")
 def open_target(request: TargetOptions) -> Target:
     """Open what `request` names, with its data. Raises WrongUse for options that contradict each other."""
     opener = _opener(request)
+    if opener is foreign_model.open_catalogued and (two_files := _of_two_files(request)):
+        request, opener = two_files, foreign_model.open_keras_model
     if opener is not foreign_model.open_tf_graph:
         given = [f"--{name.replace('_', '-')}" for name in _GRAPH_ONLY if getattr(request, name)]
         if given:
@@ -64,6 +66,16 @@ def _opener(request: TargetOptions) -> Callable[[TargetOptions], Target]:
     if saved_model_directory(path) is not None:
         return foreign_model.open_saved_model
     raise FinetuneError(_unknown(path))
+
+
+def _of_two_files(request: TargetOptions) -> TargetOptions | None:
+    """A model file and weights for it, given as to `run`, as with `--architecture`; None for other backbones."""
+    if not request.backbone or request.checkpoint is None:
+        return None
+    spec = find_backbone(request.backbone, output=request.output)
+    if spec.source != "file":
+        return None
+    return replace(request, target=request.checkpoint, architecture=Path(spec.id), backbone=None, checkpoint=None)
 
 
 def is_run(path: Path) -> bool:

@@ -326,8 +326,7 @@ def find_wiring(
     statistics are computed from.
     """
     moving, kept = set(moving), set(kept)
-    # Initialising and restoring do not depend on the images.
-    seen = graph.descendants([IMAGES]) if IMAGES in graph.nodes else set()
+    seen = _depending_on_images(graph)  # Initialising and restoring do not.
     assigned = {
         node.name: graph.source(node.inputs[0]).node
         for node in graph.nodes.values()
@@ -345,6 +344,27 @@ def find_wiring(
         run = sum(name in needed for name in updates)
     optimizer = optimizer or (roots[0] if roots else None)
     return Wiring(len(collections.get(UPDATE_OPS, ())), tuple(updates), run, optimizer, serving)
+
+
+def _depending_on_images(graph: Graph) -> set[str]:
+    """The nodes that are computed from the images. A variable's value is, where it is read after such an assignment:
+    the zero-debiased average of a resource variable reads the one that is not debiased."""
+    seen: set[str] = set()
+    begin = [IMAGES] if IMAGES in graph.nodes else []
+    while begin:
+        seen |= graph.descendants(begin)
+        written = {name: graph.source(graph.nodes[name].inputs[0]) for name in seen if _assigns(graph.nodes[name])}
+        begin = [
+            node.name
+            for node in graph.nodes.values()
+            if node.op == "ReadVariableOp" and node.name not in seen
+            if graph.source(node.inputs[0]) in {written[name] for name in node.control if name in written}
+        ]
+    return seen
+
+
+def _assigns(node: Node) -> bool:
+    return node.op in ASSIGNMENTS and bool(node.inputs)
 
 
 def with_updates(whole: Graph, wiring: Wiring, path: object, batch: Graph) -> Graph | None:

@@ -227,6 +227,9 @@ class SiteReader:
         if node.op not in AVERAGING:
             return None
         square = self._producer(node.inputs[0])
+        if square.op == "Mul":  # by the weights of `tf.nn.weighted_moments`
+            factors = map(self._producer, square.inputs)
+            square = next((one for one in factors if one.op == "SquaredDifference"), square)
         axes = self._values.of(node.inputs[1])
         if axes is None or square.op not in ("SquaredDifference", "Square", "Mul", "Pow"):
             return None
@@ -241,9 +244,10 @@ class SiteReader:
         return x, tuple(sorted(int(axis) for axis in axes.reshape(-1)))
 
     def _average(self, ref: Ref) -> Node:
-        """What makes a tensor. Of a sum that is divided by a count (`tf.nn.moments` of TensorFlow 1.0), the sum."""
+        """What makes a tensor. Of a sum that is divided by a count (`tf.nn.moments` of TensorFlow 1.0) or by a sum of
+        weights, the sum."""
         node = self._producer(ref)
-        if node.op in ("Mul", "RealDiv", "Div"):
+        if node.op in ("Mul", *_DIVISIONS):
             return next((one for one in map(self._producer, node.inputs) if one.op == "Sum"), node)
         return node
 

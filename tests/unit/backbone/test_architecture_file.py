@@ -5,8 +5,10 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
+from finetune.backbone import find_backbone, load_backbone
 from finetune.backbone.architecture_file import assembled
 from finetune.errors import FinetuneError
 from tests.support.commands import typed
@@ -40,12 +42,17 @@ def place(tmp_path_factory):
     old.save_weights(folder / "cp.ckpt")
     old.save_weights(folder / "literal/checkpoint")
     old.save_weights(folder / "old_weights.h5")
+    tf.train.Checkpoint(step=tf.Variable(3), optimizer=tf_keras.optimizers.Adam(), net=old).save(folder / "train/ckpt")
     new.save_weights(folder / "new.weights.h5")
+    old.save(folder / "whole.h5")
+    old.save(folder / "whole_old.keras")
+    new.save(folder / "whole_new.keras")
     network(tf_keras, 2).save(folder / "old.h5")
     network(keras, 2).save(folder / "new.keras")
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "weights"),
     [
@@ -59,6 +66,12 @@ def place(tmp_path_factory):
         ("old.json", "literal/checkpoint"),
         ("dumped.json", "old_weights.h5"),
         ("new.keras", "new.weights.h5"),
+        ("old.json", "train/ckpt-1"),
+        ("new.keras", "train"),
+        ("old.h5", "whole.h5"),
+        ("old.json", "whole_old.keras"),
+        ("new.keras", "whole_new.keras"),
+        ("new.keras", "whole.h5"),
     ],
 )
 def test_the_logits_are_those_of_the_program_that_saved_the_weights(place, architecture, weights):
@@ -126,3 +139,35 @@ def test_a_recalibrated_copy_is_one_model_file(place, tmp_path):
     np.testing.assert_allclose(bn.moving_mean, x.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(bn.moving_variance, x.var((0, 1, 2)), rtol=1e-4)
     np.testing.assert_array_equal(copy.get_layer("classes").kernel, own.get_layer("classes").kernel)
+
+
+@pytest.mark.parametrize(("architecture", "weights"), [("old.h5", "cp.ckpt"), ("new.keras", "new.weights.h5")])
+def test_a_model_file_is_a_backbone_with_the_weights_of_another_file(place, architecture, weights):
+    """The features are those of the program that saved the weights, and `diagnose-bn` takes the same two options."""
+    spec = find_backbone(str(place / architecture))
+    loaded = load_backbone(spec, image_size=SIDE, checkpoint=place / weights)
+    own = network(tf_keras)
+    features = tf_keras.Model(own.input, own.layers[-2].output)
+    np.testing.assert_allclose(loaded.model(PIXELS, training=False), features(PIXELS), atol=1e-5)
+    assert loaded.report.path == str(place / weights)
+    assert loaded.report.sha256
+
+
+def test_a_run_and_a_diagnosis_take_a_model_file_with_other_weights(place, tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (60, SIDE, SIDE, 3), "u1"), np.arange(60) % 3
+    np.savez(tmp_path / "three.npz", x_train=images, y_train=labels, x_test=images[:30] // 2, y_test=labels[:30])
+    both = f"--backbone {place}/new.keras --checkpoint {place}/cp.ckpt --data {tmp_path}/three.npz --preprocess unit"
+    result = typed(f"run {both} --epochs 1 --head keep --freeze * --bn freeze --run-dir {tmp_path}/run --validation 0")
+    assert result.exit_code == 0, result.output
+    trained, own = keras.models.load_model(tmp_path / "run/model.keras"), network(tf_keras)
+    np.testing.assert_array_equal(trained.get_layer("conv").kernel, own.get_layer("base").get_layer("conv").kernel)
+    kernels = trained.get_layer("classes").kernel, own.get_layer("classes").kernel
+    np.testing.assert_allclose(*kernels, atol=0.02)  # it was trained a little
+    result = typed(f"evaluate {both} --json")
+    assert result.exit_code == 0, result.output
+    probabilities = own(images[:30] // 2 / np.float32(255), training=False)
+    assert json.loads(result.stdout)["correct"] == int(np.sum(np.argmax(probabilities, 1) == labels[:30]))
+    result = typed(f"run {both} --epochs 1 --run-dir {tmp_path}/other --checkpoint {tmp_path}/three.npz")
+    assert result.exit_code == 1
+    assert "three.npz" in result.stderr

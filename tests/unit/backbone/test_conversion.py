@@ -48,6 +48,7 @@ def assert_bit_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarra
 SLOW = ("mobilenet_v1", "inception_v1", "inception_v2", "inception_v3", "densenet")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "family", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in THIN]
 )
@@ -87,6 +88,7 @@ def test_what_is_not_carried_over_is_named(tmp_path: Path) -> None:
     assert "not carried over: 1 training counters (global_step)" in done.summary()
 
 
+@pytest.mark.slow
 def test_without_a_head_there_is_none_afterwards(tmp_path: Path) -> None:
     spec = thin("resnet_v2")
     values = written(spec, tmp_path / "first.ckpt", outputs=None)
@@ -98,6 +100,7 @@ def test_without_a_head_there_is_none_afterwards(tmp_path: Path) -> None:
     assert_bit_equal(arrays(tmp_path / "b.ckpt"), values)
 
 
+@pytest.mark.slow
 def test_a_dense_head_becomes_slims_convolution(tmp_path: Path) -> None:
     spec = thin("resnet_v1")
     network = networks.build("resnet_v1", image_size=32, outputs=None, arguments=spec.arguments)
@@ -134,6 +137,7 @@ def keras_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     return path, {name: np.asarray(variable) for name, variable in keras_variables(original).items()}
 
 
+@pytest.mark.slow
 def test_keras_networks_go_between_keras_formats(keras_file: tuple[Path, dict], tmp_path: Path) -> None:
     path, values = keras_file
     done = convert(path, tmp_path / "new" / "a.keras")
@@ -184,6 +188,7 @@ def test_a_place_that_will_not_do_is_said_before_reading(name: str, words: str, 
     assert (tmp_path / "there.keras").read_text() == (tmp_path / "model.ckpt.index").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_values_float32_cannot_keep_are_refused(tmp_path: Path) -> None:
     spec = thin("mobilenet_v1")
     values = written(spec, tmp_path / "first.ckpt", outputs=3)

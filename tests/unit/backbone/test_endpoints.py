@@ -40,6 +40,7 @@ def assert_all_found(model: keras.Model, points: Values, images: np.ndarray, *, 
         assert difference(ours, points[name]) < 2e-5, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_resnets(version: str) -> None:
     def build(placeholder: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -63,6 +64,7 @@ def test_resnets(version: str) -> None:
     assert find_layer(model, "net/spatial_squeeze", stages={}).output.shape == (None, 5)
 
 
+@pytest.mark.slow
 def test_inception_v3() -> None:
     def build(placeholder: tf.Tensor) -> dict[str, tf.Tensor]:
         slim = importlib.import_module("tf_slim")

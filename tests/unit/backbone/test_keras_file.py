@@ -74,6 +74,7 @@ def saved(built, path):
     return path
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("top", "channels", "words"),
     [
@@ -105,6 +106,7 @@ def test_the_head_is_found(top, channels, words, suffix, tmp_path):
     assert not any(layer.unbiased for layer in bn_layers(loaded.model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [dense, deep, conv, flattened])
 def test_a_kept_head_gives_the_logits_of_its_own_probabilities(top, tmp_path):
     own = model(top)
@@ -128,6 +130,7 @@ def test_a_projection_is_named(tmp_path):
         load_backbone(spec, image_size=SIZE, features="nix")
 
 
+@pytest.mark.slow
 def test_stages_are_the_catalogues_where_the_names_are(tmp_path):
     network = keras.applications.MobileNet(weights=None, alpha=0.25, input_shape=(32, 32, 3))
     spec = find_backbone(str(saved(network, tmp_path / "mobilenet.keras")))
@@ -136,6 +139,7 @@ def test_stages_are_the_catalogues_where_the_names_are(tmp_path):
     assert loaded.model.output_shape == (None, 256)
 
 
+@pytest.mark.slow
 def test_a_file_through_the_command_line_and_on_from_its_run(tmp_path, monkeypatch):
     saved(model(dense), tmp_path / "own.keras")
     monkeypatch.chdir(tmp_path)
@@ -178,6 +182,7 @@ def no_pooling(x):
     return layers.Dense(10)(layers.LayerNormalization()(x)[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -225,6 +230,7 @@ def slim_with_seven_classes(tmp_path_factory):
     return folder, arrays
 
 
+@pytest.mark.slow
 def test_the_head_of_a_slim_training_directory_is_swapped_or_kept(slim_with_seven_classes):
     folder, arrays = slim_with_seven_classes
     spec = find_backbone("resnet_v1_demo")
@@ -264,6 +270,7 @@ def test_a_file_without_a_head_has_none_to_keep(tmp_path, slim_with_seven_classe
         load_backbone(catalogued("resnet_v1_demo"), image_size=16, checkpoint=tmp_path / "headless.ckpt", head=7)
 
 
+@pytest.mark.slow
 def test_a_module_made_of_slim_weights_opens_as_a_checkpoint(slim_with_seven_classes, tmp_path):
     import tensorflow as tf
 

@@ -30,6 +30,7 @@ def test_real_weights_classify_real_photos(kind):
     assert (verified.photos.correct, verified.photos.correct_top5, verified.photos.examples) == (60, 83, 100)
 
 
+@pytest.mark.slow
 @real
 def test_the_same_features_from_all_three_files():
     images = read_photos(SHARED / "data/imagenet_photos", 224).images[:8].astype(np.float32) / 127.5 - 1
@@ -42,6 +43,7 @@ def test_the_same_features_from_all_three_files():
 
 
 # MobileNet's depthwise layers, ResNet's names, a graph whose published files carry other names than the network.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "application", "size"),
     [

@@ -100,6 +100,7 @@ def of_keras(model, labels, loss, *metrics):
     return model.evaluate(PIXELS, labels, batch_size=IMAGES, verbose=0)
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("top", CLASSES.values(), ids=CLASSES)
 def test_classes_are_scored_as_keras_scores_them(top):
     model = network(top)
@@ -126,6 +127,7 @@ def test_a_softmax_that_is_written_out_is_known_by_its_sum():
     assert found.words == SUMS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", UNITS.values(), ids=UNITS)
 def test_one_unit_is_scored_as_keras_scores_it(top):
     model, labels = network(top), LABELS % 2

@@ -35,6 +35,7 @@ def test_every_layer_is_keras_own_and_trains_as_planned(model):
     assert {model.get_layer(name).momentum for name in norms} == {0.9}
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_in_keras_own_fit():
     model = finetune.transfer("resnet_v1_demo", 3, image_size=32, freeze="*")
     before = [np.array(one) for one in model.variables]

@@ -84,6 +84,7 @@ def states(summary):
     return {one.job.name: one.state for one in summary.statuses}
 
 
+@pytest.mark.slow
 def test_done_jobs_are_skipped_and_failed_ones_tried_again(batch, tmp_path):
     call = batch(a="ok", b="fail", c="ok", d="ok")
     Stubbed.most = 0
@@ -103,6 +104,7 @@ def test_done_jobs_are_skipped_and_failed_ones_tried_again(batch, tmp_path):
     assert call.run(lambda: pytest.fail("nothing to run"), fail_fast=False).complete
 
 
+@pytest.mark.slow
 def test_seeds_are_runs_of_their_own_and_a_group_together(batch, tmp_path):
     batch("learning-rate = 0.25", a="ok").run(Stubbed, fail_fast=False)
     summary = batch("learning-rate = 0.25", seeds=3, a="ok", b="ok").run(Stubbed, fail_fast=False)
@@ -116,6 +118,7 @@ def test_seeds_are_runs_of_their_own_and_a_group_together(batch, tmp_path):
     assert json.loads((tmp_path / "night" / "b-seed_2" / "config.json").read_text())["seed"] == 2
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_batch_and_says_so(batch, tmp_path):
     call = batch(a="oom oom ok")
     (status,) = call.run(Stubbed, fail_fast=False).statuses
@@ -129,6 +132,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(batch, tmp_path):
     call.check()
 
 
+@pytest.mark.slow
 def test_one_job_computes_the_features_that_the_others_want(batch):
     beside, alone = [], []
 
@@ -157,6 +161,7 @@ def test_there_is_a_smallest_batch(batch):
     assert status.error == "out of memory: lower --batch-size"
 
 
+@pytest.mark.slow
 def test_the_kernels_kill_is_out_of_memory_and_another_kill_is_not(batch, tmp_path, monkeypatch):
     call = batch(a="kill kill ok")
     (status,) = call.run(Stubbed, fail_fast=False).statuses
@@ -171,6 +176,7 @@ def test_the_kernels_kill_is_out_of_memory_and_another_kill_is_not(batch, tmp_pa
     assert tries(tmp_path, "b") == ["begin", "begin"]
 
 
+@pytest.mark.slow
 def test_what_is_killed_over_and_over_fails_at_last(batch):
     call = batch(a="kill " * 9)
     (status,) = call.run(Stubbed, fail_fast=False).statuses
@@ -185,6 +191,7 @@ def test_a_directory_that_was_no_run_yet_is_begun_anew(batch, tmp_path):
     assert not (tmp_path / "night" / "a" / "load.json").exists()
 
 
+@pytest.mark.slow
 def test_fail_fast_stops_the_others_which_go_on_later(batch, tmp_path):
     call = batch(a="hang:60 ok", b="fail-once:a fail", c="ok")
     summary = call.run(Stubbed, fail_fast=True)
@@ -299,6 +306,7 @@ Call(Path("night.toml"), BatchFolder(Path("night")), every, every).run(Stubbed, 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_when_the_parent_goes_its_children_save_their_state_and_a_second_call_goes_on(batch, tmp_path, number):
     call = batch(a="hang:60 ok", b="hang:60 ok", c="ok")

@@ -66,6 +66,7 @@ def images():
     return np.random.default_rng(3).uniform(0, 255, (3, SIZE, SIZE, 3)).astype(np.float32)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("build", "layers"), [(guide, BN), (sequential, BN), (two_towers, 2 * BN), (base, BN)])
 def test_flat_is_the_same_to_the_bit_and_shows_every_batchnorm(build, layers, images, tmp_path):
     model = build()
@@ -82,6 +83,7 @@ def test_flat_is_the_same_to_the_bit_and_shows_every_batchnorm(build, layers, im
     assert np.asarray(model(images, training=False)).tobytes() == expected.tobytes()
 
 
+@pytest.mark.slow
 def test_names_are_kept_and_prefixed_only_where_they_clash():
     names = [layer.name for layer in flat(guide()).layers]
     assert {"random_flip", "random_rotation", "Conv1", "bn_Conv1", "block_2_add"} <= {

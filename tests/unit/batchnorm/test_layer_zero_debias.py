@@ -104,6 +104,7 @@ def network() -> keras.Model:
     return keras.Model(inputs, keras.layers.BatchNormalization(name="second")(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switches", [{"renorm": True}, {"zero_debias": True}, {"renorm": True, "zero_debias": True}])
 def test_the_counter_is_a_runs_and_no_weight(switches, tmp_path):
     stock = network()

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from finetune.backbone.keras_2.legacy_subject import LegacySubject
 from finetune.batchnorm.flatten import flat
 from finetune.batchnorm.live import LiveSubject
 from finetune.batchnorm.scores import Scores
@@ -36,6 +37,32 @@ def test_it_computes_what_its_clone_does(model, statistics):
     for one, other in zip(moments, of_clone, strict=True):
         for value, known in zip(one, other, strict=True):
             np.testing.assert_allclose(value, known, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("library", ["keras", "tf_keras"])
+def test_what_a_layer_starts_from_is_what_its_initializers_give(library):
+    keras = pytest.importorskip(library)
+    given = {
+        "moving_mean_initializer": keras.initializers.Constant(0.25),
+        "moving_variance_initializer": "zeros",
+        "gamma_initializer": "zeros",
+    }
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization(name="own", **given)(image)
+    x = keras.layers.BatchNormalization(name="stock")(x)
+    x = keras.layers.BatchNormalization(name="random", moving_mean_initializer="random_normal")(x)
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+    opened = LiveSubject(model, Scores(2), (8, 8, 3)) if library == "keras" else LegacySubject(model, Scores(2))
+    own, stock, random = opened.layers
+    for layer in (own, stock):
+        fresh = model.get_layer(layer.name)
+        for value, weight in zip(layer.initial, (fresh.moving_mean, fresh.moving_variance), strict=True):
+            assert np.all(np.array(weight) == np.float32(value))
+        assert np.all(np.array(fresh.gamma) == layer.initial_gamma)
+    assert np.isnan(random.initial[0])
+    assert random.initial[1] == 1
+    if library == "keras":
+        assert KerasSubject(adopt(model, unbiased=False)).layers[:2] == [own, stock]
 
 
 def test_batch_statistics_are_those_of_keras_in_training(model):

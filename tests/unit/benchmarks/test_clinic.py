@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
 CUT_DOWN = [cell for cell in CELLS if cell.recipe.body == "tiny"]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("cell", CUT_DOWN, ids=lambda cell: cell.key)
 def test_the_cause_is_named(cell):
     patient = bring(cell)

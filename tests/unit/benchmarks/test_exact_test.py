@@ -14,6 +14,7 @@ def test_the_p_value_is_scipys(gained: int, lost: int) -> None:
     assert p_value(gained, lost) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gained", "lost"), [(0.6, 0.0), (0.5, 0.1), (0.2, 0.2)])
 def test_the_power_is_that_of_every_outcome_counted(gained: float, lost: float) -> None:
     images, found = 7, 0.0

@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from benchmarks.clinic.habits import habit, judged, trial
+from benchmarks.clinic.habits import judged, trial
 from benchmarks.clinic.habits.habit import Bench, Habit
-from benchmarks.clinic.habits.images import Images, Task
+from benchmarks.clinic.habits.images import FIRST, Images, Task
 from benchmarks.clinic.habits.judged import Cell
 from benchmarks.clinic.habits.tf1_habits import PROGRAMS, make
 
@@ -23,11 +23,11 @@ def stripes(count: int, seed: int) -> Images:
 
 
 @pytest.mark.slow
-def test_a_program_is_trained_saved_diagnosed_judged_and_mended(tmp_path, monkeypatch):
-    monkeypatch.setattr(habit, "task", lambda first: Task(stripes(1500, 0), stripes(1500, 1)))
+def test_a_program_is_trained_saved_diagnosed_judged_and_mended(tmp_path):
+    striped = replace(FIRST, task=lambda: Task(stripes(1500, 0), stripes(1500, 1)))
     right, program = PROGRAMS["minimize without UPDATE_OPS"]
     short = partial(make, "minimize", right, "tf.layers", replace(program, steps=60))
-    (rows,) = trial.run(Habit("minimize", "tf.layers", short), Bench(tmp_path, "dense-bn", {}))
+    (rows,) = trial.run(Habit("minimize", "tf.layers", short), Bench(tmp_path, "dense-bn", {}, 0, striped))
     assert [row["test_images"] for row in rows] == [50, 100, 200, 1000]
     assert [row["verdict"] for row in rows] == ["updates-never-ran"] * 4
     cell = Cell(rows[-1])
@@ -81,3 +81,26 @@ def test_every_remedy_runs_and_helps(cells):
     assert [cell.row["model"] for cell in ran if "after" not in cell.row["remedy"]] == []
     harmed = [cell.row["model"] for cell in ran if cell.row["remedy"]["after"] < judged.before_remedy(cell) - 0.01]
     assert harmed == []
+
+
+def test_the_held_out_models_are_neither_called_ill_nor_acquitted_wrongly():
+    """By the rules as they are. The first report, by the rules before, is in the clinic's README."""
+    cells = [Cell(row) for row in judged.rows(judged.HELD_OUT)]
+    assert len(cells) >= 124
+    assert [cell.row["model"] for cell in cells if cell.alarm or cell.acquittal] == []
+    enough = [cell for cell in cells if cell.images >= 100]
+    assert sum(cell.useful for cell in enough) >= 0.9 * len(enough)
+
+
+def test_the_held_out_recipes_share_no_network_and_no_name_with_the_others():
+    from benchmarks.clinic.habits import held_out, keras_habits
+    from benchmarks.clinic.habits.images import WORLDS
+    from benchmarks.clinic.habits.networks import NETWORKS, UNSEEN
+
+    plan = held_out.plan()
+    assert {network for _, network, _ in plan} == set(UNSEEN)
+    assert not set(UNSEEN) & set(NETWORKS)
+    assert {world.name for _, _, world in plan} == set(WORLDS)
+    assert not {habit.name for habit, _, _ in plan} & {*PROGRAMS, *keras_habits.RECIPES}
+    models = [(habit.name, habit.dialect, network) for habit, network, _ in plan]
+    assert len(set(models)) == len(models)

@@ -135,6 +135,7 @@ def test_of_both_each_batch_takes_one():
     assert 8 < sum(pasted) < 32
 
 
+@pytest.mark.slow
 def test_rand_augment_keeps_range_and_labels_and_draws_for_every_image():
     same = np.repeat(MIXED[:1], 24, axis=0)
     results = [made(same, rand_augment=1.0, seed=(0, seed)) for seed in range(4)]
@@ -154,6 +155,7 @@ def test_rand_augment_changes_little_where_little_is_asked():
     assert np.quantile(change[0], 0.4) < 1 < np.quantile(change[1], 0.4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_operation_of_the_weakest_magnitude_all_but_leaves_the_image(name):
     image = np.linspace(0, 255, 16 * 16 * 3).reshape(1, 16, 16, 3).astype(np.float32)
@@ -172,12 +174,14 @@ def test_the_seed_decides_strong_augmentation(settings):
     assert not np.array_equal(first[0], other[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"rand_augment": 1.0}, {"mixup": 1.0}, {"cutmix": 1.0}])
 def test_batches_of_one_image(settings):
     for seed in range(5):
         assert np.isfinite(made(MIXED[:1], LABELS[:1], seed=(0, seed), **settings)[0]).all()
 
 
+@pytest.mark.slow
 def test_later_batches_do_not_depend_on_earlier_ones():
     split = Split(np.concatenate([MIXED] * 4), np.concatenate([LABELS] * 4))
     settings = {

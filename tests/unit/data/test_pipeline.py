@@ -55,6 +55,7 @@ def test_steps_per_epoch_are_the_batches_there_are(examples, batch_size, steps):
     assert [len(labels) for _, labels in batches] == [min(batch_size, examples)] * steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 1, 4, 6, 7])
 def test_starting_later_gives_exactly_the_batches_that_were_left(start):
     split = split_of(61)

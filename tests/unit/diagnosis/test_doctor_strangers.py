@@ -4,6 +4,7 @@ The figures asserted are those of the program that trained the model.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -73,23 +74,29 @@ def of(target: Path, data: str, preprocess: str = "unit", **options) -> Diagnosi
     return diagnose(open_target(TargetOptions(target=target, data=data, preprocess=preprocess, **options)))
 
 
-def test_updates_forgotten_are_not_called_preprocessing(tmp_path: Path) -> None:
-    """Statistics at 0 and 1 do better by chance with vgg's centred pixels: they say nothing about the pixels."""
+@pytest.mark.parametrize("start", [(0.0, 1.0), pytest.param((0.25, 2.0), marks=pytest.mark.slow)])
+def test_updates_forgotten_are_not_called_preprocessing(tmp_path: Path, start: tuple[float, float]) -> None:
+    """Statistics at 0 and 1 do better by chance with vgg's centred pixels: they say nothing about the pixels. Nor do
+    those that a layer's own initializers give."""
+    mean, variance = map(keras.initializers.Constant, start)
+    given = {"moving_mean_initializer": mean, "moving_variance_initializer": variance}
     images = gratings(1400, 900)
     x, test = images.x / 255.0, slice(900, None)
     keras.utils.set_random_seed(0)
-    model = fitted(keras, network(keras, 4), x[:900], images.y[:900], epochs=8)
+    model = network(keras, 4, bn=partial(keras.layers.BatchNormalization, **given))
+    fitted(keras, model, x[:900], images.y[:900], epochs=8)
     before = accuracy(model, x[test], images.y[test])
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.moving_mean.assign(0 * layer.moving_mean)
-            layer.moving_variance.assign(0 * layer.moving_variance + 1)
+            layer.moving_mean.assign(0 * layer.moving_mean + start[0])
+            layer.moving_variance.assign(0 * layer.moving_variance + start[1])
     after = accuracy(model, x[test], images.y[test])
     model.save(tmp_path / "m.keras")
     found = of(tmp_path / "m.keras", images.saved(tmp_path))
     assert found.evidence.test.is_training_false.accuracy == pytest.approx(after, abs=1e-9)
     assert before > after + 0.1
     assert found.verdict.cause == "updates-never-ran"
+    assert f"initial values {start[0]:g} and {start[1]:g}" in found.verdict.sentence
     assert found.verdict.remedy is not None
     assert found.verdict.remedy.startswith("finetune recalibrate-bn")
     assert found.evidence.test.recalibrated.accuracy == pytest.approx(before, abs=0.02)
@@ -156,6 +163,7 @@ def _saved(model, folder: Path, name: str) -> Path:
     return folder / name
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ["sync", "augmented"])
 def test_saved_models_of_keras_2_have_whole_counts_and_open_with_augmentation(kind: str, tmp_path: Path) -> None:
     """N of SyncBatchNormalization is batch x height x width, and RandomFlip in front is no obstacle."""

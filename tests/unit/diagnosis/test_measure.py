@@ -38,6 +38,7 @@ def fed(images, preprocessing="raw"):
     return EvalSet(images, batch_size=30, image_size=6, preprocessing=find_preprocessing(preprocessing))
 
 
+@pytest.mark.slow
 def test_three_ways_and_the_model_is_left_as_it_was():
     tested, test, train = model(), split(0, 300), split(1, 600)
     before = [np.array(v) for v in tested.variables]

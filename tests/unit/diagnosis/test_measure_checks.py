@@ -48,6 +48,7 @@ def examined(subject, preprocessing, extent="default", **changes):
     return examine(subject, test=test, train=train, extent=extent, **changes)
 
 
+@pytest.mark.slow
 def test_a_healthy_model_is_not_examined_further(subject):
     evidence = examined(subject, "inception")
     assert evidence.test.is_training_false.accuracy > 0.95
@@ -66,6 +67,7 @@ def test_every_check_is_made_when_asked_for_and_none_when_in_haste(subject):
     assert quick.preprocessing is None
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("wrong", ["unit", "raw", "vgg", "inception twice"])
 def test_the_preprocessing_that_fits_is_found_though_recalibrating_would_do(subject, wrong):
     evidence = examined(subject, wrong)
@@ -77,6 +79,7 @@ def test_the_preprocessing_that_fits_is_found_though_recalibrating_would_do(subj
     assert verdict.remedy == "finetune diagnose-bn runs/x --preprocess inception"
 
 
+@pytest.mark.slow
 def test_a_mean_that_no_known_preprocessing_subtracts_is_recovered_in_numbers(subject):
     true = find_preprocessing("scale=1/255,mean=0.9/0.2/0.55")
     before = subject.snapshot()
@@ -94,8 +97,13 @@ def test_a_mean_that_no_known_preprocessing_subtracts_is_recovered_in_numbers(su
     assert verdict.cause == "wrong-preprocessing"
     assert "was subtracted in training" in verdict.sentence
     assert verdict.remedy == f"finetune diagnose-bn runs/x --preprocess {found.name}"
+    best = evidence.preprocessing.recovered[0]
+    assert abs(np.array(find_preprocessing(best.name).mean) - true.mean).max() < 0.05
+    assert 0 < max(best.mean_errors) < 0.05
+    assert any(best.with_errors in line for line in verdict.evidence)
 
 
+@pytest.mark.slow
 def test_layers_that_were_not_restored_are_cured_by_themselves(subject):
     whole = subject.snapshot()
     first = whole["first"]

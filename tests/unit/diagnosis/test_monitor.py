@@ -32,6 +32,7 @@ def plain():
     return model, history
 
 
+@pytest.mark.slow
 def test_it_warns_by_cause_and_repairs_and_does_not_change_the_training(plain):
     model, monitor, history, caught = fitted(every=2, recalibrate=True)
     assert history["loss"] == plain[1]["loss"]
@@ -56,6 +57,7 @@ def test_it_stops_the_training(plain):
     assert plain[0].stop_training
 
 
+@pytest.mark.slow
 def test_it_says_nothing_of_healthy_statistics(plain):
     model, saved = plain[0], plain[0].get_weights()
     finetune.recalibrate_bn(model, TRAIN)

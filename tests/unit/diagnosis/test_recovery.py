@@ -1,5 +1,7 @@
 """A preprocessing is recovered from the statistics that a linear first layer has under it, computed in NumPy."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,7 @@ def proposed(layer, name, *, seed=0, front=lambda y: y):
     return propose(lambda one: statistics(layer, images(0), one, front), moving, EPSILON, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -66,6 +69,24 @@ def test_from_other_images_it_is_near_and_its_errors_are_those_of_the_fit(layer)
     np.testing.assert_allclose([other.scale, *other.shift], [1, -0.5, -0.4, -0.3], atol=0.05)
     assert same.scale_error < 1e-3 < other.scale_error < 0.05
     assert max(same.shift_errors) < 1e-3 < min(other.shift_errors) < max(other.shift_errors) < 0.05
+
+
+@pytest.mark.parametrize("name", ["scale=1/255,mean=0.5/0.4/0.3", "scale=1/255,mean=0.4/0.5/0.6,std=0.4"])
+def test_the_standard_errors_are_the_spread_over_noisy_statistics(layer, name):
+    """Twenty times, each moving mean and variance is off by some noise: the answers spread as the errors say."""
+    rng, pixels = np.random.default_rng(0), images(0)
+    mean, variance = statistics(layer, pixels, find_preprocessing(name))
+    measure = cache(lambda one: statistics(layer, pixels, one))
+    found = []
+    for _ in range(20):
+        noise = rng.normal(0, 0.02, (2, len(mean)))
+        moving = mean + noise[0] * np.sqrt(variance), variance * np.exp(2 * noise[1])
+        found += [one for one in propose(measure, moving, EPSILON, 3) if one.order == "rgb"]
+    means = np.array([find_preprocessing(one.name).mean for one in found])
+    expected = np.median([one.mean_errors for one in found], axis=0)
+    np.testing.assert_allclose(means.std(axis=0), expected, rtol=0.6)
+    assert f" ± {found[0].mean_errors[0]:.2g}, " in found[0].with_errors
+    assert ("divided by" in found[0].with_errors) == ("std" in name)
 
 
 @pytest.mark.parametrize("front", [lambda y: np.maximum(y, 0), np.square])
@@ -98,6 +119,7 @@ def test_a_mean_is_said_in_words():
     assert words("scale=1/255", "inception") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "name"),
     [

@@ -49,10 +49,11 @@ def test_how_far_the_test_images_are_is_counted_in_sigmas_and_in_standard_errors
     test, train = ways(0.9, 0.9, 0.9, examples=200), ways(0.9, 0.9, 0.9, examples=800)
     sigmas, errors = reading(layers=layers, test=test, train=train, batch_size=50).test_distance
     assert sigmas == 0.45
-    # 4 and 16 batches: a difference of their means has the noise of one batch times the root of 1/4 + 1/16.
-    assert errors == pytest.approx(0.2 / (0.1 * (1 / 4 + 1 / 16) ** 0.5))
+    # 4 and 16 batches: a difference of their means has the noise of one batch times the root of 1/4 + 1/16. The
+    # variances of the first layer are further apart than the means of the second.
+    assert errors == pytest.approx(0.45 / (0.2 * (1 / 4 + 1 / 16) ** 0.5))
     one = reading(layers=layers[:1], test=test, train=train, batch_size=1)
-    assert one.test_distance[1] == pytest.approx(0.3 / (0.2 * (1 / 200 + 1 / 800) ** 0.5))
+    assert one.test_distance[1] == pytest.approx(0.45 / (0.2 * (1 / 200 + 1 / 800) ** 0.5))
     assert reading(layers=layers[2:3]).test_distance == (0.01, 0.0)
 
 

@@ -350,6 +350,16 @@ CASES = {
         "test": ways(0.09, 0.09, 0.09, loss=2.3),
         "labels": labels(0.09, permuted=0.3),
     },
+    "not-batchnorm: labels: of a weak network that is not confident": {
+        "train": ways(0.2, 0.2, 0.2, loss=2.3),
+        "test": ways(0.2, 0.2, 0.2, loss=2.3),
+        "labels": labels(0.2, permuted=0.55),
+    },
+    "different-data: of other variances, with the same means": {
+        "test": ways(0.40, 0.45, 0.41),
+        "layers": (layer(0.02, test_shift=0.01, test_log_variance_ratio=0.9), layer(0.02)),
+        "labels": labels(0.45),
+    },
     "not-batchnorm: undertrained": {
         "train": ways(0.2, 0.2, 0.2, loss=2.1),
         "test": ways(0.2, 0.2, 0.2, loss=2.1),
@@ -361,6 +371,12 @@ CASES = {
     },
     "not-finite: statistics alone, in two of three layers": {
         "layers": (layer(), layer(finite=False), layer(finite=False, negative=True)),
+    },
+    "partially-restored: a share of a gain on 50 images is noise": {
+        **BROKEN,
+        "test": ways(0.40, 0.58, 0.58, examples=50),
+        "layers": (layer(0.03), layer(0.8, initial=True)),
+        "partly_repaired": score(0.52, examples=50),
     },
     "partially-restored: not tried on its own": {
         **BROKEN,

@@ -48,6 +48,7 @@ def row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "structures", lambda: {spec.id: entries})
 
 
+@pytest.mark.slow
 def test_the_network_is_its_original(slim_file: Path, row: None) -> None:
     verified = verification.verify("slim/resnet_v1_50", checkpoint=slim_file)
     agreement = verified.agreement
@@ -59,6 +60,7 @@ def test_the_network_is_its_original(slim_file: Path, row: None) -> None:
     verified.check()
 
 
+@pytest.mark.slow
 def test_a_network_that_computes_something_else_fails(
     slim_file: Path, row: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +86,7 @@ def test_nan_is_no_agreement() -> None:
     assert not dataclasses.replace(agreement, difference=1.0, scale=0.0).holds
 
 
+@pytest.mark.slow
 def test_running_slim_leaves_nothing_behind(slim_file: Path) -> None:
     def state() -> dict[str, object]:
         left, right = tf.constant([1.0, 2.0]), tf.constant([1.0, 3.0])
@@ -113,6 +116,7 @@ def test_running_slim_leaves_nothing_behind(slim_file: Path) -> None:
     model.fit(np.ones((8, 4)), np.ones((8, 2)), verbose=0)
 
 
+@pytest.mark.slow
 def test_features_where_there_is_no_head(tmp_path: Path) -> None:
     spec = thin("resnet_v2")
     network = networks.build(spec.family, image_size=33, outputs=None, arguments=spec.arguments)
@@ -123,6 +127,7 @@ def test_features_where_there_is_no_head(tmp_path: Path) -> None:
     assert np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 def test_a_scope_around_the_network_is_given_to_the_saver(tmp_path: Path) -> None:
     spec = thin("resnet_v1")
     network = networks.build(spec.family, image_size=33, outputs=5, arguments=spec.arguments)
@@ -138,6 +143,7 @@ def test_a_scope_around_the_network_is_given_to_the_saver(tmp_path: Path) -> Non
         reference.run(spec, opened, images, outputs=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
 def test_keras_loads_its_own_files_into_its_own_network(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"net{ending}"
@@ -168,6 +174,7 @@ def test_what_no_library_builds_says_so(tmp_path: Path) -> None:
         verification.verify(str(tmp_path / "model.ckpt"), checkpoint=tmp_path / "model.ckpt")
 
 
+@pytest.mark.slow
 @real
 @pytest.mark.parametrize(
     ("path", "name", "library"),

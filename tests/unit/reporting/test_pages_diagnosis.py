@@ -46,6 +46,7 @@ def report(**changes):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_report_says_and_escapes_it():
     html = render_diagnosis_page(report())
     assert "statistics-lag" in html
@@ -56,6 +57,7 @@ def test_the_page_says_what_the_report_says_and_escapes_it():
     assert "http://" not in html.replace("http://www.w3.org/", "")
 
 
+@pytest.mark.slow
 def test_the_page_has_the_runner_up_or_the_causes_still_possible():
     html = " ".join(render_diagnosis_page(report()).split())
     assert "Confidence 97.3%. Runner-up: statistics-noisy. Against it: 40 times as much as one batch." in html
@@ -65,6 +67,7 @@ def test_the_page_has_the_runner_up_or_the_causes_still_possible():
     assert "Runner-up" not in html
 
 
+@pytest.mark.slow
 def test_the_remedy_is_shown_as_lines_of_ones_own_training_too():
     html = render_diagnosis_page(report())
     assert "In your own training code" in html
@@ -85,6 +88,10 @@ def test_images_are_shown_as_the_network_gets_them_on_the_range_that_it_expects(
     html = " ".join(render_diagnosis_page(report(preprocessing=check), {"raw": images * 255, "unit": images}).split())
     assert "Test images as the network gets them with raw (now)" in html
     assert html.count("<img ") == 4
+    assert "Worked out from" not in html
+    one = {"name": "scale=1/255,mean=0.49", "with_errors": "pixels x 1/255 minus (0.49 ± 0.01)", "misfit": 0.123}
+    html = render_diagnosis_page(report(preprocessing=check | {"recovered": [one]}))
+    assert "<code>scale=1/255,mean=0.49</code>: pixels x 1/255 minus (0.49 ± 0.01)" in html
 
 
 def test_a_page_without_further_checks_leaves_their_plots_out():

@@ -88,6 +88,7 @@ def unfinished():
     return {**run("unfinished"), **dict.fromkeys(none), **empty, "status": "interrupted", "verdict": ""}
 
 
+@pytest.mark.slow
 def test_one_run_says_everything_and_escapes_it():
     html = render_run_page(report(run()), {"one": [picture()] * 9})
     assert "<img src=x" not in html
@@ -105,6 +106,7 @@ def test_one_run_says_everything_and_escapes_it():
     assert html.count("<svg") == 6
 
 
+@pytest.mark.slow
 def test_many_classes_are_a_picture_and_the_worst_come_first():
     html = render_run_page(report(run(classes=60)), {})
     assert html.count("<svg") == 7
@@ -112,6 +114,7 @@ def test_many_classes_are_a_picture_and_the_worst_come_first():
     assert "All 60 classes" in html
 
 
+@pytest.mark.slow
 def test_biases_without_gradient_are_said():
     proof = {"frozen_variables": 3, "moving_variables": 20, "unmoved": ["x"] * 16}
     for count, words in ((16, " (16 biases have no gradient: BatchNorm subtracts them with the mean)."), (0, ".")):
@@ -119,6 +122,7 @@ def test_biases_without_gradient_are_said():
         assert f"4 of 20 other variables changed{words}" in " ".join(html.split())
 
 
+@pytest.mark.slow
 def test_several_runs_are_side_by_side_with_one_that_is_not_finished():
     html = " ".join(render_run_page(report(run(), run("other"), unfinished()), {}).split())
     assert "<h1>3 runs</h1>" in html

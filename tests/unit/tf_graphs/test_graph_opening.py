@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.training.moving_averages import assign_moving_average
 
 from checkpoints.formats.slim import write_slim
 from finetune.data.batches import EvalSet
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find_preprocessing
 from finetune.diagnosis.measure import examine
+from finetune.errors import FinetuneError
 from finetune.tf_graphs import open_graph
 from tests.support.tf1_forms import Form, Saved, arrays, conv, fused, head, images, network, save, switch, v1
 
@@ -44,6 +46,7 @@ def cond_around_everything():
     return Form(x, logits, {training: True}, {training: False})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v2", [True, False])
 def test_assignments_beside_the_batch_branch_are_seen_and_not_run(tmp_path, v2):
     subject = agrees(save(tmp_path, cond_around_everything, v2=v2))
@@ -51,6 +54,67 @@ def test_assignments_beside_the_batch_branch_are_seen_and_not_run(tmp_path, v2):
     assert [layer.name for layer in subject.layers] == ["a", "b"]
     assert subject.decay == {"a": 0.9, "b": 0.9}
     assert (facts.step, facts.wiring.collected, facts.wiring.train_op_runs_updates) == (7, 0, True)
+
+
+def debiased_in_a_branch():
+    """The averages are updated in the branch that gives the moments, zero-debiased as `assign_moving_average` does (as
+    tflearn's layer, and many blogs)."""
+    training = switch("phase")
+
+    def batch_norm(x, name):
+        gamma, beta, mean, variance = arrays(name, 6, "gamma", "beta", "moving_mean", "moving_variance")
+
+        def updated():
+            m, v = tf.nn.moments(x, [0, 1, 2])
+            with tf.control_dependencies([assign_moving_average(a, b, 0.9) for a, b in ((mean, m), (variance, v))]):
+                return tf.identity(m), tf.identity(v)
+
+        m, v = tf.cond(training, updated, lambda: (tf.identity(mean), tf.identity(variance)))
+        return tf.nn.batch_normalization(x, m, v, beta, gamma, 1e-3)
+
+    x = images()
+    logits, loss = head(tf.nn.relu(batch_norm(conv(tf.nn.relu(batch_norm(conv(x, "a"), "a")), "b"), "b")))
+    v1.train.GradientDescentOptimizer(0.1).minimize(loss)
+    return Form(x, logits, {training: True}, {training: False})
+
+
+@pytest.mark.parametrize("v2", [True, False])
+def test_zero_debiased_averages_are_updates(tmp_path, v2):
+    """A resource variable's average is computed from one that is read after it was assigned."""
+    subject = agrees(save(tmp_path, debiased_in_a_branch, v2=v2))
+    assert subject.decay == {"a": pytest.approx(0.9), "b": pytest.approx(0.9)}
+    assert subject.facts.wiring.train_op_runs_updates
+    assert subject.facts.updates == 7
+
+
+def weighted(placeholder):
+    """slim's `batch_norm(batch_weights=...)`: the moments count some images more than others."""
+    x, training = images(), switch()
+    weights = v1.placeholder(tf.float32, [None], name="w") if placeholder else tf.abs(x[:, 0, 0, 0]) + 0.1
+
+    def batch_norm(x, name):
+        gamma, beta, mean, variance = arrays(name, 6, "gamma", "beta", "moving_mean", "moving_variance")
+        m, v = tf.nn.weighted_moments(x, [0, 1, 2], tf.reshape(weights, [-1, 1, 1, 1]))
+        for one, value in ((mean, m), (variance, v)):
+            v1.add_to_collection(v1.GraphKeys.UPDATE_OPS, assign_moving_average(one, value, 0.9, zero_debias=False))
+        m, v = tf.cond(training, lambda: (m, v), lambda: (tf.identity(mean), tf.identity(variance)))
+        return tf.nn.batch_normalization(x, m, v, beta, gamma, 1e-3)
+
+    logits, _ = head(tf.nn.relu(batch_norm(conv(x, "a"), "a")))
+    feed = {weights: np.ones(8)} if placeholder else {}
+    return Form(x, logits, {training: True, **feed}, {training: False, **feed})
+
+
+def test_moments_with_weights(tmp_path):
+    subject = agrees(save(tmp_path, lambda: weighted(False)))
+    assert subject.decay == {"a": pytest.approx(0.9)}
+
+
+def test_weights_of_images_that_are_fed_are_asked_for(tmp_path):
+    saved = save(tmp_path, lambda: weighted(True))
+    with pytest.raises(FinetuneError, match=r"depend on w:0 .* as well: give it a value with --feed w=VALUE"):
+        open_graph(saved.meta)
+    agrees(saved, feeds=("w=1",))
 
 
 def a_switch_that_says_test():
@@ -75,6 +139,7 @@ def a_switch_that_says_test():
     return Form(x, logits, {test: False}, {test: True}, lambda x: x.transpose(0, 3, 1, 2).reshape(8, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v2", [True, False])
 def test_an_inverted_switch_rows_of_channels_and_a_dense_layer(tmp_path, v2):
     subject = agrees(save(tmp_path, a_switch_that_says_test, v2=v2))
@@ -126,6 +191,7 @@ def switched_by(kind):
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v2", [True, False])
 @pytest.mark.parametrize("kind", ["bool variable", "int variable", "text", "vector"])
 def test_a_switch_that_is_a_variable_or_computed(tmp_path, kind, v2):
@@ -261,6 +327,7 @@ def dropped(kind):
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v2", [True, False])
 @pytest.mark.parametrize("kind", ["tf.nn.dropout", "keep_prob", "first TensorFlow", "stochastic depth"])
 def test_dropout_is_off_with_batch_statistics(tmp_path, kind, v2):
@@ -368,6 +435,7 @@ def trained():
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v2", [True, False])
 def test_stale_shapes_and_attributes_of_other_versions_do_no_harm(tmp_path, v2):
     saved = save(tmp_path, trained, v2=v2)
@@ -399,6 +467,7 @@ def shaped(shape, *, rows, reshaped=True):
     return Form(x, head(tf.nn.relu(h))[0], {training: True}, {training: False}, lay)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "options"),
     [

@@ -69,6 +69,7 @@ def data(count, seed):
     return EvalSet(Split(images, labels), image_size=SIDE, preprocessing=find_preprocessing("raw"), batch_size=50)
 
 
+@pytest.mark.slow
 def test_both_accuracies_and_the_cause_are_those_of_the_keras_model(trained):
     model, path = trained
     ours = open_exported(path)
@@ -243,6 +244,7 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 def test_the_loss_is_that_of_the_probabilities_whatever_they_are_made_of(end, tmp_path):
     module = tf.Module()

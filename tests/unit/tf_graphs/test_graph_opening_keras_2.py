@@ -71,6 +71,7 @@ def augmented(tmp_path_factory):
     return plain, path, expected
 
 
+@pytest.mark.slow
 def test_augmentation_stays_out_and_synchronised_batchnorm_averages_over_the_map(augmented):
     plain, path, expected = augmented
     subject = open_exported(path)
@@ -81,6 +82,7 @@ def test_augmentation_stays_out_and_synchronised_batchnorm_averages_over_the_map
     assert recorded(path).momenta == (0.9, 0.9)
 
 
+@pytest.mark.slow
 def test_a_recalibrated_copy_is_loaded_by_keras_2(augmented, tmp_path):
     _, path, _ = augmented
     subject = open_exported(path)
@@ -118,6 +120,7 @@ class Subclassed(tf_keras.Model):
         return self.head(tf.reduce_mean(x, [1, 2]))
 
 
+@pytest.mark.slow
 def test_layers_that_keep_their_statistics_in_training_are_said_and_kept(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "LABELS", LABELS % 2)
     model = Subclassed()
@@ -136,6 +139,7 @@ def test_layers_that_keep_their_statistics_in_training_are_said_and_kept(tmp_pat
     assert len(open_exported(tmp_path / "exported").layers) == 2
 
 
+@pytest.mark.slow
 def test_a_base_that_is_called_in_inference_mode_was_trained_as_it_is_evaluated(tmp_path):
     given, images = tf_keras.Input((SIDE, SIDE, 3)), tf_keras.Input((SIDE, SIDE, 3))
     base = disturbed(tf_keras.Model(given, body(given), name="base"))

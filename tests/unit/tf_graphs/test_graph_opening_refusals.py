@@ -44,6 +44,7 @@ def spoiled(operation):
     return lambda: network(between=lambda h: h + tf.reshape(tf.cast(operation(), tf.float32), []))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operation", "message"),
     [
@@ -269,6 +270,7 @@ def test_what_cannot_be_told_is_asked_for(tmp_path, build, options, error, messa
     refused(save(tmp_path, build, run=False).meta, message, error, **options)
 
 
+@pytest.mark.slow
 def test_what_was_asked_for_settles_it(tmp_path):
     """The same graphs, with the option that the message names."""
     for build, options in (
@@ -306,6 +308,7 @@ def spoil(meta, rng):
         node.attr["T"].type = (1, 10, 20, 999)[rng.integers(4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v2", [True, False])
 def test_whatever_is_in_the_file_there_is_one_message(tmp_path, v2):
     saved = save(tmp_path, network, v2=v2, run=False)

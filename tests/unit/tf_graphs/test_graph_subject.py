@@ -29,6 +29,7 @@ def opened(written):
     return {kind: (graphs[kind], open_graph(graphs[kind].meta)) for kind in KINDS}
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_accuracies_are_those_of_the_graphs_own_session(opened, kind):
     truth, subject = opened[kind]
@@ -80,6 +81,7 @@ def test_the_lines_name_what_was_found_and_the_forgotten_updates(opened):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_batch_statistics_agree_with_the_graphs_own_updates_(opened, kind):
     truth, subject = opened[kind]
@@ -123,6 +125,7 @@ def test_the_one_examination_finds_the_forgotten_updates_and_leaves_the_graph_as
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_every_check_takes_a_graph_of_fixed_batches(opened):
     truth, subject = opened["by-hand"]
     test, train = (

@@ -73,6 +73,7 @@ def test_a_live_session_is_diagnosed_and_repaired(session):
     assert len(session.graph.get_operations()) == operations
 
 
+@pytest.mark.slow
 def test_the_verdict_is_that_of_its_files(session, tmp_path):
     session, tensors = session
     write_session(session, tmp_path / "model.ckpt-40")

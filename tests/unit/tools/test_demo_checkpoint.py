@@ -34,6 +34,7 @@ def test_it_writes_what_is_shipped(made):
     assert dict(open_checkpoint(made[1]).shapes) == dict(shipped.shapes)
 
 
+@pytest.mark.slow
 def test_the_slim_file_gives_the_logits_of_the_run(made):
     run, prefix = made
     loaded = load_backbone(find_row("resnet_v1_demo"), image_size=32, checkpoint=prefix, head="published")

@@ -46,6 +46,7 @@ def unbroken():
     return trained()
 
 
+@pytest.mark.slow
 def test_the_average_is_the_recursion_begun_at_the_first_step(unbroken):
     model, listener = unbroken
     expected = listener.weights[0]
@@ -60,6 +61,7 @@ def test_the_average_is_the_recursion_begun_at_the_first_step(unbroken):
 
 
 # After the second of nine steps; and after the last one, before anything was made of the averages.
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("stop", [2, 9])
 def test_averages_resume_to_the_bit(unbroken, tmp_path, stop):
     path = tmp_path / "state.npz"
@@ -70,6 +72,7 @@ def test_averages_resume_to_the_bit(unbroken, tmp_path, stop):
         np.testing.assert_array_equal(value, listener.averages[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_run_keeps_both_and_recalibrates_for_the_average(tmp_path):
     config = RunConfig(
         backbone="resnet_v1_demo",

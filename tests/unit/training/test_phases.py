@@ -145,6 +145,7 @@ def unbroken(tmp_path_factory):
     return (*trained(path), json.loads((path / "freeze.json").read_text())["phases"])
 
 
+@pytest.mark.slow
 def test_each_phase_moves_its_own_layers_and_proves_it(unbroken):
     _, history, _, proofs, kept = unbroken
     assert [(one["first_epoch"], one["holds"]) for one in proofs] == [(1, True), (2, True), (3, True)]
@@ -160,6 +161,7 @@ def test_each_phase_moves_its_own_layers_and_proves_it(unbroken):
 
 
 # 3 steps an epoch; phases begin at steps 0, 3 and 6: within two, at the very end of one and at that of the run.
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("stops", [(1,), (4, 2), (6,), (12,)])
 def test_resumed_equals_unbroken_across_phases(unbroken, tmp_path, stops):
     model, history, losses, proofs, kept = unbroken

@@ -62,6 +62,7 @@ def prepared(checkpoint: Path, records: Path, display: Display | None = None, **
     return prepare(config, display or Display(), load_weights=True)
 
 
+@pytest.mark.slow
 def test_statistics_that_the_file_lacks_are_measured(
     variables: dict[str, np.ndarray], records: Path, tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ def test_statistics_that_the_file_lacks_are_measured(
     np.testing.assert_allclose(layer.moving_variance, conv.var((0, 1, 2)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_averages_where_it_is_asked_to(
     variables: dict[str, np.ndarray], records: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +96,7 @@ def test_a_run_starts_from_averages_where_it_is_asked_to(
         prepare(RunConfig(SPEC.id, data=str(records), from_averages=True), Display(), load_weights=True)
 
 
+@pytest.mark.slow
 def test_a_kept_head_keeps_its_background_class(
     variables: dict[str, np.ndarray], records: Path, tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ def test_the_drawing_is_an_svg_that_says_its_numbers():
     assert "chosen, 0.00" in text
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_number_and_the_curve(tmp_path):
     found = start.start(
         RunConfig(**SETTINGS, backbone=str(tiny_backbone()), learning_rate="auto"), run_dir=tmp_path / "auto"
@@ -66,6 +67,7 @@ def test_a_run_keeps_the_number_and_the_curve(tmp_path):
     assert (found.path / "lr_range.svg").read_text().startswith("<svg ")
 
 
+@pytest.mark.slow
 def test_the_test_leaves_no_trace(monkeypatch):
     """Not in weights, statistics or dropout's draws: training after it is the same to the bit."""
     monkeypatch.setattr(range_test, "STEPS", 40)

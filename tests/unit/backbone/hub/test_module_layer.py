@@ -70,6 +70,7 @@ def test_statistics_follow_the_decay(kind, request):
     np.testing.assert_allclose(first.moving_variance, variance, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["module", "without_momentum"])
 def test_measured_statistics_are_those_of_the_images_and_nothing_moves(kind, request):
     path, values = request.getfixturevalue(kind)
@@ -100,6 +101,7 @@ def test_batch_statistics_give_what_the_module_gives_in_training(module):
         assert len(moments) == (len(bn_layers(model)) if is_training else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rules", "moving"),
     [

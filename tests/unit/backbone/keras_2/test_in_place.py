@@ -57,6 +57,7 @@ KINDS = {
 }
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_the_statistics_differ(kind, tmp_path):
     make, suffix = KINDS[kind]

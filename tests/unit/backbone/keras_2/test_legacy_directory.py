@@ -51,6 +51,7 @@ def agrees(path, model):
     return opened
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_the_same_network_in_keras_3(saved):
     path, model = saved
     opened = agrees(path, model)

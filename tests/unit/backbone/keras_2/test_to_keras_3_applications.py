@@ -24,6 +24,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("application", "side", "form"),
     [

@@ -159,6 +159,7 @@ def test_how_long_a_server_asks_to_wait(said: str, least: float, most: float) ->
     assert least <= transport._asked_wait(response) <= most
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     notes=st.dictionaries(
@@ -194,6 +195,7 @@ def test_whatever_lies_in_a_partial_download_the_file_is_right(
         server.close()
 
 
+@pytest.mark.slow
 def test_processes_that_fetch_one_file_fetch_it_once(server: Server, tmp_path: Path) -> None:
     begun = threading.Event()
 

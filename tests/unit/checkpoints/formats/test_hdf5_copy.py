@@ -15,6 +15,7 @@ def network():
     return keras.Model(image, keras.layers.Dense(2, name="top")(keras.layers.GlobalAveragePooling2D()(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".weights.h5", ".h5", ".keras"])
 def test_only_the_given_values_change(tmp_path, ending):
     model, path, out = network(), tmp_path / f"x{ending}", tmp_path / f"y{ending}"

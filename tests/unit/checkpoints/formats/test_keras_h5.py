@@ -66,6 +66,12 @@ def test_nested_and_repeated_names_of_keras_layers(tmp_path: Path, group: str | 
     assert checkpoint.read("inner/b/kernel") == 7
 
 
+def test_a_model_in_a_model_of_one_layer_of_each_kind_names_the_layers(tmp_path: Path) -> None:
+    weights = {"conv/kernel:0": np.zeros((1, 1, 3, 2)), "bn/gamma:0": np.ones(2), "bn/moving_mean:0": np.zeros(2)}
+    checkpoint = open_checkpoint(write_h5(tmp_path / "w.h5", {"base": weights}))
+    assert [*checkpoint.shapes] == ["base/conv/kernel", "base/bn/gamma", "base/bn/moving_mean"]
+
+
 def test_names_that_keras_split_over_attributes(tmp_path: Path) -> None:
     path = write_h5(tmp_path / "w.h5", {"a": {"a/kernel:0": np.ones(1)}, "b": {"b/kernel:0": np.ones(2)}})
     with h5py.File(path, "r+") as file:

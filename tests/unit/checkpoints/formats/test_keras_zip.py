@@ -254,6 +254,7 @@ def _virtual(file: h5py.File) -> None:
     file.create_virtual_dataset(KEY, layout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -19,6 +19,7 @@ def test_every_row_is_there_and_no_other():
     assert set(SAID) == {spec.id for spec in CATALOG}, "'make structures' writes the file anew"
 
 
+@pytest.mark.slow
 def test_some_rows_are_what_their_networks_are():
     assert not differences(["keras/mobilenet_0.25", "bundled/resnet_v1_demo"])
 
@@ -36,6 +37,7 @@ def test_the_file_is_the_same_for_the_same_rows():
     assert structures.decoded(packed) == rows
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_built_anew_are_kept(tmp_path, capsys):
     demo = find_row("bundled/resnet_v1_demo")
     write(tmp_path / "s.gz", [demo], kept={**SAID, "slim/gone": ()})
@@ -43,6 +45,7 @@ def test_rows_that_are_not_built_anew_are_kept(tmp_path, capsys):
     assert capsys.readouterr().err.split()[0] == demo.id
 
 
+@pytest.mark.slow
 def test_a_key_is_where_keras_saves_the_variable(tmp_path):
     import h5py
 

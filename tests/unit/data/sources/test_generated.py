@@ -61,6 +61,7 @@ def test_every_class_looks_like_its_name():
     assert max(plain) < min(value for name, value in spread.items() if not name.startswith("plain"))
 
 
+@pytest.mark.slow
 def test_a_linear_classifier_of_pixels_fails():
     dataset = generated.demo_target(train=4_000, test=1_000)
     pixels = [split.images.reshape(len(split), -1).astype(np.float32) for split in (dataset.train, dataset.test)]

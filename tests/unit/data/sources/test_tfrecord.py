@@ -13,6 +13,7 @@ from finetune.config import RunConfig
 from finetune.data.load_data import load_data
 from finetune.data.sources import tfrecord
 from finetune.data.sources import tfrecord_file as wire
+from finetune.data.sources.tfrecord_example import Example, Malformed, tensor_of
 from finetune.errors import FinetuneError, WrongUse
 from tests.support.written_photos import CLASSES, COLOURS, encoded, photo
 
@@ -331,7 +332,7 @@ def nothing(path):
             r"record 0 has image \(bytes\), label \(int64\): which is the image is not obvious; ",
         ),
         (no_example, "record 0 is no tf.train.Example"),
-        (numbers_without_an_end, r"record 0 is no tf.train.Example \(a list of numbers is longer"),
+        (numbers_without_an_end, r"record 0 is no tf.train.Example \(a field is longer than"),
     ],
 )
 def test_damaged_files_are_named(change, said, tmp_path):
@@ -378,7 +379,7 @@ def test_the_checksum_is_the_one_of_the_format():
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 2**40, -1, -(2**62)])
 def test_whole_numbers_packed_and_not(value):
     packed = tf.train.Example(features=tf.train.Features(feature={"n": ints(value, 7)})).SerializeToString()
-    assert wire.Example(packed).first_int("n") == value
+    assert Example(packed).first_int("n") == value
     raw = value & (2**64 - 1)
     digits = []
     while raw >= 128:
@@ -391,9 +392,9 @@ def test_whole_numbers_packed_and_not(value):
     features = b"\x0a" + bytes([len(entry)]) + entry
     listed_example = b"\x0a" + bytes([len(features)]) + features
     assert tf.train.Example.FromString(listed_example).features.feature["n"].int64_list.value == [value]
-    assert wire.Example(listed_example).first_int("n") == value
+    assert Example(listed_example).first_int("n") == value
     empty = tf.train.Example(features=tf.train.Features(feature={"n": ints()})).SerializeToString()
-    assert wire.Example(empty).first_int("n") is None
+    assert Example(empty).first_int("n") is None
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -403,11 +404,12 @@ def test_random_bytes_are_malformed_and_nothing_else(seed):
     for position in rng.integers(0, min(len(content), 200), 6):
         content[position] = rng.integers(256)
     try:
-        damaged = wire.Example(bytes(content))
+        damaged = Example(bytes(content))
         for key in damaged.features:
             damaged.first_int(key)
-            damaged.first_bytes(key)
-    except wire.Malformed:
+            damaged.values(key)
+            tensor_of(damaged.first_bytes(key))
+    except Malformed:
         pass
 
 

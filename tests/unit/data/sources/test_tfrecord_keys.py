@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from finetune.data.sources.tfrecord_file import Example, Keys
+from finetune.data.sources.tfrecord_example import Example, Keys
 from finetune.data.sources.tfrecord_keys import find_keys
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import pairs

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
@@ -32,6 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_statistics_that_a_file_lacks_are_measured_and_written_for_tf1(data: Path, tmp_path: Path) -> None:
     scope = "my_model/"
     slim = slim_oracle.resnet_v1(np.zeros((1, 16, 16, 3), np.float32), outputs=3, **SPEC.arguments)
@@ -113,3 +115,18 @@ def test_a_file_shows_that_its_base_was_frozen(trained: str, moved: bool | None,
     # The file it was made from decides, where it is given.
     source = TargetOptions(**{**vars(options), "source_checkpoint": tmp_path / "m.keras"})
     assert open_target(source).history.facts.base_moved is False
+
+
+@pytest.mark.parametrize("kind", [{"renorm": True}, {"virtual_batch_size": 2}, {}])
+def test_a_graph_that_stands_for_another_batchnorm_says_so(kind: dict[str, int], data: Path, tmp_path: Path) -> None:
+    """A SavedModel holds the graph for serving, in which such a layer is as any other."""
+    layers = tf_keras.layers
+    stack = [layers.Conv2D(4, 3, 2), layers.BatchNormalization(**kind), layers.GlobalAveragePooling2D()]
+    model = tf_keras.Sequential([tf_keras.Input((16, 16, 3)), *stack, layers.Dense(3)])
+    model.save(tmp_path / "own", save_format="tf")
+    target = open_target(TargetOptions(target=tmp_path / "own", data=str(data), preprocess="unit"))
+    said = [note for note in target.notes if "is plain BatchNorm here" in note and "model.save('model.h5')" in note]
+    assert bool(said) == bool(kind)
+    images = np.load(data)["x_test"][:4].astype(np.float32) / 255
+    ours = np.asarray(target.subject.forward("moving")(images)[0])
+    np.testing.assert_allclose(ours, model(images, training=False), atol=1e-5)

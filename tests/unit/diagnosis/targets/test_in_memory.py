@@ -71,6 +71,7 @@ def test_of_several_outputs_one_is_named():
     assert found.accuracy["test"]["is_training_false"] == right.mean()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras 3", "keras 2"])
 @pytest.mark.parametrize("activation", [None, "softmax"])
 def test_loss_and_accuracy_are_keras_own(library, activation):

@@ -39,6 +39,7 @@ def expect(found, model):
         np.testing.assert_array_equal(variance, layer.moving_variance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5"])
 def test_every_keras_format_tells_statistics_and_that_gamma_and_beta_stayed(tmp_path, suffix):
     model = network("a_")
@@ -64,6 +65,7 @@ def test_a_moved_beta_is_seen_and_the_facts_say_so(tmp_path):
     assert history.facts == Facts(decay=0.9, affine_moved=True, base_moved=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
 def test_counted_layer_names_are_matched_in_their_order(tmp_path, suffix):
     built = network()
@@ -91,6 +93,7 @@ def test_another_network_is_refused_by_name(tmp_path):
         read_history(path, adopted(network("a_")), Facts())
 
 
+@pytest.mark.slow
 def test_overlapping_counted_names_are_not_taken_for_the_same_layers(tmp_path):
     keras.utils.clear_session()
     built = network(widths=(4, 4))  # batch_normalization, batch_normalization_1

@@ -71,6 +71,7 @@ def assert_same(model: keras.Model, directory: Path, build: Any, size: int) -> N
     assert step == 42
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "family",
     [
@@ -122,6 +123,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return start.start(settings, run_dir=tmp_path_factory.mktemp("trained") / "run").path
 
 
+@pytest.mark.slow
 def test_a_run_goes_out_as_it_was_trained(trained: Path, tmp_path: Path) -> None:
     exported = exported_slim(trained, tmp_path / "model.ckpt")
     result = json.loads((trained / "result.json").read_text())
@@ -146,6 +148,7 @@ def test_nothing_is_overwritten(trained: Path, tmp_path: Path, name: str) -> Non
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
+@pytest.mark.slow
 def test_a_failed_export_leaves_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "model.ckpt")
@@ -166,11 +169,13 @@ def edited(source: Path, folder: Path, **values: object) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_another_epsilon_is_said(trained: Path, tmp_path: Path) -> None:
     exported = exported_slim(edited(trained, tmp_path / "run", bn_epsilon=1e-3), tmp_path / "out" / "m")
     assert "note: trained with BatchNorm epsilon 0.001, slim's own is 1e-05" in exported.summary()
 
 
+@pytest.mark.slow
 def test_what_has_no_slim_form_is_refused_with_the_reason(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(FinetuneError, match=r"hidden layer of 8.*train without --hidden"):
         exported_slim(edited(trained, tmp_path / "hidden", hidden=8), tmp_path / "out" / "m")

@@ -49,6 +49,7 @@ def on_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return start.start(settings, run_dir=folder / "run").path
 
 
+@pytest.mark.slow
 def test_every_format_at_once_is_the_same_classifier(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     exported = export(trained, out, forms=list(FORMATS), evaluation=TrialOptions(images=200))
@@ -89,6 +90,7 @@ def test_photos_of_any_size_go_in_as_they_are(on_photos: Path, tmp_path: Path) -
     assert all(one.trial.largest_logit_difference < 0.05 for one in exported.exported if one.trial)
 
 
+@pytest.mark.slow
 def test_class_names_are_in_every_export(on_photos: Path, tmp_path: Path) -> None:
     import onnx
 
@@ -108,6 +110,7 @@ def test_class_names_are_in_every_export(on_photos: Path, tmp_path: Path) -> Non
     assert properties["preprocess"] == "inception"
 
 
+@pytest.mark.slow
 def test_what_each_takes_and_gives(trained: Path, tmp_path: Path) -> None:
     import onnxruntime
 
@@ -131,6 +134,7 @@ def kept(folder: Path) -> list[str]:
     return sorted(str(one.relative_to(folder)) for one in folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_too_low_an_accuracy_writes_nothing(trained: Path, tmp_path: Path) -> None:
     evaluation = TrialOptions(images=50, least_accuracy=1.0)
     with pytest.raises(FinetuneError, match=r"--assert-accuracy 1: the tflite export has 0\.\d{4} on 50 test images"):

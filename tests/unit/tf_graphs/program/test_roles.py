@@ -29,6 +29,7 @@ def of_heads(*names):
     return build
 
 
+@pytest.mark.slow
 def test_the_last_layer_is_found_without_a_loss_that_is_known(tmp_path):
     subject = open_graph(save(tmp_path, of_heads("main"), run=False).meta)
     assert "logits main/logits:0: what the graph ends with" in subject.facts.lines

@@ -184,6 +184,39 @@ def test_either_graph_gives_what_the_sessions_of_both_give(tmp_path, v2):
             assert any("dropout off in both modes" in line for line in subject.lines)
 
 
+def estimator(training):
+    """TensorFlow's official ResNet in a `tf.estimator`: an iterator in front, channels first, updates beside the train
+    op in a group, the loss with its decay of weights."""
+    pairs = tf.data.Dataset.from_tensor_slices((np.zeros((9, 16, 16, 3), np.float32), np.zeros(9, np.int64)))
+    pairs = pairs.shuffle(9).map(lambda x, y: (tf.image.random_flip_left_right(x), y)).repeat().batch(8)
+    x, labels = v1.data.make_one_shot_iterator(pairs).get_next()
+    h = tf.transpose(x, [0, 3, 1, 2])
+    for index in range(2):
+        h = tf.pad(h, [[0, 0], [0, 0], [1, 1], [1, 1]])
+        h = conv(h, f"conv{index}", "NCHW")
+        h = tf.nn.relu(batch_normalization(h, axis=1, training=training, momentum=0.997, epsilon=1e-5, fused=True))
+    h = tf.squeeze(tf.reduce_mean(h, [2, 3], keepdims=True), [2, 3])
+    logits = tf.identity(tf.matmul(h, v1.get_variable("dense/kernel", [6, 3])), "final_dense")
+    tf.nn.softmax(logits, name="softmax_tensor")
+    loss = v1.losses.sparse_softmax_cross_entropy(labels=labels, logits=logits)
+    loss += 1e-4 * tf.add_n([tf.nn.l2_loss(one) for one in v1.trainable_variables()])
+    step = v1.train.get_or_create_global_step()
+    minimised = v1.train.MomentumOptimizer(0.1, 0.9).minimize(loss, step) if training else tf.no_op()
+    v1.add_to_collection("train_op", tf.group(minimised, *v1.get_collection(v1.GraphKeys.UPDATE_OPS)))
+    return x, logits
+
+
+@pytest.mark.filterwarnings("ignore:`tf.layers.batch_normalization` is deprecated")
+def test_the_directory_of_an_estimator(tmp_path):
+    saved = save_both(tmp_path, estimator)
+    assert np.abs(saved.true - saved.false).max() > 0.01
+    subject = open_graph(tmp_path)
+    for mode, logits in (("batch", saved.true), ("moving", saved.false)):
+        np.testing.assert_allclose(subject.forward(mode)(saved.images)[0], logits, atol=2e-6, err_msg=mode)
+    assert [*subject.decay.values()] == [pytest.approx(0.997)] * 2
+    assert subject.facts.updates == 7
+
+
 def deviation(formula):
     """Averages in UPDATE_OPS, and `formula` of x, mean, variance, gamma, beta."""
 

@@ -18,6 +18,7 @@ def split():
     return Split(rng.integers(0, 256, (26, 8, 8, 3), np.uint8), np.arange(26) % 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmentation", [Augmentation(2, True), Augmentation(0, True, resized_crop=True)])
 def test_the_workers_shares_are_the_batches_of_one(split, augmentation):
     form = {"batch_size": 12, "image_size": 8, "preprocessing": find_preprocessing("unit")}
@@ -144,6 +145,7 @@ def mirrored_values(tmp_path_factory):
     return dict(np.load(path))
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("kind", ["", "renorm_"])
 @pytest.mark.parametrize("part", ["y", "dx", "dgamma", "dbeta", "mean", "variance"])
 def test_synchronised_replicas_normalise_by_the_whole_batch(mirrored_values, kind, part):

@@ -86,6 +86,7 @@ CASES = [
 ]
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize(("family", "rules", "name"), CASES, ids=lambda value: str(value)[:60])
 def test_the_latest_tensor_everything_that_changes_depends_on(family, rules, name):
     model = planned(family, **rules)
@@ -106,6 +107,7 @@ def test_the_latest_tensor_everything_that_changes_depends_on(family, rules, nam
                 assert np.prod(tensor.shape[1:]) > best.values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", list(ARGUMENTS))
 def test_halves_compute_what_the_whole_does_with_its_own_variables(family):
     model = planned(family, freeze=["*"])

@@ -178,6 +178,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_writers_killed_at_any_moment_leave_only_right_rows(entry):
     ids = of_places(4000)
     rng = np.random.default_rng(0)

@@ -54,6 +54,7 @@ KINDS = ["one bit of a row", "a bit of three rows", "a checksum", "a name", "row
 SLOW = ("a bit of three rows", "index cut", "rows gone", "a block of zeros")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("what", [pytest.param(what, marks=pytest.mark.slow if what in SLOW else []) for what in KINDS])
 def test_changed_rows_are_computed_anew_and_said_once(what, filled):
     first, path = filled
@@ -74,6 +75,7 @@ def test_changed_rows_are_computed_anew_and_said_once(what, filled):
     assert third.losses == first.losses
 
 
+@pytest.mark.slow
 def test_a_damaged_row_under_batch_statistics_has_its_whole_batch_computed(filled):
     first, _ = filled
     path = next(one.path for one in feature_store.entries() if one.about["statistics"] == "batch")
@@ -89,6 +91,7 @@ def test_a_disk_that_keeps_nothing_is_not_used(home, monkeypatch):
         trained(classifier(), generated(), CONFIG)
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same_damage(filled):
     """Both get all rows right, whoever disowns them and whoever computes them."""
     small, path = filled

@@ -14,6 +14,7 @@ def test_small_images_are_computed_in_larger_batches(side, images):
     assert batch_size(side) == images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [32, pytest.param(40, marks=pytest.mark.slow)])
 def test_features_are_those_of_keras(side):
     keras.utils.set_random_seed(0)

@@ -30,6 +30,7 @@ def dataset(folder, seed=0):
     return load_data(RunConfig("any", data=str(folder), validation=0.2, seed=seed, test=0.3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", ["none", "flip"])
 def test_every_figure_is_that_of_decoded_photos(photos, augment):
     config = dataclasses.replace(CONFIG, augment=augment, batch_size=8)
@@ -41,6 +42,7 @@ def test_every_figure_is_that_of_decoded_photos(photos, augment):
         assert features.test[mode].correct == counted.correct
 
 
+@pytest.mark.slow
 def test_moved_renamed_and_split_anew_they_are_the_same_and_an_edited_one_is_another(photos, tmp_path):
     trained(classifier(), dataset(photos), dataclasses.replace(CONFIG, epochs=1))
     moved = tmp_path / "elsewhere"

@@ -19,6 +19,7 @@ def changed(**values):
 
 
 # 6 steps an epoch: within the first, at an epoch's end, in the second, in the last.
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("stops", "steps"), [((1,), 4), ((6,), 4), ((7, 2), 4), ((17,), 1)])
 def test_resumed_equals_unbroken_to_the_bit(monkeypatch, stops, steps):
     from finetune.training.feature_cache import feature_feed
@@ -40,6 +41,7 @@ def test_resumed_equals_unbroken_to_the_bit(monkeypatch, stops, steps):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_several_steps_in_one_call_are_the_same_steps(optimizer):
     config = changed(optimizer=optimizer, clip_norm=1.0, label_smoothing=0.1)
@@ -63,6 +65,7 @@ def test_several_steps_in_one_call_are_the_same_steps(optimizer):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_stopped_while_features_are_computed_they_are_not_computed_again(monkeypatch):
     monkeypatch.setattr(extraction, "batch_size", lambda image_size: 32)
     asked = iter([False, False, True])

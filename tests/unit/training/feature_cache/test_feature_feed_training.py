@@ -32,6 +32,7 @@ CASES = [
 ]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("plan", "augment"), CASES)
 def test_every_figure_is_that_of_images(plan, augment):
     config = changed(augment=augment)
@@ -53,6 +54,7 @@ def test_every_figure_is_that_of_images(plan, augment):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_second_run_computes_nothing_and_gives_the_same_bits():
     first, second = (trained(classifier(), generated(), CONFIG) for _ in range(2))
     # 100 + 20 + 30 images, and the test images again in two batches of 16.
@@ -64,6 +66,7 @@ def test_the_second_run_computes_nothing_and_gives_the_same_bits():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_in_memory_or_from_the_disk_is_the_same(monkeypatch, in_memory):
     from finetune.training.feature_cache import preparing
@@ -75,6 +78,7 @@ def test_in_memory_or_from_the_disk_is_the_same(monkeypatch, in_memory):
     assert outcome.losses == reference.losses
 
 
+@pytest.mark.slow
 def test_float16_takes_half_the_space_and_differs_a_little():
     exact = trained(classifier(), generated(), CONFIG)
     half = trained(classifier(), generated(), changed(cache_precision="float16"))

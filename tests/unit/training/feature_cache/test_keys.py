@@ -11,7 +11,8 @@ from finetune.data.dataset import Split
 from finetune.data.image_files import read_images
 from finetune.data.lazy import LazyImages
 from finetune.data.preprocessing import find_preprocessing
-from finetune.data.sources.tfrecord_file import Keys, Records
+from finetune.data.sources.tfrecord_example import Keys
+from finetune.data.sources.tfrecord_file import Records
 from finetune.training.feature_cache import feature_store, keys
 from finetune.training.feature_cache.cut import cuts
 from tests.support.small_features import CONFIG, classifier, generated, trained
@@ -32,11 +33,13 @@ def changed_variable(path):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["conv1/kernel", "conv2/bias", "bn3/gamma", "bn1/moving_mean", "bn2/moving_variance"])
 def test_one_bit_of_one_frozen_weight_is_another_network(path):
     assert network(changed_variable(path)) != network(classifier())
 
 
+@pytest.mark.slow
 def test_the_head_its_size_the_policy_the_decay_and_the_names_do_not_matter():
     reference = network(classifier())
     assert network(classifier()) == reference  # the automatic names count on
@@ -124,6 +127,7 @@ def test_images_are_named_by_what_they_are():
     assert not set(keys.of_mirrored(names).tolist()) & set(names.tolist())
 
 
+@pytest.mark.slow
 def test_another_seed_other_examples_and_another_head_find_the_images_they_share():
     everything = generated()
     fewer = dataclasses.replace(everything, train=everything.train.take(np.arange(99, 29, -1)))
@@ -136,6 +140,7 @@ def test_another_seed_other_examples_and_another_head_find_the_images_they_share
     assert [one.about["statistics"] for one in feature_store.entries()].count("batch") == 2
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("config", "model"),
     [

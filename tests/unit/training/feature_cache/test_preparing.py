@@ -25,6 +25,7 @@ def words(outcome):
     return " ".join(outcome.said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "rules", "reason"),
     [
@@ -47,6 +48,7 @@ def test_auto_goes_on_without_and_says_why(config, rules, reason, monkeypatch):
             trained(classifier(**rules), generated(), dataclasses.replace(config, cache_features="on"))
 
 
+@pytest.mark.slow
 def test_where_nothing_is_frozen_nothing_is_said_unless_it_was_asked_for():
     outcome = trained(classifier(freeze=()), generated(), changed(cache_features="auto", epochs=1))
     assert (outcome.said, outcome.about) == ([], None)
@@ -70,6 +72,7 @@ def test_a_place_that_cannot_be_written_is_no_reason_to_fail(home):
         trained(classifier(), generated(), changed(epochs=1))
 
 
+@pytest.mark.slow
 def test_where_only_the_batch_statistics_do_not_fit_they_are_computed_from_images():
     row = 24 * 4 + 16
     outcome = trained(classifier(), generated(), changed(cache_budget=str(160 * row)))
@@ -78,6 +81,7 @@ def test_where_only_the_batch_statistics_do_not_fit_they_are_computed_from_image
     assert outcome.test == trained(classifier(), generated(), changed(cache_features="off")).test
 
 
+@pytest.mark.slow
 def test_an_earlier_smaller_cut_is_taken_where_the_latest_does_not_fit():
     # As DenseNets have it: the map grows within a block.
     def grown():

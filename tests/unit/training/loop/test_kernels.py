@@ -63,6 +63,7 @@ def outcome(model, images, how=None):
     return [np.asarray(outputs), *map(np.asarray, gradients)], operations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_products_are_the_convolution(name):
     layer, size = LAYERS[name]
@@ -137,6 +138,7 @@ BIASED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [1, 3])
 @pytest.mark.parametrize("what", BIASED)
 def test_a_bias_that_batchnorm_takes_away_has_no_gradient(what, side):
@@ -178,6 +180,7 @@ def test_a_bias_that_batchnorm_takes_away_has_no_gradient(what, side):
         assert np.abs(moved["conv/bias"]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_float32_weights():
     losses, weights = trained(steps=20)
     low, other = trained(steps=20, precision="bfloat16")
@@ -210,6 +213,7 @@ def test_microbatches_are_the_sum_of_their_gradients(parts):
         np.testing.assert_allclose(weights[variable.path], variable, rtol=1e-5, atol=1e-6, err_msg=variable.path)
 
 
+@pytest.mark.slow
 def test_microbatches_in_a_loop_of_steps():
     losses, weights = trained(steps=3, microbatch=5)
     model = small()
@@ -222,6 +226,7 @@ def test_microbatches_in_a_loop_of_steps():
         np.testing.assert_allclose(weights[variable.path], variable, rtol=1e-5, atol=1e-6, err_msg=variable.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "to_the_bit"), [("sgd", True), ("adamw", False)])
 @pytest.mark.parametrize("extra", [{}, {"clip_norm": 0.1}, {"ema": 0.9}])
 def test_one_pass_is_keras_own_update(name, to_the_bit, extra):

@@ -65,6 +65,7 @@ def normalised(x, layer, policy, *, renorm):
     return x * np.asarray(layer.gamma, np.float64) + np.asarray(layer.beta, np.float64)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("name", "renorm", "zero_debias", "updates"),
     [
@@ -133,6 +134,7 @@ def classifier(**switches):
     return model
 
 
+@pytest.mark.slow
 def test_resumed_equals_unbroken_to_the_bit(tmp_path):
     switches = {"renorm": True, "zero_debias": True}
     whole, listener = classifier(**switches), Listener()

@@ -48,6 +48,7 @@ def densenet():
     return keras.Model(cut.input, keras.layers.GlobalAveragePooling2D()(cut.output))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("build", "updates"), [(resnet, True), (resnet, False), (inception, True), (densenet, True)])
 def test_truth_table(build, updates):
     keras.utils.set_random_seed(0)

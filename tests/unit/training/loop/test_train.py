@@ -89,6 +89,7 @@ def unbroken():
     return [np.array(v) for v in model.variables], untimed(history), listener.losses
 
 
+@pytest.mark.slow
 def test_it_learns(unbroken):
     _, history, losses = unbroken
     assert [row["epoch"] for row in history] == [1, 2, 3]
@@ -99,6 +100,7 @@ def test_it_learns(unbroken):
 
 
 # 3 steps an epoch: within the first, at the very end of one (before its evaluation), in the second, in the last.
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("stops", [(1,), (3,), (4,), (2, 3, 3), (8,)])
 def test_resumed_equals_unbroken_to_the_bit(unbroken, tmp_path, stops):
     weights, history, losses = unbroken
@@ -117,6 +119,7 @@ def test_resumed_equals_unbroken_to_the_bit(unbroken, tmp_path, stops):
         np.testing.assert_array_equal(a, np.array(b))
 
 
+@pytest.mark.slow
 def test_mixed_labels_are_scored_by_their_shares_and_resume_to_the_bit(tmp_path):
     config, path = dataclasses.replace(CONFIG, mixup=0.5, cutmix=1.0), tmp_path / "state.npz"
     model, listener = classifier(), Listener()
@@ -147,6 +150,7 @@ def test_a_step_on_shares_counts_them():
     assert float(loss) == pytest.approx(-((shares * 0.9 + 0.1 / 3) * log_p).sum(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_rates_by_variable_change_no_bit(unbroken):
     weights, history, _ = unbroken
     model = classifier()
@@ -160,6 +164,7 @@ def test_equal_rates_by_variable_change_no_bit(unbroken):
         np.testing.assert_array_equal(a, np.array(b))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
     model = classifier()
     config = dataclasses.replace(CONFIG, learning_rate=1e30, warmup=0.0)
@@ -187,6 +192,7 @@ def test_weights_that_are_not_finite_after_the_last_step_stop_the_run_too():
     assert listener.saved == 0  # what cannot be gone on from is not kept
 
 
+@pytest.mark.slow
 def test_patience_stops_early_and_puts_the_best_weights_back():
     # Labels of the validation images are noise: accuracy does not keep rising.
     data = dataset()
@@ -222,6 +228,7 @@ def test_weight_decay_is_kept_off_batchnorm_and_biases():
         np.testing.assert_allclose(variable, old * (0.95 if shrinks else 1.0), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "weight_decay"), [("sgd", 0.1), ("adamw", 0.1), ("adamw", 0.0)])
 def test_rates_by_variable_multiply_rate_and_weight_decay(optimizer, weight_decay):
     """With a rate of 1 to the bit Keras's own optimizer; with a half, Keras's own at half the learning rate."""
@@ -247,6 +254,7 @@ def test_rates_by_variable_multiply_rate_and_weight_decay(optimizer, weight_deca
         np.testing.assert_allclose(value, (halved if "conv" in path else plain)[path], atol=1e-7, err_msg=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("schedule", "last"), [("cosine", 0.0), ("constant", 0.01)])
 def test_schedule_warms_up_and_ends_where_it_should(schedule, last):
     config = dataclasses.replace(CONFIG, schedule=schedule, warmup=0.1)
@@ -263,6 +271,7 @@ def test_schedule_warms_up_and_ends_where_it_should(schedule, last):
         assert rates[55] == pytest.approx(0.005, rel=0.02)
 
 
+@pytest.mark.slow
 def test_no_validation_split_is_fine():
     data = dataclasses.replace(dataset(), validation=None)
     model = classifier()
