@@ -1,7 +1,6 @@
 """The functions that `import finetune` offers, one for each command, for models and data in memory as well.
 
-Each loads what it needs when it is called. They print nothing; what the command line would say besides its result are
-the `notes` of the result. Errors are this package's, worded for Python.
+Each loads what it needs when called, and prints nothing: the command line's remarks are the `notes` of the result.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -167,7 +166,6 @@ def recalibrate_bn(
     The other arguments are those of `diagnose_bn`. A model in memory and a session's variables are changed in place.
     No weight changes. Statistics that make the model worse are not kept: in memory the old ones are put back, which
     the result says. Before and after are scored on the test set where one is given, else on training images.
-
     The copy of a path is written to `out`, by default beside the file; FinetuneError is raised if it would be worse."""
     with _worded(), _opened(model, session, test, train, images, preprocess, batch_size, options) as target:
         from finetune.diagnosis import doctor
@@ -275,8 +273,7 @@ def run(backbone: str, *, run_dir: str | Path | None = None, runs_dir: str | Pat
     The run's directory is `run_dir`, or the next free name in `runs_dir`. `docs/settings.md` has all settings.
 
     Raises:
-        WrongUse: A setting is wrong.
-        FinetuneError: The run failed, as the command would.
+        FinetuneError: A setting is wrong (WrongUse), or the run failed.
         Interrupted: Ctrl-C or SIGTERM; `finetune.resume` continues the run.
     """
     require_tensorflow()
