@@ -16,14 +16,17 @@ def run(path: Path, *, folder: Path, timeout: int = 600) -> nbformat.NotebookNod
     notebook = nbformat.read(path, as_version=4)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no lines about devices that are not there
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for '!finetune'
-    client = NotebookClient(
-        notebook,
-        timeout=timeout,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(folder)}},
-        record_timing=False,
-    )
-    return client.execute()
+    options = {"timeout": timeout, "record_timing": False, "coalesce_streams": True}
+    there = {"metadata": {"path": str(folder)}}
+    return shown(NotebookClient(notebook, kernel_name="python3", resources=there, **options).execute())
+
+
+def shown(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Without standard error: TensorFlow's lines there tell which devices this machine lacks."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+    return notebook
 
 
 def output(notebook: nbformat.NotebookNode) -> str:

@@ -47,13 +47,21 @@ def terminal(command: str, printed: str) -> str:
 
 def photograph(browser: webdriver.Chrome, page: Path, picture: Path, *, height: int) -> None:
     """The upper `height` px of a page, or all of a shorter one, as PNG with 256 colours."""
+    page.write_text(_anywhere(page.read_text(encoding="utf-8"), page.parent), encoding="utf-8")
     browser.set_window_size(_WIDTH, height)
     browser.get(page.as_uri())
     whole = browser.execute_script("return document.documentElement.getBoundingClientRect().height")
     area = {"x": 0, "y": 0, "width": _WIDTH, "height": min(height, int(whole)), "scale": 1}
-    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "clip": area})
+    shot = browser.execute_cdp_cmd(
+        "Page.captureScreenshot", {"format": "png", "clip": area, "captureBeyondViewport": True}
+    )
     image = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
     image.quantize(256, dither=Image.Dither.NONE).save(picture, optimize=True)
+
+
+def _anywhere(text: str, folder: Path) -> str:
+    """The text without the folder in which the demo ran: paths as a reader has them."""
+    return text.replace(f"{folder}/home", "~/.cache/finetune").replace(f"{folder}/", "")
 
 
 def opened() -> webdriver.Chrome:
