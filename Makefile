@@ -3,6 +3,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done)
 VENV := .venv
 BIN := $(VENV)/bin
+BASE := $(VENV)/.installed-base
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help demo check test test-all lint docs clean coverage mutation soak bench structures pictures notebooks constraints
@@ -11,20 +12,23 @@ help:  ## Show the goals.
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Every file is checked against its hash, also the build tools: requirements.txt has wheels only and contains the pinned
-# setuptools, which builds the one source distribution of constraints.txt.
+# setuptools, which builds the one source distribution of constraints.txt. Users get the base, developers the rest as well.
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-$(INSTALLED): pyproject.toml requirements.txt constraints.txt
+$(BASE): pyproject.toml requirements.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 found: install one, or give PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --require-hashes --only-binary :all: --requirement requirements.txt
-	$(PIP) install --require-hashes --no-build-isolation --requirement constraints.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(INSTALLED): $(BASE) constraints.txt
+	$(PIP) install --require-hashes --no-build-isolation --requirement constraints.txt
 	touch $@
 
 ##@ For users
 
-demo: $(INSTALLED)  ## Transfer, diagnose and repair on generated images, offline, about two minutes.
+demo: $(BASE)  ## Transfer, diagnose and repair on generated images, offline, about two minutes.
 	$(BIN)/finetune demo
 
 ##@ For developers

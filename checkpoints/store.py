@@ -1,7 +1,10 @@
-"""The weights of a catalogue row as a file on this machine."""
+"""Weights as files on this machine: those of a catalogue row, and modules of TensorFlow Hub."""
 
+import hashlib
 import importlib.resources
+import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from checkpoints.cache import archive
 from checkpoints.cache.records import cache_dir
@@ -11,7 +14,10 @@ from checkpoints.download.transport import Progress
 from checkpoints.errors import CheckpointError
 from checkpoints.formats.location import only_checkpoint
 
-__all__ = ["Progress", "cache_dir", "fetch", "is_cached", "locate"]
+__all__ = ["Progress", "cache_dir", "fetch", "is_cached", "locate", "locate_module"]
+
+_COMPRESSED = "tf-hub-format=compressed"
+"""The query by which a page of TensorFlow Hub answers with the module's .tar.gz."""
 
 
 def locate(spec: BackboneSpec, *, with_head: bool, progress: Progress | None = None) -> Path:
@@ -44,6 +50,28 @@ def is_cached(spec: BackboneSpec, *, with_head: bool = False) -> Path | None:
         return _bundled(spec.bundled)
     url = _cached_url(spec, with_head=with_head)
     return _folder(spec) / file_name(url) if url else None
+
+
+def locate_module(handle: str, *, progress: Progress | None = None) -> Path:
+    """The directory of a module's SavedModel: cached, or fetched now and unpacked in the cache.
+
+    handle: the address of a module on tfhub.dev or Kaggle, or of any .tar.gz with a SavedModel at its top. Modules that
+    `tensorflow_hub` has fetched into TFHUB_CACHE_DIR are used from there. Raises CheckpointError.
+    """
+    parts = urlsplit(handle)
+    if parts.scheme not in ("http", "https"):
+        raise CheckpointError(
+            f"cannot fetch the module {handle}: expected an address that begins with https://, or the path of an "
+            "unpacked module"
+        )
+    filled = os.environ.get("TFHUB_CACHE_DIR")
+    if filled and (known := Path(filled).expanduser() / hashlib.sha1(handle.encode()).hexdigest()).is_dir():
+        return known
+    url = parts._replace(query=f"{parts.query}&{_COMPRESSED}" if parts.query else _COMPRESSED).geturl()
+    # Its name is a version such as 5, so every handle has a folder of its own.
+    into = cache_dir() / "modules" / hashlib.sha256(handle.encode()).hexdigest()[:16]
+    instead = "unpack the module anywhere and give hub:PATH"
+    return archive.unpack(fetch(url, into=into, progress=progress, instead=instead))
 
 
 def _cached_url(spec: BackboneSpec, *, with_head: bool) -> str | None:

@@ -7,6 +7,7 @@ Importing this package loads no TensorFlow and changes no setting of the process
 first used.
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from finetune._version import __version__ as __version__
@@ -45,10 +46,19 @@ __all__ = [
 ]
 
 
+def require_posix() -> None:
+    """FinetuneError on Windows, which lacks the file locks and signals that runs rely on."""
+    if sys.platform == "win32":
+        raise FinetuneError(
+            "finetune runs on Linux and macOS, and this is Windows: install WSL 2 ('wsl --install') and use it there"
+        )
+
+
 def __getattr__(name: str) -> Any:
     """A public name, from the module that has it (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module 'finetune' has no attribute '{name}'")
+    require_posix()
     if name == "BatchNormMonitor":  # a class of Keras's, which is imported with it
         from finetune.process import require_tensorflow
 

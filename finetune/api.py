@@ -199,8 +199,7 @@ def transfer(name: str, classes: int, **options: Any) -> "keras.Model":
     with _worded():
         from finetune.backbone.stock import StockOptions, transfer
 
-        unknown = set(options) - set(StockOptions.__dataclass_fields__)
-        if unknown:
+        if unknown := options.keys() - StockOptions.__dataclass_fields__.keys():
             known = ", ".join(StockOptions.__dataclass_fields__)
             raise WrongUse(f"unknown argument {min(unknown)}: expected some of {known}")
         return transfer(name, classes, StockOptions(**options))
@@ -237,10 +236,7 @@ class Run:
             from finetune.reporting.run_report import build_report
             from finetune.runs.model import examine_run
 
-            def score(path: Path) -> Any:
-                return examine_run(path)[0].images
-
-            found = build_report([self.path], score=score, pictures=page is not None)
+            found = build_report([self.path], score=lambda path: examine_run(path)[0].images, pictures=page is not None)
             if page is not None:
                 write_text(Path(page), render_run_page(found.value, found.pictures))
             return found.value

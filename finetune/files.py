@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints.atomic import replacing
+from checkpoints.atomic import naming, replacing
 from finetune.errors import FinetuneError
 from finetune.text import first_line
 
@@ -52,7 +52,8 @@ def locked(path: Path, *, name: object = None, shared: bool = False) -> Iterator
     """
     with open(path, "a+", encoding="utf-8", errors="replace") as handle:
         try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            with naming(path, instead_of=path):
+                fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise

@@ -94,6 +94,8 @@ def _os_error(error: OSError) -> str:
         return f"the file{where} would be larger than is allowed: raise the limit ('ulimit -f'), then {then}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission for{where}: choose another place, or change its owner or mode"
+    if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # what network file systems say of locks
+        return f"{error.strerror}:{where}: choose a folder on a file system that locks files (docs/cluster.md)"
     return f"{error.strerror or error}{where and ':'}{where}"
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
+from finetune._version import PACKAGE, __version__
 from finetune.cli.shared_options import JSON, printed_json
 from finetune.cli.startup import load_tensorflow
 
-_DISTRIBUTION = "finetune-backbones"
-_PACKAGES = ("tensorflow", "keras", "tf-keras", "tf-slim", "tensorflow-hub", "numpy", "h5py", "pillow", "protobuf")
+_PACKAGES = ("tensorflow", "keras", "tf-keras", "tf-slim", "numpy", "h5py", "pillow", "protobuf")
 
 
 @click.command()
@@ -23,7 +23,6 @@ def env() -> None:
     import tensorflow as tf
 
     from checkpoints.cache.records import cache_dir
-    from finetune._version import __version__
     from finetune.process import cores
     from finetune.training.feature_cache import feature_store
 
@@ -61,11 +60,11 @@ def _version(name: str) -> str | None:
 def _extras() -> dict[str, str]:
     """Each extra of this package, and whether all that it needs is installed."""
     try:
-        own = metadata.metadata(_DISTRIBUTION)
+        own = metadata.metadata(PACKAGE)
     except metadata.PackageNotFoundError:  # it runs from a checkout that is not installed
         return {}
     needed: dict[str, list[str]] = {name: [] for name in own.get_all("Provides-Extra") or []}
-    for line in metadata.requires(_DISTRIBUTION) or []:
+    for line in metadata.requires(PACKAGE) or []:
         requirement, _, marker = line.partition(";")
         for name in needed:
             if f'extra == "{name}"' in marker or f"extra == '{name}'" in marker:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from finetune._version import install_line
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import did_you_mean
 
@@ -20,8 +21,7 @@ def check_trackers(trackers: Sequence[str]) -> None:
         missing = [package for package in NEEDS[kind] if find_spec(package) is None]
         if missing:
             raise FinetuneError(
-                f"--tracker {kind} needs the package '{missing[0]}', which is not installed: "
-                f'pip install "finetune-backbones[{kind}]"'
+                f"--tracker {kind} needs the package '{missing[0]}', which is not installed: {install_line(kind)}"
             )
 
 

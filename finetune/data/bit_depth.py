@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from finetune._version import install_line
 from finetune.errors import FinetuneError
 from finetune.text import first_line
 
@@ -14,7 +15,7 @@ WIDEST = 0xFFFF
 _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281
 _NO_TIFFFILE = (
     "a TIFF with several channels of more than 8 bits is read by tifffile and imagecodecs: "
-    "pip install 'finetune-backbones[tiff]', or convert the images to PNG"
+    f"{install_line('tiff')}, or convert the images to PNG"
 )
 _PNG_HEADER = 33
 """Bytes of a PNG before its second chunk."""

@@ -5,6 +5,7 @@ slim's networks are built by `tf_slim` in a TF1 graph and restored by TF1's own 
 """
 
 import importlib.metadata
+import importlib.util
 import sys
 import tempfile
 import warnings
@@ -20,6 +21,8 @@ import tensorflow as tf
 
 from checkpoints.catalog.lookup import BackboneSpec
 from checkpoints.formats.checkpoint import Checkpoint
+from finetune._version import install_line
+from finetune.errors import FinetuneError
 from finetune.text import first_line
 
 IN_TF_SLIM = ("resnet_v1", "resnet_v2", "inception_v1", "inception_v2", "inception_v3")
@@ -30,6 +33,15 @@ _KERAS_READS = {"keras-h5": ".h5", "keras-weights-h5": ".weights.h5", "keras-zip
 
 class NoReference(Exception):
     """The original cannot be run. The message is the reason, for people."""
+
+
+def check_installed(spec: BackboneSpec) -> None:
+    """FinetuneError, with the command that installs it, where tf_slim has the original and is not installed."""
+    if spec.family in IN_TF_SLIM and importlib.util.find_spec("tf_slim") is None:
+        raise FinetuneError(
+            f"{spec.id} is verified by running tf_slim's own network, and tf_slim is not installed: "
+            f"{install_line('slim')}"
+        )
 
 
 def name(spec: BackboneSpec, opened: Checkpoint) -> str:

@@ -133,7 +133,8 @@ def verify(
     (centre crop at the published size), or generated ones, always the same. The logits are compared for a file with its
     published head, or with a head of other classes under the published names; the features for any other file.
     `say` gets a line about what happens now, `progress` the bytes fetched so far and their total where it is known.
-    Raises CheckpointError for files, WrongUse for --photos with a file that lacks the published head.
+    Raises CheckpointError for files, WrongUse for --photos with a file that lacks the published head, FinetuneError
+    where the original is tf_slim's and that is not installed.
     """
     spec, opened = _find(name, checkpoint, progress)
     entries = structures().get(spec.id, ())
@@ -195,7 +196,10 @@ def _find(name: str, checkpoint: Path | None, progress: Progress | None) -> tupl
                 "leave out --checkpoint"
             ) from None
         opened = open_checkpoint(path)
-        return best_fit(opened).spec, opened
+        spec = best_fit(opened).spec
+        reference.check_installed(spec)
+        return spec, opened
+    reference.check_installed(spec)  # before a download
     return spec, open_checkpoint(checkpoint or store.locate(spec, with_head=True, progress=progress))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from finetune._version import __version__
+from finetune._version import PUBLISHED, __version__, requirement
 from finetune.errors import WrongUse
 from finetune.reporting import words
 from finetune.text import printable
@@ -65,6 +65,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
     return environment.get_template("MODEL_CARD.md").render(
         **facts,
         version=__version__,
+        install=requirement() + (f"=={__version__}" if PUBLISHED else f"    # finetune {__version__}"),
         listed=classes if len(classes) <= LISTED else sorted(tested, key=lambda one: one["f1"] or 0.0)[:20],
         few=[one for one in classes if one["images"] < FEW],
         few_images=FEW,

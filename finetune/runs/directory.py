@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from checkpoints.atomic import TEMPORARY
-from finetune._version import __version__
+from finetune._version import PACKAGE, __version__, install_line
 from finetune.config import RunConfig, from_mapping
 from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
 from finetune.files import Held, finite, locked, read_json, to_json, write_text
 
 FORMAT_VERSION = 1
 """Written into `config.json`. A reader refuses a newer format than its own."""
-PACKAGE = "finetune-backbones"
-"""Name of this package on PyPI."""
 _BEFORE_CONFIG = (
     *(".lock", "environment.json", "load.json", "freeze.json", "data.json"),
     *("lr_range.json", "lr_range.svg", "bn_source.npz"),
@@ -283,7 +281,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if version > FORMAT_VERSION:
         raise FinetuneError(
             f"{path} has format_version {version}, written by {_writer(path)}, but this is finetune {__version__}, "
-            f"which reads up to {FORMAT_VERSION}: upgrade it with: pip install --upgrade {PACKAGE}"
+            f"which reads up to {FORMAT_VERSION}: upgrade it with: {install_line(options='--upgrade')}"
         )
     return values
 

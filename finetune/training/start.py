@@ -15,6 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from finetune._version import PACKAGE
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.config import RunConfig
 from finetune.data.dataset import Share
@@ -39,7 +40,7 @@ from finetune.training.proof import Phases
 from finetune.training.range_test import settle_learning_rate, write_range_test
 from finetune.training.tracking.trackers import open_trackers
 
-_PACKAGES = ("finetune-backbones", "tensorflow", "keras", "numpy", "tensorflow-hub", "pillow")
+_PACKAGES = (PACKAGE, "tensorflow", "keras", "numpy", "pillow")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """No permission, no room, no such luck: what was there stays, what was begun goes."""
 
 import errno
+import fcntl
 import os
 import resource
 import shutil
@@ -75,6 +76,44 @@ def test_what_the_disk_says(monkeypatch, number, words):
     monkeypatch.setattr("finetune.backbone.find_backbone", fails)
     result = typed("backbones show resnet_v1_50")
     assert (result.exit_code, result.stderr) == (1, f"Error: {words}\n")
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """Sets the folder in which the file system refuses every lock, as NFS without a lock daemon does."""
+
+    def below(folder):
+        def refusing(real):
+            def lock(file, *rest):
+                number = file if isinstance(file, int) else file.fileno()
+                if os.path.realpath(f"/proc/self/fd/{number}").startswith(str(folder)):
+                    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+                return real(file, *rest)
+
+            return lock
+
+        for name in ("flock", "lockf"):
+            monkeypatch.setattr(fcntl, name, refusing(getattr(fcntl, name)))
+
+    return below
+
+
+def test_no_run_begins_where_it_cannot_be_locked(tmp_path, no_locks):
+    no_locks(tmp_path)
+    result = typed(f"run TINY --quiet --run-dir {tmp_path}/new/run")
+    assert result.exit_code == 1
+    error = f"Error: No locks available: {tmp_path}/new/run/.lock: choose a folder on a file system that locks files"
+    assert error in result.stderr
+
+
+def test_features_are_not_cached_where_the_cache_cannot_be_locked(tmp_path, monkeypatch, no_locks):
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    no_locks(tmp_path / "home")
+    result = typed(f"run TINY --freeze '*' --bn freeze --epochs 1 --run-dir {tmp_path}/run")
+    assert result.exit_code == 0, result.output
+    assert f"features are not cached: No locks available: {tmp_path}/home" in result.output.replace("\n", " ")
+    result = typed(f"run TINY --freeze '*' --bn freeze --cache-features on --run-dir {tmp_path}/other")
+    assert (result.exit_code, "file system that locks files" in result.stderr) == (1, True)
 
 
 def test_a_write_that_fails_keeps_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune._version import __version__
+from finetune._version import __version__, install_line
 from finetune.runs.directory import FORMAT_VERSION
 from tests.support.commands import typed
 from tests.support.warm_process import WarmProcess
@@ -137,7 +137,7 @@ def test_a_run_of_a_later_format_is_refused_and_says_who_wrote_it(line, tmp_path
     assert answer.stderr.count("Error: ") == 1
     assert (
         f"{run}/config.json has format_version {NEXT}, written by finetune 7.8.9, but this is finetune {__version__}, "
-        f"which reads up to {FORMAT_VERSION}: upgrade it with: pip install --upgrade finetune-backbones\n"
+        f"which reads up to {FORMAT_VERSION}: upgrade it with: {install_line(options='--upgrade')}\n"
     ) in answer.stderr
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 

@@ -1,6 +1,7 @@
 """Jobs on a Ray cluster, with the stand-in for `finetune run`; skipped where the extra `ray` is not installed."""
 
 import importlib.util
+import re
 import socket
 import sys
 import threading
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+from finetune._version import install_line
 from finetune.batch.call import Call
 from finetune.batch.executors import ray_cluster
 from finetune.batch.executors.job_process import Launch
@@ -21,14 +23,14 @@ from tests.support.stub_run import StubLaunch
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None,
-    reason="Ray is not installed: pip install 'finetune-backbones[ray]'",
+    reason="the extra 'ray' is not installed",
 )
 CLUSTER = {"address": None, "cpus": 1, "gpus": 0.0, "workers": None}
 
 
 def test_without_ray_the_command_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(FinetuneError, match=r"pip install 'finetune-backbones\[ray\]'$"):
+    with pytest.raises(FinetuneError, match=re.escape(f": {install_line('ray')}") + "$"):
         Ray(**CLUSTER)
 
 

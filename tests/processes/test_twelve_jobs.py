@@ -129,7 +129,7 @@ def test_a_child_and_the_parent_are_killed(night):
     assert [job["state"] for job in summary["jobs"]] == ["done"] * 12
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="pip install 'finetune-backbones[ray]'")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra 'ray' is not installed")
 def test_a_node_of_a_cluster_is_killed(night, monkeypatch):
     from ray.cluster_utils import Cluster
 

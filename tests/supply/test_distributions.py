@@ -102,7 +102,7 @@ def test_the_wheel_says_what_it_is_and_what_it_needs(wheel):
         top = file.read(f"{NAME}.dist-info/top_level.txt").decode().split()
         entries = file.read(f"{NAME}.dist-info/entry_points.txt").decode()
     assert sorted(top) == sorted(PACKAGES)
-    assert entries.split() == ["[console_scripts]", "finetune", "=", "finetune.cli:main"]
+    assert entries.split() == ["[console_scripts]", "finetune", "=", "finetune.__main__:main"]
     lines = metadata.splitlines()
     assert "License-Expression: Apache-2.0" in lines
     assert "Requires-Python: <3.14,>=3.11" in lines

@@ -6,14 +6,13 @@ out of the graph) would lose the training behaviour. So its functions are run as
 """
 
 import inspect
-import urllib.error
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from checkpoints import store
 from checkpoints.formats import operations
 from checkpoints.formats.location import find_slim
 from checkpoints.formats.saved_model import parse_saved_model
@@ -44,13 +43,12 @@ def is_saved_model(path: Path) -> bool:
 
 
 def load(handle: str, output: str | None = None) -> Loaded:
-    """Load a Hub handle or a SavedModel directory; what is fetched stays in TensorFlow Hub's cache.
+    """Load a Hub handle (`store.locate_module`) or a SavedModel directory; what is fetched stays in the cache.
 
     output: which of its several results is meant.
 
-    The handle is one of `tensorflow_hub.resolve`: a page of tfhub.dev or Kaggle, the address of a .tar.gz, a path.
-    Raises FinetuneError where it cannot be reached, is no TF2 SavedModel, does more than compute, or cannot be called
-    with images alone; CheckpointError where its variables are damaged.
+    Raises FinetuneError where it is no TF2 SavedModel, does more than compute, or cannot be called with images alone;
+    CheckpointError where it cannot be fetched, or its variables are damaged.
     """
     path = _resolved(handle)
     graphs = parse_saved_model(path).meta_graphs
@@ -92,7 +90,7 @@ def files(handle: str) -> list[Path]:
 
 
 def _resolved(handle: str) -> Path:
-    """The directory of a handle, fetched where it is an address. Raises FinetuneError."""
+    """The directory of a handle, fetched where it is an address. Raises FinetuneError, CheckpointError."""
     if "://" not in handle:
         path = Path(handle).expanduser()
         if not path.exists():
@@ -103,21 +101,7 @@ def _resolved(handle: str) -> Path:
         if not is_saved_model(path):
             raise FinetuneError(f"{handle} is no SavedModel: expected a directory with saved_model.pb in it")
         return path
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tensorflow_hub imports the deprecated pkg_resources
-        import tensorflow_hub
-    try:
-        path = Path(tensorflow_hub.resolve(handle))
-    except (OSError, RuntimeError, ValueError, EOFError, tf.errors.OpError) as error:
-        reason = getattr(error, "reason", None) or str(error).partition("\n")[0]
-        missing = isinstance(error, urllib.error.HTTPError) and error.code == 404
-        advice = (
-            "there is no such module: check the handle and its version"
-            if missing
-            else "without a network, unpack the module anywhere and give hub:PATH, or set TFHUB_CACHE_DIR to a cache "
-            "that has it"
-        )
-        raise FinetuneError(f"cannot fetch the module {handle} ({reason}): {advice}") from None
+    path = store.locate_module(handle)
     if not is_saved_model(path):
         raise FinetuneError(f"{handle} holds no saved_model.pb: expected {_EXPECTED}")
     return path

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from finetune._version import install_line
 from finetune.batch.executors.job_process import Ended, Handle, Launch, Process
 from finetune.errors import FinetuneError, WrongUse
 from finetune.process import cores
 
 _CONNECT_SECONDS = 60.0
-_INSTALL = "--on ray needs Ray, which is not installed: pip install 'finetune-backbones[ray]'"
+_INSTALL = f"--on ray needs Ray, which is not installed: {install_line('ray')}"
 
 
 class RemoteJob:

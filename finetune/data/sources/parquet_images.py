@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from checkpoints.errors import listed
+from finetune._version import install_line
 from finetune.data.dataset import Dataset
 from finetune.data.image_files import images_below, is_visible
 from finetune.data.lazy import Photos
@@ -159,7 +160,7 @@ def opened_parquet(path: Path) -> Iterator[Any]:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise FinetuneError(
-            f"{path}: Parquet files are read by pyarrow: pip install 'finetune-backbones[parquet]', or write a .csv"
+            f"{path}: Parquet files are read by pyarrow: {install_line('parquet')}, or write a .csv"
         ) from None
     try:
         with parquet.ParquetFile(path) as file:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune._version import install_line
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import Photos
 from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
@@ -52,9 +53,7 @@ def _prepared(name: str, data_dir: Path | None) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError:
-        raise WrongUse(
-            f"--data tfds:{name} needs tensorflow_datasets: pip install 'finetune-backbones[tfds]'"
-        ) from None
+        raise WrongUse(f"--data tfds:{name} needs tensorflow_datasets: {install_line('tfds')}") from None
     try:
         builder = tfds.builder(name, data_dir=data_dir and str(data_dir))
     except tfds.core.DatasetNotFoundError:

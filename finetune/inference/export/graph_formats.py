@@ -19,6 +19,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from checkpoints.atomic import written_by_tensorflow
+from finetune._version import install_line
 from finetune.errors import FinetuneError
 from finetune.files import to_json
 from finetune.inference.export import pixels
@@ -34,9 +35,18 @@ OPSET = 17
 _OUTPUTS = _LOGITS, _PROBABILITIES = "logits", "probabilities"
 """Names of the outputs in every inference format."""
 _SIGNATURE = f"{INPUT} -> {', '.join(_OUTPUTS)}"
-_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 _MOST_BYTES = 2**31 - 2**20
 """Limit of a protocol buffer, and so of a graph with its constants."""
+
+
+def _require(form: str, *packages: str, otherwise: str = "") -> None:
+    """FinetuneError, with the command that installs the extra `form`, where one of its packages is missing."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise FinetuneError(
+            f"--format {form} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
+            f"installed: {install_line(form)}{otherwise}"
+        )
 
 
 def _input_spec(source: Source) -> tf.TensorSpec:
@@ -135,11 +145,17 @@ def write_tflite(source: Source, out: Path) -> Exported:
     return Exported("tflite", out, (out,), what, notes)
 
 
+def check_litert() -> None:
+    """FinetuneError where the extra is missing. TensorFlow writes the file without it."""
+    _require("tflite", "ai_edge_litert", otherwise=", or leave out the evaluation with --no-evaluation")
+
+
 def open_tflite(source: Source, out: Path) -> Runtime:
-    """TensorFlow's TFLite interpreter, by its signature."""
-    with warnings.catch_warnings(), silent_descriptor():  # it prints which delegate it made
-        warnings.simplefilter("ignore")  # that the interpreter has moved to a package of its own
-        interpreter = tf.lite.Interpreter(model_path=str(out), num_threads=cores())
+    """LiteRT's interpreter, by its signature."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with silent_descriptor():  # it prints which delegate it made
+        interpreter = Interpreter(model_path=str(out), num_threads=cores())
         runner = interpreter.get_signature_runner("serving_default")
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -169,13 +185,8 @@ def _reason(error: Exception) -> str:
 
 
 def check_onnx(source: Source) -> None:
-    """FinetuneError, with the command that installs it, where the extra is missing."""
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise FinetuneError(
-            f"--format onnx needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
-            "pip install 'finetune-backbones[onnx]'"
-        )
+    """FinetuneError where the extra is missing."""
+    _require("onnx", "tf2onnx", "onnx", "onnxruntime")
 
 
 def write_onnx(source: Source, out: Path) -> Exported:

@@ -24,17 +24,19 @@ class Writer(NamedTuple):
 
     write: writes the run to a path. open_runtime: opens what `write` has written, with the program the format is for.
     check: raises FinetuneError where the run cannot be written in this format, or a package is missing.
+    check_runtime: the same where a package is missing that only the runtime needs.
     """
 
     write: Callable[[Source, Path], Exported]
     open_runtime: Callable[[Source, Path], Runtime]
     check: Callable[[Source], None] = lambda source: None
+    check_runtime: Callable[[], None] = lambda: None
 
 
 WRITERS = {
     "keras": Writer(to_keras.write, to_keras.open_runtime, to_keras.check),
     "savedmodel": Writer(graph_formats.write_savedmodel, graph_formats.open_savedmodel),
-    "tflite": Writer(graph_formats.write_tflite, graph_formats.open_tflite),
+    "tflite": Writer(graph_formats.write_tflite, graph_formats.open_tflite, check_runtime=graph_formats.check_litert),
     "onnx": Writer(graph_formats.write_onnx, graph_formats.open_onnx, graph_formats.check_onnx),
     "slim": Writer(to_slim.write, to_slim.open_runtime, to_slim.check),
 }
@@ -65,6 +67,8 @@ def export(
     source = open_source(target, with_preprocessing=with_preprocessing)
     for form in names:
         WRITERS[form].check(source)
+        if evaluation is not None:
+            WRITERS[form].check_runtime()
     if with_preprocessing:
         pixels.check(source.preprocessing)
     reference, least = None, evaluation.least_accuracy if evaluation else None

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from checkpoints.atomic import naming
 from checkpoints.store import cache_dir
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import to_json, write_text
@@ -211,7 +212,8 @@ def _locked() -> Iterator[None]:
     except FileExistsError:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(root)) from None
     with open(root / ".lock", "a+b") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with naming(root, instead_of=root):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from checkpoints.atomic import naming
 from finetune.batchnorm.subject import Snapshot
 from finetune.errors import FinetuneError
 from finetune.training.tracking.trackers import Tracker, of_epoch, of_result, of_settings, read_notes, write_notes
@@ -88,7 +89,9 @@ def open_tracker(place: str | None, run: Path, settings: Mapping[str, Any], sour
         if directory is not None:
             # One process at a time: two that make the tables of a new SQLite store at once fail both.
             directory.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(alone.enter_context(open(directory / ".mlflow.lock", "a+")), fcntl.LOCK_EX)
+            lock = alone.enter_context(open(directory / ".mlflow.lock", "a+"))
+            with naming(directory, instead_of=directory):
+                fcntl.flock(lock, fcntl.LOCK_EX)
         client = MlflowClient(tracking_uri=uri or f"sqlite:///{directory}/mlflow.db")
         noted = read_notes(run)
         run_id = noted.get("mlflow")

@@ -1,4 +1,8 @@
 import dataclasses
+import errno
+import fcntl
+import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -68,6 +72,78 @@ def test_a_published_slim_archive_opens(server: Server, shared: Path, tmp_path: 
     server.script = [say(500)]
     assert store.locate(SLIM, with_head=False) == path
     assert store.is_cached(SLIM) == store.cache_dir() / "weights" / "slim" / "mobilenet_v1_0.25_224.tgz"
+
+
+def module_archive(folder: Path, names: tuple[str, ...]) -> bytes:
+    """A .tar.gz with these files, whose content is their own name."""
+    folder.mkdir()
+    with tarfile.open(folder / "made.tar.gz", "w:gz") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = len(name)
+            tar.addfile(member, io.BytesIO(name.encode()))
+    return (folder / "made.tar.gz").read_bytes()
+
+
+HANDLE = "https://tfhub.dev/google/imagenet/resnet_v1_50/feature_vector/5"
+
+
+def test_a_module_of_tensorflow_hub_is_continued_unpacked_and_kept(server: Server, tmp_path: Path) -> None:
+    body = module_archive(tmp_path / "made", ("./saved_model.pb", "./variables/variables.index"))
+    server.script = [serve(body, cut=len(body) // 2), serve(body)]
+    path = store.locate_module(HANDLE)
+    assert (path / "saved_model.pb").read_text() == "./saved_model.pb"
+    assert (path / "variables" / "variables.index").is_file()
+    address = "/google/imagenet/resnet_v1_50/feature_vector/5?tf-hub-format=compressed"
+    assert [place for place, _ in server.requests] == [address, address]
+    assert server.ranges() == [None, f"bytes={len(body) // 2}-"]
+    server.script = [say(500)]
+    assert store.locate_module(HANDLE) == path
+    other = module_archive(tmp_path / "other", ("saved_model.pb",))
+    server.script = [serve(other)]
+    newer = store.locate_module(HANDLE.replace("resnet_v1_50", "resnet_v2_50"))  # the same last part, the version
+    assert (newer / "saved_model.pb").read_text() == "saved_model.pb"
+    server.script = [serve(other)]
+    store.locate_module("https://example.org/m/1?key=2")
+    assert server.requests[-1][0] == "/m/1?key=2&tf-hub-format=compressed"
+
+
+@pytest.mark.parametrize("name", ["../saved_model.pb", "/saved_model.pb"])
+def test_a_module_that_leads_outside_is_not_unpacked(server: Server, tmp_path: Path, name: str) -> None:
+    server.script = [serve(module_archive(tmp_path / "made", ("saved_model.pb", name)))]
+    with pytest.raises(CheckpointError, match="a path outside of it: it is not unpacked"):
+        store.locate_module(HANDLE)
+    assert not list(tmp_path.rglob("saved_model.pb"))
+
+
+def test_a_module_that_cannot_be_fetched_says_what_to_do(server: Server) -> None:
+    server.script = [say(404)]
+    with pytest.raises(CheckpointError, match=r"404 Not Found\. Put the file at .*/modules/\w+/5, or .* hub:PATH"):
+        store.locate_module(HANDLE)
+    with pytest.raises(CheckpointError, match="cannot fetch the module gs://a/b: expected an address that begins with"):
+        store.locate_module("gs://a/b")
+
+
+def test_a_cache_of_tensorflow_hub_is_read(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The folder that tensorflow_hub 0.16.1 makes for this handle: the sha1 of its text.
+    known = tmp_path / "aeb09487e1b0889b640934b910b2b0b4b721a018"
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
+    server.script = [say(404)]
+    with pytest.raises(CheckpointError, match="404"):
+        store.locate_module(HANDLE)
+    known.mkdir()
+    assert store.locate_module(HANDLE) == known
+
+
+def test_a_cache_without_file_locks_is_one_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    server.script = [serve(b"weights")]
+    with pytest.raises(CheckpointError, match=r"cannot keep .*: No locks available\..* FINETUNE_HOME"):
+        store.locate(KERAS, with_head=True)
+    assert server.requests == []
 
 
 def test_a_refused_file_says_where_to_put_it(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from finetune._version import install_line
 from finetune.config import tracker_setting
 from finetune.errors import FinetuneError, WrongUse
 
@@ -28,7 +29,7 @@ def test_a_missing_extra_is_one_error_with_its_command(monkeypatch):
     for kind in ("tensorboard", "mlflow"):
         with pytest.raises(FinetuneError) as raised:
             tracker_setting.check_trackers([kind])
-        assert f'pip install "finetune-backbones[{kind}]"' in str(raised.value)
+        assert install_line(kind) in str(raised.value)
 
 
 def test_places_become_absolute(monkeypatch, tmp_path):

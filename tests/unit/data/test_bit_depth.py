@@ -1,5 +1,6 @@
 """Pixels of 9 to 16 bits are scaled by 2^n - 1, rounded to the nearest."""
 
+import re
 import struct
 import sys
 import types
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune._version import install_line
 from finetune.config import RunConfig
 from finetune.data.bit_depth import eight_bits, white_of
 from finetune.data.decoding import BadImage, check, naming, opened
@@ -129,14 +131,14 @@ def test_colour_tiffs_are_read_by_tifffile_or_it_is_named(tmp_path, monkeypatch)
     content = colour_tiff(values := draw(4000, 3))
     (tmp_path / "a.tif").write_bytes(content)
     monkeypatch.setitem(sys.modules, "tifffile", None)
-    with pytest.raises(FinetuneError, match=r"pip install 'finetune-backbones\[tiff\]', or convert"):
+    with pytest.raises(FinetuneError, match=re.escape(f"{install_line('tiff')}, or convert")):
         read_images([tmp_path], native=None)
 
     def compressed(file, key):
         raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
 
     monkeypatch.setitem(sys.modules, "tifffile", types.SimpleNamespace(imread=compressed))
-    with pytest.raises(FinetuneError, match=r"finetune-backbones\[tiff\]"):
+    with pytest.raises(FinetuneError, match=re.escape(install_line("tiff"))):
         read_images([tmp_path], native=None)
     reader = types.SimpleNamespace(imread=lambda file, key: values.transpose(2, 0, 1))
     monkeypatch.setitem(sys.modules, "tifffile", reader)

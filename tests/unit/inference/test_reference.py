@@ -1,8 +1,10 @@
 """The original runs the very file, leaves nothing behind, and a network that computes something else is found out."""
 
 import dataclasses
+import importlib.util
 import json
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -16,13 +18,14 @@ from click.testing import CliRunner
 from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim import write_slim
+from finetune._version import install_line
 from finetune.backbone import load_backbone, networks
 from finetune.backbone.loading import network_entries
 from finetune.batchnorm.surgery import BatchNormOptions
 from finetune.cli import main
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference import reference, verification
-from tests.support.places import SHARED
+from tests.support.places import ROOT, SHARED
 from tests.support.thin_rows import fit_of, random_values, thin
 
 real = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real weights and photos: {SHARED} is absent")
@@ -78,6 +81,15 @@ def test_a_network_that_computes_something_else_fails(
     assert (as_json.exit_code, found["agrees"]) == (1, False)
     assert found["share"] == pytest.approx(found["difference"] / found["scale"])
     assert found["share"] > 1e-4
+
+
+def test_without_tf_slim_the_command_to_install_it_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf_slim" else find_spec(name))
+    monkeypatch.setattr(verification.store, "locate", None)
+    for name in ("resnet_v1_50", str(ROOT / "checkpoints" / "bundled" / "resnet_v1_demo.ckpt")):
+        with pytest.raises(FinetuneError, match="tf_slim is not installed: " + re.escape(install_line("slim"))):
+            verification.verify(name)
 
 
 def test_nan_is_no_agreement() -> None:

@@ -1,5 +1,7 @@
 """A Hub module made of a real slim graph is frozen, fine-tuned at a chosen decay and diagnosed like any backbone."""
 
+import tarfile
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from finetune.batchnorm.statistics import forward, pool
 from finetune.batchnorm.surgery import bn_layers
 from finetune.errors import FinetuneError, WrongUse
 from tests.support import hub_modules
+from tests.support.misbehaving_server import Server, serve
 
 SIZE = 12
 
@@ -144,17 +147,38 @@ def test_weights_of_a_part_may_be_frozen_where_batchnorm_is_one(module):
     ]
 
 
-def test_an_unreachable_handle_says_what_to_do_offline(monkeypatch, tmp_path):
-    import urllib.error
-    import urllib.request
+def test_a_handle_is_fetched_once_and_is_the_module(module, tmp_path, monkeypatch):
+    path, _ = module
+    with tarfile.open(tmp_path / "module.tar.gz", "w:gz") as tar:
+        tar.add(path, ".")
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Server()
+    try:
+        server.script = [serve((tmp_path / "module.tar.gz").read_bytes())]
+        spec = find_backbone(f"hub:{server.address}/thin/feature_vector/5")
+        fetched = load_backbone(spec, image_size=SIZE)
+    finally:
+        server.close()
+    assert len(server.requests) == 1
+    images = np.random.default_rng(6).uniform(0, 1, (2, SIZE, SIZE, 3)).astype(np.float32)
+    local = load_backbone(find_backbone(f"hub:{path}"), image_size=SIZE)
+    np.testing.assert_array_equal(fetched.model(images), local.model(images))
+    assert fetched.report.sha256 == local.report.sha256
 
-    def offline(*_, **__):
-        raise urllib.error.URLError("Name or service not known")
 
-    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(urllib.request, "urlopen", offline)
-    with pytest.raises(FinetuneError, match=r"cannot fetch the module https://tfhub\.dev/.*TFHUB_CACHE_DIR"):
-        find_backbone("hub:https://tfhub.dev/google/imagenet/resnet_v1_50/feature_vector/5")
+def test_an_archive_of_something_else_is_no_module(tmp_path, monkeypatch):
+    with tarfile.open(tmp_path / "notes.tar.gz", "w:gz") as tar:
+        tar.add(__file__, "notes.txt")
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Server()
+    try:
+        server.script = [serve((tmp_path / "notes.tar.gz").read_bytes())]
+        with pytest.raises(FinetuneError, match=r"holds no saved_model\.pb: expected a TF2 SavedModel"):
+            find_backbone(f"hub:{server.address}/notes.tar.gz")
+    finally:
+        server.close()
 
 
 def test_a_plan_that_mixes_statistics_is_refused_by_number(module):

@@ -2,12 +2,14 @@
 
 import io
 import json
+import re
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from finetune._version import install_line
 from finetune.config import RunConfig
 from finetune.data.load_data import load_data
 from finetune.data.sources import record_copies
@@ -129,5 +131,5 @@ def test_a_label_without_a_class_name_is_refused(tmp_path):
 def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     hub(tmp_path / "a.parquet", range(4), [0, 1, 0, 1], NAMES)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(FinetuneError, match=r"read by pyarrow: pip install 'finetune-backbones\[parquet\]', or write"):
+    with pytest.raises(FinetuneError, match=re.escape(f"read by pyarrow: {install_line('parquet')}, or write")):
         load(tmp_path / "a.parquet")

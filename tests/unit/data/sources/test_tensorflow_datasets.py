@@ -1,11 +1,13 @@
 """`tfds:NAME`, on data sets of tensorflow_datasets that are built here."""
 
+import re
 import sys
 import warnings
 
 import numpy as np
 import pytest
 
+from finetune._version import install_line
 from finetune.config import RunConfig
 from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError, WrongUse
@@ -106,5 +108,5 @@ def test_a_data_set_that_cannot_be_fetched(tmp_path, monkeypatch):
 
 def test_without_the_extra_it_is_said_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(WrongUse, match=r"needs tensorflow_datasets: pip install 'finetune-backbones\[tfds\]'"):
+    with pytest.raises(WrongUse, match=re.escape(f"needs tensorflow_datasets: {install_line('tfds')}")):
         load("tfds:tiny_photos", tmp_path)

@@ -1,7 +1,9 @@
 """Every format written, run by its own runtime, and refused where it cannot be had."""
 
+import importlib.util
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
 
+from finetune._version import install_line
 from finetune.cli.inference_commands import export as export_command
 from finetune.config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
@@ -199,14 +202,15 @@ def test_a_failing_converter_is_one_message_and_no_file(
 
 
 def test_a_missing_extra_gives_the_command(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "tf2onnx" else found(name, *rest)
-    )
-    with pytest.raises(FinetuneError, match=r"needs tf2onnx, which is not.*pip install 'finetune-backbones\[onnx\]'"):
+    find, absent = importlib.util.find_spec, ("tf2onnx", "ai_edge_litert")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else find(name))
+    with pytest.raises(FinetuneError, match="needs tf2onnx, which is not.*" + re.escape(install_line("onnx")) + "$"):
         export(trained, tmp_path / "m.onnx", forms=["onnx"])
+    with pytest.raises(FinetuneError, match=re.escape(install_line("tflite")) + ", or leave .* --no-evaluation"):
+        export(trained, tmp_path / "m.tflite", forms=["tflite"])
+    assert kept(tmp_path) == []
+    export(trained, tmp_path / "m.tflite", forms=["tflite"], evaluation=None)
+    assert kept(tmp_path) == ["m.tflite"]
 
 
 def test_slim_has_no_place_for_preprocessing(trained: Path, tmp_path: Path) -> None:
