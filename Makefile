@@ -51,7 +51,7 @@ lint: $(INSTALLED)  ## Check format, lint and strict types, as CI does.
 test: $(INSTALLED)  ## Run the tests, on two cores.
 	$(PYTEST) -m "not slow and not soak"
 
-test-all: $(INSTALLED)  ## Run the full-size networks as well.
+test-all: $(INSTALLED)  ## Run the long tests as well: full-size networks, pages of the docs, kills, full disks.
 	$(PYTEST) --optimised-graphs
 
 docs: $(INSTALLED)  ## Write the tables of docs/ that come from the code, and build the site: site/index.html.
