@@ -147,19 +147,27 @@ def test_weights_of_a_part_may_be_frozen_where_batchnorm_is_one(module):
     ]
 
 
-def test_a_handle_is_fetched_once_and_is_the_module(module, tmp_path, monkeypatch):
-    path, _ = module
-    with tarfile.open(tmp_path / "module.tar.gz", "w:gz") as tar:
-        tar.add(path, ".")
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """Serves one archive of a file or a folder, once, to an empty cache; returns the server."""
+    server = Server()
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Server()
-    try:
+
+    def serving(path, name):
+        with tarfile.open(tmp_path / "module.tar.gz", "w:gz") as tar:
+            tar.add(path, name)
         server.script = [serve((tmp_path / "module.tar.gz").read_bytes())]
-        spec = find_backbone(f"hub:{server.address}/thin/feature_vector/5")
-        fetched = load_backbone(spec, image_size=SIZE)
-    finally:
-        server.close()
+        return server
+
+    yield serving
+    server.close()
+
+
+def test_a_handle_is_fetched_once_and_is_the_module(module, served):
+    path, _ = module
+    server = served(path, ".")
+    fetched = load_backbone(find_backbone(f"hub:{server.address}/thin/feature_vector/5"), image_size=SIZE)
     assert len(server.requests) == 1
     images = np.random.default_rng(6).uniform(0, 1, (2, SIZE, SIZE, 3)).astype(np.float32)
     local = load_backbone(find_backbone(f"hub:{path}"), image_size=SIZE)
@@ -167,18 +175,10 @@ def test_a_handle_is_fetched_once_and_is_the_module(module, tmp_path, monkeypatc
     assert fetched.report.sha256 == local.report.sha256
 
 
-def test_an_archive_of_something_else_is_no_module(tmp_path, monkeypatch):
-    with tarfile.open(tmp_path / "notes.tar.gz", "w:gz") as tar:
-        tar.add(__file__, "notes.txt")
-    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Server()
-    try:
-        server.script = [serve((tmp_path / "notes.tar.gz").read_bytes())]
-        with pytest.raises(FinetuneError, match=r"holds no saved_model\.pb: expected a TF2 SavedModel"):
-            find_backbone(f"hub:{server.address}/notes.tar.gz")
-    finally:
-        server.close()
+def test_an_archive_of_something_else_is_no_module(served):
+    server = served(__file__, "notes.txt")
+    with pytest.raises(FinetuneError, match=r"holds no saved_model\.pb: expected a TF2 SavedModel"):
+        find_backbone(f"hub:{server.address}/notes.tar.gz")
 
 
 def test_a_plan_that_mixes_statistics_is_refused_by_number(module):
