@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from finetune.process import set_environment
+from tests.support.shared import Printed, made_once
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores already. Read when NumPy and TensorFlow are imported, also by processes of tests.
@@ -58,6 +59,20 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         if "FINETUNE_HOME" not in os.environ:
             patch.setenv("FINETUNE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Printed]:
+    """A finished run of the bundled network that nobody may change, and what the command printed."""
+    from tests.support.commands import typed  # it imports Keras
+
+    def make(folder: Path) -> Printed:
+        result = typed(f"run SMALL --quiet --json --run-dir {folder / 'run'}")
+        assert result.exit_code == 0, result.output
+        return Printed(result.stdout, result.stderr)
+
+    folder, printed = made_once(tmp_path_factory, "finished", make)
+    return folder / "run", printed
 
 
 @pytest.fixture

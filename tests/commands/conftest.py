@@ -3,7 +3,6 @@
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from finetune.data import load_data
 from tests.commands.bad_places import Evil, write_checkpoints, write_cifar, write_strangers
 from tests.support.commands import stop_at, tree, typed
-from tests.support.shared import made_once
+from tests.support.shared import Printed, made_once
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,27 +22,6 @@ def drawn_once() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Printed:
-    """What a command printed."""
-
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Printed]:
-    """A finished run that nobody may change, and what the command printed."""
-
-    def make(folder: Path) -> Printed:
-        result = typed(f"run SMALL --quiet --json --run-dir {folder / 'run'}")
-        assert result.exit_code == 0, result.output
-        return Printed(result.stdout, result.stderr)
-
-    folder, printed = made_once(tmp_path_factory, "finished", make)
-    return folder / "run", printed
-
-
 @pytest.fixture(scope="session")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody may change, stopped by Ctrl-C at its second step."""
@@ -52,7 +30,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = folder / "run"
         with pytest.MonkeyPatch.context() as patch:
             stop_at(2, patch)
-            result = typed(f"run SMALL --quiet --run-dir {run}")
+            result = typed(f"run TINY --quiet --run-dir {run}")
         assert result.exit_code == 130, result.output
         assert result.stderr == f"Error: stopped at step 2 of 12; continue with: finetune run --resume {run}\n"
 

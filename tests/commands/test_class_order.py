@@ -107,6 +107,7 @@ def test_a_folder_is_in_the_order_of_the_names_and_the_run_is_not(place, tmp_pat
     assert json.loads(right.stdout)["examples"] == 12, right.output
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("names", "words"),
     [

@@ -14,7 +14,7 @@ from finetune.inference.export.write import export
 from tests.support.commands import typed
 
 
-def taught(images, labels, *, momentum):
+def untaught(momentum=0.99):
     """A model in a model, preprocessing inside, softmax at the end: as the transfer learning guide has them."""
     keras.utils.set_random_seed(1)
     base = keras.Sequential(
@@ -32,18 +32,17 @@ def taught(images, labels, *, momentum):
     inputs = keras.Input((32, 32, 3))
     x = base(keras.layers.Rescaling(1 / 127.5, -1)(inputs))
     x = keras.layers.Dropout(0.2)(keras.layers.GlobalAveragePooling2D()(x))
-    model = keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x))
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    model.fit(images, labels, epochs=6, batch_size=32, verbose=0)
-    return model
+    return keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x))
 
 
 @pytest.fixture(scope="module")
 def lagging(tmp_path_factory):
     """A Keras model whose decay was far too high for its 378 updates."""
     path = tmp_path_factory.mktemp("keras") / "model.keras"
-    train = demo_target().train
-    taught(train.images.astype("float32"), train.labels, momentum=0.9999).save(path)
+    model, train = untaught(momentum=0.9999), demo_target().train
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(train.images.astype("float32"), train.labels, epochs=6, batch_size=32, verbose=0)
+    model.save(path)
     return path
 
 
@@ -85,11 +84,19 @@ def test_a_keras_model_is_named_and_repaired_in_its_own_format(lagging, tmp_path
 
 
 @pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    """A Keras model that was never trained."""
+    path = tmp_path_factory.mktemp("untaught") / "model.keras"
+    untaught().save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
 def slim_checkpoint(finished, tmp_path_factory):
     """A slim training directory: a run's model, its statistics back at 0 and 1, an optimizer's slots, averages."""
     folder = tmp_path_factory.mktemp("slim")
     exported = folder / "clean"
-    export(finished[0], exported, forms=["slim"])
+    export(finished[0], exported, forms=["slim"], evaluation=None)
     arrays = everything(open_checkpoint(exported))
     arrays.pop("global_step", None)
     for name, value in list(arrays.items()):
@@ -154,8 +161,8 @@ def test_averages_are_read_where_asked_for(slim_checkpoint):
         ("diagnose-bn --backbone resnet_v1_50 --checkpoint SLIM --data demo-target", 1, ["resnet_v1_50"]),
     ],
 )
-def test_wrong_use_is_one_message(line, code, words, lagging, slim_checkpoint):
-    result = typed(line.replace("MODEL", str(lagging)).replace("SLIM", str(slim_checkpoint)))
+def test_wrong_use_is_one_message(line, code, words, model_file, slim_checkpoint):
+    result = typed(line.replace("MODEL", str(model_file)).replace("SLIM", str(slim_checkpoint)))
     assert result.exit_code == code, result.output
     assert result.stdout == ""
     assert result.stderr.startswith("Error: ")

@@ -87,8 +87,10 @@ def test_the_model_is_stock_and_diagnosed_as_any_other(finished):
     )
 
 
-def test_repeated_without_a_switch(finished):
-    where = finished[0] / "config.json"
+def test_repeated_without_a_switch(tmp_path):
+    where = tmp_path / "config.json"
+    planned = typed(f"run --backbone cifar_resnet {TINY} --bn-renorm --bn-zero-debias --dry-run --json")
+    where.write_text(json.dumps(json.loads(planned.stdout)["config"]))
     config = from_mapping(read_config_file(where), where=str(where), options={"bn_renorm": False})
     assert (config.from_scratch, config.bn_renorm, config.bn_zero_debias) == (True, False, True)
     assert "--no-bn-renorm" in typed("run --help").stdout

@@ -79,6 +79,7 @@ def test_damaged_images_are_named_in_one_error_or_left_out(finished: tuple, imag
     assert (len(found["images"]), len(found["skipped"])) == (1, 2)
 
 
+@pytest.mark.slow
 def test_an_exported_keras_file_gives_the_same(finished: tuple, images: Path, tmp_path: Path) -> None:
     exported = typed(f"export {finished[0]} --format keras --out {tmp_path}/m.keras --no-evaluation")
     assert exported.exit_code == 0, exported.output

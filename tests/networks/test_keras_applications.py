@@ -52,6 +52,7 @@ def test_a_later_build_has_the_same_names(application: str, network: Network) ->
     assert not [name for name in names(network) if "/" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.quick_cases(1)
 def test_outputs_equal_the_original(application: str, network: Network) -> None:
     side = image_size(application)

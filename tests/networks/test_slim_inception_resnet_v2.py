@@ -45,6 +45,7 @@ def values(name: str, shape: tuple[int, ...], rng: np.random.Generator, *, kerne
     return rng.uniform(0.5, 1.5, shape) if name == "moving_variance" else rng.normal(0, 0.1, shape)
 
 
+@pytest.mark.slow
 def test_names_and_shapes_are_those_of_the_source(network: Network) -> None:
     assert_golden(network, SPEC)
 

@@ -54,6 +54,7 @@ def test_the_first_convolution_is_separable_and_not_normalised() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_batch_norm_settings_are_slims() -> None:
     model = networks.build("inception_v2", image_size=32, outputs=None, arguments=THIN).model
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -63,6 +64,7 @@ def test_the_batch_norm_settings_are_slims() -> None:
     assert len(layers) == 68
 
 
+@pytest.mark.slow
 def test_stages_are_slims_end_points() -> None:
     stages = layers_by_stage(networks.build("inception_v2", image_size=32, outputs=3, arguments=THIN))
     mixed = [f"Mixed_{name}" for name in ("3b", "3c", "4a", "4b", "4c", "4d", "4e", "5a", "5b", "5c")]

@@ -53,6 +53,7 @@ def test_parameters_are_the_published_ones() -> None:
     assert SPEC.parameters == sum(count for name, count in counts.items() if "/Logits/" not in name)
 
 
+@pytest.mark.slow
 def test_stages_are_the_sources_end_points(network: Network) -> None:
     stages = layers_by_stage(network)
     letters = {3: "a", 4: "a", 5: "abcde", 6: "abcdefgh", 7: "abcd"}

@@ -147,6 +147,7 @@ def test_two_workers_train_what_one_does(alone, unbroken):
         np.testing.assert_allclose(two[path], value, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
+@pytest.mark.slow
 def test_only_the_chief_writes(alone, unbroken):
     run, ((_, out, _, _), (_, other, said, _)) = unbroken
     assert {path.name for path in run.iterdir()} == {path.name for path in alone.iterdir()}

@@ -108,6 +108,7 @@ def test_what_was_used_last_stays_in_the_cache_though_the_clock_went_back(
         assert sorted(one.key for one in feature_store.entries()) == ["c", "d"]
 
 
+@pytest.mark.slow
 def test_who_holds_a_run_or_a_batch_is_named(finetune: Killable, line: str) -> None:
     run = finetune.folder / "held"
     shutil.rmtree(run, ignore_errors=True)

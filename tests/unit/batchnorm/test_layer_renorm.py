@@ -174,6 +174,7 @@ np.savez(sys.argv[2], **{name: np.stack([row[i] for row in rows]) for i, name in
 """
 
 
+@pytest.mark.slow
 def test_tensorflows_own_layer_does_the_same(tmp_path):
     ours = layer()
     x = np.stack([images(seed) for seed in range(3)])

@@ -163,6 +163,7 @@ def _saved(model, folder: Path, name: str) -> Path:
     return folder / name
 
 
+@pytest.mark.slow
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ["sync", "augmented"])
 def test_saved_models_of_keras_2_have_whole_counts_and_open_with_augmentation(kind: str, tmp_path: Path) -> None:

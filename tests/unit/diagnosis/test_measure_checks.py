@@ -55,6 +55,7 @@ def test_a_healthy_model_is_not_examined_further(subject):
     assert (evidence.preprocessing, evidence.batches, evidence.partly_repaired) == (None, None, None)
 
 
+@pytest.mark.slow
 def test_every_check_is_made_when_asked_for_and_none_when_in_haste(subject):
     evidence = examined(subject, "inception", "all")
     assert {trial.name for trial in evidence.preprocessing.trials} >= {one.name for one in suspects()}
@@ -67,6 +68,7 @@ def test_every_check_is_made_when_asked_for_and_none_when_in_haste(subject):
     assert quick.preprocessing is None
 
 
+@pytest.mark.slow
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("wrong", ["unit", "raw", "vgg", "inception twice"])
 def test_the_preprocessing_that_fits_is_found_though_recalibrating_would_do(subject, wrong):

@@ -71,6 +71,7 @@ def test_from_other_images_it_is_near_and_its_errors_are_those_of_the_fit(layer)
     assert max(same.shift_errors) < 1e-3 < min(other.shift_errors) < max(other.shift_errors) < 0.05
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["scale=1/255,mean=0.5/0.4/0.3", "scale=1/255,mean=0.4/0.5/0.6,std=0.4"])
 def test_the_standard_errors_are_the_spread_over_noisy_statistics(layer, name):
     """Twenty times, each moving mean and variance is off by some noise: the answers spread as the errors say."""

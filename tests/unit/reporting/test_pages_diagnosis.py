@@ -111,6 +111,7 @@ return [...document.querySelectorAll("svg text")].map(text => {
 """
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (400, False), (400, True)])
 def test_the_page_in_a_browser(browser, tmp_path, width, dark):
     path = tmp_path / "page.html"

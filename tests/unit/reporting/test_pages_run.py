@@ -142,6 +142,7 @@ def written(tmp_path_factory):
     return folder
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("name", "width", "dark"),
     [("one", 1200, True), ("one", 400, False), ("several", 1200, False), ("several", 400, True)],

@@ -93,6 +93,7 @@ def test_both_accuracies_and_the_cause_are_those_of_the_keras_model(trained):
     assert ours.facts.scales_pixels
 
 
+@pytest.mark.slow
 def test_moments_are_those_of_numpy_and_restoring_leaves_the_model_as_it_was(trained):
     model, path = trained
     subject = open_exported(path)

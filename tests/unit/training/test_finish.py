@@ -61,6 +61,7 @@ def test_the_average_is_the_recursion_begun_at_the_first_step(unbroken):
 
 
 # After the second of nine steps; and after the last one, before anything was made of the averages.
+@pytest.mark.slow
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("stop", [2, 9])
 def test_averages_resume_to_the_bit(unbroken, tmp_path, stop):

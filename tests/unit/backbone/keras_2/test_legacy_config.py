@@ -128,6 +128,7 @@ def relu6(x):
     return np.clip(x, 0, 6)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("name", "formula"),
     [

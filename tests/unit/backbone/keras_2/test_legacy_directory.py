@@ -68,6 +68,7 @@ def test_a_saved_model_is_the_same_network_in_keras_3(saved):
     assert backbone.report.ignored["old head"]
 
 
+@pytest.mark.slow
 def test_the_config_that_tensorflow_2_4_kept_in_the_graph_is_read(saved, tmp_path):
     path, model = saved
     tf.io.gfile.makedirs(str(tmp_path / "old" / "variables"))

@@ -117,6 +117,7 @@ def test_a_file_shows_that_its_base_was_frozen(trained: str, moved: bool | None,
     assert open_target(source).history.facts.base_moved is False
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", [{"renorm": True}, {"virtual_batch_size": 2}, {}])
 def test_a_graph_that_stands_for_another_batchnorm_says_so(kind: dict[str, int], data: Path, tmp_path: Path) -> None:
     """A SavedModel holds the graph for serving, in which such a layer is as any other."""

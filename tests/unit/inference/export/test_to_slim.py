@@ -13,12 +13,11 @@ import tensorflow as tf
 from checkpoints.catalog.lookup import BackboneSpec, find_row
 from finetune.backbone import networks
 from finetune.backbone.head import attach_head
-from finetune.config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference import reference
 from finetune.inference.export import to_slim as module
 from finetune.inference.export.write import export
-from finetune.training import start
+from tests.support.shared import Printed
 from tests.support.thin_rows import fit_of, random_values, thin
 
 NAMES = ["daisy", "rose: red", "Löwenzahn"]
@@ -117,10 +116,10 @@ def test_tf_slims_own_functions_restore_full_networks(name: str, tmp_path: Path)
     assert_same(model, tmp_path / "out", build, 64)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    settings = RunConfig(backbone="resnet_v1_demo", data="demo-target", examples=60, epochs=1, batch_size=20)
-    return start.start(settings, run_dir=tmp_path_factory.mktemp("trained") / "run").path
+@pytest.fixture
+def trained(finished: tuple[Path, Printed]) -> Path:
+    """On images in memory, at another size than their own."""
+    return finished[0]
 
 
 @pytest.mark.slow

@@ -22,17 +22,15 @@ from finetune.errors import FinetuneError, WrongUse
 from finetune.inference.export.exported import FORMATS, TrialOptions
 from finetune.inference.export.write import WRITERS, export, staged
 from finetune.training import start
+from tests.support.shared import Printed
 
 INFERENCE = ("savedmodel", "tflite", "onnx")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def trained(finished: tuple[Path, Printed]) -> Path:
     """On images in memory, at another size than their own."""
-    settings = RunConfig(
-        backbone="resnet_v1_demo", data="demo-target", examples=60, epochs=1, batch_size=20, image_size=24
-    )
-    return start.start(settings, run_dir=tmp_path_factory.mktemp("trained") / "run").path
+    return finished[0]
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +199,7 @@ def test_a_failing_converter_is_one_message_and_no_file(
     assert kept(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_missing_extra_gives_the_command(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find, absent = importlib.util.find_spec, ("tf2onnx", "ai_edge_litert")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else find(name))

@@ -145,6 +145,7 @@ def mirrored_values(tmp_path_factory):
     return dict(np.load(path))
 
 
+@pytest.mark.slow
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("kind", ["", "renorm_"])
 @pytest.mark.parametrize("part", ["y", "dx", "dgamma", "dbeta", "mean", "variance"])

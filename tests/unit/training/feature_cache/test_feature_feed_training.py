@@ -32,6 +32,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("plan", "augment"), CASES)
 def test_every_figure_is_that_of_images(plan, augment):

@@ -140,6 +140,7 @@ def test_another_seed_other_examples_and_another_head_find_the_images_they_share
     assert [one.about["statistics"] for one in feature_store.entries()].count("batch") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("config", "model"),

@@ -100,6 +100,7 @@ def test_it_learns(unbroken):
 
 
 # 3 steps an epoch: within the first, at the very end of one (before its evaluation), in the second, in the last.
+@pytest.mark.slow
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("stops", [(1,), (3,), (4,), (2, 3, 3), (8,)])
 def test_resumed_equals_unbroken_to_the_bit(unbroken, tmp_path, stops):

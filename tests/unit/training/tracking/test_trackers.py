@@ -184,6 +184,7 @@ def test_mlflow_keeps_params_metrics_and_files_and_goes_on_after_an_interruption
     assert (run.parent / "mlartifacts").is_dir()
 
 
+@pytest.mark.slow
 def test_mlflow_begins_anew_where_the_store_has_forgotten_the_run(run, tmp_path):
     (run / "tracking.json").write_text(json.dumps({"mlflow": "0" * 32, "tensorboard": "kept"}))
     with pytest.raises(RuntimeError), opened(f"mlflow={tmp_path / 'store'}", run) as report:
