@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BASE := $(VENV)/.installed-base
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo check test test-all lint docs clean coverage mutation soak bench structures pictures notebooks constraints
+.PHONY: help demo check test test-all numbers lint docs clean coverage mutation soak bench structures pictures notebooks constraints
 
 help:  ## Show the goals.
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,15 @@ test: $(INSTALLED)  ## Run the tests, on two cores.
 test-all: $(INSTALLED)  ## Run the long tests as well: full-size networks, pages of the docs, kills, full disks.
 	$(PYTEST) --optimised-graphs
 
+# In an environment of its own, with whatever of the rest pip finds: the range of TensorFlow in pyproject.toml.
+TENSORFLOW := 2.19
+OTHER := .venv-tensorflow-$(TENSORFLOW)
+numbers:  ## Run the tests of numbers with another release of TensorFlow: make numbers TENSORFLOW=2.19.
+	test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/pip install --quiet --editable '.[slim]' 'tensorflow==$(TENSORFLOW).*' hypothesis pytest pytest-timeout pytest-xdist
+	$(OTHER)/bin/python -m pytest -n 2 --dist worksteal -m "not slow and not soak" \
+	  $(addprefix tests/, networks unit/backbone unit/batchnorm unit/evaluation unit/tf_graphs unit/training/loop)
+
 docs: $(INSTALLED)  ## Write the tables of docs/ that come from the code, and build the site: site/index.html.
 	$(BIN)/python -m tools.settings_table
 	$(BIN)/finetune backbones list --markdown > docs/backbones.md.tmp
@@ -61,7 +70,7 @@ docs: $(INSTALLED)  ## Write the tables of docs/ that come from the code, and bu
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 clean:  ## Remove the environment and what was generated.
-	rm -rf $(VENV) $(TORCH) build dist site *.egg-info demo-runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-tensorflow-* $(TORCH) build dist site *.egg-info demo-runs .pytest_cache .mypy_cache .ruff_cache
 
 ##@ For maintainers
 

@@ -106,7 +106,7 @@ def test_the_wheel_says_what_it_is_and_what_it_needs(wheel):
     lines = metadata.splitlines()
     assert "License-Expression: Apache-2.0" in lines
     assert "Requires-Python: <3.14,>=3.11" in lines
-    assert "Requires-Dist: tensorflow<2.22,>=2.21" in lines
+    assert "Requires-Dist: tensorflow<2.22,>=2.19" in lines
     assert not [line for line in lines if line.startswith("Requires-Dist: pytest") and "extra ==" not in line]
 
 

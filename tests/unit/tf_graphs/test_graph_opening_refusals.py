@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
 from tf_keras.src.legacy_tf_layers import normalization
 
 from checkpoints.errors import CheckpointError
@@ -346,7 +347,7 @@ def test_a_graph_without_a_checkpoint_is_called_what_it_is(plain, tmp_path):
     """A frozen graph has constants for variables; the graph.pbtxt of a training directory has none at all."""
     meta = v1.MetaGraphDef()
     meta.ParseFromString(plain.meta.read_bytes())
-    tf.io.write_graph(meta.graph_def, str(tmp_path), "graph.pbtxt", as_text=True)
+    (tmp_path / "graph.pbtxt").write_text(text_format.MessageToString(meta.graph_def))
     frozen = v1.GraphDef()
     frozen.node.add(name="w", op="Const")
     tf.io.write_graph(frozen, str(tmp_path), "frozen.pb", as_text=False)
