@@ -131,7 +131,12 @@ def test_runs_side_by_side_with_seeds_pooled_and_noise_told(finished, interrupte
     assert found["ranked_by"] == "validation_accuracy"
     assert found["runs"][-1]["status"] == "interrupted"
     assert found["runs"][-1]["rank"] is None
-    assert set(found["differs"]) == {"learning_rate", "seed"}
+    assert set(found["differs"]) == {
+        "learning_rate",
+        "seed",
+        "backbone",
+        "preprocess",
+    }  # the last run has another network
 
     alone = reported(f"{first} {worse} --json")["groups"][1]
     assert (alone["gained"], alone["lost"]) == (0, 150)
