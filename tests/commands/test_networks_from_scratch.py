@@ -87,10 +87,16 @@ def test_the_model_is_stock_and_diagnosed_as_any_other(finished):
     )
 
 
-def test_repeated_without_a_switch(tmp_path):
+@pytest.fixture(scope="module")
+def planned():
+    """The config of such a run."""
+    shown = typed(f"run --backbone cifar_resnet {TINY} --bn-renorm --bn-zero-debias --dry-run --json")
+    return json.loads(shown.stdout)["config"]
+
+
+def test_repeated_without_a_switch(planned, tmp_path):
     where = tmp_path / "config.json"
-    planned = typed(f"run --backbone cifar_resnet {TINY} --bn-renorm --bn-zero-debias --dry-run --json")
-    where.write_text(json.dumps(json.loads(planned.stdout)["config"]))
+    where.write_text(json.dumps(planned))
     config = from_mapping(read_config_file(where), where=str(where), options={"bn_renorm": False})
     assert (config.from_scratch, config.bn_renorm, config.bn_zero_debias) == (True, False, True)
     assert "--no-bn-renorm" in typed("run --help").stdout
@@ -162,9 +168,8 @@ def test_what_cannot_be_is_said_in_one_sentence(line, message, code):
     assert refused.stderr.startswith("Error: ")
 
 
-def test_a_config_with_a_switch_of_another_type_is_refused(finished, tmp_path):
-    config = json.loads((finished[0] / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "bn_renorm": "yes"}))
+def test_a_config_with_a_switch_of_another_type_is_refused(planned, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**planned, "bn_renorm": "yes"}))
     refused = typed(f"run --config {tmp_path / 'config.json'}")
     assert refused.exit_code == 2
     assert "--bn-renorm 'yes'" in refused.stderr

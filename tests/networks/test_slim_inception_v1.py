@@ -14,6 +14,7 @@ SCOPE = SPEC.arguments["scope"]
 
 
 # slim has no narrower one, and its 7x7 pooling takes no image below 193 px, which is in the test with batch statistics.
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [224, pytest.param(193, marks=pytest.mark.slow)])
 def test_the_published_network_agrees_with_slim(size: int) -> None:
     images = random_images(size)

@@ -61,7 +61,8 @@ def make(only: str, again: bool, held_out: bool, most: int) -> None:
     from benchmarks.clinic.habits.habit import Bench
 
     kept = judged.HELD_OUT if held_out else judged.KEPT
-    done = set() if again else {row["model"] for row in judged.rows(kept)}
+    before = [*judged.rows(kept), *judged.rows(judged.CORRECTED_BY)]
+    done = set() if again else {row["model"] for row in before}
     known = {name.rpartition(" | ")[0] for name in done}
     plans = enumerate(unseen.plan(), 5_000) if held_out else enumerate(plan())
     for number, (habit, network, world) in sorted(

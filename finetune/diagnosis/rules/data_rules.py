@@ -166,6 +166,7 @@ def undertrained(seen: Reading) -> Finding | None:
         f"BatchNorm is not to blame: {agreement(seen)}. Training images are no better ({percent(train.best)}, with the "
         "best statistics).",
         seen.commands.train("--epochs", "20", advice="more epochs than before, or another learning rate"),
+        basis="left over",
     )
 
 
@@ -181,6 +182,7 @@ def overfitting(seen: Reading) -> Finding | None:
         seen.commands.train(
             "--augment", "crop-flip", "--patience", "3", advice="augmentation, more images, or a frozen base"
         ),
+        basis="left over",
     )
 
 

@@ -51,9 +51,9 @@ class Commands:
         return f"{self.target} --preprocess {shlex.quote(preprocess)}" if preprocess else self.target
 
 
-Basis = Literal["exact", "records", "tried", "fitted", "excluded"]
+Basis = Literal["exact", "records", "tried", "fitted", "excluded", "left over"]
 """What a finding stands on: values that are equal bit by bit, records of the training, a change that was tried and
-helped, a fit to arrays, or that nothing else applies."""
+helped, a fit to arrays, or that nothing else applies, of good figures and ("left over") of bad ones."""
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ def of(target: Path, data: str, preprocess: str = "unit", **options) -> Diagnosi
     return diagnose(open_target(TargetOptions(target=target, data=data, preprocess=preprocess, **options)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [(0.0, 1.0), pytest.param((0.25, 2.0), marks=pytest.mark.slow)])
 def test_updates_forgotten_are_not_called_preprocessing(tmp_path: Path, start: tuple[float, float]) -> None:
     """Statistics at 0 and 1 do better by chance with vgg's centred pixels: they say nothing about the pixels. Nor do

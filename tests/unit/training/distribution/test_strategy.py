@@ -154,6 +154,7 @@ def test_synchronised_replicas_normalise_by_the_whole_batch(mirrored_values, kin
     np.testing.assert_allclose(two, one, rtol=2e-4, atol=2e-4 * np.abs(one).max())
 
 
+@pytest.mark.slow
 def test_synchronised_statistics_are_those_of_numpy(mirrored_values):
     x = mirrored_values["x"].astype(np.float64)
     np.testing.assert_allclose(mirrored_values["sync/mean"], 0.1 * x.mean(axis=(0, 1, 2)), rtol=1e-6)
@@ -161,6 +162,7 @@ def test_synchronised_statistics_are_those_of_numpy(mirrored_values):
     np.testing.assert_allclose(mirrored_values["sync/variance"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_synchronisation_each_share_is_normalised_and_statistics_are_the_mean(mirrored_values):
     shares = np.split(mirrored_values["x"].astype(np.float64), 2)
     means, variances = (
@@ -176,6 +178,7 @@ def test_without_synchronisation_each_share_is_normalised_and_statistics_are_the
     np.testing.assert_allclose(mirrored_values["own/variance"], 0.9 + 0.1 * fed, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_replicas_train_what_one_does(mirrored_values):
     names = [name.removeprefix("train/one/") for name in mirrored_values if name.startswith("train/one/")]
     assert len(names) > 8
@@ -184,6 +187,7 @@ def test_two_replicas_train_what_one_does(mirrored_values):
         np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_replicas_drop_other_features(mirrored_values):
     first, second = mirrored_values["masks"] > 0
     for mask in (first, second):

@@ -54,6 +54,7 @@ KINDS = ["one bit of a row", "a bit of three rows", "a checksum", "a name", "row
 SLOW = ("a bit of three rows", "index cut", "rows gone", "a block of zeros")
 
 
+@pytest.mark.slow
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("what", [pytest.param(what, marks=pytest.mark.slow if what in SLOW else []) for what in KINDS])
 def test_changed_rows_are_computed_anew_and_said_once(what, filled):
