@@ -156,7 +156,24 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize("case", [*NAMES, *NOT_NUMBERS, *NUMBERS, *FILES, *PLACES], ids=lambda case: case[0])
+# They load a network before they fail. In make test, one of each kind does.
+LONG = (
+    "recalibrate-bn run --out x.h5",
+    "recalibrate-bn run --out run/model.keras",
+    "recalibrate-bn run --images 3",
+    "run SMALL --preset gradual --epochs 1",
+    "run SMALL --freeze ''",
+    "run SMALL --freeze-until block9",
+    "run SMALL --bn 'blok1/*=train'",
+    "run SMALL --checkpoint ckpt/shape",
+)
+CASES = [*NAMES, *NOT_NUMBERS, *NUMBERS, *FILES, *PLACES]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] if case[0] in LONG else [], id=case[0]) for case in CASES],
+)
 def test_one_message_and_nothing_left_behind(case, refused):
     refused(*case)
 

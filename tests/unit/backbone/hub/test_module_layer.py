@@ -55,6 +55,7 @@ def first_layer(values, images):
     return x.mean(axis=0), x.var(axis=0), len(x)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ["module", "without_momentum"])
 def test_statistics_follow_the_decay(kind, request):
     path, values = request.getfixturevalue(kind)
