@@ -104,7 +104,7 @@ class PerImage:
 class Composed:
     """One preprocessing after another, which is a common mistake (double normalisation).
 
-    The first may only reverse the colours: the images are then BGR instead of RGB, as OpenCV reads them.
+    The first may only reverse the colours, as OpenCV reads them (BGR), or exchange black and white.
     """
 
     name: str
@@ -117,13 +117,23 @@ class Composed:
         return images
 
 
-_REVERSED = Preprocessing("reversed", scale=1.0, channels="bgr")
+SWAPPED, NEGATIVE = "colours swapped", "negative"
+_CHANGES = {
+    SWAPPED: Preprocessing("reversed", scale=1.0, channels="bgr"),
+    NEGATIVE: Preprocessing("negative", scale=-1.0, mean=(-255.0, -255.0, -255.0)),
+}
+"""What may happen to pixels before a preprocessing, by the words after its name: `inception, negative`."""
+
+
+def changed(own: Any, change: str) -> Composed:
+    """`own`, anything with `name` and `apply`, of pixels with one of the changes above."""
+    return Composed(f"{own.name}, {change}", (_CHANGES[change], own))
 
 
 def swapped(own: Any) -> tuple[Any, ...]:
-    """`own` (anything with `name` and `apply`) with red and blue swapped; for `vgg` and `caffe`, the other one."""
+    """`own` with red and blue swapped; for `vgg` and `caffe`, the other one."""
     partner = {"vgg": "caffe", "caffe": "vgg"}.get(own.name)
-    return (PREPROCESSINGS[partner],) if partner else (Composed(f"{own.name}, colours swapped", (_REVERSED, own)),)
+    return (PREPROCESSINGS[partner],) if partner else (changed(own, SWAPPED),)
 
 
 def distinct(candidates: Sequence[Any], channels: int) -> tuple[Any, ...]:
@@ -244,8 +254,12 @@ def from_numbers(name: str) -> Preprocessing:
 def find_preprocessing(name: str) -> AnyPreprocessing:
     """The preprocessing called `name`: one of `suspects()`, one in numbers, or a custom `module:function`.
 
-    Raises WrongUse with the closest name, or for a function that cannot be imported.
+    Each may be followed by `, colours swapped` or `, negative`. Raises WrongUse with the closest name, or for a
+    function that cannot be imported.
     """
+    own, _, change = name.rpartition(", ")
+    if change in _CHANGES:
+        return changed(find_preprocessing(own), change)
     if "=" in name:
         return from_numbers(name)
     if ":" in name:

@@ -8,7 +8,7 @@ import numpy as np
 from finetune.batchnorm.statistics import Moments
 from finetune.batchnorm.subject import Subject
 from finetune.data.batches import EvalSet
-from finetune.data.preprocessing import distinct, find_preprocessing, suspects, swapped
+from finetune.data.preprocessing import NEGATIVE, changed, distinct, find_preprocessing, suspects, swapped
 from finetune.diagnosis import recovery, thresholds
 from finetune.diagnosis.drift import drift
 from finetune.diagnosis.evidence import BatchCheck, BNEvidence, PreprocessingCheck, Trial
@@ -74,14 +74,15 @@ def check_preprocessing(
 ) -> PreprocessingCheck:
     """Try every known preprocessing on few images, and the best other one on all, if it looks better at all.
 
-    Another scale or offset shows in statistics that disagree; where they agree, only swapped colours are tried, and the
-    `usual` preprocessing that the network may have been trained with. All are
+    Another scale or offset shows in statistics that disagree; where they agree, only what new statistics cannot mend is
+    tried, swapped colours and black for white, and the `usual` preprocessing that the network may have been trained
+    with. All are
     tried on few images, the best of them again on more. `test` and `train` are the passes over all images with
     `is_training=False` and the present preprocessing. `reach` is the accuracy that other statistics win on training
     images: a preprocessing that wins far less explains nothing, and is not worth two passes.
     """
     own = budget.train.preprocessing
-    others: tuple[Any, ...] = suspects() if budget.generous else swapped(own)
+    others: tuple[Any, ...] = (*(suspects() if budget.generous else swapped(own)), changed(own, NEGATIVE))
     proposed: list[recovery.Recovered] = []
     if usual is not None and usual not in {one.name for one in others}:
         others = (*others, find_preprocessing(usual))
@@ -100,7 +101,7 @@ def check_preprocessing(
         return _gain(passes[one.name], passes[own.name])
 
     ranked = sorted(candidates[1:], key=lambda one: -gain(one))[:_FINALISTS]
-    share = thresholds.TRIAL_SHARE * (3 if len(candidates) == 2 else 1)  # a single rival gets more images
+    share = thresholds.TRIAL_SHARE * (3 if len(candidates) <= 3 else 1)  # few rivals get more images each
     more = budget.train.some(budget.few(share, thresholds.TRIAL_IMAGES))
     if len(more) > len(few):
         passes |= {one.name: budget.inference(more.through(one)) for one in (own, *ranked)}

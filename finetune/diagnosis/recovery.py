@@ -201,7 +201,7 @@ def _solved(
 
 def words(name: str, current: str) -> str:
     """What a preprocessing in numbers means beside the current one, "" where its name says it."""
-    if "=" not in name:
+    if "=" not in name or ", " in name:
         return ""
     numbers = from_numbers(name)
     if not any(numbers.mean) or (current != "unit" and numbers.scale != 1):

@@ -5,6 +5,7 @@ Each gives a Finding, or None if it does not apply.
 
 import math
 
+from finetune.data.preprocessing import NEGATIVE
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.evidence import PreprocessingCheck, better, percent
 from finetune.diagnosis.recovery import words
@@ -37,10 +38,11 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
     if seen.cured and seen.beyond_the_first:
         return None
     twice = ", a double normalisation" if "twice" in check.best or "then" in check.best else ""
-    twice = twice or words(check.best, check.current)
+    negative = ", with black and white exchanged" if check.best.endswith(NEGATIVE) else ""
+    what = twice or negative or words(check.best, check.current)
     return Finding(
         "wrong-preprocessing",
-        f"The pixels are fed as '{check.current}', but the network expects '{check.best}'{twice}: with it, and nothing "
+        f"The pixels are fed as '{check.current}', but the network expects '{check.best}'{what}: with it, and nothing "
         f"else changed, is_training=False gives {percent(check.test)} on test images instead of {percent(test)}. "
         "Recalibrating would only hide that.",
         seen.commands.diagnose(preprocess=check.best),

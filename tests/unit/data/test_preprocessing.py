@@ -115,6 +115,18 @@ def test_colours_swapped_is_what_opencv_reads():
     assert len({one.name for one in suspects()}) == len(suspects())
 
 
+def test_a_negative_has_black_and_white_exchanged():
+    for channels in (1, 3, 4):
+        images = np.random.default_rng(0).integers(0, 256, (2, 3, 3, channels)).astype(np.uint8)
+        for name in ("caffe", "scale=1/255,mean=0.1/0.2/0.3"):
+            by_name = find_preprocessing(f"{name}, negative")
+            np.testing.assert_allclose(by_name.apply(images), find_preprocessing(name).apply(255 - images), atol=1e-3)
+            assert is_harmless(by_name.name)
+    assert not is_harmless("os:system, negative")
+    with pytest.raises(WrongUse, match="did you mean inception"):
+        find_preprocessing("incepton, negative")
+
+
 def test_of_preprocessings_that_give_the_same_the_first_is_kept():
     assert distinct(suspects(), 3) == suspects()
     grey = [one.name for one in distinct(suspects(), 1)]

@@ -1,5 +1,7 @@
 """Further checks on a model whose answers are known: brightness told apart by the moving statistics."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -79,6 +81,18 @@ def test_the_preprocessing_that_fits_is_found_though_recalibrating_would_do(subj
     verdict = judge(evidence, Commands("runs/x"))
     assert verdict.cause == "wrong-preprocessing"
     assert verdict.remedy == "finetune diagnose-bn runs/x --preprocess inception"
+
+
+def test_black_and_white_exchanged_is_found(subject):
+    test, train = (Split(255 - one.images, one.labels) for one in (split(0), split(1)))
+    evidence = examine(subject, test=fed(test, "inception"), train=fed(train, "inception"))
+    assert evidence.test.is_training_false.accuracy < 0.5
+    # Of three classes by brightness, the first and the last are exchanged: here a renumbering explains as much.
+    verdict = judge(replace(evidence, labels=None), Commands("runs/x"))
+    assert verdict.cause == "wrong-preprocessing"
+    assert "the network expects 'inception, negative', with black and white exchanged" in verdict.sentence
+    assert verdict.remedy == "finetune diagnose-bn runs/x --preprocess 'inception, negative'"
+    assert evidence.preprocessing.test.accuracy > 0.95
 
 
 @pytest.mark.slow
