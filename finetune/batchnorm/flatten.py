@@ -1,5 +1,6 @@
 """Nested models as one flat graph, so that planning, freezing and measuring reach every layer."""
 
+import math
 from typing import Any
 
 import keras
@@ -13,11 +14,12 @@ from finetune.text import ImageSize, shape_of
 def flat(model: keras.Model, *, image_size: ImageSize | None = None, weights: bool = True) -> keras.Model:
     """A functional copy of `model` in which no layer is a model. Outputs are the same to the bit; weights are copied.
 
-    `model` is functional or sequential, with one input `[batch, height, width, channels]`, or channels first, and one
-    output. Its layers may be such models, to any depth. The copy takes float32 images `[batch, height, width,
-    channels]`, of `image_size` where that is given. Layers keep their names. If names of a nested model clash with
-    others, all of its layers get its name and "." in front. A recorded `training=` of a nested model is dropped, as
-    Keras 3 also overrides it (keras-team/keras#20285). `weights=False` leaves the copy freshly initialised.
+    `model` is functional or sequential, with one input `[batch, height, width, channels]`, or channels first, or of
+    grey images `[batch, height, width]`, or of rows of pixels, and one output. Its layers may be such models, to any
+    depth. The copy takes float32 images `[batch, height, width, channels]`, of `image_size` where that is given. Layers
+    keep their names. If names of a nested model clash with others, all of its layers get its name and "." in front. A
+    recorded `training=` of a nested model is dropped, as Keras 3 also overrides it (keras-team/keras#20285).
+    `weights=False` leaves the copy freshly initialised.
 
     Channels come last: where a layer has them on another axis, they are moved there and back. A CPU has no kernels for
     channels first, and the BatchNorm of this package takes the last axis.
@@ -40,22 +42,35 @@ def image_shape(model: keras.Model) -> tuple[int | None, int | None, int]:
     """(height, width, channels) of the images that `model` takes. Raises FinetuneError as `flat` does for its form."""
     _check(model, "the model")
     inputs, outputs = model.inputs, model.outputs
-    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+    sides = _sides(tuple(inputs[0].shape[1:])) if len(inputs) == 1 else None
+    if sides is None:
         shapes = ", ".join(str(list(one.shape)) for one in inputs)
         raise FinetuneError(
             f"the model '{model.name}' takes {len(inputs)} inputs of shape {shapes}: expected one, of images "
-            "[batch, height, width, channels]"
+            "[batch, height, width, channels], of grey images [batch, height, width], or of rows of their pixels"
         )
     if len(outputs) != 1:
         raise FinetuneError(f"the model '{model.name}' has {len(outputs)} outputs: expected one")
-    sides = tuple(inputs[0].shape[1:])
     return (sides[1], sides[2], sides[0]) if _channels_first(model) else sides
+
+
+def _sides(shape: tuple[Any, ...]) -> tuple[Any, Any, Any] | None:
+    """The three axes of one image of an input of this `shape`; None where it takes no images.
+
+    Two axes are those of a grey image. One is that of the pixels of a square image, row by row, colours together.
+    """
+    if len(shape) == 1 and shape[0]:
+        squares = ((math.isqrt(shape[0] // channels), channels) for channels in (1, 3, 4))
+        return next(((side, side, n) for side, n in squares if side * side * n == shape[0] and side > 1), None)
+    if len(shape) not in (2, 3) or not shape[-1]:
+        return None
+    return shape[0], shape[1], shape[2] if len(shape) == 3 and shape[2] else 1
 
 
 def _channels_first(model: keras.Model) -> bool:
     """Whether the images of a model are `[batch, channels, height, width]`."""
-    first, _, last = model.inputs[0].shape[1:]
-    return first in (1, 3, 4) and last not in (1, 3, 4)
+    shape = model.inputs[0].shape[1:]
+    return len(shape) == 3 and shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4)
 
 
 def _flattened(model: keras.Model, image_size: ImageSize | None, copy: "_Copy") -> keras.Model:
@@ -68,6 +83,8 @@ def _flattened(model: keras.Model, image_size: ImageSize | None, copy: "_Copy") 
     given = images
     if _channels_first(model):
         given = keras.layers.Permute((3, 1, 2), name=copy.claimed("channels_first"))(images)
+    elif len(model.inputs[0].shape) != 4:
+        given = keras.layers.Reshape(model.inputs[0].shape[1:], name=copy.claimed("rows"))(images)
     result = copy.of_model(model, [given], prefix="")
     return keras.Model(images, result, name=model.name)
 

@@ -34,7 +34,7 @@ _MODEL = (
     click.option(
         "--input-layout",
         type=click.Choice(_LAYOUTS),
-        help="TF1 graph: the layout of images in memory; flat: rows of 3072.  [default: by shape]",
+        help="TF1 graph, SavedModel: the layout of images in memory; flat: rows of 3072.  [default: by shape]",
     ),
     click.option("--feed", multiple=True, metavar="NAME=VALUE", help="TF1 graph: another placeholder. Repeatable."),
     click.option(

@@ -191,8 +191,9 @@ def _feed(graph: Graph, text: str) -> tuple[Ref, np.ndarray]:
         raise WrongUse(f"--feed {text}: expected a value of type {dtype.name} for {describe(node)}") from None
 
 
-def open_exported(directory: Path, output: str | None = None) -> GraphSubject:
-    """The SavedModel in `directory` by its signature for serving, with its variables; `output`: one of its several.
+def open_exported(directory: Path, output: str | None = None, layout: str | None = None) -> GraphSubject:
+    """The SavedModel in `directory` by its signature for serving, with its variables; `output`: one of its several;
+    `layout` of its images: one of `roles.LAYOUTS`, by default as the graph shows it.
 
     The file is not trusted: only operations that compute are run, and it is never loaded as a program. Raises
     FinetuneError where it has no signature for images, hides its BatchNorm, or would run anything else; WrongUse where
@@ -211,7 +212,7 @@ def open_exported(directory: Path, output: str | None = None) -> GraphSubject:
             f"the output of the signature '{model.signature}' of {directory} does not depend on its images: expected a "
             "classifier; export it again"
         )
-    images = find_input(graph, logits, model.images, None)
+    images = find_input(graph, logits, model.images, layout)
     moving, _ = logits_with(fed(graph, images, logits), {})
     refuse(moving, directory)
     sites = [site for site in find_sites(moving) if not site.batch]

@@ -84,7 +84,7 @@ class GraphSubject:
         values = files.values
         self.name, self.facts, self.checkpoint = str(meta.path), facts, files.checkpoint.path
         self.batch_size, self.input_size, self.layout = images.batch_size, images.size, images.layout
-        self._dtype, self.channels = tf.as_dtype(images.dtype), images.channels
+        self._axes, self._dtype, self.channels = images.axes, tf.as_dtype(images.dtype), images.channels
         self.takes_pixels = bool(self._dtype.is_integer)
         self._layers, self._files = modes.layers, files
         wiring = facts.wiring
@@ -315,7 +315,7 @@ class GraphSubject:
         if layout.endswith("nchw"):
             images = np.transpose(images, (0, 3, 1, 2))
         if layout.startswith("flat"):
-            images = images.reshape(len(images), -1)
+            images = images.reshape(len(images), *self._axes)
         if dtype.is_integer:
             images = np.rint(images)
             low, high = float(images.min()), float(images.max())

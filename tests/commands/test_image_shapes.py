@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from PIL import Image
 
 from finetune.data.load_data import load_data
@@ -45,6 +46,38 @@ def written(path, shape):
     images = np.clip(bright + rng.normal(0, 25, (96, *shape)), 0, 255).astype(np.uint8)
     np.savez(path, x_train=images[:64], y_train=labels[:64], x_test=images[64:], y_test=labels[64:])
     return images[64:], labels[64:]
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize("name", ["model.keras", "keras_2.h5", "keras_2"])
+@pytest.mark.parametrize(("takes", "data"), [((12, 10), (12, 10)), ((144,), (12, 12)), ((432,), (12, 12, 3))])
+def test_models_of_rows_and_of_grey_images_without_a_channel(takes, data, name, tmp_path):
+    """The layers of a digit network of many a tutorial: Flatten, Dense, BatchNormalization."""
+    own = keras if name == "model.keras" else tf_keras
+    model = own.Sequential(
+        [
+            own.Input(takes), own.layers.Flatten(), own.layers.Dense(8), own.layers.BatchNormalization(momentum=0.9),
+            own.layers.ReLU(), own.layers.Dense(CLASSES, activation="softmax"),
+        ]
+    )  # fmt: skip
+    model.compile("adam", "sparse_categorical_crossentropy")
+    images, labels = written(tmp_path / "data.npz", data)
+    as_taken = images.reshape(len(images), *takes).astype(np.float32) / 255
+    model.fit(as_taken, labels, epochs=3, verbose=0)
+    model.save(tmp_path / name)
+    where = (tmp_path / name, "--preprocess", "unit", "--data", tmp_path / "data.npz")
+    if name == "keras_2" and len(data) == 3:
+        where = (*where, "--input-layout", "flat-nhwc")  # the graph does not show it
+    told = typed("diagnose-bn", *where, "--quick", "--json", "--batch-size", "32")
+    assert told.stdout, told.stderr
+    report = json.loads(told.stdout)
+    for mode in (False, True):
+        right = np.mean(np.argmax(model(as_taken, training=mode), axis=1) == labels)
+        assert report["accuracy"]["test"][f"is_training_{str(mode).lower()}"] == pytest.approx(right, abs=1e-9)
+    copied = typed("recalibrate-bn", *where, "--out", tmp_path / f"new-{name}")
+    assert copied.exit_code == 0, copied.stderr
+    assert own.models.load_model(tmp_path / f"new-{name}").input_shape == (None, *takes)
 
 
 def grey(images):

@@ -185,6 +185,8 @@ def open_saved_model(request: TargetOptions) -> Target:
     model = None if (path / "tfhub_module.pb").is_file() else recorded(path)
     if model is not None or not takes_training(path):
         return _exported_target(request, path, model)
+    if request.input_layout:
+        raise WrongUse("--input-layout is for graphs, but this SavedModel is called with images: leave it out")
     spec = find_backbone(str(path), output=request.output)
     image_size = image_size_of(spec, request.image_size)
     network = load_backbone(spec, image_size=image_size).model
@@ -220,7 +222,7 @@ def _module_scores(network: keras.Model, ending: Ending) -> Scores:
 
 def _exported_target(request: TargetOptions, path: Path, model: Recorded | None) -> Target:
     """The target of a SavedModel that is read as a graph. `model`: what Keras 2 recorded of it."""
-    subject = open_exported(path, request.output)
+    subject = open_exported(path, request.output, request.input_layout)
     found, momenta = subject.facts, model.momenta if model else ()
     facts = Facts(
         decay=request.bn_decay or (float(np.median(momenta)) if momenta else None),

@@ -213,7 +213,7 @@ def _channels_last(images: np.ndarray, subject: GraphSubject) -> np.ndarray:
     size, channels = subject.input_size, subject.channels
     if images.ndim == 4:
         return images.transpose(0, 2, 3, 1) if subject.layout.endswith("nchw") else images
-    if images.ndim != 2 or size is None:
+    if images.ndim not in (2, 3) or size is None:
         return images
     if subject.layout.endswith("nchw"):
         return images.reshape(len(images), channels, *size).transpose(0, 2, 3, 1)

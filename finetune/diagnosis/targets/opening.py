@@ -23,7 +23,8 @@ def open_target(request: TargetOptions) -> Target:
     if opener is foreign_model.open_catalogued and (two_files := _of_two_files(request)):
         request, opener = two_files, foreign_model.open_keras_model
     if opener is not foreign_model.open_tf_graph:
-        given = [f"--{name.replace('_', '-')}" for name in _GRAPH_ONLY if getattr(request, name)]
+        wrong = set(_GRAPH_ONLY) - ({"input_layout"} if opener is foreign_model.open_saved_model else set())
+        given = [f"--{name.replace('_', '-')}" for name in _GRAPH_ONLY if name in wrong and getattr(request, name)]
         if given:
             raise WrongUse(f"{given[0]} is for TF1 graphs: give --meta-graph FILE.meta with it, or leave it out")
     if request.ema and opener not in (foreign_model.open_tf_graph, foreign_model.open_catalogued):

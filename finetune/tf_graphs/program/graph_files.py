@@ -329,11 +329,11 @@ def _signature(signatures: Mapping[str, Any], directory: Path) -> tuple[str, Any
 
 
 def _pixels(signature: Any) -> bool:
-    """Whether the one input of a signature can be images: numbers, as rows or as `[batch, ...]` with four axes."""
+    """Whether the one input of a signature can be images: numbers with two axes (rows), three or four."""
     (given,) = signature.inputs.values()
     dtype = tf.as_dtype(given.dtype) if given.dtype else tf.string
     rank = None if given.tensor_shape.unknown_rank else len(given.tensor_shape.dim)
-    return bool((dtype.is_floating or dtype.is_integer) and rank in (None, 2, 4))
+    return bool((dtype.is_floating or dtype.is_integer) and rank in (None, 2, 3, 4))
 
 
 def _output(outputs: Mapping[str, Any], where: str, wanted: str | None) -> Any:

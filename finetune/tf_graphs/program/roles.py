@@ -56,6 +56,11 @@ class Input:
         return self.shape[0] if self.shape else None
 
     @property
+    def axes(self) -> tuple[int, ...]:
+        """Of a flat layout: the axes of one image, rows of pixels or [height, width]."""
+        return (-1,) if self.row is None or self.shape is None or len(self.shape) == 2 else self.row[:2]
+
+    @property
     def size(self) -> tuple[int, int] | None:
         """Height and width in pixels, None where it takes any."""
         if self.shape is None:
@@ -239,8 +244,8 @@ def _how(graph: Graph, ref: Ref, how: str, sources: Iterable[Ref]) -> str:
 
 
 def _image(graph: Graph, ref: Ref) -> bool:
-    """Whether a tensor can be images by its type and its number of axes, or its number of pixels. Rows of grey pixels
-    are so only where they come from outside: features inside a network may be as many."""
+    """Whether a tensor can be images by its type and its number of axes, or its number of pixels. Grey images without
+    an axis for the colours are so only where they come from outside: features inside a network may be as many."""
     node = graph.producer(ref)
     dtype, shape = node.data_type(ref.output), node.declared_shape(ref.output)
     if not dtype or not (tf.as_dtype(dtype).is_floating or tf.as_dtype(dtype) == tf.uint8):
@@ -249,6 +254,8 @@ def _image(graph: Graph, ref: Ref) -> bool:
         return True
     row = _row(graph, ref, shape)
     given = node.op in PLACEHOLDERS or node.op.startswith(_PIPELINES)
+    if len(shape) == 3:
+        return given and row is not None
     return len(shape) == 2 and (shape[1] is None or (row is not None and (given or row[2] == 3)))
 
 
@@ -263,9 +270,9 @@ def _input(graph: Graph, ref: Ref, layout: str | None, how: str) -> Input:
             f"the graph does not show the layout of the images in {describe(node, ref.output)}: give --input-layout "
             f"{'|'.join(LAYOUTS)} (CIFAR-10's own rows are flat-nchw)"
         )
-    rank = 2 if used.startswith("flat") else 4
-    if shape is not None and len(shape) != rank:
-        raise WrongUse(f"--input-layout {used} has {rank} axes, but the input is {describe(node, ref.output)}")
+    ranks = (2, 3) if used.startswith("flat") else (4,)
+    if shape is not None and len(shape) not in ranks:
+        raise WrongUse(f"--input-layout {used} has {ranks[0]} axes, but the input is {describe(node, ref.output)}")
     channels = shape and {"nhwc": shape[-1], "nchw": shape[1]}.get(used)
     if channels not in (None, 1, 3, 4):
         raise FinetuneError(
@@ -276,7 +283,10 @@ def _input(graph: Graph, ref: Ref, layout: str | None, how: str) -> Input:
 
 
 def _row(graph: Graph, ref: Ref, shape: tuple[int | None, ...] | None) -> tuple[int, int, int] | None:
-    """(height, width, channels) of rows of pixels: as the graph reshapes them, else square ones. None for no rows."""
+    """(height, width, channels) of rows of pixels: as the graph reshapes them, else square ones; of grey images
+    without an axis for the colour. None for others."""
+    if shape is not None and len(shape) == 3 and shape[1] and shape[2]:
+        return shape[1], shape[2], 1
     if shape is None or len(shape) != 2 or not shape[1]:
         return None
     to = _reshaped(graph, ref)

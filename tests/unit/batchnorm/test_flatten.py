@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from finetune.batchnorm.flatten import flat, originals
+from finetune.batchnorm.flatten import flat, image_shape, originals
 from finetune.batchnorm.statistics import forward
 from finetune.batchnorm.surgery import adopt, bn_layers, to_stock
 from finetune.errors import FinetuneError
@@ -183,6 +183,19 @@ def _flattened():
 def test_what_cannot_be_flattened_is_refused_by_name(build, message):
     with pytest.raises(FinetuneError, match=message):
         flat(build())
+
+
+@pytest.mark.parametrize(
+    ("shape", "image"), [((6, 5), (6, 5, 1)), ((36,), (6, 6, 1)), ((108,), (6, 6, 3)), ((64,), (8, 8, 1))]
+)
+def test_grey_images_without_a_channel_and_rows_of_pixels(shape, image):
+    inputs = keras.Input(shape)
+    x = keras.layers.BatchNormalization(name="bn")(keras.layers.Flatten()(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    images = np.random.default_rng(0).normal(0, 1, (4, *image)).astype(np.float32)
+    assert image_shape(model) == image
+    np.testing.assert_array_equal(flat(model)(images), model(images.reshape(4, *shape)))
+    assert list(originals(model)) == ["bn"]
 
 
 def test_a_size_the_layers_do_not_take_is_refused_by_name():
