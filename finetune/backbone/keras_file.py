@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import shutil
+import tempfile
 import zipfile
 from dataclasses import replace
 from functools import lru_cache
@@ -35,6 +36,7 @@ from finetune.backbone.keras_2.legacy_subject import LegacySubject
 from finetune.backbone.keras_2.to_keras_3 import transferred
 from finetune.backbone.networks.keras_applications import STAGES, canonical_names
 from finetune.backbone.networks.network import Stage, layers_by_side, layers_until
+from finetune.backbone.other_releases import without_unknown
 from finetune.backbone.outputs import Scored, choose_output
 from finetune.batchnorm.flatten import flat, image_shape
 from finetune.batchnorm.surgery import BatchNormOptions, adopt, to_stock
@@ -82,11 +84,23 @@ def open_model(path: Path, *, module: str | None = None) -> keras.Model:
         return transferred(built(legacy), name=str(path))
     try:
         with trusting(module) as failures:
-            return keras.models.load_model(path, compile=False, safe_mode=True)
+            return _loaded(path)
     except Exception as error:  # Keras raises whatever its parts raise: zip, HDF5, JSON, ValueError
         if failures:
             raise FinetuneError(f"{path}: {failures[0]}") from None
         raise FinetuneError(refusal(path, str(error).strip())) from None
+
+
+def _loaded(path: Path) -> keras.Model:
+    """The model that Keras 3 loads, also from a file of another release of it."""
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except TypeError:  # by which a layer says that it has no such setting
+        with tempfile.TemporaryDirectory() as folder:
+            edited = Path(folder) / path.name
+            if not without_unknown(path, edited):
+                raise
+            return keras.models.load_model(edited, compile=False, safe_mode=True)
 
 
 def refusal(path: Path, reason: str) -> str:
@@ -109,7 +123,16 @@ def refusal(path: Path, reason: str) -> str:
             "they are of with --architecture FILE (.keras, .h5 or the JSON of model.to_json()); weights of a network "
             "in the catalogue as --backbone NAME --checkpoint PATH"
         )
-    return f"{path} cannot be loaded as a Keras model ({reason.partition(chr(10))[0][:300]}): copy it again"
+    return (
+        f"{path} cannot be loaded by Keras {keras.__version__} ({_cause(reason)[:300]}): save it again "
+        "by the Keras that wrote it, without what is named here; or, if it is damaged, copy it again"
+    )
+
+
+def _cause(reason: str) -> str:
+    """The first line of a message; where Keras only says that a part cannot be made, the part's own message."""
+    inner = re.findall(r"Exception encountered: (.+)", reason)
+    return inner[-1] if inner else reason.partition("\n")[0]
 
 
 def legacy_subject(path: Path, original: keras.Model, chosen: keras.Model, scored: Scored) -> LegacySubject | None:

@@ -57,11 +57,12 @@ def image_shape(model: keras.Model) -> tuple[int | None, int | None, int]:
 def _sides(shape: tuple[Any, ...]) -> tuple[Any, Any, Any] | None:
     """The three axes of one image of an input of this `shape`; None where it takes no images.
 
-    Two axes are those of a grey image. One is that of the pixels of a square image, row by row, colours together.
+    Two axes are those of a grey image. One is that of the pixels of a square image of 8 px or more, row by row, colours
+    together.
     """
     if len(shape) == 1 and shape[0]:
         squares = ((math.isqrt(shape[0] // channels), channels) for channels in (1, 3, 4))
-        return next(((side, side, n) for side, n in squares if side * side * n == shape[0] and side > 1), None)
+        return next(((side, side, n) for side, n in squares if side * side * n == shape[0] and side >= 8), None)
     if len(shape) not in (2, 3) or not shape[-1]:
         return None
     return shape[0], shape[1], shape[2] if len(shape) == 3 and shape[2] else 1
