@@ -55,11 +55,14 @@ class RunDir:
         begun = path.with_name(TEMPORARY + path.name)
         try:
             begun.mkdir(exist_ok=True)
-            (begun / ".lock").touch()
+            with suppress(Held), locked(begun / ".lock"):  # here fails what cannot be locked
+                pass
             os.rename(begun, path)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):  # another process was first
                 raise _already_there(path) from None
+            shutil.rmtree(begun, ignore_errors=True)
+            _remove_empty(made)
             error.filename, error.filename2 = str(path), None
             raise
         return cls(path, made)
@@ -195,10 +198,15 @@ class RunDir:
             stopped = isinstance(error, Interrupted | WorkerLost) and (self.path / "config.json").exists()
             if not self.begun and not stopped:
                 shutil.rmtree(self.path, ignore_errors=True)
-                with suppress(OSError):  # where another run has moved in meanwhile
-                    for parent in self._made:
-                        parent.rmdir()
+                _remove_empty(self._made)
             raise
+
+
+def _remove_empty(folders: tuple[Path, ...]) -> None:
+    """Remove folders, the innermost first, up to one into which something has moved meanwhile."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def kept_validation(rows: list[dict[str, Any]], *, patience: bool) -> float | None:

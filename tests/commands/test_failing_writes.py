@@ -102,8 +102,9 @@ def test_no_run_begins_where_it_cannot_be_locked(tmp_path, no_locks):
     no_locks(tmp_path)
     result = typed(f"run TINY --quiet --run-dir {tmp_path}/new/run")
     assert result.exit_code == 1
-    error = f"Error: No locks available: {tmp_path}/new/run/.lock: choose a folder on a file system that locks files"
+    error = f"Error: No locks available: {tmp_path}/new/run: choose a folder on a file system that locks files"
     assert error in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_features_are_not_cached_where_the_cache_cannot_be_locked(tmp_path, monkeypatch, no_locks):
