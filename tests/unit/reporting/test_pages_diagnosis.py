@@ -60,7 +60,8 @@ def test_the_page_says_what_the_report_says_and_escapes_it():
 @pytest.mark.slow
 def test_the_page_has_the_runner_up_or_the_causes_still_possible():
     html = " ".join(render_diagnosis_page(report()).split())
-    assert "Confidence 97.3%. Runner-up: statistics-noisy. Against it: 40 times as much as one batch." in html
+    assert "Confidence 97%: as many of such verdicts are right. Runner-up: statistics-noisy." in html
+    assert "Against it: 40 times as much as one batch." in html
     open_verdict = {**report()["verdict"], "cause": "undetermined", "possible": ["statistics-lag", "healthy"]}
     html = " ".join(render_diagnosis_page(report(verdict=open_verdict)).split())
     assert "Possible: statistics-lag, if recalibrating helps; healthy, if it does not." in html
