@@ -68,5 +68,6 @@ def _unknown(name: str, settings: dict[str, Any]) -> list[str]:
     if not inspect.isclass(kind) or issubclass(kind, keras.Model):
         return []
     known = {parameter for one in kind.__mro__[:-1] for parameter in inspect.signature(one).parameters}
+    unknown = [key for key in settings if key not in known]
     augments = name.startswith("Rand") or name in _AUGMENTATION
-    return [key for key, value in settings.items() if key not in known and (augments or value in (None, False))]
+    return [key for key in unknown if augments or settings[key] is None or settings[key] is False]
