@@ -13,7 +13,7 @@ SURFACES = {
         *("layer", "module_parts", "policy", "surgery", "statistics", "subject", "scores", "decay", "flatten", "live"),
     },
     "data": {
-        *("load_data", "batches", "channels", "dataset", "preprocessing", "image_files", "overlap"),
+        *("load_data", "batches", "channels", "dataset", "geometry", "preprocessing", "image_files", "overlap"),
         *(
             "sources.assembly",
             "sources.generated",

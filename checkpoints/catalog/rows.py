@@ -13,6 +13,9 @@ _CLASSES: Family = {"outputs": 1000, "label_offset": 0}
 _BACKGROUND_FIRST: Family = {"outputs": 1001, "label_offset": 1}
 _AT_224: Family = {"image_size": 224, "least_size": 32}
 _AT_299: Family = {"image_size": 299, "least_size": 75}
+_EVALUATED_AS_VGG: Family = {"evaluation": ("crop", 0.875)}  # the short side is resized to 256, 224 are cut out
+_EVALUATED_AS_INCEPTION: Family = {"evaluation": ("squash", 0.875)}
+"""slim's evaluations: preprocessing/vgg_preprocessing.py and inception_preprocessing.py of research/slim."""
 
 # TF-slim's published checkpoints. No hash is published for them: the first fetch is recorded (`store.fetch`).
 
@@ -22,6 +25,7 @@ _MODELS_SOURCE = "tensorflow/models research/slim/nets"
 _RESNET: Family = {"source": "slim", "least_size": 32, "bn_decay": 0.997, "bn_epsilon": 1e-5}
 _RESNET_V1: Family = {
     **_RESNET,
+    **_EVALUATED_AS_VGG,
     **_CLASSES,  # trained without a background class, unlike slim's other networks: logit 0 is ImageNet class 0
     "family": "resnet_v1",
     "preprocessing": "vgg",
@@ -30,6 +34,7 @@ _RESNET_V1: Family = {
 }
 _RESNET_V2: Family = {
     **_RESNET,
+    **_EVALUATED_AS_INCEPTION,
     **_BACKGROUND_FIRST,
     "family": "resnet_v2",
     "preprocessing": "inception",
@@ -37,6 +42,7 @@ _RESNET_V2: Family = {
     "reference": "He et al. 2016, arXiv 1603.05027; tf_slim/nets/resnet_v2.py",
 }
 _INCEPTION: Family = {
+    **_EVALUATED_AS_INCEPTION,
     **_BACKGROUND_FIRST,
     "source": "slim",
     "preprocessing": "inception",
@@ -108,7 +114,7 @@ def _densenet(depth: int, widths: dict[str, Any], **facts: Any) -> BackboneSpec:
         bn_decay=0.99,
         bn_epsilon=1.1e-5,
         reference="Huang et al. 2016, arXiv 1608.06993; github.com/pudae/tensorflow-densenet nets/densenet.py",
-        **(_CLASSES | facts),
+        **(_EVALUATED_AS_VGG | _CLASSES | facts),
     )
 
 

@@ -24,6 +24,8 @@ class BackboneSpec:
     top1, top5: published ImageNet accuracy in percent, or None.
     parameters: weights and statistics without the head.
     image_shape: (height, width, channels) of a file whose images are not square RGB; `image_size` is its longer side.
+    evaluation: (resize mode, fraction of each side) of the published evaluation, as in
+        `finetune.data.geometry.Geometry`; None where no source says it.
     own_size: trained at `image_size` unless the user sets another, whatever the size of the data.
     reference: paper and source file.
 
@@ -57,6 +59,7 @@ class BackboneSpec:
     top1: float | None = None
     top5: float | None = None
     parameters: int | None = None
+    evaluation: tuple[str, float] | None = None
     own_size: bool = False
     image_shape: tuple[int, int, int] | None = None
 

@@ -2,10 +2,20 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 
-from finetune.cli.shared_options import CHECKPOINT, JSON, PATH, is_given, output_options, printed_json, progress
+from finetune.cli.shared_options import (
+    CHECKPOINT,
+    JSON,
+    PATH,
+    is_given,
+    output_options,
+    printed_json,
+    progress,
+    recipe_options,
+)
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import Columns, print_table, tabulated
 from finetune.text import size_in_words
@@ -108,8 +118,9 @@ def show(name: str) -> None:
 @click.option(
     "--photos", type=PATH, metavar="DIR", help="Images named NNN_*.jpg, where NNN is the ImageNet class 0..999."
 )
+@recipe_options
 @output_options
-def verify(name: str, checkpoint: Path | None, photos: Path | None) -> None:
+def verify(name: str, checkpoint: Path | None, photos: Path | None, **recipe: Any) -> None:
     """Verify a file of weights: it fills its network exactly, and computes what the original computes.
 
     NAME is a backbone, with its published file or --checkpoint. PATH is a file; its backbone is detected. If tf_slim
@@ -121,7 +132,12 @@ def verify(name: str, checkpoint: Path | None, photos: Path | None) -> None:
 
     with progress() as display:
         result = verification.verify(
-            name, checkpoint=checkpoint, photos=photos, say=display.say, progress=display.download
+            name,
+            checkpoint=checkpoint,
+            photos=photos,
+            recipe={option: value for option, value in recipe.items() if value is not None},
+            say=display.say,
+            progress=display.download,
         )
     if not printed_json(result.to_json()):
         click.echo(result.summary())

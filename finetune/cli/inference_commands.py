@@ -21,6 +21,7 @@ from finetune.cli.shared_options import (
     output_options,
     printed_json,
     progress,
+    recipe_options,
 )
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import print_table
@@ -188,6 +189,7 @@ def _classifier(display: Any, target: Path | None, opening: dict[str, Any]) -> "
     help="Side in px, or 24x32, for a backbone.  [default: the published one]",
 )
 @click.option("--preprocess", metavar="NAME", help="Preprocessing, for a backbone.  [default: that of its training]")
+@recipe_options
 @click.option("--batch-size", type=COUNT, metavar="N", help="[default: the run's, or 32]")
 @SKIP_BAD_IMAGES
 @output_options

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finetune.cli.completion_command import complete_backbone
-from finetune.cli.shared_options import COUNT, CSV_COLUMNS, DATA_DIR, IMAGE_SIZE, NPZ_KEYS, PATH, TFRECORD_KEYS
+from finetune.cli.shared_options import (
+    COUNT,
+    CSV_COLUMNS,
+    DATA_DIR,
+    IMAGE_SIZE,
+    NPZ_KEYS,
+    PATH,
+    RECIPE,
+    TFRECORD_KEYS,
+)
 
 if TYPE_CHECKING:
     from finetune.diagnosis.targets.opening import Target
@@ -59,6 +68,7 @@ _MODEL = (
     click.option(
         "--image-size", type=IMAGE_SIZE, metavar="PX|HxW", help="Side in px, or 24x32.  [default: the model's]"
     ),
+    *RECIPE,
     click.option("--batch-size", type=COUNT, metavar="N", help="[default: 64, or the size that the graph requires]"),
 )
 _TRAINING = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from finetune import config
 from finetune.cli.completion_command import complete_backbone
 from finetune.config import SETTINGS
 from finetune.text import ImageShape, ImageSize, shape_of
@@ -95,6 +96,7 @@ DATA_DIR = setting_option("data_dir")
 NPZ_KEYS, TFRECORD_KEYS = setting_option("npz_keys"), setting_option("tfrecord_keys")
 CSV_COLUMNS = setting_option("csv_columns")
 CHECKPOINT = setting_option("checkpoint")
+RECIPE = tuple(map(setting_option, config.RECIPE))
 SKIP_BAD_IMAGES = click.option("--skip-bad-images", is_flag=True, help=SETTINGS["skip_bad_images"].help)
 
 
@@ -145,6 +147,13 @@ def progress(*, also_with_json: bool = False) -> Iterator["ConsoleDisplay"]:
 
     with ConsoleDisplay(quiet=is_given("quiet") or (is_given("json") and not also_with_json)).running() as display:
         yield display
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how photos come to the network's size."""
+    for option in reversed(RECIPE):
+        command = option(command)
+    return command
 
 
 class Sectioned(click.Command):

@@ -1,7 +1,7 @@
 """The settings of a run from the keys of a file, and the checks of a complete `RunConfig`."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from types import MappingProxyType
@@ -76,18 +76,26 @@ def check_config(config: RunConfig, *, where: str | None = None, options: Collec
 
     `where` names the file the values come from, except for `options`, which come from the command line.
     """
-    for name, setting in SETTINGS.items():
+    check_settings(config, SETTINGS, where=where, options=options)
+    for first, second, why in CONTRADICTIONS:
+        if _contradicts(config, first) and _contradicts(config, second):
+            both = f"{config.as_option(first)} and {config.as_option(second)}"
+            raise WrongUse(f"{both} contradict each other{why and ', '}{why}: give one of them")
+    return config
+
+
+def check_settings(
+    config: RunConfig, names: Iterable[str], *, where: str | None = None, options: Collection[str] = ()
+) -> None:
+    """Raise WrongUse for the first of the settings called `names` whose value is wrong; the rest as `check_config`."""
+    for name in names:
+        setting = SETTINGS[name]
         value, check = getattr(config, name), setting.check
         if not (value is None and setting.default is None) and not check.test(value):
             at = f" in {where}" if where and name not in options else ""
             hint = did_you_mean(str(value), check.choices)
             shown = list(value) if isinstance(value, tuple) else value
             raise WrongUse(f"--{name.replace('_', '-')} {shown!r}{at} is not valid: {hint}expected {check.expected}")
-    for first, second, why in CONTRADICTIONS:
-        if _contradicts(config, first) and _contradicts(config, second):
-            both = f"{config.as_option(first)} and {config.as_option(second)}"
-            raise WrongUse(f"{both} contradict each other{why and ', '}{why}: give one of them")
-    return config
 
 
 def _contradicts(config: RunConfig, name: str) -> bool:

@@ -27,6 +27,7 @@ from finetune.text import ImageSize
 
 _OF_DATA: tuple[Role, ...] = ("chooses_images", "decides_features")
 Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
+ResizeMode = Literal["crop", "squash", "pad"]
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,18 @@ class RunConfig:
         roles=("decides_features",),
     )
     """inception, vgg, caffe, torch, densenet, cifar, unit, raw, per-image, or numbers (scale=1/255,mean=0.5)."""
+    resize_mode: ResizeMode | None = setting(  # noqa: RUF009 - it makes a field
+        None, unset="crop, or as --eval-recipe has it", roles=("decides_features",)
+    )
+    """How an image of another shape than the network's becomes one. crop: its centre part. squash: stretched. pad:
+    whole, with black beside it. Random crops of training are not affected."""
+    crop_fraction: float | None = setting(
+        None, number(0.01, 1), unset="1, or as --eval-recipe has it", roles=("decides_features",)
+    )
+    """Share of each side that is kept, around the centre, such as 0.875."""
+    eval_recipe: Literal["plain", "published", "keras"] = setting("plain", roles=("decides_features",))
+    """published: pixels as the published accuracy of slim's networks was measured. keras: as
+    image_dataset_from_directory makes them. plain: new pixels average all old ones that they cover."""
     augment: Augment | None = setting(  # noqa: RUF009 - it makes a field
         None, unset="crop-flip; resized-crop-flip for photos; none for a linear probe", roles=("decides_features",)
     )
@@ -258,6 +271,9 @@ class RunConfig:
 
 SETTINGS = declared_settings(RunConfig)
 """Every setting by its name, in the order of `config.json`."""
+
+RECIPE = ("resize_mode", "crop_fraction", "eval_recipe")
+"""Settings that say how an image of another shape becomes one of the network's."""
 
 
 def settings_with(role: Role) -> tuple[str, ...]:

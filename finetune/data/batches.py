@@ -9,6 +9,7 @@ from finetune.config import RunConfig
 from finetune.data import channels, pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import WHOLE, Share, Split, stratified_subset
+from finetune.data.geometry import CENTRE, Geometry, geometry_of
 from finetune.data.lazy import LazyImages
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import WrongUse
@@ -26,12 +27,13 @@ def training(split: Split, config: RunConfig, *, epoch: int, start: int, share: 
 
 def check_augmentation(split: Split, config: RunConfig) -> None:
     """Raise WrongUse if the images of `split` cannot be augmented as `config` asks."""
-    size = form(config)["image_size"]
+    taken = form(config)
+    size, geometry = taken["image_size"], taken["geometry"]
     if config.rand_augment is not None and shape_of(size).channels == 4:
         raise WrongUse(
             "--rand-augment changes the colours of grey or RGB images, and the network takes 4 channels: leave it out"
         )
-    pipeline.check_augmentation(split.at(size), augmentation(config))
+    pipeline.check_augmentation(split.at(size, geometry), augmentation(config))
 
 
 def evaluation(split: Split, config: RunConfig, *, share: Share = WHOLE) -> pipeline.Batches:
@@ -65,26 +67,31 @@ def augmentation(config: RunConfig) -> Augmentation:
 
 
 def form(config: RunConfig) -> dict[str, Any]:
-    """The form in which a completed config takes its images: batch_size, image_size, preprocessing."""
+    """The form in which a completed config takes its images: batch_size, image_size, preprocessing, geometry."""
     if config.batch_size is None or config.image_size is None or config.preprocess is None:
         raise ValueError("the config is not complete: call finetune.runs.request.complete first")
     return {
         "batch_size": config.batch_size,
         "image_size": config.image_size,
         "preprocessing": find_preprocessing(config.preprocess),
+        "geometry": geometry_of(config),
     }
 
 
 def fitting(split: Split, config: RunConfig) -> tuple[str, ...]:
     """Sentences on what the network gets of the images: which part, and in which channels."""
-    size, images = form(config)["image_size"], split.images
+    taken, images = form(config), split.images
+    size = taken["image_size"]
     if isinstance(images, LazyImages) and images.native is None:  # each has channels and a size of its own
         each = (channels.words(found, shape_of(size).channels) for found in images.photos.channels)
         return tuple(filter(None, each))
     height, width, found = images.shape[1:]
-    cut = split.at(size).images.shape
+    cut = split.at(size, taken["geometry"]).images.shape
     part = "square" if cut[1] == cut[2] else f"part of {cut[2]} x {cut[1]} px"
-    cuts = [f"the centre {part} of images of {width} x {height} px is taken"] if cut[1:3] != (height, width) else []
+    padded = cut[1] > height or cut[2] > width
+    what = f"images of {width} x {height} px are padded to {cut[2]} x {cut[1]} px"
+    what = what if padded else f"the centre {part} of images of {width} x {height} px is taken"
+    cuts = [what] if cut[1:3] != (height, width) else []
     said = channels.words(found, shape_of(size).channels)
     return (*cuts, *([said] if said else []))
 
@@ -104,17 +111,47 @@ def training_subset(split: Split, config: RunConfig, images: int) -> Split:
     return subset.take(np.random.default_rng(config.seed).permutation(len(subset))[:whole])
 
 
+@dataclass(frozen=True)
+class Reframed:
+    """A preprocessing of images that are cropped or resized in another way."""
+
+    own: Any
+    geometry: Geometry
+
+    @property
+    def name(self) -> str:
+        """As the command line takes it, behind `--preprocess`."""
+        fraction = "" if self.geometry.fraction == 1 else f" --crop-fraction {self.geometry.fraction:g}"
+        return f"{self.own.name} --resize-mode {self.geometry.mode}{fraction}"
+
+    def apply(self, images: Any) -> Any:
+        """As `Preprocessing.apply`."""
+        return self.own.apply(images)
+
+
+def feeding(name: str) -> Any:
+    """The preprocessing, or the Reframed one, called `name`. WrongUse as `find_preprocessing`."""
+    own, *options = name.split(" --")
+    given = dict(one.split(" ") for one in options)
+    if not given:
+        return find_preprocessing(own)
+    mode: Any = given["resize-mode"]
+    return Reframed(find_preprocessing(own), Geometry(mode, float(given.get("crop-fraction", 1))))
+
+
 @dataclass(frozen=True, eq=False)
 class EvalSet:
     """Labelled images and the form in which a network takes them.
 
-    The form is a batch size, the size of the images and a preprocessing (anything with `name` and `apply`).
+    The form is a batch size, the size of the images, a preprocessing (anything with `name` and `apply`) and which part
+    of an image is taken.
     """
 
     split: Split
     batch_size: int
     image_size: ImageSize
     preprocessing: Any
+    geometry: Geometry = CENTRE
 
     def __len__(self) -> int:
         return len(self.split)
@@ -127,12 +164,25 @@ class EvalSet:
     def batches(self) -> pipeline.Batches:
         """(preprocessed images, labels, counted) in the split's order; every image counts once, every batch is full."""
         return pipeline.eval_batches(
-            self.split, batch_size=self.batch_size, image_size=self.image_size, preprocessing=self.preprocessing
+            self.split,
+            batch_size=self.batch_size,
+            image_size=self.image_size,
+            preprocessing=self.preprocessing,
+            geometry=self.geometry,
         )
 
     def through(self, preprocessing: Any) -> "EvalSet":
-        """The same images with another preprocessing."""
-        return replace(self, preprocessing=preprocessing)
+        """The same images with another preprocessing, and as that crops and resizes them."""
+        geometry = preprocessing.geometry if isinstance(preprocessing, Reframed) else self.geometry
+        return replace(self, preprocessing=preprocessing, geometry=geometry)
+
+    def reframed(self) -> tuple[Reframed, ...]:
+        """The same preprocessing with other usual ways to crop and resize photos, of which the centre is taken now."""
+        photos = isinstance(self.split.images, LazyImages) and self.split.images.native is None
+        if not photos or self.geometry != CENTRE:
+            return ()
+        others = (Geometry("squash"), Geometry("squash", 0.875), Geometry("crop", 0.875))
+        return tuple(Reframed(self.preprocessing, one) for one in others)
 
     def at(self, batch_size: int) -> "EvalSet":
         """The same images in batches of another size."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from finetune.data.decoding import centre_box
+from finetune.data.geometry import CENTRE, Geometry
 from finetune.data.lazy import LazyImages
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import ImageSize, shape_of
@@ -26,7 +26,8 @@ class Split:
     labels: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.shape[3] not in (1, 3, 4) or self.images.dtype != np.uint8:
+        types = (np.uint8, np.float32) if isinstance(self.images, LazyImages) else (np.uint8,)
+        if self.images.ndim != 4 or self.images.shape[3] not in (1, 3, 4) or self.images.dtype not in types:
             found = f"images are {self.images.dtype} {list(self.images.shape)}"
             raise ValueError(f"{found}: expected uint8 [n, h, w, 1], [n, h, w, 3] or [n, h, w, 4]")
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int64:
@@ -41,14 +42,13 @@ class Split:
         chosen = images.select(indices) if isinstance(images, LazyImages) else images[indices]
         return Split(chosen, self.labels[indices])
 
-    def at(self, size: ImageSize) -> "Split":
-        """The same images, of that size if they are photos. Images in memory are cut to their centre part of its aspect
-        ratio. They keep their size and channels until they are in a batch, so that pixels are not resized twice."""
+    def at(self, size: ImageSize, geometry: Geometry = CENTRE) -> "Split":
+        """The same images, of that size if they are photos. Images in memory are cut to the part that `geometry` takes,
+        and padded. They keep their size and channels until they are in a batch, so that pixels are not resized twice;
+        where pixels are another program's, it gets them whole there."""
         if isinstance(self.images, LazyImages):
-            return replace(self, images=self.images.at(size))
-        height, width, _ = shape_of(size)
-        top, left, down, across = centre_box(self.images.shape[1:3], (height, width))
-        return replace(self, images=self.images[:, top : top + down, left : left + across])
+            return replace(self, images=self.images.at(size, geometry))
+        return self if geometry.exact else replace(self, images=geometry.cut(self.images, shape_of(size)[:2]))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import functools
 import io
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from finetune.data import bit_depth
+from finetune.data.geometry import CENTRE, Geometry, resampled
 from finetune.errors import FinetuneError
 from finetune.text import first_line
 
@@ -122,21 +123,22 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if _orientation(image) in _SWAPPED else (width, height)
 
 
-def centre_box(image: Sequence[int], size: Sequence[int]) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of the largest centre part of an `image` with the aspect ratio of `size`."""
-    (height, width), (high, wide) = image, size
-    # Whole pixels: half a pixel would blur a photo that is not resized at all.
-    across, down = max(min(width, height * wide // high), 1), max(min(height, width * high // wide), 1)
-    return (height - down) // 2, (width - across) // 2, down, across
+def centre(image: Image.Image, size: tuple[int, ...], geometry: Geometry = CENTRE, *, draft: bool = True) -> np.ndarray:
+    """The part of the image that `geometry` takes, resized to `size` (height, width), or padded.
 
-
-def centre(image: Image.Image, size: tuple[int, ...], *, draft: bool = True) -> np.ndarray:
-    """The largest centre part with the aspect ratio of `size` (height, width), resized to that size.
-
-    The result and `draft` are as in `part`.
+    The result and `draft` are as in `part`; float32 for a `geometry` with the pixels of another program.
     """
-    top, left, down, across = centre_box(upright_size(image)[::-1], size[:2])
-    return part(image, (left, top, left + across, top + down), size, draft=draft)
+    if geometry.exact:
+        pixels = decoded(image, (*size, 3)[2], geometry)
+        framed: np.ndarray = np.asarray(resampled(pixels.reshape(1, *pixels.shape[:2], -1), geometry, size[:2]))[0]
+        return framed
+    top, left, down, across = geometry.region(upright_size(image)[::-1], size[:2])
+    inner = geometry.inner((down, across), size[:2])
+    pixels = part(image, (left, top, left + across, top + down), (*inner, *size[2:]), draft=draft)
+    spare = [(full - used, (full - used) // 2) for full, used in zip(size[:2], inner, strict=True)]
+    if not any(rest for rest, _ in spare):
+        return pixels
+    return np.pad(pixels, [*((before, rest - before) for rest, before in spare), (0, 0)])
 
 
 def part(image: Image.Image, box: Box, size: tuple[int, ...], *, draft: bool = True) -> np.ndarray:
@@ -167,6 +169,23 @@ def part(image: Image.Image, box: Box, size: tuple[int, ...], *, draft: bool = T
 def whole(image: Image.Image, channels: int = 3) -> np.ndarray:
     """The whole image, upright and decoded in full: uint8 `[height, width, channels]`, of RGB or RGBA."""
     return np.asarray(converted(_upright(image), channels))
+
+
+def decoded(image: Image.Image, channels: int, geometry: Geometry) -> np.ndarray:
+    """As `whole`, by the decoder that goes with `geometry`: TensorFlow's own default for JPEG, a fast transform, gives
+    other pixels than Pillow's accurate one."""
+    file = getattr(image, "fp", None)
+    if not geometry.exact or image.format != "JPEG" or image.mode != "RGB" or channels != 3 or file is None:
+        return whole(image, channels)
+    import tensorflow as tf  # here, so that images are read without it
+
+    file.seek(0)
+    turn = _TURNS.get(_orientation(image))
+    try:
+        upright = Image.fromarray(tf.io.decode_jpeg(file.read(), channels=3).numpy())
+    except tf.errors.InvalidArgumentError as error:
+        raise OSError(first_line(error, 120)) from None
+    return np.asarray(upright if turn is None else upright.transpose(turn))
 
 
 def check(image: Image.Image) -> None:

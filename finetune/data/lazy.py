@@ -14,6 +14,7 @@ from PIL import Image
 
 from finetune.data import decoding
 from finetune.data.decoding import Box
+from finetune.data.geometry import CENTRE, Geometry
 from finetune.process import cores
 from finetune.text import ImageSize, shape_of
 
@@ -91,8 +92,8 @@ class Photos(ABC):
 
 @dataclass(frozen=True, eq=False)
 class LazyImages:
-    """The photos numbered `chosen` (int64 `[n]`) as uint8 images of the size `side`: the centre part of each that has
-    its aspect ratio.
+    """The photos numbered `chosen` (int64 `[n]`) as images of the size `side`: the part of each that `geometry` takes.
+    They are uint8; float32 in [0, 255] where the geometry has the pixels of another program.
 
     Indexing reads, decodes and resizes; `select` and `at` do not. `draft` as in `decoding.centre`.
 
@@ -106,9 +107,14 @@ class LazyImages:
     side: ImageSize
     draft: bool = True
     native: tuple[int, ...] | None = None
+    geometry: Geometry = CENTRE
 
     ndim = 4
-    dtype = np.dtype(np.uint8)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 for pixels of another program, which are not rounded."""
+        return np.dtype(np.float32 if self.geometry.exact else np.uint8)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -122,19 +128,24 @@ class LazyImages:
     def __getitem__(self, key: "slice | np.ndarray") -> np.ndarray:
         """The images at a slice or at int indices, decoded. Raises BadImage."""
         size = self.shape[1:]
-        return self.views(self.chosen[key], lambda _, image: decoding.centre(image, size, draft=self.draft))
+        return self.views(
+            self.chosen[key], lambda _, image: decoding.centre(image, size, self.geometry, draft=self.draft)
+        )
 
     def select(self, indices: np.ndarray) -> "LazyImages":
         """The images at int `indices`, without reading any."""
         return replace(self, chosen=self.chosen[indices])
 
-    def at(self, size: ImageSize) -> "LazyImages":
-        """The same images of another size. `native` images keep theirs until they are in a batch."""
-        return self if self.native else replace(self, side=size)
+    def at(self, size: ImageSize, geometry: Geometry = CENTRE) -> "LazyImages":
+        """The same images of another size. `native` images keep theirs until they are in a batch; where pixels are
+        another program's, it gets them whole there."""
+        if self.native:
+            return replace(self, geometry=CENTRE if geometry.exact else geometry)
+        return replace(self, side=size, geometry=geometry)
 
     def views(self, numbers: np.ndarray, view: Callable[[int, Image.Image], np.ndarray]) -> np.ndarray:
-        """uint8, of this shape: `view(position, photo)` of the photos with those numbers. Raises BadImage."""
-        out = np.empty((len(numbers), *self.shape[1:]), np.uint8)
+        """Of this shape and type: `view(position, photo)` of the photos with those numbers. Raises BadImage."""
+        out = np.empty((len(numbers), *self.shape[1:]), self.dtype)
 
         def fill(position: int) -> None:
             number = int(numbers[position])

@@ -15,6 +15,7 @@ import tensorflow as tf
 from finetune.data.augmentation import Augmentation
 from finetune.data.channels import in_channels
 from finetune.data.dataset import WHOLE, Share, Split
+from finetune.data.geometry import CENTRE, Geometry, resampled
 from finetune.data.lazy import random_crops
 from finetune.data.preprocessing import AnyPreprocessing, CustomPreprocessing, PerImage, recording
 from finetune.errors import FinetuneError, WrongUse
@@ -57,6 +58,7 @@ def train_batches(
     batch_size: int,
     image_size: ImageSize,
     preprocessing: AnyPreprocessing,
+    geometry: Geometry = CENTRE,
     share: Share = WHOLE,
 ) -> "Batches":
     """The batches of an epoch: (float32 images of `image_size`, int64 `[batch]`).
@@ -71,7 +73,7 @@ def train_batches(
     not smaller than the images.
     """
     augmentation, seed = epoch.augmentation, epoch.seed
-    split = split.at(image_size)
+    split = split.at(image_size, CENTRE if augmentation.resized_crop else geometry)
     check_augmentation(split, augmentation)
     size = min(batch_size, len(split))
     classes = int(split.labels.max()) + 1  # a data set has training images of every class
@@ -88,8 +90,8 @@ def train_batches(
 
     numbers = range(epoch.start_batch, steps_per_epoch(len(split), batch_size))
     shape = shape_of(image_size) if augmentation.resized_crop else split.images.shape[1:]
-    signature = (*_signature(shape, size // share.of), tf.TensorSpec([2], tf.int32))
-    prepare = _training_batch(augmentation, classes, share, image_size, preprocessing, signature)
+    signature = (*_signature(split, shape, size // share.of), tf.TensorSpec([2], tf.int32))
+    prepare = _training_batch(augmentation, classes, share, (image_size, preprocessing, geometry), signature)
     return mapped(numbers, pick, signature, prepare, _failures(preprocessing))
 
 
@@ -98,8 +100,7 @@ def _training_batch(
     augmentation: Augmentation,
     classes: int,
     share: Share,
-    image_size: ImageSize,
-    preprocessing: AnyPreprocessing,
+    form: tuple[ImageSize, AnyPreprocessing, Geometry],
     signature: tuple[tf.TensorSpec, ...],
 ) -> Callable[..., tuple[tf.Tensor, ...]]:
     """Augmentation and preprocessing of a batch, traced once a process.
@@ -108,9 +109,9 @@ def _training_batch(
     """
 
     def prepare(images: tf.Tensor, labels: tf.Tensor, draw: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        images = in_channels(images, shape_of(image_size).channels)
+        images = in_channels(images, shape_of(form[0]).channels)
         images, labels = augmentation.batch(images, labels, draw, classes=classes, share=share)
-        return prepared(images, image_size, preprocessing), labels
+        return prepared(images, *form), labels
 
     return tf.function(prepare, input_signature=signature, autograph=False).get_concrete_function()  # type: ignore[no-any-return]
 
@@ -136,15 +137,21 @@ def check_augmentation(split: Split, augmentation: Augmentation) -> None:
 
 
 def eval_batches(
-    split: Split, *, batch_size: int, image_size: ImageSize, preprocessing: AnyPreprocessing, share: Share = WHOLE
+    split: Split,
+    *,
+    batch_size: int,
+    image_size: ImageSize,
+    preprocessing: AnyPreprocessing,
+    geometry: Geometry = CENTRE,
+    share: Share = WHOLE,
 ) -> "Batches":
     """Every image once, in the split's order: (images as in training, int64 labels, bool `[batch]` counted).
 
     Every batch is full, so that batch statistics are always taken over `batch_size` images. The last batch is filled
-    up at its front with the images before it, whose `counted` is False. A smaller split is one batch. Images are cut
-    to their centre part of the aspect ratio of `image_size`. `share` selects this worker's batches, each of them whole.
+    up at its front with the images before it, whose `counted` is False. A smaller split is one batch. `geometry` says
+    which part of an image becomes one of `image_size`. `share` selects this worker's batches, each of them whole.
     """
-    split = split.at(image_size)
+    split = split.at(image_size, geometry)
     size, starts = eval_starts(len(split), batch_size)
 
     def pick(batch: int) -> tuple[np.ndarray, ...]:
@@ -152,7 +159,7 @@ def eval_batches(
         return split.images[part], split.labels[part], np.arange(part.start, part.stop) >= batch * size
 
     def prepare(images: tf.Tensor, labels: tf.Tensor, counted: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return prepared(images, image_size, preprocessing), labels, counted
+        return prepared(images, image_size, preprocessing, geometry), labels, counted
 
     numbers = share.numbers(range(len(starts)))
     if len(numbers) <= _AT_ONCE:
@@ -161,7 +168,7 @@ def eval_batches(
             return (prepare(*map(tf.convert_to_tensor, pick(number))) for number in numbers)
 
         return Batches(len(numbers), made, _failures(preprocessing))
-    signature = (*_signature(split.images.shape[1:], size), tf.TensorSpec([size], tf.bool))
+    signature = (*_signature(split, split.images.shape[1:], size), tf.TensorSpec([size], tf.bool))
     return mapped(numbers, pick, signature, prepare, _failures(preprocessing))
 
 
@@ -227,15 +234,24 @@ def _failures(preprocessing: AnyPreprocessing) -> list[FinetuneError]:
     return preprocessing.failures if isinstance(preprocessing, CustomPreprocessing) else []
 
 
-def _signature(shape: tuple[int, ...], size: int) -> tuple[tf.TensorSpec, tf.TensorSpec]:
-    return tf.TensorSpec([size, *shape], tf.uint8), tf.TensorSpec([size], tf.int64)
+def _signature(split: Split, shape: tuple[int, ...], size: int) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+    """`shape` is that of an image of `split` in the batch."""
+    return tf.TensorSpec([size, *shape], split.images.dtype), tf.TensorSpec([size], tf.int64)
 
 
-def prepared(images: tf.Tensor, image_size: ImageSize, preprocessing: AnyPreprocessing) -> tf.Tensor:
+def prepared(
+    images: tf.Tensor, image_size: ImageSize, preprocessing: AnyPreprocessing, geometry: Geometry = CENTRE
+) -> tf.Tensor:
     """uint8 `[batch, height, width, channels]` to the network's input, in its channels, resized bilinearly if the size
-    differs."""
+    differs.
+
+    They are already the part that `geometry` takes. Where that has the pixels of another program, they are still whole;
+    photos, which are float32 then, are ready.
+    """
     (height, width), shape = images.shape[1:3], shape_of(image_size)
     images, size = in_channels(images, shape.channels), shape[:2]
+    if geometry.exact and images.dtype == tf.uint8:
+        return preprocessing.apply(resampled(images, geometry, size))
     if (height, width) == size:
         return preprocessing.apply(images)
     shrinking = shape.height < height or shape.width < width

@@ -75,11 +75,11 @@ def check_preprocessing(
     """Try every known preprocessing on few images, and the best other one on all, if it looks better at all.
 
     Another scale or offset shows in statistics that disagree; where they agree, only what new statistics cannot mend is
-    tried, swapped colours and black for white, and the `usual` preprocessing that the network may have been trained
-    with. All are
-    tried on few images, the best of them again on more. `test` and `train` are the passes over all images with
-    `is_training=False` and the present preprocessing. `reach` is the accuracy that other statistics win on training
-    images: a preprocessing that wins far less explains nothing, and is not worth two passes.
+    tried, swapped colours and black for white, photos cropped and resized in other ways, and the `usual` preprocessing
+    that the network may have been trained with. All are tried on few images, the best of them again on more.
+    `test` and `train` are the passes over all images with `is_training=False` and the present preprocessing. `reach` is
+    the accuracy that other statistics win on training images: a preprocessing that wins far less explains nothing, and
+    is not worth two passes.
     """
     own = budget.train.preprocessing
     others: tuple[Any, ...] = (*(suspects() if budget.generous else swapped(own)), changed(own, NEGATIVE))
@@ -91,7 +91,7 @@ def check_preprocessing(
     elif budget.generous:
         proposed, more_others = _recovered(budget)
         others = (*others, *more_others)
-    others = tuple(one for one in others if one.name != own.name)
+    others = tuple(one for one in (*others, *budget.train.reframed()) if one.name != own.name)
     candidates = distinct((own, *others), shape_of(budget.train.image_size).channels)
     few = budget.train.some(budget.few(thresholds.TRIAL_SHARE, thresholds.FIRST_TRIAL))
     passes = {one.name: budget.inference(few.through(one)) for one in candidates}
@@ -166,7 +166,7 @@ def _recovered(budget: CheckBudget) -> tuple[list[recovery.Recovered], list[Any]
         return [], []
     channels = shape_of(budget.train.image_size).channels
     proposed = recovery.propose(measured, moving, first.epsilon, channels)
-    names = [*(one.name for one in proposed), *recovery.of_data(some.split.at(budget.train.image_size))]
+    names = [*(one.name for one in proposed), *recovery.of_data(some.split.at(some.image_size, some.geometry))]
     return proposed, [find_preprocessing(name) for name in dict.fromkeys(names)]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune.batchnorm.statistics import recalibrate
 from finetune.batchnorm.subject import Statistics
-from finetune.data.preprocessing import find_preprocessing
+from finetune.data.batches import feeding
 from finetune.diagnosis import RECALIBRATION_IMAGES, TRAINING_IMAGES
 from finetune.diagnosis.evidence import BatchCheck, BNEvidence, ModeScores, PreprocessingCheck, better
 from finetune.diagnosis.measure import Extent, examine
@@ -120,7 +120,7 @@ def diagnose(
     if check is not None and check.best is not None:
         shown = target.data.test().some(_SHOWN).at(_SHOWN)
         for name in (check.current, check.best):
-            fed[name] = np.asarray(next(iter(shown.through(find_preprocessing(name)).batches()))[0])
+            fed[name] = np.asarray(next(iter(shown.through(feeding(name)).batches()))[0])
     diagnosis = Diagnosis(target.name, evidence, judge(evidence, target.commands), fed)
     target.record(diagnosis.to_json())
     return diagnosis

@@ -77,13 +77,14 @@ class Recovered:
 
 
 def spelled(scale: str, mean: Sequence[float], std: float | Sequence[float] = 1.0, order: str = "rgb") -> str:
-    """`scale=1/255,mean=0.49/0.48/0.45,std=0.25`, to three digits, without what is neutral."""
+    """`scale=1/255,mean=0.49/0.48/0.45,std=0.25`, to three digits, without what is neutral. A deviation may be small, but
+    is never rounded to 0."""
 
     def numbers(values: float | Sequence[float]) -> str:
-        digits = [f"{round(one, 3):.3g}" for one in np.atleast_1d(values)]
+        digits = [f"{one:.3g}" for one in np.atleast_1d(values)]
         return digits[0] if len(set(digits)) == 1 else "/".join(digits)
 
-    parts = {"mean": numbers(mean), "std": numbers(std), "order": order}
+    parts = {"mean": numbers(np.round(mean, 3).tolist()), "std": numbers(std), "order": order}
     neutral = {"mean": ("0", "-0"), "std": ("1",), "order": ("rgb",)}
     return ",".join([f"scale={scale}", *(f"{key}={text}" for key, text in parts.items() if text not in neutral[key])])
 
@@ -95,7 +96,8 @@ def of_data(split: Split) -> tuple[str, ...]:
     """
     pixels = np.asarray(split.images[:], np.float64) / 255
     mean, std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))
-    return (spelled("1/255", mean), spelled("1/255", mean, std), spelled("1", 255 * mean))
+    divided = [spelled("1/255", mean, std)] if std.min() > 0 else []  # a channel without anything in it
+    return (spelled("1/255", mean), *divided, spelled("1", 255 * mean))
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ def propose(measure: Measure, moving: tuple[np.ndarray, np.ndarray], epsilon: fl
                 pair = both[one, used[column]][1]
                 form[row, column] = form[column, row] = (pair - single[one][1] - single[used[column]][1]) / 2
         found.append(_solved(gradient, form, empty, moving, deviation, epsilon, order))
-    return sorted(found, key=lambda one: one.misfit)
+    finite = [one for one in found if np.isfinite([one.scale, 1 / one.scale, one.misfit, *one.shift]).all()]
+    return sorted(finite, key=lambda one: one.misfit)
 
 
 def _fed(sources: Sequence[Any], channels: int) -> _Fed:
@@ -173,7 +176,7 @@ def _solved(
 
     starts = [np.concatenate([[np.log(scale)], np.full(len(gradient) - 1, -scale / 2)]) for scale in _STARTS]
     best = min((least_squares(misfit, start, loss="soft_l1") for start in starts), key=lambda one: float(one.cost))
-    scale = float(np.exp(best.x[0]))
+    scale = float(np.exp(np.clip(best.x[0], -700, 700)))
     near = min(_ROUND.values(), key=lambda one: abs(np.log(scale / one)))
     if abs(np.log(scale / near)) <= _SAME:
         # The scale is known then, and the shift that belongs to it is found again.

@@ -13,7 +13,7 @@ import tensorflow as tf
 from checkpoints.atomic import replacing
 from finetune.backbone import find_backbone, image_size_of, load_backbone
 from finetune.backbone.endpoints import find_layer
-from finetune.config import RunConfig
+from finetune.config import RECIPE, ResizeMode, RunConfig
 from finetune.data import batches
 from finetune.data.dataset import Dataset, Split
 from finetune.data.image_files import NamedImages, read_images
@@ -23,6 +23,7 @@ from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import room_for
 from finetune.runs.model import finished_class_names, open_run, open_trained
+from finetune.runs.request import with_recipe
 from finetune.runs.run_data import image_shape, white
 from finetune.text import ImageSize, printable
 
@@ -53,8 +54,8 @@ class EmbeddingOptions:
 
     target: a run, a `.keras` file in one, or a backbone as in `finetune run --backbone`. layer: see `find_layer`.
     images: files and folders without labels; without any, `split` of `data`, or of the run's own data. pool: over
-    height and width, where the layer gives maps. checkpoint, image_size, preprocess: for backbones, as in
-    `finetune run`.
+    height and width, where the layer gives maps. checkpoint, image_size, preprocess and how photos
+    come to that size: for backbones, as in `finetune run`.
     """
 
     target: str
@@ -71,6 +72,9 @@ class EmbeddingOptions:
     checkpoint: Path | None = None
     image_size: ImageSize | None = None
     preprocess: str | None = None
+    resize_mode: ResizeMode | None = None
+    crop_fraction: float | None = None
+    eval_recipe: str | None = None
     batch_size: int | None = None
     skip_bad_images: bool = False
 
@@ -148,7 +152,8 @@ def _open(request: EmbeddingOptions, progress: Progress | None) -> Network:
     path = Path(request.target)
     folder = path.parent if path.suffix == ".keras" and not path.is_dir() else path
     if (folder / "config.json").is_file():
-        given = [name for name in ("checkpoint", "image_size", "preprocess") if getattr(request, name) is not None]
+        known = ("checkpoint", "image_size", "preprocess", *RECIPE)
+        given = [name for name in known if getattr(request, name) is not None]
         if given:
             raise WrongUse(
                 f"--{given[0].replace('_', '-')}: {request.target} is a run, whose config.json has this setting: "
@@ -169,10 +174,16 @@ def _open(request: EmbeddingOptions, progress: Progress | None) -> Network:
     if not preprocess:
         raise WrongUse(f"missing --preprocess: {spec.id} does not say how its pixels were prepared")
     size = image_size_of(spec, request.image_size)
-    loaded = load_backbone(spec, image_size=size, checkpoint=request.checkpoint, progress=progress)
     config = RunConfig(
-        spec.id, image_size=size, preprocess=preprocess, batch_size=request.batch_size or 32, validation=0.0
+        spec.id,
+        image_size=size,
+        preprocess=preprocess,
+        batch_size=request.batch_size or 32,
+        validation=0.0,
+        **{name: getattr(request, name) for name in RECIPE if getattr(request, name) is not None},
     )
+    config = with_recipe(config, spec)
+    loaded = load_backbone(spec, image_size=size, checkpoint=request.checkpoint, progress=progress)
     return Network(loaded.model, config, stages=loaded.stages)
 
 

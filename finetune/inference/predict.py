@@ -16,7 +16,7 @@ from finetune.backbone import open_model
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Subject
 from finetune.batchnorm.surgery import adopt
-from finetune.config import RunConfig
+from finetune.config import RECIPE, RunConfig, check_settings
 from finetune.data import batches, image_files
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import PREPROCESSINGS, is_harmless
@@ -182,7 +182,8 @@ def _exported(path: Path) -> Classifier:
             card = json.loads(archive.read(CARD))
         names, size, preprocess = card["class_names"], card["image_size"], card["preprocess"]
         native, inside = card["data_image_shape"], card["preprocessing_inside"]
-        brightest = card.get("white")  # exports of earlier versions do not have it
+        brightest = card.get("white")  # exports of earlier versions do not have it, nor a recipe
+        recipe = {name: card[name] for name in RECIPE if name in card}
     except KeyError as error:
         raise FinetuneError(
             f"{path} does not say what its classes are and how its pixels are prepared ({error}): {_NO_RUN}"
@@ -206,7 +207,11 @@ def _exported(path: Path) -> Classifier:
         raise FinetuneError(f"{path}: its {CARD} has white {brightest!r}: export it again")
     if type(size) not in (int, str) or model.input_shape != (None, *_sides(size)):
         raise FinetuneError(f"{path} takes {list(model.input_shape)}, but its {CARD} says {size!r} px: export it again")
-    config = RunConfig("", image_size=size, preprocess=preprocess, batch_size=32)
+    config = RunConfig("", image_size=size, preprocess=preprocess, batch_size=32, **recipe)
+    try:
+        check_settings(config, RECIPE)
+    except WrongUse as error:
+        raise FinetuneError(f"{path}: its {CARD} is damaged ({error}): export it again") from None
     sides = tuple(native) if native else None
     subject = KerasSubject(adopt(model, unbiased=False))
     return Classifier(str(path), subject, config, _checked(names, model, path), sides, white=brightest)

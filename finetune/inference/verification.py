@@ -1,13 +1,14 @@
 """Prove a file of weights: it fills its network exactly, and the network computes the same outputs as the original."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from checkpoints import store
 from checkpoints.catalog.lookup import BackboneSpec, find_row
@@ -21,13 +22,17 @@ from checkpoints.matching.transfer import LoadReport
 from finetune.backbone import load_backbone
 from finetune.backbone.freezing import LayerInfo, layer_infos
 from finetune.batchnorm.statistics import KerasSubject
+from finetune.config import RunConfig
 from finetune.data import pipeline
 from finetune.data.dataset import Split
+from finetune.data.geometry import geometry_of
+from finetune.data.image_files import read_images
 from finetune.data.lazy import Progress
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.evaluator import Evaluation, Evaluator
 from finetune.inference import reference
+from finetune.runs.request import with_recipe
 
 TOLERANCE = 1e-4
 """Largest difference from the original, as a share of its outputs' scale. Float32 rounding alone stays a factor of 100
@@ -124,14 +129,16 @@ def verify(
     *,
     checkpoint: Path | None = None,
     photos: Path | None = None,
+    recipe: Mapping[str, Any] = MappingProxyType({}),
     say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Load weights strictly, run the original beside them where a library can build it, score `photos`.
 
     `name` is a catalogue row, or a path: then the row is the one that the file fits. The images compared are the photos
-    (centre crop at the published size), or generated ones, always the same. The logits are compared for a file with its
-    published head, or with a head of other classes under the published names; the features for any other file.
+    (at the published size, cropped and resized by the settings in `recipe`), or generated ones, always the same. The
+    logits are compared for a file with its published head, or with a head of other classes under the published names;
+    the features for any other file.
     `say` gets a line about what happens now, `progress` the bytes fetched so far and their total where it is known.
     Raises CheckpointError for files, WrongUse for --photos with a file that lacks the published head, FinetuneError
     where the original is tf_slim's and that is not installed.
@@ -142,7 +149,10 @@ def verify(
     if photos is not None:
         _check_photos(spec, opened, fit)
     own_classes = fit.head == "other" and any(of_head(spec, variable) for variable in opened.shapes)
-    scored = read_photos(photos, spec.image_size) if photos else None
+    config = with_recipe(RunConfig(spec.id, **recipe), spec)
+    if recipe and photos is None:
+        raise WrongUse(f"{config.as_option(next(iter(recipe)))} is for photos: give them with --photos DIR")
+    scored = read_photos(photos).at(spec.image_size, geometry_of(config)) if photos else None
     outputs = fit.outputs if own_classes or fit.head == "published" else None
     loaded = load_backbone(
         spec, image_size=spec.image_size, checkpoint=opened, head="published" if fit.head == "published" else outputs
@@ -164,7 +174,8 @@ def verify(
     except reference.NoReference as no:
         reason = str(no)
     if scored is not None:
-        batches = pipeline.eval_batches(scored, batch_size=25, image_size=spec.image_size, preprocessing=preprocessing)
+        form: dict[str, Any] = {"batch_size": 25, "image_size": spec.image_size, "geometry": geometry_of(config)}
+        batches = pipeline.eval_batches(scored, **form, preprocessing=preprocessing)
         evaluation = Evaluator(subject, label_offset=spec.label_offset).evaluate(batches)
     return Verification(spec, loaded.report, agreement, reason, evaluation)
 
@@ -226,27 +237,13 @@ def layers_with_variables(spec: BackboneSpec) -> dict[str, list[LayerInfo]]:
     return rows
 
 
-def read_photos(folder: Path, image_size: int) -> Split:
-    """Photos named `NNN_*.jpg` (NNN the ImageNet class, 0 to 999) as uint8 `[n, image_size, image_size, 3]`.
+def read_photos(folder: Path) -> Split:
+    """Photos named `NNN_*.jpg`, NNN the ImageNet class, 0 to 999.
 
-    The centre square of `image_size` px is taken from photos whose short side is larger; smaller ones are enlarged
-    first. Raises FinetuneError where there are none, or one cannot be read.
+    Raises FinetuneError where there are none, or one cannot be read.
     """
-    named = {path: match for path in sorted(folder.glob("*")) if (match := _NAME.match(path.name))}
-    if not named:
+    paths = [path for path in sorted(folder.glob("*")) if _NAME.match(path.name)]
+    if not paths:
         raise FinetuneError(f"{folder} holds no photos: expected files named like 207_golden_retriever.jpg")
-    labels = np.array([int(match.group(1)) for match in named.values()], np.int64)
-    return Split(np.stack([_centre(path, image_size) for path in named]), labels)
-
-
-def _centre(path: Path, size: int) -> np.ndarray:
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-            if min(image.size) < size:
-                scale = size / min(image.size)
-                image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
-            left, top = ((side - size) // 2 for side in image.size)
-            return np.asarray(image.crop((left, top, left + size, top + size)))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise FinetuneError(f"{path} cannot be read as an image ({error}): replace or remove it") from None
+    found = read_images(paths, native=None)
+    return Split(found.split.images, np.array([int(Path(name).name[:3]) for name in found.names], np.int64))

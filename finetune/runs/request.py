@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 from finetune.backbone import BackboneSpec, check_image_size, find_backbone, freezing, image_size_of
 from finetune.batchnorm.decay import FEW_UPDATES, auto_decay
 from finetune.batchnorm.policy import Rule, parse_bn_rule
-from finetune.config import Augment, RunConfig, check_config, check_trackers, presets
+from finetune.config import (
+    RECIPE,
+    Augment,
+    ResizeMode,
+    RunConfig,
+    check_config,
+    check_settings,
+    check_trackers,
+    presets,
+)
 from finetune.data.pipeline import parts_per_step, steps_per_epoch
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import WrongUse
@@ -60,10 +69,33 @@ def check_request(config: RunConfig) -> Resolved:
             "it, or the config.json of its run beside it; give --preprocess inception (pixels in [-1, 1]), unit "
             "([0, 1]), caffe, torch, vgg, or raw ([0, 255])"
         )
+    with_recipe(config, spec)
     if config.image_size is not None:
         config = replace(config, image_size=image_size_of(spec, config.image_size))
         check_image_size(spec, config.image_size or 0)
     return Resolved(config, spec, freeze, bn)
+
+
+def with_recipe(config: RunConfig, spec: BackboneSpec | None) -> RunConfig:
+    """`config` with its resize mode and crop fraction; `spec` is None where the model is none of the catalogue.
+    WrongUse where it asks for a published evaluation that is not known, or for another as well."""
+    check_settings(config, RECIPE)
+    if config.eval_recipe != "published":
+        mode: ResizeMode = config.resize_mode or ("squash" if config.eval_recipe == "keras" else "crop")
+        return replace(config, resize_mode=mode, crop_fraction=config.crop_fraction or 1.0)
+    if spec is None or spec.evaluation is None:
+        raise WrongUse(
+            f"--eval-recipe published: no source says how the images of {spec.id if spec else 'this model'} were "
+            "cropped and resized (slim's does, for its own networks): leave it out, or give --resize-mode and "
+            "--crop-fraction"
+        )
+    published = dict(zip(RECIPE, spec.evaluation, strict=False))
+    for name, value in published.items():
+        if getattr(config, name) not in (None, value):
+            raise WrongUse(
+                f"{config.as_option(name)}: --eval-recipe published has {value} for {spec.id}; leave out one of the two"
+            )
+    return replace(config, **published)  # type: ignore[arg-type]
 
 
 def default_image_size(spec: BackboneSpec, source_size: int) -> ImageSize:
@@ -108,7 +140,7 @@ def complete(
     size = config.image_size or default_image_size(spec, source_size)
     cropped = min(shape_of(size)[:2]) if photos else source_size
     return replace(
-        config,
+        with_recipe(config, spec),
         backbone=spec.id,
         image_size=size,
         preprocess=config.preprocess or spec.preprocessing,

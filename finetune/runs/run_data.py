@@ -4,6 +4,7 @@ from typing import Any
 
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset
+from finetune.data.geometry import geometry_of
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError
@@ -116,9 +117,8 @@ def _native(dataset: Dataset, config: RunConfig) -> list[int] | None:
     images = dataset.test.images
     if isinstance(images, LazyImages):
         return None
-    height, width, channels = (dataset.test.at(config.image_size) if config.image_size else dataset.test).images.shape[
-        1:
-    ]
+    seen = dataset.test.at(config.image_size, geometry_of(config)) if config.image_size else dataset.test
+    height, width, channels = seen.images.shape[1:]
     return [int(one) for one in ((height, width) if channels == 3 else (height, width, channels))]
 
 

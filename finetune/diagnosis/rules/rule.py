@@ -48,7 +48,8 @@ class Commands:
         return f"{self.recalibrate}  # or {again}"
 
     def _fed(self, preprocess: str) -> str:
-        return f"{self.target} --preprocess {shlex.quote(preprocess)}" if preprocess else self.target
+        name, more, options = preprocess.partition(" --")  # how photos are cropped stands behind it
+        return f"{self.target} --preprocess {shlex.quote(name)}{more}{options}" if preprocess else self.target
 
 
 Basis = Literal["exact", "records", "tried", "fitted", "excluded", "left over"]

@@ -80,7 +80,9 @@ def open_catalogued(request: TargetOptions) -> Target:
         opened = averages.checkpoint
         notes.append(f"--ema: {averages.summary()}")
     image_size = image_size_of(spec, request.image_size)
-    data = read_data(request, str(opened.path), outputs, image_size=image_size, preprocess=spec.preprocessing)
+    data = read_data(
+        request, str(opened.path), outputs, image_size=image_size, preprocess=spec.preprocessing, spec=spec
+    )
     subject = KerasSubject(load_backbone(spec, image_size=image_size, checkpoint=opened, head=outputs).model)
     ending = next((one for one in (".weights.h5", *SUFFIXES) if opened.path.name.endswith(one)), "")
     step = int(opened.read("global_step")) if opened.shapes.get("global_step") == () else None

@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune.config import ResizeMode
 from finetune.diagnosis.rules.rule import Commands
 from finetune.text import ImageSize
 
@@ -15,8 +16,8 @@ class TargetOptions:
     target: a run, or a model's file. backbone, checkpoint, ema: a network of the catalogue with weights of one's own,
     or their moving averages. meta_graph to feed: a TF1 graph. output: one of a model's several. architecture: the
     model whose weights `target` holds. data: as in `finetune run`. preprocess: a name, or `module:function`. image_size
-    in px. bn_decay: the share of the old moving value that training kept, if known. model_only: no images are needed
-    but for their classes, if they are given.
+    in px, resize_mode to eval_recipe: as in `finetune run`. bn_decay: the share of the old moving value that training
+    kept, if known. model_only: no images are needed but for their classes, if they are given.
     """
 
     target: Path | None = None
@@ -38,6 +39,9 @@ class TargetOptions:
     csv_columns: str | None = None
     preprocess: str | None = None
     image_size: ImageSize | None = None
+    resize_mode: ResizeMode | None = None
+    crop_fraction: float | None = None
+    eval_recipe: str | None = None
     batch_size: int | None = None
     source_checkpoint: Path | None = None
     bn_decay: float | None = None
@@ -46,7 +50,8 @@ class TargetOptions:
     def commands(self, backbone: str | None = None, *, unwritable: str = "") -> Commands:
         """The commands of a remedy: one that names this target again, and one that trains `backbone` on its data, from
         the source's weights where they are known. `unwritable`: why no copy of the target can be written."""
-        data = self._typed("data", "data_dir", "npz_keys", "tfrecord_keys", "csv_columns", "image_size")
+        data = self._typed("data", "data_dir", "npz_keys", "tfrecord_keys", "csv_columns")
+        data += self._typed("image_size", "resize_mode", "crop_fraction", "eval_recipe")
         words = [str(self.target)] if self.target else []
         words += self._typed("backbone", "checkpoint", "meta_graph", "input", "logits", "is_training", "input_layout")
         words += self._typed("output", "architecture", "source_checkpoint", "bn_decay")

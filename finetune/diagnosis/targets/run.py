@@ -23,7 +23,8 @@ def open_run_target(request: TargetOptions) -> Target:
     `request.source_checkpoint`. `bn.json` is written for the run's own model, unless the run may only be read.
     """
     path = Path(str(request.target))
-    given = [name for name in ("data", "image_size", "batch_size", "bn_decay") if getattr(request, name) is not None]
+    known = ("data", "image_size", "resize_mode", "crop_fraction", "eval_recipe", "batch_size", "bn_decay")
+    given = [name for name in known if getattr(request, name) is not None]
     if given:
         raise WrongUse(
             f"--{given[0].replace('_', '-')}: {path} is a run, whose config.json says what it was: leave it out"

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from checkpoints.formats import Checkpoint, open_checkpoint
+from finetune.backbone import BackboneSpec
 from finetune.batchnorm.subject import Snapshot, Subject
-from finetune.config import RunConfig
+from finetune.config import RECIPE, RunConfig
 from finetune.data import batches
 from finetune.data.batches import EvalSet, training_subset
 from finetune.data.dataset import Dataset
@@ -25,6 +26,7 @@ from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.targets.options import TargetOptions
 from finetune.errors import FinetuneError, WrongUse
+from finetune.runs.request import with_recipe
 from finetune.text import ImageSize
 
 BATCH_SIZE = 64
@@ -115,11 +117,13 @@ def read_data(
     image_size: ImageSize,
     preprocess: str | None,
     batch_size: int | None = None,
+    spec: BackboneSpec | None = None,
 ) -> Data:
     """The data a request names, for the model `name` with so many outputs.
 
     `image_size` is what the model takes, `preprocess` what is known of it; the request's own replaces it. `batch_size`
-    is the only one the model takes, where it takes only one. FinetuneError where the data does not fit the model.
+    is the only one the model takes, where it takes only one. `spec`: its row of the catalogue. FinetuneError where the
+    data does not fit the model.
     """
     chosen = request.preprocess or preprocess
     if not chosen:
@@ -142,7 +146,9 @@ def read_data(
         image_size=image_size,
         preprocess=chosen,
         batch_size=request.batch_size or batch_size or BATCH_SIZE,
+        **{name: getattr(request, name) for name in RECIPE if getattr(request, name) is not None},
     )
+    config = with_recipe(config, spec)
     if request.model_only and request.data is None and request.data_dir is None:
         return Data(None, config)
     dataset = load_data(config)

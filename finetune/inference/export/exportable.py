@@ -12,7 +12,8 @@ import numpy as np
 from finetune._version import __version__
 from finetune.backbone import module_handle
 from finetune.batchnorm.surgery import to_stock
-from finetune.config import RunConfig
+from finetune.config import RECIPE, RunConfig
+from finetune.data.geometry import Geometry, geometry_of
 from finetune.data.preprocessing import AnyPreprocessing, find_preprocessing
 from finetune.errors import FinetuneError
 from finetune.files import to_json
@@ -81,6 +82,11 @@ class Source:
         return find_preprocessing(self.config.preprocess)
 
     @property
+    def geometry(self) -> Geometry:
+        """How images come to that shape."""
+        return geometry_of(self.config)
+
+    @property
     def shape(self) -> list[int | None]:
         """Shape of the export's input."""
         if not self.with_preprocessing:
@@ -99,6 +105,7 @@ class Source:
             "input_shape": self.shape,
             "image_size": self.network.setting,
             "preprocess": self.config.preprocess,
+            **{name: getattr(self.config, name) for name in RECIPE},
             "preprocessing_inside": self.with_preprocessing,
             "data_image_shape": list(self.native) if self.native else None,
             "white": self.white,
@@ -116,13 +123,15 @@ class Source:
         """What the user of the export must feed it."""
         kind = _KINDS[self.shape[3] or 3]
         part = "square" if self.network.height == self.network.width else "part"
+        ways = {"crop": f"the centre {part} is taken and resized", "squash": "stretched", "pad": "padded and resized"}
         if not self.with_preprocessing:
             words = f"feed images of {self.network} with the preprocessing '{self.config.preprocess}'"
         elif self.native:
             words = f"feed uint8 {kind} images of {self.native[1]}x{self.native[0]} px, as they are"
         else:
-            words = f"feed uint8 {kind} photos of any size, as they are: the centre {part} is taken and resized to "
-            words += str(self.network)
+            words = f"feed uint8 {kind} photos of any size, as they are: {ways[self.geometry.mode]} to {self.network}"
+            if self.geometry.fraction < 1:
+                words += f", of which the centre {self.geometry.fraction:g} of each side is kept"
         white = self.white
         deep = f"pixels of more than 8 bits become 8-bit ones first: min(pixels, {white}) * 255 / {white}, rounded"
         return [words, *([deep] if white else [])]

@@ -66,7 +66,7 @@ def _freeze(source: Source) -> tuple[Any, str]:
 
     def run(images: tf.Tensor) -> list[tf.Tensor]:
         if source.with_preprocessing:
-            images = pixels.resized(images, source.network, photos=source.native is None)
+            images = pixels.resized(images, source.network, photos=source.native is None, geometry=source.geometry)
             images = source.preprocessing.apply(images)
         logits = tf.cast(model(images, training=False), tf.float32)
         return [logits, tf.nn.softmax(logits)]

@@ -59,7 +59,7 @@ def keras_runtime(model: keras.Model) -> Runtime:
 
 def _with_pixels(source: Source, model: keras.Model) -> keras.Model:
     images = keras.Input(tuple(source.shape[1:]), dtype="uint8", name=INPUT)
-    x = pixels.layers(images, source.network, source.preprocessing, native=source.native)
+    x = pixels.layers(images, source.network, source.preprocessing, native=source.native, geometry=source.geometry)
     # Flat: a model within a model would hide its layers from the reader of the file.
     copy = to_stock(model)
     logits = copy._run_through_graph([x], call_fn=lambda operation, *args, **kwargs: operation(*args, **kwargs))

@@ -53,7 +53,7 @@ class Reference:
         """Score an export of the source. `size` is that of its files, in bytes."""
         feed: Batches = batches.evaluation(self._test, self._config)
         if self._source.with_preprocessing:
-            test = self._test.at(self._source.network.setting)
+            test = self._test.at(self._source.network.setting, self._source.geometry)
             feed = _pixels(test, int(self._config.batch_size or 1), self._source.shape[3] or 3)
         return self._compare(self._score(runtime, feed), self._same_pixels, size)
 
@@ -102,7 +102,7 @@ def _pixels(split: Split, batch_size: int, channels: int) -> Iterator[tuple[np.n
     if isinstance(images, LazyImages):
         for position, number in enumerate(map(int, images.chosen)):
             with decoding.naming(images.photos.place(number)), images.photos.ready(number) as image:
-                pixels = decoding.whole(image, channels)[None]
+                pixels = decoding.decoded(image, channels, images.geometry)[None]
             yield np.ascontiguousarray(pixels), labels[position : position + 1], np.ones(1, bool)
         return
     for start in range(0, len(split), batch_size):

@@ -70,7 +70,7 @@ def export(
         if evaluation is not None:
             WRITERS[form].check_runtime()
     if with_preprocessing:
-        pixels.check(source.preprocessing)
+        pixels.check(source.preprocessing, source.geometry)
     reference, least = None, evaluation.least_accuracy if evaluation else None
     if evaluation is not None:
         reference = Reference(open_run(target, data_dir=evaluation.data_dir), source, evaluation)

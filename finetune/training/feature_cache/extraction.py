@@ -16,6 +16,7 @@ from finetune.batchnorm.subject import Statistics
 from finetune.batchnorm.surgery import parts
 from finetune.data import pipeline
 from finetune.data.dataset import Images
+from finetune.data.geometry import CENTRE, Geometry
 from finetune.data.preprocessing import AnyPreprocessing
 from finetune.errors import FinetuneError, Interrupted, WrongUse
 from finetune.text import ImageSize, shape_of
@@ -77,6 +78,7 @@ class Network:
     statistics: Statistics
     image_size: ImageSize
     preprocessing: AnyPreprocessing
+    geometry: Geometry = CENTRE
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Rows. The graph is traced at the first call, so only where rows are missing."""
@@ -86,7 +88,8 @@ class Network:
     def _run(self) -> Callable[[tf.Tensor], tf.Tensor]:
         with kernels.products(parts(self.below)):
             run = forward(self.below, self.statistics, moments=False)
-        prepare = tf.function(lambda pixels: pipeline.prepared(pixels, self.image_size, self.preprocessing))
+        form = self.image_size, self.preprocessing, self.geometry
+        prepare = tf.function(lambda pixels: pipeline.prepared(pixels, *form))
         return lambda pixels: run(prepare(pixels))[0]
 
 

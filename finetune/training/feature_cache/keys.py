@@ -15,6 +15,7 @@ from finetune.batchnorm.layer import BatchNorm
 from finetune.batchnorm.module_parts import Module
 from finetune.data import pipeline
 from finetune.data.dataset import Split
+from finetune.data.geometry import CENTRE, Geometry
 from finetune.data.lazy import LazyImages, in_threads
 from finetune.data.preprocessing import AnyPreprocessing, CustomPreprocessing
 from finetune.text import ImageSize
@@ -62,16 +63,21 @@ def of_network(below: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def of_pixels(split: Split, *, image_size: ImageSize, preprocessing: AnyPreprocessing) -> str:
+def of_pixels(
+    split: Split, *, image_size: ImageSize, preprocessing: AnyPreprocessing, geometry: Geometry = CENTRE
+) -> str:
     """Hex digest of how images of this kind become the network's input: the output for two images of noise.
 
     It covers everything that preprocessing and resizing do, the user's own code included. For photos that are decoded
     at their size, it covers Pillow's version too, and how their bytes are read in this data set.
     """
-    shape = split.at(image_size).images.shape[1:]
-    noise = np.random.default_rng(VERSION).integers(0, 256, (2, *shape), np.uint8)
-    pixels = np.asarray(pipeline.prepared(tf.constant(noise), image_size, preprocessing))
+    images = split.at(image_size, geometry).images
+    shape = images.shape[1:]
+    noise = np.random.default_rng(VERSION).integers(0, 256, (2, *shape), np.uint8).astype(images.dtype)
+    pixels = np.asarray(pipeline.prepared(tf.constant(noise), image_size, preprocessing, geometry))
     digest = hashlib.sha256(repr((shape, pixels.shape, str(pixels.dtype))).encode() + pixels.tobytes())
+    if geometry != CENTRE:
+        digest.update(repr(geometry).encode())
     if isinstance(split.images, LazyImages):
         digest.update(f"Pillow {PIL.__version__}".encode())
         digest.update(split.images.photos.reading().encode())

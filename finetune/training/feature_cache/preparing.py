@@ -84,8 +84,11 @@ class _Preparation:
 
     @cached_property
     def _pixels(self) -> str:
-        size, preprocessing = self._form["image_size"], self._form["preprocessing"]
-        return keys.of_pixels(self.dataset.train, image_size=size, preprocessing=preprocessing)
+        return keys.of_pixels(self.dataset.train, **self._pixel_form)
+
+    @property
+    def _pixel_form(self) -> dict[str, Any]:
+        return {name: value for name, value in self._form.items() if name != "batch_size"}
 
     def feed(self, not_for: str | None) -> tuple[CachedFeed, dict[str, Any]]:
         """Raises NotCached."""
@@ -104,7 +107,8 @@ class _Preparation:
                 "time; give --cache-features on where it does not"
             )
         named = {"train": self.dataset.train, "validation": self.dataset.validation, "test": self.dataset.test}
-        splits = {name: split.at(self._form["image_size"]) for name, split in named.items() if split is not None}
+        size, geometry = self._form["image_size"], self._form["geometry"]
+        splits = {name: split.at(size, geometry) for name, split in named.items() if split is not None}
         parts = {
             name: Part(keys.of_images(split), split.images, np.arange(len(split))) for name, split in splits.items()
         }
@@ -200,7 +204,7 @@ class _Preparation:
         budget = size_in_bytes(config.cache_budget) if config.cache_budget is not None else None
         try:
             entry = self.held.enter_context(feature_store.opened(key, about, ids, budget=budget))
-            run = Network(below, statistics, image_size, self._form["preprocessing"])
+            run = Network(below, statistics, **self._pixel_form)
             return entry, fill(entry, run, parts, self.progress)
         except (feature_store.OverBudget, DoesNotKeep) as reason:
             raise NotCached(str(reason)) from None

@@ -33,7 +33,7 @@ def test_real_weights_classify_real_photos(kind):
 @pytest.mark.slow
 @real
 def test_the_same_features_from_all_three_files():
-    images = read_photos(SHARED / "data/imagenet_photos", 224).images[:8].astype(np.float32) / 127.5 - 1
+    images = read_photos(SHARED / "data/imagenet_photos").at(224).images[:8].astype(np.float32) / 127.5 - 1
     features = []
     for name, path in FILES.values():
         loaded = load_backbone(find_row(name), image_size=224, checkpoint=path)

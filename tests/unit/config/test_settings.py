@@ -84,7 +84,8 @@ def test_keys_are_those_of_config_json():
         (
             "decides_features",
             {"backbone", "checkpoint", "data", "data_dir", "image_size", "preprocess", "augment", "bn_epsilon"}
-            | {"features", "output", "cache_precision", "npz_keys", "tfrecord_keys", "csv_columns", "from_averages"},
+            | {"features", "output", "cache_precision", "npz_keys", "tfrecord_keys", "csv_columns", "from_averages"}
+            | {"resize_mode", "crop_fraction", "eval_recipe"},
         ),
         (
             "may_change_on_resume",

@@ -139,3 +139,11 @@ def test_grey_and_four_channels(channels, name):
     mean = pixels.mean(axis=(0, 1, 2)) / 255
     (subtracted, _, _) = of_data(Split(pixels, np.zeros(len(pixels), np.int64)))
     np.testing.assert_allclose(find_preprocessing(subtracted).mean[:channels], mean, rtol=2e-3)
+
+
+def test_a_deviation_is_never_rounded_to_zero() -> None:
+    assert find_preprocessing(spelled("1/255", [0.4], 2e-4)).std == (2e-4,) * 3
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    pixels[..., 2] = 0  # a camera without blue
+    names = of_data(Split(pixels, np.zeros(4, np.int64)))
+    assert len([find_preprocessing(name) for name in names]) == 2

@@ -214,4 +214,4 @@ def test_published_files_are_known_by_their_path(path: str, name: str, library: 
 def test_a_folder_without_photos_is_said(tmp_path: Path) -> None:
     (tmp_path / "dog.jpg").write_bytes(b"not named by its class")
     with pytest.raises(FinetuneError, match=r"holds no photos: expected files named like 207_golden_retriever\.jpg"):
-        verification.read_photos(tmp_path, 32)
+        verification.read_photos(tmp_path)

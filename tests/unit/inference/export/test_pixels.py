@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from finetune.data import decoding
+from finetune.data.geometry import Geometry
 from finetune.data.preprocessing import CustomPreprocessing, PerImage, find_preprocessing, from_numbers, suspects
 from finetune.errors import FinetuneError
 from finetune.inference.export import pixels
@@ -27,6 +28,42 @@ def test_photos_are_pillows_but_for_rounding(height: int, width: int, side: int)
     apart = np.abs(graph - pillow)
     assert apart.max() <= 1
     assert (apart > 0).mean() < 0.01
+
+
+AREA = [Geometry(fraction=0.875), Geometry("squash"), Geometry("squash", 0.9), Geometry("pad"), Geometry("pad", 0.8)]
+EXACT = [Geometry("squash", 0.875, "slim"), Geometry("crop", 0.875, "slim"), Geometry("squash", 1, "keras")]
+EXACT += [Geometry("crop", 1, "keras")]
+
+
+@pytest.mark.parametrize("geometry", [*AREA, *EXACT], ids=repr)
+@pytest.mark.parametrize("shape", [(50, 50), (37, 91), (80, 41)])
+def test_every_geometry_of_evaluation_is_that_of_a_graph(geometry: Geometry, shape: tuple[int, int]) -> None:
+    image = noise(*shape)
+    expected = decoding.centre(Image.fromarray(image), (32, 24), geometry)
+    graph = tf.function(
+        lambda images: pixels.resized(images, ImageShape(32, 24), photos=True, geometry=geometry),
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)],
+    )
+    apart = np.abs(graph(image[None])[0] - expected.astype(np.float32))
+    assert apart.max() <= (2e-3 if geometry.exact else 1)
+
+
+@pytest.mark.parametrize("geometry", [Geometry("squash"), Geometry("crop", 1, "keras"), Geometry("squash", 1, "keras")])
+def test_keras_layers_crop_and_resize_in_the_same_way(geometry: Geometry) -> None:
+    images = keras.Input((None, None, 3), dtype="uint8")
+    raw = find_preprocessing("raw")
+    model = keras.Model(images, pixels.layers(images, ImageShape(24, 24), raw, native=None, geometry=geometry))
+    image = noise(37, 91)
+    expected = decoding.centre(Image.fromarray(image), (24, 24), geometry)
+    assert np.abs(np.asarray(model(image[None]))[0] - expected).max() <= (2e-3 if geometry.exact else 1)
+
+
+def test_slims_pixels_are_refused_where_no_stock_layer_makes_them() -> None:
+    with pytest.raises(FinetuneError, match="no stock layer of Keras resizes as --eval-recipe has it"):
+        pixels.layers(
+            keras.Input((None, None, 3), dtype="uint8"), ImageShape(24, 24), find_preprocessing("raw"), native=None,
+            geometry=EXACT[0],
+        )  # fmt: skip
 
 
 def test_photos_higher_than_wide_differ_by_one_at_most() -> None:
