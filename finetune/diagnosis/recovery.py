@@ -77,8 +77,8 @@ class Recovered:
 
 
 def spelled(scale: str, mean: Sequence[float], std: float | Sequence[float] = 1.0, order: str = "rgb") -> str:
-    """`scale=1/255,mean=0.49/0.48/0.45,std=0.25`, to three digits, without what is neutral. A deviation may be small, but
-    is never rounded to 0."""
+    """`scale=1/255,mean=0.49/0.48/0.45,std=0.25`, to three digits, without what is neutral. A small deviation is not
+    rounded to 0."""
 
     def numbers(values: float | Sequence[float]) -> str:
         digits = [f"{one:.3g}" for one in np.atleast_1d(values)]
