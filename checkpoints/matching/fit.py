@@ -140,7 +140,7 @@ def fit_row(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]
     pairing = pair(checkpoint, spec, backbone)
     names, shapes = pairing.names, checkpoint.shapes
     explained = {*names.values(), *pairing.head, *pairing.auxiliary, *pairing.counters}
-    head, outputs = _head(spec, pairing, shapes)
+    head, outputs = _head(spec, pairing, shapes, size=len(entries) - len(backbone))
     right = [entry for entry in backbone if shapes.get(names[entry.name]) == entry.shape]
     return Fit(
         spec=spec,
@@ -157,9 +157,12 @@ def fit_row(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]
     )
 
 
-def _head(spec: BackboneSpec, pairing: Pairing, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Head, int | None]:
+def _head(
+    spec: BackboneSpec, pairing: Pairing, shapes: Mapping[str, tuple[int, ...]], *, size: int
+) -> tuple[Head, int | None]:
+    """`size`: the variables of the published head."""
     kernels = [shapes[name] for name in pairing.head if len(shapes[name]) > 1]
     if not kernels:
         return "absent", None
     outputs = kernels[-1][-1]
-    return ("published" if len(pairing.head) == 2 and outputs == spec.outputs else "other"), outputs
+    return ("published" if len(pairing.head) == size and outputs == spec.outputs else "other"), outputs

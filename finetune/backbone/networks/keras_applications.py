@@ -4,6 +4,8 @@ Source: keras/src/applications of Keras 3.15. Keras numbers unnamed layers throu
 InceptionV3 has `conv2d_17` where the second has `conv2d_111`); a freeze rule or a saved plan needs one name.
 """
 
+import fnmatch
+import math
 from typing import Any
 
 import keras
@@ -37,6 +39,43 @@ _INCEPTION_RESNET_V2 = (
     Stage("conv_7b", "conv_7b_ac"),
 )
 _MOBILENET = (Stage("conv1", "conv1_relu"), *(Stage(f"conv_{i}", f"conv_pw_{i}_relu") for i in range(1, 14)))
+_MOBILENET_V2 = (
+    Stage("conv1", "Conv1_relu"),
+    Stage("block_0", "expanded_conv_project_BN"),
+    *(Stage(f"block_{i}", f"block_{i}_*") for i in range(1, 17)),
+    Stage("conv_1", "out_relu"),
+)
+
+
+def _mobilenet_v3(blocks: int) -> tuple[Stage, ...]:
+    """Its activations have no names, so a stage ends before one."""
+    ends = [Stage(f"block_{i}", f"expanded_conv_{i}_*") for i in range(1, blocks)]
+    return (Stage("conv", "conv_bn"), Stage("block_0", "expanded_conv_[ap]*"), *ends, Stage("conv_1", "conv_1_bn"))
+
+
+_XCEPTION = (
+    Stage("block1", "block1_conv2_act"),
+    *(Stage(f"block{i}", f"add_{i - 2}" if i > 2 else "add") for i in range(2, 14)),
+    Stage("block14", "block14_sepconv2_act"),
+)
+
+
+def _efficientnet(blocks: int) -> tuple[Stage, ...]:
+    ends = [Stage(f"block{i}", f"block{i}*") for i in range(1, blocks + 1)]
+    return (Stage("stem", "stem_activation"), *ends, Stage("top", "top_activation"))
+
+
+def _nasnet(cells: int) -> tuple[Stage, ...]:
+    """`cells` are the normal cells in a row, before each of two reductions and at the end."""
+    return (
+        Stage("stem", "reduction_concat_stem_2"),
+        Stage("cells_1", f"normal_concat_{cells - 1}"),
+        Stage("reduction_1", f"reduction_concat_reduce_{cells}"),
+        Stage("cells_2", f"normal_concat_{2 * cells}"),
+        Stage("reduction_2", f"reduction_concat_reduce_{2 * cells}"),
+        Stage("cells_3", f"normal_concat_{3 * cells}"),
+    )
+
 
 STAGES = {
     "ResNet50": _resnet(3, 4, 6, 3),
@@ -51,8 +90,24 @@ STAGES = {
     "DenseNet169": _DENSENET,
     "DenseNet201": _DENSENET,
     "MobileNet": _MOBILENET,
+    "MobileNetV2": _MOBILENET_V2,
+    "MobileNetV3Small": _mobilenet_v3(11),
+    "MobileNetV3Large": _mobilenet_v3(15),
+    "Xception": _XCEPTION,
+    "NASNetMobile": _nasnet(4),
+    "NASNetLarge": _nasnet(6),
+    **{f"EfficientNetB{i}": _efficientnet(7) for i in range(8)},
+    **{f"EfficientNetV2B{i}": _efficientnet(6) for i in range(4)},
+    "EfficientNetV2S": _efficientnet(6),
+    "EfficientNetV2M": _efficientnet(7),
+    "EfficientNetV2L": _efficientnet(7),
 }
-"""Every application that can be built here, and its stages by the layer names of this package."""
+"""Every application that can be built here, and its stages by the layer names of this package. An end that is a pattern
+is the last layer that fits it."""
+
+_DEVIATION = (0.229, 0.224, 0.225)
+"""Of ImageNet's pixels in [0, 1]. The `Normalization` of the published EfficientNets divides by its root; a `Rescaling`
+behind it, which Keras builds only together with these weights, by the other root."""
 
 
 def build(image_size: tuple[int, int], outputs: int | None, *, application: str, **arguments: Any) -> Network:
@@ -68,7 +123,23 @@ def build(image_size: tuple[int, int], outputs: int | None, *, application: str,
     )
     # Given a tensor, an application makes its input a list of one; rewrapped, the model takes the images themselves.
     model = keras.Model(images, model.output, name=model.name)
-    return Network(_with_names(model, canonical_names(model)), "", stages)
+    if application.startswith("EfficientNetB"):
+        model = _with_rescaling(model)
+    model = _with_names(model, canonical_names(model))
+    names = [layer.name for layer in model.layers]
+    return Network(model, "", tuple(Stage(one.name, fnmatch.filter(names, one.end)[-1]) for one in stages))
+
+
+def _with_rescaling(model: keras.Model) -> keras.Model:
+    """The model as Keras builds it for the published weights: its normalised pixels are rescaled."""
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        output = layer(*args, **kwargs)
+        if not isinstance(layer, keras.layers.Normalization):
+            return output
+        return keras.layers.Rescaling([1 / math.sqrt(one) for one in _DEVIATION])(output)
+
+    return keras.models.clone_model(model, call_function=call)
 
 
 def canonical_names(model: keras.Model) -> dict[str, str]:
