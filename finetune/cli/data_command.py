@@ -1,6 +1,7 @@
 """The command `finetune data`."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,10 @@ _AUGMENTING_SETTINGS = (
 )
 
 
-def _options(*names: str) -> Any:
+def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the options of settings of `finetune run` to a command, with the argument NAME|PATH before them."""
 
-    def add(command: Any) -> Any:
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for name in reversed(names):
             command = setting_option(name)(command)
         return _PLACE(command)

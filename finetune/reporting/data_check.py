@@ -169,10 +169,8 @@ def _probed(pool: Pool, good: np.ndarray, probe: Probe) -> tuple[Finding, dict[s
         found = suspect_labels(np.concatenate(of_parts), pool.labels[numbers], seed=probe.seed)
     except TooFew as reason:
         return empty, about | {"reason": str(reason)}, between
-    ranked = found.ranked()
-    ranked = ranked[found.confident[ranked]][: round(probe.share * int(found.judged.sum()))]
-    suspects = _suspects(pool, numbers, found, ranked)
-    judged = {"judged": int(found.judged.sum()), "accuracy": found.accuracy, "confident": int(found.confident.sum())}
+    suspects = _suspects(pool, numbers, found, found.ranked(probe.share))
+    judged = {"judged": int(found.judged.sum()), "accuracy": found.accuracy, "estimated_wrong": found.wrong}
     return suspects, about | judged, between
 
 

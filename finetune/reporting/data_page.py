@@ -37,8 +37,8 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
         some = f" of {labels['of']:,}" if labels["of"] > labels["images"] else ""
         first = (
             f"labels: a linear classifier on features of {labels['backbone']} agrees with {labels['accuracy']:.1%} of "
-            f"the labels of images that it has not seen ({labels['images']:,}{some} images); it is sure of another "
-            f"class for {labels['confident']:,}"
+            f"the labels of images that it has not seen ({labels['images']:,}{some} images); by confident learning "
+            f"{labels['estimated_wrong']:,} labels are wrong, or their images hard"
         )
     else:
         first = f"labels: not checked: {labels['reason']}"

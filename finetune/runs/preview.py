@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -9,7 +10,10 @@ from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
+from finetune.data.load_data import load_data
+from finetune.runs.directory import RunDir
 from finetune.runs.request import check_request, complete
+from finetune.runs.run_data import check_unchanged, white
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,16 @@ def augmented(config: RunConfig, dataset: Dataset, *, images: int, epoch: int = 
             break
     seen = np.clip(np.rint(np.concatenate(pixels)), 0, 255).astype(np.uint8)
     return Preview(seen, [_label(one, dataset.class_names) for one in np.concatenate(targets)], config)
+
+
+def of_run(path: Path, *, images: int, data_dir: Path | None = None) -> Preview:
+    """The first training images of the run in the directory `path`. Raises FinetuneError where its data has changed."""
+    run = RunDir.open(path)
+    config = run.config()
+    moved = replace(config, data_dir=str(data_dir)) if data_dir else config
+    dataset = load_data(moved, white=white(run))
+    check_unchanged(run, dataset, advice="put it back, or give its place with --data-dir")
+    return augmented(config, dataset, images=images)
 
 
 def _label(target: np.ndarray, names: Sequence[str]) -> str:
