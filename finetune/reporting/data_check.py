@@ -169,8 +169,8 @@ def _probed(pool: Pool, good: np.ndarray, probe: Probe) -> tuple[Finding, dict[s
         found = suspect_labels(np.concatenate(of_parts), pool.labels[numbers], seed=probe.seed)
     except TooFew as reason:
         return empty, about | {"reason": str(reason)}, between
-    suspects = _suspects(pool, numbers, found, found.ranked(probe.share))
-    judged = {"judged": int(found.judged.sum()), "accuracy": found.accuracy, "estimated_wrong": found.wrong}
+    suspects = _suspects(pool, numbers, found, found.suspects(pool.labels[numbers], probe.share))
+    judged = {"judged": int(found.judged.sum()), "accuracy": found.accuracy}
     return suspects, about | judged, between
 
 

@@ -37,8 +37,7 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
         some = f" of {labels['of']:,}" if labels["of"] > labels["images"] else ""
         first = (
             f"labels: a linear classifier on features of {labels['backbone']} agrees with {labels['accuracy']:.1%} of "
-            f"the labels of images that it has not seen ({labels['images']:,}{some} images); by confident learning "
-            f"{labels['estimated_wrong']:,} labels are wrong, or their images hard"
+            f"the labels of {labels['images']:,}{some} images, none of which it was fitted to"
         )
     else:
         first = f"labels: not checked: {labels['reason']}"

@@ -27,7 +27,7 @@ WORDS: dict[Kind, str] = {
     "bright": "even its dark parts are bright",
     "odd-size": "far more or far fewer pixels than the other images",
     "odd-aspect": "far wider or far taller than the other images",
-    "suspect-label": "a classifier that has not seen it believes least of all in its label",
+    "suspect-label": "a classifier that was not fitted to it is sure of another class",
 }
 """What each kind means, in the order of a report."""
 CERTAIN: tuple[Kind, ...] = ("unreadable", "duplicate", "conflicting-labels")
