@@ -153,7 +153,6 @@ def _probe_of(display: Any, given: dict[str, Any]) -> Any:
         load_tensorflow()
         from finetune.reporting.data_check import Probe
         from finetune.training.feature_cache import image_features
-        from finetune.training.feature_cache.extraction import Progress
 
         found = image_features.find(name, checkpoint=given["checkpoint"], image_size=given["image_size"], side=side)
         if found is None:
@@ -161,7 +160,7 @@ def _probe_of(display: Any, given: dict[str, Any]) -> Any:
                 "no weights of a small backbone are on this machine: give --backbone mobilenet_v1_1.0, which fetches "
                 "17 MB, or any other with --checkpoint"
             )
-        steps = Progress(display.say, display.features, lambda: False, display.warn)
+        steps = image_features.Progress(display.say, display.features, lambda: False, display.warn)
         return Probe(
             lambda splits: found.features(splits, steps, download=display.download),
             f"{found.spec.id} at {found.image_size} px",

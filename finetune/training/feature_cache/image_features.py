@@ -18,6 +18,8 @@ from finetune.text import ImageSize
 from finetune.training.feature_cache import feature_store, keys
 from finetune.training.feature_cache.extraction import DoesNotKeep, Network, Part, Progress, batch_size, fill
 
+__all__ = ["Extractor", "Progress", "find"]
+
 _SMALL = 10_000_000
 """The most parameters of a backbone that is chosen by itself: two cores compute a thousand small images in seconds."""
 

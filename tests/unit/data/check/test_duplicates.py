@@ -26,7 +26,8 @@ def all_pairs(hashes):
 
 
 def found_pairs(hashes):
-    return {pair for first, second in duplicates._near(hashes) for pair in zip(first.tolist(), second.tolist())}
+    links = [np.stack(pair, axis=1) for pair in duplicates._near(hashes)]
+    return {tuple(pair) for pair in np.concatenate(links).tolist()}
 
 
 def test_no_near_pair_is_missed_and_none_is_made_up(monkeypatch):

@@ -18,9 +18,9 @@ def scene(seed):
 
 
 def found(train, test, train_labels=None, test_labels=None):
-    labels = [np.arange(len(part)) % 2 if given is None else given for part, given in
-              ((train, train_labels), (test, test_labels))]  # fmt: skip
-    parts = [Split(np.stack(images), np.asarray(one, np.int64)) for images, one in zip((train, test), labels)]
+    given = ((train, train_labels), (test, test_labels))
+    labels = [np.arange(len(images)) % 2 if one is None else np.asarray(one, np.int64) for images, one in given]
+    parts = [Split(np.stack(images), one) for (images, _), one in zip(given, labels, strict=True)]
     pool = Pool.of(Dataset("some", ("a", "b"), parts[0], None, parts[1], "some"))
     findings = {one.kind: one for one in find(pool, measure(pool))}
     return pool, findings
