@@ -59,7 +59,7 @@ class Suspicions:
         """Of `ranked`, the images of which another class than that of `labels` is predicted; at most that share of the
         judged ones."""
         ranked = self.ranked()
-        return ranked[self.predicted[ranked] != labels[ranked]][: round(share * len(ranked))]
+        return np.asarray(ranked[self.predicted[ranked] != labels[ranked]][: round(share * len(ranked))])
 
 
 def suspect_labels(features: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> Suspicions:
