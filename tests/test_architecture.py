@@ -23,27 +23,31 @@ SURFACES = {
             "lazy",
             "decoding",
             "given",
+            "exclusion",
         ),
+        *("check.findings", "check.kinds", "check.measures"),
     },
-    "evaluation": {"evaluator", "predictions", "metrics", "significance"},
+    "evaluation": {"evaluator", "predictions", "metrics", "significance", "linear_probe"},
     "backbone": {
         *("", "architecture_file", "head", "outputs", "freezing", "endpoints", "conversion", "networks.names", "stock"),
     },
     "tf_graphs": {""},
-    "runs": {"request", "directory", "run_data", "model"},
+    "runs": {"request", "directory", "run_data", "model", "preview"},
     "diagnosis": {
         *("", "doctor", "targets.opening", "targets.options", "measure", "verdict", "evidence", "rules.rule"),
         *("targets.in_memory", "targets.demo", "monitor"),
     },
     "reporting": {
-        *("run_report", "pages", "rendering", "curves", "words"),
+        *("run_report", "pages", "rendering", "curves", "words", "data_check", "data_page", "pictures", "sheet"),
     },
     "inference": {"predict", "embeddings", "verification", "export.write", "export.exported"},
     "batch": {
         *("jobs", "call", "folder", "status", "survey", "summary", "slurm"),
         *("executors.job_process", "executors.local", "executors.ray_cluster"),
     },
-    "training": {"start", "display", "feature_cache.feature_store"},
+    "training": {
+        *("start", "display", "feature_cache.feature_store", "feature_cache.image_features"),
+    },
     "cli": set(),
 }
 """The modules of each package that other packages may import; "" is the package itself. All of `checkpoints` is."""

@@ -15,6 +15,7 @@ from finetune.cli.batch_command import batch
 from finetune.cli.cache_command import cache
 from finetune.cli.checkpoint_command import checkpoint
 from finetune.cli.completion_command import completion
+from finetune.cli.data_command import data
 from finetune.cli.demo_command import demo
 from finetune.cli.diagnosis_commands import diagnose_bn, recalibrate_bn
 from finetune.cli.env_command import env
@@ -72,7 +73,7 @@ def main() -> None:
 
 
 for _command in (
-    *(run, batch, evaluate, report, diagnose_bn, recalibrate_bn, predict, features, export),
+    *(run, batch, data, evaluate, report, diagnose_bn, recalibrate_bn, predict, features, export),
     *(backbones, checkpoint, completion, cache, demo, env),
 ):
     main.add_command(_command)

@@ -1,7 +1,7 @@
 """The command `finetune report`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,9 +22,16 @@ if TYPE_CHECKING:
     metavar="N",
     help="Most confident mistakes shown.  [default: 24]",
 )
+@click.option(
+    "--augmented",
+    type=click.IntRange(0, 500),
+    default=0,
+    metavar="N",
+    help="With --html: show N training images as each run augmented them.  [default: 0]",
+)
 @DATA_DIR
 @output_options
-def report(targets: tuple[Path, ...], html: Path | None, mistakes: int, data_dir: Path | None) -> None:
+def report(targets: tuple[Path, ...], html: Path | None, mistakes: int, augmented: int, data_dir: Path | None) -> None:
     """Report on runs: curves, confusion, scores by class, most confident mistakes, calibration, BatchNorm, settings.
 
     RUN is a run directory, or the directory of a batch, which means all of its finished runs. Several runs are ranked,
@@ -43,6 +50,8 @@ def report(targets: tuple[Path, ...], html: Path | None, mistakes: int, data_dir
         raise WrongUse("missing RUN: give one or more run directories, or that of a batch")
     if html is not None:
         check_page_path(html)
+    elif augmented:
+        raise WrongUse("--augmented shows images in a page: give --html FILE with it")
     with progress() as display:
 
         def score(run: Path) -> "Predictions":
@@ -56,7 +65,8 @@ def report(targets: tuple[Path, ...], html: Path | None, mistakes: int, data_dir
     if html is not None:
         from finetune.reporting.pages import render_run_page
 
-        write_text(html, render_run_page(found.value, found.pictures))
+        sheets = _augmented(found.value["runs"], augmented, data_dir) if augmented else {}
+        write_text(html, render_run_page(found.value, found.pictures, sheets))
     if printed_json(found.value):
         return
     from finetune.cli.display_report import show_report
@@ -64,3 +74,18 @@ def report(targets: tuple[Path, ...], html: Path | None, mistakes: int, data_dir
     show_report(found.value)
     if html is not None:
         click.echo(f"page           {html}")
+
+
+def _augmented(runs: list[dict[str, Any]], images: int, data_dir: Path | None) -> dict[str, list[tuple[str, str]]]:
+    """(data URI, label) of the first training images of each run, by its name."""
+    load_tensorflow()
+    from finetune.reporting.pictures import data_uri
+    from finetune.runs.preview import of_run
+
+    sheets = {}
+    for one in runs:
+        seen = of_run(Path(one["path"]), images=images, data_dir=data_dir)
+        sheets[one["name"]] = [
+            (data_uri(pixels, photo=False), label) for pixels, label in zip(seen.images, seen.labels, strict=True)
+        ]
+    return sheets

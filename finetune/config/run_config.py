@@ -99,6 +99,8 @@ class RunConfig:
     """Share of the training images held out for validation."""
     skip_bad_images: bool = setting(False, roles=("chooses_images",))
     """Leave damaged images out, and list them."""
+    exclude: str | None = setting(None, path("FILE"), roles=("chooses_images", "may_change_on_resume"))
+    """A list of images to leave out, as 'finetune data check --out' writes it."""
     background_class: bool = setting(False, roles=("chooses_images",))
     """Keep class 0 of data whose labels start at 1: slim's background class. --head keep sets it for a head that has
     one."""

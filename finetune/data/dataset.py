@@ -86,7 +86,8 @@ class Dataset:
 
     remarks: sentences for users on how the data was read. skipped: the damaged images that were left out, each with
     the reason. white: as in `Photos`. background: the name of a class 0 without images that the data numbers before its
-    own, as slim does; it is left out, unless `with_background` has put it in. Raises FinetuneError if there are fewer
+    own, as slim does; it is left out, unless `with_background` has put it in. excluded: the digest of the list of
+    images that were left out on request, `exclusion.Exclusion.digest`. Raises FinetuneError if there are fewer
     than two classes, another class has no training image, or a label has no class.
     """
 
@@ -100,6 +101,7 @@ class Dataset:
     skipped: tuple[str, ...] = ()
     white: int | None = None
     background: str | None = None
+    excluded: str | None = None
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split, few_shot, hold_out, stratified_subset
+from finetune.data.exclusion import read_exclusion, without
 from finetune.data.sources import parquet_images
 from finetune.data.sources.array_files import array_files
 from finetune.data.sources.arrays import read_arrays_file
@@ -56,14 +57,28 @@ def load_data(
     - `few_shot` draws so many training images of every class, and all of them train. The validation images are a
       fraction `validation` of that number, drawn from the other images.
     - Validation images of the data's own are used instead, unless `validation` is 0.
-    - Test images never change. Only if the data has none, a fraction `test` is drawn as well.
+    - `exclude` lists images that are left out, of every split; the others stay in their split.
+    - Test images never change otherwise. Only if the data has none, a fraction `test` is drawn as well.
 
     `white` is that of a run (`Dataset.white`), by which its images are scaled wherever they lie now.
     `progress` receives the bytes of downloads, `on_scan` the number of photos that were inspected. Raises WrongUse for
     an unknown name (with the nearest one), for a `data_dir` that would not be read and for an impossible number;
     FinetuneError for files.
     """
+    split = _split(load_whole(config, white=white, progress=progress, on_scan=on_scan), config)
+    return split.with_background() if config.background_class else split
+
+
+def load_whole(
+    config: RunConfig,
+    *,
+    white: int | None = None,
+    progress: Progress | None = None,
+    on_scan: Progress | None = None,
+) -> Dataset:
+    """As `load_data`, but with all training images, and with the data's own validation images where it has any."""
     data_dir = Path(config.data_dir) if config.data_dir else None
+    exclusion = read_exclusion(Path(config.exclude)) if config.exclude else None
     options = ReadOptions(
         data_dir,
         config.test,
@@ -75,12 +90,12 @@ def load_data(
         tfrecord_keys=pairs(config.tfrecord_keys or "") or {},
         csv_columns=pairs(config.csv_columns or "") or {},
         white=white,
+        excluded=exclusion.names.keys() if exclusion else (),
     )
     dataset = read_source(config.data, options)
     if config.background_class and dataset.background is None:
         raise WrongUse(f"--background-class: the labels of {dataset.source} do not start at 1; leave it out")
-    split = _split(dataset, config)
-    return split.with_background() if config.background_class else split
+    return without(dataset, exclusion) if exclusion else dataset
 
 
 def _split(dataset: Dataset, config: RunConfig) -> Dataset:

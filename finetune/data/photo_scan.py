@@ -3,7 +3,7 @@
 Each is opened once. Only of large data sets in more than 8 bits, some training images are read a second time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,8 +67,10 @@ class Inspection:
         return None if most == _DECLARED else bit_depth.white_of(most)
 
 
-def inspect_photos(photos: Photos, *, skip_bad: bool, progress: Progress | None = None) -> Inspection:
-    """Inspect `photos`, and note their channels in them.
+def inspect_photos(
+    photos: Photos, *, skip_bad: bool, excluded: Collection[str] = (), progress: Progress | None = None
+) -> Inspection:
+    """Inspect `photos`, and note their channels in them. Damaged ones with a name in `excluded` are no error.
 
     With `skip_bad`, every photo is decoded and damaged ones are left out. So every machine leaves out the same photos,
     and batches remain a function of the seed. Otherwise damaged photos raise a FinetuneError that names them, as far
@@ -85,7 +87,11 @@ def inspect_photos(photos: Photos, *, skip_bad: bool, progress: Progress | None 
             seen += in_threads(lambda position: _inspected(photos, int(numbers[position]), whole=whole), block)
             if progress is not None:
                 progress(block.stop, inspected)
-    bad = tuple(f"{one.error.name}: {one.error.reason}" for one in seen if one.error is not None)
+    bad = tuple(
+        f"{one.error.name}: {one.error.reason}"
+        for number, one in zip(numbers, seen, strict=True)
+        if one.error is not None and photos.name(int(number)) not in excluded
+    )
     if bad and not skip_bad:
         of = f"{inspected} images" if inspected == count else f"the {inspected} images inspected (of {count})"
         raise FinetuneError(

@@ -235,6 +235,7 @@ def _dataset(request: EmbeddingOptions, network: Network, on_scan: Progress | No
         tfrecord_keys=request.tfrecord_keys,
         csv_columns=request.csv_columns,
         skip_bad_images=request.skip_bad_images,
+        exclude=None,
         examples=None,
         validation=0.0 if request.split != "validation" else network.config.validation or 0.05,
     )

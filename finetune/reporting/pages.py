@@ -5,6 +5,7 @@ Both are made from the JSON report (docs/report.md, docs/diagnosis.md), so old r
 
 import shlex
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,17 @@ _TOGETHER = {"validation_accuracy": "Validation accuracy by epoch", "train_loss"
 _SPLITS = {"test": "test images", "train": "training subset"}
 
 
-def render_run_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[str]]) -> str:
+def render_run_page(
+    report: Mapping[str, Any],
+    pictures: Mapping[str, Sequence[str]],
+    augmented: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType({}),
+) -> str:
     """The HTML of `finetune report --html`. `report` is what `--json` prints; `pictures` has a data URI for each
-    mistake of a run, by the run's name."""
+    mistake of a run, by the run's name; `augmented` has (data URI, label) of some augmented training images."""
     shown = all_printable(report)
     runs = [
-        {**run, "drawn": _drawn(run), "pictures": pictures.get(raw["name"], []), **_added(run)}
+        {**run, "drawn": _drawn(run), "pictures": pictures.get(raw["name"], [])}
+        | {"augmented": augmented.get(raw["name"], []), **_added(run)}
         for run, raw in zip(shown["runs"], report["runs"], strict=True)
     ]
     return render(
@@ -52,8 +58,13 @@ def _added(run: Mapping[str, Any]) -> dict[str, Any]:
     environment = dict(run["environment"])
     packages = environment.pop("packages", None) or {}
     environment |= {name: version or "not installed" for name, version in packages.items()}
-    path = run["path"]
+    path, counts = run["path"], (run["data"].get("class_counts") or {}).get("training") or []
+    names = run["data"].get("class_names") or []
+    by_size = sorted(zip(counts, names, strict=False))
+    where = ["--data-dir", run["config"]["data_dir"]] if run["config"].get("data_dir") else []
     return {
+        "check_command": shlex.join(["finetune", "data", "check", str(run["config"].get("data")), *where]),
+        "sizes": (by_size[0], by_size[-1]) if by_size else None,
         "quoted": shlex.quote(path),
         "quoted_config": shlex.quote(f"{path}/config.json"),
         "environment": environment,

@@ -161,7 +161,7 @@ class Pictures:
     def _dataset(self, record: RunRecord) -> Dataset:
         config = record.config
         names = ["data", "data_dir", "examples", "validation", "seed", "test", "skip_bad_images"]
-        names += ["npz_keys", "tfrecord_keys", "csv_columns"]
+        names += ["npz_keys", "tfrecord_keys", "csv_columns", "exclude"]
         key = repr([white(record.run), *(getattr(config, name) for name in names)])
         if self._last is None or self._last[0] != key:
             self._last = None

@@ -20,8 +20,10 @@ from finetune.files import Held, finite, locked, read_json, to_json, write_text
 
 FORMAT_VERSION = 1
 """Written into `config.json`. A reader refuses a newer format than its own."""
+EXCLUDED = "exclude.txt"
+"""A run's copy of the list of images that it left out."""
 _BEFORE_CONFIG = (
-    *(".lock", "environment.json", "load.json", "freeze.json", "data.json"),
+    *(".lock", "environment.json", "load.json", "freeze.json", "data.json", EXCLUDED),
     *("lr_range.json", "lr_range.svg", "bn_source.npz"),
 )
 """Files that a new run writes before `config.json`, which marks the directory as a run."""
@@ -32,9 +34,9 @@ Status = Literal["done", "interrupted", "started"]
 class RunDir:
     """The files of one run.
 
-    config.json, environment.json, load.json, freeze.json, metrics.jsonl, metrics.csv, checkpoints/state.npz (to
-    resume), bn_source.npz (the statistics it started from), model.keras, predictions.npz, MODEL_CARD.md, bn.json (after
-    a diagnosis), result.json (written last, so its presence means the run finished).
+    config.json, environment.json, load.json, freeze.json, exclude.txt (with --exclude), metrics.jsonl, metrics.csv,
+    checkpoints/state.npz (to resume), bn_source.npz (the statistics it started from), model.keras, predictions.npz,
+    MODEL_CARD.md, bn.json (after a diagnosis), result.json (written last, so its presence means the run finished).
     """
 
     def __init__(self, path: Path, made: tuple[Path, ...] = ()) -> None:
@@ -277,6 +279,8 @@ def _already_there(path: Path) -> WrongUse:
 def read_config_file(path: Path) -> dict[str, Any]:
     """The keys and values of a `config.json`. Only its format is checked.
 
+    A list of excluded images is read from the copy beside it, which is that of the run wherever it lies now.
+
     Raises FinetuneError where it is missing, no JSON object, or of a newer format than this version reads.
     """
     values = read_json(path)
@@ -291,6 +295,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
             f"{path} has format_version {version}, written by {_writer(path)}, but this is finetune {__version__}, "
             f"which reads up to {FORMAT_VERSION}: upgrade it with: {install_line(options='--upgrade')}"
         )
+    if values.get("exclude") is not None and (copy := path.absolute().with_name(EXCLUDED)).is_file():
+        values["exclude"] = str(copy)
     return values
 
 

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
 from finetune.config import RunConfig
-from finetune.data.dataset import Dataset
+from finetune.data.dataset import Dataset, Split
 from finetune.data.geometry import geometry_of
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import load_data
@@ -26,6 +28,8 @@ def describe_data(dataset: Dataset, config: RunConfig) -> dict[str, Any]:
         "remarks": list(dataset.remarks),
         "skipped": list(dataset.skipped),
         "white": dataset.white,
+        "excluded": dataset.excluded,
+        "class_counts": {name: _by_class(split, dataset) for name, split in _splits(dataset).items()},
     }
 
 
@@ -69,6 +73,11 @@ def check_unchanged(run: RunDir, dataset: Dataset, *, advice: str) -> None:
                 f"the data has changed since the run was started: {then['images'].get(split)} {split} images then, "
                 f"{count} now ({dataset.source}): {advice}"
             )
+    if "excluded" in then and then["excluded"] != dataset.excluded:
+        raise FinetuneError(
+            "the data has changed since the run was started: another list of images is left out (--exclude) than then: "
+            f"{advice}"
+        )
     known = white(run)
     if known is not None and dataset.white != known:
         raise FinetuneError(
@@ -123,8 +132,13 @@ def _native(dataset: Dataset, config: RunConfig) -> list[int] | None:
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:
-    return {
-        "training": len(dataset.train),
-        "validation": len(dataset.validation) if dataset.validation else 0,
-        "test": len(dataset.test),
-    }
+    return {name: len(split) if split is not None else 0 for name, split in _splits(dataset).items()}
+
+
+def _splits(dataset: Dataset) -> dict[str, Split | None]:
+    return {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
+
+
+def _by_class(split: Split | None, dataset: Dataset) -> list[int]:
+    labels = split.labels if split is not None else np.zeros(0, np.int64)
+    return [int(count) for count in np.bincount(labels, minlength=len(dataset.class_names))]

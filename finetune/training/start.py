@@ -20,8 +20,9 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.config import RunConfig
 from finetune.data.dataset import Share
 from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
+from finetune.files import write_text
 from finetune.process import cores, stop_signals
-from finetune.runs.directory import FORMAT_VERSION, RunDir, check_place
+from finetune.runs.directory import EXCLUDED, FORMAT_VERSION, RunDir, check_place
 from finetune.runs.model import load_snapshot, refuse_broken_plan, save_snapshot
 from finetune.runs.run_data import check_unchanged, describe_data
 from finetune.training.display import Display
@@ -92,6 +93,8 @@ def start(
                 run.write("load.json", prepared.backbone.report.to_json())
             phases = Phases(run, prepared, display, resumed=False)
             run.write("data.json", describe_data(prepared.dataset, prepared.config))
+            if prepared.config.exclude is not None:
+                write_text(run.path / EXCLUDED, Path(prepared.config.exclude).read_text(encoding="utf-8"))
             if tested is not None:
                 write_range_test(run, tested)
             save_snapshot(run, KerasSubject(prepared.model).snapshot())

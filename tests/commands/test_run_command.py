@@ -67,6 +67,7 @@ def test_the_run_directory(finished):
             "tfrecord_keys",
             "csv_columns",
             "few_shot",
+            "exclude",
             "rand_augment",
             "mixup",
             "cutmix",

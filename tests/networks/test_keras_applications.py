@@ -103,7 +103,7 @@ def test_efficientnet_is_the_one_of_the_published_weights(tmp_path: Path, monkey
     np.testing.assert_allclose(ours.model(images), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     # Random weights hardly tell pixels apart at their end: these are the pixels behind what is done to them.
     pixels = [
-        np.asarray(keras.Model(one.inputs, one.get_layer("stem_conv_pad").output)(images))
+        np.asarray(keras.Model(one.input, one.get_layer("stem_conv_pad").output)(images))
         for one in (ours.model, original, made)
     ]
     np.testing.assert_allclose(pixels[0], pixels[1], rtol=1e-5, atol=1e-5)

@@ -1,6 +1,6 @@
 """From the images of a source to a data set: which are the test set, and which photos are left out."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,8 @@ class ReadOptions:
     the data has none. seed: of that draw. skip_bad_images: whether damaged photos are left out. progress, on_scan:
     receive the progress of a download in bytes, and of the inspection of photos in images. npz_keys, tfrecord_keys: the
     names of arrays and features, where they are not found, by the keys of these settings. csv_columns: of a table.
-    white: as in `Dataset`, if it is known from a run; otherwise the data's own training images say it.
+    white: as in `Dataset`, if it is known from a run; otherwise the data's own training images say it. excluded: the
+    names of photos that may be damaged, because they are left out anyway.
     """
 
     data_dir: Path | None = None
@@ -37,6 +38,7 @@ class ReadOptions:
     tfrecord_keys: Mapping[str, str] = field(default_factory=dict)
     csv_columns: Mapping[str, str] = field(default_factory=dict)
     white: int | None = None
+    excluded: Collection[str] = ()
 
 
 class LabelledPhotos(NamedTuple):
@@ -68,7 +70,9 @@ def assemble(
     seen: Inspection | None = None
     splits: Mapping[str, Split]
     if isinstance(found, LabelledPhotos):
-        seen = inspect_photos(found.photos, skip_bad=options.skip_bad_images, progress=options.on_scan)
+        seen = inspect_photos(
+            found.photos, skip_bad=options.skip_bad_images, excluded=options.excluded, progress=options.on_scan
+        )
         splits = _good(found, seen)
     else:
         splits = found

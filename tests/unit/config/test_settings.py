@@ -69,7 +69,7 @@ def test_the_learning_rate_has_a_short_name():
 def test_keys_are_those_of_config_json():
     assert list(PLAIN.to_json()) == list(SETTINGS)
     assert set(DEFAULTS) == set(SETTINGS) - {"backbone"}
-    assert PATHS == ("checkpoint", "data_dir")
+    assert PATHS == ("checkpoint", "data_dir", "exclude")
     assert LISTS == ("freeze", "bn", "tracker")
 
 
@@ -79,7 +79,7 @@ def test_keys_are_those_of_config_json():
         (
             "chooses_images",
             {"data", "data_dir", "examples", "few_shot", "test", "validation", "skip_bad_images"}
-            | {"npz_keys", "tfrecord_keys", "csv_columns", "background_class"},
+            | {"npz_keys", "tfrecord_keys", "csv_columns", "background_class", "exclude"},
         ),
         (
             "decides_features",
@@ -89,7 +89,8 @@ def test_keys_are_those_of_config_json():
         ),
         (
             "may_change_on_resume",
-            {"data_dir", "allow_overlap", "checkpoint", "cache_features", "cache_budget", "distribute", "tracker"},
+            {"data_dir", "allow_overlap", "checkpoint", "cache_features", "cache_budget", "distribute", "tracker"}
+            | {"exclude"},
         ),
         ("not_compared", {"data_dir", "tracker"}),
     ],
