@@ -211,16 +211,27 @@ class RunConfig:
     precision: Literal["float32", "bfloat16"] = setting("float32")
     """What training steps compute in. bfloat16 is faster where the processor has it; weights, statistics and every
     evaluation stay float32."""
-    optimizer: Literal["sgd", "adamw"] = setting("adamw")
-    """adamw, or sgd with Nesterov momentum 0.9."""
+    optimizer: Literal["sgd", "adamw", "rmsprop", "momentum"] = setting("adamw")
+    """adamw; sgd with Nesterov momentum 0.9; or slim's own, rmsprop (decay and momentum 0.9, epsilon 1) and momentum
+    (0.9)."""
     learning_rate: float | Literal["auto"] | None = setting(
         None, or_auto(number(1e-12, 1e6)), unset="by optimizer and batch", short="lr"
     )
     """Peak learning rate; auto: found by a range test."""
     weight_decay: float | None = setting(None, fraction(), unset="by optimizer")
     """Decoupled weight decay; not on BN and biases."""
-    schedule: Literal["cosine", "constant"] = setting("cosine")
-    """Learning rate after the warm-up."""
+    l2: float | None = setting(None, fraction(), unset="4e-5 for rmsprop and momentum, else 0")
+    """L2 loss on kernels, as slim's weight_decay: its gradient is part of the step."""
+    schedule: Literal["cosine", "constant", "exponential", "polynomial"] = setting("cosine")
+    """Learning rate after the warm-up. exponential and polynomial are slim's, and have no warm-up."""
+    decay_factor: float = setting(0.94, number(1e-6, 1))
+    """exponential: multiply the learning rate by F, every --decay-epochs."""
+    decay_epochs: float | None = setting(
+        None, number(1e-3, 1e6, "N"), unset="2 for exponential; all epochs for polynomial"
+    )
+    """exponential: epochs between two decays. polynomial: epochs until the end, from which the rate stays."""
+    end_learning_rate: float = setting(1e-4, number(0, 1e6))
+    """polynomial: the learning rate at its end; it falls in a straight line."""
     warmup: float = setting(0.1, fraction())
     """Share of the steps in which the learning rate warms up."""
     label_smoothing: float = setting(0.0, fraction())

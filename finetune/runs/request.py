@@ -25,6 +25,8 @@ from finetune.text import ImageSize, shape_of
 
 _LARGEST_ICON = 64
 """px. Images of at most this side are augmented as CIFAR's are, also those in a folder."""
+_SLIMS = ("rmsprop", "momentum")
+"""Optimizers as slim's train_image_classifier.py has them, whose weight decay is an L2 loss."""
 _NETWORK = "give the name of its network and its weights with --checkpoint, or leave"
 _NOT_FOR_HUB_MODULES = {
     "from_scratch": "holds weights, but not how they are initialised: give the name of its network",
@@ -159,6 +161,7 @@ def complete(
         batch_size=batch_size,
         learning_rate=config.learning_rate or _learning_rate(config.optimizer, batch_size, everything=everything),
         weight_decay=_weight_decay(config.optimizer) if config.weight_decay is None else config.weight_decay,
+        l2=config.l2 if config.l2 is not None or config.optimizer not in _SLIMS else 4e-5,
     )
 
 
@@ -183,6 +186,8 @@ def _epochs(examples: int, *, from_scratch: bool) -> int:
 def _learning_rate(optimizer: str, batch_size: int, *, everything: bool) -> float:
     """Peak learning rate, in proportion to the batch (SGD) or its square root (AdamW), tuned at 64."""
     scale = batch_size / 64
+    if optimizer in _SLIMS:  # research/slim/README.md of tensorflow/models, Fine-tuning a model: batches of 32
+        return (1e-4 if everything else 1e-2) * 2 * scale
     if optimizer == "sgd":
         return (0.01 if everything else 0.1) * scale
     return float((1e-3 if everything else 3e-3) * scale**0.5)
@@ -190,4 +195,4 @@ def _learning_rate(optimizer: str, batch_size: int, *, everything: bool) -> floa
 
 def _weight_decay(optimizer: str) -> float:
     """Decoupled, per step and multiplied by the learning rate (Loshchilov & Hutter 2019)."""
-    return 5e-4 if optimizer == "sgd" else 0.05
+    return {"sgd": 5e-4, "adamw": 0.05}.get(optimizer, 0.0)

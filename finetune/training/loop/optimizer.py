@@ -1,4 +1,4 @@
-"""Keras's optimizers and schedules, without weight decay on BatchNorm and biases, and with learning rates by layer.
+"""Keras's and slim's optimizers and schedules, without decay of BatchNorm and biases, and with learning rates by layer.
 
 An update is one pass over each variable, by TensorFlow's fused op. Keras's own updates take several passes.
 """
@@ -19,12 +19,13 @@ class _ByVariable:
     rates: the factor of each variable's learning rate, by its path; 1 where there is none. shrinking: the weight decay.
     It shrinks a kernel by its own rate times the decay before the update, as Keras does; biases, gamma and beta, the
     variables of rank one, do not shrink: that would not simplify the model. Keras evaluates the schedule of the
-    learning rate again for each variable that shrinks, in every step.
+    learning rate again for each variable that shrinks, in every step. l2: of an L2 loss, `l2 * sum(kernel**2) / 2`,
+    whose gradient is added to a kernel's own.
     """
 
-    def __init__(self, rates: Mapping[str, float], shrinking: float | None, **settings: Any) -> None:
+    def __init__(self, rates: Mapping[str, float], shrinking: float | None, l2: float | None, **settings: Any) -> None:
         super().__init__(**settings)
-        self._rates, self._shrinking = rates, shrinking
+        self._rates, self._shrinking, self._l2 = rates, shrinking, l2
 
     def build(self, variables: list[Any]) -> None:
         """As Keras's; keeps each variable's rate."""
@@ -35,6 +36,8 @@ class _ByVariable:
         """One variable's update, at its own rate. `variable` is TensorFlow's own here, which has no path."""
         index = self._get_variable_index(variable)  # type: ignore[attr-defined]
         rate = tf.cast(learning_rate, variable.dtype) * self._own_rates[index]
+        if self._l2 and len(variable.shape) >= 2:
+            gradient = gradient + self._l2 * tf.cast(variable, gradient.dtype)
         if self._shrinking and len(variable.shape) >= 2:
             variable.assign_sub(variable * self._shrinking * rate)
         self._one_pass(index, variable.handle, rate, tf.cast(gradient, variable.dtype))  # type: ignore[attr-defined]
@@ -74,21 +77,68 @@ class AdamW(_ByVariable, keras.optimizers.Adam):  # type: ignore[misc]
         )
 
 
+class Momentum(_ByVariable, keras.optimizers.SGD):  # type: ignore[misc]
+    """TensorFlow 1's MomentumOptimizer, to the bit: the learning rate is no part of what accumulates."""
+
+    def _one_pass(self, index: int, variable: Any, rate: Any, gradient: Any) -> None:
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable,
+            accum=self.momentums[index].value.handle,
+            lr=rate,
+            grad=gradient,
+            momentum=tf.constant(self.momentum, gradient.dtype),
+        )
+
+
+class RMSProp(_ByVariable, keras.optimizers.RMSprop):  # type: ignore[misc]
+    """TensorFlow 1's RMSPropOptimizer, to the bit: epsilon is under the root, and mean squares start at 1."""
+
+    def build(self, variables: list[Any]) -> None:
+        """As Keras's, with mean squares of 1."""
+        super().build(variables)
+        for mean_square in self._velocities:
+            mean_square.assign(tf.ones_like(mean_square.value))
+
+    def _one_pass(self, index: int, variable: Any, rate: Any, gradient: Any) -> None:
+        tf.raw_ops.ResourceApplyRMSProp(
+            var=variable,
+            ms=self._velocities[index].value.handle,
+            mom=self._momentums[index].value.handle,
+            lr=rate,
+            rho=tf.constant(self.rho, gradient.dtype),
+            momentum=tf.constant(self.momentum, gradient.dtype),
+            epsilon=tf.constant(self.epsilon, gradient.dtype),
+            grad=gradient,
+        )
+
+
+_KINDS: dict[str, tuple[type[_ByVariable], dict[str, Any]]] = {
+    "sgd": (SGD, {"momentum": 0.9, "nesterov": True}),
+    "adamw": (AdamW, {}),
+    "momentum": (Momentum, {"momentum": 0.9}),
+    "rmsprop": (RMSProp, {"rho": 0.9, "momentum": 0.9, "epsilon": 1.0}),
+}
+"""Each optimizer with its settings; those of the last two are the defaults of slim's train_image_classifier.py."""
+
+
 def build(
-    config: RunConfig, variables: list[Any], *, steps: int, rates: Mapping[str, float] | None = None
-) -> keras.optimizers.Optimizer:
-    """The optimizer of a completed config, built for `variables` and a run of `steps` updates.
+    config: RunConfig,
+    variables: list[Any],
+    *,
+    steps: int,
+    per_epoch: int = 1,
+    rates: Mapping[str, float] | None = None,
+) -> Any:
+    """The optimizer of a completed config, built for `variables` and a run of `steps` updates, `per_epoch` in an epoch.
 
     With `ema` it also keeps an average of every variable, from the first update on, among its own variables.
     `rates` multiplies the learning rate of each variable by its path; with None or an empty mapping all are equal.
     """
-    common: dict[str, Any] = {"learning_rate": _schedule(config, steps), "global_clipnorm": config.clip_norm}
+    common: dict[str, Any] = {"learning_rate": _schedule(config, steps, per_epoch), "global_clipnorm": config.clip_norm}
     if config.ema is not None:
         common |= {"use_ema": True, "ema_momentum": config.ema}
-    kind = SGD if config.optimizer == "sgd" else AdamW
-    if kind is SGD:
-        common |= {"momentum": 0.9, "nesterov": True}
-    optimizer = kind(rates or {}, config.weight_decay, **common)
+    kind, settings = _KINDS[config.optimizer]
+    optimizer: Any = kind(rates or {}, config.weight_decay, config.l2, **common, **settings)
     optimizer.build(variables)
     return optimizer
 
@@ -104,9 +154,17 @@ def averages(optimizer: keras.optimizers.Optimizer, variables: list[Any]) -> dic
             variable.assign(value)
 
 
-def _schedule(config: RunConfig, steps: int) -> Any:
+def _schedule(config: RunConfig, steps: int, per_epoch: int) -> Any:
     if config.schedule == "constant":
         return config.learning_rate
+    decay_steps = int(per_epoch * (config.decay_epochs or 2))
+    if config.schedule == "exponential":
+        return keras.optimizers.schedules.ExponentialDecay(
+            config.learning_rate, max(decay_steps, 1), config.decay_factor, staircase=True
+        )
+    if config.schedule == "polynomial":
+        until = max(decay_steps, 1) if config.decay_epochs else steps
+        return keras.optimizers.schedules.PolynomialDecay(config.learning_rate, until, config.end_learning_rate)
     warmup = round(config.warmup * steps)
     if warmup == 0:
         return keras.optimizers.schedules.CosineDecay(config.learning_rate, decay_steps=steps)

@@ -256,7 +256,7 @@ class _Training:
         config, variables = self._config, self._model.trainable_variables
         steps = self._per_epoch * (self._ends[number] - self._phases.first_epochs[number])
         with self._on.scope():
-            optimizer = build(config, variables, steps=steps, rates=self._rates)
+            optimizer = build(config, variables, steps=steps, per_epoch=self._per_epoch, rates=self._rates)
         self._optimizer, self._variables = optimizer, variables
         step = TrainStep(self._feed.model, optimizer, variables, config, self._on)
         self._step = step.several() if self._feed.stacked else step.traced()
