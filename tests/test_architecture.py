@@ -13,7 +13,7 @@ SURFACES = {
         *("layer", "module_parts", "policy", "surgery", "statistics", "subject", "scores", "decay", "flatten", "live"),
     },
     "data": {
-        *("load_data", "batches", "channels", "dataset", "preprocessing", "image_files", "overlap"),
+        *("load_data", "balance", "batches", "channels", "dataset", "preprocessing", "image_files", "overlap"),
         *(
             "sources.assembly",
             "sources.generated",
@@ -25,7 +25,7 @@ SURFACES = {
             "given",
         ),
     },
-    "evaluation": {"evaluator", "predictions", "metrics", "significance"},
+    "evaluation": {"evaluator", "predictions", "metrics", "selection", "significance"},
     "backbone": {
         *("", "architecture_file", "head", "outputs", "freezing", "endpoints", "conversion", "networks.names", "stock"),
     },
@@ -55,6 +55,7 @@ NO_TENSORFLOW = (
         "finetune.inference.export.exported",
     ),
     *("finetune.evaluation.predictions", "finetune.evaluation.metrics", "finetune.evaluation.significance"),
+    "finetune.evaluation.selection",
     *("finetune.runs.directory", "finetune.runs.run_data"),
     *("checkpoints.catalog", "checkpoints.matching"),
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from finetune.backbone import BackboneSpec, check_image_size, find_backbone, freezing, image_size_of
 from finetune.batchnorm.decay import FEW_UPDATES, auto_decay
 from finetune.batchnorm.policy import Rule, parse_bn_rule
-from finetune.config import Augment, RunConfig, check_config, check_trackers, presets
+from finetune.config import Augment, RunConfig, check_config, check_trackers, presets, with_weights_read
 from finetune.data.pipeline import parts_per_step, steps_per_epoch
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import WrongUse
@@ -17,6 +17,8 @@ from finetune.text import ImageSize, shape_of
 _LARGEST_ICON = 64
 """px. Images of at most this side are augmented as CIFAR's are, also those in a folder."""
 _NETWORK = "give the name of its network and its weights with --checkpoint, or leave"
+_FOCAL_GAMMA = 2.0
+"""The best of Lin et al. (2017, table 1b)."""
 _NOT_FOR_HUB_MODULES = {
     "from_scratch": "holds weights, but not how they are initialised: give the name of its network",
     "precision": f"is a graph, whose precision is fixed: {_NETWORK} --precision out",
@@ -45,7 +47,7 @@ def check_request(config: RunConfig) -> Resolved:
         if config.head == "keep":
             raise WrongUse(f"--head keep: no weights are published for {spec.id}: give a file with --checkpoint PATH")
         config = replace(config, from_scratch=True)
-    config = presets.expand(check_config(config))
+    config = with_weights_read(presets.expand(check_config(config)))
     check_trackers(config.tracker)
     freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
     bn = [parse_bn_rule(text) for text in config.bn]
@@ -126,6 +128,7 @@ def complete(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=config.learning_rate or _learning_rate(config.optimizer, batch_size, everything=everything),
+        focal_gamma=_FOCAL_GAMMA if config.loss == "focal" and config.focal_gamma is None else config.focal_gamma,
         weight_decay=_weight_decay(config.optimizer) if config.weight_decay is None else config.weight_decay,
     )
 
