@@ -13,7 +13,12 @@ import tensorflow as tf
 from finetune.batchnorm.statistics import Moments, pool
 from finetune.batchnorm.subject import Forward, Runnable, Statistics
 from finetune.evaluation import metrics
-from finetune.evaluation.predictions import Predictions, join_predictions, predictions_from_logits
+from finetune.evaluation.predictions import (
+    Predictions,
+    join_predictions,
+    log_probabilities,
+    predictions_from_logits,
+)
 
 Batches = Iterable[tuple[Any, Any, Any]]
 """(preprocessed images float32 `[batch, ...]`, labels int `[batch]`, counted bool `[batch]`): an image that only fills
@@ -162,30 +167,35 @@ class Evaluator:
         pooled = pool(moments())
         return Pass(total(parts), join_predictions(images), pooled)
 
-    def _run(self, statistics: Statistics) -> Forward:
-        if statistics not in self._forward:
-            self._forward[statistics] = self._subject.forward(statistics)
-        return self._forward[statistics]
+    def probabilities(self, batches: Batches) -> tuple[Evaluation, np.ndarray, np.ndarray]:
+        """(counts, probability of each class float32 `[n, classes]`, labels int `[n]`) under the moving statistics.
 
-    def logits(self, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
-        """(logits float32 `[n, classes]`, labels int `[n]`) of all images, under the moving statistics."""
-        run = self._run("moving")
-        rows = [
-            (np.asarray(run(images)[0])[np.asarray(counted)], np.asarray(labels)[np.asarray(counted)])
-            for images, labels, counted in batches
-        ]
-        logits, labels = (np.concatenate(column) for column in zip(*rows, strict=True))
-        return logits, labels
+        Where a logit of an image is not finite, its probabilities are 0.
+        """
+        parts, rows, labels = [], [], []
+        for logits, own, _ in self._logits(batches, "moving"):
+            finite = np.isfinite(logits).all(axis=1, keepdims=True)
+            log = log_probabilities(np.where(finite, logits, 0).astype(np.float64), per_label=self._subject.per_label)
+            parts.append(count(logits, own, per_label=self._subject.per_label))
+            rows.append(np.where(finite, np.exp(log), 0).astype(np.float32))
+            labels.append(own)
+        return total(parts), np.concatenate(rows), np.concatenate(labels)
 
     def _score(self, batches: Batches, statistics: Statistics) -> Iterator[tuple[Evaluation, Predictions, Any]]:
-        run = self._run(statistics)
+        per_label = self._subject.per_label
+        for logits, own, moments in self._logits(batches, statistics):
+            scored = count(logits, own, per_label=per_label)
+            yield scored, predictions_from_logits(logits, own, per_label=per_label), moments
+
+    def _logits(self, batches: Batches, statistics: Statistics) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
+        """(logits, labels, moments) of the counted images of each batch."""
+        if statistics not in self._forward:
+            self._forward[statistics] = self._subject.forward(statistics)
+        run = self._forward[statistics]
         for images, labels, counted in batches:
             raw, moments = run(images)
             chosen = np.asarray(counted)
-            logits, own = np.asarray(raw)[chosen], np.asarray(labels)[chosen] + self._label_offset
-            per_label = self._subject.per_label
-            scored = count(logits, own, per_label=per_label)
-            yield scored, predictions_from_logits(logits, own, per_label=per_label), moments
+            yield np.asarray(raw)[chosen], np.asarray(labels)[chosen] + self._label_offset, moments
             if self.on_batch:
                 self.on_batch()
 

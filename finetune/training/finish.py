@@ -19,8 +19,8 @@ from finetune.data.batches import training_subset
 from finetune.data.preprocessing import Preprocessing, find_preprocessing
 from finetune.diagnosis import RECALIBRATION_IMAGES
 from finetune.evaluation import metrics
-from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored, count
-from finetune.evaluation.predictions import Predictions, log_probabilities
+from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored
+from finetune.evaluation.predictions import Predictions
 from finetune.files import write_text
 from finetune.reporting.rendering import render_card
 from finetune.runs.directory import RunDir
@@ -105,12 +105,10 @@ def _validate(feed: Feed, display: Display) -> tuple[dict[str, Any], list[dict[s
     """(scores of the validation images with `is_training=False`, the threshold of each class chosen on them)."""
     display.say("evaluating on validation images")
     evaluator, images = feed.scoring("validation", on_batch=display.batch)
-    logits, labels = evaluator.logits(images)
-    finite = np.isfinite(logits).all(axis=1, keepdims=True)
-    probabilities = np.where(finite, np.exp(log_probabilities(np.where(finite, logits, 0.0))), 0.0)
+    scores, probabilities, labels = evaluator.probabilities(images)
     chosen = metrics.thresholds(probabilities, labels)
     rows = [{"class": name, **asdict(one)} for name, one in zip(feed.dataset.class_names, chosen, strict=True)]
-    return count(logits, labels).to_json(), rows
+    return scores.to_json(), rows
 
 
 def _weights_json(prepared: Prepared) -> dict[str, float] | None:
