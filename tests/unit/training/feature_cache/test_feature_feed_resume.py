@@ -50,7 +50,7 @@ def test_resumed_equals_unbroken_to_the_bit(monkeypatch, stops, steps):
 
 def test_classes_of_different_size_are_balanced_as_on_images_and_after_a_resume():
     data = skewed()
-    config = changed(augment="flip", sampler="balanced", loss="focal", focal_gamma=2.0, epochs=2)
+    config = changed(augment="flip", sampler="balanced", loss="focal", focal_gamma=2.0, epochs=1)
     images = trained(classifier(), data, dataclasses.replace(config, cache_features="off"))
     whole = trained(classifier(), data, config)
     assert whole.losses == pytest.approx(images.losses, rel=1e-5)
