@@ -241,16 +241,17 @@ class Run:
                 write_text(Path(page), render_run_page(found.value, found.pictures))
             return found.value
 
-    def predict(self, images: Any, *, top: int = 5) -> "Classifications | Any":
+    def predict(self, images: Any, *, top: int = 5, thresholds: bool = False) -> "Classifications | Any":
         """The classes of images: of files and folders as `finetune predict`, or the probabilities, float64
-        `[n, classes]`, of uint8 `[n, height, width, channels]` in memory, resized and prepared as in the run."""
+        `[n, classes]`, of uint8 `[n, height, width, channels]` in memory, resized and prepared as in the run.
+        thresholds: also decide each class of a file by the run's threshold for it (`result["thresholds"]`)."""
         with _worded():
             from finetune.inference.predict import predict, predict_images
 
             if hasattr(images, "__array__"):
                 return predict_images(self.path, images)
             places = [images] if isinstance(images, str | Path) else list(images)
-            return predict(self.path, [Path(one) for one in places], top=top)
+            return predict(self.path, [Path(one) for one in places], top=top, by_thresholds=thresholds)
 
     def evaluate(self, *, split: str = "test", statistics: str = "moving") -> "Evaluation":
         """As `finetune evaluate`."""

@@ -13,7 +13,8 @@ SURFACES = {
         *("layer", "module_parts", "policy", "surgery", "statistics", "subject", "scores", "decay", "flatten", "live"),
     },
     "data": {
-        *("load_data", "batches", "channels", "dataset", "geometry", "preprocessing", "image_files", "overlap"),
+        *("load_data", "balance", "batches", "channels", "dataset", "geometry", "preprocessing", "image_files"),
+        "overlap",
         *(
             "sources.assembly",
             "sources.generated",
@@ -27,7 +28,7 @@ SURFACES = {
         ),
         *("check.findings", "check.kinds", "check.measures"),
     },
-    "evaluation": {"evaluator", "predictions", "metrics", "significance", "linear_probe"},
+    "evaluation": {"evaluator", "predictions", "metrics", "selection", "significance", "linear_probe"},
     "backbone": {
         *("", "architecture_file", "head", "outputs", "freezing", "endpoints", "conversion", "networks.names", "stock"),
     },
@@ -59,6 +60,7 @@ NO_TENSORFLOW = (
         "finetune.inference.export.exported",
     ),
     *("finetune.evaluation.predictions", "finetune.evaluation.metrics", "finetune.evaluation.significance"),
+    "finetune.evaluation.selection",
     *("finetune.runs.directory", "finetune.runs.run_data"),
     *("checkpoints.catalog", "checkpoints.matching"),
 )

@@ -20,7 +20,7 @@ from typing import Any
 
 from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
-from finetune.config import LISTS, PATHS, SETTINGS, RunConfig, from_mapping, named
+from finetune.config import BALANCED, LISTS, PATHS, SETTINGS, RunConfig, from_mapping, named
 from finetune.data.load_data import absolute
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import did_you_mean
@@ -226,7 +226,9 @@ def _absolute(name: str, value: Any, folder: Path) -> Any:
         return absolute(value, below=folder)
     if name == "backbone":
         return _absolute_backbone(value, folder)
-    if name not in PATHS or value is None:
+    if name == "class_weights" and (value == BALANCED or not isinstance(value, str)):
+        return value
+    if name not in (*PATHS, "class_weights") or value is None:
         return value
     return os.path.abspath(folder / os.path.expanduser(value))
 
@@ -319,7 +321,7 @@ def _part(name: str, value: Any) -> str:
         return _safe(str(value).replace("/", "-"))
     if isinstance(value, list | tuple):
         return _safe(f"{name}_{'_'.join(str(one).replace('*', 'all') for one in value) or 'none'}")
-    if value and (name in PATHS or (name == "data" and Path(value).is_absolute())):
+    if value and (name in PATHS or (name in ("data", "class_weights") and os.path.isabs(str(value)))):
         return _safe(f"{name}_{Path(value).name}")
     return _safe(f"{name}_{value}")
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.batch.folder import BatchFolder
 from finetune.batch.jobs import Job
 from finetune.errors import FinetuneError
+from finetune.evaluation.selection import kept_epoch, score_name, selection_score
 from finetune.files import read_json
-from finetune.runs.directory import kept_validation
 
 STATES = ("done", "failed", "running", "interrupted", "pending")
 
@@ -18,8 +18,10 @@ STATES = ("done", "failed", "running", "interrupted", "pending")
 class JobStatus:
     """One job. `state` is one of STATES, accuracies are fractions in [0, 1], and a value is None until it is known.
 
-    validation: accuracy of the weights that were kept (with `patience` the best epoch's, else the last one's).
+    validation: accuracy of the weights that were kept; kept: the row of their epoch, with `patience` the best one, else
+    the last one.
     test, test_batch: test accuracy with `is_training=False` (moving statistics) and True (batch statistics).
+    test_scores: all scores with `is_training=False`.
     reduced_from: the batch size before it was halved because memory ran out.
     """
 
@@ -34,14 +36,24 @@ class JobStatus:
     images_per_second: float | None = None
     epoch_seconds: float | None = None
     validation: float | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
     test: float | None = None
     test_batch: float | None = None
+    test_scores: Mapping[str, Any] = field(default_factory=dict)
     examples: int | None = None
     train_images: int | None = None
     train_seconds: float | None = None
     seconds: float = 0.0
     attempts: int = 0
     error: str | None = None
+
+    def selected(self, by: str) -> float | None:
+        """The validation score of that name, of the weights that were kept; larger is better."""
+        return selection_score(self.kept, by)
+
+    def test_score(self, by: str) -> float | None:
+        """The test score of that name, with `is_training=False`."""
+        return self.test_scores.get(score_name(by))
 
     @property
     def steps(self) -> int | None:
@@ -93,8 +105,10 @@ def _read_status(folder: BatchFolder, job: Job, *, running: bool) -> JobStatus:
             "step": last.get("step", 0),
             "images_per_second": last.get("images_per_second"),
             "epoch_seconds": last.get("seconds"),
-            "validation": kept_validation(rows, patience=job.config.patience is not None),
         }
+        patience, by = job.config.patience is not None, job.config.select_by
+        kept = kept_epoch(rows, patience=patience, select_by=by) or {}
+        known |= {"kept": kept, "validation": kept.get("validation_accuracy")}
     outcome = attempts[-1].outcome if attempts else None
     if running or (outcome == "running" and run.status != "done" and folder.holder(job)):
         return JobStatus(job, "running", **known)
@@ -117,6 +131,7 @@ def _finished(job: Job, result: dict[str, Any], known: dict[str, Any]) -> JobSta
         test=test["is_training_false"]["accuracy"],
         test_batch=test["is_training_true"]["accuracy"],
         examples=test["is_training_false"]["examples"],
+        test_scores=test["is_training_false"],
         error=None if holds else "the freeze plan was not kept: see result.json",
     )
 

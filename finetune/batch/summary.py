@@ -8,7 +8,8 @@ from typing import Any
 
 from finetune.batch.folder import BatchFolder
 from finetune.batch.status import STATES, JobStatus
-from finetune.evaluation.significance import FORMULA, Repeats, difference_words, rank_results
+from finetune.evaluation.selection import common_selection, score_name
+from finetune.evaluation.significance import FORMULA, Repeats, difference_words, mean_of, rank_results
 from finetune.files import to_json, write_text
 
 _AS_IN_STATUS = (
@@ -21,14 +22,15 @@ _AS_IN_STATUS = (
 class Group:
     """The repeats of one job with other seeds.
 
-    rank: from 1; None if no repeat is done. verdict: "best", "= best within noise", or the difference between its mean
-    test accuracy and that of the best group.
+    select_by: the validation score that ranks the groups. rank: from 1; None if no repeat is done. verdict: "best",
+    "= best within noise", or the difference between its mean test accuracy and that of the best group.
     """
 
     name: str
     statuses: tuple[JobStatus, ...]
     rank: int | None = None
     verdict: str = ""
+    select_by: str = "accuracy"
 
     @property
     def done(self) -> tuple[JobStatus, ...]:
@@ -43,16 +45,30 @@ class Group:
             test=tuple(one.test for one in self.done),
             validation=tuple(one.validation for one in self.done),
             examples=min((one.examples or 1 for one in self.done), default=1),
+            selected=self._selected if self.select_by != "accuracy" else None,
         )
+
+    @property
+    def _selected(self) -> tuple[float | None, ...]:
+        return tuple(one.selected(self.select_by) for one in self.done)
+
+    def scores(self) -> tuple[float | None, float | None]:
+        """(validation, test): means of the score `select_by` over the `done` repeats; None where one has none."""
+        if self.select_by == "accuracy":
+            return self.results.validation_mean, self.results.mean
+        found = [-one if self.select_by == "loss" and one is not None else one for one in self._selected]
+        tested = [one.test_score(self.select_by) for one in self.done]
+        return mean_of(found), mean_of(tested)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All jobs and their groups, the best first. `ranked_by` is "validation" or "test"."""
+    """All jobs and their groups, the best first. `ranked_by` is "validation" or "test", by the score `select_by`."""
 
     statuses: tuple[JobStatus, ...]
     groups: tuple[Group, ...]
     ranked_by: str
+    select_by: str = "accuracy"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -81,7 +97,7 @@ class Summary:
         return {
             "schema_version": 1,
             "runs_dir": str(folder.path.absolute()),
-            "ranked_by": f"{self.ranked_by}_accuracy",
+            "ranked_by": f"{self.ranked_by}_{'accuracy' if self.ranked_by == 'test' else score_name(self.select_by)}",
             "within_noise": FORMULA,
             "counts": self.counts,
             "groups": [_group_json(group) for group in self.groups],
@@ -90,12 +106,16 @@ class Summary:
 
 
 def summarise(statuses: Sequence[JobStatus]) -> Summary:
-    """Rank the jobs that are done: by validation accuracy if every finished job has one, else by test accuracy.
+    """Rank the jobs that are done: by validation accuracy if every finished job has one, else by test accuracy. Another
+    score that all jobs `select_by` takes the place of validation accuracy.
 
     Choosing by test accuracy fits the choice to the test set, so it is the last resort and the summary reports it.
     """
     names = dict.fromkeys(one.job.group for one in statuses)
-    groups = [Group(name, tuple(one for one in statuses if one.job.group == name)) for name in names]
+    by_score = common_selection(one.job.config.select_by for one in statuses)
+    groups = [
+        Group(name, tuple(one for one in statuses if one.job.group == name), select_by=by_score) for name in names
+    ]
     with_result = [group for group in groups if group.done]
     by, order = rank_results([group.results for group in with_result])
     ordered = [with_result[position] for position in order]
@@ -103,7 +123,7 @@ def summarise(statuses: Sequence[JobStatus]) -> Summary:
         replace(group, rank=place, verdict=difference_words(group.results, ordered[0].results) if place > 1 else "best")
         for place, group in enumerate(ordered, 1)
     ]
-    return Summary(tuple(statuses), (*ranked, *(group for group in groups if not group.done)), by)
+    return Summary(tuple(statuses), (*ranked, *(group for group in groups if not group.done)), by, by_score)
 
 
 def write_summary(folder: BatchFolder, summary: Summary) -> None:
@@ -123,6 +143,7 @@ def write_summary(folder: BatchFolder, summary: Summary) -> None:
 
 def _group_json(group: Group) -> dict[str, Any]:
     results = group.results
+    validation, test = group.scores()
     return {
         "rank": group.rank,
         "name": group.name,
@@ -133,6 +154,9 @@ def _group_json(group: Group) -> dict[str, Any]:
         "test_accuracy_spread": results.spread,
         "validation_accuracy": results.validation_mean,
         "validation_accuracy_spread": results.validation_spread,
+        "select_by": group.select_by,
+        "validation_selected": validation,
+        "test_selected": test,
     }
 
 
@@ -148,6 +172,11 @@ def _job_json(one: JobStatus, group: Group, folder: BatchFolder, columns: list[s
         "test_accuracy": one.test,
         "test_accuracy_batch_statistics": one.test_batch,
         "test_images": one.examples,
+        **{
+            f"{split}_{name}": found.get(f"{prefix}{name}") if one.state == "done" else None
+            for name in ("balanced_accuracy", "macro_f1")
+            for split, prefix, found in (("validation", "validation_", one.kept), ("test", "", one.test_scores))
+        },
         "verdict": group.verdict,
         **{name: getattr(one, name) for name in _AS_IN_STATUS},
         "run": str(folder.run(one.job).path.absolute()),

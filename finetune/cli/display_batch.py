@@ -67,7 +67,8 @@ class BatchDisplay(Display):
 def show_summary(summary: Summary, folder: BatchFolder) -> None:
     """Print the ranked table, how it is ranked, and where the files are."""
     out = output_console()
-    seeds = ["seeds"] if summary.seeds else []
+    seeds, by = ["seeds"] if summary.seeds else [], summary.select_by
+    shown = [] if by == "accuracy" else [f"val. {by}", f"test {by}"]
     rows: list[tuple[object, ...]] = []
     for group in summary.groups:
         results = group.results
@@ -76,6 +77,7 @@ def show_summary(summary: Summary, folder: BatchFolder) -> None:
                 group.rank or "",
                 group.name,
                 *(f"{len(group.done)}/{len(group.statuses)}" for _ in seeds),
+                *(_score(by, score) for score in (group.scores() if shown else ())),
                 with_spread(results.validation_mean, results.validation_spread),
                 with_spread(results.mean, results.spread),
                 group.verdict,
@@ -87,14 +89,18 @@ def show_summary(summary: Summary, folder: BatchFolder) -> None:
             if remark:
                 name = "" if status.job.name == group.name else f"  {status.job.name}: "
                 rows.append(("", Text(f"  {name}{remark}", style="" if done else "red")))
-    header = ("rank", "job", *seeds, "validation", "test", "against the best")
+    header = ("rank", "job", *seeds, *shown, "validation", "test", "against the best")
     out.print_block(plain_table(header, rows, left=("job", "against")))
     if any(group.rank for group in summary.groups):
-        out.print(ranking_words(summary.ranked_by, one="job"), markup=False)
+        out.print(ranking_words(summary.ranked_by, one="job", score=by), markup=False)
         spread = "± is the standard deviation over seeds; " if summary.seeds else ""
         out.print(f"{spread}within noise: |difference in test| <= 2 standard errors, see summary.json", markup=False)
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts.items())
     out.print(f"{counts}; summary.csv, summary.json and the runs are in {folder}", markup=False)
+
+
+def _score(name: str, value: float | None) -> str:
+    return percent(value) if name != "loss" or value is None else f"{value:.4g}"
 
 
 def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], folder: BatchFolder) -> None:
@@ -123,8 +129,11 @@ def _headline(progress: Progress) -> str:
     parts = [f"{count} {state}" for state, count in summary.counts.items()]
     best = next((group for group in summary.groups if group.rank == 1), None)
     if best is not None:
-        value = best.results.validation_mean if summary.ranked_by == "validation" else best.results.mean
-        parts.append(f"best so far {best.name} ({summary.ranked_by} {percent(value)})")
+        by, value = summary.ranked_by, percent(best.results.mean)
+        if by == "validation":
+            by = "validation" if summary.select_by == "accuracy" else f"validation {summary.select_by}"
+            value = _score(summary.select_by, best.scores()[0])
+        parts.append(f"best so far {best.name} ({by} {value})")
     remaining = progress.remaining
     if remaining is not None and remaining.seconds > 0:
         parts.append(f"about {words.seconds(remaining.seconds)} left ({remaining.measured} measured)")

@@ -58,7 +58,11 @@ def _accuracy(out: Console, run: Mapping[str, Any]) -> None:
         f"is_training=False {_with_error(test['is_training_false'])}   is_training=True "
         f"{percent(test['is_training_true']['accuracy'])}   ({test['is_training_false']['examples']} images)",
     )
-    out.print_fact("validation", f"{percent(run['validation_accuracy'])}   macro F1 {percent(run['macro_f1'])}")
+    out.print_fact(
+        "by class", f"macro F1 {percent(run['macro_f1'])}   balanced accuracy {percent(run['balanced_accuracy'])}"
+    )
+    held_out = (percent(run[f"validation_{name}"]) for name in ("accuracy", "macro_f1", "balanced_accuracy"))
+    out.print_fact("validation", "{}   macro F1 {}   balanced accuracy {}".format(*held_out))
     out.print()
 
 
@@ -67,6 +71,7 @@ _CURVES = {
     "train_accuracy": "train acc.",
     "validation_loss": "val. loss",
     "validation_accuracy": "val. acc.",
+    "validation_macro_f1": "val. F1",
     "learning_rate": "rate",
     "images_per_second": "images/s",
 }
@@ -86,7 +91,7 @@ def _measure(name: str, value: float | None) -> str:
     """A value of metrics.jsonl: accuracies as percentages, other numbers with four digits."""
     if value is None:
         return "-"
-    return percent(value) if name.endswith("accuracy") else f"{value:.4g}"
+    return percent(value) if name.endswith(("accuracy", "f1")) else f"{value:.4g}"
 
 
 def _confusion(out: Console, run: Mapping[str, Any]) -> None:
@@ -112,10 +117,16 @@ def _classes(out: Console, classes: Sequence[Mapping[str, Any]]) -> None:
     shown = list(classes)
     if len(classes) > LISTED:
         shown = sorted((one for one in classes if one["images"]), key=lambda one: one["f1"] or 0.0)[:LISTED]
-    rows = [
-        (one["name"], *(percent(one[name]) for name in ("precision", "recall", "f1")), one["images"]) for one in shown
-    ]
-    out.print(plain_table(("class", "precision", "recall", "F1", "images"), rows))
+    columns: Columns = {
+        "class": lambda one: one["name"],
+        "precision": lambda one: percent(one["precision"]),
+        "recall": lambda one: percent(one["recall"]),
+        "F1": lambda one: percent(one["f1"]),
+        "images": lambda one: one["images"],
+    }
+    if any(one["threshold"] is not None for one in classes):
+        columns["threshold"] = lambda one: "-" if one["threshold"] is None else f"{one['threshold']:.3f}"
+    out.print(plain_table(*tabulated(shown, columns)))
     if len(shown) < len(classes):
         out.print(f"the {len(shown)} of {len(classes)} classes with the lowest F1; --json and --html list all")
     out.print()
@@ -234,6 +245,8 @@ def _ranking(out: Console, report: Mapping[str, Any]) -> None:
     out.print_block(plain_table(*tabulated(report["runs"], scores), left=("run", "against")))
     others: Columns = {
         "run": lambda run: run["name"],
+        "macro F1": lambda run: percent(run["macro_f1"]),
+        "balanced acc.": lambda run: percent(run["balanced_accuracy"]),
         "calibration error": lambda run: percent(run["calibration"]["expected_error"]) if run["test"] else "-",
         "training": lambda run: seconds(run["cost"]["train_seconds"]),
         "images/s": lambda run: f"{rate:.0f}" if (rate := run["cost"]["images_per_second"]) else "-",
@@ -257,12 +270,25 @@ def _groups(out: Console, groups: Sequence[Mapping[str, Any]]) -> None:
     columns: Columns = {
         "rank": lambda group: group["rank"],
         "runs that differ in the seed only": lambda group: group["name"],
+        **_selected(groups),
         "validation": lambda group: with_spread(group["validation_accuracy"], group["validation_accuracy_spread"]),
         "test": lambda group: with_spread(group["test_accuracy"], group["test_accuracy_spread"]),
         "against the best": lambda group: group["verdict"],
     }
     out.print(plain_table(*tabulated(groups, columns), left=("runs", "against")))
     out.print_block("± is the standard deviation over them")
+
+
+def _selected(groups: Sequence[Mapping[str, Any]]) -> Columns:
+    """The score of --select-by that ranks the runs, where it is not accuracy."""
+    by = groups[0]["select_by"]
+    if by == "accuracy":
+        return {}
+    shown = (lambda value: _measure("", value)) if by == "loss" else percent
+    return {
+        f"val. {by}": lambda group: shown(group["validation_selected"]),
+        f"test {by}": lambda group: shown(group["test_selected"]),
+    }
 
 
 def _by_class(out: Console, runs: Sequence[Mapping[str, Any]]) -> None:

@@ -94,6 +94,7 @@ class ConsoleDisplay(Display):
     def epoch(self, row: dict[str, Any]) -> None:
         """Print a line with the epoch's metrics."""
         validation = f"  validation {row['validation_accuracy']:.1%}" if "validation_accuracy" in row else ""
+        validation += f" macro F1 {row['validation_macro_f1']:.1%}" if "validation_macro_f1" in row else ""
         mixed = " of mixed labels" if row.get("train_labels") == "mixed" else ""
         self.say(
             f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.1%}{mixed}"
@@ -148,6 +149,9 @@ def show_result(run: "RunDir", result: dict[str, Any]) -> None:
     scores = f"is_training=False {inference['accuracy']:.1%} (± {inference['standard_error']:.1%})   "
     scores += f"is_training=True {test['is_training_true']['accuracy']:.1%}   ({inference['examples']} images)"
     out.print_fact("test accuracy", scores)
+    if inference.get("macro_f1") is not None:  # runs of earlier versions do not have it
+        scores = f"macro F1 {inference['macro_f1']:.1%}   balanced accuracy {inference['balanced_accuracy']:.1%}"
+        out.print_fact("by class", scores)
     if (weights := result.get("weights", {})).get("kind") == "averaged":
         last = weights["last_step"]
         out.print_fact(

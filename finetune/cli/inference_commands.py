@@ -72,7 +72,8 @@ def evaluate(split: str, mode: str, tta: str | None, **opening: Any) -> None:
     for one, words in ((evaluation, ""), *((one, ", averaged with the mirror images") for one in flipped)):
         labels = "" if one.label_accuracy is None else f", of single labels {one.label_accuracy:.2%}"
         click.echo(
-            f"{split}: accuracy {one.accuracy:.2%} (± {one.standard_error:.2%}){labels}, loss {one.loss:.4f}, "
+            f"{split}: accuracy {one.accuracy:.2%} (± {one.standard_error:.2%}){labels}, balanced accuracy "
+            f"{one.balanced_accuracy:.2%}, macro F1 {one.macro_f1:.2%}, loss {one.loss:.4f}, "
             f"{one.examples} images, is_training={mode.capitalize()}{words}"
         )
 
@@ -100,9 +101,22 @@ def _passes(display: Any, opening: dict[str, Any], *, split: str, batch: bool, f
 @model_options(argument=False, training=False, switch="--training-switch")
 @click.option("--top", type=COUNT, default=5, show_default=True, metavar="K", help="Classes per image.")
 @click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Also write the table to this file.")
+@click.option(
+    "--thresholds",
+    is_flag=True,
+    help="Say yes or no for each class, by the threshold that a run chose for it on its validation images; classes "
+    "with a yes are listed beyond K.",
+)
 @SKIP_BAD_IMAGES
 @output_options
-def predict(paths: tuple[Path, ...], top: int, csv_file: Path | None, skip_bad_images: bool, **opening: Any) -> None:
+def predict(
+    paths: tuple[Path, ...],
+    top: int,
+    csv_file: Path | None,
+    thresholds: bool,
+    skip_bad_images: bool,
+    **opening: Any,
+) -> None:
     """Print the most probable classes of images, as a model predicts them.
 
     RUN is a run directory, a .keras file in one, or a file that 'finetune export --format keras' wrote. Images are
@@ -111,7 +125,10 @@ def predict(paths: tuple[Path, ...], top: int, csv_file: Path | None, skip_bad_i
     """
     load_tensorflow()
     from finetune.inference.predict import predict as classify
+    from finetune.inference.predict import refuse_existing
 
+    if csv_file is not None:
+        refuse_existing(csv_file)
     named = opening["backbone"] or opening["meta_graph"]
     target, images = (None, paths) if named else (paths[0], paths[1:])
     if not images:
@@ -121,22 +138,32 @@ def predict(paths: tuple[Path, ...], top: int, csv_file: Path | None, skip_bad_i
             _classifier(display, target, opening),
             images,
             top=top,
-            csv_file=csv_file,
+            by_thresholds=thresholds,
             skip_bad_images=skip_bad_images,
             batch_size=opening["batch_size"],
             on_scan=display.on_scan,
             on_batch=display.batch,
         )
+    if csv_file is not None:
+        found.write_csv(csv_file)
     if printed_json(found.to_json()):
         return
-    rows = [(image, str(rank), name, f"{chance:.2%}") for image, rank, _, name, chance in found.rows()]
-    print_table(("image", "rank", "class", "probability"), rows, numbers=("rank", "probability"))
+    header = ("image", "rank", "class", "probability", *(("threshold", "") if thresholds else ()))
+    rows = [
+        (image, str(rank), name, f"{chance:.2%}", *(_decided(*more) if more else ()))
+        for image, rank, _, name, chance, *more in found.rows()
+    ]
+    print_table(header, rows, numbers=("rank", "probability", "threshold"))
     for remark in found.remarks:
         click.echo(remark, err=True)
     if found.skipped:
         click.echo(f"left out as damaged: {len(found.skipped)} of {len(found.skipped) + len(found.images)}", err=True)
         for reason in found.skipped:
             click.echo(f"  {reason}", err=True)
+
+
+def _decided(threshold: float | None, passes: bool | None) -> tuple[str, str]:
+    return ("-", "") if threshold is None else (f"{threshold:.2%}", "yes" if passes else "no")
 
 
 def _classifier(display: Any, target: Path | None, opening: dict[str, Any]) -> "Path | Classifier":

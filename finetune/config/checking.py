@@ -20,12 +20,13 @@ DEFAULTS = {name: setting.default for name, setting in SETTINGS.items() if setti
 """The default of every setting that has one."""
 _SHORT = {setting.short: name for name, setting in SETTINGS.items() if setting.short}
 
-_ONE_VALUE = {"learning_rate": "auto", "preset": "gradual"}
+_ONE_VALUE = {"learning_rate": "auto", "preset": "gradual", "class_weights": "balanced"}
 """Settings of which one value alone contradicts another setting; of others, every value but the default does."""
 CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
     ("from_scratch", "checkpoint", ""),
     ("examples", "few_shot", "both set the number of images"),
     ("ema", "patience", "--ema ends with the last step, --patience keeps the best epoch"),
+    ("class_weights", "sampler", "each balances the classes alone, and both together favour the rare ones"),
     *(("head", other, "the head is the file's") for other in ("from_scratch", "hidden", "dropout", "features")),
     *(("distribute", other, "it pairs the images of a whole batch") for other in ("mixup", "cutmix")),
     ("distribute", "rand_augment", "it draws for a whole batch"),
@@ -81,6 +82,11 @@ def check_config(config: RunConfig, *, where: str | None = None, options: Collec
         if _contradicts(config, first) and _contradicts(config, second):
             both = f"{config.as_option(first)} and {config.as_option(second)}"
             raise WrongUse(f"{both} contradict each other{why and ', '}{why}: give one of them")
+    if config.focal_gamma is not None and config.loss != "focal":
+        raise WrongUse(
+            f"{config.as_option('focal_gamma')} is a parameter of the focal loss, and the loss is {config.loss}: give "
+            "--loss focal too, or leave --focal-gamma out"
+        )
     return config
 
 

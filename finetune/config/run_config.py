@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from finetune.config.settings import (
     Role,
+    by_class,
     declared_settings,
     fraction,
     keys,
@@ -236,11 +237,25 @@ class RunConfig:
     """Share of the steps in which the learning rate warms up."""
     label_smoothing: float = setting(0.0, fraction())
     """Share of each label spread evenly over all classes."""
+    class_weights: str | dict[str, float] | None = setting(  # noqa: RUF009 - it makes a field
+        None, by_class()
+    )
+    """Multiply the loss of each image by the weight of its class. balanced: images / (classes x images of the class).
+    FILE: a .csv of class,weight, or a .json object, with every class."""
+    sampler: Literal["shuffle", "balanced"] = setting("shuffle")
+    """shuffle: every training image once an epoch. balanced: every class equally often, in epochs of the same length;
+    images of rare classes repeat, those of frequent ones take turns."""
+    loss: Literal["cross-entropy", "focal"] = setting("cross-entropy")
+    """focal: images that are already classified well count less (Lin et al. 2017)."""
+    focal_gamma: float | None = setting(None, number(0, 10), unset="2 with --loss focal")
+    """Focusing parameter of the focal loss; 0 is cross-entropy."""
     # Limits beyond 1e6 make no sense, and what overflows float32 would be NaN without a reason given.
     clip_norm: float | None = setting(None, number(1e-12, 1e6))
     """Clip the gradients' global norm."""
     patience: int | None = setting(None, whole(1))
-    """Stop after N epochs without a better validation accuracy."""
+    """Stop after N epochs without a better validation score, and keep the best epoch's weights."""
+    select_by: Literal["accuracy", "balanced-accuracy", "macro-f1", "loss"] = setting("accuracy")
+    """The validation score that decides which epoch is the best (--patience), and ranks runs."""
     distribute: Literal["none", "mirrored", "multi-worker"] = setting("none", roles=("may_change_on_resume",))
     """mirrored: over the GPUs of this machine. multi-worker: over machines, each of which runs this command, as
     TF_CONFIG or Slurm says. --batch-size is that of all of them together."""

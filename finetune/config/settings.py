@@ -56,6 +56,21 @@ def keys(*known: str) -> Check:
     return Check(expected, lambda value: _is_text(value) and {*(pairs(value) or "?")} <= {*known}, str, "KEYS")
 
 
+def by_class() -> Check:
+    """`balanced`, the path of a file with a weight for each class, or the weights themselves."""
+    expected = "balanced, the path of a .csv or .json, or a number from 0 on for each class, one of them above 0"
+    return Check(expected, lambda value: (_is_text(value) and bool(value)) or is_weights(value), str, "balanced|FILE")
+
+
+def is_weights(value: Any) -> bool:
+    """Whether a value is class names with finite weights from 0 on, one of them above 0."""
+    return (
+        isinstance(value, dict)
+        and all(_is_text(name) and _is_number(one) and 0 <= one < float("inf") for name, one in value.items())
+        and any(value.values())
+    )
+
+
 def path(metavar: str) -> Check:
     """The path of a file or folder. A config holds it absolute."""
     return Check("a path", _is_text, Path, metavar)

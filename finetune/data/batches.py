@@ -21,8 +21,12 @@ def training(split: Split, config: RunConfig, *, epoch: int, start: int, share: 
 
     They are a function of (seed, epoch, batch) alone.
     """
-    one = pipeline.Epoch(config.seed, epoch, augmentation(config), start)
-    return pipeline.train_batches(split, one, share=share, **form(config))
+    return pipeline.train_batches(split, epoch_of(config, epoch, start), share=share, **form(config))
+
+
+def epoch_of(config: RunConfig, number: int, start: int = 0) -> pipeline.Epoch:
+    """Epoch `number` of a run, from batch `start` on: the order of its images and their augmentation."""
+    return pipeline.Epoch(config.seed, number, augmentation(config), start, config.sampler == "balanced")
 
 
 def check_augmentation(split: Split, config: RunConfig) -> None:

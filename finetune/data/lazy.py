@@ -171,16 +171,23 @@ class LazyImages:
 
 
 def random_crops(
-    images: "np.ndarray | LazyImages", indices: np.ndarray, size: ImageSize, seed: tuple[int, int]
+    images: "np.ndarray | LazyImages",
+    indices: np.ndarray,
+    size: ImageSize,
+    seed: tuple[int, int],
+    *,
+    copies: np.ndarray | None = None,
 ) -> np.ndarray:
     """Random crops of the images at int `indices`, by `draw_crop` from (`seed`, index): uint8, `n` images of that size.
 
-    Raises BadImage for photos.
+    copies: int `[n]`, how often each image came before in the epoch; every copy has a crop of its own. Raises BadImage
+    for photos.
     """
     shape = shape_of(size)
 
     def crop(position: int, image: Image.Image) -> np.ndarray:
-        seeds = (*seed, int(indices[position]))
+        copy = () if copies is None or not copies[position] else (int(copies[position]),)
+        seeds = (*seed, int(indices[position]), *copy)
         box, mirrored = draw_crop(decoding.upright_size(image), seeds, shape.width / shape.height)
         pixels = decoding.part(image, box, shape)
         return pixels[:, ::-1] if mirrored else pixels

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.data.augmentation import Augmentation
+from finetune.data.balance import balanced_order, repeats
 from finetune.data.channels import in_channels
 from finetune.data.dataset import WHOLE, Share, Split
 from finetune.data.geometry import CENTRE, Geometry, resampled
@@ -42,13 +43,21 @@ def parts_per_step(examples: int, batch_size: int, microbatch: int | None) -> in
 class Epoch:
     """One epoch of training, from batch number `start_batch` on.
 
-    The order of the images and the random numbers of their augmentation are a function of (seed, number).
+    The order of the images and the random numbers of their augmentation are a function of (seed, number). balanced:
+    every class comes equally often, as in `balance.balanced_order`; else every image once.
     """
 
     seed: int
     number: int
     augmentation: Augmentation
     start_batch: int = 0
+    balanced: bool = False
+
+    def order(self, labels: np.ndarray) -> np.ndarray:
+        """The numbers of the images with these labels, int64 `[examples]`, in the order of this epoch."""
+        if self.balanced:
+            return balanced_order(labels, seed=self.seed, epoch=self.number)
+        return epoch_order(len(labels), seed=self.seed, epoch=self.number)
 
 
 def train_batches(
@@ -65,25 +74,26 @@ def train_batches(
 
     If the augmentation mixes images, the labels are each class's share, float32 `[batch, classes]`.
 
-    Every epoch has its own order. Its `len(split) % batch_size` last images are left out, so that all batches have the
-    same size. A smaller split is one batch. A later `start_batch` gives exactly the remaining batches. Photos are
-    decoded at `image_size`; other images keep their size until they are in the batch. Random crops are taken from the
-    photo, and depend only on (seed, epoch, the image's number in the split). `share` is this worker's part of every
-    batch; the parts of all workers together are the batch of a single worker. Raises WrongUse if the crop padding is
-    not smaller than the images.
+    Every epoch has its own order (`Epoch.order`). Its `len(split) % batch_size` last images are left out, so that all
+    batches have the same size. A smaller split is one batch. A later `start_batch` gives exactly the remaining batches.
+    Photos are decoded at `image_size`; other images keep their size until they are in the batch. Random crops are taken
+    from the photo, and depend only on (seed, epoch, the image's number in the split, how often it came before). `share`
+    is this worker's part of every batch; the parts of all workers together are the batch of a single worker. Raises
+    WrongUse if the crop padding is not smaller than the images.
     """
     augmentation, seed = epoch.augmentation, epoch.seed
     split = split.at(image_size, CENTRE if augmentation.resized_crop else geometry)
     check_augmentation(split, augmentation)
     size = min(batch_size, len(split))
     classes = int(split.labels.max()) + 1  # a data set has training images of every class
-    order = epoch_order(len(split), seed=seed, epoch=epoch.number)
+    order = epoch.order(split.labels)
+    again = repeats(order)
 
     def pick(batch: int) -> tuple[np.ndarray, ...]:
-        chosen = share.rows(order[batch * size : (batch + 1) * size])
+        chosen, copies = (share.rows(each[batch * size : (batch + 1) * size]) for each in (order, again))
         draw = batch_draw(seed=seed, epoch=epoch.number, batch=batch)
         if augmentation.resized_crop:
-            images = random_crops(split.images, chosen, image_size, (seed, epoch.number))
+            images = random_crops(split.images, chosen, image_size, (seed, epoch.number), copies=copies)
         else:
             images = split.images[chosen]
         return images, split.labels[chosen], draw

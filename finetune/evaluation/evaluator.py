@@ -4,7 +4,7 @@ Everything that reports an accuracy calls this module.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,13 @@ import tensorflow as tf
 
 from finetune.batchnorm.statistics import Moments, pool
 from finetune.batchnorm.subject import Forward, Runnable, Statistics
-from finetune.evaluation.predictions import Predictions, join_predictions, predictions_from_logits
+from finetune.evaluation import metrics
+from finetune.evaluation.predictions import (
+    Predictions,
+    join_predictions,
+    log_probabilities,
+    predictions_from_logits,
+)
 
 Batches = Iterable[tuple[Any, Any, Any]]
 """(preprocessed images float32 `[batch, ...]`, labels int `[batch]`, counted bool `[batch]`): an image that only fills
@@ -25,6 +31,8 @@ class Evaluation:
 
     A model whose classes are independent labels is counted by them too: `correct_labels` of `labels`, which is 0 for
     all others. The cross-entropy of its image is then the mean of the binary ones of its labels.
+
+    by_class: of each class, as `metrics.class_counts`; empty where they were not counted.
     """
 
     examples: int
@@ -33,6 +41,7 @@ class Evaluation:
     loss_sum: float
     correct_labels: int = 0
     labels: int = 0
+    by_class: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -50,6 +59,16 @@ class Evaluation:
         return float(np.sqrt(self.accuracy * (1 - self.accuracy) / self.examples))
 
     @property
+    def balanced_accuracy(self) -> float | None:
+        """Mean recall over the classes that have images, as a fraction; None where they were not counted."""
+        return metrics.balanced_accuracy(metrics.class_scores(self.by_class)) if self.by_class else None
+
+    @property
+    def macro_f1(self) -> float | None:
+        """Mean F1 over the classes that have images, as a fraction; None where they were not counted."""
+        return metrics.macro_f1(metrics.class_scores(self.by_class)) if self.by_class else None
+
+    @property
     def label_accuracy(self) -> float | None:
         """The share of independent labels on the right side of probability 0.5 (Keras's `binary_accuracy`), if any."""
         return self.correct_labels / self.labels if self.labels else None
@@ -57,8 +76,9 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Counts and quotients, as they are written to the run's files."""
         written = ("accuracy", "loss", "examples", "correct", "standard_error")
+        classes = ("balanced_accuracy", "macro_f1") if self.by_class else ()
         labels = ("label_accuracy",) if self.labels else ()
-        return {name: getattr(self, name) for name in written + labels}
+        return {name: getattr(self, name) for name in written + classes + labels}
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +124,16 @@ def count(logits: np.ndarray, labels: np.ndarray, *, per_label: bool = False) ->
         loss_sum=float(losses.sum()),
         correct_labels=int(right.sum()),
         labels=right.size if per_label else 0,
+        by_class=tuple(metrics.class_counts(labels, np.where(finite, scores.argmax(axis=1), -1), scores.shape[1])),
     )
 
 
 def total(parts: Iterable[Evaluation]) -> Evaluation:
     """The sum of evaluations over disjoint images."""
-    return Evaluation(*(sum(column) for column in zip(*map(astuple, parts), strict=True)))
+    parts = list(parts)
+    sums = {one.name: sum(getattr(part, one.name) for part in parts) for one in fields(Evaluation)[:-1]}
+    by_class: Any = np.sum([part.by_class for part in parts], axis=0, dtype=np.int64).tolist()
+    return Evaluation(**sums, by_class=tuple(map(tuple, by_class)))
 
 
 class Evaluator:
@@ -143,17 +167,35 @@ class Evaluator:
         pooled = pool(moments())
         return Pass(total(parts), join_predictions(images), pooled)
 
+    def probabilities(self, batches: Batches) -> tuple[Evaluation, np.ndarray, np.ndarray]:
+        """(counts, probability of each class float32 `[n, classes]`, labels int `[n]`) under the moving statistics.
+
+        Where a logit of an image is not finite, its probabilities are 0.
+        """
+        parts, rows, labels = [], [], []
+        for logits, own, _ in self._logits(batches, "moving"):
+            finite = np.isfinite(logits).all(axis=1, keepdims=True)
+            log = log_probabilities(np.where(finite, logits, 0).astype(np.float64), per_label=self._subject.per_label)
+            parts.append(count(logits, own, per_label=self._subject.per_label))
+            rows.append(np.where(finite, np.exp(log), 0).astype(np.float32))
+            labels.append(own)
+        return total(parts), np.concatenate(rows), np.concatenate(labels)
+
     def _score(self, batches: Batches, statistics: Statistics) -> Iterator[tuple[Evaluation, Predictions, Any]]:
+        per_label = self._subject.per_label
+        for logits, own, moments in self._logits(batches, statistics):
+            scored = count(logits, own, per_label=per_label)
+            yield scored, predictions_from_logits(logits, own, per_label=per_label), moments
+
+    def _logits(self, batches: Batches, statistics: Statistics) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
+        """(logits, labels, moments) of the counted images of each batch."""
         if statistics not in self._forward:
             self._forward[statistics] = self._subject.forward(statistics)
         run = self._forward[statistics]
         for images, labels, counted in batches:
             raw, moments = run(images)
             chosen = np.asarray(counted)
-            logits, own = np.asarray(raw)[chosen], np.asarray(labels)[chosen] + self._label_offset
-            per_label = self._subject.per_label
-            scored = count(logits, own, per_label=per_label)
-            yield scored, predictions_from_logits(logits, own, per_label=per_label), moments
+            yield np.asarray(raw)[chosen], np.asarray(labels)[chosen] + self._label_offset, moments
             if self.on_batch:
                 self.on_batch()
 

@@ -1,5 +1,6 @@
-"""Scores of predictions beyond their accuracy: confusion, per-class scores, calibration. Pure NumPy."""
+"""Scores of predictions beyond their accuracy: confusion, per-class scores, thresholds, calibration. Pure NumPy."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,9 +59,20 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
 
 def per_class(labels: np.ndarray, predicted: np.ndarray, classes: int) -> list[ClassScore]:
     """The scores of every class, in their order. f1 = 2 hits / (images + predicted), which is 0 without hits."""
+    return class_scores(class_counts(labels, predicted, classes))
+
+
+def class_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> list[tuple[int, int, int]]:
+    """Of every class: images of it that are predicted as it, images of it, images predicted as it. A prediction of -1
+    is none."""
     hits = np.bincount(labels[labels == predicted], minlength=classes)
     images = np.bincount(labels, minlength=classes)
     taken = np.bincount(predicted[predicted >= 0], minlength=classes)
+    return list(zip(hits.tolist(), images.tolist(), taken.tolist(), strict=True))
+
+
+def class_scores(counts: Iterable[tuple[int, int, int]]) -> list[ClassScore]:
+    """The scores of what `class_counts` counted."""
     return [
         ClassScore(
             precision=hit / guesses if guesses else None,
@@ -69,13 +81,53 @@ def per_class(labels: np.ndarray, predicted: np.ndarray, classes: int) -> list[C
             images=n,
             predicted=guesses,
         )
-        for hit, n, guesses in zip(hits.tolist(), images.tolist(), taken.tolist(), strict=True)
+        for hit, n, guesses in counts
     ]
 
 
 def macro_f1(scores: list[ClassScore]) -> float:
     """Mean F1 over the classes that have images."""
     return float(np.mean([score.f1 for score in scores if score.images]))
+
+
+def balanced_accuracy(scores: list[ClassScore]) -> float:
+    """Mean recall over the classes that have images (scikit-learn's `balanced_accuracy_score`)."""
+    return float(np.mean([score.recall for score in scores if score.images]))
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What decides whether an image is of one class: yes where the class's probability is at least `threshold`.
+
+    f1: of these decisions, on the images that the threshold was chosen on. images: how many of them are of the class;
+    without any, the other two are None.
+    """
+
+    threshold: float | None
+    f1: float | None
+    images: int
+
+
+def thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[Threshold]:
+    """For each class the threshold with the largest F1 of the class against all others, the highest of equals.
+
+    probabilities: float `[n, classes]` in [0, 1]; labels: int `[n]`; n is 1 or more. A threshold lies halfway between
+    the least probability that passes and the next lower one, or 0.
+    """
+    found = []
+    for label in range(probabilities.shape[1]):
+        order = np.argsort(-probabilities[:, label], kind="stable")
+        own, hits = probabilities[order, label].astype(np.float64), np.cumsum(labels[order] == label)
+        images = int(hits[-1])
+        if not images:
+            found.append(Threshold(None, None, 0))
+            continue
+        below = np.append(own[1:], 0.0)
+        f1 = 2 * hits / (images + np.arange(1, len(own) + 1))
+        f1[:-1][own[:-1] == below[:-1]] = -1.0  # equal probabilities pass together
+        best = int(np.argmax(f1))
+        found.append(Threshold(float((own[best] + below[best]) / 2), float(f1[best]), images))
+    return found
 
 
 def calibration(confidences: np.ndarray, correct: np.ndarray, *, bins: int = BINS) -> Calibration:

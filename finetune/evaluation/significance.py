@@ -31,13 +31,15 @@ _POWER = 1.2816
 class Repeats:
     """The accuracies of one setup, repeated with other seeds, as fractions.
 
-    test, validation: one entry per repeat, None where it is not known. examples: number of test images.
+    test, validation: one entry per repeat, None where it is not known. examples: number of test images. selected:
+    another validation score, by which to rank instead of the accuracy; larger is better, so a loss is negative.
     """
 
     name: str
     test: tuple[float | None, ...]
     validation: tuple[float | None, ...]
     examples: int = 1
+    selected: tuple[float | None, ...] | None = None
 
     @property
     def mean(self) -> float | None:
@@ -58,6 +60,12 @@ class Repeats:
     def validation_spread(self) -> float | None:
         """Standard deviation (n - 1) of the validation accuracies; None where a repeat has none."""
         return _spread(_known(self.validation)) if None not in self.validation else None
+
+    @property
+    def rank_key(self) -> float | None:
+        """Mean of the validation score by which to rank; None where a repeat has none."""
+        scores = self.validation if self.selected is None else self.selected
+        return mean_of(scores)
 
     @property
     def variance(self) -> float:
@@ -137,18 +145,20 @@ def images_needed(difference: float, changed: float) -> int:
 def rank_results(results: Sequence[Repeats]) -> tuple[str, list[int]]:
     """("validation" or "test", the positions of `results`, the best first).
 
-    Ranks by validation accuracy if all results have one, else by test accuracy. Choosing by test accuracy trains on the
-    test set a little, so it is the last resort, and reports must mention it. Equal results keep their order.
+    Ranks by validation accuracy, or `selected`, if all results have one, else by test accuracy. Choosing by test
+    accuracy trains on the test set a little, so it is the last resort, and reports must mention it. Equal results keep
+    their order.
     """
-    by = "validation" if all(one.validation_mean is not None for one in results) else "test"
-    keys = [one.validation_mean if by == "validation" else one.mean for one in results]
+    by = "validation" if all(one.rank_key is not None for one in results) else "test"
+    keys = [one.rank_key if by == "validation" else one.mean for one in results]
     return by, sorted(range(len(results)), key=lambda position: -(keys[position] or 0.0))
 
 
-def ranking_words(by: str, *, one: str = "run") -> str:
-    """What a reader of the ranking must know; `one` names what was ranked."""
+def ranking_words(by: str, *, one: str = "run", score: str = "accuracy") -> str:
+    """What a reader of the ranking must know; `one` names what was ranked, `score` by which validation score."""
     if by == "validation":
-        return "ranked by validation accuracy; the test accuracy of the best is then an honest estimate"
+        among = "" if score == "accuracy" else "; differences from the best are of test accuracy"
+        return f"ranked by validation {score}; the test {score} of the best is then an honest estimate{among}"
     return (
         f"ranked by TEST accuracy, because a {one} has no validation images (validation = 0): the best was chosen on "
         "the test set, so its accuracy is optimistic"
@@ -164,6 +174,11 @@ def difference_words(one: Repeats, best: Repeats, pairs: Paired | None = None) -
     if pairs.within_noise if pairs else abs(difference) <= noise:
         return "= best within noise"
     return f"{100 * difference:+.1f} points"
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """Their mean; None where there is none, or one of them is not known."""
+    return None if None in values else _mean(_known(values))
 
 
 def _known(values: Sequence[float | None]) -> list[float]:

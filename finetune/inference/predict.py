@@ -28,6 +28,9 @@ from finetune.runs.model import finished_class_names, open_trained
 from finetune.runs.run_data import image_shape, is_image_shape, is_white, white
 from finetune.text import ImageSize, printable, shape_of
 
+Thresholds = tuple[float | None, ...]
+"""The threshold of each class, in the order of the labels."""
+
 _NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote"
 
 
@@ -38,35 +41,60 @@ class Classified:
     image: str
     classes: tuple[tuple[int, str, float], ...]
 
+    def rows(self, thresholds: Thresholds | None) -> list[tuple[Any, ...]]:
+        """(label, class, probability) of each class; with `thresholds` also (threshold, whether it is reached)."""
+        if thresholds is None:
+            return list(self.classes)
+        limits = [thresholds[label] for label, *_ in self.classes]
+        decided = [
+            None if limit is None else chance >= limit
+            for limit, (_, _, chance) in zip(limits, self.classes, strict=True)
+        ]
+        return [(*row, *two) for row, *two in zip(self.classes, limits, decided, strict=True)]
+
 
 @dataclass(frozen=True)
 class Classifications:
-    """All images in their order. skipped: damaged ones that were left out, each with the reason."""
+    """All images in their order. skipped: damaged ones that were left out, each with the reason. thresholds: of each
+    class, if they decide."""
 
     target: str
     images: tuple[Classified, ...]
     skipped: tuple[str, ...]
     remarks: tuple[str, ...]
+    thresholds: Thresholds | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For `predict --json`."""
-        keys = ("label", "class", "probability")
         images = [
-            {"image": one.image, "classes": [dict(zip(keys, row, strict=True)) for row in one.classes]}
+            {
+                "image": one.image,
+                "classes": [dict(zip(self._columns, row, strict=True)) for row in one.rows(self.thresholds)],
+            }
             for one in self.images
         ]
         return {
             "target": self.target, "images": images, "skipped": list(self.skipped), "remarks": list(self.remarks)
         }  # fmt: skip
 
-    def rows(self) -> list[tuple[str, int, int, str, float]]:
-        """(image, rank from 1, label, class, probability), a row for each class of each image."""
-        return [(one.image, rank, *row) for one in self.images for rank, row in enumerate(one.classes, start=1)]
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return ("label", "class", "probability", *(() if self.thresholds is None else ("threshold", "passes")))
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """(image, rank from 1, label, class, probability), a row for each class of each image; with `thresholds` also
+        (threshold, whether the probability reaches it), both None where the class has no threshold."""
+        return [
+            (one.image, rank, *row)
+            for one in self.images
+            for rank, row in enumerate(one.rows(self.thresholds), start=1)
+        ]
 
     def write_csv(self, path: Path) -> None:
-        """Write `rows` with a header, in UTF-8, atomically."""
+        """Write `rows` with a header, in UTF-8, atomically, into a folder that is made if needed."""
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("image", "rank", "label", "class", "probability"), *self.rows()])
+            csv.writer(file).writerows([("image", "rank", *self._columns), *self.rows()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +102,7 @@ class Classifier:
     """A network that classifies images: what its outputs are called, and the form in which it takes images.
 
     name: as messages call it. config: complete but for the data. native: as in
-    `run_data.image_shape`. white: as in `run_data.white`. notes: what a user must know.
+    `run_data.image_shape`. white: as in `run_data.white`. notes: what a user must know. thresholds: those of a run.
     """
 
     name: str
@@ -84,6 +112,7 @@ class Classifier:
     native: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
     white: int | None = None
+    thresholds: Thresholds | None = None
 
 
 def predict(
@@ -91,7 +120,7 @@ def predict(
     places: Sequence[Path],
     *,
     top: int = 5,
-    csv_file: Path | None = None,
+    by_thresholds: bool = False,
     skip_bad_images: bool = False,
     batch_size: int | None = None,
     on_scan: Progress | None = None,
@@ -101,13 +130,13 @@ def predict(
 
     Images are decoded, resized and preprocessed as in the run's evaluation, in 8 bits until they are in a batch. For a
     run on images in memory of one size (CIFAR), files are first resized to that size. Probabilities are the softmax of
-    the logits, or the sigmoids of independent labels, in float64. They are also written to `csv_file`, which must not
-    exist.
+    the logits, or the sigmoids of independent labels, in float64. by_thresholds: each class is also decided by the
+    run's threshold, and those that reach theirs come beyond `top`.
     Raises FinetuneError where `target` is no run and for missing images; for damaged ones unless `skip_bad_images`.
     """
-    if csv_file is not None and (csv_file.exists() or csv_file.is_symlink()):
-        raise WrongUse(f"--csv {csv_file} is already there and is not overwritten: give another name")
     network = target if isinstance(target, Classifier) else _open(target)
+    thresholds = _thresholds(network) if by_thresholds else None
+    least = np.array([np.inf if one is None else one for one in thresholds or ()])
     named = image_files.read_images(
         places, native=network.native, white=network.white, skip_bad=skip_bad_images, on_scan=on_scan
     )
@@ -116,17 +145,32 @@ def predict(
     found: list[Classified] = []
     for rows in _probabilities(network, named.split, config):
         for row in rows:
-            best = np.argsort(-row, kind="stable")[:top]
+            order = np.argsort(-row, kind="stable")
+            best = [
+                label for rank, label in enumerate(order) if rank < top or (thresholds and row[label] >= least[label])
+            ]
             classes = tuple((int(label), names[label], float(row[label])) for label in best)
             found.append(Classified(named.names[len(found)], classes))
         if on_batch is not None:
             on_batch()
     remarks = (*network.notes, *batches.fitting(named.split, config), *named.remarks)
-    predictions = Classifications(network.name, tuple(found), named.skipped, remarks)
-    if csv_file is not None:
-        csv_file.absolute().parent.mkdir(parents=True, exist_ok=True)
-        predictions.write_csv(csv_file)
-    return predictions
+    return Classifications(network.name, tuple(found), named.skipped, remarks, thresholds)
+
+
+def refuse_existing(csv_file: Path) -> None:
+    """WrongUse where a table would overwrite something. Call it before the images are classified."""
+    if csv_file.exists() or csv_file.is_symlink():
+        raise WrongUse(f"--csv {csv_file} is already there and is not overwritten: give another name")
+
+
+def _thresholds(network: Classifier) -> Thresholds:
+    """Those of a run. WrongUse where there are none."""
+    if network.thresholds is None:
+        raise WrongUse(
+            f"--thresholds: {network.name} has none: they are chosen by a run with validation images; give such a run, "
+            "or leave --thresholds out"
+        )
+    return network.thresholds
 
 
 def predict_images(target: Path, images: np.ndarray) -> np.ndarray:
@@ -171,7 +215,10 @@ def _open(target: Path) -> Classifier:
         raise FinetuneError(f"{run} is not finished, so its model is not known: continue it with: {run.resume_command}")
     names = _checked(list(finished_class_names(run)), trained.model, trained.path)
     subject = KerasSubject(trained.model)
-    return Classifier(str(target), subject, trained.config, names, image_shape(run, trained.config), white=white(run))
+    native = image_shape(run, trained.config)
+    return Classifier(
+        str(target), subject, trained.config, names, native, white=white(run), thresholds=run.thresholds(len(names))
+    )
 
 
 def _exported(path: Path) -> Classifier:

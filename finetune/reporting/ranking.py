@@ -8,6 +8,7 @@ import numpy as np
 from finetune.config import settings_with
 from finetune.evaluation import significance
 from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.selection import common_selection, score_name, selection_score
 from finetune.reporting.record import RunRecord
 
 _NOT_COMPARED = settings_with("not_compared")
@@ -28,8 +29,10 @@ def rank_runs(
             settings = {k: v for k, v in record.config.to_json().items() if k not in ("seed", *_NOT_COMPARED)}
             together.setdefault(repr(settings), []).append(record)
     groups = list(together.values())
-    results = [_results(group) for group in groups]
+    select_by = common_selection(one.config.select_by for group in groups for one in group)
+    results = [_results(group, select_by) for group in groups]
     by, order = significance.rank_results(results)
+    score = score_name(select_by)
     ranked = []
     for rank, position in enumerate(order, 1):
         mine, best, result = groups[position], groups[order[0]], results[position]
@@ -47,6 +50,9 @@ def rank_runs(
             "standard_error": result.variance**0.5,
             "validation_accuracy": result.validation_mean,
             "validation_accuracy_spread": result.validation_spread,
+            "select_by": select_by,
+            "validation_selected": significance.mean_of([one.kept.get(f"validation_{score}") for one in mine]),
+            "test_selected": significance.mean_of([one.test_scores.get(score) for one in mine]),
             "verdict": words if comparable else ANOTHER_TEST_SET,
             "gained": pairs.gained if pairs else None,
             "lost": pairs.lost if pairs else None,
@@ -54,8 +60,8 @@ def rank_runs(
         ranked.append(group)
     finished = [record for position in order for record in groups[position]]
     about = {
-        "ranked_by": f"{by}_accuracy" if ranked else None,
-        "ranking": significance.ranking_words(by) if ranked else None,
+        "ranked_by": f"{by}_{score if by == 'validation' else 'accuracy'}" if ranked else None,
+        "ranking": significance.ranking_words(by, score=select_by) if ranked else None,
         "within_noise": significance.FORMULA,
         "within_noise_paired": significance.PAIRED_FORMULA,
         "differs": _differs(records),
@@ -65,7 +71,7 @@ def rank_runs(
     return [*finished, *(record for record in records if record.result is None)], about
 
 
-def _results(group: list[RunRecord]) -> significance.Repeats:
+def _results(group: list[RunRecord], select_by: str) -> significance.Repeats:
     seeds = len({one.config.seed for one in group})
     repeats = f" ({len(group)} {'seeds' if seeds == len(group) else 'runs'})" if len(group) > 1 else ""
     return significance.Repeats(
@@ -73,6 +79,7 @@ def _results(group: list[RunRecord]) -> significance.Repeats:
         test=tuple(one.test for one in group),
         validation=tuple(one.validation for one in group),
         examples=min(one.examples for one in group),
+        selected=None if select_by == "accuracy" else tuple(selection_score(one.kept, select_by) for one in group),
     )
 
 

@@ -1,7 +1,7 @@
 """The runs of a report: run directories and the finished runs of batches. Their files are read once and checked."""
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 from finetune.config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.predictions import Predictions, load_predictions
+from finetune.evaluation.selection import kept_epoch
 from finetune.files import read_json
-from finetune.runs.directory import RunDir, kept_validation
+from finetune.runs.directory import RunDir
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +46,32 @@ class RunRecord:
         return None if self.result is None else float(self.result["test"]["is_training_false"]["accuracy"])
 
     @property
+    def test_scores(self) -> Mapping[str, Any]:
+        """All scores of the test images with `is_training=False`; empty where the run has not been tested."""
+        return {} if self.result is None else self.result["test"]["is_training_false"]
+
+    @property
+    def thresholds(self) -> list[float | None]:
+        """Of each class, chosen on validation images; all None where there were none."""
+        rows = (self.result or {}).get("thresholds") or [{"threshold": None}] * len(self.class_names)
+        return [row["threshold"] for row in rows]
+
+    @property
     def examples(self) -> int:
         """Test images, 0 where the run has not been tested."""
         return 0 if self.result is None else int(self.result["test"]["is_training_false"]["examples"])
 
     @property
+    def kept(self) -> Mapping[str, Any]:
+        """The row of the epoch whose weights were kept: with `patience` the best one, else the last one. Empty without
+        validation images."""
+        patience, by = self.config.patience is not None, self.config.select_by
+        return kept_epoch(self.epochs, patience=patience, select_by=by) or {}
+
+    @property
     def validation(self) -> float | None:
-        """Validation accuracy of the weights that were kept: with `patience` the best epoch's, else the last one's."""
-        return kept_validation(self.epochs, patience=self.config.patience is not None)
+        """Validation accuracy of the weights that were kept."""
+        return self.kept.get("validation_accuracy")
 
     @property
     def images_per_second(self) -> float | None:
@@ -66,6 +85,8 @@ def read_record(path: Path, *, name: str = "") -> RunRecord:
     """The run in the directory `path`. FinetuneError where there is none, or one of its files is damaged."""
     run = RunDir.open(path)
     result = _checked(run.read("result.json"), _RESULT, run.path / "result.json") if run.status == "done" else None
+    if result is not None and len(result.get("thresholds") or result["class_names"]) != len(result["class_names"]):
+        raise _damaged(run.path / "result.json", "thresholds", "are not one for each class")
     if result is not None and (result["test"]["is_training_false"]["examples"] < 1 or not result["class_names"]):
         raise _damaged(run.path / "result.json", "test", "counts no images")
     return RunRecord(
@@ -110,11 +131,13 @@ def read_predictions(record: RunRecord, *, score: Callable[[Path], Predictions],
 
 
 _MODE: dict[str, Any] = {"accuracy": float, "loss": float | None, "standard_error": float, "examples": int}
+_THRESHOLD = {"class": str, "threshold": float | None, "f1": float | None, "images": int}
 _RESULT = {
     "test": {"is_training_false": _MODE, "is_training_true": _MODE},
     "bn": {"layers": int, "decay": float, "updates": int, "residual": float, "recalibrated": bool, "zero_debias": bool},
     "proof": {"holds": bool, "frozen_variables": int, "moving_variables": int, "unmoved": list},
     "class_names": list,
+    "thresholds?": [_THRESHOLD],
 }
 _PLAN = {"stages": [{"stage": str, "layers": int, "training": int, "bn": dict}]}
 _DATA = {"source": str, "images": dict, "class_names": list, "skipped": list, "remarks": list}
@@ -127,15 +150,19 @@ _DIAGNOSIS = {"verdict": {"cause": str, "sentence": str}, "layers": [_LAYER]}
 
 
 def _checked(value: Any, shape: Any, where: Path, at: str = "") -> Any:
-    """`value`, or FinetuneError where it lacks a key of `shape` or has another type there. [shape]: a list of such."""
+    """`value`, or FinetuneError where it lacks a key of `shape` or has another type there. [shape]: a list of such;
+    a key with a question mark may be missing, or null."""
     if isinstance(shape, list) and isinstance(value, list):
         for place, one in enumerate(value):
             _checked(one, shape[0], where, f"{at}[{place}]")
     elif isinstance(shape, dict):
         if not isinstance(value, dict):
             raise _damaged(where, at, "is no object")
-        for key, inner in shape.items():
+        for name, inner in shape.items():
+            key = name.removesuffix("?")
             path = f"{at}.{key}" if at else key
+            if name != key and value.get(key) is None:
+                continue
             if key not in value:
                 raise _damaged(where, path, "is missing")
             _checked(value[key], inner, where, path)

@@ -24,7 +24,7 @@ from finetune.runs.run_data import check_unchanged, white
 SCHEMA_VERSION = 1
 CONFUSED = 10
 """How many of the most often confused pairs of classes are listed."""
-_SCORES = ("classes", "macro_f1", "confusion", "confused", "calibration", "not_finite", "mistakes")
+_SCORES = ("classes", "macro_f1", "balanced_accuracy", "confusion", "confused", "calibration", "not_finite", "mistakes")
 """The keys about test images; null for a run that is not finished."""
 
 
@@ -92,7 +92,8 @@ def _described(record: RunRecord) -> dict[str, Any]:
         "config": record.config.to_json(),
         **{name: getattr(record, name) for name in ("data", "environment", "weights", "plan", "epochs", "diagnosis")},
         "validation_accuracy": record.validation,
-        **{name: known.get(name) for name in ("test", "bn", "proof")},
+        **{f"validation_{name}": record.kept.get(f"validation_{name}") for name in ("balanced_accuracy", "macro_f1")},
+        **{name: known.get(name) for name in ("test", "bn", "proof", "class_weights", "thresholds")},
         "cost": {
             **{name: known.get(name) for name in ("train_seconds", "seconds", "steps", "peak_memory_mib")},
             "images_per_second": record.images_per_second,
@@ -105,8 +106,12 @@ def _scores(record: RunRecord, predictions: Predictions, positions: np.ndarray) 
     table = metrics.confusion(predictions.labels, predictions.classes, len(names))
     each = metrics.per_class(predictions.labels, predictions.classes, len(names))
     return {
-        "classes": [{"name": name, **asdict(score)} for name, score in zip(names, each, strict=True)],
+        "classes": [
+            {"name": name, **asdict(score), "threshold": threshold}
+            for name, score, threshold in zip(names, each, record.thresholds, strict=True)
+        ],
         "macro_f1": metrics.macro_f1(each),
+        "balanced_accuracy": metrics.balanced_accuracy(each),
         "confusion": table.tolist(),
         "confused": [
             {"true": names[true], "predicted": names[predicted], "images": count}

@@ -15,11 +15,13 @@ def number(value: float | None) -> str:
 
 
 def setting(value: Any) -> str:
-    """The value of a setting. The elements of a list are separated by spaces."""
+    """The value of a setting. The elements of a list are separated by spaces, named numbers by commas."""
     if value is None or value == () or value == []:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {one:g}" for name, one in value.items())
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -167,6 +167,22 @@ class RunDir:
             raise FinetuneError(f"{self.path / name} has no list of names in class_names: restore it from a copy")
         return names
 
+    def thresholds(self, classes: int) -> tuple[float | None, ...] | None:
+        """The threshold of each class, chosen on validation images; None of a class that had none of these. None where
+        a run had no validation images, or is of an earlier version. FinetuneError where result.json is damaged."""
+        rows = self.read("result.json").get("thresholds")
+        if rows is None:
+            return None
+        try:
+            found = tuple(None if row["threshold"] is None else float(row["threshold"]) for row in rows)
+        except (TypeError, KeyError, ValueError):
+            found = ()
+        if len(found) != classes:
+            raise FinetuneError(
+                f"{self.path / 'result.json'} has no threshold for each of {classes} classes: restore it from a copy"
+            )
+        return found
+
     def epochs(self) -> list[dict[str, Any]]:
         """The rows of finished epochs so far; FinetuneError where metrics.jsonl is damaged."""
         path = self.path / "metrics.jsonl"
@@ -209,12 +225,6 @@ def _remove_empty(folders: tuple[Path, ...]) -> None:
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()
-
-
-def kept_validation(rows: list[dict[str, Any]], *, patience: bool) -> float | None:
-    """Validation accuracy of the weights that were kept: with `patience` the best epoch's, else the last one's."""
-    found = [row["validation_accuracy"] for row in rows if row.get("validation_accuracy") is not None]
-    return (max(found) if patience else found[-1]) if found else None
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

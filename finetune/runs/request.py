@@ -17,6 +17,7 @@ from finetune.config import (
     check_settings,
     check_trackers,
     presets,
+    with_weights_read,
 )
 from finetune.data.pipeline import parts_per_step, steps_per_epoch
 from finetune.data.preprocessing import find_preprocessing
@@ -28,6 +29,8 @@ _LARGEST_ICON = 64
 _SLIMS = ("rmsprop", "momentum")
 """Optimizers as slim's train_image_classifier.py has them, whose weight decay is an L2 loss."""
 _NETWORK = "give the name of its network and its weights with --checkpoint, or leave"
+_FOCAL_GAMMA = 2.0
+"""The best of Lin et al. (2017, table 1b)."""
 _NOT_FOR_HUB_MODULES = {
     "from_scratch": "holds weights, but not how they are initialised: give the name of its network",
     "precision": f"is a graph, whose precision is fixed: {_NETWORK} --precision out",
@@ -56,7 +59,7 @@ def check_request(config: RunConfig) -> Resolved:
         if config.head == "keep":
             raise WrongUse(f"--head keep: no weights are published for {spec.id}: give a file with --checkpoint PATH")
         config = replace(config, from_scratch=True)
-    config = presets.expand(check_config(config))
+    config = with_weights_read(presets.expand(check_config(config)))
     check_trackers(config.tracker)
     freeze = [freezing.parse_freeze_rule(text) for text in config.freeze]
     bn = [parse_bn_rule(text) for text in config.bn]
@@ -160,6 +163,7 @@ def complete(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=config.learning_rate or _learning_rate(config.optimizer, batch_size, everything=everything),
+        focal_gamma=_FOCAL_GAMMA if config.loss == "focal" and config.focal_gamma is None else config.focal_gamma,
         weight_decay=_weight_decay(config.optimizer) if config.weight_decay is None else config.weight_decay,
         l2=config.l2 if config.l2 is not None or config.optimizer not in _SLIMS else 4e-5,
     )

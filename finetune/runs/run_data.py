@@ -24,6 +24,7 @@ def describe_data(dataset: Dataset, config: RunConfig) -> dict[str, Any]:
         "source": dataset.source,
         "class_names": list(dataset.class_names),
         "images": _counts(dataset),
+        "training_images_by_class": np.bincount(dataset.train.labels, minlength=len(dataset.class_names)).tolist(),
         "image_shape": _native(dataset, config),
         "remarks": list(dataset.remarks),
         "skipped": list(dataset.skipped),

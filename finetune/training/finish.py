@@ -14,6 +14,7 @@ from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers, parts
 from finetune.config import RunConfig
 from finetune.data import batches
+from finetune.data.balance import class_weights
 from finetune.data.batches import training_subset
 from finetune.data.preprocessing import Preprocessing, find_preprocessing
 from finetune.diagnosis import RECALIBRATION_IMAGES
@@ -57,6 +58,7 @@ def finish(
         recalibrated = weights["statistics"] == "recalibrated"
     proof = phases.proof(proofs)
     test, predictions = _score(feed, display)
+    validation, thresholds = _validate(feed, display) if dataset.validation else (None, None)
     flipped = _score_flipped(prepared, display) if config.tta == "flip" else None
     save_stock(prepared.model, run.model_path)
     predictions.save(run.predictions_path)
@@ -66,6 +68,9 @@ def finish(
         "weights": weights,
         "tta": {"kind": config.tta, "is_training_false": flipped.to_json()} if flipped else None,
         "validation_accuracy": history[-1].get("validation_accuracy"),
+        "validation": validation,
+        "thresholds": thresholds,
+        "class_weights": _weights_json(prepared),
         "bn": _bn_json(prepared, updates=updates, recalibrated=recalibrated),
         "proof": proof,
         "cached_features": cached,
@@ -94,6 +99,22 @@ def _score(feed: Feed, display: Display) -> tuple[dict[str, Any], Predictions]:
     evaluator, images = feed.scoring("test", "batch", on_batch=display.batch)
     both = {"is_training_false": passed.evaluation, "is_training_true": evaluator.evaluate(images, "batch")}
     return {name: value.to_json() for name, value in both.items()}, passed.images
+
+
+def _validate(feed: Feed, display: Display) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(scores of the validation images with `is_training=False`, the threshold of each class chosen on them)."""
+    display.say("evaluating on validation images")
+    evaluator, images = feed.scoring("validation", on_batch=display.batch)
+    scores, probabilities, labels = evaluator.probabilities(images)
+    chosen = metrics.thresholds(probabilities, labels)
+    rows = [{"class": name, **asdict(one)} for name, one in zip(feed.dataset.class_names, chosen, strict=True)]
+    return scores.to_json(), rows
+
+
+def _weights_json(prepared: Prepared) -> dict[str, float] | None:
+    """The weight of each class, by its name."""
+    weights = class_weights(prepared.dataset, prepared.config)
+    return None if weights is None else dict(zip(prepared.dataset.class_names, weights.tolist(), strict=True))
 
 
 def _score_flipped(prepared: Prepared, display: Display) -> Evaluation:
@@ -170,6 +191,7 @@ def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predict
     scores = metrics.per_class(predictions.labels, predictions.classes, len(names))
     report, pixels = prepared.backbone.report, find_preprocessing(str(config.preprocess))
     trained = np.bincount(dataset.train.labels, minlength=len(names))
+    thresholds = [one["threshold"] for one in result["thresholds"] or []] or [None] * len(names)
     return {
         "name": run.path.absolute().name,
         "backbone": {
@@ -192,10 +214,11 @@ def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predict
         "plan": prepared.plan.stages(),
         "result": result,
         "classes": [
-            {"name": name, "training": int(images), **asdict(score)}
-            for name, images, score in zip(names, trained, scores, strict=True)
+            {"name": name, "training": int(images), "threshold": threshold, **asdict(score)}
+            for name, images, score, threshold in zip(names, trained, scores, thresholds, strict=True)
         ],
         "macro_f1": metrics.macro_f1(scores),
+        "balanced_accuracy": metrics.balanced_accuracy(scores),
         "calibration_error": metrics.calibration(predictions.confidences, predictions.correct).expected_error,
         "environment": run.read("environment.json") if (run.path / "environment.json").is_file() else {},
     }

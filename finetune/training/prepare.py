@@ -19,6 +19,7 @@ from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import BatchNormOptions, bn_layers
 from finetune.config import RunConfig, absolute_trackers, presets
 from finetune.data import batches
+from finetune.data.balance import class_weights
 from finetune.data.batches import training_subset
 from finetune.data.dataset import Dataset
 from finetune.data.lazy import LazyImages
@@ -97,6 +98,12 @@ def read_data(
             f"--patience {config.patience} waits for a better validation accuracy, and no validation images are held "
             "out: leave --patience out, or give a --validation above 0"
         )
+    if config.select_by != "accuracy" and dataset.validation is None:
+        raise WrongUse(
+            f"--select-by {config.select_by} is a score of validation images, and none are held out: leave --select-by "
+            "out, or give a --validation above 0"
+        )
+    class_weights(dataset, config)  # before anything is built: the names of classes may be wrong
     return _without_overlap(dataset, config)
 
 
@@ -193,6 +200,9 @@ def announce(prepared: Prepared, display: Display, *, replicas: int) -> None:
     display.say(f"data: {dataset.source}: {counts}, {len(dataset.class_names)} classes")
     for remark in dataset.remarks:
         display.say(f"data: {remark}")
+    if (weights := class_weights(dataset, config)) is not None:
+        low, high = (f"{weights[at]:.3g} ({dataset.class_names[at]})" for at in (weights.argmin(), weights.argmax()))
+        display.say(f"class weights: from {low} to {high}")
     if backbone.report is not None:
         display.say(f"weights: {backbone.report.summary()}")
     if backbone.words:

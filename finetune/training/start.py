@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from finetune._version import PACKAGE
 from finetune.batchnorm.statistics import KerasSubject
-from finetune.config import RunConfig
+from finetune.config import RunConfig, with_weights_read
 from finetune.data.dataset import Share
 from finetune.errors import FinetuneError, Interrupted, WorkerLost, WrongUse
 from finetune.files import write_text
@@ -76,6 +76,7 @@ def start(
     display = display or Display()
     if config.distribute != "multi-worker" or from_environment().rank == 0:
         check_place(run_dir, runs_dir)
+        config = with_weights_read(config)  # by the one that gives the config to the others
     on, config = connect(config.distribute, config, "run", display)
     with on.watching():
         if not on.is_chief:

@@ -146,6 +146,28 @@ def test_runs_side_by_side_with_seeds_pooled_and_noise_told(finished, interrupte
     assert f"continue it with: finetune run --resume {interrupted}" in printed.stdout
 
 
+def test_ranked_by_the_score_that_all_runs_select_by(finished, tmp_path):
+    """The second run has the better macro F1 and the worse accuracy; each score decides where it is named."""
+    runs = [shutil.copytree(finished[0], tmp_path / name) for name in ("one", "two")]
+    for seed, (run, accuracy, f1) in enumerate(zip(runs, (0.9, 0.8), (0.3, 0.5), strict=True)):
+        edited(run / "config.json", select_by="macro-f1", learning_rate=0.1 + seed)
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for row in rows:
+            if row["kind"] == "epoch":
+                row |= {"validation_accuracy": accuracy, "validation_macro_f1": f1}
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = f"{runs[0]} {runs[1]}"
+    found = reported(f"{line} --json")
+    test = json.loads(finished[1].stdout)["test"]["is_training_false"]
+    assert (found["ranked_by"], [row["name"] for row in found["runs"]]) == ("validation_macro_f1", ["two", "one"])
+    assert [one["validation_selected"] for one in found["groups"]] == [0.5, 0.3]
+    assert found["groups"][0]["test_selected"] == pytest.approx(test["macro_f1"])
+    assert "ranked by validation macro-f1; the test macro-f1" in typed(f"report {line}").stdout
+    edited(runs[0] / "config.json", select_by="loss")
+    found = reported(f"{line} --json")
+    assert (found["ranked_by"], [row["name"] for row in found["runs"]]) == ("validation_accuracy", ["one", "two"])
+
+
 def test_other_test_images_are_not_compared(run, finished):
     said = dict(np.load(run / "predictions.npz"))
     said["labels"][:20] = (said["labels"][:20] + 1) % 10

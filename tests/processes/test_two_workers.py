@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from finetune.config import RunConfig
+from finetune.data.sources import generated
 from finetune.training import start
 from tests.support.warm_process import WarmProcess
 
@@ -25,6 +26,11 @@ SETTINGS = {
     "clip_norm": 1.0,
     "patience": 10,  # the best epoch's weights are put back, on every worker
     "recalibrate_at_end": False,
+    # Each worker draws its part of the same balanced batches; weights and scores are of all images together.
+    "sampler": "balanced",
+    "class_weights": {name: 1 + number / 10 for number, name in enumerate(generated.demo_target().class_names)},
+    "loss": "focal",
+    "select_by": "macro-f1",
 }
 
 # A worker as the command line starts it, that sends itself a signal after a step of its own.
@@ -141,6 +147,10 @@ def test_two_workers_train_what_one_does(alone, unbroken):
             # Accuracies and counts to the bit: every image has been counted once, by one worker or the other.
             same = value if "loss" not in name else pytest.approx(value, rel=1e-5)
             assert two[name] == same, name
+    results = [json.loads((path / "result.json").read_text()) for path in (alone, run)]
+    for one, two in zip(*(result["thresholds"] for result in results), strict=True):
+        assert two["images"] == one["images"]
+        assert two["threshold"] == pytest.approx(one["threshold"], abs=1e-4)
     one, two = weights(alone), weights(run)
     assert one.keys() == two.keys()
     for path, value in one.items():

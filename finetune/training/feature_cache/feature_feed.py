@@ -69,7 +69,7 @@ class CachedFeed:
         The images and which of them are mirrored are as in `finetune.data.batches.training`."""
         labels, augmentation, seed = self.dataset.train.labels, batches.augmentation(self._config), self._config.seed
         size = min(self._batch_size, len(labels))
-        order = pipeline.epoch_order(len(labels), seed=seed, epoch=epoch)
+        order = batches.epoch_of(self._config, epoch).order(labels)
         count = pipeline.steps_per_epoch(len(labels), self._batch_size)
 
         def pick(call: int) -> tuple[np.ndarray, ...]:
@@ -85,9 +85,14 @@ class CachedFeed:
         return pipeline.mapped(calls, pick, self._signature((None, size), tf.int64), _as_float32)
 
     def scoring(
-        self, split: str, statistics: Statistics = "moving", *, on_batch: Callable[[], None] | None = None
+        self,
+        split: str,
+        statistics: Statistics = "moving",
+        *,
+        shared: bool = False,
+        on_batch: Callable[[], None] | None = None,
     ) -> tuple[Evaluator, Any]:
-        """As `Feed.scoring`. The results are those of the whole model."""
+        """As `Feed.scoring`. The results are those of the whole model; there is one worker."""
         table, examples = self._tables.get((split, statistics)), getattr(self.dataset, split)
         cached = table is not None
         if cached not in self._evaluators:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from finetune.batchnorm.surgery import parts
@@ -12,6 +13,7 @@ from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.training.loop import kernels
+from finetune.training.loop.losses import losses as losses_of
 
 Step = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -29,6 +31,8 @@ class TrainStep:
         normalises each part by its own statistics, and each part updates the moving statistics.
     distribution: with several replicas, the images are this process's share of the global batch. The gradient, its
         clipping and the returned values are those of the global batch.
+    class_weights: what multiplies the loss of each class's images, `[classes]`. The sum is divided by the number of
+        images, not by that of their weights, as in Keras's `fit(class_weight=...)`.
     """
 
     model: keras.Model
@@ -36,6 +40,7 @@ class TrainStep:
     variables: list[Any]
     config: RunConfig
     distribution: Distribution = ALONE
+    class_weights: np.ndarray | None = None
 
     def traced(self) -> Step:
         """A function of images float32 `[batch, height, width, 3]` and labels int64 `[batch]` that trains one step.
@@ -105,13 +110,12 @@ class TrainStep:
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         """(gradient of the summed loss over `examples`, summed loss, number of correct predictions)."""
         classes, values = self.model.output_shape[-1], [variable.value for variable in self.variables]
-        mixed, smoothing = batches.mixes(self.config), self.config.label_smoothing
+        mixed = batches.mixes(self.config)
         shares = labels if mixed else tf.one_hot(labels, classes)
-        targets = shares * (1.0 - smoothing) + smoothing / classes
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             logits = self.model(images, training=True)
-            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+            losses = losses_of(logits, shares, self.config, self.class_weights)
             # The replicas hold equal parts: the sum of their gradients is that of the mean over the global batch.
             loss = tf.reduce_sum(losses) / tf.cast(examples * self.distribution.replicas, tf.float32)
         named = tf.argmax(logits, axis=-1)

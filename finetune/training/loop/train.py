@@ -17,14 +17,18 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Statistics
 from finetune.config import RunConfig
 from finetune.data import batches
+from finetune.data.balance import class_weights
 from finetune.data.dataset import WHOLE, Dataset, Share
 from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation.evaluator import Evaluation, Evaluator
+from finetune.evaluation.selection import selection_score
 from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.training.loop.optimizer import averages, build
 from finetune.training.loop.state import State, put_back, taken_out
 from finetune.training.loop.step import TrainStep
 
+_SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1")
+"""Of validation images, in the row of an epoch."""
 _SAVING_SHARE = 20
 """At most one part in so many of the time between two states goes into writing them."""
 
@@ -47,14 +51,19 @@ class Feed(Protocol):
         A function of the config, the epoch and the batch's number."""
 
     def scoring(
-        self, split: str, statistics: Statistics = "moving", *, on_batch: Callable[[], None] | None = None
+        self,
+        split: str,
+        statistics: Statistics = "moving",
+        *,
+        shared: bool = False,
+        on_batch: Callable[[], None] | None = None,
     ) -> tuple[Evaluator, Any]:
         """What scores the whole model on the `validation` or `test` images under `statistics`, and the batches to give
-        to it; `on_batch` is called after each."""
+        to it; `on_batch` is called after each. shared: the batches are this worker's part; else all of them."""
 
 
 class ImageFeed:
-    """Images, for the whole model. `share` is this worker's part of them; test images are scored by one worker."""
+    """Images, for the whole model. `share` is this worker's part of them."""
 
     stacked = False
 
@@ -69,11 +78,16 @@ class ImageFeed:
         return batches.training(self.dataset.train, self._config, epoch=epoch, start=start, share=self._share)
 
     def scoring(
-        self, split: str, statistics: Statistics = "moving", *, on_batch: Callable[[], None] | None = None
+        self,
+        split: str,
+        statistics: Statistics = "moving",
+        *,
+        shared: bool = False,
+        on_batch: Callable[[], None] | None = None,
     ) -> tuple[Evaluator, Any]:
         """As `Feed.scoring`. The evaluator is one for all splits, so each kind of statistics is traced once a run."""
         self._evaluator.on_batch = on_batch
-        share = WHOLE if split == "test" else self._share
+        share = self._share if shared else WHOLE
         return self._evaluator, batches.evaluation(getattr(self.dataset, split), self._config, share=share)
 
 
@@ -145,7 +159,7 @@ def train(
     functions of (seed, epoch, batch), so a resumed run sees the batches of an unbroken one.
     With a `distribution`, the model was made in its scope and every process calls this. Only the chief has a state to
     resume from and is asked to save one.
-    With `patience`, the weights of the best validation epoch are put back at the end.
+    With `patience`, the weights of the best validation epoch, by `select_by`, are put back at the end.
     `save_seconds`: the longest time between two saved states within an epoch.
     Raises FinetuneError when a loss or a variable that would be kept is not finite; Interrupted when the observer
     asked to stop (state saved).
@@ -225,7 +239,9 @@ class _Training:
                 self._save()
         validation = None
         if self._feed.dataset.validation is not None:
-            validation = _evaluated(*self._feed.scoring("validation"), self._on)
+            validation = _evaluated(
+                *self._feed.scoring("validation", shared=True), self._on, self._model.output_shape[-1]
+            )
         self._close_epoch(validation)
         if self._config.patience and progress.best_epoch == progress.epoch - 1:
             self._best = taken_out(self._model.variables, "best")
@@ -258,7 +274,8 @@ class _Training:
         with self._on.scope():
             optimizer = build(config, variables, steps=steps, per_epoch=self._per_epoch, rates=self._rates)
         self._optimizer, self._variables = optimizer, variables
-        step = TrainStep(self._feed.model, optimizer, variables, config, self._on)
+        weights = class_weights(self._feed.dataset, config)
+        step = TrainStep(self._feed.model, optimizer, variables, config, self._on, weights)
         self._step = step.several() if self._feed.stacked else step.traced()
 
     def _count(self, loss_sum: float, correct: float, images: int) -> None:
@@ -303,9 +320,10 @@ class _Training:
         if batches.mixes(self._config):
             row["train_labels"] = "mixed"  # loss and accuracy of mixed images cannot be compared with validation's
         if validation:
-            row["validation_loss"], row["validation_accuracy"] = validation.loss, validation.accuracy
-            if validation.accuracy > progress.best:
-                progress.best, progress.best_epoch = validation.accuracy, progress.epoch
+            row |= {f"validation_{name}": getattr(validation, name) for name in _SCORES}
+            score = selection_score(row, self._config.select_by)
+            if score is not None and (progress.best_epoch < 0 or score > progress.best):
+                progress.best, progress.best_epoch = score, progress.epoch
         row["seconds"] = round(progress.seconds, 3)
         row["images_per_second"] = round(progress.seen / max(progress.seconds, 1e-9), 1)
         progress.history.append(row)
@@ -314,13 +332,17 @@ class _Training:
         progress.loss_sum = progress.seconds = 0.0
 
 
-def _evaluated(evaluator: Evaluator, part: Any, distribution: Distribution) -> Evaluation:
+def _evaluated(evaluator: Evaluator, part: Any, distribution: Distribution, classes: int) -> Evaluation:
     """The evaluation of all processes' parts together: each has batches of its own, or none."""
-    own = evaluator.evaluate(part) if len(part) else Evaluation(0, 0, 0, 0.0)
+    own = evaluator.evaluate(part) if len(part) else Evaluation(0, 0, 0, 0.0, by_class=((0, 0, 0),) * classes)
     if distribution.workers == 1:
         return own
-    sums = distribution.sum_over_workers([own.examples, own.correct, own.correct_top5, own.loss_sum])
-    return Evaluation(int(sums[0]), int(sums[1]), int(sums[2]), sums[3])
+    counts = [own.examples, own.correct, own.correct_top5, *(number for one in own.by_class for number in one)]
+    loss, *sums = distribution.sum_over_workers([own.loss_sum, *counts])
+    examples, correct, top5, *each = map(int, sums)
+    return Evaluation(
+        examples, correct, top5, loss, by_class=tuple(zip(each[::3], each[1::3], each[2::3], strict=True))
+    )
 
 
 def _check_finite(model: keras.Model, config: RunConfig) -> None:

@@ -12,6 +12,7 @@ from finetune.batchnorm.subject import Snapshot
 from finetune.config import parse_tracker
 from finetune.errors import FinetuneError, Interrupted
 from finetune.files import read_json, to_json, write_text
+from finetune.reporting.words import setting
 from finetune.text import first_line
 
 Status = Literal["finished", "interrupted", "failed"]
@@ -22,6 +23,8 @@ _NAMES = {
     "validation_loss": "loss/validation",
     "train_accuracy": "accuracy/train",
     "validation_accuracy": "accuracy/validation",
+    "validation_balanced_accuracy": "balanced_accuracy/validation",
+    "validation_macro_f1": "macro_f1/validation",
     "learning_rate": "learning_rate",
     "epoch": "epoch",
     "seconds": "speed/epoch_seconds",
@@ -128,11 +131,11 @@ def of_epoch(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def of_result(result: Mapping[str, Any]) -> dict[str, float]:
-    """The test images' accuracy and loss: without a suffix with `is_training=False`, with a suffix with True."""
+    """The test images' scores: without a suffix with `is_training=False`, with a suffix with True."""
     ways = {"": "is_training_false", "_is_training_true": "is_training_true"}
     found = {
-        f"{measure}/test{suffix}": result["test"][way][measure]
-        for measure in ("accuracy", "loss")
+        f"{measure}/test{suffix}": result["test"][way].get(measure)
+        for measure in ("accuracy", "loss", "balanced_accuracy", "macro_f1")
         for suffix, way in ways.items()
     }
     return {name: float(value) for name, value in found.items() if _is_number(value)}
@@ -141,7 +144,7 @@ def of_result(result: Mapping[str, Any]) -> dict[str, float]:
 def of_settings(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
     """The settings of a config that are set; a list as one text."""
     return {
-        name: " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        name: setting(value) if isinstance(value, list | tuple | dict) else value
         for name, value in config.items()
         if value is not None and name != "tracker"
     }

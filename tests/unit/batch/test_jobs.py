@@ -90,6 +90,13 @@ def test_paths_are_relative_to_the_jobs_file(read, tmp_path, monkeypatch):
     assert job.config.data_dir == str(tmp_path.parent / "cifar")
     assert job.config.checkpoint == "/somewhere/x.ckpt"
     assert {"data_dir", "checkpoint"} <= set(PATHS)
+    jobs = read(
+        '[defaults]\nbackbone = "resnet_v1_50"\n[matrix]\nclass_weights = ["balanced", "weights.csv", {a = 1, b = 2.5}]'
+    )
+    assert [one.config.class_weights for one in jobs] == [
+        *("balanced", str(tmp_path / "weights.csv"), {"a": 1, "b": 2.5})
+    ]
+    assert [one.name for one in jobs[:2]] == ["class_weights_balanced", "class_weights_weights.csv"]
 
 
 def test_a_backbone_that_is_a_file_is_looked_for_beside_the_jobs_file(read, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,6 +34,28 @@ def test_ranked_by_validation_and_the_test_set_only_reports():
 def test_ranked_by_test_where_one_has_no_validation():
     found = summarise([done(1, "a", 0.9), done(2, "b", 0.6, 0.8)])
     assert ([group.name for group in found.groups], found.ranked_by) == (["a", "b"], "test")
+
+
+@pytest.mark.parametrize(("select_by", "order"), [("macro-f1", "ba"), ("loss", "ab"), ("accuracy", "ab")])
+def test_ranked_by_the_score_that_all_jobs_select_by(select_by, order, tmp_path):
+    def scored(name, accuracy, f1, loss, **settings):
+        kept = {"validation_accuracy": accuracy, "validation_macro_f1": f1, "validation_loss": loss}
+        test = {"macro_f1": f1 / 2, "loss": 2 * loss, "accuracy": accuracy}
+        one = done(1, name, accuracy, accuracy, select_by=select_by, **settings)
+        return replace(one, kept=kept, test_scores=test)
+
+    found = summarise([scored("a", 0.9, 0.3, 0.2), scored("b", 0.8, 0.5, 0.4)])
+    assert "".join(group.name for group in found.groups) == order
+    (tmp_path / "jobs").mkdir()
+    written = found.to_json(BatchFolder(tmp_path / "jobs"))
+    assert written["ranked_by"] == f"validation_{select_by.replace('-', '_')}"
+    of_a = next(one for one in written["groups"] if one["name"] == "a")
+    expected = {"macro-f1": (0.3, 0.15), "loss": (0.2, 0.4), "accuracy": (0.9, 0.9)}[select_by]
+    assert (of_a["validation_selected"], of_a["test_selected"]) == expected
+    # Others select by accuracy: all are ranked by it.
+    mixed = summarise([*found.statuses, scored("c", 0.95, 0.1, 0.9)])
+    other = replace(mixed.statuses[2], job=job(3, "c", select_by="balanced-accuracy"))
+    assert [one.name for one in summarise([*found.statuses, other]).groups] == ["c", "a", "b"]
 
 
 def test_seeds_are_pooled_as_numpy_does():

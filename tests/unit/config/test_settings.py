@@ -123,7 +123,14 @@ def test_keys_that_are_none_are_refused_with_those_that_are(name, value):
 def _given(name):
     """A value of `name` that contradicts other settings."""
     by_kind = {bool: True, str: "x", int: 1, float: 0.5}
-    odd = {"head": "keep", "distribute": "mirrored", "learning_rate": "auto", "preset": "gradual"}
+    odd = {
+        "class_weights": "balanced",
+        "sampler": "balanced",
+        "head": "keep",
+        "distribute": "mirrored",
+        "learning_rate": "auto",
+        "preset": "gradual",
+    }
     return odd.get(name, by_kind.get(SETTINGS[name].check.kind, "x"))
 
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score, recall_score
 
 from finetune.batchnorm.scores import Scores
 from finetune.batchnorm.statistics import KerasSubject
@@ -56,6 +57,19 @@ def test_images_of_one_batch_have_nothing_to_do_with_each_other():
     assert count(logits, np.array([1, 1, 1])).correct == 1
     assert count(logits[:2], np.array([1, 1])) == total(scored[:2])
     assert scored[1].loss_sum == pytest.approx(np.log1p(np.exp(-1)), rel=1e-12)
+
+
+def test_scores_by_class_are_those_of_all_images_together():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 4)), rng.integers(0, 3, 50)  # the last class has no image
+    logits[7] = np.nan
+    whole = count(logits, labels)
+    predicted = np.where(np.arange(50) == 7, -1, logits.argmax(axis=1))
+    assert whole.macro_f1 == pytest.approx(f1_score(labels, predicted, labels=range(3), average="macro"))
+    assert whole.balanced_accuracy == pytest.approx(recall_score(labels, predicted, labels=range(3), average="macro"))
+    parts = total(count(logits[part], labels[part]) for part in (slice(0, 20), slice(20, 30), slice(30, 50)))
+    assert parts.by_class == whole.by_class
+    assert parts.to_json().items() >= {"macro_f1": whole.macro_f1, "balanced_accuracy": whole.balanced_accuracy}.items()
 
 
 def test_the_quotients_of_a_count():

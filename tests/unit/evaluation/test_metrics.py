@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 from finetune.evaluation import metrics
 
@@ -37,6 +37,30 @@ def test_confusion_and_scores_as_scikit_learn_has_them():
     with_images = list(range(CLASSES - 1))
     expected = f1_score(labels, predicted, labels=with_images, average="macro", zero_division=0)
     assert metrics.macro_f1(scores) == pytest.approx(expected)
+    some = labels[labels != 0]  # scikit-learn warns of predicted classes without images
+    scores = metrics.per_class(some, predicted[labels != 0], CLASSES)
+    with pytest.warns(UserWarning, match="not in y_true"):
+        assert metrics.balanced_accuracy(scores) == pytest.approx(balanced_accuracy_score(some, predicted[labels != 0]))
+
+
+def test_a_threshold_has_the_largest_f1_of_all_there_are():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    probabilities = rng.dirichlet(np.ones(4), 60) + np.eye(4)[labels]
+    probabilities = np.round(probabilities / probabilities.sum(axis=1, keepdims=True), 2)  # with ties
+    found = metrics.thresholds(probabilities, labels)
+    for label, one in enumerate(found[:3]):
+        own, values = labels == label, probabilities[:, label]
+        every = {cut: f1_score(own, values >= cut) for cut in np.unique(values)}
+        assert one.f1 == pytest.approx(max(every.values()))
+        assert f1_score(own, values >= one.threshold) == pytest.approx(one.f1)
+        assert one.images == own.sum()
+        least = max(cut for cut, f1 in every.items() if f1 == max(every.values()))
+        below = max(np.unique(values)[np.unique(values) < least])
+        assert one.threshold == pytest.approx((least + below) / 2)
+    assert found[3] == metrics.Threshold(None, None, 0)
+    # Where all images are of the class, all pass: the limit lies between the lowest probability and 0.
+    assert metrics.thresholds(np.array([[0.4, 0.6], [0.8, 0.2]]), np.array([0, 0]))[0] == metrics.Threshold(0.2, 1.0, 2)
 
 
 def test_what_got_no_prediction_is_a_miss_and_nowhere_in_the_matrix():

@@ -18,6 +18,13 @@ def changed(**values):
     return dataclasses.replace(CONFIG, **values)
 
 
+def skewed():
+    """The generated images, with a tenth of the last class."""
+    data = generated()
+    few = np.flatnonzero((data.train.labels < 2) | (np.arange(100) % 30 == 2))
+    return dataclasses.replace(data, train=data.train.take(few))
+
+
 # 6 steps an epoch: within the first, at an epoch's end, in the second, in the last.
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("stops", "steps"), [((1,), 4), ((6,), 4), ((7, 2), 4), ((17,), 1)])
@@ -39,6 +46,19 @@ def test_resumed_equals_unbroken_to_the_bit(monkeypatch, stops, steps):
     assert seen + rest.losses == whole.losses
     for a, b in zip(whole.weights, rest.weights, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_classes_of_different_size_are_balanced_as_on_images_and_after_a_resume():
+    data = skewed()
+    config = changed(augment="flip", sampler="balanced", loss="focal", focal_gamma=2.0, epochs=1)
+    images = trained(classifier(), data, dataclasses.replace(config, cache_features="off"))
+    whole = trained(classifier(), data, config)
+    assert whole.losses == pytest.approx(images.losses, rel=1e-5)
+    listener = Listener(stop_at=1)
+    with pytest.raises(Interrupted):
+        trained(classifier(), data, config, listener=listener)
+    rest = trained(classifier(), data, config, resume_from=listener.state)
+    assert listener.losses + rest.losses == whole.losses
 
 
 @pytest.mark.slow

@@ -12,7 +12,9 @@ from finetune.batchnorm.surgery import adopt, bn_layers
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.errors import FinetuneError, Interrupted
+from finetune.evaluation.evaluator import Evaluation
 from finetune.training.loop import optimizer as optimizers
+from finetune.training.loop import train as loop
 from finetune.training.loop.state import State
 from finetune.training.loop.step import TrainStep
 from finetune.training.loop.train import ImageFeed, train
@@ -214,6 +216,31 @@ def test_patience_stops_early_and_puts_the_best_weights_back():
     assert len(history) < 30
     assert len(history) - best == 2
     for a, b in zip(kept[best], model.variables, strict=True):
+        np.testing.assert_array_equal(a, np.array(b))
+
+
+@pytest.mark.parametrize(("select_by", "values"), [("loss", (0.5, 0.4, 0.6)), ("macro-f1", (0.1, 0.3, 0.2))])
+def test_the_score_that_selects_decides_the_best_epoch_and_patience(monkeypatch, select_by, values):
+    """The accuracy rises all the time, and does not matter."""
+    scores = iter(values)
+
+    @dataclasses.dataclass(frozen=True)
+    class Made(Evaluation):
+        accuracy = property(lambda self: 0.9)
+        loss = property(lambda self: self.loss_sum)
+        macro_f1 = property(lambda self: self.loss_sum)
+
+    monkeypatch.setattr(loop, "_evaluated", lambda *_: Made(1, 1, 1, next(scores)))
+    config = dataclasses.replace(CONFIG, epochs=9, patience=1, select_by=select_by)
+    kept, model = {}, classifier()
+
+    class Keeping(Listener):
+        def on_epoch(self, history):
+            kept[len(history)] = [np.array(v) for v in model.variables]
+
+    history = train(ImageFeed(model, dataset(), config), config, Keeping())
+    assert [row[f"validation_{select_by.replace('-', '_')}"] for row in history] == list(values)
+    for a, b in zip(kept[2], model.variables, strict=True):
         np.testing.assert_array_equal(a, np.array(b))
 
 
