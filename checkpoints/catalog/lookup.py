@@ -2,7 +2,8 @@
 
 import difflib
 
-from checkpoints.catalog.rows import BUNDLED, KERAS, SCRATCH, SLIM
+from checkpoints.catalog.keras_rows import KERAS
+from checkpoints.catalog.rows import BUNDLED, SCRATCH, SLIM
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.errors import UnknownBackbone
 

@@ -20,6 +20,7 @@ from finetune.cli.demo_command import demo
 from finetune.cli.diagnosis_commands import diagnose_bn, recalibrate_bn
 from finetune.cli.env_command import env
 from finetune.cli.inference_commands import evaluate, export, features, predict
+from finetune.cli.migrate_command import migrate
 from finetune.cli.report_command import report
 from finetune.cli.run_command import run
 from finetune.cli.terminal import neutral_streams
@@ -74,7 +75,7 @@ def main() -> None:
 
 for _command in (
     *(run, batch, data, evaluate, report, diagnose_bn, recalibrate_bn, predict, features, export),
-    *(backbones, checkpoint, completion, cache, demo, env),
+    *(backbones, checkpoint, migrate, completion, cache, demo, env),
 ):
     main.add_command(_command)
 

@@ -19,6 +19,7 @@ from finetune.cli.shared_options import (
 )
 from finetune.cli.startup import load_tensorflow
 from finetune.config import SETTINGS, RunConfig, from_mapping
+from finetune.errors import WrongUse
 
 SECTIONS = {
     section: [setting_option(name) for name in names]
@@ -27,6 +28,14 @@ SECTIONS = {
 SECTIONS["What to start from"] += [
     click.option("--config", type=PATH, metavar="FILE", help="A config.json to repeat; options given here win."),
     click.option("--resume", type=PATH, metavar="RUN", help="Continue an interrupted run directory."),
+]
+SECTIONS["What trains"] += [
+    click.option(
+        "--trainable-scopes", metavar="SCOPES", help="As slim's flag: only these scopes train. Printed as --freeze."
+    ),
+    click.option(
+        "--checkpoint-exclude-scopes", metavar="SCOPES", help="As slim's flag, for the old head. Printed: not needed."
+    ),
 ]
 SECTIONS["The run"] += [
     click.option(
@@ -52,6 +61,8 @@ def run(
     run_dir: Path | None,
     runs_dir: Path,
     dry_run: bool,
+    trainable_scopes: str | None,
+    checkpoint_exclude_scopes: str | None,
     **given: Any,
 ) -> None:
     """Transfer a pretrained backbone to new data: replace the head, train, evaluate and write the run directory.
@@ -60,7 +71,6 @@ def run(
     finetune run --backbone resnet_v1_101 --bn-decay 0.95
     finetune run --backbone keras/densenet121 --freeze-until conv4 --bn 'conv5=train' --bn freeze
     """
-    from finetune.errors import WrongUse
     from finetune.runs.directory import RunDir, read_config_file
 
     chosen = {key: _plain(value) for key, value in given.items() if value is not None and value != ()}
@@ -76,6 +86,7 @@ def run(
         base = read_config_file(config) if config else {}
         if not base and "backbone" not in chosen:
             raise WrongUse("missing --backbone NAME: 'finetune backbones list' lists them, resnet_v1_50 is one")
+        _add_slims(chosen, trainable_scopes, checkpoint_exclude_scopes)
         settings = from_mapping(base, where=str(config or "the options"), options=chosen)
 
     load_tensorflow()
@@ -108,6 +119,21 @@ def _show_plan(settings: RunConfig) -> None:
     value = {"config": prepared.config.to_json(), "steps": steps, "stages": prepared.plan.stages()}
     if not printed_json(value) and not is_given("quiet"):
         click.echo(f"{len(prepared.dataset.train):,} training images, {steps:,} steps; nothing was trained or written")
+
+
+def _add_slims(chosen: dict[str, Any], trainable: str | None, excluded: str | None) -> None:
+    """Add what slim's two flags mean to the settings that were `chosen`, and say it."""
+    from finetune.cli import migrate_command
+
+    if (trainable or excluded) and "backbone" not in chosen:
+        raise WrongUse("--trainable-scopes and --checkpoint-exclude-scopes are of a slim network: give --backbone NAME")
+    if trainable:
+        if "freeze" in chosen:
+            raise WrongUse("--trainable-scopes and --freeze both say what trains: give one of them")
+        chosen["freeze"], said = migrate_command.freeze_rules(trainable, chosen["backbone"])
+        click.echo(said, err=True)
+    if excluded:
+        click.echo(migrate_command.excluded(excluded, chosen["backbone"])[1], err=True)
 
 
 def _plain(value: Any) -> Any:
