@@ -179,7 +179,7 @@ def _epochs(flags: dict[str, str], batch_size: float, notes: list[str]) -> list[
 
 def freeze_rules(scopes: str, model: str) -> tuple[list[str], str]:
     """(patterns for `--freeze` that let only these scopes of slim train, a sentence that says so)."""
-    rules = [f"{scope.replace('/', '.')}*=train" for scope in _scopes(scopes) if not _of_head(scope, model)]
+    rules = [f"{scope}*=train" for scope in _scopes(scopes) if not _of_head(scope, model)]
     written = " ".join(f"--freeze {shlex.quote(rule)}" for rule in [*rules, "*"])
     return [*rules, "*"], (
         f"trainable_scopes: here {written}; the new head always trains. The other layers' moving statistics stay, "

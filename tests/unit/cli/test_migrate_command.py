@@ -66,7 +66,7 @@ def test_other_scopes_preprocessing_and_machines() -> None:
         *("--num_clones=2", "--rmsprop_decay=0.95", "--dataset_dir=d", "--max_number_of_steps=10"),
     )
     found = settings(answer["command"])
-    assert found["freeze"] == ["resnet_v2_50.block4*=train", "*"]
+    assert found["freeze"] == ["resnet_v2_50/block4*=train", "*"]
     assert found["preprocess"] == "vgg"  # slim's own choice for ResNet v2
     assert (found["image_size"], found["distribute"]) == ("224", "mirrored")
     assert "epochs" not in found
