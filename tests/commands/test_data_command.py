@@ -60,6 +60,7 @@ def test_what_is_wrong_is_found_written_and_left_out(photos, tmp_path):
     assert typed(f"data check {photos} --backbone none --out {out}").exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_list(photos, tmp_path):
     listed = tmp_path / "exclude.txt"
     listed.write_text("train/newt/broken.jpg\ntrain/newt/leak.jpg\n")

@@ -19,6 +19,7 @@ def printed(line):
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_a_file_of_weights_is_kept_as_numbers_and_not_needed_again(tmp_path):
     names, file, run = load_data._GENERATED["demo-target"]().class_names, tmp_path / "weights.csv", tmp_path / "run"
     weights = {name: 1.0 + place for place, name in enumerate(names)}
@@ -61,6 +62,7 @@ def test_evaluate_has_the_same_scores(finished):
         assert evaluated[name] == pytest.approx(test[name], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_thresholds_decide_each_class_alone(finished, tmp_path):
     run = finished[0]
     rows = json.loads((run / "result.json").read_text())["thresholds"]

@@ -16,27 +16,33 @@ from finetune.data.geometry import Geometry
 from finetune.diagnosis.rules.rule import Commands
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Has photos/ and the model m.keras."""
+    return tmp_path_factory.mktemp("squashed")
+
+
+@pytest.fixture(scope="module")
+def photos(folder: Path) -> Path:
     """Two classes of 24 x 40 px, told apart at the sides, which a centre square leaves out."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("test", 12)):
         for label, side in (("left", slice(0, 8)), ("right", slice(32, 40))):
-            folder = tmp_path / "photos" / split / label
-            folder.mkdir(parents=True)
+            images = folder / "photos" / split / label
+            images.mkdir(parents=True)
             for number in range(count):
                 pixels = rng.integers(0, 200, (24, 40, 3), np.uint8)
                 pixels[:, side] //= 3
-                Image.fromarray(pixels).save(folder / f"{number}.png")
-    return tmp_path / "photos"
+                Image.fromarray(pixels).save(images / f"{number}.png")
+    return folder / "photos"
 
 
-def read_by_keras(folder: Path) -> Any:
-    return keras.utils.image_dataset_from_directory(folder, image_size=(16, 16), shuffle=False, verbose=False)
+def read_by_keras(images: Path) -> Any:
+    return keras.utils.image_dataset_from_directory(images, image_size=(16, 16), shuffle=False, verbose=False)
 
 
-@pytest.fixture
-def model(photos: Path, tmp_path: Path) -> keras.Model:
+@pytest.fixture(scope="module")
+def model(photos: Path, folder: Path) -> keras.Model:
     keras.utils.set_random_seed(0)
     images = keras.Input((16, 16, 3))
     x = keras.layers.Rescaling(1 / 255)(images)
@@ -45,7 +51,7 @@ def model(photos: Path, tmp_path: Path) -> keras.Model:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
     model.fit(read_by_keras(photos / "train"), epochs=15, shuffle=False, verbose=0)
-    model.save(tmp_path / "m.keras")
+    model.save(folder / "m.keras")
     return model
 
 
@@ -55,21 +61,21 @@ def run(*words: object) -> dict[str, Any]:
     return json.loads(result.stdout)  # type: ignore[no-any-return]
 
 
-def test_a_model_trained_on_keras_images_has_keras_figures(model: keras.Model, photos: Path, tmp_path: Path) -> None:
+def test_a_model_trained_on_keras_images_has_keras_figures(model: keras.Model, photos: Path, folder: Path) -> None:
     loss, accuracy = model.evaluate(read_by_keras(photos / "test"), verbose=0)
-    words = ("evaluate", tmp_path / "m.keras", "--data", photos)
+    words = ("evaluate", folder / "m.keras", "--data", photos)
     found = run(*words, "--eval-recipe", "keras")
     assert found["accuracy"] == pytest.approx(accuracy, abs=1e-7)
     assert found["loss"] == pytest.approx(loss, rel=1e-4)
     assert run(*words)["accuracy"] < accuracy  # the centre square does not show the sides
 
-    trials = run("diagnose-bn", tmp_path / "m.keras", "--data", photos, "--all-checks")["preprocessing"]["trials"]
+    trials = run("diagnose-bn", folder / "m.keras", "--data", photos, "--all-checks")["preprocessing"]["trials"]
     by_name = {one["name"]: one["accuracy"] for one in trials}
     assert by_name["raw --resize-mode squash"] > by_name["raw"]
 
 
-def test_a_recipe_that_nobody_published_is_refused(model: keras.Model, photos: Path, tmp_path: Path) -> None:
-    words = ["evaluate", str(tmp_path / "m.keras"), "--data", str(photos), "--eval-recipe", "published"]
+def test_a_recipe_that_nobody_published_is_refused(model: keras.Model, photos: Path, folder: Path) -> None:
+    words = ["evaluate", str(folder / "m.keras"), "--data", str(photos), "--eval-recipe", "published"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 2
     assert "no source says how the images of this model were cropped and resized" in result.output

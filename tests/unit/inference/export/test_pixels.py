@@ -35,6 +35,7 @@ EXACT = [Geometry("squash", 0.875, "slim"), Geometry("crop", 0.875, "slim"), Geo
 EXACT += [Geometry("crop", 1, "keras")]
 
 
+@pytest.mark.quick_cases(9)
 @pytest.mark.parametrize("geometry", [*AREA, *EXACT], ids=repr)
 @pytest.mark.parametrize("shape", [(50, 50), (37, 91), (80, 41)])
 def test_every_geometry_of_evaluation_is_that_of_a_graph(geometry: Geometry, shape: tuple[int, int]) -> None:

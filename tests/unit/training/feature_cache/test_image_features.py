@@ -57,7 +57,7 @@ def test_the_most_accurate_small_row_that_is_here(said, monkeypatch):
     monkeypatch.setattr(
         image_features.store,
         "is_cached",
-        lambda row: "a file" if "mobilenet" in row.name or "101" in row.name else None,
+        lambda row: "a file" if "mobilenet_v1" in row.name or "101" in row.name else None,
     )
     found = find(None, side=32)
     assert (found.spec.id, found.image_size) == ("slim/mobilenet_v1_1.0", 96)
