@@ -64,8 +64,8 @@ class GivenSplit:
         """The same labels with the images in another layout."""
         return replace(self, images=images, prepared=recognised(images))
 
-    def at(self, size: Any) -> Split:
-        """The pixels. ValueError where they are not known."""
+    def at(self, size: Any, geometry: Any = None) -> Split:
+        """The pixels, which have the model's size. ValueError where they are not known."""
         if self.prepared is None:
             raise ValueError("no known preprocessing explains the images")
         return Split(pixels_of(self.images, self.prepared).round().astype(np.uint8), self.labels)

@@ -83,6 +83,8 @@ def test_the_run_directory(finished):
             "bn_epsilon",
             "diagnose_every",
             "microbatch",
+            "l2",
+            "decay_epochs",
             "class_weights",
             "focal_gamma",
             "clip_norm",

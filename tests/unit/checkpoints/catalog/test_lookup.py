@@ -36,7 +36,7 @@ def _problems(spec: BackboneSpec) -> list[str]:
         "md5": all(md5 is None or len(md5) == 32 for md5 in (spec.md5, spec.md5_no_head)),
         "md5 for both files or none": spec.url_no_head is None or bool(spec.md5) == bool(spec.md5_no_head),
         "accuracy": all(top is None or 40 < top < 100 for top in (spec.top1, spec.top5)),
-        "parameters": spec.parameters is None or 1e5 < spec.parameters < 1e8,
+        "parameters": spec.parameters is None or 1e5 < spec.parameters < 2e8,
         "reference": ("arXiv" in spec.reference and ".py" in spec.reference) or bool(spec.bundled),
         "scope in the head": "scope" not in spec.arguments or spec.head[0].startswith(spec.arguments["scope"]),
         "can be printed": dataclasses.asdict(spec)["name"] == spec.name,
