@@ -26,7 +26,7 @@ from finetune.cli.shared_options import (
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import print_table
 from finetune.errors import WrongUse
-from finetune.inference.export.exported import AGREEMENT, FORMATS, Export, TrialOptions
+from finetune.inference.export.exported import AGREEMENT, FORMATS, MOST_LOST, Calibration, Export, TrialOptions
 
 if TYPE_CHECKING:
     from finetune.evaluation.evaluator import Pass
@@ -273,6 +273,12 @@ def features(**given: Any) -> None:
     help="Write nothing and exit with code 1 if an export's test accuracy is below this fraction.",
 )
 @click.option("--no-evaluation", is_flag=True, help="Do not re-evaluate, as when the test images are missing.")
+@click.option(
+    "--representative",
+    type=COUNT,
+    metavar="N",
+    help="Training images from which tflite-int8 and onnx-int8 take the ranges of activations.  [default: 200]",
+)
 @output_options
 def export(
     target: Path,
@@ -283,6 +289,7 @@ def export(
     images: int | None,
     least_accuracy: float | None,
     no_evaluation: bool,
+    representative: int | None,
 ) -> None:
     """Write a finished run in the formats of other programs, and re-evaluate each in its own runtime.
 
@@ -295,7 +302,14 @@ def export(
 
     with progress() as display:
         trial = None if no_evaluation else TrialOptions(data_dir, images, least_accuracy, display.batch)
-        exported = write_export(target, out, forms=forms, with_preprocessing=with_preprocessing, evaluation=trial)
+        exported = write_export(
+            target,
+            out,
+            forms=forms,
+            with_preprocessing=with_preprocessing,
+            evaluation=trial,
+            calibration=Calibration(representative, data_dir),
+        )
     if printed_json({"target": str(target), **exported.to_json()}):
         return
     for one in exported.exported:
@@ -311,6 +325,8 @@ def _print_trials(exported: Export) -> None:
     own = [("run", exported.run)]
     if exported.decoded:
         own.append(("run, photos decoded in full", exported.decoded))
+    if exported.folded:
+        own.append(("BatchNorm folded, float32", exported.folded))
     trials = [(one.form, one.trial) for one in exported.exported if one.trial]
     header = ("", "accuracy", "difference", "same class", "logits differ by", "MB", "ms/image")
     cells = []
@@ -327,7 +343,17 @@ def _print_trials(exported: Export) -> None:
             "large photos at a fraction of their size"
         )
     for name, trial in trials:
-        if trial.agreement < AGREEMENT:
+        if FORMATS[name].quantised:
+            click.echo(f"{name}: {100 * trial.difference:+.2f} points against the run, 95 % interval {trial.interval}")
+    for name, trial in trials:
+        quantised = FORMATS[name].quantised
+        if quantised and trial.interval.high < 0 and trial.difference <= -MOST_LOST:
+            click.echo(
+                f"warning: the {name} export loses {-100 * trial.difference:.2f} points, expected less than "
+                f"{100 * MOST_LOST:g}: try more --representative images, or tflite-float16",
+                err=True,
+            )
+        if not quantised and trial.agreement < AGREEMENT:
             click.echo(
                 f"warning: the {name} export predicts the run's class on {trial.agreement:.2%} of the images, expected "
                 f"{AGREEMENT:.1%} or more",

@@ -13,6 +13,7 @@ from finetune._version import __version__
 from finetune.backbone import module_handle
 from finetune.batchnorm.surgery import to_stock
 from finetune.config import RECIPE, RunConfig
+from finetune.data.dataset import Split
 from finetune.data.geometry import Geometry, geometry_of
 from finetune.data.preprocessing import AnyPreprocessing, find_preprocessing
 from finetune.errors import FinetuneError
@@ -39,6 +40,7 @@ class Source:
     with_preprocessing: True where the export takes pixels as they are, uint8 RGB `[batch, height, width, 3]` of the
     native size (grey or RGBA, if the run's images are; RGBA also of photos for a network of four channels). False where
     it takes the network's own input, preprocessed float32.
+    representative: training images with which activations are quantised; None where no format needs them.
     """
 
     run: RunDir
@@ -47,6 +49,7 @@ class Source:
     class_names: tuple[str, ...]
     steps: int
     with_preprocessing: bool
+    representative: Split | None = None
 
     @cached_property
     def stock(self) -> keras.Model:
@@ -94,8 +97,8 @@ class Source:
         channels = 4 if self.native is None and self.network.channels == 4 else 3
         return [None, *(*(self.native or (None, None)), channels)[:3]]
 
-    def card(self) -> dict[str, Any]:
-        """Metadata for programs, in every export: how its pixels are prepared, and what its outputs mean."""
+    def card(self, **more: Any) -> dict[str, Any]:
+        """Metadata for programs, in every export: how its pixels are prepared, what its outputs mean, and `more`."""
         kind = _KINDS[self.shape[3] or 3]
         return {
             "written_by": f"finetune {__version__}",
@@ -109,11 +112,12 @@ class Source:
             "preprocessing_inside": self.with_preprocessing,
             "data_image_shape": list(self.native) if self.native else None,
             "white": self.white,
+            **more,
         }
 
-    def card_text(self) -> str:
+    def card_text(self, **more: Any) -> str:
         """`card` as JSON."""
-        return to_json(self.card(), indent=2) + "\n"
+        return to_json(self.card(**more), indent=2) + "\n"
 
     def labels_text(self) -> str:
         """The class names, one a line, in the order of the outputs; line breaks in a name are written out."""

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import WrongUse
+from finetune.evaluation.significance import Interval, Paired
 
 AGREEMENT = 0.999
 """Least share of images with the same predicted class: below it, an export is another classifier than the run."""
+MOST_LOST = 0.01
+"""Accuracy that a quantised export may lose without a warning: int8 with scales per channel usually loses less."""
 
 
 @dataclass(frozen=True)
@@ -19,19 +22,26 @@ class Format:
     """One row of `FORMATS`.
 
     words: the description in `--help`. name: of the file or folder, where several formats go into one directory.
-    ending: what a name given for it must end in; None for a prefix or a folder.
+    ending: what a name given for it must end in; None for a prefix or a folder. quantised: its results differ from the
+    run's by more than rounding. calibrated: it needs training images, from which the ranges of activations are taken.
     """
 
     words: str
     name: str
     ending: str | None
+    quantised: bool = False
+    calibrated: bool = False
 
 
 FORMATS = {
     "keras": Format("stock layers, safe to load, trainable", "model.keras", ".keras"),
     "savedmodel": Format("TensorFlow Serving and the like", "saved_model", None),
     "tflite": Format("phones and small devices", "model.tflite", ".tflite"),
+    "tflite-float16": Format("float16 weights", "model-float16.tflite", ".tflite", True),
+    "tflite-dynamic": Format("int8 weights, float32 activations", "model-dynamic.tflite", ".tflite", True),
+    "tflite-int8": Format("int8 weights and activations", "model-int8.tflite", ".tflite", True, True),
     "onnx": Format("onnxruntime and the like", "model.onnx", ".onnx"),
+    "onnx-int8": Format("int8 weights and activations", "model-int8.onnx", ".onnx", True, True),
     "slim": Format("a TF1 slim checkpoint: tf_slim's networks restore it by name", "slim/model.ckpt", None),
 }
 
@@ -73,10 +83,23 @@ class TrialOptions:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Which training images the activations of int8 formats are quantised with.
+
+    images: so many, stratified; None for 200, or one of each class if there are more classes. data_dir: where the run's
+    data lies now.
+    """
+
+    images: int | None = None
+    data_dir: Path | None = None
+
+
+@dataclass(frozen=True)
 class Trial:
     """Scores of an export over `images` test images.
 
-    difference: its accuracy minus the run's on the same images. agreement: the share of images with the same predicted
+    difference: its accuracy minus the run's on the same images. gained: images that it gets right and the run wrong.
+    lost: the reverse. agreement: the share of images with the same predicted
     class. largest_logit_difference: absolute, over up to 1,000 images. bytes: of all files. milliseconds_per_image: the
     median over single images, after some to warm up.
 
@@ -87,10 +110,17 @@ class Trial:
     images: int
     accuracy: float
     difference: float
+    gained: int
+    lost: int
     agreement: float
     largest_logit_difference: float
     bytes: int
     milliseconds_per_image: float
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % interval of `difference`, paired image by image."""
+        return Paired(self.gained, self.lost).interval(self.images)
 
 
 @dataclass(frozen=True)
@@ -109,6 +139,10 @@ class Exported:
         """The same with its files moved from the folder `stage` to `folder`."""
         files = tuple(folder / file.relative_to(stage) for file in self.files)
         return replace(self, out=folder / self.out.relative_to(stage), files=files)
+
+    def noting(self, note: str) -> "Exported":
+        """The same with one more note."""
+        return replace(self, notes=(*self.notes, note))
 
     @property
     def size(self) -> int:
@@ -134,16 +168,19 @@ class Exported:
 @dataclass(frozen=True)
 class Export:
     """All exports of one call, and the trials of the run itself that they are compared with (`trial.Reference`); None
-    where nothing was re-evaluated."""
+    where nothing was re-evaluated. folded: of the graph before it is quantised, float32 with BatchNorm folded; None
+    where no format is quantised."""
 
     exported: tuple[Exported, ...]
     run: Trial | None = None
     decoded: Trial | None = None
+    folded: Trial | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For `export --json`."""
         return {
             "run": self.run and asdict(self.run),
             "run_on_photos_decoded_in_full": self.decoded and asdict(self.decoded),
+            "folded_not_quantised": self.folded and asdict(self.folded),
             "exports": [one.to_json() for one in self.exported],
         }

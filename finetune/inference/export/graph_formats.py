@@ -8,7 +8,7 @@ import logging
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from checkpoints.atomic import written_by_tensorflow
 from finetune._version import install_line
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, UserError
 from finetune.files import to_json
 from finetune.inference.export import pixels
 from finetune.inference.export.exportable import CARD, INPUT, LABELS, Runtime, Source
@@ -39,13 +39,13 @@ _MOST_BYTES = 2**31 - 2**20
 """Limit of a protocol buffer, and so of a graph with its constants."""
 
 
-def _require(form: str, *packages: str, otherwise: str = "") -> None:
-    """FinetuneError, with the command that installs the extra `form`, where one of its packages is missing."""
+def _require(form: str, *packages: str, extra: str, otherwise: str = "") -> None:
+    """FinetuneError, with the command that installs `extra`, where one of its packages is missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise FinetuneError(
             f"--format {form} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
-            f"installed: {install_line(form)}{otherwise}"
+            f"installed: {install_line(extra)}{otherwise}"
         )
 
 
@@ -79,6 +79,13 @@ def _freeze(source: Source) -> tuple[Any, str]:
         )
     words = folded.summary() if source.module is None else "the module's BatchNorm as it is"
     return convert_variables_to_constants_v2(concrete), words
+
+
+def open_frozen(source: Source) -> tuple[Runtime, int]:
+    """The graph of all inference formats before it is converted, run by TensorFlow; and its size in bytes."""
+    function = _freeze(source)[0]
+    size = function.graph.as_graph_def().ByteSize()
+    return lambda images: np.asarray(function(tf.constant(images))[0]), size
 
 
 def write_savedmodel(source: Source, out: Path) -> Exported:
@@ -125,29 +132,41 @@ def write_tflite(source: Source, out: Path) -> Exported:
     `labels.txt` and `finetune.json` are in a zip archive at the end of the file, as TFLite's associated files are:
     `unzip -p model.tflite labels.txt` prints one. Raises FinetuneError for an operation that TFLite does not have.
     """
+    otherwise = "--format savedmodel or onnx"
+    return tflite_file(source, out, "tflite", "float32", lambda converter: None, otherwise=otherwise)
+
+
+def tflite_file(
+    source: Source, out: Path, form: str, kind: str, configure: Callable[[Any], None], *, otherwise: str, **card: Any
+) -> Exported:
+    """Write `out` with a converter that `configure` has set up. `kind` describes its numbers. `card`: as in
+    `Source.card`. `otherwise`: what to do where the converter fails."""
     with tempfile.TemporaryDirectory() as folder:
         write_savedmodel(source, Path(folder) / "model")
         converter = tf.lite.TFLiteConverter.from_saved_model(folder + "/model", signature_keys=["serving_default"])
+        configure(converter)
         try:
             with _quiet():
                 content = converter.convert()
+        except UserError:  # of the images it calibrates with
+            raise
         except Exception as error:  # the converter raises what its parts raise
             raise FinetuneError(
-                f"{source.path} has an operation that TFLite does not have ({_reason(error)}): export it with --format "
-                "savedmodel or onnx"
+                f"{source.path} has an operation that TFLite does not have{' in int8' if 'int8' in form else ''} "
+                f"({_reason(error)}): export it with {otherwise}"
             ) from None
     out.write_bytes(content)
     with zipfile.ZipFile(out, "a") as archive:
         archive.writestr(LABELS, source.labels_text())
-        archive.writestr(CARD, source.card_text())
-    what = f"TFLite float32, {_SIGNATURE}; {_freeze(source)[1]}"
+        archive.writestr(CARD, source.card_text(**card))
+    what = f"TFLite {kind}, {_SIGNATURE}; {_freeze(source)[1]}"
     notes = (*source.notes(), f"class names: {LABELS} attached to the file ('unzip -p {out.name} {LABELS}')")
-    return Exported("tflite", out, (out,), what, notes)
+    return Exported(form, out, (out,), what, notes)
 
 
-def check_litert() -> None:
+def check_litert(form: str = "tflite") -> None:
     """FinetuneError where the extra is missing. TensorFlow writes the file without it."""
-    _require("tflite", "ai_edge_litert", otherwise=", or leave out the evaluation with --no-evaluation")
+    _require(form, "ai_edge_litert", extra="tflite", otherwise=", or leave out the evaluation with --no-evaluation")
 
 
 def open_tflite(source: Source, out: Path) -> Runtime:
@@ -184,9 +203,9 @@ def _reason(error: Exception) -> str:
     return next((line for line in lines if "op" in line), lines[0] if lines else type(error).__name__)[:300]
 
 
-def check_onnx(source: Source) -> None:
+def check_onnx(source: Source, form: str = "onnx") -> None:
     """FinetuneError where the extra is missing."""
-    _require("onnx", "tf2onnx", "onnx", "onnxruntime")
+    _require(form, "tf2onnx", "onnx", "onnxruntime", extra="onnx")
 
 
 def write_onnx(source: Source, out: Path) -> Exported:
@@ -195,19 +214,22 @@ def write_onnx(source: Source, out: Path) -> Exported:
     `metadata_props` holds the class names and how pixels are prepared. Raises FinetuneError for an operation that ONNX
     does not have.
     """
+    return onnx_file(source, out, _converted(_freeze(source)[0], source), "onnx", f"opset {OPSET}")
+
+
+def onnx_file(source: Source, out: Path, model: Any, form: str, kind: str, **card: Any) -> Exported:
+    """Write the ModelProto `model`, made from `source`, with its metadata. `kind` and `card` as in `tflite_file`."""
     import onnx
 
-    function, folded = _freeze(source)
-    model = _converted(function, source)
-    card = source.card()
-    for key, value in card.items():
+    props = source.card(**card)
+    for key, value in props.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value if isinstance(value, str) else to_json(value)
-    model.producer_name = card["written_by"]
+    model.producer_name = props["written_by"]
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(out))
-    what = f"ONNX opset {OPSET}, {_SIGNATURE}; {folded}"
-    return Exported("onnx", out, (out,), what, (*source.notes(), "class names: class_names in metadata_props, as JSON"))
+    what = f"ONNX {kind}, {_SIGNATURE}; {_freeze(source)[1]}"
+    return Exported(form, out, (out,), what, (*source.notes(), "class names: class_names in metadata_props, as JSON"))
 
 
 def open_onnx(source: Source, out: Path) -> Runtime:

@@ -1,19 +1,19 @@
 """Re-evaluate an export: the test set through its own runtime, compared image by image with the run itself."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from finetune.batchnorm.statistics import KerasSubject
-from finetune.data import batches, decoding
-from finetune.data.dataset import Split
+from finetune.data import batches
 from finetune.data.lazy import LazyImages
 from finetune.evaluation.evaluator import Batches, Evaluation, count, total
 from finetune.evaluation.predictions import predictions_from_logits
+from finetune.evaluation.significance import compare_paired
 from finetune.inference.export.exportable import Runtime, Source
 from finetune.inference.export.exported import Trial, TrialOptions
+from finetune.inference.export.input_feed import input_batches
 from finetune.runs.model import Opened
 
 _COMPARED = 1_000
@@ -51,14 +51,11 @@ class Reference:
 
     def try_out(self, runtime: Runtime, *, size: int) -> Trial:
         """Score an export of the source. `size` is that of its files, in bytes."""
-        feed: Batches = batches.evaluation(self._test, self._config)
-        if self._source.with_preprocessing:
-            test = self._test.at(self._source.network.setting, self._source.geometry)
-            feed = _pixels(test, int(self._config.batch_size or 1), self._source.shape[3] or 3)
+        feed = input_batches(self._test, self._config, self._source)
         return self._compare(self._score(runtime, feed), self._same_pixels, size)
 
     def _score(self, runtime: Runtime, feed: Batches) -> "_Outcome":
-        parts, classes, first = [], [], None
+        parts, classes, right, first = [], [], [], None
         kept: list[np.ndarray] = []
         for images, labels, counted in feed:
             given, chosen = np.asarray(images), np.asarray(counted)
@@ -66,18 +63,22 @@ class Reference:
             scores, own = runtime(given)[chosen], np.asarray(labels)[chosen]
             parts.append(count(scores, own))
             classes.append(predictions_from_logits(scores, own).classes)
+            right.append(classes[-1] == own)
             kept.append(scores[: max(0, _COMPARED - sum(len(one) for one in kept))])
             if self._on_batch is not None:
                 self._on_batch()
         assert first is not None
-        return _Outcome(total(parts), np.concatenate(classes), np.concatenate(kept), _latency(runtime, first))
+        joined = [np.concatenate(one) for one in (classes, right, kept)]
+        return _Outcome(total(parts), joined[0], joined[1], joined[2], _latency(runtime, first))
 
     def _compare(self, one: "_Outcome", same_pixels: "_Outcome", size: int) -> Trial:
-        score = one.score
+        score, paired = one.score, compare_paired(one.right, self._own.right)
         return Trial(
             images=score.examples,
             accuracy=score.accuracy,
             difference=(score.correct - self._own.score.correct) / score.examples,
+            gained=paired.gained,
+            lost=paired.lost,
             agreement=float(np.mean(one.classes == same_pixels.classes)),
             largest_logit_difference=float(np.abs(one.logits.astype(np.float64) - same_pixels.logits).max()),
             bytes=size,
@@ -87,27 +88,14 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class _Outcome:
-    """The score over the test images, the predicted classes, the first logits, and the seconds of a single image."""
+    """The score over the test images, their predicted classes, whether each is right, the first logits, and the seconds
+    of a single image."""
 
     score: Evaluation
     classes: np.ndarray
+    right: np.ndarray
     logits: np.ndarray
     seconds: float
-
-
-def _pixels(split: Split, batch_size: int, channels: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(uint8 images, labels, counted) at their own size. Photos are decoded in full, in so many channels, one a batch:
-    sizes differ."""
-    images, labels = split.images, split.labels
-    if isinstance(images, LazyImages):
-        for position, number in enumerate(map(int, images.chosen)):
-            with decoding.naming(images.photos.place(number)), images.photos.ready(number) as image:
-                pixels = decoding.decoded(image, channels, images.geometry)[None]
-            yield np.ascontiguousarray(pixels), labels[position : position + 1], np.ones(1, bool)
-        return
-    for start in range(0, len(split), batch_size):
-        part = slice(start, start + batch_size)
-        yield np.ascontiguousarray(images[part]), labels[part], np.ones(len(labels[part]), bool)
 
 
 def _latency(runtime: Runtime, image: np.ndarray) -> float:
