@@ -171,9 +171,11 @@ class LazyImages:
 
 
 def random_crops(
-    images: "np.ndarray | LazyImages", indices: np.ndarray, size: ImageSize, seed: tuple[int, int]
+    images: "np.ndarray | LazyImages", indices: np.ndarray, size: ImageSize, seed: tuple[int, int], *, flip: bool = True
 ) -> np.ndarray:
     """Random crops of the images at int `indices`, by `draw_crop` from (`seed`, index): uint8, `n` images of that size.
+
+    Without `flip` none is mirrored.
 
     Raises BadImage for photos.
     """
@@ -183,7 +185,7 @@ def random_crops(
         seeds = (*seed, int(indices[position]))
         box, mirrored = draw_crop(decoding.upright_size(image), seeds, shape.width / shape.height)
         pixels = decoding.part(image, box, shape)
-        return pixels[:, ::-1] if mirrored else pixels
+        return pixels[:, ::-1] if mirrored and flip else pixels
 
     if isinstance(images, LazyImages):
         return images.at(size).views(images.chosen[indices], crop)

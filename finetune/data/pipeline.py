@@ -83,7 +83,7 @@ def train_batches(
         chosen = share.rows(order[batch * size : (batch + 1) * size])
         draw = batch_draw(seed=seed, epoch=epoch.number, batch=batch)
         if augmentation.resized_crop:
-            images = random_crops(split.images, chosen, image_size, (seed, epoch.number))
+            images = random_crops(split.images, chosen, image_size, (seed, epoch.number), flip=augmentation.flip)
         else:
             images = split.images[chosen]
         return images, split.labels[chosen], draw

@@ -152,7 +152,7 @@ def test_what_will_not_do_is_one_message_and_leaves_nothing(place, tmp_path):
     refused(f"run {TINY} --data photos/trian", 2, "photos/trian: there is nothing of that name")
     refused(f"run {TINY} --data photos/train/wasp", 1, "holds images, but no class folders")
     refused(f"run {TINY} --data photos --test 1", 2, "--test 1", "0.999")
-    refused(f"run {TINY} --data photos --augment resized-crop", 2, "did you mean resized-crop-flip?")
+    refused(f"run {TINY} --data photos --augment resized-crop-flips", 2, "did you mean resized-crop-flip?")
     shutil.copytree(place / "photos" / "train" / "newt", tmp_path / "one" / "newt")
     refused(f"run {TINY} --data {tmp_path / 'one'}", 1, "holds images in one folder only, newt")
     np.savez(tmp_path / "some.npz", x=np.zeros(3))
