@@ -37,7 +37,7 @@ def test_the_seed_decides_and_a_share_is_the_rows_of_the_whole(name):
     np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-6)
     # Images of one batch are changed one by one.
     same = changed(name, np.repeat(IMAGES[:1], 16, axis=0))
-    assert len({image.tobytes() for image in same}) > (1 if name == "turned_over" else 4)
+    assert len({image.tobytes() for image in same}) > (1 if name == "turned_over" else 3)
 
 
 @pytest.mark.parametrize("name", CHANGES)
