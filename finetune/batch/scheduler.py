@@ -13,7 +13,7 @@ from finetune.batch.folder import Attempt, BatchFolder, JobRecord
 from finetune.batch.jobs import Job
 from finetune.batch.status import Display, JobStatus, Progress, describe_halved_rate, job_status, time_left
 from finetune.batch.summary import summarise, write_summary
-from finetune.config import RunConfig, presets, settings_with
+from finetune.config import CHANGES, RunConfig, presets, settings_with
 from finetune.errors import FinetuneError
 
 _RESTARTS = 5
@@ -242,8 +242,8 @@ def features_of(job: Job) -> tuple[Any, ...] | None:
     """
     config: RunConfig = presets.expand(job.config)
     frozen = config.freeze == ("*",) and set(config.bn) <= {"freeze"}
-    mixed = config.mixup or config.cutmix or config.rand_augment
-    if not frozen or mixed or config.cache_features == "off":
+    changed = any(config.is_set(name) for name in CHANGES)
+    if not frozen or changed or config.cache_features == "off":
         return None
     return (*(getattr(config, name) for name in settings_with("decides_features")), config.from_scratch and config.seed)
 

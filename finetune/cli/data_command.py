@@ -20,6 +20,7 @@ from finetune.cli.shared_options import (
 )
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import print_table
+from finetune.config import CHANGES
 from finetune.data.check.kinds import CERTAIN, WORDS
 from finetune.errors import WrongUse
 
@@ -32,8 +33,8 @@ _READING_SETTINGS = (
     *("data_dir", "npz_keys", "tfrecord_keys", "csv_columns", "test", "seed", "exclude", "background_class"),
 )
 _AUGMENTING_SETTINGS = (
-    *("examples", "few_shot", "validation", "skip_bad_images", "image_size", "augment", "crop_padding"),
-    *("rand_augment", "mixup", "cutmix", "batch_size", "preset"),
+    *("examples", "few_shot", "validation", "skip_bad_images", "image_size", "augment", "crop_padding", *CHANGES),
+    *("batch_size", "preset"),
 )
 
 
@@ -248,7 +249,7 @@ def preview(out: Path, images: int, **given: Any) -> None:
         config = _config(given)
         dataset = load_data(config, progress=display.download, on_scan=display.on_scan)
         found = augmented(completed(config, dataset), dataset, images=images)
-    names = ("data", "image_size", "augment", "crop_padding", "rand_augment", "mixup", "cutmix", "batch_size", "seed")
+    names = ("data", "image_size", "augment", "crop_padding", *CHANGES, "batch_size", "seed")
     facts = {name: getattr(found.config, name) for name in names}
     with room_for(out):
         write_sheet(out, found.images, found.labels, facts)

@@ -30,6 +30,7 @@ CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
     *(("head", other, "the head is the file's") for other in ("from_scratch", "hidden", "dropout", "features")),
     *(("distribute", other, "it pairs the images of a whole batch") for other in ("mixup", "cutmix")),
     ("distribute", "rand_augment", "it draws for a whole batch"),
+    ("rand_augment", "trivial_augment", "both draw the operations of an image"),
     ("distribute", "ema", "the average is kept on one device"),
     ("distribute", "learning_rate", "the range test runs on one device"),
     *(("distribute", other, "layers are unfrozen on one device") for other in ("preset", "unfreeze_epochs")),

@@ -27,7 +27,7 @@ from finetune.config.settings import (
 from finetune.text import ImageSize
 
 _OF_DATA: tuple[Role, ...] = ("chooses_images", "decides_features")
-Augment = Literal["resized-crop-flip", "crop-flip", "flip", "none"]
+Augment = Literal["resized-crop-flip", "resized-crop", "crop-flip", "crop", "flip", "none"]
 ResizeMode = Literal["crop", "squash", "pad"]
 
 
@@ -138,11 +138,22 @@ class RunConfig:
     augment: Augment | None = setting(  # noqa: RUF009 - it makes a field
         None, unset="crop-flip; resized-crop-flip for photos; none for a linear probe", roles=("decides_features",)
     )
-    """Random crops and mirror images."""
+    """Random crops and mirror images; for digits and text those without flip."""
     crop_padding: int | None = setting(None, whole(0, "PX"), unset="1/8 of the side")
     """Padding of the random crop, in px."""
+    flip_vertical: bool = setting(False)
+    """Turn half of the images upside down, as suits images from above or through a microscope."""
+    rotate: float | None = setting(None, number(0.01, 180, "DEGREES"))
+    """Turn every image by a random angle of at most so many degrees, to either side."""
     rand_augment: float | None = setting(None, number(0.01, 1, "[MAGNITUDE]"), alone=0.5)
     """RandAugment: two random operations on every image. The magnitude is at most 1; without a number it is 0.5."""
+    trivial_augment: bool = setting(False)
+    """TrivialAugment: one random operation of random strength on every image. It has nothing to set."""
+    color_jitter: float | None = setting(None, number(0.01, 1, "STRENGTH"))
+    """Brightness, contrast and saturation of every image times random factors from 1 - STRENGTH to 1 + STRENGTH; 0.4 is
+    usual."""
+    erase: float | None = setting(None, number(0.01, 1, "P"))
+    """Random erasing: with probability P a random box of an image becomes noise; 0.25 is usual."""
     mixup: float | None = setting(None, number(0.01, 10, "ALPHA"))
     """Mix the images of a batch and their labels; 0.2 is usual."""
     cutmix: float | None = setting(None, number(0.01, 10, "ALPHA"))
@@ -299,6 +310,9 @@ class RunConfig:
 
 SETTINGS = declared_settings(RunConfig)
 """Every setting by its name, in the order of `config.json`."""
+
+CHANGES = (*("flip_vertical", "rotate", "rand_augment", "trivial_augment", "color_jitter", "erase", "mixup", "cutmix"),)
+"""Settings that change training images at random, besides `augment`."""
 
 RECIPE = ("resize_mode", "crop_fraction", "eval_recipe")
 """Settings that say how an image of another shape becomes one of the network's."""

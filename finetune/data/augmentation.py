@@ -1,4 +1,4 @@
-"""Random crops and flips of whole batches, RandAugment, mixup and CutMix, as pure functions of a seed."""
+"""The augmentation of a batch as a pure function of a seed; its crops and flips, RandAugment, mixup and CutMix."""
 
 import functools
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from finetune.data import random_changes
 from finetune.data.dataset import WHOLE, Share
 
 
@@ -19,17 +20,23 @@ class Augmentation:
     reflection, as in KellerJordan/cifar10-airbench, and not by zeros as in He et al. (2016, section 4.2). Photographs
     have no black bars, and BatchNorm would include them in the statistics that are later used on images without bars.
 
-    With `resized_crop`, `lazy.draw_crop` instead takes random crops of the photos themselves, mirrored half of the
-    time, before they become a batch. Then `augment` has nothing to do.
+    With `resized_crop`, `lazy.draw_crop` instead takes random crops of the photos themselves, with `flip` mirrored half
+    of the time, before they become a batch. Then `augment` has nothing to do.
 
-    After the crop follow RandAugment of magnitude `rand_augment` (`RandAugment`), then `mixup` and `cutmix` with
-    their alphas (`Mixing`). None disables one.
+    After the crop follow the other fields in their order. None and False disable one. `rotate` is in degrees,
+    `rand_augment` a magnitude (`RandAugment`), `color_jitter` a strength, `erase` a probability
+    (`finetune.data.random_changes`); `mixup` and `cutmix` are alphas (`Mixing`).
     """
 
     crop_padding: int
     flip: bool
     resized_crop: bool = False
+    flip_vertical: bool = False
+    rotate: float | None = None
     rand_augment: float | None = None
+    trivial_augment: bool = False
+    color_jitter: float | None = None
+    erase: float | None = None
     mixup: float | None = None
     cutmix: float | None = None
 
@@ -38,22 +45,30 @@ class Augmentation:
         """Whether labels become shares of classes."""
         return self.mixup is not None or self.cutmix is not None
 
+    @property
+    def _strong(self) -> bool:
+        """Whether images become float32."""
+        numbers = (self.rotate, self.rand_augment, self.color_jitter, self.erase)
+        return self.trivial_augment or self.mixes or any(one is not None for one in numbers)
+
     def batch(
         self, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *, classes: int, share: Share = WHOLE
     ) -> Any:
-        """The whole augmentation: uint8 `[batch, height, width, 3]` and int64 `[batch]` to (images, labels).
+        """The whole augmentation: `[batch, height, width, channels]` and int64 `[batch]` to (images, labels).
 
-        The images are in [0, 255], uint8 or float32. The labels are unchanged, or with `mixes` each class's share,
-        float32 `[batch, classes]`. The same `seed`, int32 `[2]`, gives the same result.
+        The images are in [0, 255], uint8 or float32, before and after. The labels are unchanged, or with `mixes` each
+        class's share, float32 `[batch, classes]`. The same `seed`, int32 `[2]`, gives the same result.
         """
         images = self.augment(images, seed, share)
-        if self.rand_augment is None and not self.mixes:
+        if self.flip_vertical:
+            images = random_changes.turned_over(images, _folded(seed, 3), share)
+        if not self._strong:
             return images, labels
         # Traced once per process and not once per epoch: tracing RandAugment may take longer than an epoch.
-        return _strong(self, tuple(images.shape), classes)(images, labels, seed)
+        return _traced(self, tuple(images.shape), images.dtype, classes, share)(images, labels, seed)
 
     def augment(self, images: tf.Tensor, seed: tf.Tensor, share: Share = WHOLE) -> tf.Tensor:
-        """Crop and flip uint8 `[batch, height, width, 3]`; the result has the same shape. `seed` int32 `[2]`.
+        """Crop and flip `[batch, height, width, channels]` of any type. `seed` int32 `[2]`.
 
         The same seed gives the same images, also if `images` are a share of the batch. `crop_padding` must be smaller
         than height and width, because the border is a reflection.
@@ -82,21 +97,35 @@ class Augmentation:
 
 
 @functools.lru_cache(maxsize=8)
-def _strong(augmentation: Augmentation, shape: tuple[int, ...], classes: int) -> Callable[..., Any]:
+def _traced(
+    augmentation: Augmentation, shape: tuple[int, ...], dtype: tf.DType, classes: int, share: Share
+) -> Callable[..., Any]:
+    """What follows the flips."""
     changing = RandAugment(augmentation.rand_augment) if augmentation.rand_augment is not None else None
     mixing = Mixing(augmentation.mixup, augmentation.cutmix) if augmentation.mixes else None
 
     def strong(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels = tf.cast(images, tf.float32)
+        if augmentation.rotate is not None:
+            pixels = random_changes.rotated(pixels, augmentation.rotate, _folded(seed, 4), share)
         if changing is not None:
-            pixels = changing.augment(pixels, tf.random.experimental.stateless_fold_in(seed, 1))
-        if mixing is None:
-            return pixels, labels
-        return mixing.mix(pixels, tf.one_hot(labels, classes), tf.random.experimental.stateless_fold_in(seed, 2))
+            pixels = changing.augment(pixels, _folded(seed, 1))
+        if augmentation.trivial_augment:
+            pixels = random_changes.trivially_augmented(pixels, _folded(seed, 5), share)
+        if augmentation.color_jitter is not None:
+            pixels = random_changes.jittered(pixels, augmentation.color_jitter, _folded(seed, 6), share)
+        if augmentation.erase is not None:
+            pixels = random_changes.erased(pixels, augmentation.erase, _folded(seed, 7), share)
+        return (pixels, labels) if mixing is None else mixing.mix(pixels, tf.one_hot(labels, classes), _folded(seed, 2))
 
-    signature = (tf.TensorSpec(shape, tf.uint8), tf.TensorSpec(shape[:1], tf.int64), tf.TensorSpec([2], tf.int32))
+    signature = (tf.TensorSpec(shape, dtype), tf.TensorSpec(shape[:1], tf.int64), tf.TensorSpec([2], tf.int32))
     with tf.init_scope():
         return tf.function(strong, autograph=False).get_concrete_function(*signature)  # type: ignore[no-any-return]
+
+
+def _folded(seed: tf.Tensor, number: int) -> tf.Tensor:
+    """The seed, int32 `[2]`, of one of the changes."""
+    return tf.random.experimental.stateless_fold_in(seed, number)
 
 
 def _draws(batch: Any, seed: Any) -> tf.Tensor:

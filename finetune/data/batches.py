@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.config import RunConfig
+from finetune.config import CHANGES, RunConfig
 from finetune.data import channels, pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import WHOLE, Share, Split, stratified_subset
@@ -33,9 +33,11 @@ def check_augmentation(split: Split, config: RunConfig) -> None:
     """Raise WrongUse if the images of `split` cannot be augmented as `config` asks."""
     taken = form(config)
     size, geometry = taken["image_size"], taken["geometry"]
-    if config.rand_augment is not None and shape_of(size).channels == 4:
+    colours = [name for name in ("rand_augment", "trivial_augment", "color_jitter") if config.is_set(name)]
+    if colours and shape_of(size).channels == 4:
         raise WrongUse(
-            "--rand-augment changes the colours of grey or RGB images, and the network takes 4 channels: leave it out"
+            f"--{colours[0].replace('_', '-')} changes the colours of grey or RGB images, and the network takes "
+            "4 channels: leave it out"
         )
     pipeline.check_augmentation(split.at(size, geometry), augmentation(config))
 
@@ -65,9 +67,13 @@ def mixes(config: RunConfig) -> bool:
 
 def augmentation(config: RunConfig) -> Augmentation:
     """How a completed config augments its training images."""
-    padding = (config.crop_padding or 0) if config.augment == "crop-flip" else 0
-    flip, resized_crop = config.augment not in (None, "none"), config.augment == "resized-crop-flip"
-    return Augmentation(padding, flip, resized_crop, config.rand_augment, config.mixup, config.cutmix)
+    augment = config.augment or "none"
+    return Augmentation(
+        crop_padding=(config.crop_padding or 0) if augment in ("crop", "crop-flip") else 0,
+        flip=augment.endswith("flip"),
+        resized_crop=augment.startswith("resized-crop"),
+        **{name: getattr(config, name) for name in CHANGES},
+    )
 
 
 def form(config: RunConfig) -> dict[str, Any]:

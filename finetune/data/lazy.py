@@ -177,6 +177,7 @@ def random_crops(
     seed: tuple[int, int],
     *,
     copies: np.ndarray | None = None,
+    flip: bool = True,
 ) -> np.ndarray:
     """Random crops of the images at int `indices`, by `draw_crop` from (`seed`, index): uint8, `n` images of that size.
 
@@ -190,7 +191,7 @@ def random_crops(
         seeds = (*seed, int(indices[position]), *copy)
         box, mirrored = draw_crop(decoding.upright_size(image), seeds, shape.width / shape.height)
         pixels = decoding.part(image, box, shape)
-        return pixels[:, ::-1] if mirrored else pixels
+        return pixels[:, ::-1] if mirrored and flip else pixels
 
     if isinstance(images, LazyImages):
         return images.at(size).views(images.chosen[indices], crop)

@@ -93,7 +93,9 @@ def train_batches(
         chosen, copies = (share.rows(each[batch * size : (batch + 1) * size]) for each in (order, again))
         draw = batch_draw(seed=seed, epoch=epoch.number, batch=batch)
         if augmentation.resized_crop:
-            images = random_crops(split.images, chosen, image_size, (seed, epoch.number), copies=copies)
+            images = random_crops(
+                split.images, chosen, image_size, (seed, epoch.number), copies=copies, flip=augmentation.flip
+            )
         else:
             images = split.images[chosen]
         return images, split.labels[chosen], draw

@@ -12,7 +12,7 @@ from finetune.backbone import save_stock
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import bn_layers, parts
-from finetune.config import RunConfig
+from finetune.config import CHANGES, RunConfig
 from finetune.data import batches
 from finetune.data.balance import class_weights
 from finetune.data.batches import training_subset
@@ -204,6 +204,7 @@ def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predict
         },
         "weights": None if report is None else report.to_json(),
         "config": config.to_json(),
+        "changes": [config.as_option(name) for name in CHANGES if config.is_set(name)],
         "data": describe_data(dataset, config),
         "input": shape_of(config.image_size or 0)._asdict(),
         # With its arithmetic where it is a known one.

@@ -32,6 +32,10 @@ NAMES = [
     ("backbones show resnet_v1_5", 2, "did you mean resnet_v1_50?"),
     ("run SMALL --tta flop", 2, "--tta 'flop'", "did you mean flip?"),
     ("run SMALL --rand-augment 2", 2, "--rand-augment 2", "0.01 to 1"),
+    ("run SMALL --rotate 181", 2, "--rotate 181", "0.01 to 180"),
+    ("run SMALL --color-jitter 1.5", 2, "--color-jitter 1.5", "0.01 to 1"),
+    ("run SMALL --erase 0", 2, "--erase 0", "0.01 to 1"),
+    ("run SMALL --trivial-augment --rand-augment", 2, "--rand-augment 0.5 and --trivial-augment", "give one of them"),
     ("run SMALL --mixup 0", 2, "--mixup 0", "0.01 to 10"),
     ("run --backbone x --lr atuo", 2, "'atuo'", "or 'auto'"),
     ("run --backbone x --lr 0", 2, "--learning-rate 0.0", "or 'auto'"),
@@ -53,7 +57,7 @@ NOT_NUMBERS = [
     for option in (
         *("bn-decay", "bn-epsilon", "validation", "dropout", "learning-rate", "weight-decay", "warmup"),
         *("label-smoothing", "clip-norm", "examples", "image-size", "crop-padding", "hidden", "epochs"),
-        *("batch-size", "patience", "seed", "few-shot", "mixup", "cutmix", "layer-decay"),
+        *("batch-size", "patience", "seed", "few-shot", "mixup", "cutmix", "layer-decay", "rotate"),
     )
     for value in ("abc", "''", "0,5", "nan", "inf", "-1")
 ]

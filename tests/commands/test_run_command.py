@@ -68,7 +68,7 @@ def test_the_run_directory(finished):
             "csv_columns",
             "few_shot",
             "exclude",
-            "rand_augment",
+            *("rotate", "rand_augment", "color_jitter", "erase"),
             "mixup",
             "cutmix",
             "hidden",

@@ -146,13 +146,31 @@ def test_an_interrupted_run_goes_on_bit_identically_and_notices_changed_data(pla
         np.testing.assert_array_equal(one[name], other[name])
 
 
+@pytest.mark.slow
+def test_all_changes_of_floats_are_resumed_bit_identically_and_are_in_the_card(place, whole):
+    changes = "--augment crop --flip-vertical --rotate 20 --trivial-augment --color-jitter 0.4 --erase 0.5 --cutmix 1"
+    line = f"run {TINY} --data photos --skip-bad-images --eval-recipe keras {changes}"
+    assert typed(f"{line} --run-dir changed").exit_code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(3, patch)
+        assert typed(f"{line} --run-dir changed-parts").exit_code == 130
+    assert typed("run --resume changed-parts --quiet").exit_code == 0
+    one, other = (weights(place / name / "model.keras") for name in ("changed", "changed-parts"))
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+    card = (place / "changed" / "MODEL_CARD.md").read_text()
+    assert (
+        "`crop`, `--flip-vertical`, `--rotate 20.0`, `--trivial-augment`, `--color-jitter 0.4`, `--erase 0.5`" in card
+    )
+
+
 def test_what_will_not_do_is_one_message_and_leaves_nothing(place, tmp_path):
     path = place / "photos" / "train" / "lion" / "0.jpg"
     refused(f"run {TINY} --data photos", 1, f"2 of 30 images cannot be used: {path}", "truncated", "--skip-bad-images")
     refused(f"run {TINY} --data photos/trian", 2, "photos/trian: there is nothing of that name")
     refused(f"run {TINY} --data photos/train/wasp", 1, "holds images, but no class folders")
     refused(f"run {TINY} --data photos --test 1", 2, "--test 1", "0.999")
-    refused(f"run {TINY} --data photos --augment resized-crop", 2, "did you mean resized-crop-flip?")
+    refused(f"run {TINY} --data photos --augment resized-crop-flips", 2, "did you mean resized-crop-flip?")
     shutil.copytree(place / "photos" / "train" / "newt", tmp_path / "one" / "newt")
     refused(f"run {TINY} --data {tmp_path / 'one'}", 1, "holds images in one folder only, newt")
     np.savez(tmp_path / "some.npz", x=np.zeros(3))

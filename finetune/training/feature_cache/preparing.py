@@ -15,7 +15,7 @@ import numpy as np
 from finetune.batchnorm.subject import Statistics
 from finetune.batchnorm.surgery import bn_layers
 from finetune.batchnorm.surgery import parts as parts_of
-from finetune.config import RunConfig
+from finetune.config import CHANGES, RunConfig
 from finetune.data import batches, pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import Dataset
@@ -221,9 +221,9 @@ def _views(config: RunConfig) -> bool:
     for mirrored in (False, True):
         if augmentation == Augmentation(crop_padding=0, flip=mirrored):
             return mirrored
-    mixing = [name for name in ("rand_augment", "mixup", "cutmix") if getattr(config, name) is not None]
-    how = f"--{mixing[0].replace('_', '-')}" if mixing else f"--augment {config.augment}"
-    remedy = "without, they would be" if mixing else "with none, or flip, they would be"
+    changes = [name for name in CHANGES if config.is_set(name)]
+    how = f"--{changes[0].replace('_', '-')}" if changes else f"--augment {config.augment}"
+    remedy = "without, they would be" if changes else "with none, or flip, they would be"
     raise NotCached(f"training images are changed at random, {how}: {remedy}")
 
 

@@ -13,6 +13,7 @@ from finetune.config import SETTINGS, RunConfig
 PLAIN = RunConfig(backbone="resnet_v1_demo", data="demo-target")
 OTHER = [
     *({"mixup": 0.2}, {"cutmix": 1.0}, {"rand_augment": 0.5}, {"crop_padding": 2}, {"augment": "flip"}),
+    *({"flip_vertical": True}, {"rotate": 10}, {"trivial_augment": True}, {"color_jitter": 0.4}, {"erase": 0.25}),
     *({"ema": 0.9}, {"tta": "flip"}, {"precision": "bfloat16"}, {"microbatch": 8}, {"distribute": "mirrored"}),
     *({"preset": "gradual"}, {"layer_decay": 0.5}, {"unfreeze_epochs": 1}, {"freeze": ("*",)}, {"seed": 3}),
     *({"bn_renorm": True}, {"bn_zero_debias": True}, {"bn_sync": True}, {"diagnose_every": 2}, {"epochs": 2}),

@@ -54,7 +54,7 @@ def test_a_config_of_before_presets_is_still_read():
         "ema",
         "mixup",
         "cutmix",
-        "rand_augment",
+        *("flip_vertical", "rotate", "rand_augment", "trivial_augment", "color_jitter", "erase"),
         "unfreeze_epochs",
     ):
         del values[name]

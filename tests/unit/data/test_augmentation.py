@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from finetune.data import pipeline
 from finetune.data.augmentation import OPERATIONS, Augmentation, RandAugment
-from finetune.data.dataset import Split
+from finetune.data.dataset import Share, Split
 from finetune.data.preprocessing import find_preprocessing
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (64, 8, 10, 3), np.uint8)
@@ -172,6 +172,40 @@ def test_the_seed_decides_strong_augmentation(settings):
     for one, two in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, two)
     assert not np.array_equal(first[0], other[0])
+
+
+KNOBS = {"flip_vertical": True, "rotate": 20.0, "trivial_augment": True, "color_jitter": 0.4, "erase": 0.5}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_all_changes_of_bytes_and_of_floats_are_the_same(dtype):
+    pixels, targets = made(MIXED.astype(dtype), **KNOBS, mixup=0.2)
+    again, _ = made(**KNOBS, mixup=0.2)
+    np.testing.assert_array_equal(pixels, again)
+    assert (pixels.dtype, pixels.shape, targets.shape) == (np.float32, MIXED.shape, (24, 24))
+    assert (pixels.min() >= 0, pixels.max() <= 255) == (True, True)
+
+
+def test_upside_down_alone_leaves_bytes():
+    pixels, labels = made(flip_vertical=True)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, LABELS)
+    over = [np.array_equal(one, image[::-1]) for one, image in zip(pixels, MIXED, strict=True)]
+    as_it_was = [np.array_equal(one, image) for one, image in zip(pixels, MIXED, strict=True)]
+    assert 5 < sum(over) == 24 - sum(as_it_was) < 19
+    mirrored = augment(Augmentation(0, True), MIXED, seed=(1, 2))[:, :, 0] != MIXED[:, :, 0]
+    assert over != list(mirrored.any((1, 2)))  # the two flips are drawn independently
+
+
+@pytest.mark.parametrize("settings", [KNOBS, {"flip_vertical": True}])
+def test_the_share_of_a_worker_is_the_rows_of_the_whole(settings):
+    augmentation, seed = Augmentation(2, True, **settings), tf.constant([1, 2])
+    whole, _ = augmentation.batch(tf.constant(MIXED), tf.constant(LABELS), seed, classes=24)
+    for index in range(2):
+        rows = slice(12 * index, 12 * index + 12)
+        given = (tf.constant(MIXED[rows]), tf.constant(LABELS[rows]), seed)
+        part, _ = augmentation.batch(*given, classes=24, share=Share(index, 2))
+        np.testing.assert_allclose(part, np.asarray(whole)[rows], atol=1e-3)
 
 
 @pytest.mark.slow

@@ -116,6 +116,18 @@ def test_images_in_memory_are_cropped_alike():
     assert in_memory.shape == (4, 12, 12, 3)
 
 
+def test_crops_without_flip_are_the_same_crops():
+    photos, numbers = split_of(kept()).images, np.arange(13)
+    mirrored, plain = (lazy.random_crops(photos, numbers, 12, (0, 0), flip=flip) for flip in (True, False))
+    flipped = [not np.array_equal(one, other) for one, other in zip(mirrored, plain, strict=True)]
+    assert 2 < sum(flipped) < 11
+    for one, other, turned in zip(mirrored, plain, flipped, strict=True):
+        np.testing.assert_array_equal(one, other[:, ::-1] if turned else other)
+    augmentation = Augmentation(crop_padding=0, flip=False, resized_crop=True)
+    unshuffled = train(kept(), augmentation=augmentation, batch_size=13)[0][0]
+    assert {one.astype(np.uint8).tobytes() for one in unshuffled} == {one.tobytes() for one in plain}
+
+
 def test_other_augmentations_move_the_centre_square():
     photos = kept()
     plain = train(photos, augmentation=Augmentation(crop_padding=0, flip=False), batch_size=13)[0]

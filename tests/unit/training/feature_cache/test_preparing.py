@@ -32,6 +32,8 @@ def words(outcome):
         ({"augment": "crop-flip"}, {}, "changed at random, --augment crop-flip"),
         ({"augment": "resized-crop-flip"}, {}, "changed at random, --augment resized-crop-flip"),
         ({"mixup": 0.2}, {}, "changed at random, --mixup: without, they would be"),
+        ({"augment": "crop"}, {}, "changed at random, --augment crop: with none, or flip, they would be"),
+        ({"augment": "flip", "flip_vertical": True}, {}, "changed at random, --flip-vertical: without, they would be"),
         ({}, {"freeze": ("conv1=train", "*")}, "conv1 trains"),
         ({}, {"freeze": ("*",), "bn": ("train",)}, "little work"),
         ({"cache_budget": "1 kB"}, {}, r"more than --cache-budget \(0.0 MiB\)"),
