@@ -181,8 +181,8 @@ def random_crops(
 ) -> np.ndarray:
     """Random crops of the images at int `indices`, by `draw_crop` from (`seed`, index): uint8, `n` images of that size.
 
-    copies: int `[n]`, how often each image came before in the epoch; every copy has a crop of its own. Raises BadImage
-    for photos.
+    copies: int `[n]`, how often each image came before in the epoch; every copy has a crop of its own. flip: mirror
+    half of them. Raises BadImage for photos.
     """
     shape = shape_of(size)
 
