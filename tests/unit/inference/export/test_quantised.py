@@ -100,7 +100,7 @@ def test_what_is_quantised_is_in_the_card(written: dict[str, Exported]) -> None:
     props = onnx.load(written["onnx-int8"].out).metadata_props
     assert sorted(one.key for one in props) == sorted(card)  # each once
     found = {one.key: one.value for one in props}
-    assert json.loads(found["quantisation"])["representative_images"] == 40
+    assert json.loads(found["quantisation"]) == {**expected, "weights": "uint8", "activations": "uint8"}
     assert json.loads(found["class_names"]) == card["class_names"]
 
 
