@@ -64,7 +64,7 @@ def test_every_install_line_of_a_message_names_an_extra():
     named = set(NEEDS)
     for path in (ROOT / "finetune").rglob("*.py"):
         text = path.read_text()
-        named |= set(re.findall(r"(?:install_line|_require)\(['\"](\w+)['\"]", text))
+        named |= set(re.findall(r"(?:\binstall_line\(|\b_require\(|\bextra=)['\"](\w+)['\"]", text))
         assert "pip install" not in text or path.name == "_version.py", f"{path}: use finetune._version.install_line"
     assert named == EXTRAS
 
