@@ -7,6 +7,7 @@ an image lies its reflection, which begins with the edge pixel (SciPy's and Kera
 import math
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -103,17 +104,9 @@ def auto_contrasted(images: tf.Tensor) -> tf.Tensor:
 
 
 def equalized(images: tf.Tensor) -> tf.Tensor:
-    """Each channel of each image with a flat histogram: a value becomes its share of the pixels above the least value.
+    """Each channel of each image with a flat histogram, by Keras's layer, which takes one histogram of all it gets.
 
-    Keras's layer takes one histogram of its images, and some values by the place of the one below.
+    For use in a graph: outside one, no images lose their shape.
     """
-    height, width, channels = images.shape[1:]
-    values = tf.reshape(tf.transpose(tf.cast(images, tf.int32), [0, 3, 1, 2]), [-1, height * width])
-    counts = tf.math.bincount(values, minlength=256, maxlength=256, axis=-1)
-    below = tf.cumsum(tf.ensure_shape(counts, [None, 256]), axis=1)
-    least = tf.gather(below, tf.reduce_min(values, axis=1), batch_dims=1)[:, None]
-    table = tf.round((below - least) / tf.maximum(height * width - least, 1) * 255)
-    made = tf.reshape(tf.gather(table, values, batch_dims=1), [-1, channels, height, width])
-    stays = tf.reshape(least == height * width, [-1, 1, 1, channels])
-    keeps = tf.cast(stays, tf.float32)
-    return keeps * images + (1 - keeps) * tf.cast(tf.transpose(made, [0, 2, 3, 1]), tf.float32)
+    layer = keras.layers.Equalization()
+    return tf.map_fn(lambda one: layer.transform_images(one[None], None, training=True)[0], images)

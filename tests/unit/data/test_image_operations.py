@@ -55,7 +55,7 @@ def test_equalized_channels_have_a_flat_histogram():
         least = below[values.min()]
         expected[image, ..., channel] = np.round((below - least) / (below[-1] - least) * 255)[values]
     np.testing.assert_array_equal(operations.equalized(tensor()), expected)
-    assert operations.equalized(tensor()[:0]).shape == (0, 17, 24, 3)
+    assert tf.function(operations.equalized)(tensor()[:0]).shape == (0, 17, 24, 3)
 
 
 def test_one_value_alone_stays():
