@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from checkpoints.catalog.lookup import find_row
-from checkpoints.errors import UnknownBackbone
 from finetune.cli.shared_options import JSON, printed_json
 from finetune.errors import WrongUse
 from finetune.text import did_you_mean
@@ -211,6 +209,9 @@ def _of_head(scope: str, model: str) -> bool:
 
 
 def _row(model: str) -> Any:
+    from checkpoints.catalog.lookup import find_row
+    from checkpoints.errors import UnknownBackbone
+
     try:
         return find_row(model if "/" in model else f"slim/{model}")
     except UnknownBackbone:

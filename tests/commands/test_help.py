@@ -36,7 +36,10 @@ def test_help_does_not_import_tensorflow():
 import sys
 from click.testing import CliRunner
 from finetune.cli import main
-for arguments in (["--help"], ["run", "--help"], ["backbones", "list"], ["run", "--backbone", "x", "--epochs", "0"]):
+for arguments in (["--help"], ["run", "--help"], ["export", "--help"], ["migrate", "--help"]):
+    CliRunner().invoke(main, arguments)
+assert "numpy" not in sys.modules
+for arguments in (["backbones", "list"], ["run", "--backbone", "x", "--epochs", "0"]):
     CliRunner().invoke(main, arguments)
 heavy = {"tensorflow", "keras", "h5py"} & set(sys.modules)
 assert not heavy, heavy

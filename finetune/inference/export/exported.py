@@ -6,10 +6,12 @@ No TensorFlow and no NumPy, so that `--help` can list the formats quickly.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.errors import WrongUse
-from finetune.evaluation.significance import Interval, Paired
+
+if TYPE_CHECKING:
+    from finetune.evaluation.significance import Interval
 
 AGREEMENT = 0.999
 """Least share of images with the same predicted class: below it, an export is another classifier than the run."""
@@ -118,8 +120,10 @@ class Trial:
     milliseconds_per_image: float
 
     @property
-    def interval(self) -> Interval:
+    def interval(self) -> "Interval":
         """The 95 % interval of `difference`, paired image by image."""
+        from finetune.evaluation.significance import Paired  # here: it loads NumPy
+
         return Paired(self.gained, self.lost).interval(self.images)
 
 
