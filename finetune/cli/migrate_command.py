@@ -135,11 +135,12 @@ def _training(flags: dict[str, str]) -> tuple[list[str], list[str]]:
         command += ["--distribute", "multi-worker"]
         notes.append("worker_replicas: start the command once on each machine (docs/distributed.md)")
     command += _epochs(flags, _number("batch_size", given["batch_size"]), notes)
-    for option, scopes in (("trainable", "trainable_scopes"), ("excluded", "checkpoint_exclude_scopes")):
-        if scopes in flags:
-            rules, said = (freeze_rules if option == "trainable" else excluded)(flags[scopes], model)
-            command += [word for rule in rules for word in ("--freeze", rule)]
-            notes.append(said)
+    if "trainable_scopes" in flags:
+        rules, said = freeze_rules(flags["trainable_scopes"], model)
+        command += [word for rule in rules for word in ("--freeze", rule)]
+        notes.append(said)
+    if "checkpoint_exclude_scopes" in flags:
+        notes.append(excluded(flags["checkpoint_exclude_scopes"], model))
     return command, notes
 
 
@@ -185,18 +186,15 @@ def freeze_rules(scopes: str, model: str) -> tuple[list[str], str]:
     )
 
 
-def excluded(scopes: str, model: str) -> tuple[list[str], str]:
-    """(nothing, a sentence). WrongUse where a scope is not of the head: all else is loaded."""
+def excluded(scopes: str, model: str) -> str:
+    """What these scopes mean here, a sentence. WrongUse where one is not of the head: all else is loaded."""
     others = [scope for scope in _scopes(scopes) if not _of_head(scope, model)]
     if others:
         raise WrongUse(
             f"checkpoint_exclude_scopes {','.join(others)}: everything but the head is loaded, strictly; train from "
             "random weights with --from-scratch, or leave these scopes out"
         )
-    return (
-        [],
-        "checkpoint_exclude_scopes: not needed: a new head replaces the file's, and load.json lists what is ignored",
-    )
+    return "checkpoint_exclude_scopes: not needed: a new head replaces the file's, and load.json lists what is ignored"
 
 
 def _scopes(scopes: str) -> Iterator[str]:

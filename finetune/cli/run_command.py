@@ -133,7 +133,7 @@ def _add_slims(chosen: dict[str, Any], trainable: str | None, excluded: str | No
         chosen["freeze"], said = migrate_command.freeze_rules(trainable, chosen["backbone"])
         click.echo(said, err=True)
     if excluded:
-        click.echo(migrate_command.excluded(excluded, chosen["backbone"])[1], err=True)
+        click.echo(migrate_command.excluded(excluded, chosen["backbone"]), err=True)
 
 
 def _plain(value: Any) -> Any:
