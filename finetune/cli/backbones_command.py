@@ -10,6 +10,7 @@ from finetune.cli.shared_options import (
     CHECKPOINT,
     JSON,
     PATH,
+    SKIP_BAD_IMAGES,
     is_given,
     output_options,
     printed_json,
@@ -118,6 +119,7 @@ def show(name: str) -> None:
 @click.option(
     "--photos", type=PATH, metavar="DIR", help="Images named NNN_*.jpg, where NNN is the ImageNet class 0..999."
 )
+@SKIP_BAD_IMAGES
 @recipe_options
 @output_options
 def verify(name: str, checkpoint: Path | None, photos: Path | None, **recipe: Any) -> None:
@@ -135,7 +137,7 @@ def verify(name: str, checkpoint: Path | None, photos: Path | None, **recipe: An
             name,
             checkpoint=checkpoint,
             photos=photos,
-            recipe={option: value for option, value in recipe.items() if value is not None},
+            recipe={option: value for option, value in recipe.items() if value not in (None, False)},
             say=display.say,
             progress=display.download,
         )

@@ -136,9 +136,9 @@ def verify(
     """Load weights strictly, run the original beside them where a library can build it, score `photos`.
 
     `name` is a catalogue row, or a path: then the row is the one that the file fits. The images compared are the photos
-    (at the published size, cropped and resized by the settings in `recipe`), or generated ones, always the same. The
-    logits are compared for a file with its published head, or with a head of other classes under the published names;
-    the features for any other file.
+    (read, cropped and resized to the published size by the settings in `recipe`), or generated ones, always the same.
+    The logits are compared for a file with its published head, or with a head of other classes under the published
+    names; the features for any other file.
     `say` gets a line about what happens now, `progress` the bytes fetched so far and their total where it is known.
     Raises CheckpointError for files, WrongUse for --photos with a file that lacks the published head, FinetuneError
     where the original is tf_slim's and that is not installed.
@@ -152,7 +152,11 @@ def verify(
     config = with_recipe(RunConfig(spec.id, **recipe), spec)
     if recipe and photos is None:
         raise WrongUse(f"{config.as_option(next(iter(recipe)))} is for photos: give them with --photos DIR")
-    scored = read_photos(photos).at(spec.image_size, geometry_of(config)) if photos else None
+    scored = (
+        read_photos(photos, skip_bad=config.skip_bad_images).at(spec.image_size, geometry_of(config))
+        if photos
+        else None
+    )
     outputs = fit.outputs if own_classes or fit.head == "published" else None
     loaded = load_backbone(
         spec, image_size=spec.image_size, checkpoint=opened, head="published" if fit.head == "published" else outputs
@@ -237,13 +241,13 @@ def layers_with_variables(spec: BackboneSpec) -> dict[str, list[LayerInfo]]:
     return rows
 
 
-def read_photos(folder: Path) -> Split:
+def read_photos(folder: Path, *, skip_bad: bool = False) -> Split:
     """Photos named `NNN_*.jpg`, NNN the ImageNet class, 0 to 999.
 
-    Raises FinetuneError where there are none, or one cannot be read.
+    Raises FinetuneError where there are none, or one cannot be read; with `skip_bad`, those are left out instead.
     """
     paths = [path for path in sorted(folder.glob("*")) if _NAME.match(path.name)]
     if not paths:
         raise FinetuneError(f"{folder} holds no photos: expected files named like 207_golden_retriever.jpg")
-    found = read_images(paths, native=None)
+    found = read_images(paths, native=None, skip_bad=skip_bad)
     return Split(found.split.images, np.array([int(Path(name).name[:3]) for name in found.names], np.int64))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
+from PIL import Image
 
 from checkpoints.catalog.lookup import find_row
 from checkpoints.formats import open_checkpoint
@@ -209,6 +210,15 @@ def test_published_files_are_known_by_their_path(path: str, name: str, library: 
         assert found["reference"]["name"].startswith(library)
         assert 0 <= found["reference"]["share"] < 1e-5
         assert found["reference"]["scale"] > 1
+
+
+def test_a_damaged_photo_is_named_or_left_out(tmp_path: Path) -> None:
+    for number in (7, 9):
+        Image.fromarray(np.full((40, 40, 3), number, np.uint8)).save(tmp_path / f"{number:03d}_x.png")
+    (tmp_path / "008_x.png").write_bytes(b"no image")
+    with pytest.raises(FinetuneError, match=r"1 of 3 images cannot be used: .*008_x\.png.* give --skip-bad-images"):
+        verification.read_photos(tmp_path)
+    assert verification.read_photos(tmp_path, skip_bad=True).labels.tolist() == [7, 9]
 
 
 def test_a_folder_without_photos_is_said(tmp_path: Path) -> None:
