@@ -210,6 +210,7 @@ def test_a_network_of_four_channels_on_transparent_photos(tmp_path, monkeypatch)
     assert found.exit_code in (0, 3), found.output
 
 
+@pytest.mark.slow
 def test_what_is_white_goes_with_the_run(tmp_path, monkeypatch):
     """12 bits in files of 16. Darker training images elsewhere do not change what the run's test images are."""
     data = photos(tmp_path / "data", deep)

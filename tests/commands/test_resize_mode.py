@@ -61,6 +61,7 @@ def run(*words: object) -> dict[str, Any]:
     return json.loads(result.stdout)  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_a_model_trained_on_keras_images_has_keras_figures(model: keras.Model, photos: Path, folder: Path) -> None:
     loss, accuracy = model.evaluate(read_by_keras(photos / "test"), verbose=0)
     words = ("evaluate", folder / "m.keras", "--data", photos)

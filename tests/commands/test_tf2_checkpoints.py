@@ -60,6 +60,7 @@ def test_it_is_trained_on(saved, tmp_path):
     assert set(loaded["ignored"]) == {"old head"}
 
 
+@pytest.mark.slow
 def test_one_of_several_outputs_is_trained_on(tmp_path):
     inputs = tf_keras.Input((16, 16, 3))
     x = tf_keras.layers.BatchNormalization()(tf_keras.layers.Conv2D(4, 3)(inputs))

@@ -50,6 +50,7 @@ def test_names_and_shapes_are_those_of_the_source(network: Network) -> None:
     assert_golden(network, SPEC)
 
 
+@pytest.mark.slow
 def test_stages_are_the_sources_scopes(network: Network) -> None:
     stages = layers_by_stage(network)
     stem = ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3"]

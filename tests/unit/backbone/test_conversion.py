@@ -154,6 +154,7 @@ def test_keras_networks_go_between_keras_formats(keras_file: tuple[Path, dict], 
         np.testing.assert_array_equal(variable, values[name])
 
 
+@pytest.mark.slow
 def test_keras_networks_have_no_slim_names(keras_file: tuple[Path, dict], tmp_path: Path) -> None:
     with pytest.raises(FinetuneError, match=r"keras/mobilenet_0\.25, which has no slim names"):
         convert(keras_file[0], tmp_path / "model.ckpt")

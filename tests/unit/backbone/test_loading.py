@@ -14,14 +14,15 @@ from finetune.inference.verification import read_photos, verify
 from tests.support.places import SHARED
 
 FILES = {
-    "keras": ("keras/mobilenet_0.25", SHARED / "checkpoints/keras/mobilenet_2_5_224_tf.h5"),
     "slim-v1": ("mobilenet_v1_0.25", SHARED / "checkpoints/slim/v1/mobilenet_v1_0.25_224.ckpt"),
+    "keras": ("keras/mobilenet_0.25", SHARED / "checkpoints/keras/mobilenet_2_5_224_tf.h5"),
     "slim-v2": ("mobilenet_v1_0.25", SHARED / "checkpoints/slim/v2/mobilenet_v1_0.25_224.ckpt"),
 }
 real = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real weights and photos: {SHARED} is absent")
 
 
 @real
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", FILES)
 def test_real_weights_classify_real_photos(kind):
     name, path = FILES[kind]

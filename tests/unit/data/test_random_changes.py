@@ -20,10 +20,14 @@ CHANGES = {
 }
 
 
+@functools.cache
+def graph(name):
+    return tf.function(CHANGES[name], autograph=False)
+
+
 def changed(name, images=IMAGES, seed=(1, 2), share=None):
     arguments = (tf.constant(images, tf.float32), tf.constant(seed, tf.int32))
-    made = tf.function(CHANGES[name], autograph=False)(*arguments, *([share] if share else []))
-    return made.numpy()
+    return graph(name)(*arguments, *([share] if share else [])).numpy()
 
 
 @pytest.mark.parametrize("name", CHANGES)

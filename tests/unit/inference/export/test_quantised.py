@@ -104,6 +104,7 @@ def test_what_is_quantised_is_in_the_card(written: dict[str, Exported]) -> None:
     assert json.loads(found["class_names"]) == card["class_names"]
 
 
+@pytest.mark.slow
 def test_calibration_images_are_training_images_of_every_class_and_always_the_same(trained: Path) -> None:
     source = open_source(trained, with_preprocessing=False)
     ready = [

@@ -48,6 +48,7 @@ def test_resumed_equals_unbroken_to_the_bit(monkeypatch, stops, steps):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_classes_of_different_size_are_balanced_as_on_images_and_after_a_resume():
     data = skewed()
     config = changed(augment="flip", sampler="balanced", loss="focal", focal_gamma=2.0, epochs=1)
