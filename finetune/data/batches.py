@@ -171,6 +171,17 @@ class EvalSet:
         """Whether the images can be prepared in another way."""
         return True
 
+    @property
+    def of_pixels(self) -> Any:
+        """The preprocessing of pixels in [0, 255] by which the network gets these images."""
+        return self.preprocessing
+
+    @property
+    def is_square(self) -> bool:
+        """Whether the network takes images as high as wide."""
+        shape = shape_of(self.image_size)
+        return shape.height == shape.width
+
     def batches(self) -> pipeline.Batches:
         """(preprocessed images, labels, counted) in the split's order; every image counts once, every batch is full."""
         return pipeline.eval_batches(

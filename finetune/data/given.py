@@ -82,6 +82,12 @@ class GivenSet(EvalSet):
         """Whether another preprocessing can be tried."""
         return self.split.prepared is not None
 
+    @property
+    def of_pixels(self) -> Any:
+        """The one that made the images as they are, where that is known."""
+        given = isinstance(self.preprocessing, AsGiven) and self.has_pixels
+        return self.split.prepared if given else self.preprocessing
+
     def batches(self) -> pipeline.Batches:
         """As those of `EvalSet`: every batch is full, the last one filled up with the images before it."""
         size, starts = pipeline.eval_starts(len(self), self.batch_size)

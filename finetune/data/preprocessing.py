@@ -104,7 +104,8 @@ class PerImage:
 class Composed:
     """One preprocessing after another, which is a common mistake (double normalisation).
 
-    The first may only reverse the colours, as OpenCV reads them (BGR), or exchange black and white.
+    The first may only be a change of pixels: colours reversed, as OpenCV reads them (BGR), black and white exchanged,
+    or height and width.
     """
 
     name: str
@@ -117,12 +118,31 @@ class Composed:
         return images
 
 
-SWAPPED, NEGATIVE = "colours swapped", "negative"
+@dataclass(frozen=True)
+class Transposed:
+    """Height and width exchanged: arrays in column order, as MATLAB and the files of EMNIST have them."""
+
+    name: str = "transposed"
+
+    def apply(self, images: Any) -> Any:
+        """As `Preprocessing.apply`. WrongUse for images that are not square."""
+        import tensorflow as tf  # here, so that a name is checked without it
+
+        height, width = images.shape[1:3]
+        if height != width:
+            raise WrongUse(f"--preprocess '..., {TRANSPOSED}' is for square images, not for {width} x {height} px")
+        return tf.transpose(images, [0, 2, 1, 3])
+
+
+SWAPPED, NEGATIVE, TRANSPOSED = "colours swapped", "negative", "transposed"
 _CHANGES = {
     SWAPPED: Preprocessing("reversed", scale=1.0, channels="bgr"),
     NEGATIVE: Preprocessing("negative", scale=-1.0, mean=(-255.0, -255.0, -255.0)),
+    TRANSPOSED: Transposed(),
 }
 """What may happen to pixels before a preprocessing, by the words after its name: `inception, negative`."""
+EXCHANGED = {SWAPPED: "red and blue", NEGATIVE: "black and white", TRANSPOSED: "height and width"}
+"""What each of these changes exchanges."""
 
 
 def changed(own: Any, change: str) -> Composed:
@@ -254,8 +274,8 @@ def from_numbers(name: str) -> Preprocessing:
 def find_preprocessing(name: str) -> AnyPreprocessing:
     """The preprocessing called `name`: one of `suspects()`, one in numbers, or a custom `module:function`.
 
-    Each may be followed by `, colours swapped` or `, negative`. Raises WrongUse with the closest name, or for a
-    function that cannot be imported.
+    Each may be followed by `, colours swapped`, `, negative` or `, transposed`. Raises WrongUse with the closest name,
+    or for a function that cannot be imported.
     """
     own, _, change = name.rpartition(", ")
     if change in _CHANGES:

@@ -8,10 +8,19 @@ import numpy as np
 from finetune.batchnorm.statistics import Moments
 from finetune.batchnorm.subject import Subject
 from finetune.data.batches import EvalSet
-from finetune.data.preprocessing import NEGATIVE, changed, distinct, find_preprocessing, suspects, swapped
+from finetune.data.preprocessing import (
+    EXCHANGED,
+    NEGATIVE,
+    TRANSPOSED,
+    changed,
+    distinct,
+    find_preprocessing,
+    suspects,
+    swapped,
+)
 from finetune.diagnosis import recovery, thresholds
 from finetune.diagnosis.drift import drift
-from finetune.diagnosis.evidence import BatchCheck, BNEvidence, PreprocessingCheck, Trial
+from finetune.diagnosis.evidence import BatchCheck, BNEvidence, PreprocessingCheck, ReadingCheck, Trial
 from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
 from finetune.evaluation.significance import Paired, compare_paired
 from finetune.text import shape_of
@@ -75,14 +84,16 @@ def check_preprocessing(
     """Try every known preprocessing on few images, and the best other one on all, if it looks better at all.
 
     Another scale or offset shows in statistics that disagree; where they agree, only what new statistics cannot mend is
-    tried, swapped colours and black for white, photos cropped and resized in other ways, and the `usual` preprocessing
-    that the network may have been trained with. All are tried on few images, the best of them again on more.
+    tried: swapped colours, black for white, height for width, photos cropped and resized in other ways, and the `usual`
+    preprocessing that the network may have been trained with. All are tried on few images, the best of them on more.
     `test` and `train` are the passes over all images with `is_training=False` and the present preprocessing. `reach` is
     the accuracy that other statistics win on training images: a preprocessing that wins far less explains nothing, and
     is not worth two passes.
     """
-    own = budget.train.preprocessing
-    others: tuple[Any, ...] = (*(suspects() if budget.generous else swapped(own)), changed(own, NEGATIVE))
+    own, pixels = budget.train.preprocessing, budget.train.of_pixels
+    exchanged = (NEGATIVE, TRANSPOSED) if budget.train.is_square else (NEGATIVE,)
+    others: tuple[Any, ...] = suspects() if budget.generous else swapped(pixels)
+    others = (*others, *(changed(pixels, one) for one in exchanged))
     proposed: list[recovery.Recovered] = []
     if usual is not None and usual not in {one.name for one in others}:
         others = (*others, find_preprocessing(usual))
@@ -126,6 +137,27 @@ def check_preprocessing(
         by_test=compare(tested, test),
         by_train=compare(trained, train),
     )
+
+
+def check_reading(budget: CheckBudget, test: Pass) -> ReadingCheck | None:
+    """Try whether the test images alone have colours, black and white or height and width exchanged; None if not.
+
+    Height and width leave no trace in the statistics of a channel, so only the accuracy shows them. `test` is the pass
+    over all of them with `is_training=False`.
+    """
+    images, own = budget.test, budget.test.of_pixels
+    if budget.subject.takes_pixels or not images.has_pixels:
+        return None
+    changes = [one for one in EXCHANGED if one != TRANSPOSED or images.is_square]
+    _, *others = distinct((own, *(changed(own, one) for one in changes)), shape_of(images.image_size).channels)
+    few = images.some(budget.few(3 * thresholds.TRIAL_SHARE, thresholds.TRIAL_IMAGES))
+    reference = budget.inference(few)
+    gains = {one.name: _gain(budget.inference(few.through(one)), reference) for one in others}
+    best = max(others, key=lambda one: gains[one.name])
+    if gains[best.name] < _PROMISING:
+        return None
+    whole = budget.inference(images.through(best))
+    return ReadingCheck(best.name, whole.evaluation, compare(whole, test))
 
 
 def _nearest(equals: list[Any], trials: tuple[Trial, ...]) -> Any:

@@ -57,6 +57,9 @@ class Diagnosis:
             "shares": [asdict(share) for share in evidence.shares],
             "labels": asdict(evidence.labels) if evidence.labels else None,
             "preprocessing": _preprocessing(evidence.preprocessing),
+            "reading": {"name": evidence.reading.name, "test_accuracy": evidence.reading.test.accuracy}
+            if evidence.reading
+            else None,
             "batches": _batches(evidence.batches),
             "partly_repaired": evidence.partly_repaired.accuracy if evidence.partly_repaired else None,
             "verdict": self.verdict.to_json(),

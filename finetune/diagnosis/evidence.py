@@ -248,6 +248,18 @@ class PreprocessingCheck:
 
 
 @dataclass(frozen=True)
+class ReadingCheck:
+    """Test images with `is_training=False` after a change of their pixels, called `name`, which does better than none.
+
+    by_test: the comparison with the images as they are, image by image.
+    """
+
+    name: str
+    test: Evaluation
+    by_test: Paired
+
+
+@dataclass(frozen=True)
 class BatchCheck:
     """`is_training=True` on the same few test images, by batch size and by their order.
 
@@ -284,6 +296,7 @@ class LabelCheck:
 class BNEvidence:
     """Everything a verdict can depend on; None where it was not measured.
 
+    reading: another way to read the test images alone.
     partly_repaired: test images with `is_training=False` when only the layers at initial values are recalibrated.
     per_label: whether each class is a yes or no of its own, through a sigmoid.
     unused: training images of the data that were not measured.
@@ -298,6 +311,7 @@ class BNEvidence:
     shares: tuple[Share, ...] = ()
     labels: LabelCheck | None = None
     preprocessing: PreprocessingCheck | None = None
+    reading: ReadingCheck | None = None
     batches: BatchCheck | None = None
     partly_repaired: Evaluation | None = None
     per_label: bool = False

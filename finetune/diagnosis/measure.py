@@ -13,9 +13,16 @@ from finetune.batchnorm.statistics import write_moving
 from finetune.batchnorm.subject import Snapshot, Subject, kept
 from finetune.data.batches import EvalSet
 from finetune.diagnosis import thresholds
-from finetune.diagnosis.checks import CheckBudget, check_batches, check_preprocessing, compare, repair_partly
+from finetune.diagnosis.checks import (
+    CheckBudget,
+    check_batches,
+    check_preprocessing,
+    check_reading,
+    compare,
+    repair_partly,
+)
 from finetune.diagnosis.drift import Pair, drift, initial, share_left
-from finetune.diagnosis.evidence import BNEvidence, Facts, ModeScores, Origin
+from finetune.diagnosis.evidence import BNEvidence, Facts, ModeScores, Origin, better
 from finetune.diagnosis.labels import explain
 from finetune.diagnosis.rules.data_rules import wrong_preprocessing
 from finetune.diagnosis.rules.rule import Commands, Reading
@@ -136,6 +143,8 @@ def further_checks(evidence: BNEvidence, budget: CheckBudget, tested: ModePasses
         reach, usual = evidence.train.within_reach, evidence.facts.usual_preprocessing
         check = check_preprocessing(budget, tested.moving, trained.moving, reach=reach, usual=usual)
         evidence = replace(evidence, preprocessing=check)
+    if budget.thorough or better(train, evidence.test.is_training_false, thresholds.OVERFITTED):
+        evidence = replace(evidence, reading=check_reading(budget, tested.moving))
     if budget.thorough or doubtful:
         evidence = replace(evidence, partly_repaired=repair_partly(budget, evidence, trained.batch.moments))
     fed_wrongly = wrong_preprocessing(Reading(evidence, Commands(""))) is not None

@@ -22,6 +22,7 @@ RULES: tuple[Callable[[Reading], Finding | None], ...] = (
     statistics_rules.updates_never_ran,
     # Causes that recalibration would hide: it repairs the statistics for pixels that are fed wrongly.
     data_rules.wrong_preprocessing,
+    data_rules.test_images_read_otherwise,
     data_rules.labels,
     # Statistics that fit the training images are not to blame for test images of another kind.
     data_rules.different_data,

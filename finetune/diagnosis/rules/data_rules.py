@@ -5,7 +5,7 @@ Each gives a Finding, or None if it does not apply.
 
 import math
 
-from finetune.data.preprocessing import NEGATIVE
+from finetune.data.preprocessing import EXCHANGED
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.evidence import PreprocessingCheck, better, percent
 from finetune.diagnosis.recovery import words
@@ -31,15 +31,18 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
     # A layer at 0/1 looks as if it expected pixels that are about 0/1. The cause is the one whose cure is better.
     if evidence.partly_repaired is not None and evidence.partly_repaired.accuracy >= check.test.accuracy:
         return None
-    # Numbers were solved for from statistics that are taken to be the training's: stale ones they only imitate.
-    if "=" in check.best and seen.stale:
+    # Numbers were solved for from statistics that are taken to be the training's. Stale ones they only imitate, and the
+    # noise of a few batches too: then statistics measured anew do better.
+    noisy = seen.short and check.train.correct < evidence.train.recalibrated.correct
+    if "=" in check.best and (seen.stale or noisy):
         return None
     # Both cures work. Each layer is measured on batch statistics below it, so wrong pixels show in the first layer.
     if seen.cured and seen.beyond_the_first:
         return None
     twice = ", a double normalisation" if "twice" in check.best or "then" in check.best else ""
-    negative = ", with black and white exchanged" if check.best.endswith(NEGATIVE) else ""
-    what = twice or negative or words(check.best, check.current)
+    what = twice or words(check.best, check.current)
+    if exchanged := EXCHANGED.get(check.best.rpartition(", ")[2]):
+        what = f", with {exchanged} exchanged"
     return Finding(
         "wrong-preprocessing",
         f"The pixels are fed as '{check.current}', but the network expects '{check.best}'{what}: with it, and nothing "
@@ -58,6 +61,22 @@ def _shown_together(check: PreprocessingCheck, test: Evaluation, train: Evaluati
     both = check.by_test + check.by_train if check.by_test and check.by_train else None
     other, own = total((check.test, check.train)), total((test, train))
     return better(other, own, paired=both, noise=thresholds.NOISE_TOGETHER)
+
+
+def test_images_read_otherwise(seen: Reading) -> Finding | None:
+    """The test images alone do well after a change of their pixels."""
+    reading, test, train = seen.evidence.reading, seen.evidence.test.is_training_false, seen.evidence.train
+    if reading is None or not better(reading.test, test, thresholds.OVERFITTED, paired=reading.by_test):
+        return None
+    exchanged = EXCHANGED[reading.name.rpartition(", ")[2]]
+    return Finding(
+        "different-data",
+        f"The test images have {exchanged} exchanged, and the training images have not: with that undone, and nothing "
+        f"else changed, is_training=False gives {percent(reading.test)} on test images instead of {percent(test)} "
+        f"(training images: {percent(train.is_training_false)} as they are).",
+        seen.commands.diagnose(advice=f"with {exchanged} of the test images exchanged back"),
+        basis="tried",
+    )
 
 
 def labels(seen: Reading) -> Finding | None:

@@ -127,6 +127,15 @@ def test_a_negative_has_black_and_white_exchanged():
         find_preprocessing("incepton, negative")
 
 
+def test_transposed_images_have_height_and_width_exchanged():
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.uint8)
+    by_name = find_preprocessing("torch, transposed")
+    expected = find_preprocessing("torch").apply(images.swapaxes(1, 2))
+    np.testing.assert_array_equal(by_name.apply(images), expected)
+    with pytest.raises(WrongUse, match="is for square images, not for 5 x 4 px"):
+        by_name.apply(images[:, :4])
+
+
 def test_of_preprocessings_that_give_the_same_the_first_is_kept():
     assert distinct(suspects(), 3) == suspects()
     grey = [one.name for one in distinct(suspects(), 1)]

@@ -10,6 +10,7 @@ from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import adopt
 from finetune.data.batches import EvalSet
 from finetune.data.dataset import Split
+from finetune.data.given import given_set, given_split
 from finetune.data.preprocessing import find_preprocessing, suspects
 from finetune.diagnosis import thresholds
 from finetune.diagnosis.checks import SIZES
@@ -93,6 +94,60 @@ def test_black_and_white_exchanged_is_found(subject):
     assert "the network expects 'inception, negative', with black and white exchanged" in verdict.sentence
     assert verdict.remedy == "finetune diagnose-bn runs/x --preprocess 'inception, negative'"
     assert evidence.preprocessing.test.accuracy > 0.95
+
+
+STRIPES = np.stack([np.repeat([0, 255, 0, 255, 0, 255], 6).reshape(6, 6)] * 3, axis=-1).astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def tells_stripes():
+    """Tells rows, columns and neither apart, by the mean size of differences down and across."""
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.BatchNormalization(name="first", center=False, scale=False)(inputs)
+    differences = keras.layers.Conv2D(2, 2, use_bias=False, name="differences")
+    x = keras.layers.GlobalAveragePooling2D()(keras.ops.abs(differences(x)))
+    built = adopt(keras.Model(inputs, keras.layers.Dense(3, name="logits")(x)), unbiased=False)
+    down = np.array([[1.0, 1.0], [-1.0, -1.0]])
+    kernel = np.stack([down, down.T], axis=-1)[:, :, None] / 6
+    built.get_layer("differences").kernel.assign(np.repeat(kernel, 3, axis=2))
+    built.get_layer("logits").kernel.assign([[8.0, 0.0, 0.0], [0.0, 8.0, 0.0]])
+    built.get_layer("logits").bias.assign([0.0, 0.0, 6.0])
+    tested = KerasSubject(built)
+    recalibrate(tested, (images for images, _, _ in fed(striped(2), "inception").batches()))
+    return tested
+
+
+def striped(seed, n=300):
+    """Rows, columns and grey, with noise; of class 0, 1 and 2."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    kinds = np.stack([STRIPES, STRIPES.swapaxes(0, 1), np.full_like(STRIPES, 127)])
+    return Split(np.clip(kinds[labels] + rng.normal(0, 10, (n, 6, 6, 3)), 0, 255).astype(np.uint8), labels)
+
+
+def turned(split):
+    return Split(split.images.swapaxes(1, 2), split.labels)
+
+
+def test_height_and_width_exchanged_is_found_in_all_images_or_in_the_test_images(tells_stripes):
+    test, train = striped(0), striped(1)
+    evidence = examine(tells_stripes, test=fed(turned(test), "inception"), train=fed(turned(train), "inception"))
+    verdict = judge(replace(evidence, labels=None), Commands("runs/x"))  # which rows for columns explain as well
+    assert verdict.cause == "wrong-preprocessing"
+    assert "'inception, transposed', with height and width exchanged" in verdict.sentence
+    evidence = examine(tells_stripes, test=fed(turned(test), "inception"), train=fed(train, "inception"))
+    assert evidence.reading.name == "inception, transposed"
+    verdict = judge(evidence, Commands("runs/x"))
+    assert (verdict.cause, verdict.basis) == ("different-data", "tried")
+    assert verdict.sentence.startswith(
+        "The test images have height and width exchanged, and the training images have not"
+    )
+    assert verdict.remedy.endswith("# with height and width of the test images exchanged back")
+    arrays = [given_split((one.images / 127.5 - 1, one.labels), what="x", outputs=3, most=300, whole=True)[0]
+              for one in (turned(test), train)]  # fmt: skip
+    given = [given_set(one, 30, None) for one in arrays]
+    evidence = examine(tells_stripes, test=given[0], train=given[1])
+    assert (evidence.reading.name, evidence.reading.test.accuracy) == ("inception, transposed", 1.0)
 
 
 @pytest.mark.slow

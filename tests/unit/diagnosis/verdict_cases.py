@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from finetune.diagnosis.evidence import Facts, LabelCheck, ModeScores, Share
+from finetune.diagnosis.evidence import Facts, LabelCheck, ModeScores, ReadingCheck, Share
 from finetune.evaluation.significance import Paired
 from tests.unit.diagnosis.made_evidence import (
     BROKEN,
@@ -451,6 +451,20 @@ CASES = {
         "train": ways(0.77, 0.77, 0.78),
         "labels": LabelCheck(0.23, 2, 0.26, 0.4, 4, 0.77, 0.77),
         "layers": FAR,
+    },
+    "different-data: test images with height and width exchanged, which another numbering explains in part": {
+        "test": ways(0.13, 0.13, 0.13, loss=4.0),
+        "train": ways(0.98, 0.98, 0.98),
+        "labels": LabelCheck(0.13, 2, 0.26, 0.44, 4, 0.98, 0.98),
+        "reading": ReadingCheck("unit, transposed", score(0.9), Paired(790, 20)),
+    },
+    "statistics-noisy: numbers solved for from the noise of two batches, and new statistics do better": {
+        "test": ways(0.29, 0.48, 0.49),
+        "train": ways(0.28, 0.47, 0.47),
+        "layers": (layer(0.42, noise=0.27), layer(0.1)),
+        "facts": facts(decay=0.3, updates=800),
+        "preprocessing": fed("scale=1/255,mean=0.48/0.3/0.76,std=0.77", 0.46, 0.45),
+        "batches": company(0.48, 0.47, 0.29),
     },
     "not-batchnorm: overfitting, 50 test images, of which another numbering explains seven more": {
         "test": ways(0.3, 0.3, 0.3, loss=4.0, examples=50),
