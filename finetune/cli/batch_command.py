@@ -113,7 +113,9 @@ def _executor(how: dict[str, Any], jobs: int) -> "Executor":
             gpus=how["gpus_per_job"] or 0.0,
             workers=how["workers"],
         )
-    return Local(min(how["workers"] or 1, jobs), cores())
+    local = Local(min(how["workers"] or 1, jobs), cores())
+    local.warm_up()  # while the jobs are checked
+    return local
 
 
 def _plan(call: "Call", workers: int) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from multiprocessing import forkserver
 from multiprocessing.reduction import DupFd
 from types import ModuleType
 from typing import Any
@@ -29,11 +30,9 @@ class Forked(Process):
     """The exit code that `multiprocessing` reports if the fork server has died; `finetune` never ends with it."""
 
     def _started(self, launch: Launch, lifeline: int) -> Any:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["finetune.batch.executors.warm"])
         environment = {**os.environ, **launch.environment}
         # daemon: if this process ends in disorder, the child gets SIGTERM and is not waited for.
-        child = context.Process(target=_job, args=(launch, environment, DupFd(lifeline)), daemon=True)
+        child = _forks().Process(target=_job, args=(launch, environment, DupFd(lifeline)), daemon=True)
         with _starting(environment):
             child.start()
         return child
@@ -53,6 +52,13 @@ class Forked(Process):
         with suppress(ProcessLookupError):  # the job may live on and hold its run directory
             os.kill(self.pid, signal.SIGKILL)
         return Ended(None, lost="the process that jobs are forked from has died")
+
+
+def _forks() -> Any:
+    """The context of `multiprocessing` whose fork server imports TensorFlow before the first fork."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["finetune.batch.executors.warm"])
+    return context
 
 
 def _job(launch: Launch, environment: dict[str, str], lifeline: Any) -> None:
@@ -100,6 +106,13 @@ class Local:
     def __init__(self, workers: int, cores: int) -> None:
         self._workers, self._cores = workers, cores
         self.threads = max(1, cores // workers)
+
+    def warm_up(self) -> None:
+        """Begin to import what jobs are forked from, which takes seconds, and return at once."""
+        if sys.platform == "linux":
+            _forks()
+            with _starting({**os.environ, "FINETUNE_THREADS": str(self.threads)}):
+                forkserver.ensure_running()
 
     def slots(self) -> int:
         """The number of workers."""
