@@ -9,7 +9,7 @@ from typing import Any, Literal
 from checkpoints import store
 from checkpoints.catalog.lookup import CATALOG, find_row
 from checkpoints.catalog.spec import BackboneSpec
-from checkpoints.download.transport import Progress
+from checkpoints.download.address import Progress
 from checkpoints.errors import CheckpointError, UnknownBackbone
 
 Status = Literal["fetched", "cached", "bundled", "skipped", "failed"]

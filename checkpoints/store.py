@@ -9,12 +9,10 @@ from urllib.parse import urlsplit
 from checkpoints.cache import archive
 from checkpoints.cache.records import cache_dir
 from checkpoints.catalog.spec import BackboneSpec
-from checkpoints.download.resumable import fetch, file_name
-from checkpoints.download.transport import Progress
+from checkpoints.download.address import Progress, file_name
 from checkpoints.errors import CheckpointError
-from checkpoints.formats.location import only_checkpoint
 
-__all__ = ["Progress", "cache_dir", "fetch", "is_cached", "locate", "locate_module"]
+__all__ = ["Progress", "cache_dir", "is_cached", "locate", "locate_module"]
 
 _COMPRESSED = "tf-hub-format=compressed"
 """The query by which a page of TensorFlow Hub answers with the module's .tar.gz."""
@@ -40,6 +38,9 @@ def locate(spec: BackboneSpec, *, with_head: bool, progress: Progress | None = N
             "--checkpoint PATH"
         )
     md5 = spec.md5_no_head if url == spec.url_no_head else spec.md5
+    from checkpoints.download.resumable import fetch  # here and below: the list of backbones needs no HTTP
+    from checkpoints.formats.location import only_checkpoint
+
     path = fetch(url, md5=md5, into=_folder(spec), progress=progress)
     return only_checkpoint(archive.unpack(path)) if archive.is_archive(path) else path
 
@@ -70,6 +71,8 @@ def locate_module(handle: str, *, progress: Progress | None = None) -> Path:
     url = parts._replace(query=f"{parts.query}&{_COMPRESSED}" if parts.query else _COMPRESSED).geturl()
     # Its name is a version such as 5, so every handle has a folder of its own.
     into = cache_dir() / "modules" / hashlib.sha256(handle.encode()).hexdigest()[:16]
+    from checkpoints.download.resumable import fetch
+
     instead = "unpack the module anywhere and give hub:PATH"
     return archive.unpack(fetch(url, into=into, progress=progress, instead=instead))
 

@@ -7,13 +7,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import filelock
 import platformdirs
 
 from checkpoints.atomic import replacing
 from checkpoints.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 
 def cache_dir() -> Path:
@@ -92,8 +94,10 @@ def _update(path: Path, *digests: Any) -> None:
                 digest.update(block)
 
 
-def _lock(path: Path, *, wait: bool) -> filelock.BaseFileLock:
+def _lock(path: Path, *, wait: bool) -> "BaseFileLock":
     """The lock file of `path`. The system releases it when its process ends, even where that is killed."""
+    import filelock  # here, because it imports asyncio
+
     return filelock.FileLock(path.with_name(f".{path.name}.lock"), blocking=wait, fallback_to_soft=False)
 
 

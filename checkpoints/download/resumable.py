@@ -3,14 +3,14 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
 
 import tenacity
 
 from checkpoints.cache import records
 from checkpoints.download import transport
-from checkpoints.download.transport import Interrupted, Progress, Refused
+from checkpoints.download.address import Progress, file_name
+from checkpoints.download.transport import Interrupted, Refused
 from checkpoints.errors import CheckpointError
 
 GIVE_CHECKPOINT = "give it with --checkpoint PATH"
@@ -63,17 +63,6 @@ def fetch(
                     f"cannot fetch {transport.mirrored(url)}: {error}. Put the file at {path}, or {instead}."
                 ) from error
     return path
-
-
-def file_name(url: str) -> str:
-    """The last part of a URL's path. Raises CheckpointError where there is none."""
-    try:
-        name = PurePosixPath(unquote(urlsplit(url).path)).name
-    except ValueError:
-        name = ""
-    if name in ("", "..") or set(name) & set("\\\0"):
-        raise CheckpointError(f"{url!r} does not name a file: expected http(s)://host/.../file")
-    return name
 
 
 def _download(

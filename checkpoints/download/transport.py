@@ -4,7 +4,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -14,9 +14,7 @@ import requests
 import urllib3
 
 from checkpoints.atomic import replacing
-
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes that lie on disk and the bytes of the whole file (None where the server does not say)."""
+from checkpoints.download.address import Progress
 
 _CONNECT_SECONDS, _SILENCE_SECONDS = 10, 60
 _LONGEST_WAIT_SECONDS = 60.0

@@ -13,7 +13,7 @@ import keras
 
 from checkpoints import store
 from checkpoints.catalog.lookup import BackboneSpec, find_row
-from checkpoints.download.transport import Progress
+from checkpoints.download.address import Progress
 from checkpoints.errors import CheckpointError, UnknownBackbone
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from checkpoints.catalog.spec import BackboneSpec
-from checkpoints.download.transport import Progress as Report
+from checkpoints.download.address import Progress as Report
 from finetune.cli.terminal import neutral
 
 

@@ -2,7 +2,6 @@
 
 import os
 import platform
-from importlib import metadata
 from itertools import takewhile
 from typing import Any
 
@@ -51,6 +50,8 @@ def env() -> None:
 
 def _version(name: str) -> str | None:
     """The version of an installed distribution, None where it is not installed."""
+    from importlib import metadata  # here and below: no other command needs it, and it takes 30 ms
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -59,6 +60,8 @@ def _version(name: str) -> str | None:
 
 def _extras() -> dict[str, str]:
     """Each extra of this package, and whether all that it needs is installed."""
+    from importlib import metadata
+
     try:
         own = metadata.metadata(PACKAGE)
     except metadata.PackageNotFoundError:  # it runs from a checkout that is not installed

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass
@@ -198,12 +199,14 @@ def _docstrings(config: type) -> dict[str, str]:
     Empty where only compiled files are installed: then settings have no help text.
     """
     try:
-        (definition,) = ast.parse(inspect.getsource(config)).body
+        source = inspect.getsource(sys.modules[config.__module__])  # of a class, inspect parses the module itself
     except OSError:
         return {}
-    assert isinstance(definition, ast.ClassDef)
+    classes = [one for one in ast.parse(source).body if isinstance(one, ast.ClassDef)]
     return {
         field.target.id: " ".join(str(below.value.value).split())
+        for definition in classes
+        if definition.name == config.__name__
         for field, below in itertools.pairwise(definition.body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)

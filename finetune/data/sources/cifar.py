@@ -8,6 +8,7 @@ import numpy as np
 
 from checkpoints import store
 from checkpoints.cache import archive
+from checkpoints.download.resumable import fetch
 from finetune.data.dataset import Dataset, Split
 from finetune.data.sources.assembly import Progress
 from finetune.data.sources.restricted_pickle import read_bytes, read_pickle
@@ -119,7 +120,7 @@ def _downloaded(layouts: tuple[Layout, ...], md5: str, progress: Progress | None
     if _locate(place, layouts) is None:
         instead = "use --data-dir PATH of a folder with it"
         url = f"https://www.cs.toronto.edu/~kriz/{layouts[0].archive}"
-        store.fetch(url, md5=md5, into=place, progress=progress, instead=instead)
+        fetch(url, md5=md5, into=place, progress=progress, instead=instead)
     return place
 
 

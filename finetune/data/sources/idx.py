@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from checkpoints import store
+from checkpoints.download.resumable import fetch
 from finetune.data.dataset import Dataset, Split
 from finetune.data.sources.arrays import read_arrays_file
 from finetune.data.sources.assembly import Progress, ReadOptions
@@ -112,7 +113,7 @@ def _downloaded(name: str, progress: Progress | None) -> Path:
     place = store.cache_dir() / "data" / name
     for file, md5 in zip(FILES, _MD5[name], strict=True):
         url, instead = f"{_ORIGIN[name]}/{file}.gz", "use --data-dir PATH of a folder with the four idx files"
-        store.fetch(url, md5=md5, into=place, progress=progress, instead=instead)
+        fetch(url, md5=md5, into=place, progress=progress, instead=instead)
     return place
 
 

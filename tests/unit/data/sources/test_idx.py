@@ -137,7 +137,7 @@ def test_without_a_folder_the_published_files_are_fetched(tmp_path, monkeypatch)
         fetched.append((url.rpartition("/")[2], md5))
         write(into)
 
-    monkeypatch.setattr(idx.store, "fetch", fetch)
+    monkeypatch.setattr(idx, "fetch", fetch)
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path))
     check(load_data(RunConfig("any", data="mnist", validation=0.0)))
     assert fetched[3] == ("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c")
