@@ -96,6 +96,19 @@ def _mobilenet_v1(alpha: float, **facts: Any) -> BackboneSpec:
     )
 
 
+def _mobilenet_v2(alpha: float, **facts: Any) -> BackboneSpec:
+    name = f"mobilenet_v2_{alpha}"
+    return BackboneSpec(
+        name=name,
+        family="mobilenet_v2",
+        arguments={"depth_multiplier": alpha, "scope": "MobilenetV2"},
+        url=f"https://storage.googleapis.com/mobilenet_v2/checkpoints/{name}_224.tgz",
+        head=("MobilenetV2/Logits/*",),
+        reference=f"Sandler et al. 2018, arXiv 1801.04381; {_MODELS_SOURCE}/mobilenet/mobilenet_v2.py",
+        **(_INCEPTION | AT_224 | {"bn_decay": 0.997} | facts),
+    )
+
+
 def _densenet(depth: int, widths: dict[str, Any], **facts: Any) -> BackboneSpec:
     """`widths` are the arguments of `networks.densenet` that are not its defaults.
 
@@ -150,6 +163,12 @@ SLIM: tuple[BackboneSpec, ...] = (
     _mobilenet_v1(0.75, top1=68.4, top5=88.2, parameters=1_832_976),
     _mobilenet_v1(0.5, top1=63.3, top5=84.9, parameters=829_536),
     _mobilenet_v1(0.25, top1=49.8, top5=74.2, parameters=218_544),
+    _mobilenet_v2(1.4, top1=75.0, top5=92.5, parameters=4_363_712),
+    _mobilenet_v2(1.3, top1=74.4, top5=92.1, parameters=3_766_048),
+    _mobilenet_v2(1.0, top1=71.8, top5=91.0, parameters=2_257_984),
+    _mobilenet_v2(0.75, top1=69.8, top5=89.6, parameters=1_382_064),
+    _mobilenet_v2(0.5, top1=65.4, top5=86.4, parameters=706_224),
+    _mobilenet_v2(0.35, top1=60.3, top5=82.9, parameters=410_208),
 )
 
 # Networks to train from random weights: the baseline that a pretrained one has to beat. None has published weights.

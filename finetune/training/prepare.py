@@ -55,7 +55,7 @@ def prepare(
     config = request.config
     config = replace(config, data=absolute(config.data), tracker=absolute_trackers(config.tracker))
     dataset = read_data(config, request.spec, display, weights=load_weights, check=check_data)
-    opened = open_own_checkpoint(config, request.spec) if load_weights else None
+    opened = open_given_checkpoint(config, request.spec) if load_weights else None
     catalogued = opened if request.spec.source != "file" else None
     if config.head == "keep" and catalogued and dataset.lacks_background(head_outputs(request.spec, catalogued)):
         config, dataset = replace(config, background_class=True), dataset.with_background()
@@ -107,15 +107,19 @@ def read_data(
     return _without_overlap(dataset, config)
 
 
-def open_own_checkpoint(config: RunConfig, spec: BackboneSpec) -> Checkpoint | None:
-    """The user's file, read from averages where the config says so. Raises CheckpointError, WrongUse."""
-    if config.checkpoint is None:
-        if config.from_averages:
-            raise WrongUse("--from-averages: published files hold no averages; give --checkpoint PATH, or leave it out")
+def open_given_checkpoint(config: RunConfig, spec: BackboneSpec) -> Checkpoint | None:
+    """The user's file, or the published one where the config asks for its averages. Raises CheckpointError, WrongUse."""
+    if config.checkpoint is None and not config.from_averages:
         return None
     if spec.source == "hub":
-        raise WrongUse(f"{spec.id} has its weights in it: leave out --checkpoint")
-    opened = open_checkpoint(Path(config.checkpoint))
+        raise WrongUse(
+            f"{spec.id} has its weights in it: leave out --{'checkpoint' if config.checkpoint else 'from-averages'}"
+        )
+    if config.checkpoint is None and spec.source == "file":
+        raise WrongUse("--from-averages is for a TF1 checkpoint: give it with --checkpoint PATH, or leave it out")
+    opened = open_checkpoint(
+        Path(config.checkpoint) if config.checkpoint else store.locate(spec, with_head=config.head == "keep")
+    )
     if config.from_averages:
         found = averaged(opened, "--from-averages")
         opened = replace(found.checkpoint, remarks=(*opened.remarks, f"--from-averages: {found.summary()}"))
