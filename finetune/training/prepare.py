@@ -108,7 +108,7 @@ def read_data(
 
 
 def open_given_checkpoint(config: RunConfig, spec: BackboneSpec) -> Checkpoint | None:
-    """The user's file, or the published one where the config asks for its averages. Raises CheckpointError, WrongUse."""
+    """The user's file, or the published one if its averages are wanted. Raises CheckpointError, WrongUse."""
     if config.checkpoint is None and not config.from_averages:
         return None
     if spec.source == "hub":
