@@ -63,7 +63,8 @@ def test_evaluate_gives_what_keras_gives(place, name):
     assert found["correct"] == round(expected[1] * 30)
     assert found["loss"] == pytest.approx(expected[0], abs=1e-5)
     assert found.keys() == {
-        *("target", "split", "is_training", "accuracy", "loss", "examples", "correct", "standard_error")
+        *("target", "split", "is_training", "accuracy", "loss", "examples", "correct", "standard_error"),
+        *("balanced_accuracy", "macro_f1"),
     }
 
 
