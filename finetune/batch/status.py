@@ -107,7 +107,7 @@ def _read_status(folder: BatchFolder, job: Job, *, running: bool) -> JobStatus:
             "epoch_seconds": last.get("seconds"),
         }
         patience, by = job.config.patience is not None, job.config.select_by
-        kept = kept_epoch(rows, patience=patience, select_by=by) or {}
+        kept = kept_epoch(rows, patience=patience, select_by=by or "accuracy") or {}
         known |= {"kept": kept, "validation": kept.get("validation_accuracy")}
     outcome = attempts[-1].outcome if attempts else None
     if running or (outcome == "running" and run.status != "done" and folder.holder(job)):

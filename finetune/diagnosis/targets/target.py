@@ -142,6 +142,8 @@ def read_data(
         npz_keys=request.npz_keys,
         tfrecord_keys=request.tfrecord_keys,
         csv_columns=request.csv_columns,
+        multi_label=request.multi_label,
+        label_separator=request.label_separator,
         validation=0.0,
         image_size=image_size,
         preprocess=chosen,
