@@ -68,7 +68,7 @@ class Diagnosis:
 
 
 def _figures(scores: ModeScores, figure: str) -> dict[str, float]:
-    """The accuracy, of images or of labels, the mean average precision (fractions), or the loss (nats per image) of each
+    """The accuracy, of images or labels, the mean average precision (fractions), or the loss (nats per image) of each
     mode."""
     modes = ("is_training_false", "is_training_true", "recalibrated")
     return {mode: getattr(getattr(scores, mode), figure) for mode in modes}

@@ -114,7 +114,7 @@ def _evidence(subject: Subject, tested: ModePasses, trained: ModePasses, source:
         test=tested.scores,
         train=trained.scores,
         classes=subject.outputs,
-        per_label=subject.per_label,
+        per_label=subject.per_label or tested.moving.evaluation.multi_label,
         layers=tuple(
             drift(layer, pair, data, test=seen, source=start)
             for layer, pair, data, seen, start in zip(layers, now, pooled, tested.batch.moments, known, strict=True)

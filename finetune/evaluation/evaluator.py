@@ -22,8 +22,8 @@ from finetune.evaluation.predictions import (
 )
 
 Batches = Iterable[tuple[Any, Any, Any]]
-"""(preprocessed images float32 `[batch, ...]`, labels int `[batch]` or 0/1 `[batch, labels]`, counted bool `[batch]`): an
-image that only fills up a batch has `counted` False."""
+"""(preprocessed images float32 `[batch, ...]`, labels int `[batch]` or 0/1 `[batch, labels]`, counted bool `[batch]`):
+an image that only fills up a batch has `counted` False."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Evaluation:
     all others. The cross-entropy of its image is then the mean of the binary ones of its labels.
 
     by_class: of each class, as `metrics.class_counts`; empty where they were not counted.
-    accuracy_sum, squares: of images that may have several labels, else None: the sum of `metrics.r_precision`, and of its
-    squares. Then `correct` counts the images of which all labels are right, each decided at probability 0.5.
+    accuracy_sum, squares: of images that may have several labels, else None: the sum of `metrics.r_precision`, and of
+    its squares. Then `correct` counts the images of which all labels are right, each decided at probability 0.5.
     average_precision: of each label, over all images of the evaluation; None of a label without images.
     """
 

@@ -111,8 +111,8 @@ class Threshold:
 def thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[Threshold]:
     """For each class the threshold with the largest F1 of the class against all others, the highest of equals.
 
-    probabilities: float `[n, classes]` in [0, 1]; labels: int `[n]`, or 0/1 `[n, classes]`; n is 1 or more. A threshold lies
-    halfway between the least probability that passes and the next lower one, or 0.
+    probabilities: float `[n, classes]` in [0, 1]; labels: int `[n]`, or 0/1 `[n, classes]`; n is 1 or more. A
+    threshold lies halfway between the least probability that passes and the next lower one, or 0.
     """
     found = []
     for label in range(probabilities.shape[1]):
@@ -192,8 +192,8 @@ def r_precision(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The accuracy of each image that may have several labels, float64 `[n]`: the share of its r labels that are among
     the r highest logits (R-precision; Manning et al. 2008, Introduction to Information Retrieval, section 8.4).
 
-    Of one label it is top-1 accuracy. No threshold is in it: a model that gives rare labels low probabilities throughout
-    is not wrong for that. An image without labels is right, 1, if no logit is above 0, else 0. Of equal logits the
+    Of one label it is top-1 accuracy. No threshold is in it: a model that gives rare labels low probabilities is not
+    wrong for that. An image without labels is right, 1, if no logit is above 0, else 0. Of equal logits the
     lower label comes first, as in argmax.
 
     logits: float `[n, labels]`, finite; labels: 0/1 `[n, labels]`.

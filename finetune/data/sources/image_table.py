@@ -153,7 +153,10 @@ def _separated(table: Table, column: int, options: ReadOptions, said: tuple[str,
         )
     apart = "one a row" if separator == JOINED else f"apart by '{printable(separator)}'"
     words = f"an image may have several labels: {apart} in column {table.named(column)}"
-    return table._replace(separator=separator), (*said, words + ("" if given else " (--label-separator)"))
+    return table._replace(separator=separator), (
+        *said,
+        words + ("" if given or separator == JOINED else " (--label-separator)"),
+    )
 
 
 def _numbered(table: Table, labels: Mapping[int, str]) -> tuple[list[str], dict[int, Any]]:

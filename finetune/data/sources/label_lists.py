@@ -23,7 +23,13 @@ def numbered(found: Sequence[int | tuple[float, ...]], places: Sequence[str], ke
     if len(widths) == 1 and widths != {1} and {value for one in lists for value in one} <= {0, 1}:
         rows = np.array(lists, np.uint8)
         return rows if several or (rows.sum(axis=1) != 1).any() else rows.argmax(axis=1)
-    if widths == {1} and not several:
+    if widths <= {0, 1} and not several:
+        if 0 in widths:
+            place = next(place for place, one in zip(places, lists, strict=True) if not one)
+            raise FinetuneError(
+                f"{place} has no {printable(key)} of numbers: expected a label of each image, or several of some; give "
+                "--multi-label where an image may have none"
+            )
         return np.array([one[0] for one in lists], np.int64)
     for place, one in zip(places, lists, strict=True):
         if wrong := [value for value in one if value % 1 or not 0 <= value < _MOST_LABELS]:

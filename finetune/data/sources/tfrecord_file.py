@@ -169,7 +169,7 @@ def _label(mapped: Buffer, span: Span, keys: Keys, place: str, texts: dict[str, 
         text = example.first_bytes(keys.text) if keys.text and not values else b""
     if (
         not values
-        and not example.kind(keys.label)
+        and example.kind(keys.label) != "bytes"
         and keys.label in example.features
         and keys.image in example.features
     ):

@@ -62,6 +62,11 @@ class GivenData(Data):
         return self.sets
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return bool(self._sets[1].split.labels.ndim == 2)
+
+    @property
     def training_images(self) -> int:
         """Images of the training set that were drawn."""
         return len(self._sets[1])
@@ -269,9 +274,23 @@ def given_data(subject: Subject, given: Given, shape: Sequence[int | None] | Non
             split = split.with_images(_channels_last(split.images, subject))
         _check_shape(split.images, shape, f"the {what} set")
         sets[what] = given_set(split, subject.batch_size or given.batch_size or at_once, given.preprocess)
+    sets = _alike(sets, subject.outputs)
     train = sets["training"]
     data = GivenData(None, RunConfig("", batch_size=train.batch_size), sets=(sets.get("test", train), train))
     return data if "test" in sets else replace(data, sets=(data.training(given.images), train))
+
+
+def _alike(sets: dict[str, GivenSet], classes: int) -> dict[str, GivenSet]:
+    """Where the labels of one set mark several of an image, those of another that happen to mark one each do so too."""
+    if all(one.split.labels.ndim == 1 for one in sets.values()):
+        return sets
+    hot = np.eye(classes, dtype=np.uint8)
+    return {
+        what: one
+        if one.split.labels.ndim == 2
+        else replace(one, split=replace(one.split, labels=hot[one.split.labels]))
+        for what, one in sets.items()
+    }
 
 
 def _read(data: Any, model: Any) -> Any:
