@@ -178,8 +178,8 @@ def first_images(data: Any, what: str) -> np.ndarray:
 
 
 def class_numbers(labels: np.ndarray, outputs: int, what: str) -> np.ndarray:
-    """int64 `[n]` of labels `[n]`, `[n, 1]` or one-hot `[n, classes]`, whole or floating; uint8 0/1 `[n, classes]` where
-    rows of 0 and 1 mark several labels of an image, or none.
+    """int64 `[n]` of labels `[n]`, `[n, 1]` or one-hot `[n, classes]`, whole or floating; uint8 0/1 `[n, classes]`
+    where rows of 0 and 1 mark several labels of an image, or none.
 
     FinetuneError where they are no classes of a network of so many.
     """

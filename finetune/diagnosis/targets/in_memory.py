@@ -174,8 +174,9 @@ def _scores(values: np.ndarray, loss: Any) -> Scores:
         from_logits = False  # what Keras takes a loss's name for
     inside = bool(((values >= 0) & (values <= 1)).all())
     probabilities = inside and not from_logits
-    per_label = units > 1 and probabilities and not sum_to_one(values)
-    return Scores(units, probabilities=probabilities, per_label=per_label)
+    several = units > 1 and probabilities
+    softmax = several and sum_to_one(values)
+    return Scores(units, probabilities=probabilities, per_label=several and not softmax, softmax=softmax)
 
 
 def _read_as(scores: Scores) -> str:

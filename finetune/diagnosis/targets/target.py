@@ -115,6 +115,9 @@ class Target:
 
     def __post_init__(self) -> None:
         check_labels(self.name, self.subject, multi_label=self.data.multi_label)
+        if self.data.multi_label and not self.subject.per_label:
+            said = "the data has several labels an image: each logit is read as that of a sigmoid"
+            object.__setattr__(self, "notes", (*self.notes, said))
 
 
 def read_data(
