@@ -21,7 +21,14 @@ from finetune.data.sources.parquet_images import opened_parquet
 from finetune.data.sources.split_names import role_of, settled
 from finetune.data.sources.table_columns import USUAL, usual_columns
 from finetune.data.sources.table_columns import plain as plain_name
-from finetune.data.sources.table_labels import JOINED, columns_of_labels, joined, names_and_rows, obvious_separator
+from finetune.data.sources.table_labels import (
+    JOINED,
+    columns_of_labels,
+    joined,
+    mostly_labels,
+    names_and_rows,
+    obvious_separator,
+)
 from finetune.data.sources.table_paths import PathFinder
 from finetune.errors import FinetuneError
 from finetune.text import printable
@@ -277,7 +284,7 @@ def _columns(table: Table, find: PathFinder, named: Mapping[str, str]) -> tuple[
             fits = real or fits
         elif role == "label" and not fits:
             fits = [at for at, name in enumerate(plain) if at not in found.values() and name not in ("", "index")]
-            if len(fits) > 1 and len([at for at in fits if _is_hot(table, at)]) > 1:
+            if len(fits) > 1 and sum(mostly_labels(table.column(at)) for at in fits) > 1:
                 table = _with_classes(table, fits)
                 fits = [len(table.header) - 1]
             fits = fits if len(fits) == 1 else []

@@ -52,6 +52,12 @@ def names_and_rows(
     return names, dict(zip(sets, multi_hot(list(sets.values()), names), strict=True))
 
 
+def mostly_labels(cells: Sequence[str]) -> bool:
+    """Whether a column is one of labels, apart from a few faults: 0 and 1, and some 1."""
+    whole = [cell.removesuffix(".0") for cell in cells]
+    return "1" in whole and sum(cell in ("0", "1") for cell in whole) >= _MOSTLY * len(whole)
+
+
 def columns_of_labels(
     where: str, header: Sequence[str], rows: Sequence[Sequence[str]], among: Sequence[int]
 ) -> list[int]:
@@ -63,7 +69,7 @@ def columns_of_labels(
     for at in among:
         cells = [row[at].strip().removesuffix(".0") for row in rows]
         wrong = [number for number, cell in enumerate(cells) if cell not in ("0", "1")]
-        if wrong and len(wrong) <= (1 - _MOSTLY) * len(cells):
+        if wrong and len(cells) - len(wrong) >= _MOSTLY * len(cells):
             shown = f"'{printable(cells[wrong[0]])}'" if cells[wrong[0]] else "an empty cell"
             raise FinetuneError(
                 f"{where}: row {wrong[0] + 2} has {shown} in column '{printable(header[at])}', whose other cells are 0 "
