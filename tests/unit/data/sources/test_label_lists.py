@@ -44,5 +44,5 @@ def test_columns_get_the_names_of_their_numbers():
     assert named_labels(hot, None, "x")[0] == ("1", "2")
     names, labels = named_labels(hot, {0: "a", 1: "b", 2: "c", 3: "d"}, "x")
     assert (names, labels.tolist()) == (("a", "b", "c", "d"), [[0, 1, 0, 0], [0, 1, 1, 0]])
-    with pytest.raises(FinetuneError, match="a label is 2, which labels.txt does not name"):
+    with pytest.raises(FinetuneError, match=r"a label is 2, which labels\.txt does not name"):
         named_labels(hot, {1: "b"}, "x")
