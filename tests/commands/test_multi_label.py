@@ -49,9 +49,8 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(data):
     path = data.parent / "run"
-    said = typed(
-        f"run {RUN} --data {data} --epochs 12 --patience 6 --learning-rate 0.02 --no-recalibrate-at-end --quiet --run-dir {path}"
-    )
+    options = "--epochs 12 --patience 6 --learning-rate 0.02 --no-recalibrate-at-end"
+    said = typed(f"run {RUN} --data {data} {options} --quiet --run-dir {path}")
     assert said.exit_code == 0, said.output
     assert "mean average precision" in said.stdout
     return path
@@ -101,13 +100,20 @@ def test_predict_lists_the_labels_that_reach_their_threshold(run, tmp_path):
         listed = {row["label"] for row in one["classes"]}
         assert listed == set(np.flatnonzero(chances[number] >= thresholds).tolist())
         assert all(row["passes"] for row in one["classes"])
-    out = tmp_path / "run.keras"
-    printed(f"export {run} --format keras --out {out}")
-    assert printed(f"predict {out} {places}")["images"] == found
     assert len(printed(f"predict {run} {places} --top 3")["images"][0]["classes"]) == 3
     assert "no label" in typed(f"predict {run} {tmp_path / 'grey.png'}").stdout
 
 
+@pytest.mark.slow
+def test_an_export_decides_as_the_run_does(run, tmp_path):
+    Image.fromarray(TEST[0][0]).save(tmp_path / "0.png")
+    out = tmp_path / "run.keras"
+    printed(f"export {run} --format keras --out {out}")
+    ours, theirs = (printed(f"predict {target} {tmp_path / '0.png'}")["images"] for target in (run, out))
+    assert ours == theirs
+
+
+@pytest.mark.slow
 def test_the_diagnosis_compares_images_and_shows_the_mean_average_precision(run):
     found = printed(f"diagnose-bn {run}", code=0 if finetune.diagnose_bn(run).healthy is not False else 3)
     test = json.loads((run / "result.json").read_text())["test"]
@@ -117,7 +123,9 @@ def test_the_diagnosis_compares_images_and_shows_the_mean_average_precision(run)
     assert found["labels"] is None
 
 
-def test_models_in_memory_are_scored_by_multi_hot_labels():
+@pytest.fixture(scope="module")
+def sigmoids():
+    """A compiled model of three sigmoids, trained by Keras."""
     keras.utils.set_random_seed(0)
     layers = keras.layers
     x = images = keras.Input((16, 16, 3))
@@ -126,16 +134,26 @@ def test_models_in_memory_are_scored_by_multi_hot_labels():
     model = keras.Model(images, layers.Dense(3, activation="sigmoid")(x))
     model.compile(keras.optimizers.Adam(0.02), "binary_crossentropy", metrics=["binary_accuracy"])
     model.fit(*TRAIN, epochs=8, batch_size=20, verbose=0)
-    loss, accuracy = model.evaluate(*TEST, verbose=0)
-    found = finetune.diagnose_bn(model, test=TEST, train=TRAIN).to_dict()
+    return model
+
+
+def test_models_in_memory_are_scored_by_multi_hot_labels(sigmoids):
+    loss, accuracy = sigmoids.evaluate(*TEST, verbose=0)
+    found = finetune.diagnose_bn(sigmoids, test=TEST, train=TRAIN, checks="quick").to_dict()
     assert found["loss"]["test"]["is_training_false"] == pytest.approx(loss, rel=1e-4)
     assert found["label_accuracy"]["test"]["is_training_false"] == pytest.approx(accuracy, abs=1e-6)
-    expected = average_precision_score(TEST[1], model.predict(TEST[0], verbose=0))
+    expected = average_precision_score(TEST[1], sigmoids.predict(TEST[0], verbose=0))
     assert found["map"]["test"]["is_training_false"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_forgotten_updates_are_found_and_a_softmax_is_refused(sigmoids):
+    model = keras.models.clone_model(sigmoids)
+    model.set_weights(sigmoids.get_weights())
     model.layers[3].moving_mean.assign(np.zeros(8))
     model.layers[3].moving_variance.assign(np.ones(8))
     assert finetune.diagnose_bn(model, test=TEST, train=TRAIN).cause == "updates-never-ran"
-    softmax = keras.Model(images, layers.Dense(3, activation="softmax")(x))
+    softmax = keras.Model(model.input, keras.layers.Dense(3, activation="softmax")(model.layers[-2].output))
     with pytest.raises(finetune.FinetuneError, match="gives a softmax over its 3 classes, and the data has several"):
         finetune.diagnose_bn(softmax, test=TEST, train=TRAIN)
 
