@@ -46,7 +46,8 @@ class Scores:
         """What a user must know of them; "" for a softmax over classes."""
         if self.units == 1:
             return "one output: the score of class 1, the second class of the data"
-        return f"{self.units} independent sigmoids: the class of an image is the largest" if self.per_label else ""
+        what = f"{self.units} independent sigmoids: of one class an image, the largest is predicted"
+        return what if self.per_label else ""
 
 
 class ByScores:
