@@ -241,7 +241,7 @@ class Run:
                 write_text(Path(page), render_run_page(found.value, found.pictures))
             return found.value
 
-    def predict(self, images: Any, *, top: int = 5, thresholds: bool = False) -> "Classifications | Any":
+    def predict(self, images: Any, *, top: int | None = None, thresholds: bool = False) -> "Classifications | Any":
         """The classes of images: of files and folders as `finetune predict`, or the probabilities, float64
         `[n, classes]`, of uint8 `[n, height, width, channels]` in memory, resized and prepared as in the run.
         thresholds: also decide each class of a file by the run's threshold for it (`result["thresholds"]`)."""

@@ -15,6 +15,7 @@ SURFACES = {
     "data": {
         *("load_data", "balance", "batches", "channels", "dataset", "geometry", "preprocessing", "image_files"),
         "overlap",
+        "label_sets",
         *(
             "sources.assembly",
             "sources.generated",

@@ -58,21 +58,31 @@ def swap_head(model: keras.Model, features: str | None, *, name: str) -> Cut:
     return _ending(model, pooled, words, name)
 
 
+class LabelOutputs(int):
+    """A number of logits, each of a sigmoid of its own."""
+
+
 def keep_head(model: keras.Model, classes: int, *, name: str) -> Cut:
-    """The flat `model` with its head, to logits `[batch, classes]`: a final softmax is left out.
+    """The flat `model` with its head, to logits `[batch, classes]`: a final softmax is left out, or the sigmoids where
+    `classes` are `LabelOutputs`.
 
     One unit, which scores class 1, becomes the second of two logits by a layer of its own. Raises WrongUse, naming both
     numbers, where it has another number of outputs; FinetuneError for a head that is not one choice among classes.
     """
+    per_label = isinstance(classes, LabelOutputs)
     try:
-        found = as_logits(model, name=name)
+        found = as_logits(model, name=name, binary=per_label)
     except FinetuneError as error:
         raise FinetuneError(f"{error}; leave out --head keep for a new head") from None
     check_classes(found.scores.classes, classes, name=name)
-    if found.scores.per_label or found.scores.probabilities:
-        what = "ends in independent sigmoids" if found.scores.per_label else "has a softmax that cannot be left out"
-        raise WrongUse(f"--head keep: {name} {what}, and a run trains one softmax: leave it out for a new head")
+    if found.scores.per_label != per_label or found.scores.probabilities:
+        what = "ends in independent sigmoids" if found.scores.per_label else "ends in a softmax"
+        what = f"{what} that cannot be left out" if found.scores.probabilities else what
+        trains = "a sigmoid for each label" if per_label else "one softmax"
+        raise WrongUse(f"--head keep: {name} {what}, and a run trains {trains}: leave it out for a new head")
     kept, words = found.model, f"head of the file kept: {classes} outputs{ORDER}"
+    if per_label:
+        return Cut(kept, words)
     if found.scores.units == 1:
         pair = keras.layers.Dense(2, use_bias=False, name="head.pair")
         kept = keras.Model(kept.inputs[0], pair(kept.outputs[0]), name=model.name)

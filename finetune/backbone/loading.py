@@ -153,7 +153,7 @@ def load_backbone(
     checkpoint: a file of the user, or what it opened as. Without it the published file is fetched, or the weights are
         those in the model file.
     head: None ends the network in its pooled features, "published" in the published logits, a number in the logits of
-        the file, which must be that many.
+        the file, which must be that many; `LabelOutputs` where each is to be of a sigmoid of its own.
     features: the layer of a model file to end after, instead of its pooled features.
     from_scratch: keep the random initial weights.
 

@@ -104,7 +104,7 @@ def as_logits(model: keras.Model, *, name: str, binary: bool = False) -> Scored:
             "one sigmoid, or a unit for each class"
         )
     per_label = units > 1 and (kind == "sigmoid" or (bare and binary))
-    scores = Scores(units, probabilities=probabilities, per_label=per_label)
+    scores = Scores(units, probabilities=probabilities, per_label=per_label, softmax=kind == "softmax")
     words = [scores.words] if scores.words else []
     if summing:
         words.append(SUMS)

@@ -21,12 +21,13 @@ class JobStatus:
     validation: accuracy of the weights that were kept; kept: the row of their epoch, with `patience` the best one, else
     the last one.
     test, test_batch: test accuracy with `is_training=False` (moving statistics) and True (batch statistics).
-    test_scores: all scores with `is_training=False`.
+    test_scores: all scores with `is_training=False`. select_by: the validation score that a begun run selects by.
     reduced_from: the batch size before it was halved because memory ran out.
     """
 
     job: Job
     state: str
+    select_by: str | None = None
     epoch: int = 0
     epochs: int | None = None
     step: int = 0
@@ -91,7 +92,11 @@ def _read_status(folder: BatchFolder, job: Job, *, running: bool) -> JobStatus:
     settings = read_json(run.path / "config.json") if begun else job.config.to_json()
     names = ("epochs", "batch_size", "learning_rate") if begun else ("epochs", "batch_size")
     known: dict[str, Any] = {name: settings.get(name) for name in names}
-    known |= {"attempts": len(attempts), "seconds": sum(attempt.seconds for attempt in attempts)}
+    known |= {
+        "select_by": settings.get("select_by"),
+        "attempts": len(attempts),
+        "seconds": sum(attempt.seconds for attempt in attempts),
+    }
     if record.batch_size is not None:
         known["batch_size"] = record.batch_size
         known["reduced_from"] = next((attempt.batch_size for attempt in attempts if attempt.batch_size), None)
@@ -106,8 +111,8 @@ def _read_status(folder: BatchFolder, job: Job, *, running: bool) -> JobStatus:
             "images_per_second": last.get("images_per_second"),
             "epoch_seconds": last.get("seconds"),
         }
-        patience, by = job.config.patience is not None, job.config.select_by
-        kept = kept_epoch(rows, patience=patience, select_by=by) or {}
+        by = settings.get("select_by") or "accuracy"
+        kept = kept_epoch(rows, patience=job.config.patience is not None, select_by=by) or {}
         known |= {"kept": kept, "validation": kept.get("validation_accuracy")}
     outcome = attempts[-1].outcome if attempts else None
     if running or (outcome == "running" and run.status != "done" and folder.holder(job)):

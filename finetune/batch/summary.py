@@ -112,7 +112,8 @@ def summarise(statuses: Sequence[JobStatus]) -> Summary:
     Choosing by test accuracy fits the choice to the test set, so it is the last resort and the summary reports it.
     """
     names = dict.fromkeys(one.job.group for one in statuses)
-    by_score = common_selection(one.job.config.select_by for one in statuses)
+    scores = (one.select_by or one.job.config.select_by for one in statuses)
+    by_score = common_selection(score for score in scores if score)
     groups = [
         Group(name, tuple(one for one in statuses if one.job.group == name), select_by=by_score) for name in names
     ]
@@ -174,7 +175,7 @@ def _job_json(one: JobStatus, group: Group, folder: BatchFolder, columns: list[s
         "test_images": one.examples,
         **{
             f"{split}_{name}": found.get(f"{prefix}{name}") if one.state == "done" else None
-            for name in ("balanced_accuracy", "macro_f1")
+            for name in ("balanced_accuracy", "macro_f1", "map")
             for split, prefix, found in (("validation", "validation_", one.kept), ("test", "", one.test_scores))
         },
         "verdict": group.verdict,

@@ -76,6 +76,11 @@ class LiveSubject(Subject):
         return self._scores.per_label
 
     @property
+    def softmax(self) -> bool:
+        """Whether the logits are known to be of one softmax."""
+        return self._scores.softmax
+
+    @property
     def batch_size(self) -> int | None:
         """As it was given."""
         return self._batch_size

@@ -19,12 +19,14 @@ _LEAST = 1e-7
 class Scores:
     """units: number of outputs. probabilities: whether they went through their softmax or sigmoid already.
 
-    per_label: several units are several sigmoids, a yes or no for each class, and not a softmax over them.
+    per_label: several units are several sigmoids, a yes or no for each class, and not a softmax over them. softmax:
+    they are known to be of one softmax, and not only read so.
     """
 
     units: int
     probabilities: bool = False
     per_label: bool = False
+    softmax: bool = False
 
     @property
     def classes(self) -> int:
@@ -44,7 +46,24 @@ class Scores:
         """What a user must know of them; "" for a softmax over classes."""
         if self.units == 1:
             return "one output: the score of class 1, the second class of the data"
-        return f"{self.units} independent sigmoids: the class of an image is the largest" if self.per_label else ""
+        what = f"{self.units} independent sigmoids: of one class an image, the largest is predicted"
+        return what if self.per_label else ""
+
+
+class ByScores:
+    """What follows from the `scores` of a subject."""
+
+    scores: Any
+
+    @property
+    def per_label(self) -> bool:
+        """Whether each logit is a yes or no of its own."""
+        return bool(self.scores.per_label)
+
+    @property
+    def softmax(self) -> bool:
+        """Whether the logits are known to be of one softmax."""
+        return bool(self.scores.softmax)
 
 
 def sum_to_one(outputs: Any) -> bool:

@@ -80,6 +80,11 @@ class KerasSubject(Subject):
         return self._scores is not None and self._scores.per_label
 
     @property
+    def softmax(self) -> bool:
+        """Whether the logits are known to be of one softmax."""
+        return self._scores is not None and self._scores.softmax
+
+    @property
     def layers(self) -> list[BNInfo]:
         """In the order of `bn_layers(model)`."""
         return [

@@ -58,6 +58,11 @@ class Subject(Runnable, Protocol):
         """Number of logits, which are classes."""
 
     @property
+    def softmax(self) -> bool:
+        """Whether the logits are known to be of one softmax, so that an image cannot have several labels."""
+        return False
+
+    @property
     def layers(self) -> Sequence[BNInfo]:
         """Every BN layer, from the input to the output."""
 

@@ -30,7 +30,18 @@ if TYPE_CHECKING:
 
 _PLACE = click.argument("data", metavar="NAME|PATH")
 _READING_SETTINGS = (
-    *("data_dir", "npz_keys", "tfrecord_keys", "csv_columns", "test", "seed", "exclude", "background_class"),
+    *(
+        "data_dir",
+        "npz_keys",
+        "tfrecord_keys",
+        "csv_columns",
+        "multi_label",
+        "label_separator",
+        "test",
+        "seed",
+        "exclude",
+        "background_class",
+    ),
 )
 _AUGMENTING_SETTINGS = (
     *("examples", "few_shot", "validation", "skip_bad_images", "image_size", "augment", "crop_padding", *CHANGES),

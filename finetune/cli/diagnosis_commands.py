@@ -93,6 +93,8 @@ def show_diagnosis(diagnosis: "Diagnosis", out: "Console") -> None:
         rows.append((name, *(f"{score.accuracy:.1%}" for score in scores), scores[0].examples))
         if evidence.per_label:
             rows.append((f"{name}, single labels", *(f"{score.label_accuracy:.1%}" for score in scores), ""))
+        if scores[0].map is not None:
+            rows.append((f"{name}, mean average precision", *(f"{score.map:.1%}" for score in scores), ""))
     out.print_block(plain_table(("accuracy", "is_training=False", "is_training=True", "recalibrated", "images"), rows))
     layers = sorted(evidence.layers, key=lambda one: -max(one.mean_shift, one.log_variance_ratio / 2))[:WORST]
     roots = {layer.name.partition("/")[0] for layer in evidence.layers}

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from finetune.cli.console import Console, output_console, percent, plain_table, with_spread
 from finetune.cli.terminal import Columns, tabulated
-from finetune.reporting.words import others_moved, seconds, setting
+from finetune.reporting.words import label_scores, others_moved, seconds, setting
 from finetune.text import all_printable
 
 LISTED = 25
@@ -58,6 +58,19 @@ def _accuracy(out: Console, run: Mapping[str, Any]) -> None:
         f"is_training=False {_with_error(test['is_training_false'])}   is_training=True "
         f"{percent(test['is_training_true']['accuracy'])}   ({test['is_training_false']['examples']} images)",
     )
+    if several := run.get("multi_label"):
+        test, at = run["test"]["is_training_false"], several["at_thresholds"]
+        out.print_fact(
+            "by label",
+            f"mean average precision {percent(test['map'])}, of single labels {percent(test['label_accuracy'])} right",
+        )
+        out.print_fact("at thresholds", label_scores(at))
+        held_out = (percent(run[f"validation_{name}"]) for name in ("accuracy", "macro_f1"))
+        out.print_fact(
+            "validation", "{}   macro F1 {}   ".format(*held_out) + f"mAP {percent(run.get('validation_map'))}"
+        )
+        out.print()
+        return
     out.print_fact(
         "by class", f"macro F1 {percent(run['macro_f1'])}   balanced accuracy {percent(run['balanced_accuracy'])}"
     )
@@ -72,6 +85,7 @@ _CURVES = {
     "validation_loss": "val. loss",
     "validation_accuracy": "val. acc.",
     "validation_macro_f1": "val. F1",
+    "validation_map": "val. mAP",
     "learning_rate": "rate",
     "images_per_second": "images/s",
 }
@@ -91,12 +105,12 @@ def _measure(name: str, value: float | None) -> str:
     """A value of metrics.jsonl: accuracies as percentages, other numbers with four digits."""
     if value is None:
         return "-"
-    return percent(value) if name.endswith(("accuracy", "f1")) else f"{value:.4g}"
+    return percent(value) if name.endswith(("accuracy", "f1", "map")) else f"{value:.4g}"
 
 
 def _confusion(out: Console, run: Mapping[str, Any]) -> None:
     matrix, classes = run["confusion"], run["classes"]
-    if len(classes) <= MATRIX:
+    if matrix and len(classes) <= MATRIX:
         rows = []
         for number, (one, row) in enumerate(zip(classes, matrix, strict=True)):
             styles = ["bold" if column == number else "" for column in range(len(row))]
@@ -124,6 +138,8 @@ def _classes(out: Console, classes: Sequence[Mapping[str, Any]]) -> None:
         "F1": lambda one: percent(one["f1"]),
         "images": lambda one: one["images"],
     }
+    if any("average_precision" in one for one in classes):
+        columns["average precision"] = lambda one: percent(one["average_precision"])
     if any(one["threshold"] is not None for one in classes):
         columns["threshold"] = lambda one: "-" if one["threshold"] is None else f"{one['threshold']:.3f}"
     out.print(plain_table(*tabulated(shown, columns)))
@@ -136,6 +152,14 @@ def _mistakes(out: Console, mistakes: Sequence[Mapping[str, Any]]) -> None:
     if not mistakes:
         return
     out.print("most confident mistakes, by the number of the test image")
+    if "label" in mistakes[0]:
+        labels = [
+            (one["image"], one["predicted"], one["true"], one["label"], percent(one["probability"]))
+            for one in mistakes[:10]
+        ]
+        header = ("image", "predicted", "true", "label furthest off", "its probability")
+        out.print_block(plain_table(header, labels, left=("predicted", "true", "label")))
+        return
     header = ("image", "predicted", "probability", "true class", "its probability")
     rows = [
         (one["image"], one["predicted"], percent(one["probability"]), one["true"], percent(one["true_probability"]))

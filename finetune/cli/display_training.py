@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from finetune.cli.console import output_console, plain_table, progress_console
 from finetune.config import RunConfig
-from finetune.reporting.words import others_moved
+from finetune.reporting.words import label_scores, others_moved, percent
 from finetune.text import shape_of
 from finetune.training.display import Display
 
@@ -95,6 +95,7 @@ class ConsoleDisplay(Display):
         """Print a line with the epoch's metrics."""
         validation = f"  validation {row['validation_accuracy']:.1%}" if "validation_accuracy" in row else ""
         validation += f" macro F1 {row['validation_macro_f1']:.1%}" if "validation_macro_f1" in row else ""
+        validation += f" mAP {percent(row['validation_map'])}" if "validation_map" in row else ""
         mixed = " of mixed labels" if row.get("train_labels") == "mixed" else ""
         self.say(
             f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.1%}{mixed}"
@@ -149,7 +150,15 @@ def show_result(run: "RunDir", result: dict[str, Any]) -> None:
     scores = f"is_training=False {inference['accuracy']:.1%} (± {inference['standard_error']:.1%})   "
     scores += f"is_training=True {test['is_training_true']['accuracy']:.1%}   ({inference['examples']} images)"
     out.print_fact("test accuracy", scores)
-    if inference.get("macro_f1") is not None:  # runs of earlier versions do not have it
+    if several := result.get("multi_label"):
+        unknown = [
+            name for name, one in zip(result["class_names"], several["average_precision"], strict=True) if one is None
+        ]
+        left_out = f", without {', '.join(unknown)}: no test image has them" if unknown else ""
+        ranked = f"mean average precision {percent(inference['map'])}{left_out}"
+        out.print_fact("by label", f"{ranked}; of single labels {percent(inference['label_accuracy'])} right")
+        out.print_fact("at thresholds", label_scores(several["at_thresholds"]))
+    elif inference.get("macro_f1") is not None:  # runs of earlier versions do not have it
         scores = f"macro F1 {inference['macro_f1']:.1%}   balanced accuracy {inference['balanced_accuracy']:.1%}"
         out.print_fact("by class", scores)
     if (weights := result.get("weights", {})).get("kind") == "averaged":

@@ -71,9 +71,11 @@ def evaluate(split: str, mode: str, tta: str | None, **opening: Any) -> None:
         return
     for one, words in ((evaluation, ""), *((one, ", averaged with the mirror images") for one in flipped)):
         labels = "" if one.label_accuracy is None else f", of single labels {one.label_accuracy:.2%}"
+        known = {"balanced accuracy": one.balanced_accuracy, "macro F1": one.macro_f1, "micro F1": one.micro_f1}
+        known |= {"mean average precision": one.map, "all labels right": one.exact_match}
+        scores = "".join(f"{name} {value:.2%}, " for name, value in known.items() if value is not None)
         click.echo(
-            f"{split}: accuracy {one.accuracy:.2%} (± {one.standard_error:.2%}){labels}, balanced accuracy "
-            f"{one.balanced_accuracy:.2%}, macro F1 {one.macro_f1:.2%}, loss {one.loss:.4f}, "
+            f"{split}: accuracy {one.accuracy:.2%} (± {one.standard_error:.2%}){labels}, {scores}loss {one.loss:.4f}, "
             f"{one.examples} images, is_training={mode.capitalize()}{words}"
         )
 
@@ -99,7 +101,12 @@ def _passes(display: Any, opening: dict[str, Any], *, split: str, batch: bool, f
 @click.command()
 @click.argument("paths", type=PATH, nargs=-1, required=True, metavar="[RUN|MODEL] IMAGE|DIR...")
 @model_options(argument=False, training=False, switch="--training-switch")
-@click.option("--top", type=COUNT, default=5, show_default=True, metavar="K", help="Classes per image.")
+@click.option(
+    "--top",
+    type=COUNT,
+    metavar="K",
+    help="Classes per image.  [default: 5; of several labels an image, those with a yes]",
+)
 @click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Also write the table to this file.")
 @click.option(
     "--thresholds",
@@ -111,7 +118,7 @@ def _passes(display: Any, opening: dict[str, Any], *, split: str, batch: bool, f
 @output_options
 def predict(
     paths: tuple[Path, ...],
-    top: int,
+    top: int | None,
     csv_file: Path | None,
     thresholds: bool,
     skip_bad_images: bool,
@@ -148,9 +155,11 @@ def predict(
         found.write_csv(csv_file)
     if printed_json(found.to_json()):
         return
-    header = ("image", "rank", "class", "probability", *(("threshold", "") if thresholds else ()))
+    header = ("image", "rank", "class", "probability", *(("threshold", "") if found.thresholds else ()))
     rows = [
-        (image, str(rank), name, f"{chance:.2%}", *(_decided(*more) if more else ()))
+        (image, "-", "no label", *("",) * (len(header) - 3))
+        if rank is None
+        else (image, str(rank), name, f"{chance:.2%}", *(_decided(*more) if more else ()))
         for image, rank, _, name, chance, *more in found.rows()
     ]
     print_table(header, rows, numbers=("rank", "probability", "threshold"))

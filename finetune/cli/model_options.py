@@ -11,6 +11,8 @@ from finetune.cli.shared_options import (
     CSV_COLUMNS,
     DATA_DIR,
     IMAGE_SIZE,
+    LABEL_SEPARATOR,
+    MULTI_LABEL,
     NPZ_KEYS,
     PATH,
     RECIPE,
@@ -60,6 +62,8 @@ _MODEL = (
     NPZ_KEYS,
     TFRECORD_KEYS,
     CSV_COLUMNS,
+    MULTI_LABEL,
+    LABEL_SEPARATOR,
     click.option(
         "--preprocess",
         metavar="NAME|MODULE:FUNCTION",

@@ -9,7 +9,7 @@ from finetune.cli.shared_options import DATA_DIR, PATH, output_options, printed_
 from finetune.cli.startup import load_tensorflow
 
 if TYPE_CHECKING:
-    from finetune.evaluation.predictions import Predictions
+    from finetune.evaluation.predictions import AnyPredictions
 
 
 @click.command()
@@ -54,7 +54,7 @@ def report(targets: tuple[Path, ...], html: Path | None, mistakes: int, augmente
         raise WrongUse("--augmented shows images in a page: give --html FILE with it")
     with progress() as display:
 
-        def score(run: Path) -> "Predictions":
+        def score(run: Path) -> "AnyPredictions":
             display.say(f"{run} has no predictions.npz: scoring its test images")
             load_tensorflow()
             from finetune.runs.model import examine_run

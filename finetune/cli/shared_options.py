@@ -95,6 +95,8 @@ SPLIT = click.option(
 DATA_DIR = setting_option("data_dir")
 NPZ_KEYS, TFRECORD_KEYS = setting_option("npz_keys"), setting_option("tfrecord_keys")
 CSV_COLUMNS = setting_option("csv_columns")
+LABEL_SEPARATOR = setting_option("label_separator")
+MULTI_LABEL = click.option("--multi-label", is_flag=True, help=SETTINGS["multi_label"].help)
 CHECKPOINT = setting_option("checkpoint")
 RECIPE = tuple(map(setting_option, config.RECIPE))
 SKIP_BAD_IMAGES = click.option("--skip-bad-images", is_flag=True, help=SETTINGS["skip_bad_images"].help)

@@ -14,6 +14,7 @@ from finetune.config.settings import (
     number,
     or_auto,
     path,
+    separator,
     setting,
     share,
     size,
@@ -90,6 +91,11 @@ class RunConfig:
     csv_columns: str | None = setting(None, keys("path", "label", "split"), roles=_OF_DATA)
     """The columns of a table of images, where they are not found, such as path=file_id,label=breed; label=rust+scab
     where each class has a column."""
+    multi_label: bool = setting(False, roles=("chooses_images",))
+    """An image may have several labels, also where the data does not show it: one-hot rows, or folders of classes that
+    hold the same file (a link, or equal bytes under one name)."""
+    label_separator: str | None = setting(None, separator(), roles=("chooses_images",))
+    """What stands between the labels of an image in a table, where it is not found: '|', ';', ',' or ' '."""
     examples: int | None = setting(None, whole(1), roles=("chooses_images",))
     """Train on N images, the same share of every class."""
     few_shot: int | None = setting(None, whole(1, "K"), roles=("chooses_images",))
@@ -265,8 +271,11 @@ class RunConfig:
     """Clip the gradients' global norm."""
     patience: int | None = setting(None, whole(1))
     """Stop after N epochs without a better validation score, and keep the best epoch's weights."""
-    select_by: Literal["accuracy", "balanced-accuracy", "macro-f1", "loss"] = setting("accuracy")
-    """The validation score that decides which epoch is the best (--patience), and ranks runs."""
+    select_by: Literal["accuracy", "balanced-accuracy", "macro-f1", "map", "loss"] | None = setting(
+        None, unset="accuracy; map of several labels an image"
+    )
+    """The validation score that decides which epoch is the best (--patience), and ranks runs. map: mean average
+    precision, of images with several labels."""
     distribute: Literal["none", "mirrored", "multi-worker"] = setting("none", roles=("may_change_on_resume",))
     """mirrored: over the GPUs of this machine. multi-worker: over machines, each of which runs this command, as
     TF_CONFIG or Slurm says. --batch-size is that of all of them together."""

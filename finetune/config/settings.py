@@ -44,6 +44,11 @@ def text(expected: str, metavar: str) -> Check:
     return Check(expected, _is_text, str, metavar)
 
 
+def separator() -> Check:
+    """What stands between the parts of a text."""
+    return Check("at least one character, such as '|'", lambda value: _is_text(value) and value != "", str, "TEXT")
+
+
 def texts(expected: str, metavar: str) -> Check:
     """A list of texts; on the command line an option that is repeated."""
     return Check(

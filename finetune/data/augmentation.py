@@ -54,10 +54,11 @@ class Augmentation:
     def batch(
         self, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *, classes: int, share: Share = WHOLE
     ) -> Any:
-        """The whole augmentation: `[batch, height, width, channels]` and int64 `[batch]` to (images, labels).
+        """The whole augmentation: `[batch, height, width, channels]` and labels as in `Split` to (images, labels).
 
         The images are in [0, 255], uint8 or float32, before and after. The labels are unchanged, or with `mixes` each
-        class's share, float32 `[batch, classes]`. The same `seed`, int32 `[2]`, gives the same result.
+        class's share, float32 `[batch, classes]`; of several labels, the share in which each is there. The same `seed`,
+        int32 `[2]`, gives the same result.
         """
         images = self.augment(images, seed, share)
         if self.flip_vertical:
@@ -65,7 +66,8 @@ class Augmentation:
         if not self._strong:
             return images, labels
         # Traced once per process and not once per epoch: tracing RandAugment may take longer than an epoch.
-        return _traced(self, tuple(images.shape), images.dtype, classes, share)(images, labels, seed)
+        forms = (tf.TensorSpec(one.shape, one.dtype) for one in (images, labels))
+        return _traced(self, *forms, classes, share)(images, labels, seed)
 
     def augment(self, images: tf.Tensor, seed: tf.Tensor, share: Share = WHOLE) -> tf.Tensor:
         """Crop and flip `[batch, height, width, channels]` of any type. `seed` int32 `[2]`.
@@ -98,9 +100,9 @@ class Augmentation:
 
 @functools.lru_cache(maxsize=8)
 def _traced(
-    augmentation: Augmentation, shape: tuple[int, ...], dtype: tf.DType, classes: int, share: Share
+    augmentation: Augmentation, images: tf.TensorSpec, labels: tf.TensorSpec, classes: int, share: Share
 ) -> Callable[..., Any]:
-    """What follows the flips."""
+    """What follows the flips, for images and labels of these forms."""
     changing = RandAugment(augmentation.rand_augment) if augmentation.rand_augment is not None else None
     mixing = Mixing(augmentation.mixup, augmentation.cutmix) if augmentation.mixes else None
 
@@ -116,9 +118,12 @@ def _traced(
             pixels = random_changes.jittered(pixels, augmentation.color_jitter, _folded(seed, 6), share)
         if augmentation.erase is not None:
             pixels = random_changes.erased(pixels, augmentation.erase, _folded(seed, 7), share)
-        return (pixels, labels) if mixing is None else mixing.mix(pixels, tf.one_hot(labels, classes), _folded(seed, 2))
+        if mixing is None:
+            return pixels, labels
+        shares = tf.one_hot(labels, classes) if labels.shape.rank == 1 else tf.cast(labels, tf.float32)
+        return mixing.mix(pixels, shares, _folded(seed, 2))
 
-    signature = (tf.TensorSpec(shape, dtype), tf.TensorSpec(shape[:1], tf.int64), tf.TensorSpec([2], tf.int32))
+    signature = (images, labels, tf.TensorSpec([2], tf.int32))
     with tf.init_scope():
         return tf.function(strong, autograph=False).get_concrete_function(*signature)  # type: ignore[no-any-return]
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from finetune.config import BALANCED, RunConfig
 from finetune.data.dataset import Dataset
+from finetune.data.label_sets import label_counts
 from finetune.errors import WrongUse
 from finetune.text import did_you_mean
 
@@ -11,11 +12,17 @@ from finetune.text import did_you_mean
 def class_weights(dataset: Dataset, config: RunConfig) -> np.ndarray | None:
     """The weight of each class, float64 `[classes]`, in the order of the labels; None without `class_weights`.
 
+    Balanced weights of several labels an image are images without the label / images with it: in the loss of a label
+    both then weigh the same.
+
     WrongUse where the weights of `config` have not exactly the classes of `dataset`.
     """
     given, names = config.class_weights, dataset.class_names
     if given is None:
         return None
+    if given == BALANCED and dataset.multi_label:
+        positive = label_counts(dataset.train.labels, len(names))
+        return np.asarray((len(dataset.train) - positive) / np.maximum(positive, 1), np.float64)
     if given == BALANCED:
         return balanced_weights(dataset.train.labels, len(names))
     assert isinstance(given, dict), "the file of --class-weights was not read: finetune.config.with_weights_read"
@@ -23,7 +30,7 @@ def class_weights(dataset: Dataset, config: RunConfig) -> np.ndarray | None:
         if name not in names:
             hint = did_you_mean(name, names) or f"expected {_some(names)}; "
             raise WrongUse(f"--class-weights: the data has no class '{name}': {hint.rstrip('; ')}")
-    counts = np.bincount(dataset.train.labels, minlength=len(names))
+    counts = label_counts(dataset.train.labels, len(names))
     if missing := [name for name, images in zip(names, counts, strict=True) if images and name not in given]:
         raise WrongUse(
             f"--class-weights: no weight for class {_some(missing)}: give every class one; 1 changes nothing"

@@ -10,6 +10,7 @@ from finetune.data import channels, pipeline
 from finetune.data.augmentation import Augmentation
 from finetune.data.dataset import WHOLE, Share, Split, stratified_subset
 from finetune.data.geometry import CENTRE, Geometry, geometry_of
+from finetune.data.label_sets import strata
 from finetune.data.lazy import LazyImages
 from finetune.data.preprocessing import find_preprocessing
 from finetune.errors import WrongUse
@@ -112,7 +113,7 @@ def training_subset(split: Split, config: RunConfig, images: int) -> Split:
     The order is random because batch statistics over one class are useless. The batches are full because an image that
     fills up a batch would count twice in pooled statistics.
     """
-    classes = len(np.unique(split.labels))
+    classes = len(np.unique(strata(split.labels)))
     if images < classes:
         raise WrongUse(f"--images {images} is fewer than the {classes} classes: give {classes} or more")
     subset = stratified_subset(split, images, config.seed) if images < len(split) else split
@@ -222,4 +223,4 @@ class EvalSet:
 
     def grouped(self) -> "EvalSet":
         """The same images sorted by class."""
-        return replace(self, split=self.split.take(np.argsort(self.split.labels, kind="stable")))
+        return replace(self, split=self.split.take(np.argsort(strata(self.split.labels), kind="stable")))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from finetune.data.geometry import CENTRE, Geometry
+from finetune.data.label_sets import label_counts, strata
 from finetune.data.lazy import LazyImages
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import ImageSize, shape_of
@@ -20,7 +21,8 @@ All users need only the shape, and indexing with slices and arrays of indices.
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images: uint8 `[n, height, width, channels]` and int64 `[n]`. The channels are grey, RGB or RGBA."""
+    """Labelled images: uint8 `[n, height, width, channels]` and int64 `[n]`, or of several labels each uint8 0/1
+    `[n, labels]`. The channels are grey, RGB or RGBA."""
 
     images: Images
     labels: np.ndarray
@@ -30,8 +32,12 @@ class Split:
         if self.images.ndim != 4 or self.images.shape[3] not in (1, 3, 4) or self.images.dtype not in types:
             found = f"images are {self.images.dtype} {list(self.images.shape)}"
             raise ValueError(f"{found}: expected uint8 [n, h, w, 1], [n, h, w, 3] or [n, h, w, 4]")
-        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int64:
-            raise ValueError(f"labels are {self.labels.dtype} {list(self.labels.shape)}: expected int64 [{len(self)}]")
+        known = {1: np.int64, 2: np.uint8}.get(self.labels.ndim)
+        if self.labels.shape[:1] != self.images.shape[:1] or known is None or self.labels.dtype != known:
+            raise ValueError(
+                f"labels are {self.labels.dtype} {list(self.labels.shape)}: expected int64 [{len(self)}], or uint8 "
+                f"[{len(self)}, labels]"
+            )
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -82,7 +88,8 @@ LEFT_OUT = "labels start at 1: class 0 is slim's background, has no images, and 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A classification task. Label i means `class_names[i]`; `source` describes the files for users.
+    """A classification task. Label i means `class_names[i]`, also as column i of several labels an image; `source`
+    describes the files for users.
 
     remarks: sentences for users on how the data was read. skipped: the damaged images that were left out, each with
     the reason. white: as in `Photos`. background: the name of a class 0 without images that the data numbers before its
@@ -115,21 +122,34 @@ class Dataset:
                 continue
             if len(split) == 0:
                 raise FinetuneError(f"{self.source} has no {words} images: expected at least one; check the files")
+            if split.labels.shape[1:] != ((classes,) if self.multi_label else ()):
+                raise FinetuneError(
+                    f"{self.source} has {words} labels {list(split.labels.shape)}: expected "
+                    f"{f'[{len(split)}, {classes}], a 0 or 1 for each label' if self.multi_label else 'one class each'}"
+                )
             least, most = int(split.labels.min()), int(split.labels.max())
+            if self.multi_label and most <= 1:
+                continue
             if least < 0 or most >= classes:
                 raise FinetuneError(
                     f"{self.source} has {words} label {least if least < 0 else most}: expected 0 to {classes - 1}, "
                     f"for its {classes} classes; the files are damaged or of another data set"
                 )
-        counts = np.bincount(self.train.labels, minlength=classes)
+        counts = label_counts(self.train.labels, classes)
         if self.class_names[0] == self.background:
             counts[0] = 1
         if not counts.all():
             empty = int(np.argmin(counts))
+            what, all_of = ("label", "labels") if self.multi_label else ("class", "classes")
             raise FinetuneError(
-                f"{self.source} has no training images of class {empty} ({self.class_names[empty]}): expected some of "
-                f"each of its {classes} classes; add images of it, or leave the class out"
+                f"{self.source} has no training images of {what} {empty} ({self.class_names[empty]}): expected some of "
+                f"each of its {classes} {all_of}; add images of it, or leave the {what} out"
             )
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        return self.train.labels.ndim == 2
 
     def with_background(self) -> "Dataset":
         """The same images with the data's own numbers: class 0 is the background. ValueError where it has none."""
@@ -205,6 +225,10 @@ def few_shot(split: Split, shots: int, seed: int, class_names: Sequence[str]) ->
     Each class has its own draw by `seed`. Fewer shots are the first of more: 5 shots are among the 10 of the same seed.
     Raises WrongUse, naming the class, if one has fewer images.
     """
+    if split.labels.ndim == 2:
+        raise WrongUse(
+            f"--few-shot {shots} draws images of one class each, and these have several labels: give --examples N"
+        )
     counts = np.bincount(split.labels, minlength=len(class_names))
     if int(counts.min()) < shots:
         least = int(np.argmin(counts))
@@ -252,5 +276,6 @@ def hold_out(
 
 
 def _by_class(split: Split) -> list[np.ndarray]:
-    """The indices of the images of each class, in the order of the labels."""
-    return [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
+    """The indices of the images of each class, in the order of the labels; of several labels, by `strata`."""
+    of = strata(split.labels)
+    return [np.flatnonzero(of == label) for label in np.unique(of)]

@@ -44,7 +44,7 @@ class AsGiven:
 
 @dataclass(frozen=True, eq=False)
 class GivenSplit:
-    """Images of any shape as the network takes them, and their labels, int64 `[n]`.
+    """Images of any shape as the network takes them, and their labels, as in `Split`.
 
     prepared: how they were made from pixels from 0 to 255, None where no known preprocessing explains them.
     """
@@ -184,7 +184,8 @@ def first_images(data: Any, what: str) -> np.ndarray:
 
 
 def class_numbers(labels: np.ndarray, outputs: int, what: str) -> np.ndarray:
-    """int64 `[n]` of labels `[n]`, `[n, 1]` or one-hot `[n, classes]`, whole or floating.
+    """int64 `[n]` of labels `[n]`, `[n, 1]` or one-hot `[n, classes]`, whole or floating; uint8 0/1 `[n, classes]`
+    where rows of 0 and 1 mark several labels of an image, or none.
 
     FinetuneError where they are no classes of a network of so many.
     """
@@ -194,14 +195,18 @@ def class_numbers(labels: np.ndarray, outputs: int, what: str) -> np.ndarray:
     if found.shape[1] == 1:
         numbers = found[:, 0]
     else:
-        one_hot = ((found == 0) | (found == 1)).all() and (found.sum(axis=1) == 1).all()
-        if not one_hot:
-            several = ((found == 0) | (found == 1)).all()
+        if not ((found == 0) | (found == 1)).all():
             raise FinetuneError(
-                f"{what}: labels are {list(labels.shape)} and "
-                f"{'mark several classes of an image' if several else 'not one-hot'}: expected one class for each "
-                "image, as a number or one-hot"
+                f"{what}: labels are {list(labels.shape)} and not all 0 or 1: expected one class for each image, as a "
+                "number or one-hot, or a 1 for each label of an image"
             )
+        if (found.sum(axis=1) != 1).any():
+            if found.shape[1] != outputs:
+                raise FinetuneError(
+                    f"{what}: labels are {list(labels.shape)}: expected {outputs} an image, one for each output of the "
+                    "model"
+                )
+            return found.astype(np.uint8)
         numbers = found.argmax(axis=1)
     if (numbers != np.round(numbers)).any() or numbers.min() < 0 or numbers.max() >= outputs:
         raise FinetuneError(

@@ -89,10 +89,15 @@ def load_whole(
         npz_keys=pairs(config.npz_keys or "") or {},
         tfrecord_keys=pairs(config.tfrecord_keys or "") or {},
         csv_columns=pairs(config.csv_columns or "") or {},
+        multi_label=config.multi_label,
+        label_separator=config.label_separator,
         white=white,
         excluded=exclusion.names.keys() if exclusion else (),
     )
     dataset = read_source(config.data, options)
+    if (config.multi_label or config.label_separator) and not dataset.multi_label:
+        option = config.as_option("multi_label" if config.multi_label else "label_separator")
+        raise WrongUse(f"{option}: {dataset.source} has one label an image in a form that holds no more: leave it out")
     if config.background_class and dataset.background is None:
         raise WrongUse(f"--background-class: the labels of {dataset.source} do not start at 1; leave it out")
     return without(dataset, exclusion) if exclusion else dataset

@@ -70,7 +70,7 @@ def train_batches(
     geometry: Geometry = CENTRE,
     share: Share = WHOLE,
 ) -> "Batches":
-    """The batches of an epoch: (float32 images of `image_size`, int64 `[batch]`).
+    """The batches of an epoch: (float32 images of `image_size`, int64 `[batch]`), or uint8 `[batch, labels]`.
 
     If the augmentation mixes images, the labels are each class's share, float32 `[batch, classes]`.
 
@@ -85,7 +85,8 @@ def train_batches(
     split = split.at(image_size, CENTRE if augmentation.resized_crop else geometry)
     check_augmentation(split, augmentation)
     size = min(batch_size, len(split))
-    classes = int(split.labels.max()) + 1  # a data set has training images of every class
+    # A data set has training images of every class.
+    classes = split.labels.shape[1] if split.labels.ndim == 2 else int(split.labels.max()) + 1
     order = epoch.order(split.labels)
     again = repeats(order)
 
@@ -248,7 +249,12 @@ def _failures(preprocessing: AnyPreprocessing) -> list[FinetuneError]:
 
 def _signature(split: Split, shape: tuple[int, ...], size: int) -> tuple[tf.TensorSpec, tf.TensorSpec]:
     """`shape` is that of an image of `split` in the batch."""
-    return tf.TensorSpec([size, *shape], split.images.dtype), tf.TensorSpec([size], tf.int64)
+    return tf.TensorSpec([size, *shape], split.images.dtype), label_spec(split.labels, size)
+
+
+def label_spec(labels: np.ndarray, *shape: int | None) -> tf.TensorSpec:
+    """Of a batch of `labels`, with images in that shape."""
+    return tf.TensorSpec([*shape, *labels.shape[1:]], labels.dtype)
 
 
 def prepared(

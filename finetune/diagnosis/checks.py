@@ -8,6 +8,7 @@ import numpy as np
 from finetune.batchnorm.statistics import Moments
 from finetune.batchnorm.subject import Subject
 from finetune.data.batches import EvalSet
+from finetune.data.label_sets import strata
 from finetune.data.preprocessing import (
     EXCHANGED,
     NEGATIVE,
@@ -75,7 +76,7 @@ class CheckBudget:
 
 def compare(result: Pass, reference: Pass) -> Paired:
     """Two passes over the same images in the same order."""
-    return compare_paired(result.images.correct, reference.images.correct)
+    return compare_paired(result.images.outcomes, reference.images.outcomes)
 
 
 def check_preprocessing(
@@ -237,7 +238,7 @@ def check_batches(budget: CheckBudget) -> BatchCheck:
     calls = thresholds.TRIAL_IMAGES if budget.thorough else min(thresholds.SMALL_BATCHES, len(few) // 2)
     evaluate = budget.evaluator.evaluate
     # Sorted images, in batches no larger than a class, share a batch with their own class only.
-    classes = np.bincount(some.split.labels)
+    classes = np.bincount(strata(some.split.labels))
     own = fixed or min(some.batch_size, max(int(np.median(classes[classes > 0])), _SORTED))
     return BatchCheck(
         sizes={

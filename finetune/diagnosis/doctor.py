@@ -48,6 +48,9 @@ class Diagnosis:
             "label_accuracy": {name: _figures(scores, "label_accuracy") for name, scores in splits.items()}
             if evidence.per_label
             else None,
+            "map": {name: _figures(scores, "map") for name, scores in splits.items()}
+            if evidence.test.is_training_false.multi_label
+            else None,
             "examples": {name: scores.is_training_false.examples for name, scores in splits.items()},
             "batch_size": evidence.batch_size,
             "facts": asdict(facts),
@@ -68,7 +71,8 @@ class Diagnosis:
 
 
 def _figures(scores: ModeScores, figure: str) -> dict[str, float]:
-    """The accuracy, of images or of labels (a fraction), or the loss (nats per image) of each mode."""
+    """The accuracy, of images or labels, the mean average precision (fractions), or the loss (nats per image) of each
+    mode."""
     modes = ("is_training_false", "is_training_true", "recalibrated")
     return {mode: getattr(getattr(scores, mode), figure) for mode in modes}
 

@@ -324,12 +324,19 @@ class BNEvidence:
 
     @property
     def chance_loss(self) -> float:
-        """What guessing costs: the cross-entropy of equal classes, of independent labels that of a share 1/classes."""
+        """What guessing costs: the cross-entropy of equal classes, of independent labels that of a share 1/classes, or
+        where an image may have several, of each label's own share of the training images."""
         if not self.per_label:
             return math.log(self.classes)
-        share = 1 / self.classes
-        return -share * math.log(share) - (1 - share) * math.log1p(-share)
+        seen = self.train.is_training_false
+        shares = [n / seen.examples for _, n, _ in seen.by_class] if seen.multi_label else [1 / self.classes]
+        return sum(_entropy(share) for share in shares) / len(shares)
 
     def share(self, origin: Origin) -> Share | None:
         """The fit to that start, None where there is none."""
         return next((share for share in self.shares if share.origin == origin), None)
+
+
+def _entropy(share: float) -> float:
+    """Of a yes or no, nats."""
+    return -share * math.log(share) - (1 - share) * math.log1p(-share) if 0 < share < 1 else 0.0

@@ -28,6 +28,7 @@ from finetune.diagnosis.rules.data_rules import wrong_preprocessing
 from finetune.diagnosis.rules.rule import Commands, Reading
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Evaluator, Pass
+from finetune.evaluation.predictions import Predictions
 
 Extent = Literal["quick", "default", "all"]
 """Which further checks: none, those the figures call for, every one."""
@@ -109,20 +110,24 @@ def _evidence(subject: Subject, tested: ModePasses, trained: ModePasses, source:
     )
     shares = (share_left(origin, layers, now, pooled, start) for origin, start in starts)
     test, train = (
-        [(one.images.labels, one.images.classes) for one in (passes.moving, passes.batch, passes.recalibrated)]
+        [
+            (one.images.labels, one.images.classes)
+            for one in (passes.moving, passes.batch, passes.recalibrated)
+            if isinstance(one.images, Predictions)
+        ]
         for passes in (tested, trained)
     )
     return BNEvidence(
         test=tested.scores,
         train=trained.scores,
         classes=subject.outputs,
-        per_label=subject.per_label,
+        per_label=subject.per_label or tested.moving.evaluation.multi_label,
         layers=tuple(
             drift(layer, pair, data, test=seen, source=start)
             for layer, pair, data, seen, start in zip(layers, now, pooled, tested.batch.moments, known, strict=True)
         ),
         shares=tuple(share for share in shares if share is not None),
-        labels=explain(test, train, subject.outputs),
+        labels=explain(test, train, subject.outputs) if test else None,
     )
 
 

@@ -4,7 +4,7 @@ Everything that reports an accuracy calls this module.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,16 @@ from finetune.batchnorm.statistics import Moments, pool
 from finetune.batchnorm.subject import Forward, Runnable, Statistics
 from finetune.evaluation import metrics
 from finetune.evaluation.predictions import (
-    Predictions,
+    AnyPredictions,
+    LabelPredictions,
     join_predictions,
     log_probabilities,
     predictions_from_logits,
 )
 
 Batches = Iterable[tuple[Any, Any, Any]]
-"""(preprocessed images float32 `[batch, ...]`, labels int `[batch]`, counted bool `[batch]`): an image that only fills
-up a batch has `counted` False."""
+"""(preprocessed images float32 `[batch, ...]`, labels int `[batch]` or 0/1 `[batch, labels]`, counted bool `[batch]`):
+an image that only fills up a batch has `counted` False."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Evaluation:
     all others. The cross-entropy of its image is then the mean of the binary ones of its labels.
 
     by_class: of each class, as `metrics.class_counts`; empty where they were not counted.
+    accuracy_sum, squares: of images that may have several labels, else None: the sum of `metrics.r_precision`, and of
+    its squares. Then `correct` counts the images of which all labels are right, each decided at probability 0.5.
+    average_precision: of each label, over all images of the evaluation; None of a label without images.
     """
 
     examples: int
@@ -42,11 +46,19 @@ class Evaluation:
     correct_labels: int = 0
     labels: int = 0
     by_class: tuple[tuple[int, int, int], ...] = ()
+    accuracy_sum: float | None = None
+    squares: float = 0.0
+    average_precision: tuple[float | None, ...] = ()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.accuracy_sum is not None
 
     @property
     def accuracy(self) -> float:
-        """Top-1 as a fraction in [0, 1]."""
-        return self.correct / self.examples
+        """Top-1 as a fraction in [0, 1]; of several labels an image, the mean of `metrics.r_precision`."""
+        return (self.correct if self.accuracy_sum is None else self.accuracy_sum) / self.examples
 
     @property
     def loss(self) -> float:
@@ -55,13 +67,15 @@ class Evaluation:
 
     @property
     def standard_error(self) -> float:
-        """The binomial standard error of the accuracy."""
-        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / self.examples))
+        """The standard error of the accuracy: of a mean over images, which is binomial where each is right or wrong."""
+        mean_square = self.squares / self.examples if self.multi_label else self.accuracy
+        return float(np.sqrt(max(mean_square - self.accuracy**2, 0.0) / self.examples))
 
     @property
     def balanced_accuracy(self) -> float | None:
         """Mean recall over the classes that have images, as a fraction; None where they were not counted."""
-        return metrics.balanced_accuracy(metrics.class_scores(self.by_class)) if self.by_class else None
+        single = self.by_class and not self.multi_label
+        return metrics.balanced_accuracy(metrics.class_scores(self.by_class)) if single else None
 
     @property
     def macro_f1(self) -> float | None:
@@ -73,10 +87,27 @@ class Evaluation:
         """The share of independent labels on the right side of probability 0.5 (Keras's `binary_accuracy`), if any."""
         return self.correct_labels / self.labels if self.labels else None
 
+    @property
+    def micro_f1(self) -> float | None:
+        """F1 over all labels of all images together, each decided at probability 0.5; None of single labels."""
+        return metrics.micro_f1(self.by_class) if self.multi_label else None
+
+    @property
+    def exact_match(self) -> float | None:
+        """The share of images of which all labels are right; None of single labels."""
+        return self.correct / self.examples if self.multi_label else None
+
+    @property
+    def map(self) -> float | None:
+        """Mean average precision over the labels that have images; None where it was not measured."""
+        return metrics.mean_average_precision(self.average_precision)
+
     def to_json(self) -> dict[str, Any]:
         """Counts and quotients, as they are written to the run's files."""
         written = ("accuracy", "loss", "examples", "correct", "standard_error")
-        classes = ("balanced_accuracy", "macro_f1") if self.by_class else ()
+        classes: tuple[str, ...] = ("balanced_accuracy", "macro_f1") if self.by_class else ()
+        if self.multi_label:
+            classes = ("map", "macro_f1", "micro_f1", "exact_match")
         labels = ("label_accuracy",) if self.labels else ()
         return {name: getattr(self, name) for name in written + classes + labels}
 
@@ -90,12 +121,12 @@ class Pass:
     """
 
     evaluation: Evaluation
-    images: Predictions
+    images: AnyPredictions
     moments: list[Moments]
 
 
 def count(logits: np.ndarray, labels: np.ndarray, *, per_label: bool = False) -> Evaluation:
-    """Score logits `[batch, classes]` against labels int `[batch]`, in float64.
+    """Score logits `[batch, classes]` against labels int `[batch]`, or 0/1 `[batch, classes]`, in float64.
 
     `per_label` says that each logit is a yes or no of its own: then the loss is the binary cross-entropy, the mean over
     classes, as Keras's `binary_crossentropy` of one-hot labels.
@@ -105,6 +136,8 @@ def count(logits: np.ndarray, labels: np.ndarray, *, per_label: bool = False) ->
     infinite logits are never correct.
     """
     scores = logits.astype(np.float64)
+    if labels.ndim == 2:
+        return _count_several(scores, labels)
     own = scores[np.arange(len(labels)), labels][:, None]
     before = np.arange(scores.shape[1])[None, :] < labels[:, None]
     rank = np.sum((scores > own) | ((scores == own) & before), axis=1)
@@ -128,12 +161,32 @@ def count(logits: np.ndarray, labels: np.ndarray, *, per_label: bool = False) ->
     )
 
 
+def _count_several(scores: np.ndarray, labels: np.ndarray) -> Evaluation:
+    """`count` of images that may have several labels."""
+    finite, true = np.isfinite(scores).all(axis=1, keepdims=True), labels == 1
+    right = np.equal(scores > 0, true) & finite
+    each = np.where(finite[:, 0], metrics.r_precision(scores, labels), 0.0)
+    return Evaluation(
+        examples=len(labels),
+        correct=int(right.all(axis=1).sum()),
+        correct_top5=0,
+        loss_sum=float(np.logaddexp(0, np.where(true, -scores, scores)).mean(axis=1).sum()),
+        correct_labels=int(right.sum()),
+        labels=right.size,
+        by_class=tuple(metrics.label_counts((scores > 0) & finite, labels)),
+        accuracy_sum=float(each.sum()),
+        squares=float(np.sum(each**2)),
+    )
+
+
 def total(parts: Iterable[Evaluation]) -> Evaluation:
-    """The sum of evaluations over disjoint images."""
+    """The sum of evaluations over disjoint images. An average precision is not of the parts, and is left out."""
     parts = list(parts)
-    sums = {one.name: sum(getattr(part, one.name) for part in parts) for one in fields(Evaluation)[:-1]}
+    names = ("examples", "correct", "correct_top5", "loss_sum", "correct_labels", "labels", "squares")
+    sums: dict[str, Any] = {name: sum(getattr(part, name) for part in parts) for name in names}
     by_class: Any = np.sum([part.by_class for part in parts], axis=0, dtype=np.int64).tolist()
-    return Evaluation(**sums, by_class=tuple(map(tuple, by_class)))
+    sums_of = [part.accuracy_sum for part in parts if part.accuracy_sum is not None]
+    return Evaluation(**sums, by_class=tuple(map(tuple, by_class)), accuracy_sum=sum(sums_of) if sums_of else None)
 
 
 class Evaluator:
@@ -151,12 +204,18 @@ class Evaluator:
 
     def evaluate(self, batches: Batches, statistics: Statistics = "moving") -> Evaluation:
         """Counts over all images; statistics `moving` is `is_training=False`, `batch` is `is_training=True`."""
-        return total(part for part, *_ in self._score(batches, statistics))
+        parts: list[Evaluation] = []
+        images: list[AnyPredictions] = []
+        for part, predicted, _ in self._score(batches, statistics):
+            parts.append(part)
+            if part.multi_label:
+                images.append(predicted)
+        return _ranked(total(parts), join_predictions(images)) if images else total(parts)
 
     def examine(self, batches: Batches, statistics: Statistics) -> Pass:
         """Evaluate, and keep the predictions and BN statistics of the same pass."""
         parts: list[Evaluation] = []
-        images: list[Predictions] = []
+        images: list[AnyPredictions] = []
 
         def moments() -> Iterator[Any]:
             for part, predicted, layers in self._score(batches, statistics):
@@ -165,23 +224,27 @@ class Evaluator:
                 yield layers
 
         pooled = pool(moments())
-        return Pass(total(parts), join_predictions(images), pooled)
+        predictions = join_predictions(images)
+        return Pass(_ranked(total(parts), predictions), predictions, pooled)
 
     def probabilities(self, batches: Batches) -> tuple[Evaluation, np.ndarray, np.ndarray]:
-        """(counts, probability of each class float32 `[n, classes]`, labels int `[n]`) under the moving statistics.
+        """(counts, probability of each class float32 `[n, classes]`, labels as given) under the moving statistics.
 
         Where a logit of an image is not finite, its probabilities are 0.
         """
-        parts, rows, labels = [], [], []
+        parts, rows, labels, images = [], [], [], list[AnyPredictions]()
         for logits, own, _ in self._logits(batches, "moving"):
             finite = np.isfinite(logits).all(axis=1, keepdims=True)
-            log = log_probabilities(np.where(finite, logits, 0).astype(np.float64), per_label=self._subject.per_label)
+            per_label = self._subject.per_label or own.ndim == 2
+            log = log_probabilities(np.where(finite, logits, 0).astype(np.float64), per_label=per_label)
             parts.append(count(logits, own, per_label=self._subject.per_label))
             rows.append(np.where(finite, np.exp(log), 0).astype(np.float32))
             labels.append(own)
-        return total(parts), np.concatenate(rows), np.concatenate(labels)
+            images += [predictions_from_logits(logits, own)] if own.ndim == 2 else []
+        found = _ranked(total(parts), join_predictions(images)) if images else total(parts)
+        return found, np.concatenate(rows), np.concatenate(labels)
 
-    def _score(self, batches: Batches, statistics: Statistics) -> Iterator[tuple[Evaluation, Predictions, Any]]:
+    def _score(self, batches: Batches, statistics: Statistics) -> Iterator[tuple[Evaluation, AnyPredictions, Any]]:
         per_label = self._subject.per_label
         for logits, own, moments in self._logits(batches, statistics):
             scored = count(logits, own, per_label=per_label)
@@ -195,9 +258,18 @@ class Evaluator:
         for images, labels, counted in batches:
             raw, moments = run(images)
             chosen = np.asarray(counted)
-            yield np.asarray(raw)[chosen], np.asarray(labels)[chosen] + self._label_offset, moments
+            own = np.asarray(labels)[chosen]
+            yield np.asarray(raw)[chosen], own if own.ndim == 2 else own + self._label_offset, moments
             if self.on_batch:
                 self.on_batch()
+
+
+def _ranked(found: Evaluation, predictions: AnyPredictions) -> Evaluation:
+    """`found` with the average precision of each label, where images may have several."""
+    if not isinstance(predictions, LabelPredictions):
+        return found
+    ranked = metrics.average_precisions(predictions.logits, predictions.labels)
+    return replace(found, average_precision=ranked)
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,8 @@ def class_scores(counts: Iterable[tuple[int, int, int]]) -> list[ClassScore]:
 
 
 def macro_f1(scores: list[ClassScore]) -> float:
-    """Mean F1 over the classes that have images."""
-    return float(np.mean([score.f1 for score in scores if score.images]))
+    """Mean F1 over the classes that have images; 0 where none has."""
+    return float(np.mean([score.f1 for score in scores if score.images] or [0.0]))
 
 
 def balanced_accuracy(scores: list[ClassScore]) -> float:
@@ -111,13 +111,14 @@ class Threshold:
 def thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[Threshold]:
     """For each class the threshold with the largest F1 of the class against all others, the highest of equals.
 
-    probabilities: float `[n, classes]` in [0, 1]; labels: int `[n]`; n is 1 or more. A threshold lies halfway between
-    the least probability that passes and the next lower one, or 0.
+    probabilities: float `[n, classes]` in [0, 1]; labels: int `[n]`, or 0/1 `[n, classes]`; n is 1 or more. A
+    threshold lies halfway between the least probability that passes and the next lower one, or 0.
     """
     found = []
     for label in range(probabilities.shape[1]):
         order = np.argsort(-probabilities[:, label], kind="stable")
-        own, hits = probabilities[order, label].astype(np.float64), np.cumsum(labels[order] == label)
+        positive = labels[:, label] == 1 if labels.ndim == 2 else labels == label
+        own, hits = probabilities[order, label].astype(np.float64), np.cumsum(positive[order])
         images = int(hits[-1])
         if not images:
             found.append(Threshold(None, None, 0))
@@ -158,3 +159,76 @@ def confused(table: np.ndarray, most: int) -> list[tuple[int, int, int]]:
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [(int(place) // len(table), int(place) % len(table)) for place in order]
     return [(true, taken, int(wrong[true, taken])) for true, taken in pairs if wrong[true, taken]]
+
+
+def average_precision(scores: np.ndarray, positive: np.ndarray) -> float | None:
+    """Area under the precision-recall curve as a sum of rectangles, sum_n (R_n - R_{n-1}) P_n, over the distinct
+    scores, the highest first (scikit-learn's `average_precision_score`); None without positive images.
+
+    scores: float `[n]`, larger is more likely; positive: 0/1 `[n]`.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered, hits = scores[order], np.cumsum(positive[order], dtype=np.int64)
+    if not len(hits) or not hits[-1]:
+        return None
+    last = np.append(ordered[1:] != ordered[:-1], True)  # equal scores are reached together
+    found = hits[last]
+    precision = found / (np.flatnonzero(last) + 1)
+    return float(np.sum(np.diff(found, prepend=0) * precision) / hits[-1])
+
+
+def average_precisions(scores: np.ndarray, labels: np.ndarray) -> tuple[float | None, ...]:
+    """`average_precision` of each label: scores float `[n, labels]`, labels 0/1 `[n, labels]`."""
+    return tuple(map(average_precision, scores.T, labels.T))
+
+
+def mean_average_precision(each: Iterable[float | None]) -> float | None:
+    """The mean over the labels that have positive images; None where none has."""
+    known = [one for one in each if one is not None]
+    return float(np.mean(known)) if known else None
+
+
+def r_precision(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The accuracy of each image that may have several labels, float64 `[n]`: the share of its r labels that are among
+    the r highest logits (R-precision; Manning et al. 2008, Introduction to Information Retrieval, section 8.4).
+
+    Of one label it is top-1 accuracy. No threshold is in it: a model that gives rare labels low probabilities is not
+    wrong for that. An image without labels is right, 1, if no logit is above 0, else 0. Of equal logits the
+    lower label comes first, as in argmax.
+
+    logits: float `[n, labels]`, finite; labels: 0/1 `[n, labels]`.
+    """
+    count = labels.sum(axis=1, dtype=np.int64)
+    ranked = np.take_along_axis(labels, np.argsort(-logits, axis=1, kind="stable"), axis=1)
+    hits = (ranked * (np.arange(labels.shape[1]) < count[:, None])).sum(axis=1)
+    return np.where(count > 0, hits / np.maximum(count, 1), ~(logits > 0).any(axis=1))
+
+
+def label_counts(decided: np.ndarray, labels: np.ndarray) -> list[tuple[int, int, int]]:
+    """`class_counts` of several labels an image: bool `[n, labels]` and 0/1 `[n, labels]`."""
+    true = labels.astype(bool)
+    columns = ((decided & true).sum(axis=0), true.sum(axis=0), decided.sum(axis=0))
+    return list(zip(*(one.tolist() for one in columns), strict=True))
+
+
+def micro_f1(counts: Iterable[tuple[int, int, int]]) -> float:
+    """F1 of all decisions about all labels together; 0 where there is neither a label nor a prediction."""
+    hits, images, taken = np.sum(list(counts), axis=0)
+    return float(2 * hits / (images + taken)) if images + taken else 0.0
+
+
+def decided(probabilities: np.ndarray, limits: Iterable[float | None]) -> np.ndarray:
+    """bool `[n, labels]`: which labels reach their threshold; one without a threshold takes 0.5."""
+    return np.asarray(probabilities >= np.array([0.5 if one is None else one for one in limits]))
+
+
+def scores_at(probabilities: np.ndarray, labels: np.ndarray, limits: Iterable[float | None]) -> dict[str, float]:
+    """F1, exact matches and the share of right labels where `decided` by the thresholds `limits`."""
+    yes = decided(probabilities, limits)
+    counts, right = label_counts(yes, labels), yes == labels.astype(bool)
+    return {
+        "micro_f1": micro_f1(counts),
+        "macro_f1": macro_f1(class_scores(counts)),
+        "exact_match": float(right.all(axis=1).mean()),
+        "label_accuracy": float(right.mean()),
+    }

@@ -1,12 +1,13 @@
 """A model's predictions for each image. A run keeps them, so that reports need not score it again. NumPy only."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from finetune.errors import FinetuneError
+from finetune.evaluation import metrics
 from finetune.files import read_arrays, write_arrays
 
 TOP = 5
@@ -47,16 +48,62 @@ class Predictions:
         """bool `[n]`: whether the predicted class is the label."""
         return np.asarray(self.labels == self.classes)
 
+    @property
+    def outcomes(self) -> np.ndarray:
+        """What two results are compared by, image by image: `correct`."""
+        return self.correct
+
     def save(self, path: Path) -> None:
         """Write an `.npz`, atomically."""
         write_arrays(path, {name: getattr(self, name) for name in _NAMES})
 
 
-def predictions_from_logits(logits: np.ndarray, labels: np.ndarray, *, per_label: bool = False) -> Predictions:
-    """The predictions of logits `[n, outputs]` for images with int labels `[n]`; computed in float64.
+@dataclass(frozen=True, eq=False)
+class LabelPredictions:
+    """The predictions for n images that may have several labels, in their order.
+
+    labels: uint8 0/1 `[n, labels]`. logits: float32 `[n, labels]`; all of an image are -infinity if one is not finite.
+    """
+
+    labels: np.ndarray
+    logits: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """float64 `[n, labels]`: the sigmoids."""
+        return np.exp(-np.logaddexp(0, -self.logits.astype(np.float64)))
+
+    @property
+    def correct(self) -> np.ndarray:
+        """bool `[n]`: whether all labels of an image are right, each decided at probability 0.5."""
+        right = np.equal(self.logits > 0, self.labels == 1) & np.isfinite(self.logits)
+        return np.asarray(right.all(axis=1))
+
+    @property
+    def outcomes(self) -> np.ndarray:
+        """What two results are compared by, image by image, float64 `[n]` in [0, 1]: `metrics.r_precision`."""
+        finite = np.isfinite(self.logits).all(axis=1)
+        return np.where(finite, metrics.r_precision(self.logits, self.labels), 0.0)
+
+    def save(self, path: Path) -> None:
+        """Write an `.npz`, atomically."""
+        write_arrays(path, {"labels": self.labels, "logits": self.logits})
+
+
+AnyPredictions = Predictions | LabelPredictions
+
+
+def predictions_from_logits(logits: np.ndarray, labels: np.ndarray, *, per_label: bool = False) -> AnyPredictions:
+    """The predictions of logits `[n, outputs]` for images with labels int `[n]` or 0/1 `[n, outputs]`; in float64.
 
     `per_label` says that each logit is a yes or no of its own, whose probability is its sigmoid.
     """
+    if labels.ndim == 2:
+        known = np.isfinite(logits).all(axis=1, keepdims=True)
+        return LabelPredictions(labels.astype(np.uint8), np.where(known, logits, -np.inf).astype(np.float32))
     scores = logits.astype(np.float64)
     finite = np.asarray(np.isfinite(scores).all(axis=1))
     scores = np.where(finite[:, None], scores, 0.0)
@@ -79,18 +126,21 @@ def log_probabilities(logits: np.ndarray, *, per_label: bool = False) -> np.ndar
     return np.asarray(log - np.log(np.exp(log).sum(axis=-1, keepdims=True)))
 
 
-def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+def join_predictions(parts: Sequence[AnyPredictions]) -> AnyPredictions:
     """One after another; all of the same model."""
-    return Predictions(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in _NAMES})
+    kind, names = type(parts[0]), [one.name for one in fields(parts[0])]
+    return kind(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
-def load_predictions(path: Path, *, classes: int) -> Predictions:
+def load_predictions(path: Path, *, classes: int) -> AnyPredictions:
     """Read what `save` wrote, for a model with `classes` classes. Nothing in the file is ever unpickled.
 
     Raises FileNotFoundError if there is no such file, FinetuneError if it is damaged or of another model.
     """
     advice = "delete it, and the run is scored again"
     arrays = read_arrays(path, advice=advice)
+    if {"labels", "logits"} == arrays.keys():
+        return _label_predictions(arrays, path, classes, advice)
     lacking = [name for name in _NAMES if name not in arrays]
     if lacking:
         raise FinetuneError(f"{path} is damaged (it has no '{lacking[0]}'): {advice}")
@@ -107,3 +157,17 @@ def load_predictions(path: Path, *, classes: int) -> Predictions:
     if not np.isfinite(found.top_probabilities).all():
         raise FinetuneError(f"{path} is damaged (a probability is not finite): {advice}")
     return found
+
+
+def _label_predictions(arrays: Mapping[str, np.ndarray], path: Path, classes: int, advice: str) -> LabelPredictions:
+    """Those in a file's `arrays`. FinetuneError where they are damaged or of another model."""
+    labels, logits = arrays["labels"], arrays["logits"]
+    if labels.shape != logits.shape or labels.ndim != 2 or labels.shape[1] != classes or not len(labels):
+        raise FinetuneError(f"{path} is not of a model with {classes} labels: {advice}")
+    if (
+        [labels.dtype, logits.dtype] != [np.dtype(np.uint8), np.dtype(np.float32)]
+        or labels.max() > 1
+        or np.isnan(logits).any()
+    ):
+        raise FinetuneError(f"{path} is damaged (its labels are not 0 and 1, or its logits no numbers): {advice}")
+    return LabelPredictions(labels, logits)

@@ -32,7 +32,7 @@ def kept_epoch(rows: Sequence[Row], *, patience: bool, select_by: str = "accurac
     return max(scored, key=lambda row: selection_score(row, select_by) or 0.0) if patience else scored[-1]
 
 
-def common_selection(every: Iterable[str]) -> str:
+def common_selection(every: Iterable[str | None]) -> str:
     """By which score runs are ranked together, from the `select_by` of each: accuracy, unless all name another."""
-    names = set(every)
+    names = {one or "accuracy" for one in every}
     return names.pop() if len(names) == 1 else "accuracy"

@@ -95,27 +95,39 @@ class Interval:
 class Paired:
     """Two results on the same images, compared image by image. Far sharper than two accuracies.
 
-    gained: images that the result gets right and the reference gets wrong. lost: the reverse.
+    gained: images that the result gets right and the reference gets wrong. lost: the reverse. Of images with several
+    labels, which are right in part, the sums of what each gains and loses.
+    squares: the sum of the squared differences; None where every difference is a whole image. The labels of an image
+    are not independent, so the image is the unit also there.
     """
 
-    gained: int
-    lost: int
+    gained: float
+    lost: float
+    squares: float | None = None
 
     def __add__(self, other: "Paired") -> "Paired":
         """The images of both comparisons together."""
-        return Paired(self.gained + other.gained, self.lost + other.lost)
+        parts = self.squares is not None or other.squares is not None
+        squares = self.changed + other.changed if parts else None
+        return Paired(self.gained + other.gained, self.lost + other.lost, squares)
+
+    @property
+    def changed(self) -> float:
+        """The sum of squared differences: of whole images, how many changed."""
+        return self.gained + self.lost if self.squares is None else self.squares
 
     def interval(self, images: int) -> Interval:
         """The difference of the two accuracies on so many images, by Wald's interval with half an image added to each
         of the four outcomes (Agresti & Min 2005): right also for few images and for no change at all."""
-        changed, difference, n = self.gained + self.lost + 1, self.gained - self.lost, images + 2
+        changed, difference, n = self.changed + 1, self.gained - self.lost, images + 2
         error = math.sqrt(max(changed - difference**2 / n, 0.0)) / n
         return Interval(difference / images, difference / n - _CONFIDENT * error, difference / n + _CONFIDENT * error)
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `gained - lost`, in images, if both are equally likely (McNemar 1947)."""
-        return math.sqrt(self.gained + self.lost)
+        """Standard error of `gained - lost`, in images, if both are equally likely (McNemar 1947; of parts of images,
+        the root of the sum of squares, which is the same of whole ones)."""
+        return math.sqrt(self.changed)
 
     @property
     def within_noise(self) -> bool:
@@ -124,12 +136,17 @@ class Paired:
 
     def reversed(self) -> "Paired":
         """The same images, with the result and the reference exchanged."""
-        return Paired(gained=self.lost, lost=self.gained)
+        return Paired(gained=self.lost, lost=self.gained, squares=self.squares)
 
 
 def compare_paired(correct: np.ndarray, reference: np.ndarray) -> Paired:
-    """Compare two results on the same n images. Both are bool `[n]`: whether each image is classified correctly."""
-    return Paired(gained=int(np.sum(correct & ~reference)), lost=int(np.sum(reference & ~correct)))
+    """Compare two results on the same n images. Both are bool `[n]`, whether each image is classified correctly, or
+    float64 `[n]`, the accuracy of each image that has several labels."""
+    if correct.dtype == bool:
+        return Paired(gained=int(np.sum(correct & ~reference)), lost=int(np.sum(reference & ~correct)))
+    change = correct - reference
+    gained, lost = (float(np.maximum(one, 0).sum()) for one in (change, -change))
+    return Paired(gained, lost, float(np.sum(change**2)))
 
 
 def images_needed(difference: float, changed: float) -> int:

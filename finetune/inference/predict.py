@@ -24,7 +24,7 @@ from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.predictions import log_probabilities
 from finetune.inference.export.exportable import CARD
-from finetune.runs.model import finished_class_names, open_trained
+from finetune.runs.model import finished_class_names, open_trained, run_scores
 from finetune.runs.run_data import image_shape, is_image_shape, is_white, white
 from finetune.text import ImageSize, printable, shape_of
 
@@ -36,7 +36,8 @@ _NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune
 
 @dataclass(frozen=True)
 class Classified:
-    """The most probable classes of one image, the best first: (label, class name, probability in [0, 1])."""
+    """The most probable classes of one image, the best first: (label, class name, probability in [0, 1]); of several
+    labels an image, those that reach their threshold, which may be none."""
 
     image: str
     classes: tuple[tuple[int, str, float], ...]
@@ -83,11 +84,13 @@ class Classifications:
 
     def rows(self) -> list[tuple[Any, ...]]:
         """(image, rank from 1, label, class, probability), a row for each class of each image; with `thresholds` also
-        (threshold, whether the probability reaches it), both None where the class has no threshold."""
+        (threshold, whether the probability reaches it), both None where the class has no threshold. An image without
+        any class has a row of None."""
+        nothing = (None,) * (1 + len(self._columns))
         return [
-            (one.image, rank, *row)
+            (one.image, *row)
             for one in self.images
-            for rank, row in enumerate(one.rows(self.thresholds), start=1)
+            for row in [(rank, *row) for rank, row in enumerate(one.rows(self.thresholds), start=1)] or [nothing]
         ]
 
     def write_csv(self, path: Path) -> None:
@@ -103,6 +106,7 @@ class Classifier:
 
     name: as messages call it. config: complete but for the data. native: as in
     `run_data.image_shape`. white: as in `run_data.white`. notes: what a user must know. thresholds: those of a run.
+    multi_label: whether an image may have several labels.
     """
 
     name: str
@@ -113,29 +117,36 @@ class Classifier:
     notes: tuple[str, ...] = ()
     white: int | None = None
     thresholds: Thresholds | None = None
+    multi_label: bool = False
 
 
 def predict(
     target: Path | Classifier,
     places: Sequence[Path],
     *,
-    top: int = 5,
+    top: int | None = None,
     by_thresholds: bool = False,
     skip_bad_images: bool = False,
     batch_size: int | None = None,
     on_scan: Progress | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> Classifications:
-    """The `top` most probable classes of image files, and of all images in folders, by a run's model or an opened one.
+    """The `top` most probable classes (None: 5) of image files, and of all images in folders, by a run's model or an
+    opened one.
 
     Images are decoded, resized and preprocessed as in the run's evaluation, in 8 bits until they are in a batch. For a
     run on images in memory of one size (CIFAR), files are first resized to that size. Probabilities are the softmax of
     the logits, or the sigmoids of independent labels, in float64. by_thresholds: each class is also decided by the
-    run's threshold, and those that reach theirs come beyond `top`.
+    run's threshold, and those that reach theirs come beyond `top`. Several labels an image are always decided, by the
+    run's threshold or at 0.5 where it has none, and only those with a yes are listed, unless `top` asks for more.
     Raises FinetuneError where `target` is no run and for missing images; for damaged ones unless `skip_bad_images`.
     """
     network = target if isinstance(target, Classifier) else _open(target)
-    thresholds = _thresholds(network) if by_thresholds else None
+    thresholds = _thresholds(network) if by_thresholds and not network.multi_label else None
+    if network.multi_label:
+        known = network.thresholds or (None,) * len(network.class_names)
+        thresholds = tuple(0.5 if one is None else one for one in known)
+    most = (0 if network.multi_label else 5) if top is None else top
     least = np.array([np.inf if one is None else one for one in thresholds or ()])
     named = image_files.read_images(
         places, native=network.native, white=network.white, skip_bad=skip_bad_images, on_scan=on_scan
@@ -147,7 +158,7 @@ def predict(
         for row in rows:
             order = np.argsort(-row, kind="stable")
             best = [
-                label for rank, label in enumerate(order) if rank < top or (thresholds and row[label] >= least[label])
+                label for rank, label in enumerate(order) if rank < most or (thresholds and row[label] >= least[label])
             ]
             classes = tuple((int(label), names[label], float(row[label])) for label in best)
             found.append(Classified(named.names[len(found)], classes))
@@ -214,10 +225,17 @@ def _open(target: Path) -> Classifier:
     if run.status != "done":
         raise FinetuneError(f"{run} is not finished, so its model is not known: continue it with: {run.resume_command}")
     names = _checked(list(finished_class_names(run)), trained.model, trained.path)
-    subject = KerasSubject(trained.model)
+    subject = trained.subject
     native = image_shape(run, trained.config)
     return Classifier(
-        str(target), subject, trained.config, names, native, white=white(run), thresholds=run.thresholds(len(names))
+        str(target),
+        subject,
+        trained.config,
+        names,
+        native,
+        white=white(run),
+        thresholds=run.thresholds(len(names)),
+        multi_label=run.multi_label,
     )
 
 
@@ -260,8 +278,22 @@ def _exported(path: Path) -> Classifier:
     except WrongUse as error:
         raise FinetuneError(f"{path}: its {CARD} is damaged ({error}): export it again") from None
     sides = tuple(native) if native else None
-    subject = KerasSubject(adopt(model, unbiased=False))
-    return Classifier(str(path), subject, config, _checked(names, model, path), sides, white=brightest)
+    several, limits = card.get("multi_label") is True, card.get("thresholds")
+    if limits is not None and (
+        len(limits) != len(names) or not all(one is None or type(one) is float for one in limits)
+    ):
+        raise FinetuneError(f"{path}: its {CARD} has thresholds {limits!r}: export it again")
+    model = adopt(model, unbiased=False)
+    return Classifier(
+        str(path),
+        KerasSubject(model, run_scores(model, multi_label=several)),
+        config,
+        _checked(names, model, path),
+        sides,
+        white=brightest,
+        thresholds=None if limits is None else tuple(limits),
+        multi_label=several,
+    )
 
 
 def _sides(size: ImageSize) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from finetune.data.check.kinds import CERTAIN, WORDS, Kind
 from finetune.data.check.measures import Pool, measure
 from finetune.data.dataset import Dataset, Split
 from finetune.data.exclusion import pixel_digest, written
+from finetune.data.label_sets import label_counts
 from finetune.data.lazy import LazyImages, Progress
 from finetune.errors import FinetuneError
 from finetune.evaluation.linear_probe import Suspicions, TooFew, drift, suspect_labels
@@ -107,10 +108,7 @@ def unreadable(dataset: Dataset) -> list[dict[str, Any]]:
 def _described(pool: Pool) -> dict[str, Any]:
     """What was read, and how many images each class has."""
     dataset = pool.dataset
-    counts = {
-        name: [int(one) for one in np.bincount(split.labels, minlength=len(dataset.class_names))]
-        for name, split in pool.parts.items()
-    }
+    counts = {name: label_counts(split.labels, len(dataset.class_names)).tolist() for name, split in pool.parts.items()}
     train = np.array(counts["train"])
     most, least = int(train.argmax()), int(train.argmin())
     return {
@@ -142,7 +140,7 @@ def _row(pool: Pool, finding: Finding, entries: list[dict[str, Any]]) -> dict[st
 def _entries(pool: Pool, finding: Finding) -> list[dict[str, Any]]:
     """What the JSON says of each image, the worst first."""
     group_of = {int(number): at for at, group in enumerate(finding.groups) for number in group}
-    names = pool.dataset.class_names
+    names = pool.class_names
     entries = []
     for number, value, removable in zip(
         finding.numbers.tolist(), finding.values.tolist(), finding.removable.tolist(), strict=True
@@ -166,6 +164,8 @@ def _probed(pool: Pool, good: np.ndarray, probe: Probe) -> tuple[Finding, dict[s
     try:
         if not of_parts:
             raise TooFew("no image can be read")
+        if pool.dataset.multi_label:
+            raise TooFew("they are looked for among images of one class each, and these have several labels")
         found = suspect_labels(np.concatenate(of_parts), pool.labels[numbers], seed=probe.seed)
     except TooFew as reason:
         return empty, about | {"reason": str(reason)}, between
@@ -175,7 +175,7 @@ def _probed(pool: Pool, good: np.ndarray, probe: Probe) -> tuple[Finding, dict[s
 
 
 def _suspects(pool: Pool, numbers: np.ndarray, found: Suspicions, ranked: np.ndarray) -> Finding:
-    names = pool.dataset.class_names
+    names = pool.class_names
     notes = {
         int(numbers[at]): f"labelled {names[pool.labels[numbers[at]]]}, looks like {names[found.predicted[at]]}"
         for at in ranked.tolist()

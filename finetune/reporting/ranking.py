@@ -7,7 +7,7 @@ import numpy as np
 
 from finetune.config import settings_with
 from finetune.evaluation import significance
-from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.predictions import AnyPredictions
 from finetune.evaluation.selection import common_selection, score_name, selection_score
 from finetune.reporting.record import RunRecord
 
@@ -16,7 +16,7 @@ ANOTHER_TEST_SET = "another test set"
 
 
 def rank_runs(
-    records: Sequence[RunRecord], predictions: Mapping[str, Predictions]
+    records: Sequence[RunRecord], predictions: Mapping[str, AnyPredictions]
 ) -> tuple[list[RunRecord], dict[str, Any]]:
     """The runs in order, ranked ones first, then those without a result; and the part of a report about all runs.
 
@@ -38,7 +38,7 @@ def rank_runs(
         mine, best, result = groups[position], groups[order[0]], results[position]
         pairs = None
         if len(mine) == len(best) == 1 and rank > 1 and _same_images(mine[0], best[0], predictions):
-            pairs = significance.compare_paired(predictions[mine[0].name].correct, predictions[best[0].name].correct)
+            pairs = significance.compare_paired(predictions[mine[0].name].outcomes, predictions[best[0].name].outcomes)
         words = "best" if rank == 1 else significance.difference_words(result, results[order[0]], pairs)
         comparable = all(_comparable(one, best[0], predictions) for one in mine)
         group = {
@@ -89,7 +89,7 @@ def _differs(records: Sequence[RunRecord]) -> list[str]:
     return [name for name in names if len({repr(getattr(one.config, name)) for one in records}) > 1]
 
 
-def _same_images(one: RunRecord, other: RunRecord, predictions: Mapping[str, Predictions]) -> bool:
+def _same_images(one: RunRecord, other: RunRecord, predictions: Mapping[str, AnyPredictions]) -> bool:
     """Whether both were tested on the same images in the same order.
 
     Equal labels are not enough: a test set drawn from folders by another seed has the same labels in the same order.
@@ -107,13 +107,13 @@ def _same_images(one: RunRecord, other: RunRecord, predictions: Mapping[str, Pre
     )
 
 
-def _comparable(one: RunRecord, other: RunRecord, predictions: Mapping[str, Predictions]) -> bool:
+def _comparable(one: RunRecord, other: RunRecord, predictions: Mapping[str, AnyPredictions]) -> bool:
     """Whether both test sets have the same classes, and the same number of images of each."""
-    mine, others = (np.sort(predictions[record.name].labels) for record in (one, other))
+    mine, others = (np.sort(predictions[record.name].labels, axis=0) for record in (one, other))
     return one.class_names == other.class_names and np.array_equal(mine, others)
 
 
-def _remarks(finished: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> list[str]:
+def _remarks(finished: Sequence[RunRecord], predictions: Mapping[str, AnyPredictions]) -> list[str]:
     others = [one.name for one in finished[1:] if not _comparable(one, finished[0], predictions)]
     if not others:
         return []

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune.config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
-from finetune.evaluation.predictions import Predictions, load_predictions
+from finetune.evaluation.predictions import AnyPredictions, LabelPredictions, load_predictions
 from finetune.evaluation.selection import kept_epoch
 from finetune.files import read_json
 from finetune.runs.directory import RunDir
@@ -66,7 +66,7 @@ class RunRecord:
         """The row of the epoch whose weights were kept: with `patience` the best one, else the last one. Empty without
         validation images."""
         patience, by = self.config.patience is not None, self.config.select_by
-        return kept_epoch(self.epochs, patience=patience, select_by=by) or {}
+        return kept_epoch(self.epochs, patience=patience, select_by=by or "accuracy") or {}
 
     @property
     def validation(self) -> float | None:
@@ -103,7 +103,7 @@ def read_record(path: Path, *, name: str = "") -> RunRecord:
     )
 
 
-def read_predictions(record: RunRecord, *, score: Callable[[Path], Predictions], keep: bool) -> Predictions:
+def read_predictions(record: RunRecord, *, score: Callable[[Path], AnyPredictions], keep: bool) -> AnyPredictions:
     """The predictions of a finished run with `is_training=False`.
 
     A run without predictions.npz is scored by `score`, which gets its directory. With `keep` they are then written
@@ -121,9 +121,11 @@ def read_predictions(record: RunRecord, *, score: Callable[[Path], Predictions],
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
     # Another machine rounds differently, so a few images at the edge may get another class.
-    if len(found) != record.examples or abs(found.correct.mean() - (record.test or 0.0)) > 0.005:
+    if len(found) != record.examples or abs(found.outcomes.mean() - (record.test or 0.0)) > 0.005:
+        several = isinstance(found, LabelPredictions)
+        right = f"{found.outcomes.mean():.2%}" if several else str(int(found.correct.sum()))
         raise FinetuneError(
-            f"{path} has {int(found.correct.sum())} of {len(found)} test images right, but result.json says "
+            f"{path} has {right} of {len(found)} test images right, but result.json says "
             f"{record.test:.2%} of {record.examples}: the model, the data or one of the two files has changed; "
             "delete predictions.npz to score again, or repeat the run"
         )

@@ -15,7 +15,7 @@ from finetune.data.lazy import LazyImages
 from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError, UserError
 from finetune.evaluation import metrics
-from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.predictions import AnyPredictions, LabelPredictions, Predictions
 from finetune.reporting.pictures import SIDE, data_uri
 from finetune.reporting.ranking import rank_runs
 from finetune.reporting.record import RunRecord, distinct_names, read_predictions, read_record, select_runs
@@ -40,7 +40,7 @@ class Report:
 def build_report(
     paths: Sequence[Path],
     *,
-    score: Callable[[Path], Predictions],
+    score: Callable[[Path], AnyPredictions],
     data_dir: Path | None = None,
     mistakes: int = 24,
     pictures: bool = False,
@@ -65,7 +65,7 @@ def build_report(
         row |= {"rank": group["rank"], "verdict": group["verdict"], "settings": settings}
         if record.name in predictions:
             found = predictions[record.name]
-            positions = most_confident_mistakes(found, mistakes)
+            positions = most_confident_mistakes(found, mistakes, record.thresholds)
             row |= _scores(record, found, positions)
             if pictures and len(positions):
                 uris = images.data_uris(record, found.labels, positions.tolist())
@@ -93,7 +93,8 @@ def _described(record: RunRecord) -> dict[str, Any]:
         **{name: getattr(record, name) for name in ("data", "environment", "weights", "plan", "epochs", "diagnosis")},
         "validation_accuracy": record.validation,
         **{f"validation_{name}": record.kept.get(f"validation_{name}") for name in ("balanced_accuracy", "macro_f1")},
-        **{name: known.get(name) for name in ("test", "bn", "proof", "class_weights", "thresholds")},
+        **({"validation_map": record.kept["validation_map"]} if "validation_map" in record.kept else {}),
+        **{name: known.get(name) for name in ("test", "bn", "proof", "class_weights", "thresholds", "multi_label")},
         "cost": {
             **{name: known.get(name) for name in ("train_seconds", "seconds", "steps", "peak_memory_mib")},
             "images_per_second": record.images_per_second,
@@ -101,7 +102,49 @@ def _described(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _scores(record: RunRecord, predictions: Predictions, positions: np.ndarray) -> dict[str, Any]:
+def _label_scores(record: RunRecord, predictions: LabelPredictions, positions: np.ndarray) -> dict[str, Any]:
+    """`_scores` of images that may have several labels, each decided by its threshold, or at probability 0.5."""
+    names, chances = record.class_names, predictions.probabilities
+    yes = metrics.decided(chances, record.thresholds)
+    each = metrics.class_scores(metrics.label_counts(yes, predictions.labels))
+    ranked = metrics.average_precisions(predictions.logits, predictions.labels)
+    sure = np.maximum(chances, 1 - chances)
+    return {
+        "classes": [
+            {"name": name, **asdict(score), "threshold": threshold, "average_precision": ap}
+            for name, score, threshold, ap in zip(names, each, record.thresholds, ranked, strict=True)
+        ],
+        "macro_f1": metrics.macro_f1(each),
+        "balanced_accuracy": None,
+        "confusion": [],
+        "confused": [],
+        "calibration": metrics.calibration(sure.ravel(), ((chances >= 0.5) == predictions.labels).ravel()).to_json(),
+        "not_finite": int(np.isinf(predictions.logits).all(axis=1).sum()),
+        "mistakes": [_label_mistake(predictions, int(position), yes, names) for position in positions],
+    }
+
+
+def _label_mistake(predictions: LabelPredictions, position: int, yes: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """`label` is the one furthest off, of which `probability` is."""
+    true, chances = predictions.labels[position], predictions.probabilities[position]
+    label = int(np.argmax(np.abs(chances - true)))
+
+    def named(chosen: np.ndarray) -> str:
+        return ", ".join(names[one] for one in np.flatnonzero(chosen)) or "no label"
+
+    return {
+        "image": position,
+        "true": named(true),
+        "predicted": named(yes[position]),
+        "label": names[label],
+        "probability": float(chances[label]),
+        "true_probability": None,
+    }
+
+
+def _scores(record: RunRecord, predictions: AnyPredictions, positions: np.ndarray) -> dict[str, Any]:
+    if isinstance(predictions, LabelPredictions):
+        return _label_scores(record, predictions, positions)
     names = record.class_names
     table = metrics.confusion(predictions.labels, predictions.classes, len(names))
     each = metrics.per_class(predictions.labels, predictions.classes, len(names))
@@ -133,8 +176,14 @@ def _mistake(predictions: Predictions, position: int, names: list[str]) -> dict[
     }
 
 
-def most_confident_mistakes(predictions: Predictions, most: int) -> np.ndarray:
-    """Positions, int64, of wrongly classified images, by the probability of the predicted class, the highest first."""
+def most_confident_mistakes(predictions: AnyPredictions, most: int, limits: Sequence[float | None] = ()) -> np.ndarray:
+    """Positions, int64, of wrongly classified images, by the probability of the predicted class, the highest first; of
+    several labels, decided by the thresholds `limits`, by that of the label furthest off."""
+    if isinstance(predictions, LabelPredictions):
+        off = np.abs(predictions.probabilities - predictions.labels)
+        wrong = metrics.decided(predictions.probabilities, limits) != (predictions.labels == 1)
+        order = np.argsort(-np.where(wrong, off, 0.0).max(axis=1), kind="stable")
+        return np.asarray(order[wrong.any(axis=1)[order]][:most])
     wrong = np.flatnonzero(~predictions.correct & (predictions.classes >= 0))
     order = np.argsort(-predictions.confidences[wrong].astype(np.float64), kind="stable")
     return wrong[order][:most]
@@ -166,7 +215,7 @@ class Pictures:
     def _dataset(self, record: RunRecord) -> Dataset:
         config = record.config
         names = ["data", "data_dir", "examples", "validation", "seed", "test", "skip_bad_images"]
-        names += ["npz_keys", "tfrecord_keys", "csv_columns", "exclude"]
+        names += ["npz_keys", "tfrecord_keys", "csv_columns", "multi_label", "label_separator", "exclude"]
         key = repr([white(record.run), *(getattr(config, name) for name in names)])
         if self._last is None or self._last[0] != key:
             self._last = None

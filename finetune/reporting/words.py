@@ -39,3 +39,11 @@ def others_moved(proof: Mapping[str, Any]) -> str:
     moved, biases = proof["moving_variables"] - len(proof["unmoved"]), proof.get("without_gradient")
     why = f" ({biases} biases have no gradient: BatchNorm subtracts them with the mean)" if biases else ""
     return f"{moved} of {proof['moving_variables']} other variables changed{why}"
+
+
+def label_scores(at: Mapping[str, Any]) -> str:
+    """Scores of several labels an image, each decided by its threshold, as in `multi_label` of result.json."""
+    return (
+        f"macro F1 {percent(at['macro_f1'])}   micro F1 {percent(at['micro_f1'])}   "
+        f"all labels right {percent(at['exact_match'])}"
+    )

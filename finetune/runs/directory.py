@@ -167,6 +167,12 @@ class RunDir:
             raise FinetuneError(f"{self.path / name} has no list of names in class_names: restore it from a copy")
         return names
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether the images of the run may have several labels; runs of earlier versions had one."""
+        noted = self.path / "data.json"
+        return noted.is_file() and self.read("data.json").get("multi_label") is True
+
     def thresholds(self, classes: int) -> tuple[float | None, ...] | None:
         """The threshold of each class, chosen on validation images; None of a class that had none of these. None where
         a run had no validation images, or is of an earlier version. FinetuneError where result.json is damaged."""

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from finetune.backbone import module_handle, open_model, unbiased
+from finetune.batchnorm.scores import Scores
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Snapshot, Statistics
 from finetune.batchnorm.surgery import adopt
@@ -34,6 +35,16 @@ class TrainedModel:
     config: RunConfig
     model: keras.Model
     path: Path
+
+    @property
+    def subject(self) -> KerasSubject:
+        """The model as it is evaluated: of logits of one softmax, or of a sigmoid for each label."""
+        return KerasSubject(self.model, run_scores(self.model, multi_label=self.run.multi_label))
+
+
+def run_scores(model: keras.Model, *, multi_label: bool) -> Scores | None:
+    """What the outputs of a run's model are: logits, of sigmoids where an image may have several labels."""
+    return Scores(int(model.output_shape[-1]), per_label=True) if multi_label else None
 
 
 def find_trained(target: Path) -> tuple[RunDir, RunConfig, Path]:
@@ -143,7 +154,7 @@ def examine_run(
     images: Split | None = getattr(opened.dataset, split)
     if images is None:
         raise FinetuneError(f"{target} has no validation images: it ran with --validation 0; use --split test")
-    subject = KerasSubject(opened.trained.model)
+    subject = opened.trained.subject
     ways = (subject, Mirrored(subject)) if flip else (subject,)
     return [
         Evaluator(way, on_batch=on_batch).examine(batches.evaluation(images, opened.config), statistics) for way in ways

@@ -7,6 +7,7 @@ import numpy as np
 from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split
 from finetune.data.geometry import geometry_of
+from finetune.data.label_sets import label_counts
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError
@@ -24,7 +25,8 @@ def describe_data(dataset: Dataset, config: RunConfig) -> dict[str, Any]:
         "source": dataset.source,
         "class_names": list(dataset.class_names),
         "images": _counts(dataset),
-        "training_images_by_class": np.bincount(dataset.train.labels, minlength=len(dataset.class_names)).tolist(),
+        "training_images_by_class": label_counts(dataset.train.labels, len(dataset.class_names)).tolist(),
+        "multi_label": dataset.multi_label,
         "image_shape": _native(dataset, config),
         "remarks": list(dataset.remarks),
         "skipped": list(dataset.skipped),
@@ -68,6 +70,12 @@ def check_unchanged(run: RunDir, dataset: Dataset, *, advice: str) -> None:
     if not (run.path / _DATA).is_file():
         return
     then = run.read(_DATA, "images")
+    if bool(then.get("multi_label")) != dataset.multi_label:
+        now = "several labels" if dataset.multi_label else "one class"
+        raise FinetuneError(
+            f"the data has changed since the run was started: an image has {now} now ({dataset.source}), and had "
+            f"{'one class' if dataset.multi_label else 'several labels'} then: {advice}"
+        )
     for split, count in _counts(dataset).items():
         if then["images"].get(split) != count:
             raise FinetuneError(
@@ -142,4 +150,4 @@ def _splits(dataset: Dataset) -> dict[str, Split | None]:
 
 def _by_class(split: Split | None, dataset: Dataset) -> list[int]:
     labels = split.labels if split is not None else np.zeros(0, np.int64)
-    return [int(count) for count in np.bincount(labels, minlength=len(dataset.class_names))]
+    return [int(count) for count in label_counts(labels, len(dataset.class_names))]

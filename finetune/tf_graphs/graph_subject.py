@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
 
-from finetune.batchnorm.scores import SUMS, Scores, sum_to_one
+from finetune.batchnorm.scores import SUMS, ByScores, Scores, sum_to_one
 from finetune.batchnorm.statistics import Moments, pool
 from finetune.batchnorm.subject import BNInfo, Forward, Snapshot, Statistics, kept
 from finetune.errors import FinetuneError
@@ -63,7 +63,7 @@ class GraphFacts:
     statistics_raw: bool = False
 
 
-class GraphSubject:
+class GraphSubject(ByScores):
     """A TF1 graph with the variables of a checkpoint; see `finetune.batchnorm.subject.Subject`.
 
     The two graphs of `modes` are imported under `batch/` and `moving/` and read the same variables, whose values come
@@ -121,11 +121,6 @@ class GraphSubject:
         """The number of classes."""
         return self.scores.classes
 
-    @property
-    def per_label(self) -> bool:
-        """Whether each logit is a yes or no of its own."""
-        return self.scores.per_label
-
     @cached_property
     def scores(self) -> Scores:
         """What the graph's own outputs are, by running it once where its shapes do not show their number."""
@@ -137,7 +132,8 @@ class GraphSubject:
     def _of_units(self, units: int) -> Scores:
         ending = self.facts.ending
         probabilities = ending.mixed or (ending.kind == "unknown" and units > 1 and self._sums_to_one)
-        return Scores(units, probabilities=probabilities, per_label=ending.kind == "sigmoid" and units > 1)
+        kind = {"per_label": ending.kind == "sigmoid" and units > 1, "softmax": ending.kind == "softmax"}
+        return Scores(units, probabilities=probabilities, **kind)
 
     @cached_property
     def _sums_to_one(self) -> bool:

@@ -16,15 +16,16 @@ from finetune.config import CHANGES, RunConfig
 from finetune.data import batches
 from finetune.data.balance import class_weights
 from finetune.data.batches import training_subset
+from finetune.data.label_sets import label_counts
 from finetune.data.preprocessing import Preprocessing, find_preprocessing
 from finetune.diagnosis import RECALIBRATION_IMAGES
 from finetune.evaluation import metrics
 from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored
-from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.predictions import AnyPredictions, LabelPredictions
 from finetune.files import write_text
 from finetune.reporting.rendering import render_card
 from finetune.runs.directory import RunDir
-from finetune.runs.model import refuse_broken_plan
+from finetune.runs.model import refuse_broken_plan, run_scores
 from finetune.runs.run_data import describe_data
 from finetune.text import shape_of
 from finetune.training.display import Display
@@ -59,6 +60,7 @@ def finish(
     proof = phases.proof(proofs)
     test, predictions = _score(feed, display)
     validation, thresholds = _validate(feed, display) if dataset.validation else (None, None)
+    limits = [one["threshold"] for one in thresholds or [{"threshold": None}] * len(dataset.class_names)]
     flipped = _score_flipped(prepared, display) if config.tta == "flip" else None
     save_stock(prepared.model, run.model_path)
     predictions.save(run.predictions_path)
@@ -70,6 +72,7 @@ def finish(
         "validation_accuracy": history[-1].get("validation_accuracy"),
         "validation": validation,
         "thresholds": thresholds,
+        "multi_label": _labels_json(predictions, limits) if isinstance(predictions, LabelPredictions) else None,
         "class_weights": _weights_json(prepared),
         "bn": _bn_json(prepared, updates=updates, recalibrated=recalibrated),
         "proof": proof,
@@ -91,7 +94,7 @@ def finish(
     refuse_broken_plan(run)
 
 
-def _score(feed: Feed, display: Display) -> tuple[dict[str, Any], Predictions]:
+def _score(feed: Feed, display: Display) -> tuple[dict[str, Any], AnyPredictions]:
     """Both evaluations of the test images as JSON values, and the predictions with `is_training=False`."""
     display.say("evaluating on test images")
     evaluator, images = feed.scoring("test", "moving", on_batch=display.batch)
@@ -111,6 +114,15 @@ def _validate(feed: Feed, display: Display) -> tuple[dict[str, Any], list[dict[s
     return scores.to_json(), rows
 
 
+def _labels_json(predictions: LabelPredictions, limits: list[float | None]) -> dict[str, Any]:
+    """For `result.json`: the test scores of several labels an image, each label decided by its threshold, and the
+    average precision of each."""
+    return {
+        "at_thresholds": metrics.scores_at(predictions.probabilities, predictions.labels, limits),
+        "average_precision": metrics.average_precisions(predictions.logits, predictions.labels),
+    }
+
+
 def _weights_json(prepared: Prepared) -> dict[str, float] | None:
     """The weight of each class, by its name."""
     weights = class_weights(prepared.dataset, prepared.config)
@@ -119,7 +131,8 @@ def _weights_json(prepared: Prepared) -> dict[str, float] | None:
 
 def _score_flipped(prepared: Prepared, display: Display) -> Evaluation:
     """Each test image and its mirror image, their probabilities averaged."""
-    evaluator = Evaluator(Mirrored(KerasSubject(prepared.model)), on_batch=display.batch)
+    subject = KerasSubject(prepared.model, run_scores(prepared.model, multi_label=prepared.dataset.multi_label))
+    evaluator = Evaluator(Mirrored(subject), on_batch=display.batch)
     return evaluator.evaluate(batches.evaluation(prepared.dataset.test, prepared.config), "moving")
 
 
@@ -184,14 +197,20 @@ def _arithmetic(pixels: Preprocessing, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predictions: Predictions) -> dict[str, Any]:
+def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predictions: AnyPredictions) -> dict[str, Any]:
     """For the card of a run whose result is known. `predictions`: of its test images, with `is_training=False`."""
     config, dataset, spec = prepared.config, prepared.dataset, prepared.backbone.spec
     names = dataset.class_names
-    scores = metrics.per_class(predictions.labels, predictions.classes, len(names))
     report, pixels = prepared.backbone.report, find_preprocessing(str(config.preprocess))
-    trained = np.bincount(dataset.train.labels, minlength=len(names))
+    trained = label_counts(dataset.train.labels, len(names))
     thresholds = [one["threshold"] for one in result["thresholds"] or []] or [None] * len(names)
+    if isinstance(predictions, LabelPredictions):
+        chances, labels = predictions.probabilities, predictions.labels
+        scores = metrics.class_scores(metrics.label_counts(metrics.decided(chances, thresholds), labels))
+        sure, right = np.maximum(chances, 1 - chances).ravel(), ((chances >= 0.5) == labels).ravel()
+    else:
+        scores = metrics.per_class(predictions.labels, predictions.classes, len(names))
+        sure, right = predictions.confidences, predictions.correct
     return {
         "name": run.path.absolute().name,
         "backbone": {
@@ -219,7 +238,7 @@ def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predict
             for name, images, score, threshold in zip(names, trained, scores, thresholds, strict=True)
         ],
         "macro_f1": metrics.macro_f1(scores),
-        "balanced_accuracy": metrics.balanced_accuracy(scores),
-        "calibration_error": metrics.calibration(predictions.confidences, predictions.correct).expected_error,
+        "balanced_accuracy": None if dataset.multi_label else metrics.balanced_accuracy(scores),
+        "calibration_error": metrics.calibration(sure, right).expected_error,
         "environment": run.read("environment.json") if (run.path / "environment.json").is_file() else {},
     }

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from checkpoints import store
 from checkpoints.errors import CheckpointError
@@ -14,7 +15,7 @@ from checkpoints.formats import Checkpoint, open_checkpoint
 from checkpoints.formats.aliases import averaged
 from checkpoints.matching.fit import measurable
 from finetune.backbone import Backbone, BackboneSpec, check_plan, freezing, head_outputs, load_backbone
-from finetune.backbone.head import attach_head
+from finetune.backbone.head import LabelOutputs, attach_head
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.batchnorm.surgery import BatchNormOptions, bn_layers
 from finetune.config import RunConfig, absolute_trackers, presets
@@ -55,6 +56,7 @@ def prepare(
     config = request.config
     config = replace(config, data=absolute(config.data), tracker=absolute_trackers(config.tracker))
     dataset = read_data(config, request.spec, display, weights=load_weights, check=check_data)
+    config = replace(config, select_by=config.select_by or ("map" if dataset.multi_label else "accuracy"))
     opened = open_given_checkpoint(config, request.spec) if load_weights else None
     catalogued = opened if request.spec.source != "file" else None
     if config.head == "keep" and catalogued and dataset.lacks_background(head_outputs(request.spec, catalogued)):
@@ -98,13 +100,37 @@ def read_data(
             f"--patience {config.patience} waits for a better validation accuracy, and no validation images are held "
             "out: leave --patience out, or give a --validation above 0"
         )
-    if config.select_by != "accuracy" and dataset.validation is None:
+    if config.select_by not in (None, "accuracy") and dataset.validation is None:
         raise WrongUse(
             f"--select-by {config.select_by} is a score of validation images, and none are held out: leave --select-by "
             "out, or give a --validation above 0"
         )
+    if dataset.multi_label:
+        check_labels(config)
+    elif config.select_by == "map":
+        raise WrongUse(
+            f"--select-by map is a score of several labels an image, and {dataset.source} has one: give accuracy, "
+            "balanced-accuracy, macro-f1 or loss"
+        )
     class_weights(dataset, config)  # before anything is built: the names of classes may be wrong
     return _without_overlap(dataset, config)
+
+
+def check_labels(config: RunConfig) -> None:
+    """WrongUse for settings that several labels an image do not go with."""
+    several = "the data has several labels an image, and"
+    if config.sampler == "balanced":
+        raise WrongUse(
+            f"--sampler balanced: {several} an image of a rare label has frequent ones too: give --class-weights "
+            "balanced"
+        )
+    if config.select_by == "balanced-accuracy":
+        raise WrongUse(f"--select-by balanced-accuracy: {several} no one class each: give map, macro-f1 or accuracy")
+    if config.distribute == "multi-worker":
+        raise WrongUse(
+            f"--distribute multi-worker: {several} their mean average precision needs all images in one process: give "
+            "--distribute mirrored, or none"
+        )
 
 
 def open_given_checkpoint(config: RunConfig, spec: BackboneSpec) -> Checkpoint | None:
@@ -148,7 +174,7 @@ def build_model(
         request.spec,
         image_size=config.image_size or 0,
         checkpoint=opened,
-        head=classes if config.head == "keep" else None,
+        head=None if config.head == "swap" else LabelOutputs(classes) if dataset.multi_label else classes,
         features=config.features,
         from_scratch=config.from_scratch or not load_weights,
         batchnorm=BatchNormOptions(config.bn_epsilon, config.bn_renorm, config.bn_zero_debias),
@@ -201,7 +227,8 @@ def announce(prepared: Prepared, display: Display, *, replicas: int) -> None:
         display.say(presets.describe(config))
     held_out = f", {len(dataset.validation)} validation" if dataset.validation else ""
     counts = f"{len(dataset.train)} training{held_out}, {len(dataset.test)} test images"
-    display.say(f"data: {dataset.source}: {counts}, {len(dataset.class_names)} classes")
+    what = f"labels, {_cardinality(dataset)}" if dataset.multi_label else "classes"
+    display.say(f"data: {dataset.source}: {counts}, {len(dataset.class_names)} {what}")
     for remark in dataset.remarks:
         display.say(f"data: {remark}")
     if (weights := class_weights(dataset, config)) is not None:
@@ -214,6 +241,13 @@ def announce(prepared: Prepared, display: Display, *, replicas: int) -> None:
     display.plan(prepared.plan, config)
     for concern in advice.warnings(prepared, replicas=replicas):
         display.warn(concern)
+
+
+def _cardinality(dataset: Dataset) -> str:
+    """How many labels a training image has: the mean, and how many images have none."""
+    each = dataset.train.labels.sum(axis=1, dtype=np.int64)
+    none = int((each == 0).sum())
+    return f"{each.mean():.2f} an image on average" + (f", {none} training images without any" if none else "")
 
 
 def _without_overlap(dataset: Dataset, config: RunConfig) -> Dataset:

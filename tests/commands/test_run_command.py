@@ -66,6 +66,7 @@ def test_the_run_directory(finished):
             "npz_keys",
             "tfrecord_keys",
             "csv_columns",
+            "label_separator",
             "few_shot",
             "exclude",
             *("rotate", "rand_augment", "color_jitter", "erase"),

@@ -107,7 +107,7 @@ def _copies(kind: Kind, pool: Pool, groups: Sequence[np.ndarray]) -> Finding:
 def _conflicting(pool: Pool, groups: Sequence[np.ndarray]) -> Finding:
     """All images of groups with several labels. None stays: which label is right is not known."""
     found = _copies("conflicting-labels", pool, groups)
-    names = pool.dataset.class_names
+    names = pool.class_names
     notes: dict[int, str] = {}
     for group in found.groups:
         labels = sorted({names[label] for label in pool.labels[group].tolist()})

@@ -41,13 +41,15 @@ RECORD = np.dtype(
 class Pool:
     """All images of a data set, numbered through: those of training, then of validation, then of test.
 
-    labels: int64 `[n]`. split: the position of an image's split in `names_of_splits`, int8 `[n]`.
+    labels: int64 `[n]`, of `class_names`; where images may have several labels, each set of them that occurs is a
+    class. split: the position of an image's split in `names_of_splits`, int8 `[n]`.
     """
 
     dataset: Dataset
     parts: Mapping[str, Split]
     labels: np.ndarray
     split: np.ndarray
+    class_names: tuple[str, ...]
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Pool":
@@ -56,7 +58,11 @@ class Pool:
         parts = {name: split for name, split in named.items() if split is not None}
         labels = np.concatenate([split.labels for split in parts.values()])
         which = np.repeat(np.arange(len(parts), dtype=np.int8), [len(split) for split in parts.values()])
-        return cls(dataset, parts, labels, which)
+        names = dataset.class_names
+        if dataset.multi_label:
+            sets, labels = np.unique(labels, axis=0, return_inverse=True)
+            names = tuple(", ".join(names[at] for at in np.flatnonzero(one)) or "no label" for one in sets)
+        return cls(dataset, parts, labels.ravel(), which, names)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -13,13 +13,16 @@ Named = Mapping[str, tuple[str, np.ndarray]]
 
 
 def classes(
-    path: Path, found: Named, given: np.ndarray | None
+    path: Path, found: Named, given: np.ndarray | None, *, several: bool = False
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...], tuple[str, ...]]:
     """(the labels of each split, int64 `[n]` from 0; the class names; remarks for users).
 
     given: the class names, if the file has them. Without them, classes are named by their text or number. Labels that
-    start at 1 are shifted. Raises FinetuneError for labels that are not one class for each image.
+    start at 1 are shifted. Rows of 0 and 1 that do not all have one 1 mark several labels of an image, uint8
+    `[n, labels]`; with `several`, one-hot rows do too. Raises FinetuneError for other labels than these.
     """
+    if all(labels.ndim == 2 and labels.shape[1] > 1 for _, labels in found.values()) and (several or _several(found)):
+        return _multi_hot(path, found, given)
     plain = {split: _one_each(path, name, labels) for split, (name, labels) in found.items()}
     text = {labels.dtype.kind == "U" for labels in plain.values()}
     if len(text) > 1:
@@ -57,8 +60,8 @@ def _one_each(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
     if labels.ndim == 2:
         if not (np.all((labels == 1).sum(1) == 1) and np.all((labels != 0).sum(1) == 1)):
             raise FinetuneError(
-                f"{found}, and not every row is one 1 among zeros: expected one class for each image; of probabilities "
-                "give labels.argmax(1); images of several classes at once have no one label to train on"
+                f"{found}, and not every row is of 0 and 1: expected one class for each image, or a row with a 1 for "
+                "each label of an image; of probabilities give labels.argmax(1)"
             )
         return np.asarray(labels.argmax(1), np.int64)
     if kind == "f" and not np.array_equal(np.rint(labels), labels):
@@ -67,6 +70,36 @@ def _one_each(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
     if float(np.abs(labels, dtype=np.float64).max()) > np.iinfo(np.int64).max / 2:
         raise FinetuneError(f"{found}, such as {labels.max()}: expected classes numbered from 0")
     return np.array(labels, np.int64)
+
+
+def _several(found: Named) -> bool:
+    """Whether the rows of any split are of 0 and 1, and not all one-hot."""
+    numbers = [labels for _, labels in found.values() if labels.dtype.kind in "biuf"]
+    return any(((one == 0) | (one == 1)).all() and ((one == 1).sum(1) != 1).any() for one in numbers)
+
+
+def _multi_hot(
+    path: Path, found: Named, given: np.ndarray | None
+) -> tuple[dict[str, np.ndarray], tuple[str, ...], tuple[str, ...]]:
+    """`classes` of images that may have several labels."""
+    width = found["train"][1].shape[1]
+    for name, labels in found.values():
+        if labels.shape[1] != width:
+            raise FinetuneError(
+                f"{path}: {name} has {labels.shape[1]} labels an image, {found['train'][0]} has {width}: expected the "
+                "same labels in all arrays, in the same order"
+            )
+        binary = labels.dtype.kind in "biuf" and ((labels == 0) | (labels == 1)).all()
+        if not binary:
+            raise FinetuneError(
+                f"{path}: {name} is {labels.dtype} {list(labels.shape)} with other values than 0 and 1: expected a 1 "
+                "for each label that an image has"
+            )
+    names = tuple(map(str, range(width))) if given is None else _names(path, given)
+    if len(names) != width:
+        raise FinetuneError(f"{path}: there are {len(names)} class names for {width} labels: expected one for each")
+    numbered = {split: labels.astype(np.uint8) for split, (_, labels) in found.items()}
+    return numbered, tuple(map(printable, names)), ("an image may have several labels: rows of 0 and 1",)
 
 
 def _positions(path: Path, name: str, labels: np.ndarray, known: tuple[str, ...]) -> np.ndarray:

@@ -46,7 +46,8 @@ other order. On CIFAR-10, whose rows are plane by plane, the share is below a ha
 
 
 def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
-    """The arrays of `path`: images `[n, height, width, 3]`, `[n, height, width]` or rows of pixels, and labels `[n]`.
+    """The arrays of `path`: images `[n, height, width, 3]`, `[n, height, width]` or rows of pixels, and labels: `[n]`,
+    or 0/1 `[n, labels]` where an image may have several.
 
     Which is which follows from the names, or from `options.npz_keys`. uint8 images in an uncompressed file
     (`np.savez`) are mapped, not loaded. Floats in [0, 1] or [0, 255] and whole numbers are converted to uint8, which
@@ -69,7 +70,7 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
     deep = pixels.dtype.kind in "iu" and pixels.dtype != np.uint8
     white = options.white if deep and options.white else _white(path, x_train, pixels)
     named = {split: (chosen[split][1], labels) for split, (_, labels) in arrays.items()}
-    numbered, class_names, said = classes(path, named, stored[names]() if names else None)
+    numbered, class_names, said = classes(path, named, stored[names]() if names else None, several=options.multi_label)
     splits = {}
     for split, (images, _) in arrays.items():
         laid = _bytes(path, chosen[split][0], layout(images), white)
@@ -83,7 +84,7 @@ def read_arrays_file(path: Path, options: ReadOptions) -> Dataset:
         class_names=class_names,
         source=f"{path}: {', '.join(printable(chosen[split][0]) for split in splits)}",
         remarks=(*remarks, *said),
-        background="background" if said else None,
+        background="background" if said and numbered["train"].ndim == 1 else None,
         white=white if deep and white > 255 else None,
     )
 

@@ -24,8 +24,9 @@ class ReadOptions:
     the data has none. seed: of that draw. skip_bad_images: whether damaged photos are left out. progress, on_scan:
     receive the progress of a download in bytes, and of the inspection of photos in images. npz_keys, tfrecord_keys: the
     names of arrays and features, where they are not found, by the keys of these settings. csv_columns: of a table.
-    white: as in `Dataset`, if it is known from a run; otherwise the data's own training images say it. excluded: the
-    names of photos that may be damaged, because they are left out anyway.
+    multi_label, label_separator: as in a run's settings. white: as in `Dataset`, if it is known from a run; otherwise
+    the data's own training images say it. excluded: the names of photos that may be damaged, because they are left out
+    anyway.
     """
 
     data_dir: Path | None = None
@@ -37,12 +38,15 @@ class ReadOptions:
     npz_keys: Mapping[str, str] = field(default_factory=dict)
     tfrecord_keys: Mapping[str, str] = field(default_factory=dict)
     csv_columns: Mapping[str, str] = field(default_factory=dict)
+    multi_label: bool = False
+    label_separator: str | None = None
     white: int | None = None
     excluded: Collection[str] = ()
 
 
 class LabelledPhotos(NamedTuple):
-    """`photos` with their labels, int64 `[len(photos)]`, and the numbers of the photos of each split."""
+    """`photos` with their labels, int64 `[len(photos)]` or uint8 0/1 `[len(photos), classes]`, and the numbers of the
+    photos of each split."""
 
     photos: Photos
     labels: np.ndarray

@@ -1,5 +1,6 @@
 """Folders of images: a folder per class, within the splits, or with the splits in it. Images are read when needed."""
 
+import filecmp
 import os
 import re
 from array import array
@@ -56,25 +57,64 @@ def read_folder(root: Path, options: ReadOptions) -> Dataset:
         return read_split_tables(root, tables, options)
     layout = _layout(root)
     photos, labels, ignored = PhotoFiles(root), array("q"), Counter[str]()
-    members = {}
+    members, same = {}, _SameFiles() if options.multi_label else None
     for split, folders in layout.splits.items():
         begin = len(labels)
         for label, folder in enumerate(folders):
             for path in images_below(folder, ignored) if folder.is_dir() else ():
+                if same is not None and same.seen(split, path, label, len(labels)):
+                    continue
                 photos.add(path)
                 labels.append(label)
         members[split] = photos.mixed(np.arange(begin, len(photos)))
         if begin == len(labels):
             where = root if folders[0].parent == root else f"{folders[0].parent}"
             raise FinetuneError(f"the class folders in {where} hold no images{of_kinds(ignored)}: check the folder")
+    found: np.ndarray = np.array(labels, np.int64)
+    if same is not None:
+        found = np.eye(len(layout.classes), dtype=np.uint8)[found]
+        found[same.further] = 1
+        several = len({number for number, _ in zip(*same.further, strict=True)})
+        words = f"an image may have several labels: {several} images lie in several folders (--multi-label)"
+        layout = replace(layout, remarks=(*layout.remarks, words))
     return assemble(
         options,
-        LabelledPhotos(photos, np.array(labels, np.int64), members),
+        LabelledPhotos(photos, found, members),
         name=printable(root.name) or "folder",
         class_names=tuple(printable(name) for name in layout.classes),
         source=f"{root}: {', '.join(f'{printable(name)}/' for name in layout.folders) or 'a folder per class'}",
         remarks=(*layout.remarks, *skipped_files(ignored)),
     )
+
+
+class _SameFiles:
+    """Which files are one image: links to one file, or equal bytes under one name.
+
+    further: the numbers of images, and the label that each also has.
+    """
+
+    def __init__(self) -> None:
+        self.further: tuple[list[int], list[int]] = ([], [])
+        self._inodes: dict[tuple[str, int, int], int] = {}
+        self._named: dict[tuple[str, str, int], list[tuple[str, int]]] = {}
+
+    def seen(self, split: str, path: str, label: int, number: int) -> bool:
+        """Whether the image at `path` came before in its split, and now has one more label; else it has `number`."""
+        if not os.path.exists(path):  # a broken link is a damaged image
+            return False
+        about = os.stat(path)
+        alike = self._named.setdefault((split, os.path.basename(path), about.st_size), [])
+        before = self._inodes.get((split, about.st_dev, about.st_ino))
+        if before is None:
+            equal = (other for one, other in alike if filecmp.cmp(one, path, shallow=False))
+            before = next(equal, None)
+        if before is None:
+            self._inodes[split, about.st_dev, about.st_ino] = number
+            alike.append((path, number))
+            return False
+        self.further[0].append(before)
+        self.further[1].append(label)
+        return True
 
 
 def _layout(root: Path, *, inner: bool = False) -> _Layout:

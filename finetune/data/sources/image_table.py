@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,14 @@ from finetune.data.sources.parquet_images import opened_parquet
 from finetune.data.sources.split_names import role_of, settled
 from finetune.data.sources.table_columns import USUAL, usual_columns
 from finetune.data.sources.table_columns import plain as plain_name
+from finetune.data.sources.table_labels import (
+    JOINED,
+    columns_of_labels,
+    joined,
+    mostly_labels,
+    names_and_rows,
+    obvious_separator,
+)
 from finetune.data.sources.table_paths import PathFinder
 from finetune.errors import FinetuneError
 from finetune.text import printable
@@ -34,15 +42,23 @@ _FOLDER = "the table's folder"
 _LOOKED_AT = 1_000
 _TRIED = 50
 """Rows of which one must name an existing file, for a column to be that of the paths."""
+_NAMED = 5
+"""The most columns of labels whose names are all in messages."""
 _WHOLE = re.compile(r"([+-]?\d{1,18})(\.0*)?")
 
 
 class Table(NamedTuple):
-    """The text of a table: `header` with a name for each column, and the rows below it."""
+    """The text of a table: `header` with a name for each column, and the rows below it.
+
+    separator: what stands between several labels in one cell, None where a cell is one label. labels: their names,
+    where columns of the table have been joined.
+    """
 
     path: Path
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    separator: str | None = None
+    labels: Sequence[str] = ()
 
     def column(self, at: int) -> list[str]:
         """The texts of a column, without blanks around them."""
@@ -57,7 +73,9 @@ def read_table(path: Path, options: ReadOptions) -> Dataset:
     """The images that the table `path` lists. It has a header, unless a cell of its first row is an image's name.
 
     Columns are found by their usual names, or named by `options.csv_columns`; without a header they are called 1, 2,
-    ... A label may also be a column for each class, with a 1 in that of the image.
+    ... A label may also be a column for each class, with a 1 in that of the image. An image may have several labels, or
+    none: in several such columns, or in one cell with a separator (`options.label_separator`, or as `table_labels`
+    finds it).
 
     Paths start at the table's folder. What is not there is looked for in the folders beside the table, and a name
     without suffix is completed: Kaggle's `train.csv` beside `train/`. The classes are the labels: whole numbers in
@@ -92,6 +110,7 @@ def _dataset(table: Table, options: ReadOptions, named: Mapping[str, str], said:
     path = table.path
     find = PathFinder(path)
     table, columns = _columns(table, find, named)
+    table, said = _separated(table, columns["label"], options, said)
     splits, remarks = splits_of(table, columns)
     used = [at for at, split in enumerate(splits) if split]
     texts, labels = table.column(columns["path"]), _labels(table, columns["label"], used)
@@ -103,26 +122,58 @@ def _dataset(table: Table, options: ReadOptions, named: Mapping[str, str], said:
             f"from {path.parent} or a folder beside the table, in column {table.named(columns['path'])}; correct them, "
             "name another column with --csv-columns path=COLUMN, or give --skip-bad-images to leave such images out"
         )
-    kept, twice = _without_repetition(table, {at: places[at] or str(path.parent / texts[at]) for at in used}, labels)
-    whole = all(map(_WHOLE.fullmatch, labels.values()))
-    names = sorted({labels[at] for at in kept}, key=int if whole else str)
-    number = {name: label for label, name in enumerate(names)}
-    photos, numbers, members = PhotoFiles(path.parent), array("q"), {}
+    found = {at: places[at] or str(path.parent / texts[at]) for at in used}
+    kept, twice = _without_repetition(table, found, labels, merged=options.multi_label)
+    names, numbered = _numbered(table, {at: labels[at] for at in kept})
+    photos, order, members = PhotoFiles(path.parent), array("q"), {}
     for split in sorted({splits[at] for at in kept}):
-        begin = len(numbers)
+        begin = len(order)
         for at, place in kept.items():
             if splits[at] == split:
                 photos.add(place)
-                numbers.append(number[labels[at]])
+                order.append(at)
         members[split] = photos.mixed(np.arange(begin, len(photos)))
     return assemble(
         options,
-        LabelledPhotos(photos, np.array(numbers, np.int64), members),
+        LabelledPhotos(photos, np.array([numbered[at] for at in order]), members),
         name=printable(path.stem),
         class_names=tuple(printable(name) for name in names),
         source=f"{path}: {', '.join(f'{role} in column {table.named(at)}' for role, at in columns.items())}",
         remarks=(*said, *remarks, *twice, *find.remarks()),
     )
+
+
+def _separated(table: Table, column: int, options: ReadOptions, said: tuple[str, ...]) -> tuple[Table, tuple[str, ...]]:
+    """(the table with the separator of its labels, what users must know of it)."""
+    if table.separator is not None:
+        names = printable(listed(list(table.labels), most=5))
+        return table, (*said, f"an image may have several labels: the columns of 0 and 1 {names}")
+    given = options.label_separator
+    cells = table.column(column)
+    separator = given or obvious_separator(cells) or (JOINED if options.multi_label else None)
+    if separator is None:
+        return table, said
+    if given and not any(given in cell for cell in cells):
+        raise FinetuneError(
+            f"--label-separator '{printable(given)}' is in no cell of column {table.named(column)} of {table.path}: "
+            "expected what stands between the labels of an image; correct it, or leave it out"
+        )
+    apart = "one a row" if separator == JOINED else f"apart by '{printable(separator)}'"
+    words = f"an image may have several labels: {apart} in column {table.named(column)}"
+    return table._replace(separator=separator), (
+        *said,
+        words + ("" if given or separator == JOINED else " (--label-separator)"),
+    )
+
+
+def _numbered(table: Table, labels: Mapping[int, str]) -> tuple[list[str], dict[int, Any]]:
+    """(the names of the classes, the label of each row: its number, or 0/1 for each class)."""
+    if table.separator is not None:
+        return names_and_rows(labels, table.separator, table.labels)
+    whole = all(map(_WHOLE.fullmatch, labels.values()))
+    names = sorted(set(labels.values()), key=int if whole else str)
+    number = {name: label for label, name in enumerate(names)}
+    return names, {at: number[label] for at, label in labels.items()}
 
 
 def label_across_folders(path: Path, folders: Sequence[str]) -> str | None:
@@ -215,7 +266,7 @@ def _columns(table: Table, find: PathFinder, named: Mapping[str, str]) -> tuple[
     if "label" in named and named["label"] not in table.header and "+" in named["label"]:
         names = named["label"].split("+")
         if not set(names) - set(table.header):
-            table = _with_classes(table, [table.header.index(name) for name in names])
+            table = _with_classes(table, [table.header.index(name) for name in names], named=True)
             named = {**named, "label": table.header[-1]}
     for role, name in named.items():
         if name not in table.header:
@@ -233,8 +284,8 @@ def _columns(table: Table, find: PathFinder, named: Mapping[str, str]) -> tuple[
             fits = real or fits
         elif role == "label" and not fits:
             fits = [at for at, name in enumerate(plain) if at not in found.values() and name not in ("", "index")]
-            if len(fits) > 1 and len(hot := [at for at in fits if _is_hot(table, at)]) > 1:
-                table = _with_classes(table, hot)
+            if len(fits) > 1 and sum(mostly_labels(table.column(at)) for at in fits) > 1:
+                table = _with_classes(table, fits)
                 fits = [len(table.header) - 1]
             fits = fits if len(fits) == 1 else []
         elif role == "split":
@@ -258,20 +309,29 @@ def _is_hot(table: Table, at: int) -> bool:
     return {"1"} <= {cell.removesuffix(".0") for cell in table.column(at)} <= {"0", "1"}
 
 
-def _with_classes(table: Table, hot: Sequence[int]) -> Table:
-    """The table with one more column: the name of the one column of `hot` that is 1. FinetuneError for other rows."""
+def _with_classes(table: Table, among: Sequence[int], *, named: bool = False) -> Table:
+    """The table with one more column: the names of those columns of `among` that are 1. It has a separator where a row
+    has several, or none. named: all of `among` are columns of labels. FinetuneError for a cell other than 0 and 1."""
+    hot = [at for at in among if named or _is_hot(table, at)]
+    ones = _ones(table, hot)
+    if any(len(one) != 1 for one in ones):
+        where = str(table.path)
+        hot = columns_of_labels(where, table.header, table.rows, among)
+        if named and len(hot) < len(among):
+            other = next(at for at in among if at not in hot)
+            raise FinetuneError(f"{where}: column {table.named(other)} has other cells than 0 and 1: name others")
+        ones = _ones(table, hot)
     names = [table.header[at] for at in hot]
-    rows = []
-    for number, row in enumerate(table.rows, 2):
-        ones = [name for at, name in zip(hot, names, strict=True) if row[at].strip().removesuffix(".0") == "1"]
-        if len(ones) != 1:
-            raise FinetuneError(
-                f"{table.path}: row {number} has {printable(listed(ones)) if ones else 'none'} of the classes "
-                f"{printable(listed(names, most=5))}: expected one 1 in each row; images of several classes at once "
-                "have no one label to train on"
-            )
-        rows.append([*row, ones[0]])
-    return Table(table.path, [*table.header, "+".join(names)], rows)
+    rows = [[*row, joined(one)] for row, one in zip(table.rows, ones, strict=True)]
+    several = any(len(one) != 1 for one in ones)
+    name = "+".join(names) if len(names) <= _NAMED else f"{len(names)} columns of labels"
+    found = Table(table.path, [*table.header, name], rows)
+    return found._replace(separator=JOINED, labels=names) if several else found
+
+
+def _ones(table: Table, hot: Sequence[int]) -> list[list[str]]:
+    """Of each row, the names of the columns that are 1."""
+    return [[table.header[at] for at in hot if row[at].strip().removesuffix(".0") == "1"] for row in table.rows]
 
 
 def splits_of(table: Table, columns: Mapping[str, int]) -> tuple[list[str], tuple[str, ...]]:
@@ -301,6 +361,8 @@ def splits_of(table: Table, columns: Mapping[str, int]) -> tuple[list[str], tupl
 def _labels(table: Table, column: int, used: Sequence[int]) -> dict[int, str]:
     """The label of each row that is used. If all are whole numbers, `1.0` and `01` are `1`."""
     cells = table.column(column)
+    if table.separator is not None:
+        return {at: cells[at] for at in used}
     if empty := [at for at in used if not cells[at]]:
         raise FinetuneError(
             f"{table.path}: {len(empty)} rows have no label in column {table.named(column)}, the first of them is row "
@@ -311,16 +373,23 @@ def _labels(table: Table, column: int, used: Sequence[int]) -> dict[int, str]:
 
 
 def _without_repetition(
-    table: Table, places: Mapping[int, str], labels: Mapping[int, str]
+    table: Table, places: Mapping[int, str], labels: dict[int, str], *, merged: bool
 ) -> tuple[dict[int, str], tuple[str, ...]]:
-    """(the places without repeated ones, a remark on these). FinetuneError where an image has two labels."""
+    """(the places without repeated ones, a remark on these). FinetuneError where an image has two labels, unless they
+    are to be merged into `labels`."""
     first: dict[str, int] = {}
     kept = {at: place for at, place in places.items() if first.setdefault(place, at) == at}
+    if merged:
+        for at in places.keys() - kept.keys():
+            labels[first[places[at]]] += (table.separator or JOINED) + labels[at]
+        more = len(places) - len(kept)
+        return kept, ((f"{more} rows give an image further labels",) if more else ())
     if wrong := [at for at, place in places.items() if labels[first[place]] != labels[at]]:
         pair = f"{printable(labels[first[places[wrong[0]]]])} and {printable(labels[wrong[0]])}"
         raise FinetuneError(
             f"{table.path}: {len(wrong)} rows give an image another label than a row before: "
-            f"{printable(places[wrong[0]])} is {pair}; expected one class for each image"
+            f"{printable(places[wrong[0]])} is {pair}; expected one class for each image, or "
+            "--multi-label if it has both"
         )
     count = len(places) - len(kept)
     return kept, ((f"{count} rows that repeat an image are left out",) if count else ())

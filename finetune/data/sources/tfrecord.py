@@ -8,6 +8,7 @@ import numpy as np
 from finetune.data.dataset import LEFT_OUT, Dataset
 from finetune.data.image_files import is_visible
 from finetune.data.sources.assembly import ReadOptions, assemble
+from finetune.data.sources.label_lists import named_labels
 from finetune.data.sources.split_names import role_of, settled, split_word
 from finetune.data.sources.tfrecord_example import Keys
 from finetune.data.sources.tfrecord_file import first_record, index_records, naming_record
@@ -93,10 +94,14 @@ def read_tfrecords(place: Path, options: ReadOptions) -> Dataset:
         if one and (keys.label or keys.text) not in one.features:
             remarks = (*remarks, f"the {split} TFRecords have no {keys.label or keys.text}: they are left out")
             del files[split]
-    found, texts = index_records(files, keys, options.on_scan)
+    found, texts = index_records(files, keys, options.on_scan, several=options.multi_label)
     path = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
     names = _read_names(path) if path else None
-    class_names, labels, said = _classes(folder, names, found.labels, texts)
+    if found.labels.ndim == 2:
+        class_names, labels = named_labels(found.labels, names, str(folder))
+        said: tuple[str, ...] = (f"an image may have several labels: lists in {printable(keys.label)}",)
+    else:
+        class_names, labels, said = _classes(folder, names, found.labels, texts)
     if keys.side:
         remarks = (*remarks, f"raw pixels of {keys.side} x {keys.side} px, by their number")
     if keys.unit:

@@ -23,6 +23,7 @@ from PIL import Image
 from finetune.data import decoding
 from finetune.data.lazy import Photos, Progress
 from finetune.data.sources.assembly import LabelledPhotos
+from finetune.data.sources.label_lists import numbered
 from finetune.data.sources.record_copies import DATA, copied
 from finetune.data.sources.tfrecord_example import Buffer, Example, Keys, Malformed, Span
 from finetune.data.sources.tfrecord_pixels import image_of, is_raw
@@ -94,9 +95,11 @@ class Records(Photos):
 
 
 def index_records(
-    files: Mapping[str, list[Path]], keys: Keys, progress: Progress | None
+    files: Mapping[str, list[Path]], keys: Keys, progress: Progress | None, *, several: bool = False
 ) -> tuple[LabelledPhotos, tuple[str, ...]]:
     """(the images of each split's files with their labels, the texts of labels that are text, in the order found).
+
+    Lists of labels are read as `label_lists.numbered` says; `several`: as several labels an image.
 
     Compressed files are read through uncompressed copies. Raises FinetuneError.
     """
@@ -104,8 +107,9 @@ def index_records(
     plain: list[Path] = []
     held: list[int] = []
     texts: dict[str, int] = {}
-    rows, labels = array("q"), array("q")
-    members = {}
+    rows, labels = array("q"), list[int | tuple[float, ...]]()
+    members, lists = {}, False
+    first_only = keys.label.startswith("image/object/") and not several
     for split, of_split in files.items():
         first = len(labels)
         for path in of_split:
@@ -113,7 +117,9 @@ def index_records(
             plain.append(place)
             held.extend(handles)
             for within, (mapped, span) in enumerate(records(place, path)):
-                labels.append(_label(mapped, span, keys, f"{path} record {within}", texts))
+                label = _label(mapped, span, keys, f"{path} record {within}", texts)
+                lists = lists or isinstance(label, tuple)
+                labels.append(int(label[0]) if isinstance(label, tuple) and label and first_only else label)
                 rows.extend((len(paths), within, *span))
                 if progress is not None and len(labels) % _REPORT_EVERY == 0:
                     progress(len(labels), None)
@@ -124,6 +130,9 @@ def index_records(
                 f"{of_split[0].parent}: the {split} TFRecords hold no image: download or write them again"
             )
     photos = Records(paths, plain, np.array(rows).reshape(-1, 4), keys, held)
+    if lists or several:
+        places = [photos.place(number) for number in range(len(photos))]
+        return LabelledPhotos(photos, numbered(labels, places, keys.label, several=several), members), ()
     return LabelledPhotos(photos, np.array(labels), members), tuple(texts)
 
 
@@ -151,12 +160,20 @@ def first_record(path: Path) -> Example | None:
             os.close(descriptor)
 
 
-def _label(mapped: Buffer, span: Span, keys: Keys, place: str, texts: dict[str, int]) -> int:
-    """The label of a record. Text is numbered in the order in which it is first met, in `texts`."""
+def _label(mapped: Buffer, span: Span, keys: Keys, place: str, texts: dict[str, int]) -> int | tuple[float, ...]:
+    """The label of a record, or its list of labels, which may be empty. Text is numbered in the order in which it is
+    first met, in `texts`."""
     with naming_record(place):
         example = Example(mapped, span)
         values = list(islice(example.numbers(keys.label), _MOST_CLASSES)) if keys.label else []
         text = example.first_bytes(keys.text) if keys.text and not values else b""
+    if (
+        not values
+        and example.kind(keys.label) != "bytes"
+        and keys.label in example.features
+        and keys.image in example.features
+    ):
+        return ()
     if keys.image not in example.features or not (values or (text and not keys.label)):
         missing = keys.image if keys.image not in example.features else keys.label or keys.text
         has = ", ".join(f"{printable(key)} ({example.kind(key) or 'empty'})" for key in sorted(example.features))
@@ -167,10 +184,8 @@ def _label(mapped: Buffer, span: Span, keys: Keys, place: str, texts: dict[str, 
         )
     if text and not values:
         return texts.setdefault(printable(text.decode("utf-8", "replace")), len(texts))
-    if len(values) > 1 and not keys.label.startswith("image/object/"):
-        if sorted(values)[-2:] != [0, 1] or sum(values) != 1:
-            raise FinetuneError(f"{place} has {len(values)} labels in {keys.label}: expected one, or a one-hot row")
-        return values.index(1)
+    if len(values) > 1:
+        return tuple(values)
     if values[0] != values[0] or values[0] % 1 or abs(values[0]) >= 2**62:
         raise FinetuneError(f"{place} has the label {values[0]:g} in {keys.label}: expected a whole number, its class")
     return int(values[0])

@@ -52,7 +52,8 @@ def find_keys(place: str, example: Example, given: Mapping[str, str]) -> Keys:
     if _OBJECTS in kinds and keys.image:
         raise FinetuneError(
             f"{place} names the class of each object in the image ({_OBJECTS}), and not one class for the image: "
-            f"expected {slim.label}; to take the class of the first object give --tfrecord-keys label={_OBJECTS}"
+            f"expected {slim.label}; to take the class of the first object give --tfrecord-keys label={_OBJECTS}, with "
+            "--multi-label the classes of all objects"
         )
     missing = " and ".join(what for what, key in (("image", keys.image), ("label", keys.label or keys.text)) if not key)
     raise FinetuneError(

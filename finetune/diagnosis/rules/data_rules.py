@@ -33,7 +33,7 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
         return None
     # Numbers were solved for from statistics that are taken to be the training's. Stale ones they only imitate, and the
     # noise of a few batches too: then statistics measured anew do better.
-    noisy = seen.short and check.train.correct < evidence.train.recalibrated.correct
+    noisy = seen.short and check.train.accuracy < evidence.train.recalibrated.accuracy
     if "=" in check.best and (seen.stale or noisy):
         return None
     # Both cures work. Each layer is measured on batch statistics below it, so wrong pixels show in the first layer.
@@ -56,7 +56,7 @@ def wrong_preprocessing(seen: Reading) -> Finding | None:
 def _shown_together(check: PreprocessingCheck, test: Evaluation, train: Evaluation) -> bool:
     """Whether test and training images together show that other pixels are better, and test images agree: as of
     recalibrated statistics, a few test images need not show alone what a thousand training images show."""
-    if check.test is None or check.train is None or check.test.correct < test.correct:
+    if check.test is None or check.train is None or check.test.accuracy < test.accuracy:
         return False
     both = check.by_test + check.by_train if check.by_test and check.by_train else None
     other, own = total((check.test, check.train)), total((test, train))
@@ -240,7 +240,7 @@ def _compared(seen: Reading) -> tuple[int, int]:
     scores = seen.gain_scores
     changed = scores.by_recalibrated
     apart = abs(scores.recalibrated.correct - scores.is_training_false.correct)
-    return scores.is_training_false.examples, changed.gained + changed.lost if changed else apart
+    return scores.is_training_false.examples, round(changed.changed) if changed else apart
 
 
 def _explained(seen: Reading) -> float:

@@ -100,7 +100,7 @@ class Reading:
     def true_helps(self) -> bool:
         """Whether `is_training=True` is better than False on test and on training images."""
         test, train, together = self.evidence.test, self.evidence.train, self.evidence.together
-        agrees = all(one.is_training_true.correct > one.is_training_false.correct for one in (test, train))
+        agrees = all(one.is_training_true.accuracy > one.is_training_false.accuracy for one in (test, train))
         return (test.true_helps and train.true_helps) or (agrees and together.true_helps)
 
     @property

@@ -219,6 +219,7 @@ def _module_scores(network: keras.Model, ending: Ending) -> Scores:
         units,
         probabilities=ending.kind in ("softmax", "sigmoid"),
         per_label=ending.kind == "sigmoid" and units > 1,
+        softmax=ending.kind == "softmax",
     )
 
 

@@ -62,6 +62,11 @@ class GivenData(Data):
         return self.sets
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return bool(self._sets[1].split.labels.ndim == 2)
+
+    @property
     def training_images(self) -> int:
         """Images of the training set that were drawn."""
         return len(self._sets[1])
@@ -169,8 +174,9 @@ def _scores(values: np.ndarray, loss: Any) -> Scores:
         from_logits = False  # what Keras takes a loss's name for
     inside = bool(((values >= 0) & (values <= 1)).all())
     probabilities = inside and not from_logits
-    per_label = units > 1 and probabilities and not sum_to_one(values)
-    return Scores(units, probabilities=probabilities, per_label=per_label)
+    several = units > 1 and probabilities
+    softmax = several and sum_to_one(values)
+    return Scores(units, probabilities=probabilities, per_label=several and not softmax, softmax=softmax)
 
 
 def _read_as(scores: Scores) -> str:
@@ -269,9 +275,23 @@ def given_data(subject: Subject, given: Given, shape: Sequence[int | None] | Non
             split = split.with_images(_channels_last(split.images, subject))
         _check_shape(split.images, shape, f"the {what} set")
         sets[what] = given_set(split, subject.batch_size or given.batch_size or at_once, given.preprocess)
+    sets = _alike(sets, subject.outputs)
     train = sets["training"]
     data = GivenData(None, RunConfig("", batch_size=train.batch_size), sets=(sets.get("test", train), train))
     return data if "test" in sets else replace(data, sets=(data.training(given.images), train))
+
+
+def _alike(sets: dict[str, GivenSet], classes: int) -> dict[str, GivenSet]:
+    """Where the labels of one set mark several of an image, those of another that happen to mark one each do so too."""
+    if all(one.split.labels.ndim == 1 for one in sets.values()):
+        return sets
+    hot = np.eye(classes, dtype=np.uint8)
+    return {
+        what: one
+        if one.split.labels.ndim == 2
+        else replace(one, split=replace(one.split, labels=hot[one.split.labels]))
+        for what, one in sets.items()
+    }
 
 
 def _read(data: Any, model: Any) -> Any:

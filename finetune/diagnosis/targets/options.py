@@ -37,6 +37,8 @@ class TargetOptions:
     npz_keys: str | None = None
     tfrecord_keys: str | None = None
     csv_columns: str | None = None
+    multi_label: bool = False
+    label_separator: str | None = None
     preprocess: str | None = None
     image_size: ImageSize | None = None
     resize_mode: ResizeMode | None = None
@@ -50,7 +52,8 @@ class TargetOptions:
     def commands(self, backbone: str | None = None, *, unwritable: str = "") -> Commands:
         """The commands of a remedy: one that names this target again, and one that trains `backbone` on its data, from
         the source's weights where they are known. `unwritable`: why no copy of the target can be written."""
-        data = self._typed("data", "data_dir", "npz_keys", "tfrecord_keys", "csv_columns")
+        data = self._typed("data", "data_dir", "npz_keys", "tfrecord_keys", "csv_columns", "label_separator")
+        data += ["--multi-label"] if self.multi_label else []
         data += self._typed("image_size", "resize_mode", "crop_fraction", "eval_recipe")
         words = [str(self.target)] if self.target else []
         words += self._typed("backbone", "checkpoint", "meta_graph", "input", "logits", "is_training", "input_layout")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune.backbone import published_preprocessing, save_stock
-from finetune.batchnorm.statistics import KerasSubject
 from finetune.diagnosis.evidence import Facts
 from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.targets.options import TargetOptions
@@ -31,7 +30,7 @@ def open_run_target(request: TargetOptions) -> Target:
         )
     opened = open_run(path, data_dir=request.data_dir)
     trained = opened.trained
-    subject = KerasSubject(trained.model)
+    subject = trained.subject
     history = read_history(request.source_checkpoint, subject, _facts(trained))
     if request.source_checkpoint is None:
         history = replace(history, source=load_snapshot(trained.run))

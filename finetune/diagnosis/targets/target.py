@@ -67,6 +67,11 @@ class Data:
         """Images there are to train on."""
         return len(self.known().train)
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.dataset is not None and self.dataset.multi_label
+
     def test(self) -> EvalSet:
         """Test images in the data's own order."""
         return EvalSet(self.known().test, **self._form())
@@ -108,6 +113,12 @@ class Target:
     notes: tuple[str, ...] = ()
     record: Callable[[dict[str, Any]], None] = lambda report: None
 
+    def __post_init__(self) -> None:
+        check_labels(self.name, self.subject, multi_label=self.data.multi_label)
+        if self.data.multi_label and not self.subject.per_label:
+            said = "the data has several labels an image: each logit is read as that of a sigmoid"
+            object.__setattr__(self, "notes", (*self.notes, said))
+
 
 def read_data(
     request: TargetOptions,
@@ -142,6 +153,8 @@ def read_data(
         npz_keys=request.npz_keys,
         tfrecord_keys=request.tfrecord_keys,
         csv_columns=request.csv_columns,
+        multi_label=request.multi_label,
+        label_separator=request.label_separator,
         validation=0.0,
         image_size=image_size,
         preprocess=chosen,
@@ -178,6 +191,16 @@ def check_classes(name: str, outputs: int, data: Data) -> None:
         raise FinetuneError(
             f"{name} has {outputs} outputs, but {dataset.source} has {classes} classes{background}: give the data "
             "it was trained for with --data and --data-dir"
+        )
+
+
+def check_labels(name: str, subject: Subject, *, multi_label: bool) -> None:
+    """FinetuneError where an image may have several labels and the model's outputs are of one softmax. Logits of which
+    no file says what they are of are then read as those of sigmoids."""
+    if multi_label and subject.softmax:
+        raise FinetuneError(
+            f"{name} gives a softmax over its {subject.outputs} classes, and the data has several labels an image: "
+            "expected a sigmoid for each label, or logits; give data with one class an image"
         )
 
 

@@ -104,6 +104,8 @@ class Source:
             "written_by": f"finetune {__version__}",
             "backbone": self.config.backbone,
             "class_names": list(self.class_names),
+            "multi_label": self.run.multi_label,
+            "thresholds": self.run.thresholds(len(self.class_names)),
             "input": f"uint8 {kind} [0, 255]" if self.with_preprocessing else f"float32 {kind}, preprocessed",
             "input_shape": self.shape,
             "image_size": self.network.setting,

@@ -101,9 +101,9 @@ class Trial:
     """Scores of an export over `images` test images.
 
     difference: its accuracy minus the run's on the same images. gained: images that it gets right and the run wrong.
-    lost: the reverse. agreement: the share of images with the same predicted
-    class. largest_logit_difference: absolute, over up to 1,000 images. bytes: of all files. milliseconds_per_image: the
-    median over single images, after some to warm up.
+    lost: the reverse; of images with several labels, as in `significance.Paired`, also squares. agreement: the share of
+    images with the same predicted class, or labels. largest_logit_difference: absolute, over up to 1,000 images. bytes:
+    of all files. milliseconds_per_image: the median over single images, after some to warm up.
 
     Class and logits are compared with the run on the same pixels. Where an export takes photos as they are, the run
     gets photos that are decoded in full too.
@@ -112,19 +112,20 @@ class Trial:
     images: int
     accuracy: float
     difference: float
-    gained: int
-    lost: int
+    gained: float
+    lost: float
     agreement: float
     largest_logit_difference: float
     bytes: int
     milliseconds_per_image: float
+    squares: float | None = None
 
     @property
     def interval(self) -> "Interval":
         """The 95 % interval of `difference`, paired image by image."""
         from finetune.evaluation.significance import Paired  # here: it loads NumPy
 
-        return Paired(self.gained, self.lost).interval(self.images)
+        return Paired(self.gained, self.lost, self.squares).interval(self.images)
 
 
 @dataclass(frozen=True)

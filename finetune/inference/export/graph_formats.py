@@ -69,7 +69,7 @@ def _freeze(source: Source) -> tuple[Any, str]:
             images = pixels.resized(images, source.network, photos=source.native is None, geometry=source.geometry)
             images = source.preprocessing.apply(images)
         logits = tf.cast(model(images, training=False), tf.float32)
-        return [logits, tf.nn.softmax(logits)]
+        return [logits, tf.sigmoid(logits) if source.run.multi_label else tf.nn.softmax(logits)]
 
     concrete = tf.function(run, input_signature=[_input_spec(source)], autograph=False).get_concrete_function()
     if sum(variable.dtype.size * variable.shape.num_elements() for variable in concrete.variables) > _MOST_BYTES:

@@ -9,7 +9,7 @@ from finetune.batchnorm.statistics import KerasSubject
 from finetune.data import batches
 from finetune.data.lazy import LazyImages
 from finetune.evaluation.evaluator import Batches, Evaluation, count, total
-from finetune.evaluation.predictions import predictions_from_logits
+from finetune.evaluation.predictions import Predictions, predictions_from_logits
 from finetune.evaluation.significance import compare_paired
 from finetune.inference.export.exportable import Runtime, Source
 from finetune.inference.export.exported import Trial, TrialOptions
@@ -62,8 +62,10 @@ class Reference:
             first = given[:1] if first is None else first
             scores, own = runtime(given)[chosen], np.asarray(labels)[chosen]
             parts.append(count(scores, own))
-            classes.append(predictions_from_logits(scores, own).classes)
-            right.append(classes[-1] == own)
+            predicted = predictions_from_logits(scores, own)
+            # Of several labels an image, the labels themselves: an image agrees where all of them do.
+            classes.append(predicted.classes if isinstance(predicted, Predictions) else scores > 0)
+            right.append(predicted.outcomes)
             kept.append(scores[: max(0, _COMPARED - sum(len(one) for one in kept))])
             if self._on_batch is not None:
                 self._on_batch()
@@ -76,10 +78,11 @@ class Reference:
         return Trial(
             images=score.examples,
             accuracy=score.accuracy,
-            difference=(score.correct - self._own.score.correct) / score.examples,
+            difference=score.accuracy - self._own.score.accuracy,
             gained=paired.gained,
             lost=paired.lost,
-            agreement=float(np.mean(one.classes == same_pixels.classes)),
+            squares=paired.squares,
+            agreement=float((one.classes == same_pixels.classes).reshape(score.examples, -1).all(axis=1).mean()),
             largest_logit_difference=float(np.abs(one.logits.astype(np.float64) - same_pixels.logits).max()),
             bytes=size,
             milliseconds_per_image=round(one.seconds * 1000, 3),

@@ -79,10 +79,12 @@ class CachedFeed:
                 draws = (pipeline.batch_draw(seed=seed, epoch=epoch, batch=number) for number in numbers)
                 rows = chosen + len(labels) * np.concatenate([augmentation.mirrored(size, draw) for draw in draws])
             features, shape = self._training_rows.take(rows), (len(numbers), size)
-            return features.reshape(*shape, *features.shape[1:]), labels[chosen].reshape(shape)
+            return features.reshape(*shape, *features.shape[1:]), labels[chosen].reshape(*shape, *labels.shape[1:])
 
         calls = range(-(-(count - start) // self._steps))
-        return pipeline.mapped(calls, pick, self._signature((None, size), tf.int64), _as_float32)
+        return pipeline.mapped(
+            calls, pick, self._signature((None, size), pipeline.label_spec(labels, None, size)), _as_float32
+        )
 
     def scoring(
         self,
@@ -108,14 +110,14 @@ class CachedFeed:
             chosen = starts[batch] + np.arange(size)
             return table.take(places), examples.labels[chosen], chosen >= batch * size
 
-        signature = self._signature((size,), tf.int64, tf.bool)
+        signature = self._signature((size,), pipeline.label_spec(examples.labels, size), tf.TensorSpec([size], tf.bool))
         return evaluator, pipeline.mapped(range(len(starts)), pick, signature, _as_float32)
 
-    def _signature(self, shape: tuple[int | None, ...], *others: Any) -> tuple[tf.TensorSpec, ...]:
-        """Of features, and of values of the types `others`, one an image, in the given `shape` of images."""
+    def _signature(self, shape: tuple[int | None, ...], *others: tf.TensorSpec) -> tuple[tf.TensorSpec, ...]:
+        """Of features in the given `shape` of images, and of `others`."""
         precision = tf.as_dtype(self._config.cache_precision)
         features = tf.TensorSpec([*shape, *self.model.input_shape[1:]], precision)
-        return features, *(tf.TensorSpec(shape, one) for one in others)
+        return features, *others
 
 
 def _as_float32(features: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -35,6 +35,30 @@ def losses(logits: tf.Tensor, shares: tf.Tensor, config: RunConfig, weights: np.
     return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), axis=-1)
 
 
+def label_losses(
+    logits: tf.Tensor, targets: tf.Tensor, config: RunConfig, weights: np.ndarray | None = None
+) -> tf.Tensor:
+    """The loss of each image that may have several labels, float32 `[batch]`, in nats: the mean over its labels of the
+    binary cross-entropy, so that it does not grow with their number (as Keras's `BinaryCrossentropy`).
+
+    logits: `[batch, labels]`, of any float type. targets: float32 `[batch, labels]` in [0, 1], 1 where an image has the
+        label. weights: of each label, `[labels]`, or None.
+
+    With p the sigmoid and t the smoothed target, t (1 - s) + s / 2, the term of a label is
+    -w t (1 - p)^gamma log p - (1 - t) p^gamma log(1 - p), where gamma is 0 for cross-entropy. A weight multiplies what
+    images that have the label contribute, as PyTorch's `pos_weight` does.
+    """
+    logits = tf.cast(logits, tf.float32)
+    targets = targets * (1.0 - config.label_smoothing) + config.label_smoothing / 2
+    gamma = float(config.focal_gamma or 0.0) if config.loss == "focal" else 0.0
+    yes, no = (
+        focal(tf.math.log_sigmoid(one), gamma) if gamma else -tf.math.log_sigmoid(one) for one in (logits, -logits)
+    )
+    if weights is not None:
+        yes = yes * tf.constant(weights, tf.float32)
+    return tf.reduce_mean(targets * yes + (1.0 - targets) * no, axis=-1)
+
+
 def focal(log_probability: tf.Tensor, gamma: float) -> tf.Tensor:
     """-(1 - p)^gamma log p of log p, finite with its derivative for every finite log p.
 

@@ -13,7 +13,8 @@ from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.training.loop import kernels
-from finetune.training.loop.losses import losses as losses_of
+from finetune.training.loop.losses import label_losses
+from finetune.training.loop.losses import losses as class_losses
 
 Step = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -33,6 +34,8 @@ class TrainStep:
         clipping and the returned values are those of the global batch.
     class_weights: what multiplies the loss of each class's images, `[classes]`. The sum is divided by the number of
         images, not by that of their weights, as in Keras's `fit(class_weight=...)`.
+    multi_label: labels are uint8 0/1 `[batch, classes]`, several an image (`losses.label_losses`). An image then counts
+        as correct by its `metrics.r_precision`, where labels are mixed by their shares.
     """
 
     model: keras.Model
@@ -41,6 +44,7 @@ class TrainStep:
     config: RunConfig
     distribution: Distribution = ALONE
     class_weights: np.ndarray | None = None
+    multi_label: bool = False
 
     def traced(self) -> Step:
         """A function of images float32 `[batch, height, width, 3]` and labels int64 `[batch]` that trains one step.
@@ -69,7 +73,7 @@ class TrainStep:
                 loss, correct = self._replica(inputs[index], labels[index])
                 return index + 1, losses.write(index, loss), corrects.write(index, correct)
 
-            begin = (tf.constant(0), *(tf.TensorArray(dtype, size=steps) for dtype in (tf.float32, tf.int64)))
+            begin = (tf.constant(0), *(tf.TensorArray(dtype, size=steps) for dtype in (tf.float32, self._counted)))
             # One at a time: each step needs the weights of the step before.
             _, losses, corrects = tf.while_loop(lambda index, *_: index < steps, body, begin, parallel_iterations=1)
             return losses.stack(), corrects.stack()
@@ -85,12 +89,15 @@ class TrainStep:
 
         classes = self.model.output_shape[-1]
         taken = tf.TensorSpec([*shape, *self.model.input_shape[1:]], tf.float32)
-        named = (
-            tf.TensorSpec([*shape, classes], tf.float32)
-            if batches.mixes(self.config)
-            else tf.TensorSpec(shape, tf.int64)
-        )
+        named = tf.TensorSpec(shape, tf.int64)
+        if batches.mixes(self.config) or self.multi_label:
+            named = tf.TensorSpec([*shape, classes], tf.float32 if batches.mixes(self.config) else tf.uint8)
         return tf.function(run, input_signature=[taken, named], autograph=False)  # type: ignore[no-any-return]
+
+    @property
+    def _counted(self) -> tf.DType:
+        """The type of the number of correct predictions."""
+        return tf.float32 if batches.mixes(self.config) or self.multi_label else tf.int64
 
     def _replica(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The step of one replica."""
@@ -109,9 +116,13 @@ class TrainStep:
         self, images: tf.Tensor, labels: tf.Tensor, examples: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         """(gradient of the summed loss over `examples`, summed loss, number of correct predictions)."""
-        classes, values = self.model.output_shape[-1], [variable.value for variable in self.variables]
+        values = [variable.value for variable in self.variables]
         mixed = batches.mixes(self.config)
-        shares = labels if mixed else tf.one_hot(labels, classes)
+        if mixed or self.multi_label:
+            shares = tf.cast(labels, tf.float32)
+        else:
+            shares = tf.one_hot(labels, self.model.output_shape[-1])
+        losses_of = label_losses if self.multi_label else class_losses
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             logits = self.model(images, training=True)
@@ -119,7 +130,9 @@ class TrainStep:
             # The replicas hold equal parts: the sum of their gradients is that of the mean over the global batch.
             loss = tf.reduce_sum(losses) / tf.cast(examples * self.distribution.replicas, tf.float32)
         named = tf.argmax(logits, axis=-1)
-        if mixed:
+        if self.multi_label:
+            correct = tf.reduce_sum(_r_precision(logits, shares))
+        elif mixed:
             correct = tf.reduce_sum(tf.gather(labels, named, batch_dims=1))
         else:
             correct = tf.reduce_sum(tf.cast(tf.equal(named, labels), tf.int64))
@@ -129,6 +142,16 @@ class TrainStep:
             for one, value, variable in zip(tape.gradient(loss, values), values, self.variables, strict=True)
         ]
         return gradients, tf.reduce_sum(losses), correct
+
+
+def _r_precision(logits: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:
+    """`metrics.r_precision` of each image, float32 `[batch]`, of labels that are there in part: float32 in [0, 1]."""
+    ranked = tf.gather(shares, tf.math.top_k(logits, logits.shape[-1]).indices, batch_dims=1)
+    count, whole = tf.math.count_nonzero(shares, axis=-1, dtype=tf.int32), tf.reduce_sum(shares, axis=-1)
+    hits = tf.reduce_sum(ranked * tf.sequence_mask(count, logits.shape[-1], tf.float32), axis=-1)
+    return tf.where(
+        count > 0, hits / tf.where(count > 0, whole, 1.0), tf.cast(tf.reduce_all(logits <= 0, axis=-1), tf.float32)
+    )
 
 
 def _in_parts(gradient: Any, images: tf.Tensor, labels: tf.Tensor, microbatch: int) -> Any:

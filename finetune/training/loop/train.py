@@ -28,7 +28,8 @@ from finetune.training.loop.state import State, put_back, taken_out
 from finetune.training.loop.step import TrainStep
 
 _SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1")
-"""Of validation images, in the row of an epoch."""
+_LABEL_SCORES = ("loss", "accuracy", "macro_f1", "micro_f1", "exact_match", "map")
+"""Of validation images, in the row of an epoch; of several labels an image."""
 _SAVING_SHARE = 20
 """At most one part in so many of the time between two states goes into writing them."""
 
@@ -275,7 +276,9 @@ class _Training:
             optimizer = build(config, variables, steps=steps, per_epoch=self._per_epoch, rates=self._rates)
         self._optimizer, self._variables = optimizer, variables
         weights = class_weights(self._feed.dataset, config)
-        step = TrainStep(self._feed.model, optimizer, variables, config, self._on, weights)
+        step = TrainStep(
+            self._feed.model, optimizer, variables, config, self._on, weights, self._feed.dataset.multi_label
+        )
         self._step = step.several() if self._feed.stacked else step.traced()
 
     def _count(self, loss_sum: float, correct: float, images: int) -> None:
@@ -320,8 +323,9 @@ class _Training:
         if batches.mixes(self._config):
             row["train_labels"] = "mixed"  # loss and accuracy of mixed images cannot be compared with validation's
         if validation:
-            row |= {f"validation_{name}": getattr(validation, name) for name in _SCORES}
-            score = selection_score(row, self._config.select_by)
+            names = _LABEL_SCORES if validation.multi_label else _SCORES
+            row |= {f"validation_{name}": getattr(validation, name) for name in names}
+            score = selection_score(row, self._config.select_by or "accuracy")
             if score is not None and (progress.best_epoch < 0 or score > progress.best):
                 progress.best, progress.best_epoch = score, progress.epoch
         row["seconds"] = round(progress.seconds, 3)

@@ -151,7 +151,7 @@ def test_independent_sigmoids_are_scored_by_the_largest_and_by_label(top):
     result, found = scored(model, LABELS)
     assert result.correct == round(accuracy * IMAGES)
     assert [result.loss, result.label_accuracy] == pytest.approx([loss, by_label], abs=1e-5)
-    assert found.words == "5 independent sigmoids: the class of an image is the largest"
+    assert found.words == "5 independent sigmoids: of one class an image, the largest is predicted"
 
 
 def test_logits_are_of_sigmoids_where_the_loss_was_a_binary_one():

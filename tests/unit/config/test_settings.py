@@ -79,7 +79,8 @@ def test_keys_are_those_of_config_json():
         (
             "chooses_images",
             {"data", "data_dir", "examples", "few_shot", "test", "validation", "skip_bad_images"}
-            | {"npz_keys", "tfrecord_keys", "csv_columns", "background_class", "exclude"},
+            | {"npz_keys", "tfrecord_keys", "csv_columns", "background_class", "exclude"}
+            | {"multi_label", "label_separator"},
         ),
         (
             "decides_features",

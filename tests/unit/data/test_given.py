@@ -191,8 +191,11 @@ def test_a_folder_is_read_as_keras_reads_it(tmp_path):
         (lambda: (SCALED, LABELS[:9]), "50 images and 9 labels"),
         (lambda: (SCALED, LABELS + 1), "labels from 1 to 3: expected 0 to 2, for the model's 3 classes"),
         (lambda: (SCALED, LABELS / 2), "expected 0 to 2"),
-        (lambda: (SCALED, np.ones((50, 3))), "mark several classes of an image"),
-        (lambda: (SCALED, np.full((50, 3), 1 / 3)), "not one-hot: expected one class for each image"),
+        (
+            lambda: (SCALED, np.ones((50, 4))),
+            "labels are [50, 4]: expected 3 an image, one for each output of the model",
+        ),
+        (lambda: (SCALED, np.full((50, 3), 1 / 3)), "not all 0 or 1: expected one class for each image"),
         (lambda: (SCALED, LABELS.astype(str)), "expected numbers of classes, 0 to 2"),
         (lambda: {"x": SCALED}, "the test set is a dict: expected a pair of arrays"),
         (lambda: 3, "the test set is a int: expected a pair of arrays"),

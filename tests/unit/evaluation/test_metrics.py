@@ -123,3 +123,37 @@ def test_most_confused_come_first_and_hits_do_not_count():
         metrics.confused(np.ones((10, 10), int), 12)
         == [(true, taken, 1) for true in (0, 1) for taken in range(10) if taken != true][:12]
     )
+
+
+def test_average_precision_is_scikit_learns():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    labels, scores = (rng.random((200, 5)) < [0.5, 0.1, 0.02, 0.9, 0]).astype(np.uint8), rng.normal(size=(200, 5))
+    scores[:, 1] = np.round(scores[:, 1])  # equal scores
+    found = metrics.average_precisions(scores, labels)
+    assert found[4] is None
+    expected = sklearn.average_precision_score(labels[:, :4], scores[:, :4], average=None)
+    np.testing.assert_allclose(found[:4], expected, rtol=0, atol=1e-12)
+    assert metrics.mean_average_precision(found) == pytest.approx(expected.mean(), abs=1e-12)
+    limits, probabilities = [0.4, 0.6, None, 0.5, None], 1 / (1 + np.exp(-scores))
+    at, yes = metrics.scores_at(probabilities, labels, limits), probabilities >= [0.4, 0.6, 0.5, 0.5, 0.5]
+    assert at["micro_f1"] == pytest.approx(sklearn.f1_score(labels, yes, average="micro"))
+    assert at["macro_f1"] == pytest.approx(sklearn.f1_score(labels[:, :4], yes[:, :4], average="macro"))
+    assert at["exact_match"] == sklearn.accuracy_score(labels, yes)
+    chosen = metrics.thresholds(probabilities, labels)
+    assert [one.images for one in chosen] == labels.sum(axis=0).tolist()
+    for label in range(4):
+        own = [sklearn.f1_score(labels[:, label], probabilities[:, label] >= one) for one in probabilities[:, label]]
+        assert chosen[label].f1 == pytest.approx(max(own))
+        decided = probabilities[:, label] >= chosen[label].threshold
+        assert sklearn.f1_score(labels[:, label], decided) == pytest.approx(max(own))
+
+
+def test_r_precision_of_one_label_is_top_1():
+    logits = np.array([[3.0, 1, 2], [0, 0, 0], [-1, -2, -3], [1, -1, -1], [2, 1, 3]])
+    labels = np.array([[1, 0, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0], [1, 1, 0]], np.uint8)
+    assert metrics.r_precision(logits, labels).tolist() == [1.0, 1.0, 1.0, 0.0, 0.5]
+    rng = np.random.default_rng(0)
+    scores, own = rng.normal(size=(50, 4)).round(), rng.integers(0, 4, 50)
+    one_hot = np.eye(4, dtype=np.uint8)[own]
+    assert np.array_equal(metrics.r_precision(scores, one_hot), scores.argmax(axis=1) == own)

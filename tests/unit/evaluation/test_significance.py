@@ -1,5 +1,7 @@
 """When one result is better than another: seeds, test sets, images one by one."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -49,3 +51,16 @@ def test_ranked_by_validation_only_where_all_have_it():
     assert rank_results(results) == ("validation", [1, 0])
     assert rank_results([*results, single("c", 0.7)]) == ("test", [0, 2, 1])
     assert rank_results([]) == ("validation", [])
+
+
+def test_images_that_are_right_in_part_are_paired_as_whole_ones_are():
+    rng = np.random.default_rng(0)
+    one, other = rng.random((2, 100)) < 0.6
+    whole, parts = compare_paired(one, other), compare_paired(one.astype(float), other.astype(float))
+    assert (parts.gained, parts.lost, parts.standard_error) == (whole.gained, whole.lost, whole.standard_error)
+    assert parts.interval(100) == whole.interval(100)
+    halves = compare_paired(one / 2, other / 2)
+    assert halves.standard_error == whole.standard_error / 2
+    both = whole + halves
+    assert both.standard_error == pytest.approx(math.hypot(whole.standard_error, halves.standard_error))
+    assert both.reversed().gained == both.lost

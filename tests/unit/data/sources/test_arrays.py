@@ -252,3 +252,32 @@ def test_a_damaged_file(compressed, tmp_path):
     assert caught.value.exit_code == 2
     with pytest.raises(FinetuneError, match=r"gone.npz is missing"):
         load(tmp_path / "gone.npz")
+
+
+HOT = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 1]] * 3, np.float32)
+
+
+def test_rows_of_0_and_1_are_several_labels(tmp_path):
+    several = {**FULL, "y_train": HOT, "y_test": np.eye(3)[YT], "class_names": np.array(["a", "b", "c"])}
+    dataset = load(save(tmp_path, **several))
+    assert dataset.multi_label
+    np.testing.assert_array_equal(dataset.train.labels, HOT)
+    np.testing.assert_array_equal(dataset.test.labels, np.eye(3)[YT])
+    one_hot = {**FULL, "y_train": np.eye(3)[Y], "y_test": np.eye(3)[YT]}
+    assert not load(save(tmp_path, **one_hot)).multi_label
+    assert load(save(tmp_path, **one_hot), multi_label=True).multi_label
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"y_test": np.ones((6, 4))}, "y_test has 4 labels an image, y_train has 3: expected the same labels"),
+        ({"y_test": np.full((6, 3), 2)}, r"y_test is int64 \[6, 3\] with other values than 0 and 1"),
+        ({"y_train": np.where(HOT == 1, np.nan, 0)}, r"y_train is float64 \[12, 3\] with other values than 0 and 1"),
+        ({"y_train": HOT * [1, 1, 0]}, r"no training images of label 2 \(2\)"),
+        ({"class_names": np.array(["a", "b"])}, "there are 2 class names for 3 labels"),
+    ],
+)
+def test_what_is_no_several_labels(changed, said, tmp_path):
+    with pytest.raises(FinetuneError, match=said):
+        load(save(tmp_path, **{**FULL, "y_train": HOT, "y_test": HOT[:6], **changed}))

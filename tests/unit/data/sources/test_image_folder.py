@@ -417,3 +417,26 @@ def test_real_flowers():
         left, top = ((length - side) // 2 for length in image.size)
         expected = np.asarray(image.convert("RGB").crop((left, top, left + side, top + side)))
     np.testing.assert_array_equal(dataset.test.images[:1][0], expected)
+
+
+def test_one_file_in_several_folders_has_several_labels(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    for number in range(6):
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(tmp_path / "data" / "cat" / f"{number}.png")
+    cat, dog = tmp_path / "data" / "cat", tmp_path / "data" / "dog"
+    (dog / "linked.png").symlink_to(cat / "0.png")
+    (dog / "hard.png").hardlink_to(cat / "1.png")
+    (dog / "2.png").write_bytes((cat / "2.png").read_bytes())
+    (dog / "3.png").write_bytes((cat / "4.png").read_bytes())  # equal bytes, another name
+    (dog / "4.png").write_bytes((cat / "3.png").read_bytes())  # another image of the same name and size
+    config = RunConfig("any", data=str(tmp_path / "data"), validation=0.0, test=0.2, multi_label=True)
+    dataset = load_data(config)
+    found = sorted(
+        (int(pixel), *row)
+        for split in (dataset.train, dataset.test)
+        for pixel, row in zip(split.images[:][:, 0, 0, 0], split.labels.tolist(), strict=True)
+    )
+    both = [(number, 1, 1) for number in range(3)]
+    assert found == [*both, (3, 0, 1), (3, 1, 0), (4, 0, 1), (4, 1, 0), (5, 1, 0)]
+    assert "3 images lie in several folders (--multi-label)" in dataset.remarks[0]

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from finetune.config import RunConfig
+from finetune.evaluation.metrics import r_precision
 from finetune.training.loop import optimizer as optimizers
-from finetune.training.loop.losses import losses
+from finetune.training.loop.losses import label_losses, losses
 from finetune.training.loop.step import TrainStep
 
 WEIGHTS = np.array([0.5, 2.0, 0.0, 7.0])
@@ -109,3 +110,45 @@ def test_a_step_is_that_of_keras_fit_with_class_weight(microbatch):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
     values, _ = by_numpy(_line().predict(images, verbose=0).astype(float), HARD, 0.0, WEIGHTS, 0.0)
     assert float(loss) == pytest.approx(values.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("loss", ["cross-entropy", "focal"])
+def test_several_labels_have_keras_binary_losses(loss, smoothing):
+    targets = (RNG.random(LOGITS.shape) < 0.4).astype(np.float32)
+    chosen = config(loss=loss, focal_gamma=2.0 if loss == "focal" else None, label_smoothing=smoothing)
+    found = label_losses(tf.constant(LOGITS, tf.float32), tf.constant(targets), chosen)
+    if loss == "focal" and smoothing:
+        targets = targets * (1 - smoothing) + smoothing / 2
+        p = 1 / (1 + np.exp(-LOGITS))
+        terms = -targets * (1 - p) ** 2 * np.log(p) - (1 - targets) * p**2 * np.log(1 - p)
+        expected = terms.mean(axis=1)
+    else:
+        kind = keras.losses.BinaryFocalCrossentropy if loss == "focal" else keras.losses.BinaryCrossentropy
+        expected = kind(from_logits=True, label_smoothing=smoothing, reduction=None)(targets, LOGITS)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+
+
+def test_the_weight_of_a_label_is_on_the_images_that_have_it():
+    targets = (RNG.random(LOGITS.shape) < 0.4).astype(np.float32)
+    found = label_losses(tf.constant(LOGITS, tf.float32), tf.constant(targets), config(), WEIGHTS)
+    log = -np.logaddexp(0, [-LOGITS, LOGITS])
+    expected = -(WEIGHTS * targets * log[0] + (1 - targets) * log[1]).mean(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_with_several_labels_is_that_of_keras():
+    features = RNG.normal(size=(8, 5)).astype(np.float32)
+    labels = (RNG.random((8, 3)) < 0.4).astype(np.uint8)
+    models = [keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, kernel_initializer="ones")]) for _ in range(2)]
+    models[1].compile(keras.optimizers.SGD(0.1), keras.losses.BinaryCrossentropy(from_logits=True))
+    theirs = models[1].train_on_batch(features, labels)
+    step = TrainStep(
+        models[0], keras.optimizers.SGD(0.1), models[0].trainable_variables, config(), multi_label=True
+    ).traced()
+    loss, correct = step(tf.constant(features), tf.constant(labels))
+    assert float(loss) / 8 == pytest.approx(float(theirs), rel=1e-5)
+    logits = features @ np.ones((5, 3))
+    assert float(correct) == pytest.approx(r_precision(logits, labels).sum(), rel=1e-6)
+    for mine, other in zip(models[0].trainable_variables, models[1].trainable_variables, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
