@@ -58,7 +58,7 @@ def run(name="one", classes=4, **changes):
         "cost": {"train_seconds": 8.0, "seconds": 20.0, "images_per_second": 40.0, "steps": 36, "peak_memory_mib": 9.0},
         "classes": [{"name": one, "precision": 0.9, "recall": None, "f1": 0.1 * (i % 9), "images": 50, "predicted": 50}
                     for i, one in enumerate(names)],
-        "macro_f1": 0.5, "confusion": table.tolist(),
+        "macro_f1": 0.5, "multi_label": None, "confusion": table.tolist(),
         "confused": [{"true": names[0], "predicted": names[1], "images": 7}],
         "calibration": {"expected_error": 0.04, "largest_error": 0.1, "bins": bins}, "not_finite": 0,
         "mistakes": [{"image": i, "true": names[0], "predicted": names[1], "probability": 0.99,
