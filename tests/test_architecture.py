@@ -36,12 +36,23 @@ SURFACES = {
     "runs": {"request", "directory", "run_data", "model", "preview"},
     "diagnosis": {
         *("", "doctor", "targets.opening", "targets.options", "measure", "verdict", "evidence", "rules.rule"),
-        *("targets.in_memory", "targets.demo", "monitor"),
+        *("targets.from_python", "targets.in_memory", "targets.demo", "monitor"),
     },
     "reporting": {
-        *("run_report", "pages", "rendering", "curves", "words", "data_check", "data_page", "pictures", "sheet"),
+        *(
+            "run_report",
+            "pages",
+            "rendering",
+            "curves",
+            "words",
+            "data_check",
+            "data_page",
+            "pictures",
+            "sheet",
+            "heat_maps",
+        ),
     },
-    "inference": {"predict", "embeddings", "verification", "export.write", "export.exported"},
+    "inference": {"predict", "grad_cam", "embeddings", "verification", "export.write", "export.exported"},
     "batch": {
         *("jobs", "call", "folder", "status", "survey", "summary", "slurm"),
         *("executors.job_process", "executors.local", "executors.ray_cluster"),

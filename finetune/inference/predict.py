@@ -1,10 +1,11 @@
 """Predict the classes of image files with a trained model."""
 
 import csv
+import difflib
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
 from finetune.evaluation.predictions import log_probabilities
 from finetune.inference.export.exportable import CARD
+from finetune.inference.grad_cam import Explained, HeatMap, grad_cam_of
 from finetune.runs.model import finished_class_names, open_trained
 from finetune.runs.run_data import image_shape, is_image_shape, is_white, white
 from finetune.text import ImageSize, printable, shape_of
@@ -36,10 +38,14 @@ _NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune
 
 @dataclass(frozen=True)
 class Classified:
-    """The most probable classes of one image, the best first: (label, class name, probability in [0, 1])."""
+    """The most probable classes of one image, the best first: (label, class name, probability in [0, 1]).
+
+    explained: the same of the class that a heat map is made for, where one is.
+    """
 
     image: str
     classes: tuple[tuple[int, str, float], ...]
+    explained: tuple[int, str, float] | None = None
 
     def rows(self, thresholds: Thresholds | None) -> list[tuple[Any, ...]]:
         """(label, class, probability) of each class; with `thresholds` also (threshold, whether it is reached)."""
@@ -56,26 +62,40 @@ class Classified:
 @dataclass(frozen=True)
 class Classifications:
     """All images in their order. skipped: damaged ones that were left out, each with the reason. thresholds: of each
-    class, if they decide."""
+    class, if they decide. explained: what heat maps are made of, if they are asked for."""
 
     target: str
     images: tuple[Classified, ...]
     skipped: tuple[str, ...]
     remarks: tuple[str, ...]
     thresholds: Thresholds | None = None
+    explained: Explained | None = field(default=None, compare=False, repr=False)
 
-    def to_json(self) -> dict[str, Any]:
-        """For `predict --json`."""
-        images = [
+    def to_json(self, pictures: Sequence[Path] | None = None) -> dict[str, Any]:
+        """For `predict --json`; `pictures`: of the heat maps, one for each image."""
+        images: list[dict[str, Any]] = [
             {
                 "image": one.image,
                 "classes": [dict(zip(self._columns, row, strict=True)) for row in one.rows(self.thresholds)],
             }
             for one in self.images
         ]
-        return {
+        found = {
             "target": self.target, "images": images, "skipped": list(self.skipped), "remarks": list(self.remarks)
         }  # fmt: skip
+        if self.explained is None or pictures is None:
+            return found
+        for row, one, picture in zip(images, self.images, pictures, strict=True):
+            of_class = dict(zip(("label", "class", "probability"), one.explained or (), strict=False))
+            row["explained"] = {**of_class, "picture": str(picture)}
+        return {**found, "explained_layer": self.explained.layer}
+
+    def heat_maps(self) -> Iterator[HeatMap]:
+        """The heat map of each image, computed while they are drawn; none where they were not asked for."""
+        if self.explained is not None:
+            for one, (pixels, heat) in zip(self.images, self.explained.heat_maps(), strict=True):
+                assert one.explained is not None
+                yield HeatMap(one.image, *one.explained, self.explained.layer, pixels, heat)
 
     @property
     def _columns(self) -> tuple[str, ...]:
@@ -115,46 +135,114 @@ class Classifier:
     thresholds: Thresholds | None = None
 
 
+@dataclass(frozen=True)
+class PredictOptions:
+    """How `predict` answers.
+
+    top: classes per image. by_thresholds: each class is also decided by the run's threshold, and those that reach
+    theirs come beyond `top`. skip_bad_images: leave damaged ones out. batch_size: None for the network's own.
+    explain: also prepare heat maps (`Classifications.explained`) of the predicted class, or of the class
+    `explain_class`, by name or number; explain_layer: as `layer` of `grad_cam.grad_cam_of`.
+    """
+
+    top: int = 5
+    by_thresholds: bool = False
+    skip_bad_images: bool = False
+    batch_size: int | None = None
+    explain: bool = False
+    explain_layer: str | None = None
+    explain_class: str | None = None
+
+
 def predict(
     target: Path | Classifier,
     places: Sequence[Path],
+    options: PredictOptions = PredictOptions(),
     *,
-    top: int = 5,
-    by_thresholds: bool = False,
-    skip_bad_images: bool = False,
-    batch_size: int | None = None,
     on_scan: Progress | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> Classifications:
-    """The `top` most probable classes of image files, and of all images in folders, by a run's model or an opened one.
+    """The most probable classes of image files, and of all images in folders, by a run's model or an opened one.
 
     Images are decoded, resized and preprocessed as in the run's evaluation, in 8 bits until they are in a batch. For a
     run on images in memory of one size (CIFAR), files are first resized to that size. Probabilities are the softmax of
-    the logits, or the sigmoids of independent labels, in float64. by_thresholds: each class is also decided by the
-    run's threshold, and those that reach theirs come beyond `top`.
+    the logits, or the sigmoids of independent labels, in float64.
     Raises FinetuneError where `target` is no run and for missing images; for damaged ones unless `skip_bad_images`.
     """
     network = target if isinstance(target, Classifier) else _open(target)
-    thresholds = _thresholds(network) if by_thresholds else None
-    least = np.array([np.inf if one is None else one for one in thresholds or ()])
+    _check(network, options)
     named = image_files.read_images(
-        places, native=network.native, white=network.white, skip_bad=skip_bad_images, on_scan=on_scan
+        places, native=network.native, white=network.white, skip_bad=options.skip_bad_images, on_scan=on_scan
     )
-    config = replace(network.config, batch_size=batch_size) if batch_size else network.config
+    return _classified(network, named, options, on_batch)
+
+
+def predict_pixels(target: Path, images: np.ndarray, options: PredictOptions) -> Classifications:
+    """As `predict`, of pixels as in `predict_images`; the images are named by their numbers."""
+    network, split = _open(target), _in_memory(images)
+    _check(network, options)
+    return _classified(network, image_files.NamedImages(tuple(map(str, range(len(split)))), split, (), ()), options)
+
+
+def _check(network: Classifier, options: PredictOptions) -> None:
+    """Raise what is wrong with the options before any image is read."""
+    if options.by_thresholds:
+        _thresholds(network)
+    if options.explain:
+        grad_cam_of(network.subject, layer=options.explain_layer, name=network.name)
+    _label(network, options.explain_class)
+
+
+def _classified(
+    network: Classifier,
+    named: image_files.NamedImages,
+    options: PredictOptions,
+    on_batch: Callable[[], None] | None = None,
+) -> Classifications:
+    """The answer for images that are read."""
+    thresholds = _thresholds(network) if options.by_thresholds else None
+    least = np.array([np.inf if one is None else one for one in thresholds or ()])
+    wanted = _label(network, options.explain_class)
+    config = replace(network.config, batch_size=options.batch_size or network.config.batch_size)
     names = [printable(name) for name in network.class_names]
     found: list[Classified] = []
     for rows in _probabilities(network, named.split, config):
         for row in rows:
             order = np.argsort(-row, kind="stable")
             best = [
-                label for rank, label in enumerate(order) if rank < top or (thresholds and row[label] >= least[label])
+                label
+                for rank, label in enumerate(order)
+                if rank < options.top or (thresholds and row[label] >= least[label])
             ]
-            classes = tuple((int(label), names[label], float(row[label])) for label in best)
-            found.append(Classified(named.names[len(found)], classes))
+            first, *classes = ((int(one), names[one], float(row[one])) for one in (order[0], *best))
+            if wanted is not None:
+                first = (wanted, names[wanted], float(row[wanted]))
+            name = named.names[len(found)]
+            found.append(Classified(name, tuple(classes), first if options.explain else None))
         if on_batch is not None:
             on_batch()
+    explained = None
+    if options.explain:
+        cam = grad_cam_of(network.subject, layer=options.explain_layer, name=network.name)
+        labels = np.array([one.explained[0] for one in found if one.explained], np.int64)
+        explained = Explained(cam, Split(named.split.images, labels), config)
     remarks = (*network.notes, *batches.fitting(named.split, config), *named.remarks)
-    return Classifications(network.name, tuple(found), named.skipped, remarks, thresholds)
+    return Classifications(network.name, tuple(found), named.skipped, remarks, thresholds, explained)
+
+
+def _label(network: Classifier, named: str | None) -> int | None:
+    """The label of a class by its name or its number; None for none. WrongUse with the nearest name."""
+    names = [printable(name) for name in network.class_names]
+    if named is None or named in names:
+        return None if named is None else names.index(named)
+    if named.isdecimal() and int(named) < len(names):
+        return int(named)
+    near = difflib.get_close_matches(named, names, 1)
+    raise WrongUse(
+        f"--explain-class {named}: {network.name} has no such class: "
+        + (f"did you mean {near[0]}? " if near else "")
+        + f"expected a name or a number from 0 to {len(names) - 1}; the first names: {', '.join(names[:10])}"
+    )
 
 
 def refuse_existing(csv_file: Path) -> None:
@@ -178,13 +266,17 @@ def predict_images(target: Path, images: np.ndarray) -> np.ndarray:
 
     They are resized and preprocessed as in the run's evaluation. FinetuneError for other arrays, and as `predict`.
     """
+    split, network = _in_memory(images), _open(target)
+    return np.concatenate(list(_probabilities(network, split, network.config)))
+
+
+def _in_memory(images: np.ndarray) -> Split:
+    """Pixels as images without labels. FinetuneError where they are none."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or not len(images):
         raise FinetuneError(
             f"images are {images.dtype} {list(images.shape)}: expected pixels, uint8 [n, height, width, 1, 3 or 4]"
         )
-    network = _open(target)
-    split = Split(images, np.zeros(len(images), np.int64))
-    return np.concatenate(list(_probabilities(network, split, network.config)))
+    return Split(images, np.zeros(len(images), np.int64))
 
 
 def _probabilities(network: Classifier, split: Split, config: RunConfig) -> Iterator[np.ndarray]:

@@ -32,13 +32,15 @@ def render_run_page(
     report: Mapping[str, Any],
     pictures: Mapping[str, Sequence[str]],
     augmented: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType({}),
+    heat_maps: Mapping[str, tuple[str, Sequence[str]]] = MappingProxyType({}),
 ) -> str:
     """The HTML of `finetune report --html`. `report` is what `--json` prints; `pictures` has a data URI for each
-    mistake of a run, by the run's name; `augmented` has (data URI, label) of some augmented training images."""
+    mistake of a run, by the run's name; `augmented` has (data URI, label) of some augmented training images;
+    `heat_maps` (layer, a data URI for each of the pictures)."""
     shown = all_printable(report)
     runs = [
         {**run, "drawn": _drawn(run), "pictures": pictures.get(raw["name"], [])}
-        | {"augmented": augmented.get(raw["name"], []), **_added(run)}
+        | {"augmented": augmented.get(raw["name"], []), "heat_maps": heat_maps.get(raw["name"]), **_added(run)}
         for run, raw in zip(shown["runs"], report["runs"], strict=True)
     ]
     return render(
