@@ -28,12 +28,12 @@ SURFACES = {
         ),
         *("check.findings", "check.kinds", "check.measures"),
     },
-    "evaluation": {"evaluator", "predictions", "metrics", "selection", "significance", "linear_probe"},
+    "evaluation": {"evaluator", "predictions", "metrics", "selection", "significance", "linear_probe", "temperature"},
     "backbone": {
         *("", "architecture_file", "head", "outputs", "freezing", "endpoints", "conversion", "networks.names", "stock"),
     },
     "tf_graphs": {""},
-    "runs": {"request", "directory", "run_data", "model", "preview"},
+    "runs": {"request", "directory", "run_data", "model", "preview", "views"},
     "diagnosis": {
         *("", "doctor", "targets.opening", "targets.options", "measure", "verdict", "evidence", "rules.rule"),
         *("targets.from_python", "targets.in_memory", "targets.demo", "monitor"),
@@ -70,7 +70,12 @@ NO_TENSORFLOW = (
         "finetune.config",
         "finetune.inference.export.exported",
     ),
-    *("finetune.evaluation.predictions", "finetune.evaluation.metrics", "finetune.evaluation.significance"),
+    *(
+        "finetune.evaluation.predictions",
+        "finetune.evaluation.metrics",
+        "finetune.evaluation.temperature",
+        "finetune.evaluation.significance",
+    ),
     "finetune.evaluation.selection",
     *("finetune.runs.directory", "finetune.runs.run_data"),
     *("checkpoints.catalog", "checkpoints.matching"),

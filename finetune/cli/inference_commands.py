@@ -24,6 +24,7 @@ from finetune.cli.shared_options import (
 )
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import print_table
+from finetune.config import SETTINGS, TTA
 from finetune.errors import WrongUse
 
 if TYPE_CHECKING:
@@ -41,11 +42,7 @@ if TYPE_CHECKING:
     default="false",
     help="false: moving statistics; true: batch statistics. Dropout is off in both.  [default: false]",
 )
-@click.option(
-    "--tta",
-    type=click.Choice(["flip"]),
-    help="flip: also score the averaged probabilities of every image and its mirror image.",
-)
+@click.option("--tta", type=click.Choice(list(TTA)), help=SETTINGS["tta"].help)
 @output_options
 def evaluate(split: str, mode: str, tta: str | None, **opening: Any) -> None:
     """Measure accuracy and loss of a model; every image counts once.
@@ -58,16 +55,16 @@ def evaluate(split: str, mode: str, tta: str | None, **opening: Any) -> None:
 
     target = opening["target"]
     with progress() as display:
-        passes, run = _passes(display, opening, split=split, batch=mode == "true", flip=tta == "flip")
+        passes, run = _passes(display, opening, split=split, batch=mode == "true", tta=tta)
     if run and (broken := concern(target)) is not None:
         click.echo(f"warning: {broken}", err=True)
-    evaluation, *flipped = (one.evaluation for one in passes)
-    averaged = {"tta": {"kind": tta, **flipped[0].to_json()}} if flipped else {}
+    evaluation, *views = (one.evaluation for one in passes)
+    averaged = {"tta": {"kind": tta, **views[0].to_json()}} if views else {}
     named = target or opening["meta_graph"] or opening["checkpoint"]
     about = {"target": str(named), "split": split, "is_training": mode == "true"}
     if printed_json({**about, **evaluation.to_json(), **averaged}):
         return
-    for one, words in ((evaluation, ""), *((one, ", averaged with the mirror images") for one in flipped)):
+    for one, words in ((evaluation, ""), *((one, f", {TTA[str(tta)]}") for one in views)):
         labels = "" if one.label_accuracy is None else f", of single labels {one.label_accuracy:.2%}"
         click.echo(
             f"{split}: accuracy {one.accuracy:.2%} (± {one.standard_error:.2%}){labels}, balanced accuracy "
@@ -76,14 +73,16 @@ def evaluate(split: str, mode: str, tta: str | None, **opening: Any) -> None:
         )
 
 
-def _passes(display: Any, opening: dict[str, Any], *, split: str, batch: bool, flip: bool) -> tuple[list["Pass"], bool]:
+def _passes(
+    display: Any, opening: dict[str, Any], *, split: str, batch: bool, tta: str | None
+) -> tuple[list["Pass"], bool]:
     """The passes over a split, and whether the model is that of a run."""
     from finetune.diagnosis.doctor import evaluate as evaluate_target
     from finetune.diagnosis.targets.opening import is_run
     from finetune.runs.model import examine_run
 
     target = opening["target"]
-    how: dict[str, Any] = {"split": split, "statistics": "batch" if batch else "moving", "flip": flip}
+    how: dict[str, Any] = {"split": split, "statistics": "batch" if batch else "moving", "tta": tta}
     if target is None or not is_run(target):
         return evaluate_target(open_model(display, **opening), **how, on_batch=display.batch), False
     others = [name for name, value in opening.items() if value and name not in ("target", "data_dir")]
@@ -122,6 +121,11 @@ def _passes(display: Any, opening: dict[str, Any], *, split: str, batch: bool, f
     metavar="NAME|NUMBER",
     help="With --explain: the class to show.  [default: the predicted one]",
 )
+@click.option(
+    "--tta",
+    type=click.Choice(list(TTA)),
+    help="Average the probabilities of several views of each image, as 'finetune evaluate --tta' scores them.",
+)
 @SKIP_BAD_IMAGES
 @output_options
 def predict(
@@ -132,6 +136,7 @@ def predict(
     explain_folder: Path | None,
     explain_layer: str | None,
     explain_class: str | None,
+    tta: str | None,
     skip_bad_images: bool,
     **opening: Any,
 ) -> None:
@@ -156,6 +161,7 @@ def predict(
         explain_folder is not None,
         explain_layer,
         explain_class,
+        tta,
     )
     named = opening["backbone"] or opening["meta_graph"]
     target, images = (None, paths) if named else (paths[0], paths[1:])

@@ -12,7 +12,7 @@ from finetune.config.checking import (
     named,
 )
 from finetune.config.class_weights import BALANCED, with_weights_read
-from finetune.config.run_config import CHANGES, RECIPE, SETTINGS, Augment, ResizeMode, RunConfig, settings_with
+from finetune.config.run_config import CHANGES, RECIPE, SETTINGS, TTA, Augment, ResizeMode, RunConfig, settings_with
 from finetune.config.tracker_setting import absolute_trackers, check_trackers, parse_tracker
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "PATHS",
     "RECIPE",
     "SETTINGS",
+    "TTA",
     "Augment",
     "ResizeMode",
     "RunConfig",

@@ -15,7 +15,7 @@ import numpy as np
 from checkpoints.atomic import replacing
 from finetune.backbone import open_model
 from finetune.batchnorm.statistics import KerasSubject
-from finetune.batchnorm.subject import Subject
+from finetune.batchnorm.subject import Runnable, Subject
 from finetune.batchnorm.surgery import adopt
 from finetune.config import RECIPE, RunConfig, check_settings
 from finetune.data import batches, image_files
@@ -23,11 +23,13 @@ from finetune.data.dataset import Split
 from finetune.data.preprocessing import PREPROCESSINGS, is_harmless
 from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
+from finetune.evaluation.evaluator import Tempered
 from finetune.evaluation.predictions import log_probabilities
 from finetune.inference.export.exportable import CARD
 from finetune.inference.grad_cam import Explained, HeatMap, grad_cam_of
 from finetune.runs.model import finished_class_names, open_trained
 from finetune.runs.run_data import image_shape, is_image_shape, is_white, white
+from finetune.runs.views import with_views
 from finetune.text import ImageSize, printable, shape_of
 
 Thresholds = tuple[float | None, ...]
@@ -123,6 +125,7 @@ class Classifier:
 
     name: as messages call it. config: complete but for the data. native: as in
     `run_data.image_shape`. white: as in `run_data.white`. notes: what a user must know. thresholds: those of a run.
+    temperature: by which logits are divided before probabilities are made of them.
     """
 
     name: str
@@ -133,6 +136,7 @@ class Classifier:
     notes: tuple[str, ...] = ()
     white: int | None = None
     thresholds: Thresholds | None = None
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,7 @@ class PredictOptions:
 
     top: classes per image. by_thresholds: each class is also decided by the run's threshold, and those that reach
     theirs come beyond `top`. skip_bad_images: leave damaged ones out. batch_size: None for the network's own.
+    tta: average the probabilities of several views, by a kind of `config.TTA`.
     explain: also prepare heat maps (`Classifications.explained`) of the predicted class, or of the class
     `explain_class`, by name or number; explain_layer: as `layer` of `grad_cam.grad_cam_of`.
     """
@@ -152,6 +157,7 @@ class PredictOptions:
     explain: bool = False
     explain_layer: str | None = None
     explain_class: str | None = None
+    tta: str | None = None
 
 
 def predict(
@@ -206,7 +212,7 @@ def _classified(
     config = replace(network.config, batch_size=options.batch_size or network.config.batch_size)
     names = [printable(name) for name in network.class_names]
     found: list[Classified] = []
-    for rows in _probabilities(network, named.split, config):
+    for rows in _probabilities(network, named.split, config, options.tta):
         for row in rows:
             order = np.argsort(-row, kind="stable")
             best = [
@@ -279,14 +285,22 @@ def _in_memory(images: np.ndarray) -> Split:
     return Split(images, np.zeros(len(images), np.int64))
 
 
-def _probabilities(network: Classifier, split: Split, config: RunConfig) -> Iterator[np.ndarray]:
+def _probabilities(
+    network: Classifier, split: Split, config: RunConfig, tta: str | None = None
+) -> Iterator[np.ndarray]:
     """Of each batch: softmax or sigmoids, float64 `[images, classes]`. FinetuneError for NaN and infinite logits."""
-    forward = network.subject.forward("moving")
-    for images, _, counted in batches.evaluation(split, config):
+    subject: Runnable = network.subject
+    if network.temperature != 1:
+        subject = Tempered(subject, network.temperature)
+    given = batches.EvalSet(split, **batches.form(config))
+    if tta is not None:
+        subject, given = with_views(subject, given, tta)
+    forward = subject.forward("moving")
+    for images, _, counted in given.batches():
         logits = np.asarray(forward(images)[0])[np.asarray(counted)].astype(np.float64)
         if not np.isfinite(logits).all():
             raise FinetuneError("the model gives logits that are no numbers (NaN or infinity): its training went wrong")
-        yield np.exp(log_probabilities(logits, per_label=network.subject.per_label))
+        yield np.exp(log_probabilities(logits, per_label=subject.per_label))
 
 
 def is_export(path: Path) -> bool:
@@ -309,7 +323,14 @@ def _open(target: Path) -> Classifier:
     subject = KerasSubject(trained.model)
     native = image_shape(run, trained.config)
     return Classifier(
-        str(target), subject, trained.config, names, native, white=white(run), thresholds=run.thresholds(len(names))
+        str(target),
+        subject,
+        trained.config,
+        names,
+        native,
+        white=white(run),
+        thresholds=run.thresholds(len(names)),
+        temperature=run.temperature(),
     )
 
 
@@ -321,7 +342,8 @@ def _exported(path: Path) -> Classifier:
             card = json.loads(archive.read(CARD))
         names, size, preprocess = card["class_names"], card["image_size"], card["preprocess"]
         native, inside = card["data_image_shape"], card["preprocessing_inside"]
-        brightest = card.get("white")  # exports of earlier versions do not have it, nor a recipe
+        # Exports of earlier versions do not have these, nor a recipe.
+        brightest, temperature = card.get("white"), card.get("temperature", 1.0)
         recipe = {name: card[name] for name in RECIPE if name in card}
     except KeyError as error:
         raise FinetuneError(
@@ -344,6 +366,8 @@ def _exported(path: Path) -> Classifier:
         raise FinetuneError(f"{path}: its {CARD} has data_image_shape {native!r}: export it again")
     if brightest is not None and not is_white(brightest):
         raise FinetuneError(f"{path}: its {CARD} has white {brightest!r}: export it again")
+    if type(temperature) not in (int, float) or not 0 < temperature < float("inf"):
+        raise FinetuneError(f"{path}: its {CARD} has temperature {temperature!r}: export it again")
     if type(size) not in (int, str) or model.input_shape != (None, *_sides(size)):
         raise FinetuneError(f"{path} takes {list(model.input_shape)}, but its {CARD} says {size!r} px: export it again")
     config = RunConfig("", image_size=size, preprocess=preprocess, batch_size=32, **recipe)
@@ -353,7 +377,8 @@ def _exported(path: Path) -> Classifier:
         raise FinetuneError(f"{path}: its {CARD} is damaged ({error}): export it again") from None
     sides = tuple(native) if native else None
     subject = KerasSubject(adopt(model, unbiased=False))
-    return Classifier(str(path), subject, config, _checked(names, model, path), sides, white=brightest)
+    names = _checked(names, model, path)
+    return Classifier(str(path), subject, config, names, sides, white=brightest, temperature=float(temperature))
 
 
 def _sides(size: ImageSize) -> tuple[int, ...]:

@@ -81,6 +81,9 @@ def _drawn(run: Mapping[str, Any]) -> dict[str, Any]:
         "rate": curves.learning_rate(run),
         "statistics": curves.statistics(run),
         "reliability": curves.reliability(run["calibration"]) if run.get("calibration") else None,
+        "scaled": curves.reliability(run["temperature_scaling"]["test"]["after"])
+        if run.get("temperature_scaling")
+        else None,
         "drift": curves.drift(run["diagnosis"]["layers"]) if (run.get("diagnosis") or {}).get("layers") else None,
         "confusion": curves.heat(run["confusion"]) if len(run.get("confusion") or []) > HEAT_CLASSES else None,
         "heat": [[count / max(sum(row), 1) for count in row] for row in run.get("confusion") or []],

@@ -103,7 +103,10 @@ def _described(record: RunRecord) -> dict[str, Any]:
         **{name: getattr(record, name) for name in ("data", "environment", "weights", "plan", "epochs", "diagnosis")},
         "validation_accuracy": record.validation,
         **{f"validation_{name}": record.kept.get(f"validation_{name}") for name in ("balanced_accuracy", "macro_f1")},
-        **{name: known.get(name) for name in ("test", "bn", "proof", "class_weights", "thresholds")},
+        **{
+            name: known.get(name)
+            for name in ("test", "bn", "proof", "class_weights", "thresholds", "temperature_scaling")
+        },
         "cost": {
             **{name: known.get(name) for name in ("train_seconds", "seconds", "steps", "peak_memory_mib")},
             "images_per_second": record.images_per_second,

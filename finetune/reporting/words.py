@@ -39,3 +39,14 @@ def others_moved(proof: Mapping[str, Any]) -> str:
     moved, biases = proof["moving_variables"] - len(proof["unmoved"]), proof.get("without_gradient")
     why = f" ({biases} biases have no gradient: BatchNorm subtracts them with the mean)" if biases else ""
     return f"{moved} of {proof['moving_variables']} other variables changed{why}"
+
+
+def scaling_words(scaling: Mapping[str, Any]) -> str:
+    """What `temperature_scaling` in a `result.json` says: the temperature, and the test images' calibration error."""
+    before, after = (scaling["test"][name]["expected_error"] for name in ("before", "after"))
+    if scaling["remark"]:
+        return f"temperature 1: none was fitted, because {scaling['remark']}"
+    return (
+        f"temperature {scaling['temperature']:.3g}, fitted on {scaling['images']} validation images: expected "
+        f"calibration error of test images {before:.1%} -> {after:.1%}"
+    )

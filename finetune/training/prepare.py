@@ -103,6 +103,11 @@ def read_data(
             f"--select-by {config.select_by} is a score of validation images, and none are held out: leave --select-by "
             "out, or give a --validation above 0"
         )
+    if config.calibrate and dataset.validation is None:
+        raise WrongUse(
+            "--calibrate fits the temperature on validation images, and none are held out: leave --calibrate out, or "
+            "give a --validation above 0"
+        )
     class_weights(dataset, config)  # before anything is built: the names of classes may be wrong
     return _without_overlap(dataset, config)
 
