@@ -1,7 +1,7 @@
 """Temperature scaling: one number that makes a classifier's probabilities fit its accuracy.
 
-Probabilities are softmax(logits / T). T minimises the mean negative log likelihood of validation images, and changes the
-rank of no class. Pure NumPy. Source: Guo et al. 2017, section 4.2.
+Probabilities are softmax(logits / T). T minimises the mean negative log likelihood of validation images. It changes the
+rank of no class. Source: Guo et al. 2017, section 4.2.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,8 +14,6 @@ from finetune.evaluation.predictions import log_probabilities
 
 _LEAST, _MOST = 1e-3, 1e3
 """Temperatures that are looked at."""
-_HALVINGS = 60
-"""Of the logarithm of that range: more than float64 can tell apart."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,8 @@ class Temperature:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
     """The temperature for logits `[n, classes]` of images with int labels `[n]`, in float64.
 
-    The loss is convex in b = 1 / T, with the slope mean(sum_k p_k z_k - z_label), where p = softmax(b z). Its sign is
-    halved down to a zero. There is none where the label has the largest logit of every image (T would be 0), and where
+    The loss is convex in b = 1 / T, with the slope mean(sum_k p_k z_k - z_label), where p = softmax(b z), and T is
+    where the slope is 0. It is nowhere 0 where the label has the largest logit of every image (T would be 0), and where
     the logits of labels are no larger than the mean of all (T would be infinite): T is then 1, with a remark. Images
     with a logit that is not finite are left out.
     """
@@ -60,11 +58,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
         return unchanged("every validation image is classified correctly, so the likelihood grows as T goes to 0")
     if slope(1 / _MOST) >= 0:
         return unchanged("the validation images are classified no better than by chance")
-    low, high = np.log(1 / _MOST), np.log(1 / _LEAST)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if slope(float(np.exp(middle))) < 0 else (low, middle)
-    inverse = float(np.exp((low + high) / 2))
+    from scipy.optimize import brentq  # here: it takes a while to import, and few runs need it
+
+    inverse = float(np.exp(brentq(lambda log: slope(np.exp(log)), np.log(1 / _MOST), np.log(1 / _LEAST), xtol=1e-12)))
     return Temperature(1 / inverse, len(own), loss(1.0), loss(inverse))
 
 
