@@ -5,7 +5,7 @@ from pathlib import Path
 
 from finetune.inference.export.exported import TrialOptions
 from finetune.inference.export.write import export
-from finetune.inference.predict import predict
+from finetune.inference.predict import PredictOptions, predict
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("run", type=Path)
@@ -18,5 +18,5 @@ trial = TrialOptions(images=options.test_images)
 written = export(options.run, options.out, forms=["keras", "tflite"], with_preprocessing=True, evaluation=trial)
 for file in written.to_json()["exports"]:
     print(file)
-for photo in predict(options.run, options.images, top=3).images:
+for photo in predict(options.run, options.images, PredictOptions(top=3)).images:
     print(photo.image, ", ".join(f"{name} {probability:.1%}" for _, name, probability in photo.classes))

@@ -3,8 +3,8 @@
 Each loads what it needs when called, and prints nothing: the command line's remarks are the `notes` of the result.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from finetune.diagnosis.measure import Extent
     from finetune.diagnosis.targets.opening import Target
     from finetune.evaluation.evaluator import Evaluation
+    from finetune.inference.grad_cam import HeatMap
     from finetune.inference.predict import Classifications
 
 
@@ -232,13 +233,16 @@ class Run:
         """The report of `finetune report --json`; with `page`, also written there as HTML, with pictures."""
         with _worded():
             from finetune.files import write_text
+            from finetune.inference.grad_cam import heat_maps_of_run
             from finetune.reporting.pages import render_run_page
             from finetune.reporting.run_report import build_report
             from finetune.runs.model import examine_run
 
-            found = build_report([self.path], score=lambda path: examine_run(path)[0].images, pictures=page is not None)
+            score = lambda path: examine_run(path)[0].images  # noqa: E731
+            shown = page is not None
+            found = build_report([self.path], score=score, pictures=shown, explain=heat_maps_of_run if shown else None)
             if page is not None:
-                write_text(Path(page), render_run_page(found.value, found.pictures))
+                write_text(Path(page), render_run_page(found.value, found.pictures, heat_maps=found.heat_maps))
             return found.value
 
     def predict(self, images: Any, *, top: int | None = None, thresholds: bool = False) -> "Classifications | Any":
@@ -246,12 +250,35 @@ class Run:
         `[n, classes]`, of uint8 `[n, height, width, channels]` in memory, resized and prepared as in the run.
         thresholds: also decide each class of a file by the run's threshold for it (`result["thresholds"]`)."""
         with _worded():
-            from finetune.inference.predict import predict, predict_images
+            from finetune.inference.predict import PredictOptions, predict, predict_images
 
             if hasattr(images, "__array__"):
                 return predict_images(self.path, images)
-            places = [images] if isinstance(images, str | Path) else list(images)
-            return predict(self.path, [Path(one) for one in places], top=top, by_thresholds=thresholds)
+            return predict(self.path, _places(images), PredictOptions(top, thresholds))
+
+    def explain(
+        self, images: Any, *, explain_layer: str | None = None, explain_class: str | None = None, folder: Any = None
+    ) -> "list[HeatMap]":
+        """Where in each image the network found its class (Grad-CAM): of files and folders, or of uint8 images in
+        memory, as `predict` takes them. explain_layer: by default the last one with maps. explain_class: by default the
+        predicted one. folder: a new one, for a picture of each image, as by `finetune predict --explain`."""
+        with _worded():
+            from finetune.inference.predict import PredictOptions, predict, predict_pixels
+            from finetune.reporting.heat_maps import check_folder, write_pictures
+
+            if folder is not None:
+                check_folder(Path(folder), "folder")
+            options = PredictOptions(explain=True, explain_layer=explain_layer, explain_class=explain_class)
+            in_memory = hasattr(images, "__array__")
+            answer = (
+                predict_pixels(self.path, images, options)
+                if in_memory
+                else predict(self.path, _places(images), options)
+            )
+            found = list(answer.heat_maps())
+            if folder is not None:
+                write_pictures(Path(folder), found)
+            return found
 
     def evaluate(self, *, split: str = "test", statistics: str = "moving") -> "Evaluation":
         """As `finetune evaluate`."""
@@ -275,11 +302,10 @@ def run(backbone: str, *, run_dir: str | Path | None = None, runs_dir: str | Pat
     """
     require_tensorflow()
     with _worded():
-        from finetune.config import from_mapping
+        from finetune.config import as_in_a_file, from_mapping
         from finetune.training.start import start
 
-        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
-        config = from_mapping({"backbone": str(backbone), **_plain(listed)}, where="the settings")
+        config = from_mapping({"backbone": str(backbone), **as_in_a_file(settings)}, where="the settings")
         found = start(config, run_dir=None if run_dir is None else Path(run_dir), runs_dir=Path(runs_dir))
         return Run(Path(found.path if hasattr(found, "path") else found.run))
 
@@ -316,73 +342,16 @@ def evaluate(
         return evaluate_run(Path(path), data_dir=place, split=split, statistics=statistics)  # type: ignore[arg-type]
 
 
-@contextmanager
-def _opened(
-    model: Any,
-    session: Any,
-    test: Any,
-    train: Any,
-    images: Any,
-    preprocess: Any,
-    batch_size: int | None,
-    options: dict[str, Any],
-) -> Iterator["Target"]:
-    """What a caller named, as a target. WrongUse for arguments that do not go together."""
+def _opened(model: Any, *given: Any) -> "AbstractContextManager[Target]":
+    """What a caller named, as a target."""
     require_tensorflow()
-    if isinstance(model, Run):
-        model = model.path
-    if (model is None) == (session is None):
-        raise WrongUse("expected a model or a session: give one of them")
-    if isinstance(model, str | Path):
-        if test is not None or train is not None:
-            raise WrongUse(f"{model} is a path, whose data is read: give data, not test and train")
-        from finetune.diagnosis.targets.opening import open_target
-        from finetune.diagnosis.targets.options import TargetOptions
+    from finetune.diagnosis.targets.from_python import opened
 
-        known = {name: options.pop(name) for name in list(options) if name in TargetOptions.__dataclass_fields__}
-        _refuse(options)
-        places = {name: Path(known[name]) for name in _PLACES if known.get(name) is not None}
-        yield open_target(
-            TargetOptions(Path(model), **{**known, **places}, preprocess=preprocess, batch_size=batch_size)
-        )
-        return
-    if train is None:
-        raise WrongUse("missing train: recalibrated statistics are measured on training images; give some")
-    from finetune.diagnosis.targets.in_memory import Given, open_keras, open_session
-
-    if session is not None:
-        names = {name: options.pop(name, None) for name in ("logits", "is_training", "feeds")}
-        _refuse(options)
-        if images is None or type(images) is int or names["logits"] is None:
-            raise WrongUse("a session needs images= and logits=: its graph's input and output tensors, or their names")
-        names["feeds"] = names["feeds"] or {}
-        given = Given(test, train, TRAINING_IMAGES, preprocess, batch_size)
-        with open_session(session, given, images=images, **names) as target:
-            yield target
-        return
-    output = options.pop("output", None)
-    _refuse(options)
-    yield open_keras(model, Given(test, train, images, preprocess, batch_size), output=output)
+    return opened(model.path if isinstance(model, Run) else model, *given)
 
 
-_PLACES = ("checkpoint", "meta_graph", "architecture", "data_dir", "source_checkpoint")
-
-
-def _refuse(options: Mapping[str, Any]) -> None:
-    """WrongUse for arguments that are left over."""
-    if options:
-        raise WrongUse(f"unknown argument {next(iter(options))}: see help(finetune.diagnose_bn)")
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as a file would have them: text for paths, lists for single patterns."""
-    from finetune.config import LISTS
-
-    found = {}
-    for name, value in settings.items():
-        value = str(value) if isinstance(value, Path) else value
-        found[name] = [value] if name in LISTS and isinstance(value, str) else value
-    return found
+def _places(images: Any) -> list[Path]:
+    return [Path(one) for one in ([images] if isinstance(images, str | Path) else images)]
 
 
 @contextmanager

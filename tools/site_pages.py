@@ -29,6 +29,7 @@ PROMISED = (
     "finetune.diagnosis.monitor.BatchNormWarning",
     "finetune.evaluation.evaluator.Evaluation",
     "finetune.inference.predict.Classifications",
+    "finetune.inference.grad_cam.HeatMap",
     "finetune.diagnosis.verdict.judge",
     "finetune.diagnosis.verdict.Verdict",
     "finetune.diagnosis.evidence.BNEvidence",

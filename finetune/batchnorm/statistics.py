@@ -65,6 +65,16 @@ class KerasSubject(Subject):
         self._scores = scores
 
     @property
+    def model(self) -> keras.Model:
+        """The model itself."""
+        return self._model
+
+    @property
+    def scores(self) -> Scores | None:
+        """What its outputs are, if not logits."""
+        return self._scores
+
+    @property
     def name(self) -> str:
         """The model's name."""
         return str(self._model.name)

@@ -19,7 +19,8 @@ from finetune.cli.data_command import data
 from finetune.cli.demo_command import demo
 from finetune.cli.diagnosis_commands import diagnose_bn, recalibrate_bn
 from finetune.cli.env_command import env
-from finetune.cli.inference_commands import evaluate, export, features, predict
+from finetune.cli.export_command import export
+from finetune.cli.inference_commands import evaluate, features, predict
 from finetune.cli.migrate_command import migrate
 from finetune.cli.report_command import report
 from finetune.cli.run_command import run

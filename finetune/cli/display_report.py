@@ -8,7 +8,7 @@ from rich.text import Text
 
 from finetune.cli.console import Console, output_console, percent, plain_table, with_spread
 from finetune.cli.terminal import Columns, tabulated
-from finetune.reporting.words import label_scores, others_moved, seconds, setting
+from finetune.reporting.words import label_scores, others_moved, scaling_words, seconds, setting
 from finetune.text import all_printable
 
 LISTED = 25
@@ -45,7 +45,7 @@ def _one(out: Console, run: Mapping[str, Any]) -> None:
         _confusion(out, run)
         _classes(out, run["classes"])
         _mistakes(out, run["mistakes"])
-        _reliability(out, run["calibration"])
+        _reliability(out, run["calibration"], run.get("temperature_scaling"))
     _batchnorm(out, run)
     _frozen(out, run)
     _circumstances(out, run)
@@ -168,7 +168,7 @@ def _mistakes(out: Console, mistakes: Sequence[Mapping[str, Any]]) -> None:
     out.print_block(plain_table(header, rows, left=("predicted", "true class")))
 
 
-def _reliability(out: Console, calibration: Mapping[str, Any]) -> None:
+def _reliability(out: Console, calibration: Mapping[str, Any], scaling: Mapping[str, Any] | None) -> None:
     columns: Columns = {
         "confidence": lambda one: f"{one['low']:.0%} to {one['high']:.0%}",
         "images": lambda one: one["images"],
@@ -181,6 +181,8 @@ def _reliability(out: Console, calibration: Mapping[str, Any]) -> None:
         f"expected calibration error {percent(calibration['expected_error'])} (15 bins, Guo et al. 2017), largest "
         f"{percent(calibration['largest_error'])}"
     )
+    if scaling:
+        out.print(scaling_words(scaling), markup=False)
     out.print()
 
 

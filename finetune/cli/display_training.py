@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from finetune.cli.console import output_console, plain_table, progress_console
-from finetune.config import RunConfig
-from finetune.reporting.words import label_scores, others_moved, percent
+from finetune.config import TTA, RunConfig
+from finetune.reporting.words import label_scores, others_moved, percent, scaling_words
 from finetune.text import shape_of
 from finetune.training.display import Display
 
@@ -171,7 +171,10 @@ def show_result(run: "RunDir", result: dict[str, Any]) -> None:
     if averaged := result.get("tta"):
         scored = averaged["is_training_false"]
         accuracy = f"{scored['accuracy']:.1%} (± {scored['standard_error']:.1%})"
-        out.print_fact("test-time flip", f"is_training=False {accuracy}, averaged with the mirror images")
+        kind = averaged["kind"]
+        out.print_fact(f"TTA {kind}", f"is_training=False {accuracy}, {TTA[kind]}")
+    if scaling := result.get("temperature_scaling"):
+        out.print_fact("calibration", scaling_words(scaling))
     if bn["layers"]:
         means = " (none in the means)" if bn["zero_debias"] and bn["updates"] else ""
         out.print_fact(

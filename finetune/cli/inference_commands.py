@@ -16,7 +16,6 @@ from finetune.cli.shared_options import (
     PATH,
     SKIP_BAD_IMAGES,
     SPLIT,
-    TARGET,
     TFRECORD_KEYS,
     output_options,
     printed_json,
@@ -25,12 +24,13 @@ from finetune.cli.shared_options import (
 )
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import print_table
+from finetune.config import SETTINGS, TTA
 from finetune.errors import WrongUse
-from finetune.inference.export.exported import AGREEMENT, FORMATS, MOST_LOST, Calibration, Export, TrialOptions
 
 if TYPE_CHECKING:
     from finetune.evaluation.evaluator import Pass
-    from finetune.inference.predict import Classifier
+    from finetune.inference.classifier import Classifier
+    from finetune.inference.predict import Classifications
 
 
 @click.command()
@@ -43,11 +43,7 @@ if TYPE_CHECKING:
     default="false",
     help="false: moving statistics; true: batch statistics. Dropout is off in both.  [default: false]",
 )
-@click.option(
-    "--tta",
-    type=click.Choice(["flip"]),
-    help="flip: also score the averaged probabilities of every image and its mirror image.",
-)
+@click.option("--tta", type=click.Choice(list(TTA)), help=SETTINGS["tta"].help)
 @output_options
 def evaluate(split: str, mode: str, tta: str | None, **opening: Any) -> None:
     """Measure accuracy and loss of a model; every image counts once.
@@ -60,16 +56,16 @@ def evaluate(split: str, mode: str, tta: str | None, **opening: Any) -> None:
 
     target = opening["target"]
     with progress() as display:
-        passes, run = _passes(display, opening, split=split, batch=mode == "true", flip=tta == "flip")
+        passes, run = _passes(display, opening, split=split, batch=mode == "true", tta=tta)
     if run and (broken := concern(target)) is not None:
         click.echo(f"warning: {broken}", err=True)
-    evaluation, *flipped = (one.evaluation for one in passes)
-    averaged = {"tta": {"kind": tta, **flipped[0].to_json()}} if flipped else {}
+    evaluation, *views = (one.evaluation for one in passes)
+    averaged = {"tta": {"kind": tta, **views[0].to_json()}} if views else {}
     named = target or opening["meta_graph"] or opening["checkpoint"]
     about = {"target": str(named), "split": split, "is_training": mode == "true"}
     if printed_json({**about, **evaluation.to_json(), **averaged}):
         return
-    for one, words in ((evaluation, ""), *((one, ", averaged with the mirror images") for one in flipped)):
+    for one, words in ((evaluation, ""), *((one, f", {TTA[str(tta)]}") for one in views)):
         labels = "" if one.label_accuracy is None else f", of single labels {one.label_accuracy:.2%}"
         known = {"balanced accuracy": one.balanced_accuracy, "macro F1": one.macro_f1, "micro F1": one.micro_f1}
         known |= {"mean average precision": one.map, "all labels right": one.exact_match}
@@ -80,14 +76,16 @@ def evaluate(split: str, mode: str, tta: str | None, **opening: Any) -> None:
         )
 
 
-def _passes(display: Any, opening: dict[str, Any], *, split: str, batch: bool, flip: bool) -> tuple[list["Pass"], bool]:
+def _passes(
+    display: Any, opening: dict[str, Any], *, split: str, batch: bool, tta: str | None
+) -> tuple[list["Pass"], bool]:
     """The passes over a split, and whether the model is that of a run."""
     from finetune.diagnosis.doctor import evaluate as evaluate_target
     from finetune.diagnosis.targets.opening import is_run
     from finetune.runs.model import examine_run
 
     target = opening["target"]
-    how: dict[str, Any] = {"split": split, "statistics": "batch" if batch else "moving", "flip": flip}
+    how: dict[str, Any] = {"split": split, "statistics": "batch" if batch else "moving", "tta": tta}
     if target is None or not is_run(target):
         return evaluate_target(open_model(display, **opening), **how, on_batch=display.batch), False
     others = [name for name, value in opening.items() if value and name not in ("target", "data_dir")]
@@ -114,6 +112,28 @@ def _passes(display: Any, opening: dict[str, Any], *, split: str, batch: bool, f
     help="Say yes or no for each class, by the threshold that a run chose for it on its validation images; classes "
     "with a yes are listed beyond K.",
 )
+@click.option(
+    "--explain",
+    "explain_folder",
+    type=PATH,
+    metavar="FOLDER",
+    help="Write a picture of each image with a heat map (Grad-CAM): where the network found the class.",
+)
+@click.option(
+    "--explain-layer",
+    metavar="NAME",
+    help="With --explain: the layer whose maps are shown.  [default: the last one with maps]",
+)
+@click.option(
+    "--explain-class",
+    metavar="NAME|NUMBER",
+    help="With --explain: the class to show.  [default: the predicted one]",
+)
+@click.option(
+    "--tta",
+    type=click.Choice(list(TTA)),
+    help="Average the probabilities of several views of each image, as 'finetune evaluate --tta' scores them.",
+)
 @SKIP_BAD_IMAGES
 @output_options
 def predict(
@@ -121,6 +141,10 @@ def predict(
     top: int | None,
     csv_file: Path | None,
     thresholds: bool,
+    explain_folder: Path | None,
+    explain_layer: str | None,
+    explain_class: str | None,
+    tta: str | None,
     skip_bad_images: bool,
     **opening: Any,
 ) -> None:
@@ -131,11 +155,22 @@ def predict(
     classes have the names of --data, or are numbered. Folders are read in sorted order, with their subfolders.
     """
     load_tensorflow()
+    from finetune.inference.predict import PredictOptions, refuse_existing
     from finetune.inference.predict import predict as classify
-    from finetune.inference.predict import refuse_existing
 
     if csv_file is not None:
         refuse_existing(csv_file)
+    _check_explain(explain_folder, layer=explain_layer, of_class=explain_class)
+    options = PredictOptions(
+        top,
+        thresholds,
+        skip_bad_images,
+        opening["batch_size"],
+        explain_folder is not None,
+        explain_layer,
+        explain_class,
+        tta,
+    )
     named = opening["backbone"] or opening["meta_graph"]
     target, images = (None, paths) if named else (paths[0], paths[1:])
     if not images:
@@ -144,17 +179,23 @@ def predict(
         found = classify(
             _classifier(display, target, opening),
             images,
-            top=top,
-            by_thresholds=thresholds,
-            skip_bad_images=skip_bad_images,
-            batch_size=opening["batch_size"],
+            options,
             on_scan=display.on_scan,
             on_batch=display.batch,
         )
+        pictures = _explain(found, explain_folder, display) if explain_folder is not None else None
     if csv_file is not None:
         found.write_csv(csv_file)
-    if printed_json(found.to_json()):
+    if printed_json(found.to_json(pictures)):
         return
+    _print_classes(found)
+    if found.explained is not None and pictures is not None:
+        count = f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''}"
+        click.echo(f"heat maps of {found.explained.layer}: {count} in {explain_folder}", err=True)
+
+
+def _print_classes(found: "Classifications") -> None:
+    """The table, and what the user must know."""
     header = ("image", "rank", "class", "probability", *(("threshold", "") if found.thresholds else ()))
     rows = [
         (image, "-", "no label", *("",) * (len(header) - 3))
@@ -171,6 +212,25 @@ def predict(
             click.echo(f"  {reason}", err=True)
 
 
+def _check_explain(folder: Path | None, *, layer: str | None, of_class: str | None) -> None:
+    """WrongUse for options without --explain, and for a folder that is already there."""
+    from finetune.reporting.heat_maps import check_folder
+
+    for option, given in (("--explain-layer", layer), ("--explain-class", of_class)):
+        if folder is None and given is not None:
+            raise WrongUse(f"{option} goes with --explain: give --explain FOLDER too, or leave it out")
+    if folder is not None:
+        check_folder(folder, "--explain")
+
+
+def _explain(found: "Classifications", folder: Path, display: Any) -> tuple[Path, ...]:
+    """Write the pictures."""
+    from finetune.reporting.heat_maps import write_pictures
+
+    display.say(f"writing heat maps to {folder}")
+    return write_pictures(folder, found.heat_maps())
+
+
 def _decided(threshold: float | None, passes: bool | None) -> tuple[str, str]:
     return ("-", "") if threshold is None else (f"{threshold:.2%}", "yes" if passes else "no")
 
@@ -178,7 +238,7 @@ def _decided(threshold: float | None, passes: bool | None) -> tuple[str, str]:
 def _classifier(display: Any, target: Path | None, opening: dict[str, Any]) -> "Path | Classifier":
     """A run, or an export, which says what it is; any other model, opened by the options for it."""
     from finetune.diagnosis.targets.opening import is_run
-    from finetune.inference.predict import Classifier, is_export
+    from finetune.inference.classifier import Classifier, is_export
 
     others = [name for name, value in opening.items() if value and name != "batch_size"]
     if target is not None and (is_run(target) or is_export(target)):
@@ -247,124 +307,3 @@ def features(**given: Any) -> None:
     click.echo(f"{written.out}: features {list(written.shape)} of {written.layer}")
     for remark in (*written.remarks, *(f"left out as damaged: {reason}" for reason in written.skipped)):
         click.echo(remark, err=True)
-
-
-@click.command(epilog="Formats: " + "; ".join(f"{name}: {one.words}" for name, one in FORMATS.items()) + ".")
-@TARGET
-@click.option(
-    "--format",
-    "forms",
-    type=click.Choice(list(FORMATS)),
-    required=True,
-    multiple=True,
-    help="What to write. Repeatable: several formats go into one directory.",
-)
-@click.option(
-    "--out",
-    type=PATH,
-    required=True,
-    metavar="PATH",
-    help="The file to write; for savedmodel the directory, for slim the prefix, such as exported/model.ckpt; for "
-    "several formats one directory for all. Nothing is overwritten.",
-)
-@click.option(
-    "--with-preprocessing",
-    is_flag=True,
-    help="Include resizing and preprocessing: the export then takes uint8 RGB pixels.",
-)
-@DATA_DIR
-@click.option("--images", type=COUNT, metavar="N", help="Re-evaluate on N test images.  [default: all]")
-@click.option(
-    "--assert-accuracy",
-    "least_accuracy",
-    type=click.FloatRange(0, 1),
-    metavar="F",
-    help="Write nothing and exit with code 1 if an export's test accuracy is below this fraction.",
-)
-@click.option("--no-evaluation", is_flag=True, help="Do not re-evaluate, as when the test images are missing.")
-@click.option(
-    "--representative",
-    type=COUNT,
-    metavar="N",
-    help="Training images from which tflite-int8 and onnx-int8 take the ranges of activations.  [default: 200]",
-)
-@output_options
-def export(
-    target: Path,
-    forms: tuple[str, ...],
-    out: Path,
-    with_preprocessing: bool,
-    data_dir: Path | None,
-    images: int | None,
-    least_accuracy: float | None,
-    no_evaluation: bool,
-    representative: int | None,
-) -> None:
-    """Write a finished run in the formats of other programs, and re-evaluate each in its own runtime.
-
-    RUN is a run directory, or a .keras file in one, such as what recalibrate-bn writes.
-    """
-    if least_accuracy is not None and no_evaluation:
-        raise WrongUse("--assert-accuracy needs the evaluation: leave --no-evaluation out")
-    load_tensorflow()
-    from finetune.inference.export.write import export as write_export
-
-    with progress() as display:
-        trial = None if no_evaluation else TrialOptions(data_dir, images, least_accuracy, display.batch)
-        exported = write_export(
-            target,
-            out,
-            forms=forms,
-            with_preprocessing=with_preprocessing,
-            evaluation=trial,
-            calibration=Calibration(representative, data_dir),
-        )
-    if printed_json({"target": str(target), **exported.to_json()}):
-        return
-    for one in exported.exported:
-        click.echo(one.summary())
-    _print_trials(exported)
-
-
-def _print_trials(exported: Export) -> None:
-    """Print the table of the re-evaluation, and a warning if an export classifies differently from the run."""
-    if exported.run is None:
-        click.echo("not re-evaluated (--no-evaluation)", err=True)
-        return
-    own = [("run", exported.run)]
-    if exported.decoded:
-        own.append(("run, photos decoded in full", exported.decoded))
-    if exported.folded:
-        own.append(("BatchNorm folded, float32", exported.folded))
-    trials = [(one.form, one.trial) for one in exported.exported if one.trial]
-    header = ("", "accuracy", "difference", "same class", "logits differ by", "MB", "ms/image")
-    cells = []
-    for name, trial in own + trials:
-        compared = (f"{trial.difference:+.2%}", f"{trial.agreement:.2%}", f"{trial.largest_logit_difference:.1e}")
-        figures = (f"{trial.accuracy:.2%}", *(("", "", "") if name == "run" else compared))
-        cells.append((name, *figures, f"{trial.bytes / 1e6:.2f}", f"{trial.milliseconds_per_image:.2f}"))
-    click.echo()
-    print_table(header, cells, numbers=header[1:])
-    click.echo(f"{exported.run.images} test images, each export in its own runtime; times are for single images")
-    if exported.decoded:
-        click.echo(
-            "exports are compared with the run on photos decoded in full; in the run's evaluation, libjpeg decodes "
-            "large photos at a fraction of their size"
-        )
-    for name, trial in trials:
-        if FORMATS[name].quantised:
-            click.echo(f"{name}: {100 * trial.difference:+.2f} points against the run, 95 % interval {trial.interval}")
-    for name, trial in trials:
-        quantised = FORMATS[name].quantised
-        if quantised and trial.interval.high < 0 and trial.difference <= -MOST_LOST:
-            click.echo(
-                f"warning: the {name} export loses {-100 * trial.difference:.2f} points, expected less than "
-                f"{100 * MOST_LOST:g}: try more --representative images, or tflite-float16",
-                err=True,
-            )
-        if not quantised and trial.agreement < AGREEMENT:
-            click.echo(
-                f"warning: the {name} export predicts the run's class on {trial.agreement:.2%} of the images, expected "
-                f"{AGREEMENT:.1%} or more",
-                err=True,
-            )

@@ -1,9 +1,18 @@
 """A run's settings: their declarations, checks, presets and contradictions. Imports no TensorFlow."""
 
 from finetune.config import presets
-from finetune.config.checking import DEFAULTS, LISTS, PATHS, check_config, check_settings, from_mapping, named
+from finetune.config.checking import (
+    DEFAULTS,
+    LISTS,
+    PATHS,
+    as_in_a_file,
+    check_config,
+    check_settings,
+    from_mapping,
+    named,
+)
 from finetune.config.class_weights import BALANCED, with_weights_read
-from finetune.config.run_config import CHANGES, RECIPE, SETTINGS, Augment, ResizeMode, RunConfig, settings_with
+from finetune.config.run_config import CHANGES, RECIPE, SETTINGS, TTA, Augment, ResizeMode, RunConfig, settings_with
 from finetune.config.tracker_setting import absolute_trackers, check_trackers, parse_tracker
 
 __all__ = [
@@ -14,9 +23,18 @@ __all__ = [
     "PATHS",
     "RECIPE",
     "SETTINGS",
+    "TTA",
     "Augment",
     "ResizeMode",
     "RunConfig",
 ]
-__all__ += ["absolute_trackers", "check_config", "check_settings", "check_trackers", "from_mapping", "named"]
+__all__ += [
+    "absolute_trackers",
+    "as_in_a_file",
+    "check_config",
+    "check_settings",
+    "check_trackers",
+    "from_mapping",
+    "named",
+]
 __all__ += ["parse_tracker", "presets", "settings_with", "with_weights_read"]

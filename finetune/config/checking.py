@@ -73,6 +73,15 @@ def from_mapping(
     return check_config(RunConfig(**known), where=where, options=options)
 
 
+def as_in_a_file(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings given in Python as a file would have them: text for paths, lists for tuples and for single patterns."""
+    found = {}
+    for name, value in settings.items():
+        value = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        found[name] = [value] if name in LISTS and isinstance(value, str) else value
+    return found
+
+
 def check_config(config: RunConfig, *, where: str | None = None, options: Collection[str] = ()) -> RunConfig:
     """`config` itself, or WrongUse that names the first wrong value or two settings that contradict each other.
 

@@ -283,8 +283,12 @@ class RunConfig:
     ema: float | None = setting(None, share(), section="At the end")
     """Average the weights, keeping the share F at every step, such as 0.999. BN statistics are recalibrated for the
     average, which is what model.keras holds."""
-    tta: Literal["flip"] | None = setting(None)
-    """Also score the averaged probabilities of every test image and its mirror image."""
+    calibrate: bool = setting(False)
+    """Fit a temperature on the validation images, by which the logits are divided before probabilities are made of them
+    (Guo et al. 2017)."""
+    tta: Literal["flip", "five-crop", "ten-crop"] | None = setting(None)
+    """Also score the averaged probabilities of several views of every test image. flip: it and its mirror image.
+    five-crop: its centre and four corners. ten-crop: these and their mirror images."""
     cache_features: Literal["auto", "on", "off"] = setting("auto", roles=("may_change_on_resume",))
     """Compute the output of the frozen layers once per image, and keep it for other runs. auto: where that pays and
     fits. on: or fail. off: never."""
@@ -322,6 +326,13 @@ SETTINGS = declared_settings(RunConfig)
 
 CHANGES = (*("flip_vertical", "rotate", "rand_augment", "trivial_augment", "color_jitter", "erase", "mixup", "cutmix"),)
 """Settings that change training images at random, besides `augment`."""
+
+TTA = {
+    "flip": "averaged with the mirror images",
+    "five-crop": "averaged over the centre and four corners",
+    "ten-crop": "averaged over the centre, four corners and their mirror images",
+}
+"""What each kind of test-time augmentation does to probabilities."""
 
 RECIPE = ("resize_mode", "crop_fraction", "eval_recipe")
 """Settings that say how an image of another shape becomes one of the network's."""

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from finetune.batchnorm.statistics import recalibrate
-from finetune.batchnorm.subject import Statistics
-from finetune.data.batches import feeding
+from finetune.batchnorm.subject import Runnable, Statistics
+from finetune.data.batches import EvalSet, feeding
 from finetune.diagnosis import RECALIBRATION_IMAGES, TRAINING_IMAGES
 from finetune.diagnosis.evidence import BatchCheck, BNEvidence, ModeScores, PreprocessingCheck, better
 from finetune.diagnosis.measure import Extent, examine
 from finetune.diagnosis.targets.target import Target
 from finetune.diagnosis.verdict import Verdict, judge
 from finetune.errors import FinetuneError, WrongUse
-from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored, Pass
+from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
+from finetune.runs.views import with_views
 
 SCHEMA_VERSION = 2
 """Of the JSON report, documented in docs/diagnosis.md."""
@@ -138,16 +139,17 @@ def evaluate(
     *,
     split: str = "test",
     statistics: Statistics = "moving",
-    flip: bool = False,
+    tta: str | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> list[Pass]:
     """Score a split of the target's images, also of a model without BatchNorm.
 
-    With `flip` the result is [plain, flipped], as of `finetune.runs.model.examine_run`.
+    With `tta` the result is [plain, averaged], as of `finetune.runs.model.examine_run`.
     """
     images = target.data.split(split)
-    ways = (target.subject, Mirrored(target.subject)) if flip else (target.subject,)
-    return [Evaluator(way, on_batch=on_batch).examine(images.batches(), statistics) for way in ways]
+    ways: list[tuple[Runnable, EvalSet]] = [(target.subject, images)]
+    ways += [with_views(target.subject, images, tta)] if tta else []
+    return [Evaluator(way, on_batch=on_batch).examine(given.batches(), statistics) for way, given in ways]
 
 
 @dataclass(frozen=True)

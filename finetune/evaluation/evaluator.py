@@ -3,7 +3,7 @@
 Everything that reports an accuracy calls this module.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from finetune.evaluation.predictions import (
     AnyPredictions,
     LabelPredictions,
     join_predictions,
-    log_probabilities,
     predictions_from_logits,
 )
 
@@ -117,12 +116,14 @@ class Pass:
     """One pass over images, in their order.
 
     evaluation: the counts. images: the prediction of each counted image. moments: under batch statistics, the pooled
-    statistics of each BN layer's inputs; otherwise empty.
+    statistics of each BN layer's inputs; otherwise empty. logits: float32 `[n, classes]` of the counted images,
+    where they were asked for.
     """
 
     evaluation: Evaluation
     images: AnyPredictions
     moments: list[Moments]
+    logits: np.ndarray | None = None
 
 
 def count(logits: np.ndarray, labels: np.ndarray, *, per_label: bool = False) -> Evaluation:
@@ -206,49 +207,38 @@ class Evaluator:
         """Counts over all images; statistics `moving` is `is_training=False`, `batch` is `is_training=True`."""
         parts: list[Evaluation] = []
         images: list[AnyPredictions] = []
-        for part, predicted, _ in self._score(batches, statistics):
+        for part, predicted, *_ in self._score(batches, statistics):
             parts.append(part)
             if part.multi_label:
                 images.append(predicted)
         return _ranked(total(parts), join_predictions(images)) if images else total(parts)
 
-    def examine(self, batches: Batches, statistics: Statistics) -> Pass:
-        """Evaluate, and keep the predictions and BN statistics of the same pass."""
+    def examine(self, batches: Batches, statistics: Statistics, *, keep_logits: bool = False) -> Pass:
+        """Evaluate, and keep the predictions and BN statistics of the same pass, and the logits if asked for."""
         parts: list[Evaluation] = []
         images: list[AnyPredictions] = []
+        kept: list[np.ndarray] = []
 
         def moments() -> Iterator[Any]:
-            for part, predicted, layers in self._score(batches, statistics):
+            for part, predicted, logits, layers in self._score(batches, statistics):
                 parts.append(part)
                 images.append(predicted)
+                if keep_logits:
+                    kept.append(logits)
                 yield layers
 
         pooled = pool(moments())
         predictions = join_predictions(images)
-        return Pass(_ranked(total(parts), predictions), predictions, pooled)
+        logits = np.concatenate(kept) if kept else None
+        return Pass(_ranked(total(parts), predictions), predictions, pooled, logits)
 
-    def probabilities(self, batches: Batches) -> tuple[Evaluation, np.ndarray, np.ndarray]:
-        """(counts, probability of each class float32 `[n, classes]`, labels as given) under the moving statistics.
-
-        Where a logit of an image is not finite, its probabilities are 0.
-        """
-        parts, rows, labels, images = [], [], [], list[AnyPredictions]()
-        for logits, own, _ in self._logits(batches, "moving"):
-            finite = np.isfinite(logits).all(axis=1, keepdims=True)
-            per_label = self._subject.per_label or own.ndim == 2
-            log = log_probabilities(np.where(finite, logits, 0).astype(np.float64), per_label=per_label)
-            parts.append(count(logits, own, per_label=self._subject.per_label))
-            rows.append(np.where(finite, np.exp(log), 0).astype(np.float32))
-            labels.append(own)
-            images += [predictions_from_logits(logits, own)] if own.ndim == 2 else []
-        found = _ranked(total(parts), join_predictions(images)) if images else total(parts)
-        return found, np.concatenate(rows), np.concatenate(labels)
-
-    def _score(self, batches: Batches, statistics: Statistics) -> Iterator[tuple[Evaluation, AnyPredictions, Any]]:
+    def _score(
+        self, batches: Batches, statistics: Statistics
+    ) -> Iterator[tuple[Evaluation, AnyPredictions, np.ndarray, Any]]:
         per_label = self._subject.per_label
         for logits, own, moments in self._logits(batches, statistics):
             scored = count(logits, own, per_label=per_label)
-            yield scored, predictions_from_logits(logits, own, per_label=per_label), moments
+            yield scored, predictions_from_logits(logits, own, per_label=per_label), logits, moments
 
     def _logits(self, batches: Batches, statistics: Statistics) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
         """(logits, labels, moments) of the counted images of each batch."""
@@ -273,34 +263,68 @@ def _ranked(found: Evaluation, predictions: AnyPredictions) -> Evaluation:
 
 
 @dataclass(frozen=True)
-class Mirrored:
-    """`subject` with test-time flip: the class probabilities of an image and of its mirror image are averaged.
+class Averaged:
+    """`subject` with test-time augmentation: the class probabilities of several views of an image are averaged.
 
-    Its logits are log((p + q) / 2): p is the softmax of the image's logits, q that of its mirror image's. So anything
-    that scores logits scores the averaged probabilities. Of independent labels, p and q are sigmoids, and the logits
-    log((p + q) / (2 - p - q)).
+    views: what it is given to several batches of the subject's own input, one for each view; the first is the plainest.
 
-    The two passes are two batches: under batch statistics each is normalised by its own. The BN statistics that
-    `forward` returns are those of the images themselves. Mirroring preprocessed pixels equals preprocessing mirrored
-    pixels if every pixel is scaled by its channel alone. All preprocessings do so, except possibly a custom one.
+    Its logits are log(mean p): p is the softmax of a view's logits. So anything that scores logits scores the averaged
+    probabilities. Of independent labels, p are sigmoids, and the logits log(mean p / (1 - mean p)).
+
+    The passes are several batches: under batch statistics each is normalised by its own. The BN statistics that
+    `forward` returns are those of the first view.
     """
 
     subject: Runnable
+    views: Callable[[Any], Sequence[Any]]
 
     def forward(self, statistics: Statistics) -> Forward:
-        """As the subject's `forward`, run twice per batch."""
+        """As the subject's `forward`, run once for each view."""
         run = self.subject.forward(statistics)
 
-        def both(images: Any) -> Any:
-            logits, moments = run(images)
-            two = tf.stack([logits, run(tf.reverse(images, axis=[2]))[0]])
-            # log(e^a + e^b) without overflow, and without loss of digits where one of the two is certain.
+        def averaged(given: Any) -> Any:
+            passes = [run(view) for view in self.views(given)]
+            logits = tf.stack([one for one, _ in passes])
+            # log(e^a + e^b) without overflow, and without loss of digits where one of them is certain.
             if self.per_label:
-                yes, no = (tf.math.reduce_logsumexp(tf.math.log_sigmoid(one), axis=0) for one in (two, -two))
-                return yes - no, moments
-            return tf.math.reduce_logsumexp(tf.nn.log_softmax(two), axis=0) - tf.math.log(2.0), moments
+                yes, no = (tf.math.reduce_logsumexp(tf.math.log_sigmoid(one), axis=0) for one in (logits, -logits))
+                return yes - no, passes[0][1]
+            total = tf.math.reduce_logsumexp(tf.nn.log_softmax(logits), axis=0)
+            return total - tf.math.log(float(len(passes))), passes[0][1]
 
-        return both
+        return averaged
+
+    @property
+    def per_label(self) -> bool:
+        """As the subject's."""
+        return self.subject.per_label
+
+
+def mirrored(images: Any) -> Sequence[Any]:
+    """Images `[batch, height, width, channels]`, and their mirror images: the views of test-time flip.
+
+    Mirroring preprocessed pixels equals preprocessing mirrored pixels if every pixel is scaled by its channel alone.
+    All preprocessings do so, except possibly a custom one.
+    """
+    return images, tf.reverse(images, axis=[2])
+
+
+@dataclass(frozen=True)
+class Tempered:
+    """`subject` with its logits divided by a temperature (`finetune.evaluation.temperature`)."""
+
+    subject: Runnable
+    temperature: float
+
+    def forward(self, statistics: Statistics) -> Forward:
+        """As the subject's `forward`."""
+        run = self.subject.forward(statistics)
+
+        def divided(images: Any) -> Any:
+            logits, moments = run(images)
+            return logits / self.temperature, moments
+
+        return divided
 
     @property
     def per_label(self) -> bool:

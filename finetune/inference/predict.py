@@ -1,46 +1,40 @@
 """Predict the classes of image files with a trained model."""
 
 import csv
-import json
-import zipfile
+import difflib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from checkpoints.atomic import replacing
-from finetune.backbone import open_model
-from finetune.batchnorm.statistics import KerasSubject
-from finetune.batchnorm.subject import Subject
-from finetune.batchnorm.surgery import adopt
-from finetune.config import RECIPE, RunConfig, check_settings
+from finetune.batchnorm.subject import Runnable
+from finetune.config import RunConfig
 from finetune.data import batches, image_files
 from finetune.data.dataset import Split
-from finetune.data.preprocessing import PREPROCESSINGS, is_harmless
 from finetune.data.sources.assembly import Progress
 from finetune.errors import FinetuneError, WrongUse
+from finetune.evaluation.evaluator import Tempered
 from finetune.evaluation.predictions import log_probabilities
-from finetune.inference.export.exportable import CARD
-from finetune.runs.model import finished_class_names, open_trained, run_scores
-from finetune.runs.run_data import image_shape, is_image_shape, is_white, white
-from finetune.text import ImageSize, printable, shape_of
-
-Thresholds = tuple[float | None, ...]
-"""The threshold of each class, in the order of the labels."""
-
-_NO_RUN = "expected a run directory, a .keras file in one, or one that 'finetune export --format keras' wrote"
+from finetune.inference.classifier import Classifier, Thresholds, open_classifier
+from finetune.inference.grad_cam import Explained, HeatMap, grad_cam_of
+from finetune.runs.views import with_views
+from finetune.text import printable
 
 
 @dataclass(frozen=True)
 class Classified:
     """The most probable classes of one image, the best first: (label, class name, probability in [0, 1]); of several
-    labels an image, those that reach their threshold, which may be none."""
+    labels an image, those that reach their threshold, which may be none.
+
+    explained: the same of the class that a heat map is made for, where one is.
+    """
 
     image: str
     classes: tuple[tuple[int, str, float], ...]
+    explained: tuple[int, str, float] | None = None
 
     def rows(self, thresholds: Thresholds | None) -> list[tuple[Any, ...]]:
         """(label, class, probability) of each class; with `thresholds` also (threshold, whether it is reached)."""
@@ -57,26 +51,40 @@ class Classified:
 @dataclass(frozen=True)
 class Classifications:
     """All images in their order. skipped: damaged ones that were left out, each with the reason. thresholds: of each
-    class, if they decide."""
+    class, if they decide. explained: what heat maps are made of, if they are asked for."""
 
     target: str
     images: tuple[Classified, ...]
     skipped: tuple[str, ...]
     remarks: tuple[str, ...]
     thresholds: Thresholds | None = None
+    explained: Explained | None = field(default=None, compare=False, repr=False)
 
-    def to_json(self) -> dict[str, Any]:
-        """For `predict --json`."""
-        images = [
+    def to_json(self, pictures: Sequence[Path] | None = None) -> dict[str, Any]:
+        """For `predict --json`; `pictures`: of the heat maps, one for each image."""
+        images: list[dict[str, Any]] = [
             {
                 "image": one.image,
                 "classes": [dict(zip(self._columns, row, strict=True)) for row in one.rows(self.thresholds)],
             }
             for one in self.images
         ]
-        return {
+        found = {
             "target": self.target, "images": images, "skipped": list(self.skipped), "remarks": list(self.remarks)
         }  # fmt: skip
+        if self.explained is None or pictures is None:
+            return found
+        for row, one, picture in zip(images, self.images, pictures, strict=True):
+            of_class = dict(zip(("label", "class", "probability"), one.explained or (), strict=False))
+            row["explained"] = {**of_class, "picture": str(picture)}
+        return {**found, "explained_layer": self.explained.layer}
+
+    def heat_maps(self) -> Iterator[HeatMap]:
+        """The heat map of each image, computed while they are drawn; none where they were not asked for."""
+        if self.explained is not None:
+            for one, (pixels, heat) in zip(self.images, self.explained.heat_maps(), strict=True):
+                assert one.explained is not None
+                yield HeatMap(one.image, *one.explained, self.explained.layer, pixels, heat)
 
     @property
     def _columns(self) -> tuple[str, ...]:
@@ -100,72 +108,124 @@ class Classifications:
             csv.writer(file).writerows([("image", "rank", *self._columns), *self.rows()])
 
 
-@dataclass(frozen=True, eq=False)
-class Classifier:
-    """A network that classifies images: what its outputs are called, and the form in which it takes images.
+@dataclass(frozen=True)
+class PredictOptions:
+    """How `predict` answers.
 
-    name: as messages call it. config: complete but for the data. native: as in
-    `run_data.image_shape`. white: as in `run_data.white`. notes: what a user must know. thresholds: those of a run.
-    multi_label: whether an image may have several labels.
+    top: classes per image, by default 5. by_thresholds: each class is also decided by the run's threshold, and those
+    that reach theirs come beyond `top`. Several labels an image are always decided, by the run's threshold or at 0.5
+    where it has none, and only those with a yes are listed, unless `top` asks for more. skip_bad_images: leave damaged
+    ones out. batch_size: None for the network's own. tta: average the probabilities of several views, by a kind of
+    `config.TTA`.
+    explain: also prepare heat maps (`Classifications.explained`) of the predicted class, or of the class
+    `explain_class`, by name or number; explain_layer: as `layer` of `grad_cam.grad_cam_of`.
     """
 
-    name: str
-    subject: Subject
-    config: RunConfig
-    class_names: tuple[str, ...]
-    native: tuple[int, ...] | None = None
-    notes: tuple[str, ...] = ()
-    white: int | None = None
-    thresholds: Thresholds | None = None
-    multi_label: bool = False
+    top: int | None = None
+    by_thresholds: bool = False
+    skip_bad_images: bool = False
+    batch_size: int | None = None
+    explain: bool = False
+    explain_layer: str | None = None
+    explain_class: str | None = None
+    tta: str | None = None
 
 
 def predict(
     target: Path | Classifier,
     places: Sequence[Path],
+    options: PredictOptions = PredictOptions(),
     *,
-    top: int | None = None,
-    by_thresholds: bool = False,
-    skip_bad_images: bool = False,
-    batch_size: int | None = None,
     on_scan: Progress | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> Classifications:
-    """The `top` most probable classes (None: 5) of image files, and of all images in folders, by a run's model or an
-    opened one.
+    """The most probable classes of image files, and of all images in folders, by a run's model or an opened one.
 
     Images are decoded, resized and preprocessed as in the run's evaluation, in 8 bits until they are in a batch. For a
     run on images in memory of one size (CIFAR), files are first resized to that size. Probabilities are the softmax of
-    the logits, or the sigmoids of independent labels, in float64. by_thresholds: each class is also decided by the
-    run's threshold, and those that reach theirs come beyond `top`. Several labels an image are always decided, by the
-    run's threshold or at 0.5 where it has none, and only those with a yes are listed, unless `top` asks for more.
+    the logits, or the sigmoids of independent labels, in float64.
     Raises FinetuneError where `target` is no run and for missing images; for damaged ones unless `skip_bad_images`.
     """
-    network = target if isinstance(target, Classifier) else _open(target)
-    thresholds = _thresholds(network) if by_thresholds and not network.multi_label else None
-    if network.multi_label:
-        known = network.thresholds or (None,) * len(network.class_names)
-        thresholds = tuple(0.5 if one is None else one for one in known)
-    most = (0 if network.multi_label else 5) if top is None else top
-    least = np.array([np.inf if one is None else one for one in thresholds or ()])
+    network = target if isinstance(target, Classifier) else open_classifier(target)
+    _check(network, options)
     named = image_files.read_images(
-        places, native=network.native, white=network.white, skip_bad=skip_bad_images, on_scan=on_scan
+        places, native=network.native, white=network.white, skip_bad=options.skip_bad_images, on_scan=on_scan
     )
-    config = replace(network.config, batch_size=batch_size) if batch_size else network.config
+    return _classified(network, named, options, on_batch)
+
+
+def predict_pixels(target: Path, images: np.ndarray, options: PredictOptions) -> Classifications:
+    """As `predict`, of pixels as in `predict_images`; the images are named by their numbers."""
+    network, split = open_classifier(target), _in_memory(images)
+    _check(network, options)
+    return _classified(network, image_files.NamedImages(tuple(map(str, range(len(split)))), split, (), ()), options)
+
+
+def _check(network: Classifier, options: PredictOptions) -> None:
+    """Raise what is wrong with the options before any image is read."""
+    _deciding(network, options)
+    if options.explain:
+        grad_cam_of(network.subject, layer=options.explain_layer, name=network.name)
+    _label(network, options.explain_class)
+
+
+def _classified(
+    network: Classifier,
+    named: image_files.NamedImages,
+    options: PredictOptions,
+    on_batch: Callable[[], None] | None = None,
+) -> Classifications:
+    """The answer for images that are read."""
+    thresholds = _deciding(network, options)
+    most = (0 if network.multi_label else 5) if options.top is None else options.top
+    least = np.array([np.inf if one is None else one for one in thresholds or ()])
+    wanted = _label(network, options.explain_class)
+    config = replace(network.config, batch_size=options.batch_size or network.config.batch_size)
     names = [printable(name) for name in network.class_names]
     found: list[Classified] = []
-    for rows in _probabilities(network, named.split, config):
+    for rows in _probabilities(network, named.split, config, options.tta):
         for row in rows:
             order = np.argsort(-row, kind="stable")
             best = [
                 label for rank, label in enumerate(order) if rank < most or (thresholds and row[label] >= least[label])
             ]
-            classes = tuple((int(label), names[label], float(row[label])) for label in best)
-            found.append(Classified(named.names[len(found)], classes))
+            first, *classes = ((int(one), names[one], float(row[one])) for one in (order[0], *best))
+            if wanted is not None:
+                first = (wanted, names[wanted], float(row[wanted]))
+            name = named.names[len(found)]
+            found.append(Classified(name, tuple(classes), first if options.explain else None))
         if on_batch is not None:
             on_batch()
+    explained = None
+    if options.explain:
+        cam = grad_cam_of(network.subject, layer=options.explain_layer, name=network.name)
+        labels = np.array([one.explained[0] for one in found if one.explained], np.int64)
+        explained = Explained(cam, Split(named.split.images, labels), config)
     remarks = (*network.notes, *batches.fitting(named.split, config), *named.remarks)
-    return Classifications(network.name, tuple(found), named.skipped, remarks, thresholds)
+    return Classifications(network.name, tuple(found), named.skipped, remarks, thresholds, explained)
+
+
+def _deciding(network: Classifier, options: PredictOptions) -> Thresholds | None:
+    """The thresholds by which classes are decided; None where they are not."""
+    if network.multi_label:
+        known = network.thresholds or (None,) * len(network.class_names)
+        return tuple(0.5 if one is None else one for one in known)
+    return _thresholds(network) if options.by_thresholds else None
+
+
+def _label(network: Classifier, named: str | None) -> int | None:
+    """The label of a class by its name or its number; None for none. WrongUse with the nearest name."""
+    names = [printable(name) for name in network.class_names]
+    if named is None or named in names:
+        return None if named is None else names.index(named)
+    if named.isdecimal() and int(named) < len(names):
+        return int(named)
+    near = difflib.get_close_matches(named, names, 1)
+    raise WrongUse(
+        f"--explain-class {named}: {network.name} has no such class: "
+        + (f"did you mean {near[0]}? " if near else "")
+        + f"expected a name or a number from 0 to {len(names) - 1}; the first names: {', '.join(names[:10])}"
+    )
 
 
 def refuse_existing(csv_file: Path) -> None:
@@ -189,126 +249,32 @@ def predict_images(target: Path, images: np.ndarray) -> np.ndarray:
 
     They are resized and preprocessed as in the run's evaluation. FinetuneError for other arrays, and as `predict`.
     """
+    split, network = _in_memory(images), open_classifier(target)
+    return np.concatenate(list(_probabilities(network, split, network.config)))
+
+
+def _in_memory(images: np.ndarray) -> Split:
+    """Pixels as images without labels. FinetuneError where they are none."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or not len(images):
         raise FinetuneError(
             f"images are {images.dtype} {list(images.shape)}: expected pixels, uint8 [n, height, width, 1, 3 or 4]"
         )
-    network = _open(target)
-    split = Split(images, np.zeros(len(images), np.int64))
-    return np.concatenate(list(_probabilities(network, split, network.config)))
+    return Split(images, np.zeros(len(images), np.int64))
 
 
-def _probabilities(network: Classifier, split: Split, config: RunConfig) -> Iterator[np.ndarray]:
+def _probabilities(
+    network: Classifier, split: Split, config: RunConfig, tta: str | None = None
+) -> Iterator[np.ndarray]:
     """Of each batch: softmax or sigmoids, float64 `[images, classes]`. FinetuneError for NaN and infinite logits."""
-    forward = network.subject.forward("moving")
-    for images, _, counted in batches.evaluation(split, config):
+    subject: Runnable = network.subject
+    if network.temperature != 1:
+        subject = Tempered(subject, network.temperature)
+    given = batches.EvalSet(split, **batches.form(config))
+    if tta is not None:
+        subject, given = with_views(subject, given, tta)
+    forward = subject.forward("moving")
+    for images, _, counted in given.batches():
         logits = np.asarray(forward(images)[0])[np.asarray(counted)].astype(np.float64)
         if not np.isfinite(logits).all():
             raise FinetuneError("the model gives logits that are no numbers (NaN or infinity): its training went wrong")
-        yield np.exp(log_probabilities(logits, per_label=network.subject.per_label))
-
-
-def is_export(path: Path) -> bool:
-    """Whether a file is a `.keras` one that `finetune export` wrote: it says what its classes and its pixels are."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return path.suffix == ".keras" and CARD in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-def _open(target: Path) -> Classifier:
-    if target.suffix == ".keras" and target.is_file() and not (target.parent / "config.json").is_file():
-        return _exported(target)
-    trained = open_trained(target)
-    run = trained.run
-    if run.status != "done":
-        raise FinetuneError(f"{run} is not finished, so its model is not known: continue it with: {run.resume_command}")
-    names = _checked(list(finished_class_names(run)), trained.model, trained.path)
-    subject = trained.subject
-    native = image_shape(run, trained.config)
-    return Classifier(
-        str(target),
-        subject,
-        trained.config,
-        names,
-        native,
-        white=white(run),
-        thresholds=run.thresholds(len(names)),
-        multi_label=run.multi_label,
-    )
-
-
-def _exported(path: Path) -> Classifier:
-    """A `.keras` file that `finetune export` wrote, opened by the card in it."""
-    model = open_model(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            card = json.loads(archive.read(CARD))
-        names, size, preprocess = card["class_names"], card["image_size"], card["preprocess"]
-        native, inside = card["data_image_shape"], card["preprocessing_inside"]
-        brightest = card.get("white")  # exports of earlier versions do not have it, nor a recipe
-        recipe = {name: card[name] for name in RECIPE if name in card}
-    except KeyError as error:
-        raise FinetuneError(
-            f"{path} does not say what its classes are and how its pixels are prepared ({error}): {_NO_RUN}"
-        ) from None
-    except (ValueError, TypeError) as error:
-        raise FinetuneError(f"{path}: its {CARD} is damaged ({error}): export it again") from None
-    if inside:
-        raise FinetuneError(
-            f"{path} prepares its pixels itself (--with-preprocessing), and is for other programs: give the run, or an "
-            "export without"
-        )
-    if not isinstance(preprocess, str) or not is_harmless(preprocess):
-        # MODULE:FUNCTION would be code chosen by the file. It is called only where the user's own run names it.
-        raise FinetuneError(
-            f"{path} asks for the preprocessing {preprocess!r}: expected one of {', '.join(PREPROCESSINGS)}; give the "
-            "run it was exported from"
-        )
-    if native is not None and not is_image_shape(native):
-        raise FinetuneError(f"{path}: its {CARD} has data_image_shape {native!r}: export it again")
-    if brightest is not None and not is_white(brightest):
-        raise FinetuneError(f"{path}: its {CARD} has white {brightest!r}: export it again")
-    if type(size) not in (int, str) or model.input_shape != (None, *_sides(size)):
-        raise FinetuneError(f"{path} takes {list(model.input_shape)}, but its {CARD} says {size!r} px: export it again")
-    config = RunConfig("", image_size=size, preprocess=preprocess, batch_size=32, **recipe)
-    try:
-        check_settings(config, RECIPE)
-    except WrongUse as error:
-        raise FinetuneError(f"{path}: its {CARD} is damaged ({error}): export it again") from None
-    sides = tuple(native) if native else None
-    several, limits = card.get("multi_label") is True, card.get("thresholds")
-    if limits is not None and (
-        len(limits) != len(names) or not all(one is None or type(one) is float for one in limits)
-    ):
-        raise FinetuneError(f"{path}: its {CARD} has thresholds {limits!r}: export it again")
-    model = adopt(model, unbiased=False)
-    return Classifier(
-        str(path),
-        KerasSubject(model, run_scores(model, multi_label=several)),
-        config,
-        _checked(names, model, path),
-        sides,
-        white=brightest,
-        thresholds=None if limits is None else tuple(limits),
-        multi_label=several,
-    )
-
-
-def _sides(size: ImageSize) -> tuple[int, ...]:
-    """The shape that a file's card says; none where it is damaged."""
-    try:
-        return shape_of(size)
-    except ValueError:
-        return ()
-
-
-def _checked(names: Any, model: keras.Model, path: Path) -> tuple[str, ...]:
-    """`names` as a tuple. FinetuneError where they are not one name for each output of the model."""
-    outputs = model.output_shape[-1]
-    if not isinstance(names, list) or len(names) != outputs or not all(isinstance(name, str) for name in names):
-        raise FinetuneError(
-            f"{path} has {outputs} outputs, which the class names kept with it do not fit: it belongs to another run"
-        )
-    return tuple(names)
+        yield np.exp(log_probabilities(logits, per_label=subject.per_label))

@@ -32,13 +32,15 @@ def render_run_page(
     report: Mapping[str, Any],
     pictures: Mapping[str, Sequence[str]],
     augmented: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType({}),
+    heat_maps: Mapping[str, tuple[str, Sequence[str]]] = MappingProxyType({}),
 ) -> str:
     """The HTML of `finetune report --html`. `report` is what `--json` prints; `pictures` has a data URI for each
-    mistake of a run, by the run's name; `augmented` has (data URI, label) of some augmented training images."""
+    mistake of a run, by the run's name; `augmented` has (data URI, label) of some augmented training images;
+    `heat_maps` (layer, a data URI for each of the pictures)."""
     shown = all_printable(report)
     runs = [
         {**run, "drawn": _drawn(run), "pictures": pictures.get(raw["name"], [])}
-        | {"augmented": augmented.get(raw["name"], []), **_added(run)}
+        | {"augmented": augmented.get(raw["name"], []), "heat_maps": heat_maps.get(raw["name"]), **_added(run)}
         for run, raw in zip(shown["runs"], report["runs"], strict=True)
     ]
     return render(
@@ -79,6 +81,9 @@ def _drawn(run: Mapping[str, Any]) -> dict[str, Any]:
         "rate": curves.learning_rate(run),
         "statistics": curves.statistics(run),
         "reliability": curves.reliability(run["calibration"]) if run.get("calibration") else None,
+        "scaled": curves.reliability(run["temperature_scaling"]["test"]["after"])
+        if run.get("temperature_scaling")
+        else None,
         "drift": curves.drift(run["diagnosis"]["layers"]) if (run.get("diagnosis") or {}).get("layers") else None,
         "confusion": curves.heat(run["confusion"]) if len(run.get("confusion") or []) > HEAT_CLASSES else None,
         "heat": [[count / max(sum(row), 1) for count in row] for row in run.get("confusion") or []],

@@ -13,20 +13,31 @@ SIDE = 128
 """Largest side of a shown photo, in px. Images in memory are shown at their own size."""
 
 
+def photo_of(pixels: np.ndarray) -> Image.Image:
+    """uint8 `[height, width, 1, 3 or 4]` as an RGB image."""
+    return decoding.converted(Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)))
+
+
 def data_uri(pixels: np.ndarray, *, photo: bool) -> str:
     """Of uint8 `[height, width, 3]`: PNG, which is exact, for small images, JPEG for photos."""
-    out = io.BytesIO()
-    large = photo or max(pixels.shape) > SIDE
-    image = decoding.converted(
-        Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
-    )
-    if large:
+    image = photo_of(pixels)
+    if photo or max(pixels.shape) > SIDE:
         image.thumbnail((SIDE, SIDE))
-        image.save(out, format="JPEG", quality=85)
-    else:
-        image.save(out, format="PNG", optimize=True)
-    kind = "jpeg" if large else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
+        return jpeg_uri(image)
+    out = io.BytesIO()
+    image.save(out, format="PNG", optimize=True)
+    return _uri("png", out)
+
+
+def jpeg_uri(image: Image.Image) -> str:
+    """An image of its own size."""
+    out = io.BytesIO()
+    image.save(out, format="JPEG", quality=85)
+    return _uri("jpeg", out)
+
+
+def _uri(kind: str, content: io.BytesIO) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
 
 
 def as_seen(fed: Mapping[str, np.ndarray], expected: str) -> dict[str, list[str]]:

@@ -134,13 +134,18 @@ def read_predictions(record: RunRecord, *, score: Callable[[Path], AnyPrediction
 
 _MODE: dict[str, Any] = {"accuracy": float, "loss": float | None, "standard_error": float, "examples": int}
 _THRESHOLD = {"class": str, "threshold": float | None, "f1": float | None, "images": int}
+_BIN = {"low": float, "high": float, "images": int, "confidence": float | None, "accuracy": float | None}
+_CALIBRATION = {"expected_error": float, "largest_error": float, "bins": [_BIN]}
 _RESULT = {
     "test": {"is_training_false": _MODE, "is_training_true": _MODE},
     "bn": {"layers": int, "decay": float, "updates": int, "residual": float, "recalibrated": bool, "zero_debias": bool},
     "proof": {"holds": bool, "frozen_variables": int, "moving_variables": int, "unmoved": list},
     "class_names": list,
     "thresholds?": [_THRESHOLD],
-}
+    "temperature_scaling?": {
+        "temperature": float, "images": int, "remark": str, "test": {"before": _CALIBRATION, "after": _CALIBRATION}
+    },
+}  # fmt: skip
 _PLAN = {"stages": [{"stage": str, "layers": int, "training": int, "bn": dict}]}
 _DATA = {"source": str, "images": dict, "class_names": list, "skipped": list, "remarks": list}
 _EPOCH = {"epoch": int, "step": int}

@@ -4,26 +4,29 @@ The most confident mistakes on the test images can be added as small pictures.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune.data.dataset import Dataset
+from finetune.data.dataset import Dataset, Split
 from finetune.data.lazy import LazyImages
 from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError, UserError
 from finetune.evaluation import metrics
 from finetune.evaluation.predictions import AnyPredictions, LabelPredictions, Predictions
+from finetune.reporting.heat_maps import HeatMaps, data_uri_of, read_heat_maps, save_heat_maps
 from finetune.reporting.pictures import SIDE, data_uri
 from finetune.reporting.ranking import rank_runs
 from finetune.reporting.record import RunRecord, distinct_names, read_predictions, read_record, select_runs
-from finetune.runs.run_data import check_unchanged, white
+from finetune.runs.run_data import as_seen, check_unchanged, white
 
 SCHEMA_VERSION = 1
 CONFUSED = 10
 """How many of the most often confused pairs of classes are listed."""
+Explain = Callable[[Path, Split], tuple[str, np.ndarray]]
+"""(run directory, images whose labels are the predicted classes) to (layer, heat maps float32 `[n, height, width]`)."""
 _SCORES = ("classes", "macro_f1", "balanced_accuracy", "confusion", "confused", "calibration", "not_finite", "mistakes")
 """The keys about test images; null for a run that is not finished."""
 
@@ -31,10 +34,11 @@ _SCORES = ("classes", "macro_f1", "balanced_accuracy", "confusion", "confused", 
 @dataclass(frozen=True)
 class Report:
     """value: plain JSON, described in docs/report.md. pictures: a data URI for each mistake of a run, by the run's
-    name; only of runs that have any."""
+    name; only of runs that have any. heat_maps: (layer, a data URI for each of these pictures), in the same way."""
 
     value: dict[str, Any]
     pictures: dict[str, list[str]]
+    heat_maps: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
 
 
 def build_report(
@@ -44,12 +48,13 @@ def build_report(
     data_dir: Path | None = None,
     mistakes: int = 24,
     pictures: bool = False,
+    explain: Explain | None = None,
 ) -> Report:
     """Report on runs and batches. `mistakes` is how many of the most confident ones are listed; `pictures`: read their
-    images too.
+    images too; `explain`: also make heat maps of them, which a run keeps.
 
-    `score` computes the predictions of a run directory without predictions.npz. Only that needs TensorFlow. They are
-    kept in the run, unless `data_dir` says that the data lies elsewhere now. Raises FinetuneError, WrongUse.
+    `score` computes the predictions of a run directory without predictions.npz. Only it and `explain` need TensorFlow.
+    They are kept in the run, unless `data_dir` says that the data lies elsewhere now. Raises FinetuneError, WrongUse.
     """
     chosen = select_runs(paths)
     records = [read_record(path, name=name) for path, name in zip(chosen, distinct_names(chosen), strict=True)]
@@ -57,7 +62,7 @@ def build_report(
     predictions = {one.name: read_predictions(one, score=score, keep=data_dir is None) for one in finished}
     ordered, ranking = rank_runs(records, predictions)
     group_of = {name: group for group in ranking["groups"] for name in group["runs"]}
-    rows, shown, images = [], {}, Pictures(data_dir)
+    rows, shown, heat, images = [], {}, {}, Pictures(data_dir)
     for record in ordered:
         group = group_of.get(record.name, {"rank": None, "verdict": ""})
         settings = {name: getattr(record.config, name) for name in ranking["differs"]}
@@ -73,8 +78,15 @@ def build_report(
                     row["remarks"].append(f"the mistakes are without pictures: {uris}")
                 else:
                     shown[record.name] = uris
+                    maps = (
+                        images.heat_maps(record, positions, _mistaken(found, positions), explain) if explain else None
+                    )
+                    if isinstance(maps, str):
+                        row["remarks"].append(f"the mistakes are without heat maps: {maps}")
+                    elif maps:
+                        heat[record.name] = maps
         rows.append(row)
-    return Report({"schema_version": SCHEMA_VERSION, **ranking, "runs": rows}, shown)
+    return Report({"schema_version": SCHEMA_VERSION, **ranking, "runs": rows}, shown, heat)
 
 
 def _described(record: RunRecord) -> dict[str, Any]:
@@ -94,7 +106,8 @@ def _described(record: RunRecord) -> dict[str, Any]:
         "validation_accuracy": record.validation,
         **{f"validation_{name}": record.kept.get(f"validation_{name}") for name in ("balanced_accuracy", "macro_f1")},
         **({"validation_map": record.kept["validation_map"]} if "validation_map" in record.kept else {}),
-        **{name: known.get(name) for name in ("test", "bn", "proof", "class_weights", "thresholds", "multi_label")},
+        **{name: known.get(name) for name in ("test", "bn", "proof", "class_weights", "thresholds")},
+        **{name: known.get(name) for name in ("temperature_scaling", "multi_label")},
         "cost": {
             **{name: known.get(name) for name in ("train_seconds", "seconds", "steps", "peak_memory_mib")},
             "images_per_second": record.images_per_second,
@@ -124,10 +137,17 @@ def _label_scores(record: RunRecord, predictions: LabelPredictions, positions: n
     }
 
 
+def _mistaken(predictions: AnyPredictions, positions: np.ndarray) -> np.ndarray:
+    """The predicted classes of these images, int64; of several labels an image, the one furthest off."""
+    if isinstance(predictions, LabelPredictions):
+        return np.asarray(np.abs(predictions.probabilities - predictions.labels)[positions].argmax(axis=1))
+    return np.asarray(predictions.classes[positions])
+
+
 def _label_mistake(predictions: LabelPredictions, position: int, yes: np.ndarray, names: list[str]) -> dict[str, Any]:
     """`label` is the one furthest off, of which `probability` is."""
     true, chances = predictions.labels[position], predictions.probabilities[position]
-    label = int(np.argmax(np.abs(chances - true)))
+    (label,) = _mistaken(predictions, np.array([position])).tolist()
 
     def named(chosen: np.ndarray) -> str:
         return ", ".join(names[one] for one in np.flatnonzero(chosen)) or "no label"
@@ -205,10 +225,28 @@ class Pictures:
             dataset = self._dataset(record)
             if not np.array_equal(dataset.test.labels, labels):
                 return "the test images are no longer those of the run"
-            images = dataset.test.images
-            images = images.at(SIDE) if isinstance(images, LazyImages) else images
+            images = as_seen(dataset.test, record.config, longest=SIDE).images
             photos = isinstance(images, LazyImages)
             return [data_uri(images[position : position + 1][0], photo=photos) for position in positions]
+        except (UserError, OSError) as error:
+            return str(error)
+
+    def heat_maps(
+        self, record: RunRecord, positions: np.ndarray, classes: np.ndarray, explain: Explain
+    ) -> tuple[str, list[str]] | str:
+        """(layer, a data URI for each of the test images at `positions`, under the heat map of its class in `classes`);
+        or the reason why there are none. The run keeps the maps, unless its directory is read-only."""
+        try:
+            test = self._dataset(record).test
+            found = read_heat_maps(record.run.path, positions, classes)
+            if found is None:
+                chosen = Split(test.take(positions).images, classes)
+                found = HeatMaps(positions, classes, *explain(record.run.path, chosen))
+                if self._data_dir is None:
+                    save_heat_maps(record.run.path, found)
+            seen = as_seen(test, record.config, longest=SIDE).images
+            pixels = (seen[position : position + 1][0] for position in positions.tolist())
+            return found.layer, [data_uri_of(*pair) for pair in zip(pixels, found.maps, strict=True)]
         except (UserError, OSError) as error:
             return str(error)
 

@@ -47,3 +47,14 @@ def label_scores(at: Mapping[str, Any]) -> str:
         f"macro F1 {percent(at['macro_f1'])}   micro F1 {percent(at['micro_f1'])}   "
         f"all labels right {percent(at['exact_match'])}"
     )
+
+
+def scaling_words(scaling: Mapping[str, Any]) -> str:
+    """What `temperature_scaling` in a `result.json` says: the temperature, and the test images' calibration error."""
+    before, after = (scaling["test"][name]["expected_error"] for name in ("before", "after"))
+    if scaling["remark"]:
+        return f"temperature 1: none was fitted, because {scaling['remark']}"
+    return (
+        f"temperature {scaling['temperature']:.3g}, fitted on {scaling['images']} validation images: expected "
+        f"calibration error of test images {before:.1%} -> {after:.1%}"
+    )

@@ -189,6 +189,21 @@ class RunDir:
             )
         return found
 
+    def temperature(self) -> float:
+        """By which the logits are divided before probabilities are made of them; 1 where a run did not --calibrate.
+        FinetuneError where result.json is damaged."""
+        scaling = self.read("result.json").get("temperature_scaling")
+        try:
+            value = 1.0 if scaling is None else float(scaling["temperature"])
+        except (TypeError, KeyError, ValueError):
+            value = 0.0
+        if not 0 < value < float("inf"):
+            raise FinetuneError(
+                f"{self.path / 'result.json'} has a temperature_scaling without a temperature above 0: restore it from "
+                "a copy"
+            )
+        return value
+
     def epochs(self) -> list[dict[str, Any]]:
         """The rows of finished epochs so far; FinetuneError where metrics.jsonl is damaged."""
         path = self.path / "metrics.jsonl"

@@ -11,17 +11,19 @@ import keras
 from finetune.backbone import module_handle, open_model, unbiased
 from finetune.batchnorm.scores import Scores
 from finetune.batchnorm.statistics import KerasSubject
-from finetune.batchnorm.subject import Snapshot, Statistics
+from finetune.batchnorm.subject import Runnable, Snapshot, Statistics
 from finetune.batchnorm.surgery import adopt
 from finetune.config import RunConfig
 from finetune.data import batches
+from finetune.data.batches import EvalSet
 from finetune.data.dataset import Dataset, Split
 from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError
-from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored, Pass
+from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
 from finetune.files import read_arrays, write_arrays
 from finetune.runs.directory import RunDir
 from finetune.runs.run_data import check_classes, check_unchanged, white
+from finetune.runs.views import with_views
 from finetune.text import shape_of
 
 _SNAPSHOT = "bn_source.npz"
@@ -145,20 +147,19 @@ def examine_run(
     data_dir: Path | None = None,
     split: str = "test",
     statistics: Statistics = "moving",
-    flip: bool = False,
+    tta: str | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> list[Pass]:
-    """As `evaluate_run`, with the prediction for every image. With `flip` the result is [plain, flipped]; the second is
-    with test-time flip (`finetune.evaluation.evaluator.Mirrored`)."""
+    """As `evaluate_run`, with the prediction for every image. With `tta`, a kind of `config.TTA`, the result is [plain,
+    averaged] (`finetune.runs.views`)."""
     opened = open_run(target, data_dir=data_dir)
     images: Split | None = getattr(opened.dataset, split)
     if images is None:
         raise FinetuneError(f"{target} has no validation images: it ran with --validation 0; use --split test")
     subject = opened.trained.subject
-    ways = (subject, Mirrored(subject)) if flip else (subject,)
-    return [
-        Evaluator(way, on_batch=on_batch).examine(batches.evaluation(images, opened.config), statistics) for way in ways
-    ]
+    scored = EvalSet(images, **batches.form(opened.config))
+    ways: list[tuple[Runnable, EvalSet]] = [(subject, scored), *([with_views(subject, scored, tta)] if tta else [])]
+    return [Evaluator(way, on_batch=on_batch).examine(given.batches(), statistics) for way, given in ways]
 
 
 def concern(target: Path) -> str | None:

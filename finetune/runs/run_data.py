@@ -1,5 +1,6 @@
 """The data of a run: its description, and whether the data now is still the data the run read. No TensorFlow."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from finetune.data.lazy import LazyImages
 from finetune.data.load_data import load_data
 from finetune.errors import FinetuneError
 from finetune.runs.directory import RunDir
+from finetune.text import shape_of
 
 _DATA = "data.json"
 _SHOWN, _SHOWN_NAMES = 3, 10
@@ -129,6 +131,19 @@ def is_white(value: Any) -> bool:
 def is_image_shape(shape: Any) -> bool:
     """Whether `shape`, out of a file, is a list as `image_shape` gives it."""
     return isinstance(shape, list) and len(shape) in (2, 3) and all(type(one) is int and one > 0 for one in shape)
+
+
+def as_seen(split: Split, config: RunConfig, *, longest: int | None = None) -> Split:
+    """The part of each image that a network of this config gets, as pixels to look at: uint8. Photos are of its size,
+    or of its shape with the longest side `longest` px. Images in memory keep their size."""
+    if config.image_size is None:
+        return split.at(longest or 224)
+    shape = shape_of(config.image_size)
+    if longest:
+        scale = longest / max(shape.height, shape.width)
+        height, width = (max(round(side * scale), 1) for side in shape[:2])
+        shape = shape._replace(height=height, width=width)
+    return split.at(shape.setting, replace(geometry_of(config), sampler="area"))
 
 
 def _native(dataset: Dataset, config: RunConfig) -> list[int] | None:

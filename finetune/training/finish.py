@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,20 @@ from finetune.batchnorm.surgery import bn_layers, parts
 from finetune.config import CHANGES, RunConfig
 from finetune.data import batches
 from finetune.data.balance import class_weights
-from finetune.data.batches import training_subset
+from finetune.data.batches import EvalSet, training_subset
 from finetune.data.label_sets import label_counts
 from finetune.data.preprocessing import Preprocessing, find_preprocessing
 from finetune.diagnosis import RECALIBRATION_IMAGES
 from finetune.evaluation import metrics
-from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored
+from finetune.evaluation.evaluator import Evaluation, Evaluator, Pass
 from finetune.evaluation.predictions import AnyPredictions, LabelPredictions
+from finetune.evaluation.temperature import Temperature, calibration_at, fit_temperature, probabilities_at
 from finetune.files import write_text
 from finetune.reporting.rendering import render_card
 from finetune.runs.directory import RunDir
 from finetune.runs.model import refuse_broken_plan, run_scores
 from finetune.runs.run_data import describe_data
+from finetune.runs.views import with_views
 from finetune.text import shape_of
 from finetune.training.display import Display
 from finetune.training.loop.train import Feed
@@ -58,21 +61,23 @@ def finish(
         weights = _take_averages(recorder, feed, recorder.averages)
         recalibrated = weights["statistics"] == "recalibrated"
     proof = phases.proof(proofs)
-    test, predictions = _score(feed, display)
-    validation, thresholds = _validate(feed, display) if dataset.validation else (None, None)
+    tested = _score(feed, display, keep_logits=config.calibrate)
+    test, predictions = tested.scores, tested.passed.images
+    validation, thresholds, fitted = _validate(feed, display, config) if dataset.validation else (None, None, None)
     limits = [one["threshold"] for one in thresholds or [{"threshold": None}] * len(dataset.class_names)]
-    flipped = _score_flipped(prepared, display) if config.tta == "flip" else None
+    averaged = _score_views(prepared, display) if config.tta else None
     save_stock(prepared.model, run.model_path)
     predictions.save(run.predictions_path)
     run.write_metrics([*history, *({"kind": "test", "statistics": name, **value} for name, value in test.items())])
     result = {
         "test": test,
         "weights": weights,
-        "tta": {"kind": config.tta, "is_training_false": flipped.to_json()} if flipped else None,
+        "tta": {"kind": config.tta, "is_training_false": averaged.to_json()} if averaged else None,
         "validation_accuracy": history[-1].get("validation_accuracy"),
         "validation": validation,
         "thresholds": thresholds,
         "multi_label": _labels_json(predictions, limits) if isinstance(predictions, LabelPredictions) else None,
+        "temperature_scaling": _scaling_json(fitted, tested.passed) if fitted else None,
         "class_weights": _weights_json(prepared),
         "bn": _bn_json(prepared, updates=updates, recalibrated=recalibrated),
         "proof": proof,
@@ -94,24 +99,50 @@ def finish(
     refuse_broken_plan(run)
 
 
-def _score(feed: Feed, display: Display) -> tuple[dict[str, Any], AnyPredictions]:
-    """Both evaluations of the test images as JSON values, and the predictions with `is_training=False`."""
+@dataclass(frozen=True, eq=False)
+class _Tested:
+    """Both evaluations of the test images as JSON values, and the pass with `is_training=False`."""
+
+    scores: dict[str, Any]
+    passed: Pass
+
+
+def _score(feed: Feed, display: Display, *, keep_logits: bool = False) -> _Tested:
+    """Score the test images under both kinds of statistics."""
     display.say("evaluating on test images")
     evaluator, images = feed.scoring("test", "moving", on_batch=display.batch)
-    passed = evaluator.examine(images, "moving")
+    passed = evaluator.examine(images, "moving", keep_logits=keep_logits)
     evaluator, images = feed.scoring("test", "batch", on_batch=display.batch)
     both = {"is_training_false": passed.evaluation, "is_training_true": evaluator.evaluate(images, "batch")}
-    return {name: value.to_json() for name, value in both.items()}, passed.images
+    return _Tested({name: value.to_json() for name, value in both.items()}, passed)
 
 
-def _validate(feed: Feed, display: Display) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(scores of the validation images with `is_training=False`, the threshold of each class chosen on them)."""
+def _validate(
+    feed: Feed, display: Display, config: RunConfig
+) -> tuple[dict[str, Any], list[dict[str, Any]], Temperature | None]:
+    """(scores of the validation images with `is_training=False`, the threshold of each class chosen on them, with
+    --calibrate the temperature fitted on them). The thresholds are of probabilities at that temperature."""
     display.say("evaluating on validation images")
     evaluator, images = feed.scoring("validation", on_batch=display.batch)
-    scores, probabilities, labels = evaluator.probabilities(images)
+    passed = evaluator.examine(images, "moving", keep_logits=True)
+    assert passed.logits is not None
+    labels = passed.images.labels
+    fitted = fit_temperature(passed.logits, labels) if config.calibrate else None
+    probabilities = (
+        passed.images.probabilities
+        if isinstance(passed.images, LabelPredictions)
+        else probabilities_at(passed.logits, fitted.temperature if fitted else 1.0)
+    )
     chosen = metrics.thresholds(probabilities, labels)
     rows = [{"class": name, **asdict(one)} for name, one in zip(feed.dataset.class_names, chosen, strict=True)]
-    return scores.to_json(), rows
+    return passed.evaluation.to_json(), rows, fitted
+
+
+def _scaling_json(fitted: Temperature, tested: Pass) -> dict[str, Any]:
+    """`temperature_scaling` of `result.json`. The test images are measured with it and have no part in it."""
+    assert tested.logits is not None
+    of_test = partial(calibration_at, tested.logits, tested.images.labels)
+    return {**asdict(fitted), "test": {"before": of_test(1.0), "after": of_test(fitted.temperature)}}
 
 
 def _labels_json(predictions: LabelPredictions, limits: list[float | None]) -> dict[str, Any]:
@@ -129,11 +160,12 @@ def _weights_json(prepared: Prepared) -> dict[str, float] | None:
     return None if weights is None else dict(zip(prepared.dataset.class_names, weights.tolist(), strict=True))
 
 
-def _score_flipped(prepared: Prepared, display: Display) -> Evaluation:
-    """Each test image and its mirror image, their probabilities averaged."""
+def _score_views(prepared: Prepared, display: Display) -> Evaluation:
+    """The views of each test image that --tta names, their probabilities averaged."""
+    images = EvalSet(prepared.dataset.test, **batches.form(prepared.config))
     subject = KerasSubject(prepared.model, run_scores(prepared.model, multi_label=prepared.dataset.multi_label))
-    evaluator = Evaluator(Mirrored(subject), on_batch=display.batch)
-    return evaluator.evaluate(batches.evaluation(prepared.dataset.test, prepared.config), "moving")
+    averaged, given = with_views(subject, images, str(prepared.config.tta))
+    return Evaluator(averaged, on_batch=display.batch).evaluate(given.batches(), "moving")
 
 
 def _bn_json(prepared: Prepared, *, updates: int, recalibrated: bool) -> dict[str, Any]:
@@ -158,7 +190,7 @@ def _take_averages(recorder: Recorder, feed: Feed, averages: Mapping[str, np.nda
     accuracy suffers (tensorflow/tensorflow#30274). So they are recalibrated, where any layer updates them.
     """
     prepared, model = recorder.prepared, recorder.prepared.model
-    last = {"model": LAST_STEP, "test": _score(feed, recorder.display)[0]}
+    last = {"model": LAST_STEP, "test": _score(feed, recorder.display).scores}
     save_stock(model, recorder.run.path / LAST_STEP)
     for part in parts(model):
         for variable in part.weights:

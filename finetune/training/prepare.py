@@ -105,6 +105,11 @@ def read_data(
             f"--select-by {config.select_by} is a score of validation images, and none are held out: leave --select-by "
             "out, or give a --validation above 0"
         )
+    if config.calibrate and dataset.validation is None:
+        raise WrongUse(
+            "--calibrate fits the temperature on validation images, and none are held out: leave --calibrate out, or "
+            "give a --validation above 0"
+        )
     if dataset.multi_label:
         check_labels(config)
     elif config.select_by == "map":
@@ -126,6 +131,8 @@ def check_labels(config: RunConfig) -> None:
         )
     if config.select_by == "balanced-accuracy":
         raise WrongUse(f"--select-by balanced-accuracy: {several} no one class each: give map, macro-f1 or accuracy")
+    if config.calibrate:
+        raise WrongUse(f"--calibrate: {several} a temperature is of one softmax over the classes: leave it out")
     if config.distribute == "multi-worker":
         raise WrongUse(
             f"--distribute multi-worker: {several} their mean average precision needs all images in one process: give "

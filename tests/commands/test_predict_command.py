@@ -124,9 +124,35 @@ def test_a_file_of_nobody_knows_whom_is_refused(finished: tuple, images: Path, t
     assert "does not say how its pixels were prepared" in result.stderr
 
 
+def test_a_picture_of_each_image_shows_where_the_class_was_found(finished: tuple, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "heat"
+    result = typed(f"predict {finished[0]} {images} --top 1 --json --explain {out}")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["explained_layer"].startswith("resnet_v1_demo.block3.")
+    for one in found["images"]:
+        explained = dict(one["explained"])
+        with Image.open(explained.pop("picture")) as picture:
+            assert picture.width == 2 * 224 + 6
+        assert explained == one["classes"][0]
+    assert len(list(out.iterdir())) == len(found["images"]) == 6
+    words = typed(
+        f"predict {finished[0]} {images}/a.png --explain {tmp_path}/b --explain-class 3 --explain-layer block2"
+    )
+    assert "heat maps of resnet_v1_demo.block2" in words.stderr
+    assert "1 picture in" in words.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "exit_code", "words"),
     [
+        ("predict RUN OUT --explain-layer x", 2, "--explain-layer goes with --explain"),
+        ("predict RUN OUT --explain-class x", 2, "--explain-class goes with --explain"),
+        ("predict RUN OUT --explain OUT/empty", 2, "is already there and nothing is overwritten"),
+        ("predict RUN OUT --explain OUT/new --explain-class lost", 2, "has no such class: expected a name or a number"),
+        pytest.param(
+            "predict RUN OUT --explain OUT/new --explain-layer lost", 2, "unknown layer 'lost'", marks=pytest.mark.slow
+        ),
         ("predict RUN OUT/none.jpg", 1, "there is nothing of that name"),
         ("predict RUN OUT/empty", 1, "holds no images"),
         ("predict RUN", 2, "missing the images to classify"),

@@ -84,11 +84,18 @@ def test_a_run_without_predictions_is_scored_once_and_keeps_them(run, finished):
     assert "scoring" not in typed(f"report {run}").stderr
 
 
-def test_pictures_are_the_test_images_themselves(run, tmp_path):
+def test_pictures_are_the_test_images_themselves(run, tmp_path, monkeypatch):
     page = tmp_path / "page.html"
     assert typed(f"report {run} --html {page} --mistakes 3").exit_code == 0
     html = page.read_text()
-    assert html.count("data:image/png;base64,") == 3
+    assert html.count("data:image/png;base64,") == html.count("data:image/jpeg;base64,") == 3
+    assert "Grad-CAM of\nresnet_v1_demo.block3." in html
+    with monkeypatch.context() as patch:  # the run keeps them: no network is needed for the next page
+        patch.setattr("finetune.inference.grad_cam.heat_maps_of_run", None)
+        assert typed(f"report {run} --html {tmp_path / 'again.html'} --mistakes 2").exit_code == 0
+    assert (tmp_path / "again.html").read_text().count("data:image/jpeg;base64,") == 2
+    assert typed(f"report {run} --html {tmp_path / 'without.html'} --mistakes 2 --no-heat-maps").exit_code == 0
+    assert "data:image/jpeg" not in (tmp_path / "without.html").read_text()
     [one] = reported(f"{run} --json --mistakes 3")["runs"]
     tested = load_data(read_record(run).config).test.images
     shown = [base64.b64decode(found) for found in re.findall(r"data:image/png;base64,([^\"]+)", html)]

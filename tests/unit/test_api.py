@@ -175,6 +175,14 @@ def test_a_run_from_its_settings_to_its_predictions(tmp_path):
     probabilities = run.predict(pixels)
     logits = run.model(pixels.astype(np.float32), training=False)  # it scales its pixels itself
     np.testing.assert_allclose(probabilities, tf.nn.softmax(logits), atol=1e-6)
+    [first, *_] = run.explain(pixels, explain_class="3", folder=tmp_path / "heat")
+    assert (first.image, first.label, first.layer) == ("0", 3, "relu2")
+    assert first.probability == pytest.approx(probabilities[0, 3])
+    assert np.array_equal(first.pixels, pixels[0])
+    assert first.heat.shape == (4, 4)
+    assert sorted(one.name for one in (tmp_path / "heat").iterdir()) == ["0.jpg", "1.jpg", "2.jpg"]
+    with pytest.raises(finetune.WrongUse, match=r"explain_class lost: .* has no such class"):
+        run.explain(pixels, explain_class="lost")
     assert run.report()["runs"][0]["test"]["is_training_false"]["accuracy"] == accuracy
     assert run.diagnose_bn(checks="quick").accuracy["test"]["is_training_false"] == accuracy
     assert finetune.resume(run.path).path == run.path

@@ -67,6 +67,11 @@ class Source:
         """As in `run_data.white`."""
         return white(self.run)
 
+    @cached_property
+    def temperature(self) -> float:
+        """By which logits are divided before probabilities are made of them."""
+        return self.run.temperature()
+
     @property
     def module(self) -> str | None:
         """The Hub handle of a run on a module of TensorFlow Hub."""
@@ -114,6 +119,7 @@ class Source:
             "preprocessing_inside": self.with_preprocessing,
             "data_image_shape": list(self.native) if self.native else None,
             "white": self.white,
+            "temperature": self.temperature,
             **more,
         }
 
@@ -140,7 +146,8 @@ class Source:
                 words += f", of which the centre {self.geometry.fraction:g} of each side is kept"
         white = self.white
         deep = f"pixels of more than 8 bits become 8-bit ones first: min(pixels, {white}) * 255 / {white}, rounded"
-        return [words, *([deep] if white else [])]
+        scaled = f"its probabilities are softmax(logits / {self.temperature:.6g}), as the run's --calibrate found"
+        return [words, *([deep] if white else []), *([scaled] if self.temperature != 1 else [])]
 
 
 def one_line(name: str) -> str:

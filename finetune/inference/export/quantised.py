@@ -94,7 +94,11 @@ def write_onnx_int8(source: Source, out: Path) -> Exported:
     with tempfile.TemporaryDirectory() as folder:
         plain, quantised = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         graph_formats.write_onnx(source, plain)
-        kept = [node.name for node in onnx.load(plain).graph.node if node.op_type == "Softmax"]
+        nodes = onnx.load(plain).graph.node
+        softmax = [node for node in nodes if node.op_type == "Softmax"]
+        read = {name for node in softmax for name in node.input}
+        scaling = [node for node in nodes if node.op_type == "Mul" and read & set(node.output)]  # by a temperature
+        kept = [node.name for node in (*softmax, *scaling)]
         try:
             with _quiet():
                 quantize_static(

@@ -11,7 +11,7 @@ from finetune.batchnorm.surgery import adopt
 from finetune.data import pipeline
 from finetune.data.dataset import Split
 from finetune.data.preprocessing import find_preprocessing
-from finetune.evaluation.evaluator import Evaluation, Evaluator, Mirrored, count, total
+from finetune.evaluation.evaluator import Averaged, Evaluation, Evaluator, Tempered, count, mirrored, total
 
 
 def test_count_equals_a_plain_count_in_float64():
@@ -183,7 +183,7 @@ def test_flipped_is_the_mean_of_both_probabilities(evaluator, split, statistics)
     expected = -np.log(mean[np.arange(len(split)), split.labels]).sum()
 
     batches = pipeline.eval_batches(split, batch_size=len(split), image_size=4, preprocessing=preprocessing)
-    scored = Evaluator(Mirrored(subject)).evaluate(batches, statistics)
+    scored = Evaluator(Averaged(subject, mirrored)).evaluate(batches, statistics)
     assert scored.examples == len(split)
     assert scored.correct == int((mean.argmax(axis=1) == split.labels).sum())
     assert scored.loss_sum == pytest.approx(expected, rel=1e-5)
@@ -196,7 +196,7 @@ def test_flipping_certain_logits_does_not_overflow():
     model.layers[-1].kernel.assign(np.repeat([[1e4], [-1e4]], 6, axis=1).reshape(12, 1) * [[1.0, -1.0]])
     split = Split(np.full((1, 2, 2, 3), 255, np.uint8), np.array([0]))
     batches = pipeline.eval_batches(split, batch_size=1, image_size=2, preprocessing=find_preprocessing("unit"))
-    assert np.isfinite(Evaluator(Mirrored(KerasSubject(model))).evaluate(batches).loss_sum)
+    assert np.isfinite(Evaluator(Averaged(KerasSubject(model), mirrored)).evaluate(batches).loss_sum)
 
 
 def test_independent_labels_are_scored_as_keras_scores_them():
@@ -221,7 +221,13 @@ def test_the_mean_of_mirrored_sigmoids_is_that_of_probabilities(scores):
     inputs = keras.layers.Flatten()(images)
     model = adopt(keras.Model(images, keras.layers.Dense(scores.units)(inputs)), unbiased=False)
     pixels = np.random.default_rng(0).normal(size=(7, 4, 6, 3)).astype(np.float32)
-    logits, _ = Mirrored(KerasSubject(model, scores)).forward("moving")(pixels)
+    logits, _ = Averaged(KerasSubject(model, scores), mirrored).forward("moving")(pixels)
     expected = np.mean([keras.ops.sigmoid(model(one)) for one in (pixels, pixels[:, :, ::-1])], axis=0)
     found = keras.ops.sigmoid(logits) if scores.per_label else keras.ops.softmax(logits)[:, 1:]
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_temperature_divides_the_logits(evaluator, split):
+    pixels = split.images.astype(np.float32)
+    plain, divided = (one.forward("moving")(pixels)[0] for one in (evaluator._subject, Tempered(evaluator._subject, 4)))
+    np.testing.assert_allclose(divided, np.asarray(plain) / 4, rtol=1e-6)

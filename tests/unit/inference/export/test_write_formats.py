@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from finetune._version import install_line
-from finetune.cli.inference_commands import export as export_command
+from finetune.cli.export_command import export as export_command
 from finetune.config import RunConfig
 from finetune.errors import FinetuneError, WrongUse
 from finetune.inference.export.exported import FORMATS, TrialOptions
