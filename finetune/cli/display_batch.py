@@ -1,7 +1,7 @@
 """What `finetune batch` shows: a line per event, a live table in a terminal, the ranked table at the end."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,13 +12,16 @@ from rich.text import Text
 from finetune.batch.folder import BatchFolder
 from finetune.batch.status import Display, JobStatus, Progress
 from finetune.batch.summary import Summary, summarise
-from finetune.cli.console import output_console, percent, plain_table, progress_console, with_spread
+from finetune.cli.console import Console, output_console, percent, plain_table, progress_console, with_spread
 from finetune.cli.terminal import Columns, tabulated
 from finetune.evaluation.significance import ranking_words
 from finetune.reporting import words
+from finetune.text import all_printable
 
 _ROWS = 12
 """Running jobs shown at most."""
+FEW = 30
+"""Finished trials below which the importance of settings is mostly chance."""
 
 
 class BatchDisplay(Display):
@@ -50,7 +53,7 @@ class BatchDisplay(Display):
             note = f"  [{status.note}]" if status.note else ""
             self.say(f"done         {name}  {validation}test {percent(status.test)}  {after}{note}")
         else:
-            self.say(f"{state:12} {name}  {status.error or ''}")
+            self.say(f"{state:12} {name}  {status.error or status.note}")
         if not self._console.is_terminal and self._progress is not None:
             self.say(f"             {_headline(self._progress)}")
 
@@ -69,6 +72,7 @@ def show_summary(summary: Summary, folder: BatchFolder) -> None:
     out = output_console()
     seeds, by = ["seeds"] if summary.seeds else [], summary.select_by
     shown = [] if by == "accuracy" else [f"val. {by}", f"test {by}"]
+    settings = [] if summary.search is None else summary.columns
     rows: list[tuple[object, ...]] = []
     for group in summary.groups:
         results = group.results
@@ -76,6 +80,7 @@ def show_summary(summary: Summary, folder: BatchFolder) -> None:
             (
                 group.rank or "",
                 group.name,
+                *(_setting(getattr(group.statuses[0].job.config, name)) for name in settings),
                 *(f"{len(group.done)}/{len(group.statuses)}" for _ in seeds),
                 *(_score(by, score) for score in (group.scores() if shown else ())),
                 with_spread(results.validation_mean, results.validation_spread),
@@ -85,18 +90,50 @@ def show_summary(summary: Summary, folder: BatchFolder) -> None:
         )
         for status in group.statuses:
             done = status.state == "done"
-            remark = status.note if done else f"{status.state} {status.error or ''}".strip()
+            remark = status.note if done else f"{status.state} {status.error or status.note}".strip()
             if remark:
                 name = "" if status.job.name == group.name else f"  {status.job.name}: "
-                rows.append(("", Text(f"  {name}{remark}", style="" if done else "red")))
-    header = ("rank", "job", *seeds, *shown, "validation", "test", "against the best")
+                rows.append(("", Text(f"  {name}{remark}", style="" if status.settled else "red")))
+    header = (
+        "rank",
+        "job",
+        *(name.replace("_", "-") for name in settings),
+        *seeds,
+        *shown,
+        "validation",
+        "test",
+        "against the best",
+    )
     out.print_block(plain_table(header, rows, left=("job", "against")))
     if any(group.rank for group in summary.groups):
         out.print(ranking_words(summary.ranked_by, one="job", score=by), markup=False)
         spread = "± is the standard deviation over seeds; " if summary.seeds else ""
         out.print(f"{spread}within noise: |difference in test| <= 2 standard errors, see summary.json", markup=False)
+    if summary.search is not None:
+        show_search(out, all_printable(summary.search))
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts.items())
     out.print(f"{counts}; summary.csv, summary.json and the runs are in {folder}", markup=False)
+
+
+def show_search(out: Console, search: Mapping[str, Any]) -> None:
+    """Print the best trial of a search as a command, and the importance of the settings."""
+    best = search["best"]
+    if best is None:
+        return
+    out.print()
+    out.print_fact("best", f"{best['name']}, validation {search['metric']} {_score(search['metric'], best['score'])}")
+    out.print_fact("again", best["command"])
+    if search["importance"]:
+        shares = ", ".join(f"{name.replace('_', '-')} {percent(one)}" for name, one in search["importance"].items())
+        out.print_fact("importance", shares)
+        trials = search["importance_trials"]
+        few = ": so few show little" if trials < FEW else ""
+        out.print_fact("", f"PED-ANOVA, from {trials} finished trials{few}")
+    out.print()
+
+
+def _setting(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else words.setting(value)
 
 
 def _score(name: str, value: float | None) -> str:
@@ -127,6 +164,7 @@ def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], folder: 
 def _headline(progress: Progress) -> str:
     summary = summarise(progress.statuses)
     parts = [f"{count} {state}" for state, count in summary.counts.items()]
+    parts += [f"{progress.to_come} to be proposed"] * bool(progress.to_come)
     best = next((group for group in summary.groups if group.rank == 1), None)
     if best is not None:
         by, value = summary.ranked_by, percent(best.results.mean)

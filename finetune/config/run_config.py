@@ -302,10 +302,15 @@ class RunConfig:
     def as_option(self, name: str) -> str:
         """The setting `name` as it is typed: `--freeze '*' --freeze conv1`, `--from-scratch`."""
         option, value = f"--{name.replace('_', '-')}", getattr(self, name)
-        if value is True:
-            return option
+        if isinstance(value, bool):
+            return option if value else f"--no-{option[2:]}"
         values = value if isinstance(value, tuple) else (value,)
         return " ".join(f"{option} {shlex.quote(str(one))}" for one in values)
+
+    def as_command(self) -> str:
+        """The `finetune run` with these settings. The weights of `class_weights` are left out: no option takes them."""
+        named = [name for name in SETTINGS if self.is_set(name) and not isinstance(getattr(self, name), dict)]
+        return " ".join(["finetune run", *map(self.as_option, named)])
 
 
 SETTINGS = declared_settings(RunConfig)
