@@ -40,10 +40,11 @@ def is_pruned(space: Space, trial: JobStatus, trials: Sequence[JobStatus]) -> bo
 
 def importance(space: Space, trials: Sequence[JobStatus]) -> dict[str, float] | None:
     """By PED-ANOVA (Watanabe et al. 2023), the share of each setting in what tells the best trials from the others, the
-    largest first; None for fewer than two finished trials."""
-    study = _study(space, [one for one in trials if one.state == "done"])
-    if len(study.trials) < 2:
+    largest first; None unless at least two trials are done and their scores differ."""
+    done = [one for one in trials if one.state == "done"]
+    if len({one.score for one in done}) < 2:
         return None
+    study = _study(space, done)
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     return {
         name: float(share)
@@ -77,6 +78,8 @@ def _distributions(space: Space) -> dict[str, BaseDistribution]:
 def _distribution(one: Interval | Choices) -> BaseDistribution:
     if isinstance(one, Choices):
         return CategoricalDistribution(tuple(range(len(one.values))))
+    if one.step is not None:
+        return IntDistribution(0, one.steps)
     if one.whole:
-        return IntDistribution(int(one.low), int(one.high), log=one.log, step=int(one.step or 1))
-    return FloatDistribution(one.low, one.high, log=one.log, step=one.step)
+        return IntDistribution(int(one.low), int(one.high), log=one.log)
+    return FloatDistribution(one.low, one.high, log=one.log)

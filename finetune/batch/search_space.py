@@ -33,6 +33,11 @@ class Interval:
         """The values whose check is a check of all of them."""
         return self.low, self.high
 
+    @property
+    def steps(self) -> int:
+        """How many steps lead from `low` to `high`; 0 without a step."""
+        return 0 if self.step is None else round((self.high - self.low) / self.step)
+
     def at(self, share: float) -> Any:
         """The value at `share` of the way, in [0, 1): uniform shares give uniform values, or uniform logarithms."""
         if self.log:
@@ -40,21 +45,26 @@ class Interval:
             low, high = math.log(self.low - margin), math.log(self.high + margin)
             value = math.exp(low + share * (high - low))
         elif self.step is not None:
-            count = round((self.high - self.low) / self.step) + 1
-            value = self.low + self.step * int(share * count)
+            value = self.decode(int(share * (self.steps + 1)))
         else:
             value = self.low + share * (self.high - self.low)
         kept = min(max(round(value) if self.whole else value, self.low), self.high)
         return int(kept) if self.whole else kept
 
     def encode(self, value: Any) -> float | None:
-        """What Optuna knows a value by; None for a value that is not in the interval."""
-        known = isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
-        return value if known else None
+        """What Optuna knows a value by: with a step, the number of steps. None for what is not in the interval."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return None
+        if self.step is None:
+            return value
+        code = round((value - self.low) / self.step)
+        return code if math.isclose(self.decode(code), value) else None
 
     def decode(self, code: float) -> Any:
         """The value of a code."""
-        return int(code) if self.whole else float(code)
+        # 0.1 + 3 * 0.2 is above 0.7.
+        value = code if self.step is None else min(self.low + self.step * int(code), self.high)
+        return int(value) if self.whole else float(value)
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,8 @@ def _interval(file: JobsFile, key: str, table: dict[str, Any]) -> Interval:
         if not 0 < step <= high - low:
             raise WrongUse(f"step of {where} is {step:g}: expected more than 0, and at most {high - low:g}")
         # A last step that would lead beyond the high is not taken; 1e-9 of a step is rounding.
-        high = low + step * math.floor((high - low) / step + 1e-9)
+        last = low + step * math.floor((high - low) / step + 1e-9)
+        high = high if math.isclose(last, high) else last
     for value in (low, high):
         file.settings({key: value}, "[search.space]")
     return Interval(low, high, step, log, whole)

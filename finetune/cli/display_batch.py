@@ -1,7 +1,7 @@
 """What `finetune batch` shows: a line per event, a live table in a terminal, the ranked table at the end."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,16 +12,16 @@ from rich.text import Text
 from finetune.batch.folder import BatchFolder
 from finetune.batch.status import Display, JobStatus, Progress
 from finetune.batch.summary import Summary, summarise
-from finetune.cli.console import Console, output_console, percent, plain_table, progress_console, with_spread
+from finetune.cli.console import output_console, percent, plain_table, progress_console, with_spread
+from finetune.cli.display_search import score_text, show_search
 from finetune.cli.terminal import Columns, tabulated
 from finetune.evaluation.significance import ranking_words
 from finetune.reporting import words
+from finetune.reporting.words import brief
 from finetune.text import all_printable
 
 _ROWS = 12
 """Running jobs shown at most."""
-FEW = 30
-"""Finished trials below which the importance of settings is mostly chance."""
 
 
 class BatchDisplay(Display):
@@ -80,9 +80,9 @@ def show_summary(summary: Summary, folder: BatchFolder) -> None:
             (
                 group.rank or "",
                 group.name,
-                *(_setting(getattr(group.statuses[0].job.config, name)) for name in settings),
+                *(brief(getattr(group.statuses[0].job.config, name)) for name in settings),
                 *(f"{len(group.done)}/{len(group.statuses)}" for _ in seeds),
-                *(_score(by, score) for score in (group.scores() if shown else ())),
+                *(score_text(by, score) for score in (group.scores() if shown else ())),
                 with_spread(results.validation_mean, results.validation_spread),
                 with_spread(results.mean, results.spread),
                 group.verdict,
@@ -110,34 +110,9 @@ def show_summary(summary: Summary, folder: BatchFolder) -> None:
         spread = "± is the standard deviation over seeds; " if summary.seeds else ""
         out.print(f"{spread}within noise: |difference in test| <= 2 standard errors, see summary.json", markup=False)
     if summary.search is not None:
-        show_search(out, all_printable(summary.search))
+        show_search(out, all_printable(summary.search), table=False)
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts.items())
     out.print(f"{counts}; summary.csv, summary.json and the runs are in {folder}", markup=False)
-
-
-def show_search(out: Console, search: Mapping[str, Any]) -> None:
-    """Print the best trial of a search as a command, and the importance of the settings."""
-    best = search["best"]
-    if best is None:
-        return
-    out.print()
-    out.print_fact("best", f"{best['name']}, validation {search['metric']} {_score(search['metric'], best['score'])}")
-    out.print_fact("again", best["command"])
-    if search["importance"]:
-        shares = ", ".join(f"{name.replace('_', '-')} {percent(one)}" for name, one in search["importance"].items())
-        out.print_fact("importance", shares)
-        trials = search["importance_trials"]
-        few = ": so few show little" if trials < FEW else ""
-        out.print_fact("", f"PED-ANOVA, from {trials} finished trials{few}")
-    out.print()
-
-
-def _setting(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else words.setting(value)
-
-
-def _score(name: str, value: float | None) -> str:
-    return percent(value) if name != "loss" or value is None else f"{value:.4g}"
 
 
 def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], folder: BatchFolder) -> None:
@@ -170,7 +145,7 @@ def _headline(progress: Progress) -> str:
         by, value = summary.ranked_by, percent(best.results.mean)
         if by == "validation":
             by = "validation" if summary.select_by == "accuracy" else f"validation {summary.select_by}"
-            value = _score(summary.select_by, best.scores()[0])
+            value = score_text(summary.select_by, best.scores()[0])
         parts.append(f"best so far {best.name} ({by} {value})")
     remaining = progress.remaining
     if remaining is not None and remaining.seconds > 0:

@@ -18,7 +18,14 @@ from finetune.evaluation import metrics
 from finetune.evaluation.predictions import Predictions
 from finetune.reporting.pictures import SIDE, data_uri
 from finetune.reporting.ranking import rank_runs
-from finetune.reporting.record import RunRecord, distinct_names, read_predictions, read_record, select_runs
+from finetune.reporting.record import (
+    RunRecord,
+    distinct_names,
+    read_predictions,
+    read_record,
+    read_searches,
+    select_runs,
+)
 from finetune.runs.run_data import check_unchanged, white
 
 SCHEMA_VERSION = 1
@@ -74,7 +81,8 @@ def build_report(
                 else:
                     shown[record.name] = uris
         rows.append(row)
-    return Report({"schema_version": SCHEMA_VERSION, **ranking, "runs": rows}, shown)
+    searches = read_searches(paths)
+    return Report({"schema_version": SCHEMA_VERSION, **ranking, "searches": searches, "runs": rows}, shown)
 
 
 def _described(record: RunRecord) -> dict[str, Any]:
