@@ -11,6 +11,7 @@ from rich.text import Text
 
 from finetune.batch.folder import BatchFolder
 from finetune.batch.status import Display, JobStatus, Progress
+from finetune.batch.summary import Group as SummaryGroup
 from finetune.batch.summary import Summary, summarise
 from finetune.cli.console import output_console, percent, plain_table, progress_console, with_spread
 from finetune.cli.display_search import score_text, show_search
@@ -85,25 +86,17 @@ def show_summary(summary: Summary, folder: BatchFolder) -> None:
                 *(score_text(by, score) for score in (group.scores() if shown else ())),
                 with_spread(results.validation_mean, results.validation_spread),
                 with_spread(results.mean, results.spread),
-                group.verdict,
+                _pruned(group) or group.verdict,
             )
         )
         for status in group.statuses:
-            done = status.state == "done"
+            done = status.settled
             remark = status.note if done else f"{status.state} {status.error or status.note}".strip()
-            if remark:
+            if remark and status.state != "pruned":
                 name = "" if status.job.name == group.name else f"  {status.job.name}: "
-                rows.append(("", Text(f"  {name}{remark}", style="" if status.settled else "red")))
-    header = (
-        "rank",
-        "job",
-        *(name.replace("_", "-") for name in settings),
-        *seeds,
-        *shown,
-        "validation",
-        "test",
-        "against the best",
-    )
+                rows.append(("", Text(f"  {name}{remark}", style="" if done else "red")))
+    named = [name.replace("_", "-") for name in settings]
+    header = ("rank", "job", *named, *seeds, *shown, "validation", "test", "against the best")
     out.print_block(plain_table(header, rows, left=("job", "against")))
     if any(group.rank for group in summary.groups):
         out.print(ranking_words(summary.ranked_by, one="job", score=by), markup=False)
@@ -113,6 +106,15 @@ def show_summary(summary: Summary, folder: BatchFolder) -> None:
         show_search(out, all_printable(summary.search), table=False)
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts.items())
     out.print(f"{counts}; summary.csv, summary.json and the runs are in {folder}", markup=False)
+
+
+def _pruned(group: SummaryGroup) -> str:
+    """What the table says of a trial that a search has stopped; empty for others."""
+    one = group.statuses[0]
+    if one.state != "pruned":
+        return ""
+    score = -one.score if group.select_by == "loss" and one.score is not None else one.score
+    return f"pruned after epoch {one.epoch} of {one.epochs}, at best {score_text(group.select_by, score)}"
 
 
 def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], folder: BatchFolder) -> None:
