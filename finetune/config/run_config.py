@@ -207,11 +207,12 @@ class RunConfig:
     """Diagnose BatchNorm every K epochs, on validation and training images, into metrics.jsonl."""
     tracker: tuple[str, ...] = setting(
         (),
-        texts("tensorboard[=DIR] and mlflow[=DIR|URI]", "NAME[=PLACE]"),
+        texts("tensorboard[=DIR], mlflow[=DIR|URI] and wandb[=PROJECT]", "NAME[=PLACE]"),
         roles=("may_change_on_resume", "not_compared"),
     )
     """Also report to a tracker: tensorboard[=DIR] (in the run, or in DIR), mlflow[=DIR|URI] (mlflow.db next to the
-    runs, or there). Repeatable. metrics.csv and metrics.jsonl are always written."""
+    runs, or there), wandb[=PROJECT] (offline in the run, unless WANDB_MODE=online is set). Repeatable. metrics.csv and
+    metrics.jsonl are always written."""
 
     epochs: int | None = setting(None, whole(1), unset="by the number of images", section="Training")
     """Passes over the training images."""
