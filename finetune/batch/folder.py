@@ -18,7 +18,8 @@ from finetune.runs.directory import FORMAT_VERSION, RunDir, read_config_file
 
 @dataclass(frozen=True)
 class Attempt:
-    """One process that worked on a job. `outcome` is `running` until the batch has seen it end."""
+    """One process that worked on a job. `outcome` is `running` until the batch has seen it end, or has decided that it
+    is `pruned`."""
 
     started: str
     outcome: str = "running"
@@ -78,6 +79,16 @@ class BatchFolder:
             raise FinetuneError(
                 f"{path} is damaged ({error}): delete {path.parent}, then the job's run directory alone is used"
             ) from None
+
+    def requested(self, name: str) -> dict[str, Any] | None:
+        """The settings in the record of the job called `name`; None if it never ran here."""
+        path = self.path / ".batch" / name / "job.json"
+        if not path.exists():
+            return None
+        found = read_json(path).get("requested")
+        if not isinstance(found, dict):
+            raise FinetuneError(f"{path} is damaged: delete {path.parent} and {self.path / name} to choose it again")
+        return found
 
     def write_record(self, job: Job, record: JobRecord) -> None:
         """Replace the job's record, atomically."""

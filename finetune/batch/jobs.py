@@ -1,4 +1,5 @@
-"""Read a jobs file into RunConfigs: `[defaults]`, `[matrix]`, whose lists are crossed, and `[[job]]`.
+"""Read a jobs file into RunConfigs: `[defaults]`, `[matrix]`, whose lists are crossed, and `[[job]]`. Of `[search]`,
+`finetune.batch.search` makes jobs.
 
 A job's run directory is named after its settings, in characters that are safe in every file system.
 """
@@ -31,6 +32,8 @@ _AT_MOST = 100_000
 _PART, _WHOLE = 40, 100
 """Most characters of one setting and of a name."""
 
+_KEYS = ("defaults", "matrix", "job", "search")
+
 Settings = dict[str, Any]
 
 
@@ -55,31 +58,7 @@ def read_jobs(path: Path, *, seeds: int | None = None, really: int | None = None
     `seeds` (default: `seeds` of [defaults], or 1) repeats every job with its seed, seed + 1, ...; `really` is the
     number of jobs if they are more than MANY. Raises WrongUse and FinetuneError that name the file and the place.
     """
-    file = _File(path)
-    repeats = file.seeds if seeds is None else _check_seeds(seeds, "--seeds")
-    if repeats > 1 and "seed" in file.matrix:
-        raise WrongUse(
-            f"{path}: 'seed' is in [matrix], and seeds = {repeats} repeats every job with further seeds: leave one out"
-        )
-    crossed = math.prod(len(values) for values in file.matrix.values()) if file.matrix else 0
-    most = (crossed + len(file.own)) * repeats
-    if most > _AT_MOST:
-        raise WrongUse(
-            f"{path} asks for {most:,} jobs: expected at most {_AT_MOST:,}; shorten the lists of [matrix], or divide "
-            "it into several files"
-        )
-    asked = [*file.combinations(), *file.own]
-    if not asked:
-        raise WrongUse(f"{path} asks for no job: give [matrix] lists, [[job]] tables, or fewer 'exclude'")
-    count = len(asked) * repeats
-    if count > MANY and really != count:
-        raise WrongUse(
-            f"{path} asks for {count} jobs, more than {MANY}: if you mean it, give --yes-really {count}"
-            + ("" if really is None else f" (not {really})")
-        )
-    jobs = tuple(file.jobs(asked, repeats))
-    refuse_duplicates(path, [job.name for job in jobs])
-    return jobs
+    return JobsFile(path).read_jobs(seeds=seeds, really=really)
 
 
 def select_jobs(jobs: tuple[Job, ...], wanted: tuple[str, ...]) -> tuple[Job, ...]:
@@ -95,20 +74,54 @@ def select_jobs(jobs: tuple[Job, ...], wanted: tuple[str, ...]) -> tuple[Job, ..
     return tuple(job for job in jobs if not wanted or job.index in chosen)
 
 
-class _File:
+class JobsFile:
     """The parts of a jobs file, each checked with its place in the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         content = _parse(path)
         for key in content:
-            if key not in ("defaults", "matrix", "job"):
+            if key not in _KEYS:
                 raise WrongUse(f"unknown key '{key}' in {path}: {_place_for(key)}")
         defaults = dict(self._table(content.get("defaults", {}), "[defaults]"))
-        self.seeds = _check_seeds(defaults.pop("seeds", 1), f"seeds in [defaults] of {self.path}")
-        self.defaults = self._settings(defaults, "[defaults]")
+        self.seeds = check_seeds(defaults.pop("seeds", 1), f"seeds in [defaults] of {self.path}")
+        self.defaults = self.settings(defaults, "[defaults]")
         self.matrix, self._exclude = self._read_matrix(content.get("matrix", {}))
         self.own = self._read_own(content.get("job", []))
+        self.search: Settings | None = None
+        if "search" in content:
+            self.search = self._table(content["search"], "[search]")
+            if "matrix" in content or "job" in content:
+                raise WrongUse(f"{path}: [search] chooses the jobs itself: leave [matrix] and [[job]] out")
+
+    def read_jobs(self, *, seeds: int | None, really: int | None) -> tuple[Job, ...]:
+        """As the function `read_jobs`."""
+        path = self.path
+        repeats = self.seeds if seeds is None else check_seeds(seeds, "--seeds")
+        if repeats > 1 and "seed" in self.matrix:
+            raise WrongUse(
+                f"{path}: 'seed' is in [matrix], and seeds = {repeats} repeats every job with further seeds: leave one "
+                "out"
+            )
+        crossed = math.prod(len(values) for values in self.matrix.values()) if self.matrix else 0
+        most = (crossed + len(self.own)) * repeats
+        if most > _AT_MOST:
+            raise WrongUse(
+                f"{path} asks for {most:,} jobs: expected at most {_AT_MOST:,}; shorten the lists of [matrix], or "
+                "divide it into several files"
+            )
+        asked = [*self.combinations(), *self.own]
+        if not asked:
+            raise WrongUse(f"{path} asks for no job: give [matrix] lists, [[job]] tables, or fewer 'exclude'")
+        count = len(asked) * repeats
+        if count > MANY and really != count:
+            raise WrongUse(
+                f"{path} asks for {count} jobs, more than {MANY}: if you mean it, give --yes-really {count}"
+                + ("" if really is None else f" (not {really})")
+            )
+        jobs = tuple(self.jobs(asked, repeats))
+        refuse_duplicates(path, [job.name for job in jobs])
+        return jobs
 
     def combinations(self) -> Iterator[tuple[str | None, Settings]]:
         """(None, settings) for each combination of the crossed lists that is not excluded."""
@@ -117,7 +130,7 @@ class _File:
         used = [False] * len(self._exclude)
         for values in itertools.product(*self.matrix.values()):
             settings = dict(zip(self.matrix, values, strict=True))
-            hits = [all(_same(settings[key], value) for key, value in rule.items()) for rule in self._exclude]
+            hits = [all(same(settings[key], value) for key, value in rule.items()) for rule in self._exclude]
             used = [before or hit for before, hit in zip(used, hits, strict=True)]
             if not any(hits):
                 yield None, settings
@@ -135,21 +148,25 @@ class _File:
         for name, settings in asked:
             if name is None:
                 name = job_name(settings)
-                if name.casefold() in used and not _same(used[name.casefold()], settings):
+                if name.casefold() in used and not same(used[name.casefold()], settings):
                     name = f"{name}-{_digest(settings)}"  # they differ only in characters that names cannot have
                 used.setdefault(name.casefold(), settings)
             where = f"job {name} of {self.path}"
-            merged = {**self.defaults, **settings}
-            if "backbone" not in merged:
-                raise WrongUse(
-                    f'{where} names no backbone: put backbone = "resnet_v1_50" into [defaults] or [[job]], or a list '
-                    "of them into [matrix]; 'finetune backbones list' lists them"
-                )
-            config = _checked(merged, where)
+            config = self.config(settings, where)
             yield Job(next(index), name, name, config, settings)
             for seed in range(config.seed + 1, config.seed + repeats):
                 again = _checked({**config.to_json(), "seed": seed}, where)
                 yield Job(next(index), f"{name}-seed_{seed}", name, again, {**settings, "seed": seed})
+
+    def config(self, settings: Settings, where: str) -> RunConfig:
+        """The defaults with these settings, checked; errors name `where`."""
+        merged = {**self.defaults, **settings}
+        if "backbone" not in merged:
+            raise WrongUse(
+                f'{where} names no backbone: put backbone = "resnet_v1_50" into [defaults] or [[job]], or a list '
+                "of them into [matrix]; 'finetune backbones list' lists them"
+            )
+        return _checked(merged, where)
 
     def _read_matrix(self, table: Any) -> tuple[dict[str, list[Any]], list[Settings]]:
         table = dict(self._table(table, "[matrix]"))
@@ -158,26 +175,18 @@ class _File:
         for key, values in table.items():
             if not isinstance(values, list) or not values:
                 if named(key) not in SETTINGS:
-                    self._settings({key: values}, "[matrix]")  # raises with the closest valid key
+                    self.settings({key: values}, "[matrix]")  # raises with the closest valid key
                 raise WrongUse(f"{key} in [matrix] of {self.path} is {values!r}: expected a list of values to cross")
             name = named(key)
             if name in matrix:
                 raise WrongUse(f"'{name}' comes twice in [matrix] of {self.path}, spelt in two ways: leave one out")
-            if name in LISTS and not all(isinstance(value, list) for value in values):
-                raise WrongUse(
-                    f"{key} in [matrix] of {self.path} is {values!r}: each of its values is a list itself, such as "
-                    f"{key} = [{json.dumps(values)}, []]"
-                )
-            matrix[name] = [self._settings({key: value}, "[matrix]")[name] for value in values]
-            for first, second in itertools.combinations(matrix[name], 2):
-                if _same(first, second):
-                    raise WrongUse(f"{key} in [matrix] of {self.path} has {first!r} twice: remove one")
+            matrix[name] = self.choices(key, values, "[matrix]")
         if exclude and not (isinstance(exclude, list) and all(isinstance(rule, dict) and rule for rule in exclude)):
             raise WrongUse(
                 f"exclude in [matrix] of {self.path} is {exclude!r}: expected a list of tables, such as "
                 'exclude = [{backbone = "resnet_v1_50", epochs = 3}]'
             )
-        rules = [self._settings(rule, "exclude") for rule in exclude]
+        rules = [self.settings(rule, "exclude") for rule in exclude]
         for name in itertools.chain.from_iterable(rules):
             if name not in matrix:
                 raise WrongUse(
@@ -185,6 +194,20 @@ class _File:
                     f"{', '.join(matrix)}"
                 )
         return matrix, rules
+
+    def choices(self, key: str, values: list[Any], place: str) -> list[Any]:
+        """The values that are listed for a setting, each checked; no two are the same."""
+        name = named(key)
+        if name in LISTS and not all(isinstance(value, list) for value in values):
+            raise WrongUse(
+                f"{key} in {place} of {self.path} is {values!r}: each of its values is a list itself, such as "
+                f"{key} = [{json.dumps(values)}, []]"
+            )
+        found = [self.settings({key: value}, place)[name] for value in values]
+        for first, second in itertools.combinations(found, 2):
+            if same(first, second):
+                raise WrongUse(f"{key} in {place} of {self.path} has {first!r} twice: remove one")
+        return found
 
     def _read_own(self, tables: Any) -> list[tuple[str | None, Settings]]:
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
@@ -194,7 +217,7 @@ class _File:
             own = dict(table)
             name = own.pop("name", None)
             place = f"[[job]] {number}" + (f" ({name})" if isinstance(name, str) else "")
-            found.append((safe_name(name, f"{place} of {self.path}"), self._settings(own, place)))
+            found.append((safe_name(name, f"{place} of {self.path}"), self.settings(own, place)))
         return found
 
     def _table(self, value: Any, place: str) -> dict[str, Any]:
@@ -202,7 +225,7 @@ class _File:
             raise WrongUse(f"{place} in {self.path} is {value!r}: expected a table of settings")
         return value
 
-    def _settings(self, table: dict[str, Any], place: str) -> Settings:
+    def settings(self, table: dict[str, Any], place: str) -> Settings:
         """The table with the names of RunConfig and absolute paths, each value checked as RunConfig checks it."""
         where = f"{place} of {self.path}"
         placeholder = {} if "backbone" in table else {"backbone": ""}
@@ -258,21 +281,22 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _place_for(key: str) -> str:
-    near = difflib.get_close_matches(key, ("defaults", "matrix", "job"), n=1)
+    near = difflib.get_close_matches(key, _KEYS, n=1)
     if near:
         return f"did you mean '{near[0]}'?"
     if named(key) in SETTINGS or key == "seeds":
         return f"'{key}' is a setting: put it below [defaults]"
-    return "expected [defaults], [matrix] and [[job]]"
+    return "expected [defaults], [matrix] and [[job]], or [search]"
 
 
-def _check_seeds(value: Any, what: str) -> int:
+def check_seeds(value: Any, what: str) -> int:
+    """`value`, how often every job is repeated. WrongUse that calls it `what` if it is not from 1 to 1000."""
     if type(value) is not int or not 1 <= value <= 1000:
         raise WrongUse(f"{what} is {value!r}: expected a whole number from 1 to 1000, how often every job is repeated")
     return value
 
 
-def _same(first: Any, second: Any) -> bool:
+def same(first: Any, second: Any) -> bool:
     """Whether two values are equal as TOML writes them, where `true` is not 1."""
     return bool(first == second) and isinstance(first, bool) == isinstance(second, bool)
 

@@ -11,6 +11,7 @@ from typing import Any
 from finetune.batch.executors.job_process import Executor, Handle, Launch, Outcome, judge
 from finetune.batch.folder import Attempt, BatchFolder, JobRecord
 from finetune.batch.jobs import Job
+from finetune.batch.search import Search
 from finetune.batch.status import Display, JobStatus, Progress, describe_halved_rate, job_status, time_left
 from finetune.batch.summary import summarise, write_summary
 from finetune.config import CHANGES, RunConfig, presets, settings_with
@@ -21,6 +22,8 @@ _RESTARTS = 5
 _LEAST_BATCH = 4
 _PAUSE = 0.2
 """Seconds between two looks at the running processes."""
+_REFRESH = 1.0
+"""Seconds between two readings of their files, which may lie on a network."""
 _PATIENCE = 120.0
 """Seconds to wait for a process of an earlier call that still holds a job's run directory."""
 
@@ -37,7 +40,8 @@ class Scheduler:
     """The jobs of one call of `finetune batch`.
 
     surveys: a row of `finetune batch --dry-run --json` for each unfinished job, by its name. summarise: whether the
-    files of the summary are written after every job.
+    files of the summary are written after every job. search: what proposes further jobs while there are free slots, and
+    stops bad ones.
     """
 
     def __init__(
@@ -50,17 +54,20 @@ class Scheduler:
         surveys: Mapping[str, Mapping[str, Any]],
         summarise: bool,
         fail_fast: bool = False,
+        search: Search | None = None,
     ) -> None:
-        self._folder, self._jobs, self._executor, self._display = folder, jobs, executor, display
+        self._folder, self._jobs, self._executor, self._display = folder, list(jobs), executor, display
+        self._search = search
         self._surveys, self._summarise, self._fail_fast = surveys, summarise, fail_fast
         self._active: dict[int, _Active] = {}
         self._restarts: Counter[int] = Counter()
         self._waiting_since: dict[int, float] = {}
+        self._judged: dict[int, int] = {}
         self._stopping = False
         self._statuses = {job.index: job_status(folder, job) for job in jobs}
         self._features = {job.index: features_of(job) for job in jobs}
         self._refreshed = 0.0
-        self._queue = [job for job in jobs if self._statuses[job.index].state != "done"]
+        self._queue = [job for job in jobs if not self._statuses[job.index].settled]
 
     def statuses(self) -> list[JobStatus]:
         """The status of every job, in the file's order."""
@@ -72,12 +79,14 @@ class Scheduler:
         A KeyboardInterrupt kills the running jobs and is raised again.
         """
         try:
-            while self._active or (self._queue and not self._stopping):
+            while self._active or (not self._stopping and (self._queue or self._to_come())):
                 if stop_requested() and not self._stopping:
                     self._stop("stopping: running jobs save their states (once more to kill them)")
+                self._ask()
                 self._start_jobs()
                 self._collect_ended()
                 self._refresh()
+                self._prune()
                 self._show()
                 if self._active or self._queue:
                     time.sleep(_PAUSE)
@@ -91,9 +100,42 @@ class Scheduler:
         return self.statuses()
 
     def _show(self) -> None:
-        pixels = {name: row.get("pixels") for name, row in self._surveys.items()}
-        statuses = self.statuses()
-        self._display.show(Progress(statuses, time_left(statuses, pixels, self._executor.slots())))
+        statuses, to_come = self.statuses(), self._to_come()
+        pixels = {one.job.name: self._survey(one.job).get("pixels") for one in statuses}
+        expected = [*statuses, *[JobStatus(job, "pending") for job in self._jobs[:1] * to_come]]
+        self._display.show(Progress(statuses, time_left(expected, pixels, self._executor.slots()), to_come))
+
+    def _survey(self, job: Job) -> Mapping[str, Any]:
+        """The job's row; of a trial that was proposed later, that of the first one, whose data is the same."""
+        return self._surveys.get(job.name) or (self._surveys.get(self._jobs[0].name, {}) if self._search else {})
+
+    def _to_come(self) -> int:
+        """How many trials the search has yet to propose."""
+        return 0 if self._search is None else self._search.trials - len(self._jobs)
+
+    def _ask(self) -> None:
+        """Ask the search for a trial if a slot is free and no job waits for it."""
+        if self._search is None or self._stopping or self._queue or len(self._active) >= self._executor.slots():
+            return
+        job = self._search.next_job(self.statuses())
+        if job is not None:
+            self._jobs.append(job)
+            self._queue.append(job)
+            self._statuses[job.index] = job_status(self._folder, job)
+            self._features[job.index] = features_of(job)
+
+    def _prune(self) -> None:
+        """Stop the trials that the search rejects. That is recorded first: if this process is killed, it holds."""
+        for index, active in self._active.items():
+            status, job = self._statuses[index], active.job
+            if self._search is None or self._stopping or self._judged.get(index) == status.epoch:
+                continue
+            self._judged[index] = status.epoch
+            if self._search.is_pruned(status, self.statuses()):
+                record = self._folder.record(job)
+                pruned = dataclasses.replace(record.attempts[-1], outcome="pruned")
+                self._write_attempt(job, dataclasses.replace(record, attempts=record.attempts[:-1]), pruned)
+                active.handle.end(kill=False)
 
     def _stop(self, reason: str) -> None:
         self._stopping = True
@@ -154,7 +196,7 @@ class Scheduler:
         log.parent.mkdir(parents=True, exist_ok=True)
         log_start = log.stat().st_size if log.exists() else 0
         # Recorded before the process starts: if this process is killed, the next call knows whose directory it is.
-        size = record.batch_size or job.config.batch_size or self._surveys.get(job.name, {}).get("batch_size")
+        size = record.batch_size or job.config.batch_size or self._survey(job).get("batch_size")
         self._write_attempt(job, record, Attempt(_now(), batch_size=size))
         handle = self._executor.start(Launch(arguments, log.absolute(), alone=alone))
         return _Active(job, handle, log_start, time.monotonic())
@@ -169,6 +211,8 @@ class Scheduler:
             del self._active[job.index]
             record, done = self._folder.record(job), self._folder.run(job).status == "done"
             outcome = judge(ended, self._folder.log(job), active.log_start, done=done)
+            if record.attempts[-1].outcome == "pruned" and not done:
+                outcome = Outcome("pruned", None)
             attempt = dataclasses.replace(
                 record.attempts[-1],
                 outcome=outcome.kind,
@@ -216,15 +260,17 @@ class Scheduler:
     def _settle(self, job: Job) -> None:
         status = self._statuses[job.index] = job_status(self._folder, job)
         if self._summarise:
-            write_summary(self._folder, summarise(self.statuses()))
+            statuses = self.statuses()
+            found = None if self._search is None else self._search.outcome(statuses)
+            write_summary(self._folder, summarise(statuses, found))
         self._show()
         self._display.job_ended(status)
         if status.state == "failed" and self._fail_fast and not self._stopping:
             self._stop(f"{job.name} has failed: running jobs save their states (--fail-fast)")
 
     def _refresh(self) -> None:
-        """Read the running jobs' files again, at most once a second: they may lie on a network."""
-        if time.monotonic() - self._refreshed < 1.0:
+        """Read the running jobs' files again, at most every _REFRESH."""
+        if time.monotonic() - self._refreshed < _REFRESH:
             return
         self._refreshed = time.monotonic()
         for index, active in self._active.items():

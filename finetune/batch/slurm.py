@@ -45,11 +45,16 @@ def slurm_script(call: Call, *, workers: int | None, cpus: int | None, gpus: flo
 
     There is one task for each job of the call that is not done. Tasks name their jobs, so that an edit of the jobs
     file cannot shift them. At most `workers` tasks run at once. Paths are absolute, and the nodes must see them.
-    Raises WrongUse for a fraction of a GPU.
+    Raises WrongUse for a fraction of a GPU, and for a search that needs the results of its trials.
     """
+    if call.search is not None and (call.search.prune or not call.search.beforehand):
+        raise WrongUse(
+            f"{call.file}: a Slurm array has all jobs beforehand, so no trial is proposed from the results of others, "
+            'or pruned: set sampler = "random" and prune = false in [search], or use --on ray'
+        )
     if gpus and gpus != int(gpus):
         raise WrongUse(f"--gpus-per-job {gpus:g} with Slurm: expected a whole number of GPUs")
-    unfinished = [job for job in call.jobs if job_status(call.folder, job).state != "done"] or list(call.jobs)
+    unfinished = [job for job in call.jobs if not job_status(call.folder, job).settled] or list(call.jobs)
     folder = call.folder.path.absolute()
     name = f"finetune-{call.file.stem}"
     return _SCRIPT.format(

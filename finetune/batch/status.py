@@ -11,7 +11,8 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.selection import kept_epoch, score_name, selection_score
 from finetune.files import read_json
 
-STATES = ("done", "failed", "running", "interrupted", "pending")
+STATES = ("done", "pruned", "failed", "running", "interrupted", "pending")
+"""A search stops jobs that are worse than most: they are `pruned`."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class JobStatus:
 
     validation: accuracy of the weights that were kept; kept: the row of their epoch, with `patience` the best one, else
     the last one.
+    scores: validation score of each finished epoch by its number, of the name `select_by`; larger is better.
     test, test_batch: test accuracy with `is_training=False` (moving statistics) and True (batch statistics).
     test_scores: all scores with `is_training=False`. select_by: the validation score that a begun run selects by.
     reduced_from: the batch size before it was halved because memory ran out.
@@ -38,6 +40,7 @@ class JobStatus:
     epoch_seconds: float | None = None
     validation: float | None = None
     kept: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[int, float] = field(default_factory=dict)
     test: float | None = None
     test_batch: float | None = None
     test_scores: Mapping[str, Any] = field(default_factory=dict)
@@ -47,6 +50,19 @@ class JobStatus:
     seconds: float = 0.0
     attempts: int = 0
     error: str | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more is to be done for it."""
+        return self.state in ("done", "pruned")
+
+    @property
+    def score(self) -> float | None:
+        """The validation score `select_by`, larger is better: of a finished job that of the weights that were kept, of
+        another that of its best epoch so far."""
+        if self.state == "done":
+            return self.selected(self.job.config.select_by)
+        return max(self.scores.values(), default=None)
 
     def selected(self, by: str) -> float | None:
         """The validation score of that name, of the weights that were kept; larger is better."""
@@ -64,6 +80,8 @@ class JobStatus:
     @property
     def note(self) -> str:
         """What a reader of the job's accuracy must know, or an empty text."""
+        if self.state == "pruned":
+            return f"after epoch {self.epoch} of {self.epochs}: below the median of the finished trials"
         if self.reduced_from is None:
             return ""
         rate = describe_halved_rate(self.job.config.learning_rate)
@@ -114,11 +132,15 @@ def _read_status(folder: BatchFolder, job: Job, *, running: bool) -> JobStatus:
         by = settings.get("select_by") or "accuracy"
         kept = kept_epoch(rows, patience=job.config.patience is not None, select_by=by) or {}
         known |= {"kept": kept, "validation": kept.get("validation_accuracy")}
+        scored = {row.get("epoch", 0): selection_score(row, by) for row in rows}
+        known["scores"] = {epoch: score for epoch, score in scored.items() if score is not None}
     outcome = attempts[-1].outcome if attempts else None
     if running or (outcome == "running" and run.status != "done" and folder.holder(job)):
         return JobStatus(job, "running", **known)
     if run.status == "done":
         return _finished(job, run.read("result.json", "test", "proof"), known)
+    if outcome == "pruned" and begun:
+        return JobStatus(job, "pruned", **known)
     failed = outcome in ("failed", "out-of-memory", "killed", "lost")
     state = "failed" if failed else "interrupted" if attempts or begun else "pending"
     return JobStatus(job, state, **known, error=attempts[-1].error if attempts else None)
@@ -151,10 +173,12 @@ class TimeLeft:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a display shows while a batch runs: every job, and the remaining time if it can be estimated."""
+    """What a display shows while a batch runs: every job, the remaining time if it can be estimated, and the number of
+    trials that a search has yet to propose."""
 
     statuses: Sequence[JobStatus]
     remaining: TimeLeft | None
+    to_come: int = 0
 
 
 class Display:
@@ -184,7 +208,7 @@ def time_left(statuses: Sequence[JobStatus], pixels: Mapping[str, int | None], s
         return None
     total = longest = 0.0
     for one in statuses:
-        if one.state in ("done", "failed"):
+        if one.settled or one.state == "failed":
             continue
         work = pixels.get(one.job.name)
         if not work:

@@ -63,12 +63,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Summary:
-    """All jobs and their groups, the best first. `ranked_by` is "validation" or "test", by the score `select_by`."""
+    """All jobs and their groups, the best first. `ranked_by` is "validation" or "test", by the score `select_by`.
+
+    search: the outcome of a search (`Search.outcome`); None for another batch.
+    """
 
     statuses: tuple[JobStatus, ...]
     groups: tuple[Group, ...]
     ranked_by: str
     select_by: str = "accuracy"
+    search: dict[str, Any] | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -78,8 +82,8 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether every job is done."""
-        return all(one.state == "done" for one in self.statuses)
+        """Whether every job is done, or pruned by a search."""
+        return all(one.settled for one in self.statuses)
 
     @property
     def seeds(self) -> bool:
@@ -100,12 +104,13 @@ class Summary:
             "ranked_by": f"{self.ranked_by}_{'accuracy' if self.ranked_by == 'test' else score_name(self.select_by)}",
             "within_noise": FORMULA,
             "counts": self.counts,
+            **({} if self.search is None else {"search": self.search}),
             "groups": [_group_json(group) for group in self.groups],
             "jobs": [_job_json(one, group, folder, self.columns) for group in self.groups for one in group.statuses],
         }
 
 
-def summarise(statuses: Sequence[JobStatus]) -> Summary:
+def summarise(statuses: Sequence[JobStatus], search: dict[str, Any] | None = None) -> Summary:
     """Rank the jobs that are done: by validation accuracy if every finished job has one, else by test accuracy. Another
     score that all jobs `select_by` takes the place of validation accuracy.
 
@@ -124,7 +129,7 @@ def summarise(statuses: Sequence[JobStatus]) -> Summary:
         replace(group, rank=place, verdict=difference_words(group.results, ordered[0].results) if place > 1 else "best")
         for place, group in enumerate(ordered, 1)
     ]
-    return Summary(tuple(statuses), (*ranked, *(group for group in groups if not group.done)), by, by_score)
+    return Summary(tuple(statuses), (*ranked, *(group for group in groups if not group.done)), by, by_score, search)
 
 
 def write_summary(folder: BatchFolder, summary: Summary) -> None:

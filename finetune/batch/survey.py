@@ -55,7 +55,7 @@ def survey(jobs: Sequence[Job]) -> list[Survey]:
         try:
             found.append(_survey(job.config))
         except UserError as error:
-            error.args = (f"job {job.name}: {error}",)
+            error.args = (f"job {job.name}: {error}" if job.index else f"[search.space]: {error}",)
             raise
     return found
 
@@ -101,6 +101,8 @@ def plan(call: Call, workers: int) -> tuple[list[dict[str, Any]], dict[str, Any]
     Raises UserError for a job that could not begin.
     """
     surveys = survey(call.jobs)
+    if call.search is not None:
+        survey(call.search.samples())  # checks, such as that every backbone exists
     statuses = [job_status(call.folder, job) for job in call.jobs]
     rows = [
         {
@@ -114,7 +116,9 @@ def plan(call: Call, workers: int) -> tuple[list[dict[str, Any]], dict[str, Any]
         }
         for job, status, counted in zip(call.jobs, statuses, surveys, strict=True)
     ]
-    to_run = [one for one, status in zip(surveys, statuses, strict=True) if status.state not in ("done", "running")]
+    to_run = [
+        one for one, status in zip(surveys, statuses, strict=True) if not status.settled and status.state != "running"
+    ]
     remaining = time_left(statuses, {row["name"]: row["pixels"] for row in rows}, workers)
     estimate = {
         "to_run": len(to_run),
@@ -123,11 +127,18 @@ def plan(call: Call, workers: int) -> tuple[list[dict[str, Any]], dict[str, Any]
         "pixels": _total([one.pixels for one in to_run]),
         "seconds": remaining.seconds if remaining else None,
         "workers": workers,
+        "to_propose": call.count - len(call.jobs),
     }
     return rows, {**estimate, "words": _words(estimate, remaining)}
 
 
 def _words(estimate: dict[str, Any], remaining: TimeLeft | None) -> str:
+    if estimate["to_propose"]:
+        return f"{_amount(estimate, remaining)}; and {estimate['to_propose']} trials that the search has yet to propose"
+    return _amount(estimate, remaining)
+
+
+def _amount(estimate: dict[str, Any], remaining: TimeLeft | None) -> str:
     if not estimate["to_run"]:
         return "nothing"
     if estimate["steps"] is None:

@@ -79,7 +79,7 @@ def batch(
         _finish(call, call.summary_only())
     else:
         with display.running():
-            summary = call.run(lambda: _executor(how, len(call.every)), fail_fast=how["fail_fast"])
+            summary = call.run(lambda: _executor(how, call.count), fail_fast=how["fail_fast"])
         _finish(call, summary)
 
 
@@ -136,6 +136,5 @@ def _finish(call: "Call", summary: "Summary") -> None:
 
     if not printed_json(summary.to_json(call.folder)):
         show_summary(summary, call.folder)
-    mine = {job.index for job in call.jobs}
-    if any(one.state != "done" for one in summary.statuses if one.job.index in mine):
+    if not all(one.settled for one in call.own(summary)) or len(call.own(summary)) < call.count:
         sys.exit(1)

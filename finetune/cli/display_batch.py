@@ -11,11 +11,15 @@ from rich.text import Text
 
 from finetune.batch.folder import BatchFolder
 from finetune.batch.status import Display, JobStatus, Progress
+from finetune.batch.summary import Group as SummaryGroup
 from finetune.batch.summary import Summary, summarise
 from finetune.cli.console import output_console, percent, plain_table, progress_console, with_spread
+from finetune.cli.display_search import score_text, show_search
 from finetune.cli.terminal import Columns, tabulated
 from finetune.evaluation.significance import ranking_words
 from finetune.reporting import words
+from finetune.reporting.words import brief
+from finetune.text import all_printable
 
 _ROWS = 12
 """Running jobs shown at most."""
@@ -50,7 +54,7 @@ class BatchDisplay(Display):
             note = f"  [{status.note}]" if status.note else ""
             self.say(f"done         {name}  {validation}test {percent(status.test)}  {after}{note}")
         else:
-            self.say(f"{state:12} {name}  {status.error or ''}")
+            self.say(f"{state:12} {name}  {status.error or status.note}")
         if not self._console.is_terminal and self._progress is not None:
             self.say(f"             {_headline(self._progress)}")
 
@@ -69,6 +73,7 @@ def show_summary(summary: Summary, folder: BatchFolder) -> None:
     out = output_console()
     seeds, by = ["seeds"] if summary.seeds else [], summary.select_by
     shown = [] if by == "accuracy" else [f"val. {by}", f"test {by}"]
+    settings = [] if summary.search is None else summary.columns
     rows: list[tuple[object, ...]] = []
     for group in summary.groups:
         results = group.results
@@ -76,31 +81,40 @@ def show_summary(summary: Summary, folder: BatchFolder) -> None:
             (
                 group.rank or "",
                 group.name,
+                *(brief(getattr(group.statuses[0].job.config, name)) for name in settings),
                 *(f"{len(group.done)}/{len(group.statuses)}" for _ in seeds),
-                *(_score(by, score) for score in (group.scores() if shown else ())),
+                *(score_text(by, score) for score in (group.scores() if shown else ())),
                 with_spread(results.validation_mean, results.validation_spread),
                 with_spread(results.mean, results.spread),
-                group.verdict,
+                _pruned(group) or group.verdict,
             )
         )
         for status in group.statuses:
-            done = status.state == "done"
-            remark = status.note if done else f"{status.state} {status.error or ''}".strip()
-            if remark:
+            done = status.settled
+            remark = status.note if done else f"{status.state} {status.error or status.note}".strip()
+            if remark and status.state != "pruned":
                 name = "" if status.job.name == group.name else f"  {status.job.name}: "
                 rows.append(("", Text(f"  {name}{remark}", style="" if done else "red")))
-    header = ("rank", "job", *seeds, *shown, "validation", "test", "against the best")
+    named = [name.replace("_", "-") for name in settings]
+    header = ("rank", "job", *named, *seeds, *shown, "validation", "test", "against the best")
     out.print_block(plain_table(header, rows, left=("job", "against")))
     if any(group.rank for group in summary.groups):
         out.print(ranking_words(summary.ranked_by, one="job", score=by), markup=False)
         spread = "± is the standard deviation over seeds; " if summary.seeds else ""
         out.print(f"{spread}within noise: |difference in test| <= 2 standard errors, see summary.json", markup=False)
+    if summary.search is not None:
+        show_search(out, all_printable(summary.search), table=False)
     counts = ", ".join(f"{count} {state}" for state, count in summary.counts.items())
     out.print(f"{counts}; summary.csv, summary.json and the runs are in {folder}", markup=False)
 
 
-def _score(name: str, value: float | None) -> str:
-    return percent(value) if name != "loss" or value is None else f"{value:.4g}"
+def _pruned(group: SummaryGroup) -> str:
+    """What the table says of a trial that a search has stopped; empty for others."""
+    one = group.statuses[0]
+    if one.state != "pruned":
+        return ""
+    score = -one.score if group.select_by == "loss" and one.score is not None else one.score
+    return f"pruned after epoch {one.epoch} of {one.epochs}, at best {score_text(group.select_by, score)}"
 
 
 def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], folder: BatchFolder) -> None:
@@ -127,12 +141,13 @@ def show_plan(rows: Sequence[dict[str, Any]], estimate: dict[str, Any], folder: 
 def _headline(progress: Progress) -> str:
     summary = summarise(progress.statuses)
     parts = [f"{count} {state}" for state, count in summary.counts.items()]
+    parts += [f"{progress.to_come} to be proposed"] * bool(progress.to_come)
     best = next((group for group in summary.groups if group.rank == 1), None)
     if best is not None:
         by, value = summary.ranked_by, percent(best.results.mean)
         if by == "validation":
             by = "validation" if summary.select_by == "accuracy" else f"validation {summary.select_by}"
-            value = _score(summary.select_by, best.scores()[0])
+            value = score_text(summary.select_by, best.scores()[0])
         parts.append(f"best so far {best.name} ({by} {value})")
     remaining = progress.remaining
     if remaining is not None and remaining.seconds > 0:

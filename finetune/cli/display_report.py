@@ -7,6 +7,7 @@ from rich.measure import Measurement
 from rich.text import Text
 
 from finetune.cli.console import Console, output_console, percent, plain_table, with_spread
+from finetune.cli.display_search import show_search
 from finetune.cli.terminal import Columns, tabulated
 from finetune.reporting.words import label_scores, others_moved, scaling_words, seconds, setting
 from finetune.text import all_printable
@@ -32,6 +33,8 @@ def show_report(report: Mapping[str, Any]) -> None:
         _side_by_side(out, report)
     else:
         _one(out, report["runs"][0])
+    for search in report["searches"]:
+        show_search(out, search, table=True)
 
 
 def _one(out: Console, run: Mapping[str, Any]) -> None:

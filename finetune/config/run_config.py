@@ -213,11 +213,12 @@ class RunConfig:
     """Diagnose BatchNorm every K epochs, on validation and training images, into metrics.jsonl."""
     tracker: tuple[str, ...] = setting(
         (),
-        texts("tensorboard[=DIR] and mlflow[=DIR|URI]", "NAME[=PLACE]"),
+        texts("tensorboard[=DIR], mlflow[=DIR|URI] and wandb[=PROJECT]", "NAME[=PLACE]"),
         roles=("may_change_on_resume", "not_compared"),
     )
     """Also report to a tracker: tensorboard[=DIR] (in the run, or in DIR), mlflow[=DIR|URI] (mlflow.db next to the
-    runs, or there). Repeatable. metrics.csv and metrics.jsonl are always written."""
+    runs, or there), wandb[=PROJECT] (offline in the run, unless WANDB_MODE=online is set). Repeatable. metrics.csv and
+    metrics.jsonl are always written."""
 
     epochs: int | None = setting(None, whole(1), unset="by the number of images", section="Training")
     """Passes over the training images."""
@@ -315,10 +316,15 @@ class RunConfig:
     def as_option(self, name: str) -> str:
         """The setting `name` as it is typed: `--freeze '*' --freeze conv1`, `--from-scratch`."""
         option, value = f"--{name.replace('_', '-')}", getattr(self, name)
-        if value is True:
-            return option
+        if isinstance(value, bool):
+            return option if value else f"--no-{option[2:]}"
         values = value if isinstance(value, tuple) else (value,)
         return " ".join(f"{option} {shlex.quote(str(one))}" for one in values)
+
+    def as_command(self) -> str:
+        """The `finetune run` with these settings. The weights of `class_weights` are left out: no option takes them."""
+        named = [name for name in SETTINGS if self.is_set(name) and not isinstance(getattr(self, name), dict)]
+        return " ".join(["finetune run", *map(self.as_option, named)])
 
 
 SETTINGS = declared_settings(RunConfig)

@@ -1,6 +1,7 @@
 """`--tracker`: what may be named, checked without importing any tracker."""
 
 import os
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -8,7 +9,7 @@ from finetune._version import install_line
 from finetune.errors import FinetuneError, WrongUse
 from finetune.text import did_you_mean
 
-NEEDS = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
+NEEDS = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic"), "wandb": ("wandb",)}
 """What each kind imports; the extra of the same name installs it."""
 
 
@@ -28,7 +29,9 @@ def check_trackers(trackers: Sequence[str]) -> None:
 def absolute_trackers(trackers: Sequence[str]) -> tuple[str, ...]:
     """The same trackers with absolute paths: a run is resumed from anywhere."""
     return tuple(
-        text if place is None or "://" in place else f"{kind}={os.path.abspath(os.path.expanduser(place))}"
+        text
+        if place is None or kind == "wandb" or "://" in place
+        else f"{kind}={os.path.abspath(os.path.expanduser(place))}"
         for text in trackers
         for kind, place in [parse_tracker(text)]
     )
@@ -40,10 +43,16 @@ def parse_tracker(text: str) -> tuple[str, str | None]:
     if kind not in NEEDS:
         raise WrongUse(
             f"unknown tracker '{kind}' in --tracker: {did_you_mean(kind, NEEDS)}expected "
-            "tensorboard[=DIR] or mlflow[=DIR|URI]"
+            "tensorboard[=DIR], mlflow[=DIR|URI] or wandb[=[ENTITY/]PROJECT]"
         )
     if separator and not place.strip():
-        raise WrongUse(f"--tracker '{text}' has no place after '=': give {kind}=DIR, or {kind} alone")
+        place_kind = "PROJECT" if kind == "wandb" else "DIR"
+        raise WrongUse(f"--tracker '{text}' has no place after '=': give {kind}={place_kind}, or {kind} alone")
+    if kind == "wandb" and separator and not re.fullmatch(r"([\w.-]+/)?[^/\\#?%:]{1,128}", place):
+        raise WrongUse(
+            f"--tracker {text}: expected a project of Weights & Biases, or ENTITY/PROJECT; the files are in the run's "
+            "directory, and WANDB_BASE_URL names a server of your own"
+        )
     if kind == "tensorboard" and "://" in place:
         raise WrongUse(f"--tracker {text}: expected a directory; TensorBoard's event files go to disk")
     if "@" in place.partition("://")[2].partition("/")[0]:

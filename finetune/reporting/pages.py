@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from finetune.reporting import curves, svg
+from finetune.reporting import curves, svg, words
 from finetune.reporting.pictures import as_seen
 from finetune.reporting.rendering import render
 from finetune.reporting.snippets import SNIPPETS
@@ -48,6 +48,7 @@ def render_run_page(
         report=shown,
         runs=runs,
         several=len(runs) > 1,
+        few_trials=words.FEW_TRIALS,
         pooled=any(len(group["runs"]) > 1 for group in shown["groups"]),
         together=_together(runs) if len(runs) > 1 else [],
         drawn=curves.DRAWN,

@@ -155,6 +155,12 @@ _LAYER = {
 }  # fmt: skip
 _DIAGNOSIS = {"verdict": {"cause": str, "sentence": str}, "layers": [_LAYER]}
 
+_TRIAL = {"name": str, "state": str, "score": float | None, "epoch": int, "settings": dict}
+_SEARCH = {
+    "metric": str, "best": object, "best?": {**_TRIAL, "command": str}, "importance": object, "importance?": dict,
+    "importance_trials": int, "table": [_TRIAL],
+}  # fmt: skip
+
 
 def _checked(value: Any, shape: Any, where: Path, at: str = "") -> Any:
     """`value`, or FinetuneError where it lacks a key of `shape` or has another type there. [shape]: a list of such;
@@ -215,6 +221,22 @@ def select_runs(paths: Sequence[Path]) -> list[Path]:
         twin = seen.setdefault(one.resolve(), one)
         if twin is not one:
             raise WrongUse(f"{one} comes twice: leave one out")
+    return found
+
+
+def read_searches(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """The outcome of each search among `paths`, as summary.json has it. FinetuneError where one is damaged."""
+    found = []
+    for path in paths:
+        where = path / "summary.json"
+        if not (path / "config.json").is_file() and (search := read_json(where).get("search")) is not None:
+            checked = _checked(search, _SEARCH, where, "search")
+            names = checked["table"][0]["settings"] if checked["table"] else {}
+            shares = dict.fromkeys(checked.get("importance") or {}, float)
+            if not names or any(one["settings"].keys() != names.keys() for one in checked["table"]):
+                raise _damaged(where, "search.table", "has rows without settings")
+            _checked(checked.get("importance") or {}, shares, where, "search.importance")
+            found.append({"path": str(path.absolute()), **checked})
     return found
 
 

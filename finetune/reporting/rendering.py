@@ -23,7 +23,7 @@ LISTED = 50
 FEW = 30
 """With fewer test images of a class its scores mean little: at 90 % the standard error is 5 points."""
 _MARKS = re.compile(r"([\\`*_{}\[\]<>()#~|$&!^])")
-_FILTERS = ("percent", "number", "seconds", "setting", "others_moved", "scaling_words")
+_FILTERS = ("percent", "number", "seconds", "setting", "brief", "others_moved", "scaling_words")
 """Functions of `words` that templates use."""
 
 

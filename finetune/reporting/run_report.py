@@ -19,7 +19,14 @@ from finetune.evaluation.predictions import AnyPredictions, LabelPredictions, Pr
 from finetune.reporting.heat_maps import HeatMaps, data_uri_of, read_heat_maps, save_heat_maps
 from finetune.reporting.pictures import SIDE, data_uri
 from finetune.reporting.ranking import rank_runs
-from finetune.reporting.record import RunRecord, distinct_names, read_predictions, read_record, select_runs
+from finetune.reporting.record import (
+    RunRecord,
+    distinct_names,
+    read_predictions,
+    read_record,
+    read_searches,
+    select_runs,
+)
 from finetune.runs.run_data import as_seen, check_unchanged, white
 
 SCHEMA_VERSION = 1
@@ -86,7 +93,9 @@ def build_report(
                     elif maps:
                         heat[record.name] = maps
         rows.append(row)
-    return Report({"schema_version": SCHEMA_VERSION, **ranking, "runs": rows}, shown, heat)
+    searches = read_searches(paths)
+    value = {"schema_version": SCHEMA_VERSION, **ranking, "searches": searches, "runs": rows}
+    return Report(value, shown, heat)
 
 
 def _described(record: RunRecord) -> dict[str, Any]:

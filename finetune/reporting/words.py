@@ -25,6 +25,15 @@ def setting(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+FEW_TRIALS = 30
+"""Trials of a search below which the importance of settings is mostly chance."""
+
+
+def brief(value: Any) -> str:
+    """As `setting`, a number with four digits: for tables."""
+    return f"{value:.4g}" if isinstance(value, float) else setting(value)
+
+
 def seconds(value: float | None) -> str:
     """A duration in seconds, minutes or hours, rounded."""
     if value is None:

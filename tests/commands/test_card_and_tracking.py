@@ -76,10 +76,13 @@ def test_the_cards_code_classifies_a_test_image_as_the_run_did(finished, tmp_pat
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_in_the_same_logs(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "wandb" / name))
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_at(6, patch)
-        stopped = typed(f"run TINY --quiet --run-dir {run} --tracker tensorboard --tracker mlflow")
+        stopped = typed(f"run TINY --quiet --run-dir {run} --tracker tensorboard --tracker mlflow --tracker wandb")
     assert stopped.exit_code == 130, stopped.output
     resumed = typed(f"run --resume {run} --quiet")
     assert resumed.exit_code == 0, resumed.output
@@ -100,6 +103,12 @@ def test_an_interrupted_run_goes_on_in_the_same_logs(tmp_path, monkeypatch):
         told = store.execute("select step from metrics where key = 'loss/train' order by step").fetchall()
     assert status == "FINISHED"
     assert told == [(4,), (8,), (12,)]
+    begun = {path.name.rpartition("-")[2] for path in (run / "wandb").glob("offline-run-*")}
+    assert begun == {json.loads((run / "tracking.json").read_text())["wandb"]["id"]}
+    assert len(list((run / "wandb").glob("offline-run-*"))) == 2
+    [files] = {path.parent for path in (run / "wandb").glob("offline-run-*/files/MODEL_CARD.md")}
+    assert {"config.json", "result.json", "metrics.csv"} <= {path.name for path in files.iterdir()}
+
     kept = {path.name for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()}
     assert {"config.json", "result.json", "metrics.csv", "MODEL_CARD.md"} <= kept
 
@@ -109,6 +118,14 @@ def test_a_wrong_tracker_is_refused_before_anything_is_made(tmp_path, tracker, w
     result = typed(f"run TINY --quiet --run-dir {tmp_path / 'run'} --tracker {tracker}")
     assert result.exit_code == 2, result.output
     assert words in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wandb_that_cannot_be_opened_leaves_no_run_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "never")
+    result = typed(f"run TINY --quiet --run-dir {tmp_path / 'run'} --tracker wandb")
+    assert result.exit_code == 1, result.output
+    assert "WANDB_MODE is 'never': expected one of online, offline, disabled" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

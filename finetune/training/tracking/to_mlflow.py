@@ -12,7 +12,15 @@ from typing import Any
 from checkpoints.atomic import naming
 from finetune.batchnorm.subject import Snapshot
 from finetune.errors import FinetuneError
-from finetune.training.tracking.trackers import Tracker, of_epoch, of_result, of_settings, read_notes, write_notes
+from finetune.training.tracking.trackers import (
+    FILES,
+    Tracker,
+    of_epoch,
+    of_result,
+    of_settings,
+    read_notes,
+    write_notes,
+)
 
 # Read when MLflow is imported. A run reports only to the chosen store; a server that is gone must not hold
 # it up for minutes. What is already set wins.
@@ -25,7 +33,6 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 EXPERIMENT = "finetune"
-_FILES = ("config.json", "data.json", "environment.json", "result.json", "metrics.csv", "MODEL_CARD.md")
 _MOST = 100
 """Params MLflow takes at once; of metrics it takes more."""
 
@@ -52,7 +59,7 @@ class MLflow(Tracker):
     def close(self, status: str) -> None:
         """As `Tracker.close`; a finished run's small files are kept with it."""
         if status == "finished":
-            for name in _FILES:
+            for name in FILES:
                 if (self._directory / name).is_file():
                     self._client.log_artifact(self._id, str(self._directory / name))
         self._client.set_terminated(

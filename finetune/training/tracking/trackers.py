@@ -17,6 +17,8 @@ from finetune.text import first_line
 
 Status = Literal["finished", "interrupted", "failed"]
 
+FILES = ("config.json", "data.json", "environment.json", "result.json", "metrics.csv", "MODEL_CARD.md")
+"""The small files of a finished run, which trackers that hold files get."""
 _NOTES = "tracking.json"
 _NAMES = {
     "train_loss": "loss/train",

@@ -76,7 +76,7 @@ def report(*runs):
     return {
         "schema_version": 1, "ranked_by": "validation_accuracy", "ranking": "ranked by validation accuracy",
         "within_noise": "a <= b", "within_noise_paired": "c <= d", "differs": ["bn_decay"], "remarks": ["mind this"],
-        "groups": groups, "runs": list(runs),
+        "groups": groups, "searches": [], "runs": list(runs),
     }  # fmt: skip
 
 

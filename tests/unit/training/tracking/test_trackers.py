@@ -212,6 +212,95 @@ def test_several_runs_of_a_batch_open_one_new_store_at_once(tmp_path):
     assert sorted(one.info.run_name for one in mlflow_runs(tmp_path)[1]) == ["a", "b"]
 
 
+@pytest.fixture
+def wandb_offline(tmp_path, monkeypatch):
+    """No server, no file outside of `tmp_path`."""
+    for name in ("WANDB_MODE", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "wandb" / name))
+
+
+def wandb_records(run):
+    """Every record of the run's offline files, the oldest file first, read by wandb's own reader."""
+    import wandb
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
+    wandb.teardown()  # its process, which writes the files, has ended then
+    for path in sorted((run / "wandb").glob("offline-run-*/*.wandb")):
+        file = DataStore()
+        file.open_for_scan(str(path))
+        while (content := file.scan_data()) is not None:
+            record = Record()
+            record.ParseFromString(content)
+            yield record
+        file._fp.close()
+
+
+def wandb_values(items):
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def test_wandb_keeps_config_history_summary_and_files_and_goes_on_under_one_id(run, wandb_offline):
+    with pytest.raises(Interrupted), opened("wandb", run) as report:
+        train(report, 2, error=Interrupted("now"))
+    noted = json.loads((run / "tracking.json").read_text())["wandb"]
+    assert noted["step"] == 20
+    with opened("wandb", run) as report:
+        train(report, 3, start=2)
+        report(lambda one: one.end({**RESULT, "steps": 30}))
+        (run / "MODEL_CARD.md").write_text("# card")
+    records = list(wandb_records(run))
+    begun = [one.run for one in records if one.HasField("run")]
+    assert {(one.run_id, one.project, one.display_name) for one in begun} == {(noted["id"], "finetune", "a")}
+    config = wandb_values(begun[0].config.update)
+    assert (config["bn"], config["bn_decay"], config["seed"]) == ("a=freeze train", 0.9, 0)
+    assert "checkpoint" not in config
+    rows = [wandb_values(one.history.item) for one in records if one.HasField("history")]
+    assert [(row["_step"], row["loss/train"]) for row in rows] == [(10, 1.0), (20, 0.5), (30, pytest.approx(1 / 3))]
+    assert [row.get("bn/is_training_false") for row in rows] == [None, 0.5, None]
+    summary = [wandb_values(one.summary.update) for one in records if one.HasField("summary")]
+    assert [one["accuracy/test"] for one in summary if "accuracy/test" in one] == [0.8]
+    assert [one.exit.exit_code for one in records if one.HasField("exit")] == [130, 0]
+    kept = [file.path for one in records if one.HasField("files") for file in one.files.files]
+    assert "MODEL_CARD.md" in kept
+    [card] = (run / "wandb").glob("offline-run-*/files/MODEL_CARD.md")
+    assert card.read_text() == "# card"
+    assert not card.is_symlink()
+
+
+@pytest.mark.slow
+def test_wandb_takes_project_and_mode_from_the_user(run, wandb_offline, monkeypatch):
+    with opened("wandb=me/birds", run):
+        pass
+    [begun] = [one.run for one in wandb_records(run) if one.HasField("run")]
+    assert (begun.entity, begun.project) == ("me", "birds")
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with (
+        pytest.raises(FinetuneError, match="WANDB_MODE is 'onlin': expected one of online, offline, disabled"),
+        opened("wandb", run),
+    ):
+        pass
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with opened("wandb", run) as report:
+        train(report, 2)
+        report(lambda one: one.end(RESULT))
+        (run / "MODEL_CARD.md").write_text("# card")
+    assert len(list((run / "wandb").glob("*run-*"))) == 1
+
+
+@pytest.mark.slow
+def test_a_wandb_server_that_is_gone_is_one_error(run, wandb_offline, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr("finetune.training.tracking.to_wandb._TIMEOUTS", {"init_timeout": 2.0})
+    with pytest.raises(FinetuneError, match="--tracker wandb cannot be opened") as raised, opened("wandb", run):
+        pass
+    assert "\n" not in str(raised.value)
+
+
 def test_a_tracker_that_fails_costs_a_warning_once(run, monkeypatch):
     from finetune.training.tracking.to_tensorboard import TensorBoard
 
