@@ -26,6 +26,8 @@ CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
     ("from_scratch", "checkpoint", ""),
     ("examples", "few_shot", "both set the number of images"),
     ("ema", "patience", "--ema ends with the last step, --patience keeps the best epoch"),
+    ("swa_start", "patience", "--swa-start ends with the last step, --patience keeps the best epoch"),
+    ("ema", "swa_start", "each makes the run's model an average of its own"),
     ("class_weights", "sampler", "each balances the classes alone, and both together favour the rare ones"),
     *(("head", other, "the head is the file's") for other in ("from_scratch", "hidden", "dropout", "features")),
     *(("distribute", other, "it pairs the images of a whole batch") for other in ("mixup", "cutmix")),

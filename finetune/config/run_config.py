@@ -274,6 +274,9 @@ class RunConfig:
     ema: float | None = setting(None, share(), section="At the end")
     """Average the weights, keeping the share F at every step, such as 0.999. BN statistics are recalibrated for the
     average, which is what model.keras holds."""
+    swa_start: int | None = setting(None, whole(1, "E"))
+    """Stochastic weight averaging: the mean of the weights at the ends of epoch E and all later ones. BN statistics are
+    recalibrated for the average, which is what model.keras holds."""
     tta: Literal["flip"] | None = setting(None)
     """Also score the averaged probabilities of every test image and its mirror image."""
     cache_features: Literal["auto", "on", "off"] = setting("auto", roles=("may_change_on_resume",))

@@ -1,10 +1,11 @@
 """From the last step of training to the result: recalibration, averages, proof, evaluation, files, model card."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
+import keras
 import numpy as np
 
 from finetune import process
@@ -16,6 +17,7 @@ from finetune.config import CHANGES, RunConfig
 from finetune.data import batches
 from finetune.data.balance import class_weights
 from finetune.data.batches import training_subset
+from finetune.data.dataset import Dataset
 from finetune.data.preprocessing import Preprocessing, find_preprocessing
 from finetune.diagnosis import RECALIBRATION_IMAGES
 from finetune.evaluation import metrics
@@ -54,7 +56,7 @@ def finish(
     recalibrated = bool(config.recalibrate_at_end) and _recalibrate_updating(prepared, display)
     weights: dict[str, Any] = {"kind": "best-epoch" if config.patience else "last-step"}
     if recorder.averages is not None:
-        weights = _take_averages(recorder, feed, recorder.averages)
+        weights = _take_averages(recorder, feed, recorder.averages, epochs=len(history))
         recalibrated = weights["statistics"] == "recalibrated"
     proof = phases.proof(proofs)
     test, predictions = _score(feed, display)
@@ -138,11 +140,14 @@ def _bn_json(prepared: Prepared, *, updates: int, recalibrated: bool) -> dict[st
     }
 
 
-def _take_averages(recorder: Recorder, feed: Feed, averages: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _take_averages(
+    recorder: Recorder, feed: Feed, averages: Mapping[str, np.ndarray], *, epochs: int
+) -> dict[str, Any]:
     """Give the model the averaged weights, and keep the last step's model as LAST_STEP. Returns `weights` of it.
 
     The moving statistics belong to the last weights. Under averaged weights every layer has other inputs, and test
-    accuracy suffers (tensorflow/tensorflow#30274). So they are recalibrated, where any layer updates them.
+    accuracy suffers (tensorflow/tensorflow#30274). So they are recalibrated, where any layer updates them. The accuracy
+    that the average has without it is kept too.
     """
     prepared, model = recorder.prepared, recorder.prepared.model
     last = {"model": LAST_STEP, "test": _score(feed, recorder.display)[0]}
@@ -151,24 +156,43 @@ def _take_averages(recorder: Recorder, feed: Feed, averages: Mapping[str, np.nda
         for variable in part.weights:
             if variable.path in averages:
                 variable.assign(averages[variable.path])
-    statistics = "recalibrated" if _recalibrate_updating(prepared, recorder.display) else "unchanged"
-    return {"kind": "averaged", "ema": prepared.config.ema, "statistics": statistics, "last_step": last}
+    evaluator, images = feed.scoring("test", on_batch=recorder.display.batch)
+    before = {"is_training_false": evaluator.evaluate(images).to_json()} if updating_layers(model) else None
+    first = max(prepared.config.swa_start or 0, prepared.phases[-1].first_epoch + 1)
+    return {
+        "kind": "averaged",
+        "ema": prepared.config.ema,
+        "swa_start": prepared.config.swa_start,
+        "averaged_epochs": None if prepared.config.swa_start is None else epochs - first + 1,
+        "statistics": "recalibrated" if _recalibrate_updating(prepared, recorder.display) else "unchanged",
+        "before_recalibration": before,
+        "last_step": last,
+    }
+
+
+def updating_layers(model: keras.Model) -> set[str]:
+    """The names of the BatchNorm layers whose moving statistics training updates, as the switches are set."""
+    return {layer.name for layer in bn_layers(model) if layer.statistics == "batch" and layer.updates}
 
 
 def _recalibrate_updating(prepared: Prepared, display: Display) -> bool:
     """Recalibrate the statistics that the plan updates; frozen ones stay, to the bit. Returns whether there are any."""
-    model, config, train = prepared.model, prepared.config, prepared.dataset.train
-    fixed = {layer.name for layer in bn_layers(model) if not (layer.statistics == "batch" and layer.updates)}
-    if len(fixed) == len(bn_layers(model)):
-        return False
-    display.say("recalibrating the moving statistics on training images")
+    updating = updating_layers(prepared.model)
+    if updating:
+        display.say("recalibrating the moving statistics on training images")
+        recalibrate_layers(prepared.model, updating, prepared.dataset, prepared.config)
+    return bool(updating)
+
+
+def recalibrate_layers(model: keras.Model, names: Collection[str], dataset: Dataset, config: RunConfig) -> None:
+    """Recalibrate the statistics of the BatchNorm layers called `names`, on training images; the others stay, to the
+    bit."""
     subject = KerasSubject(model)
     before = subject.snapshot()
-    subset = training_subset(train, config, max(RECALIBRATION_IMAGES, len(prepared.dataset.class_names)))
+    subset = training_subset(dataset.train, config, max(RECALIBRATION_IMAGES, len(dataset.class_names)))
     recalibrate(subject, (images for images, _, _ in batches.evaluation(subset, config)))
     after = subject.snapshot()
-    subject.restore({name: before[name] if name in fixed else after[name] for name in after})
-    return True
+    subject.restore({name: after[name] if name in names else before[name] for name in after})
 
 
 def _arithmetic(pixels: Preprocessing, config: RunConfig) -> dict[str, Any]:
