@@ -142,8 +142,8 @@ def complete(
         )
     if config.swa_start is not None and config.swa_start > epochs:
         raise WrongUse(
-            f"--swa-start {config.swa_start} is after the last of {epochs} epoch{'s' if epochs > 1 else ''}: expected at "
-            f"most {epochs}; lower it, or raise --epochs"
+            f"--swa-start {config.swa_start} is after the last of {epochs} epoch{'s' if epochs > 1 else ''}: expected "
+            f"at most {epochs}; lower it, or raise --epochs"
         )
     per_epoch *= parts_per_step(examples, batch_size, config.microbatch)
     updates = per_epoch * (epochs - (unfreeze or 0))  # of the layers unfrozen last

@@ -59,8 +59,8 @@ def _averages(config: RunConfig, steps: int) -> str | None:
     """Of averaged weights that keep too much of the first ones, or hardly differ."""
     if config.swa_start is not None and config.schedule == "cosine":
         return (
-            f"--swa-start {config.swa_start} with a cosine schedule: the learning rate falls to 0, so the weights of the "
-            "last epochs hardly differ and there is little to average: give --schedule constant"
+            f"--swa-start {config.swa_start} with a cosine schedule: the learning rate falls to 0, so the weights of "
+            "the last epochs hardly differ and there is little to average: give --schedule constant"
         )
     begun = config.ema**steps if config.ema is not None else 0.0
     if begun <= FORGOTTEN:

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 
 from finetune import process
-from finetune.backbone import save_stock
+from finetune.backbone import BackboneSpec, save_stock
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
+from finetune.batchnorm.subject import Subject
 from finetune.batchnorm.surgery import bn_layers, parts
 from finetune.config import CHANGES, RunConfig
 from finetune.data import batches
@@ -59,8 +60,8 @@ def finish(
         weights = _take_averages(recorder, feed, recorder.averages, epochs=len(history))
         recalibrated = weights["statistics"] == "recalibrated"
     proof = phases.proof(proofs)
-    test, predictions = _score(feed, display)
-    validation, thresholds = _validate(feed, display) if dataset.validation else (None, None)
+    test, predictions = score_test(feed, display)
+    validation, thresholds = score_validation(feed, display) if dataset.validation else (None, None)
     flipped = _score_flipped(prepared, display) if config.tta == "flip" else None
     save_stock(prepared.model, run.model_path)
     predictions.save(run.predictions_path)
@@ -86,14 +87,14 @@ def finish(
         "seconds": round(time.monotonic() - recorder.started, 1),
         "peak_memory_mib": process.peak_memory_mib(),
     }
-    write_text(run.path / CARD, render_card(_card_facts(run, prepared, result, predictions)))
+    write_card(run, config, prepared.backbone.spec, dataset, prepared.model, result, predictions)
     recorder.report(lambda one: one.end(result))
     run.write("result.json", result)
     run.state_path.unlink(missing_ok=True)
     refuse_broken_plan(run)
 
 
-def _score(feed: Feed, display: Display) -> tuple[dict[str, Any], Predictions]:
+def score_test(feed: Feed, display: Display) -> tuple[dict[str, Any], Predictions]:
     """Both evaluations of the test images as JSON values, and the predictions with `is_training=False`."""
     display.say("evaluating on test images")
     evaluator, images = feed.scoring("test", "moving", on_batch=display.batch)
@@ -103,7 +104,7 @@ def _score(feed: Feed, display: Display) -> tuple[dict[str, Any], Predictions]:
     return {name: value.to_json() for name, value in both.items()}, passed.images
 
 
-def _validate(feed: Feed, display: Display) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def score_validation(feed: Feed, display: Display) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(scores of the validation images with `is_training=False`, the threshold of each class chosen on them)."""
     display.say("evaluating on validation images")
     evaluator, images = feed.scoring("validation", on_batch=display.batch)
@@ -150,7 +151,7 @@ def _take_averages(
     that the average has without it is kept too.
     """
     prepared, model = recorder.prepared, recorder.prepared.model
-    last = {"model": LAST_STEP, "test": _score(feed, recorder.display)[0]}
+    last = {"model": LAST_STEP, "test": score_test(feed, recorder.display)[0]}
     save_stock(model, recorder.run.path / LAST_STEP)
     for part in parts(model):
         for variable in part.weights:
@@ -180,14 +181,13 @@ def _recalibrate_updating(prepared: Prepared, display: Display) -> bool:
     updating = updating_layers(prepared.model)
     if updating:
         display.say("recalibrating the moving statistics on training images")
-        recalibrate_layers(prepared.model, updating, prepared.dataset, prepared.config)
+        recalibrate_layers(KerasSubject(prepared.model), updating, prepared.dataset, prepared.config)
     return bool(updating)
 
 
-def recalibrate_layers(model: keras.Model, names: Collection[str], dataset: Dataset, config: RunConfig) -> None:
+def recalibrate_layers(subject: Subject, names: Collection[str], dataset: Dataset, config: RunConfig) -> None:
     """Recalibrate the statistics of the BatchNorm layers called `names`, on training images; the others stay, to the
     bit."""
-    subject = KerasSubject(model)
     before = subject.snapshot()
     subset = training_subset(dataset.train, config, max(RECALIBRATION_IMAGES, len(dataset.class_names)))
     recalibrate(subject, (images for images, _, _ in batches.evaluation(subset, config)))
@@ -208,25 +208,33 @@ def _arithmetic(pixels: Preprocessing, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predictions: Predictions) -> dict[str, Any]:
-    """For the card of a run whose result is known. `predictions`: of its test images, with `is_training=False`."""
-    config, dataset, spec = prepared.config, prepared.dataset, prepared.backbone.spec
+def write_card(
+    run: RunDir,
+    config: RunConfig,
+    spec: BackboneSpec,
+    dataset: Dataset,
+    model: keras.Model,
+    result: dict[str, Any],
+    predictions: Predictions,
+) -> None:
+    """Write the card of a run whose `result` is known, and its other JSON files written. `predictions`: of its test
+    images, with `is_training=False`."""
     names = dataset.class_names
     scores = metrics.per_class(predictions.labels, predictions.classes, len(names))
-    report, pixels = prepared.backbone.report, find_preprocessing(str(config.preprocess))
+    pixels = find_preprocessing(str(config.preprocess))
     trained = np.bincount(dataset.train.labels, minlength=len(names))
     thresholds = [one["threshold"] for one in result["thresholds"] or []] or [None] * len(names)
-    return {
+    facts = {
         "name": run.path.absolute().name,
         "backbone": {
             "id": spec.id,
             "label": spec.label,
             "reference": spec.reference,
-            "parameters": int(sum(np.prod(variable.shape) for variable in prepared.model.variables)),
+            "parameters": int(sum(np.prod(variable.shape) for variable in model.variables)),
             "url": spec.url if config.checkpoint is None else None,
             "module": spec.source == "hub",
         },
-        "weights": None if report is None else report.to_json(),
+        "weights": run.read("load.json") if (run.path / "load.json").is_file() else None,
         "config": config.to_json(),
         "changes": [config.as_option(name) for name in CHANGES if config.is_set(name)],
         "data": describe_data(dataset, config),
@@ -236,7 +244,7 @@ def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predict
             "name": config.preprocess,
             **(_arithmetic(pixels, config) if isinstance(pixels, Preprocessing) else {"scale": None}),
         },
-        "plan": prepared.plan.stages(),
+        "plan": run.read("freeze.json", "stages")["stages"],
         "result": result,
         "classes": [
             {"name": name, "training": int(images), "threshold": threshold, **asdict(score)}
@@ -247,3 +255,4 @@ def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predict
         "calibration_error": metrics.calibration(predictions.confidences, predictions.correct).expected_error,
         "environment": run.read("environment.json") if (run.path / "environment.json").is_file() else {},
     }
+    write_text(run.path / CARD, render_card(facts))

@@ -102,7 +102,7 @@ class Observer:
         """After every epoch, with the rows of all epochs so far."""
 
     def on_averages(self, weights: dict[str, np.ndarray]) -> None:
-        """Once at the end of a run with `ema` or `swa_start`: the averaged value of each trainable variable, by its path."""
+        """Once at the end of a run with `ema` or `swa_start`: the average of each trainable variable, by its path."""
 
     def save(self, state: State) -> None:
         """Keep `state`: the run may be resumed from it."""
