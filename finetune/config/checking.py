@@ -20,7 +20,12 @@ DEFAULTS = {name: setting.default for name, setting in SETTINGS.items() if setti
 """The default of every setting that has one."""
 _SHORT = {setting.short: name for name, setting in SETTINGS.items() if setting.short}
 
-_ONE_VALUE = {"learning_rate": "auto", "preset": "gradual", "class_weights": "balanced"}
+_ONE_VALUE = {
+    "learning_rate": "auto",
+    "preset": "gradual",
+    "class_weights": "balanced",
+    "precision": "float16",
+}
 """Settings of which one value alone contradicts another setting; of others, every value but the default does."""
 CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
     ("from_scratch", "checkpoint", ""),
@@ -36,6 +41,7 @@ CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
     ("distribute", "ema", "the average is kept on one device"),
     ("distribute", "learning_rate", "the range test runs on one device"),
     *(("distribute", other, "layers are unfrozen on one device") for other in ("preset", "unfreeze_epochs")),
+    ("distribute", "precision", "a step that overflows is skipped on one device"),
     ("distribute", "microbatch", "each replica has a part of the batch already"),
 )
 """Two settings that cannot both be given, and why."""

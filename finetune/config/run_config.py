@@ -220,9 +220,9 @@ class RunConfig:
     microbatch: int | None = setting(None, whole(1), unset="the whole batch")
     """At most N images of a batch at a time, their gradients added up: less memory. BatchNorm normalises by each N, and
     is updated by each."""
-    precision: Literal["float32", "bfloat16"] = setting("float32")
-    """What training steps compute in. bfloat16 is faster where the processor has it; weights, statistics and every
-    evaluation stay float32."""
+    precision: Literal["float32", "bfloat16", "float16"] = setting("float32")
+    """What training steps compute in. bfloat16 is faster where the processor has it; float16, with loss scaling, is for
+    GPUs without it. Weights, statistics and every evaluation stay float32."""
     optimizer: Literal["sgd", "adamw", "rmsprop", "momentum"] = setting("adamw")
     """adamw; sgd with Nesterov momentum 0.9; or slim's own, rmsprop (decay and momentum 0.9, epsilon 1) and momentum
     (0.9)."""

@@ -249,6 +249,7 @@ class _Training:
             )
         self._close_epoch(validation)
         self._average()
+        self._check_scale()
         if self._config.patience and progress.best_epoch == progress.epoch - 1:
             self._best = taken_out(self._model.variables, "best")
         self._observer.on_epoch(progress.history)
@@ -313,6 +314,13 @@ class _Training:
             self._mean.add({variable.path: np.array(variable) for variable in self._variables})
             self._progress.averaged = self._mean.count
 
+    def _check_scale(self) -> None:
+        """FinetuneError where loss scaling has no more scale to lower: all steps would be skipped."""
+        scale = self._optimizer.loss_scale
+        if scale is not None and float(scale.value) < 1.0:
+            skipped = int(scale.skipped_steps)
+            raise _diverged(f"gradients are not finite at a loss scale of 1 ({skipped} steps skipped)", self._config)
+
     def _save(self) -> None:
         if not self._on.is_chief:
             return
@@ -342,6 +350,8 @@ class _Training:
             score = selection_score(row, self._config.select_by)
             if score is not None and (progress.best_epoch < 0 or score > progress.best):
                 progress.best, progress.best_epoch = score, progress.epoch
+        if (scale := self._optimizer.loss_scale) is not None:
+            row |= {"loss_scale": float(scale.value), "skipped_steps": int(scale.skipped_steps)}
         row["seconds"] = round(progress.seconds, 3)
         row["images_per_second"] = round(progress.seen / max(progress.seconds, 1e-9), 1)
         progress.history.append(row)
@@ -376,6 +386,6 @@ def _check_finite(model: keras.Model, config: RunConfig) -> None:
 
 
 def _diverged(what: str, config: RunConfig) -> FinetuneError:
-    return FinetuneError(
-        f"{what}: the run has stopped. Lower --learning-rate (it is {config.learning_rate:g}) or give --clip-norm 1"
-    )
+    wide = "; or leave --precision float16 out, which ends at 65504" if config.precision == "float16" else ""
+    advice = f"Lower --learning-rate (it is {config.learning_rate:g}) or give --clip-norm 1{wide}"
+    return FinetuneError(f"{what}: the run has stopped. {advice}")
