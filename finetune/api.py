@@ -3,7 +3,7 @@
 Each loads what it needs when called, and prints nothing: the command line's remarks are the `notes` of the result.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -302,6 +302,16 @@ def open_run(path: str | Path) -> Run:
         return Run(RunDir.open(Path(path)).path)
 
 
+def average(runs: Iterable[Any], *, out: str | Path, method: str = "uniform") -> Run:
+    """The average of finished runs (paths or `Run`), as `finetune average`, in the new run directory `out`."""
+    require_tensorflow()
+    with _worded():
+        from finetune.training.average import average as averaged
+
+        paths = [Path(one.path if isinstance(one, Run) else one) for one in runs]
+        return Run(averaged(paths, Path(out), method=method).path)
+
+
 def evaluate(
     path: str | Path, *, split: str = "test", statistics: str = "moving", data_dir: Any = None
 ) -> "Evaluation":
@@ -318,14 +328,7 @@ def evaluate(
 
 @contextmanager
 def _opened(
-    model: Any,
-    session: Any,
-    test: Any,
-    train: Any,
-    images: Any,
-    preprocess: Any,
-    batch_size: int | None,
-    options: dict[str, Any],
+    model: Any, session: Any, test: Any, train: Any, images: Any, preprocess: Any, batch_size: Any, options: Any
 ) -> Iterator["Target"]:
     """What a caller named, as a target. WrongUse for arguments that do not go together."""
     require_tensorflow()

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+import finetune
 from finetune.backbone import save_stock
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
 from finetune.config import RunConfig
@@ -146,8 +147,7 @@ def test_greedy_needs_the_same_validation_images(runs, tmp_path):
 
 @pytest.mark.slow
 def test_an_average_is_not_scored_on_images_that_a_run_trained_on(runs, tmp_path):
-    chosen = [runs[0], runs[3]]
-    result = average(chosen, tmp_path / "out").read("result.json")
+    result = finetune.average([finetune.open_run(runs[0]), runs[3]], out=tmp_path / "out").result
     assert result["validation"] is None
     assert result["thresholds"] is None
     assert result["weights"]["best_run"]["by"] == "test accuracy"
