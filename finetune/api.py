@@ -3,7 +3,7 @@
 Each loads what it needs when called, and prints nothing: the command line's remarks are the `notes` of the result.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -326,6 +326,16 @@ def open_run(path: str | Path) -> Run:
         from finetune.runs.directory import RunDir
 
         return Run(RunDir.open(Path(path)).path)
+
+
+def average(runs: Iterable[Any], *, out: str | Path, method: str = "uniform") -> Run:
+    """The average of finished runs (paths or `Run`), as `finetune average`, in the new run directory `out`."""
+    require_tensorflow()
+    with _worded():
+        from finetune.training.average import average as averaged
+
+        paths = [Path(one.path if isinstance(one, Run) else one) for one in runs]
+        return Run(averaged(paths, Path(out), method=method).path)
 
 
 def evaluate(

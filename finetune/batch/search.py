@@ -167,7 +167,7 @@ def read_search(file: JobsFile, *, seeds: int | None = None) -> Search | None:
             raise WrongUse(f"{name} in [search.space] of {file.path} makes no trial better: put it into [defaults]")
     _put_metric(file, choices["metric"])
     config = _check_pairs(file, space)
-    return Search(file, space, trials, choices["sampler"], config.select_by, prune, seed)
+    return Search(file, space, trials, choices["sampler"], config.select_by or "accuracy", prune, seed)
 
 
 _BOUNDS = {"trials": (20, 1, 10_000), "seed": (0, 0, 2**31 - 1)}

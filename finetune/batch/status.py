@@ -61,7 +61,7 @@ class JobStatus:
         """The validation score `select_by`, larger is better: of a finished job that of the weights that were kept, of
         another that of its best epoch so far."""
         if self.state == "done":
-            return self.selected(self.job.config.select_by)
+            return self.selected(self.select_by or self.job.config.select_by or "accuracy")
         return max(self.scores.values(), default=None)
 
     def selected(self, by: str) -> float | None:

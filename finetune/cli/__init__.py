@@ -10,6 +10,7 @@ import click
 
 from checkpoints.atomic import refusal
 from finetune._version import __version__
+from finetune.cli.average_command import average
 from finetune.cli.backbones_command import backbones
 from finetune.cli.batch_command import batch
 from finetune.cli.cache_command import cache
@@ -75,7 +76,7 @@ def main() -> None:
 
 
 for _command in (
-    *(run, batch, data, evaluate, report, diagnose_bn, recalibrate_bn, predict, features, export),
+    *(run, batch, average, data, evaluate, report, diagnose_bn, recalibrate_bn, predict, features, export),
     *(backbones, checkpoint, migrate, completion, cache, demo, env),
 ):
     main.add_command(_command)

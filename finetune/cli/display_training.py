@@ -162,10 +162,12 @@ def show_result(run: "RunDir", result: dict[str, Any]) -> None:
         scores = f"macro F1 {inference['macro_f1']:.1%}   balanced accuracy {inference['balanced_accuracy']:.1%}"
         out.print_fact("by class", scores)
     if (weights := result.get("weights", {})).get("kind") == "averaged":
-        last = weights["last_step"]
+        last, before = weights["last_step"], weights.get("before_recalibration")
+        how = f"--ema {weights['ema']:g}" if weights["ema"] else f"{weights['averaged_epochs']} epochs"
+        was = f" (before: is_training=False {before['is_training_false']['accuracy']:.1%})" if before else ""
         out.print_fact(
             "weights",
-            f"averaged (--ema {weights['ema']:g}), statistics {weights['statistics']}; the last step's, "
+            f"averaged ({how}), statistics {weights['statistics']}{was}; the last step's, "
             f"is_training=False {last['test']['is_training_false']['accuracy']:.1%}, are in {last['model']}",
         )
     if averaged := result.get("tta"):

@@ -71,7 +71,7 @@ def run(
     finetune run --backbone resnet_v1_101 --bn-decay 0.95
     finetune run --backbone keras/densenet121 --freeze-until conv4 --bn 'conv5=train' --bn freeze
     """
-    from finetune.runs.directory import RunDir, read_config_file
+    from finetune.runs.directory import RunDir, read_config_file, refuse_average
 
     chosen = {key: _plain(value) for key, value in given.items() if value is not None and value != ()}
     if resume is not None:
@@ -83,6 +83,8 @@ def run(
                 f"(found --{others[0].replace('_', '-')})"
             )
     else:
+        if config:
+            refuse_average(config)
         base = read_config_file(config) if config else {}
         if not base and "backbone" not in chosen:
             raise WrongUse("missing --backbone NAME: 'finetune backbones list' lists them, resnet_v1_50 is one")

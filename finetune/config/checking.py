@@ -20,12 +20,19 @@ DEFAULTS = {name: setting.default for name, setting in SETTINGS.items() if setti
 """The default of every setting that has one."""
 _SHORT = {setting.short: name for name, setting in SETTINGS.items() if setting.short}
 
-_ONE_VALUE = {"learning_rate": "auto", "preset": "gradual", "class_weights": "balanced"}
+_ONE_VALUE = {
+    "learning_rate": "auto",
+    "preset": "gradual",
+    "class_weights": "balanced",
+    "precision": "float16",
+}
 """Settings of which one value alone contradicts another setting; of others, every value but the default does."""
 CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
     ("from_scratch", "checkpoint", ""),
     ("examples", "few_shot", "both set the number of images"),
     ("ema", "patience", "--ema ends with the last step, --patience keeps the best epoch"),
+    ("swa_start", "patience", "--swa-start ends with the last step, --patience keeps the best epoch"),
+    ("ema", "swa_start", "each makes the run's model an average of its own"),
     ("class_weights", "sampler", "each balances the classes alone, and both together favour the rare ones"),
     *(("head", other, "the head is the file's") for other in ("from_scratch", "hidden", "dropout", "features")),
     *(("distribute", other, "it pairs the images of a whole batch") for other in ("mixup", "cutmix")),
@@ -34,6 +41,7 @@ CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
     ("distribute", "ema", "the average is kept on one device"),
     ("distribute", "learning_rate", "the range test runs on one device"),
     *(("distribute", other, "layers are unfrozen on one device") for other in ("preset", "unfreeze_epochs")),
+    ("distribute", "precision", "a step that overflows is skipped on one device"),
     ("distribute", "microbatch", "each replica has a part of the batch already"),
 )
 """Two settings that cannot both be given, and why."""

@@ -227,9 +227,9 @@ class RunConfig:
     microbatch: int | None = setting(None, whole(1), unset="the whole batch")
     """At most N images of a batch at a time, their gradients added up: less memory. BatchNorm normalises by each N, and
     is updated by each."""
-    precision: Literal["float32", "bfloat16"] = setting("float32")
-    """What training steps compute in. bfloat16 is faster where the processor has it; weights, statistics and every
-    evaluation stay float32."""
+    precision: Literal["float32", "bfloat16", "float16"] = setting("float32")
+    """What training steps compute in. bfloat16 is faster where the processor has it; float16, with loss scaling, is for
+    GPUs without it. Weights, statistics and every evaluation stay float32."""
     optimizer: Literal["sgd", "adamw", "rmsprop", "momentum"] = setting("adamw")
     """adamw; sgd with Nesterov momentum 0.9; or slim's own, rmsprop (decay and momentum 0.9, epsilon 1) and momentum
     (0.9)."""
@@ -284,6 +284,9 @@ class RunConfig:
     ema: float | None = setting(None, share(), section="At the end")
     """Average the weights, keeping the share F at every step, such as 0.999. BN statistics are recalibrated for the
     average, which is what model.keras holds."""
+    swa_start: int | None = setting(None, whole(1, "E"))
+    """Stochastic weight averaging: the mean of the weights at the ends of epoch E and all later ones. BN statistics are
+    recalibrated for the average, which is what model.keras holds."""
     calibrate: bool = setting(False)
     """Fit a temperature on the validation images, by which the logits are divided before probabilities are made of them
     (Guo et al. 2017)."""

@@ -27,6 +27,7 @@ from finetune.reporting.record import (
     read_searches,
     select_runs,
 )
+from finetune.runs.directory import made_from
 from finetune.runs.run_data import as_seen, check_unchanged, white
 
 SCHEMA_VERSION = 1
@@ -104,6 +105,8 @@ def _described(record: RunRecord) -> dict[str, Any]:
         remarks.append(f"the run is not finished ({record.run.status}); continue it with: {record.run.resume_command}")
     elif not result["proof"].get("holds", True):
         remarks.append("the freeze plan was not kept: see result.json")
+    if result is not None and (runs := made_from(record.run.path / "config.json")):
+        remarks.append(f"the average of {len(runs)} runs, with the settings of the first: {', '.join(runs)}")
     known = result or {}
     return {
         "name": record.name,

@@ -20,6 +20,8 @@ from finetune.files import Held, finite, locked, read_json, to_json, write_text
 
 FORMAT_VERSION = 1
 """Written into `config.json`. A reader refuses a newer format than its own."""
+AVERAGE = "average"
+"""The key of `config.json` that says which runs a model is the average of."""
 EXCLUDED = "exclude.txt"
 """A run's copy of the list of images that it left out."""
 _BEFORE_CONFIG = (
@@ -267,11 +269,11 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def check_place(run_dir: Path | None, runs_dir: Path) -> None:
-    """Before any work: WrongUse or FinetuneError where no run directory could be made there."""
+def check_place(run_dir: Path | None, runs_dir: Path, *, option: str = "--run-dir") -> None:
+    """Before any work: WrongUse or FinetuneError where no run directory could be made there. `option` gives it."""
     if run_dir is not None and (run_dir.exists() or run_dir.is_symlink()) and not _killed_at_its_start(run_dir):
-        raise _already_there(run_dir)
-    option, path = ("--runs-dir", runs_dir) if run_dir is None else ("--run-dir", run_dir)
+        raise _already_there(run_dir, option)
+    option, path = ("--runs-dir", runs_dir) if run_dir is None else (option, run_dir)
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not there.is_dir():
         raise WrongUse(f"cannot make {option} {path}: {there} is a file, not a directory; give another {option}")
@@ -298,13 +300,13 @@ def _killed_at_its_start(path: Path) -> bool:
         return False
 
 
-def _already_there(path: Path) -> WrongUse:
+def _already_there(path: Path, option: str = "--run-dir") -> WrongUse:
     if not (path / "config.json").exists():
-        return WrongUse(f"{path} is already there and is not overwritten: give another --run-dir")
+        return WrongUse(f"{path} is already there and is not overwritten: give another {option}")
     run = RunDir(path)
     if run.status == "done":
-        return WrongUse(f"{path} is already there, it holds a finished run: give another --run-dir")
-    return WrongUse(f"{path} is already there: give another --run-dir, or continue it with: {run.resume_command}")
+        return WrongUse(f"{path} is already there, it holds a finished run: give another {option}")
+    return WrongUse(f"{path} is already there: give another {option}, or continue it with: {run.resume_command}")
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -315,6 +317,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Raises FinetuneError where it is missing, no JSON object, or of a newer format than this version reads.
     """
     values = read_json(path)
+    values.pop(AVERAGE, None)
     version = values.pop("format_version", FORMAT_VERSION)
     if type(version) is not int or version < 1:
         raise FinetuneError(
@@ -329,6 +332,22 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if values.get("exclude") is not None and (copy := path.absolute().with_name(EXCLUDED)).is_file():
         values["exclude"] = str(copy)
     return values
+
+
+def refuse_average(path: Path) -> None:
+    """WrongUse where a `config.json` is that of an average: its settings are those of the first run in it."""
+    runs = made_from(path)
+    if runs:
+        raise WrongUse(
+            f"{path} is of an average of {len(runs)} runs, which 'finetune run' cannot repeat: give the config.json of "
+            f"a run, such as {Path(runs[0]) / 'config.json'}, or repeat 'finetune average'"
+        )
+
+
+def made_from(path: Path) -> list[str]:
+    """The runs whose average the run of this `config.json` is; empty where it was trained."""
+    made = read_json(path).get(AVERAGE)
+    return [str(one) for one in made.get("runs", [])] if isinstance(made, dict) else []
 
 
 def _writer(path: Path) -> str:

@@ -140,6 +140,11 @@ def complete(
             f"unfreezing takes {unfreeze} of {epochs} epoch{'s' if epochs > 1 else ''} and leaves none for all layers "
             "together: expected fewer than --epochs; lower --unfreeze-epochs, or raise --epochs"
         )
+    if config.swa_start is not None and config.swa_start > epochs:
+        raise WrongUse(
+            f"--swa-start {config.swa_start} is after the last of {epochs} epoch{'s' if epochs > 1 else ''}: expected "
+            f"at most {epochs}; lower it, or raise --epochs"
+        )
     per_epoch *= parts_per_step(examples, batch_size, config.microbatch)
     updates = per_epoch * (epochs - (unfreeze or 0))  # of the layers unfrozen last
     size = config.image_size or default_image_size(spec, source_size)

@@ -4,7 +4,7 @@ import math
 
 from finetune.batchnorm.decay import auto_decay, residual
 from finetune.config import RunConfig
-from finetune.training.loop.kernels import bfloat16_pays
+from finetune.training.loop.kernels import precision_pays
 from finetune.training.phases import Prepared
 
 FORGOTTEN = 0.01
@@ -25,9 +25,10 @@ def warnings(prepared: Prepared, *, replicas: int = 1) -> list[str]:
     found.append(_averages(config, steps))
     if prepared.plan.uses_batch_statistics and not config.bn_renorm:
         found.append(_batch_size(config, parts=parts, replicas=replicas))
-    if config.precision == "bfloat16" and not bfloat16_pays():
+    if not precision_pays(config.precision):
         found.append(
-            "--precision bfloat16: this processor has no instructions for it, and will be slower: leave it out"
+            f"--precision {config.precision}: this processor has no instructions for it, and will be slower: leave it "
+            "out"
         )
     published = spec.preprocessing if not config.from_scratch and not spec.unpublished else None
     if published and config.preprocess != published:
@@ -56,7 +57,12 @@ def _statistics(config: RunConfig, *, updates: int, per_epoch: int) -> str | Non
 
 
 def _averages(config: RunConfig, steps: int) -> str | None:
-    """Of averaged weights that keep too much of the first ones."""
+    """Of averaged weights that keep too much of the first ones, or hardly differ."""
+    if config.swa_start is not None and config.schedule == "cosine":
+        return (
+            f"--swa-start {config.swa_start} with a cosine schedule: the learning rate falls to 0, so the weights of "
+            "the last epochs hardly differ and there is little to average: give --schedule constant"
+        )
     begun = config.ema**steps if config.ema is not None else 0.0
     if begun <= FORGOTTEN:
         return None

@@ -1,22 +1,25 @@
 """From the last step of training to the result: recalibration, averages, proof, evaluation, files, model card."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import keras
 import numpy as np
 
 from finetune import process
-from finetune.backbone import save_stock
+from finetune.backbone import BackboneSpec, save_stock
 from finetune.batchnorm import decay
 from finetune.batchnorm.statistics import KerasSubject, recalibrate
+from finetune.batchnorm.subject import Subject
 from finetune.batchnorm.surgery import bn_layers, parts
 from finetune.config import CHANGES, RunConfig
 from finetune.data import batches
 from finetune.data.balance import class_weights
 from finetune.data.batches import EvalSet, training_subset
+from finetune.data.dataset import Dataset
 from finetune.data.label_sets import label_counts
 from finetune.data.preprocessing import Preprocessing, find_preprocessing
 from finetune.diagnosis import RECALIBRATION_IMAGES
@@ -58,13 +61,14 @@ def finish(
     recalibrated = bool(config.recalibrate_at_end) and _recalibrate_updating(prepared, display)
     weights: dict[str, Any] = {"kind": "best-epoch" if config.patience else "last-step"}
     if recorder.averages is not None:
-        weights = _take_averages(recorder, feed, recorder.averages)
+        weights = _take_averages(recorder, feed, recorder.averages, epochs=len(history))
         recalibrated = weights["statistics"] == "recalibrated"
     proof = phases.proof(proofs)
-    tested = _score(feed, display, keep_logits=config.calibrate)
+    tested = score_test(feed, display, keep_logits=config.calibrate)
     test, predictions = tested.scores, tested.passed.images
-    validation, thresholds, fitted = _validate(feed, display, config) if dataset.validation else (None, None, None)
-    limits = [one["threshold"] for one in thresholds or [{"threshold": None}] * len(dataset.class_names)]
+    validation, thresholds, fitted = None, None, None
+    if dataset.validation:
+        validation, thresholds, fitted = score_validation(feed, display, calibrate=config.calibrate)
     averaged = _score_views(prepared, display) if config.tta else None
     save_stock(prepared.model, run.model_path)
     predictions.save(run.predictions_path)
@@ -76,7 +80,7 @@ def finish(
         "validation_accuracy": history[-1].get("validation_accuracy"),
         "validation": validation,
         "thresholds": thresholds,
-        "multi_label": _labels_json(predictions, limits) if isinstance(predictions, LabelPredictions) else None,
+        "multi_label": labels_json(predictions, thresholds),
         "temperature_scaling": _scaling_json(fitted, tested.passed) if fitted else None,
         "class_weights": _weights_json(prepared),
         "bn": _bn_json(prepared, updates=updates, recalibrated=recalibrated),
@@ -92,7 +96,7 @@ def finish(
         "seconds": round(time.monotonic() - recorder.started, 1),
         "peak_memory_mib": process.peak_memory_mib(),
     }
-    write_text(run.path / CARD, render_card(_card_facts(run, prepared, result, predictions)))
+    write_card(run, config, prepared.backbone.spec, dataset, prepared.model, result, predictions)
     recorder.report(lambda one: one.end(result))
     run.write("result.json", result)
     run.state_path.unlink(missing_ok=True)
@@ -100,34 +104,34 @@ def finish(
 
 
 @dataclass(frozen=True, eq=False)
-class _Tested:
+class Tested:
     """Both evaluations of the test images as JSON values, and the pass with `is_training=False`."""
 
     scores: dict[str, Any]
     passed: Pass
 
 
-def _score(feed: Feed, display: Display, *, keep_logits: bool = False) -> _Tested:
+def score_test(feed: Feed, display: Display, *, keep_logits: bool = False) -> Tested:
     """Score the test images under both kinds of statistics."""
     display.say("evaluating on test images")
     evaluator, images = feed.scoring("test", "moving", on_batch=display.batch)
     passed = evaluator.examine(images, "moving", keep_logits=keep_logits)
     evaluator, images = feed.scoring("test", "batch", on_batch=display.batch)
     both = {"is_training_false": passed.evaluation, "is_training_true": evaluator.evaluate(images, "batch")}
-    return _Tested({name: value.to_json() for name, value in both.items()}, passed)
+    return Tested({name: value.to_json() for name, value in both.items()}, passed)
 
 
-def _validate(
-    feed: Feed, display: Display, config: RunConfig
+def score_validation(
+    feed: Feed, display: Display, *, calibrate: bool = False
 ) -> tuple[dict[str, Any], list[dict[str, Any]], Temperature | None]:
     """(scores of the validation images with `is_training=False`, the threshold of each class chosen on them, with
-    --calibrate the temperature fitted on them). The thresholds are of probabilities at that temperature."""
+    `calibrate` the temperature fitted on them). The thresholds are of probabilities at that temperature."""
     display.say("evaluating on validation images")
     evaluator, images = feed.scoring("validation", on_batch=display.batch)
     passed = evaluator.examine(images, "moving", keep_logits=True)
     assert passed.logits is not None
     labels = passed.images.labels
-    fitted = fit_temperature(passed.logits, labels) if config.calibrate else None
+    fitted = fit_temperature(passed.logits, labels) if calibrate else None
     probabilities = (
         passed.images.probabilities
         if isinstance(passed.images, LabelPredictions)
@@ -145,9 +149,12 @@ def _scaling_json(fitted: Temperature, tested: Pass) -> dict[str, Any]:
     return {**asdict(fitted), "test": {"before": of_test(1.0), "after": of_test(fitted.temperature)}}
 
 
-def _labels_json(predictions: LabelPredictions, limits: list[float | None]) -> dict[str, Any]:
-    """For `result.json`: the test scores of several labels an image, each label decided by its threshold, and the
-    average precision of each."""
+def labels_json(predictions: AnyPredictions, thresholds: list[dict[str, Any]] | None) -> dict[str, Any] | None:
+    """`multi_label` of `result.json`: the test scores of several labels an image, each label decided by its threshold,
+    and the average precision of each; None of single labels."""
+    if not isinstance(predictions, LabelPredictions):
+        return None
+    limits = [one["threshold"] for one in thresholds or [{"threshold": None}] * predictions.labels.shape[1]]
     return {
         "at_thresholds": metrics.scores_at(predictions.probabilities, predictions.labels, limits),
         "average_precision": metrics.average_precisions(predictions.logits, predictions.labels),
@@ -183,37 +190,58 @@ def _bn_json(prepared: Prepared, *, updates: int, recalibrated: bool) -> dict[st
     }
 
 
-def _take_averages(recorder: Recorder, feed: Feed, averages: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _take_averages(
+    recorder: Recorder, feed: Feed, averages: Mapping[str, np.ndarray], *, epochs: int
+) -> dict[str, Any]:
     """Give the model the averaged weights, and keep the last step's model as LAST_STEP. Returns `weights` of it.
 
     The moving statistics belong to the last weights. Under averaged weights every layer has other inputs, and test
-    accuracy suffers (tensorflow/tensorflow#30274). So they are recalibrated, where any layer updates them.
+    accuracy suffers (tensorflow/tensorflow#30274). So they are recalibrated, where any layer updates them. The accuracy
+    that the average has without it is kept too.
     """
     prepared, model = recorder.prepared, recorder.prepared.model
-    last = {"model": LAST_STEP, "test": _score(feed, recorder.display).scores}
+    last = {"model": LAST_STEP, "test": score_test(feed, recorder.display).scores}
     save_stock(model, recorder.run.path / LAST_STEP)
     for part in parts(model):
         for variable in part.weights:
             if variable.path in averages:
                 variable.assign(averages[variable.path])
-    statistics = "recalibrated" if _recalibrate_updating(prepared, recorder.display) else "unchanged"
-    return {"kind": "averaged", "ema": prepared.config.ema, "statistics": statistics, "last_step": last}
+    evaluator, images = feed.scoring("test", on_batch=recorder.display.batch)
+    before = {"is_training_false": evaluator.evaluate(images).to_json()} if updating_layers(model) else None
+    first = max(prepared.config.swa_start or 0, prepared.phases[-1].first_epoch + 1)
+    return {
+        "kind": "averaged",
+        "ema": prepared.config.ema,
+        "swa_start": prepared.config.swa_start,
+        "averaged_epochs": None if prepared.config.swa_start is None else epochs - first + 1,
+        "statistics": "recalibrated" if _recalibrate_updating(prepared, recorder.display) else "unchanged",
+        "before_recalibration": before,
+        "last_step": last,
+    }
+
+
+def updating_layers(model: keras.Model) -> set[str]:
+    """The names of the BatchNorm layers whose moving statistics training updates, as the switches are set."""
+    return {layer.name for layer in bn_layers(model) if layer.statistics == "batch" and layer.updates}
 
 
 def _recalibrate_updating(prepared: Prepared, display: Display) -> bool:
     """Recalibrate the statistics that the plan updates; frozen ones stay, to the bit. Returns whether there are any."""
-    model, config, train = prepared.model, prepared.config, prepared.dataset.train
-    fixed = {layer.name for layer in bn_layers(model) if not (layer.statistics == "batch" and layer.updates)}
-    if len(fixed) == len(bn_layers(model)):
-        return False
-    display.say("recalibrating the moving statistics on training images")
-    subject = KerasSubject(model)
+    updating = updating_layers(prepared.model)
+    if updating:
+        display.say("recalibrating the moving statistics on training images")
+        recalibrate_layers(KerasSubject(prepared.model), updating, prepared.dataset, prepared.config)
+    return bool(updating)
+
+
+def recalibrate_layers(subject: Subject, names: Collection[str], dataset: Dataset, config: RunConfig) -> None:
+    """Recalibrate the statistics of the BatchNorm layers called `names`, on training images; the others stay, to the
+    bit."""
     before = subject.snapshot()
-    subset = training_subset(train, config, max(RECALIBRATION_IMAGES, len(prepared.dataset.class_names)))
+    subset = training_subset(dataset.train, config, max(RECALIBRATION_IMAGES, len(dataset.class_names)))
     recalibrate(subject, (images for images, _, _ in batches.evaluation(subset, config)))
     after = subject.snapshot()
-    subject.restore({name: before[name] if name in fixed else after[name] for name in after})
-    return True
+    subject.restore({name: after[name] if name in names else before[name] for name in after})
 
 
 def _arithmetic(pixels: Preprocessing, config: RunConfig) -> dict[str, Any]:
@@ -229,11 +257,19 @@ def _arithmetic(pixels: Preprocessing, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predictions: AnyPredictions) -> dict[str, Any]:
-    """For the card of a run whose result is known. `predictions`: of its test images, with `is_training=False`."""
-    config, dataset, spec = prepared.config, prepared.dataset, prepared.backbone.spec
+def write_card(
+    run: RunDir,
+    config: RunConfig,
+    spec: BackboneSpec,
+    dataset: Dataset,
+    model: keras.Model,
+    result: dict[str, Any],
+    predictions: AnyPredictions,
+) -> None:
+    """Write the card of a run whose `result` is known, and its other JSON files written. `predictions`: of its test
+    images, with `is_training=False`."""
     names = dataset.class_names
-    report, pixels = prepared.backbone.report, find_preprocessing(str(config.preprocess))
+    pixels = find_preprocessing(str(config.preprocess))
     trained = label_counts(dataset.train.labels, len(names))
     thresholds = [one["threshold"] for one in result["thresholds"] or []] or [None] * len(names)
     if isinstance(predictions, LabelPredictions):
@@ -243,17 +279,17 @@ def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predict
     else:
         scores = metrics.per_class(predictions.labels, predictions.classes, len(names))
         sure, right = predictions.confidences, predictions.correct
-    return {
+    facts = {
         "name": run.path.absolute().name,
         "backbone": {
             "id": spec.id,
             "label": spec.label,
             "reference": spec.reference,
-            "parameters": int(sum(np.prod(variable.shape) for variable in prepared.model.variables)),
+            "parameters": int(sum(np.prod(variable.shape) for variable in model.variables)),
             "url": spec.url if config.checkpoint is None else None,
             "module": spec.source == "hub",
         },
-        "weights": None if report is None else report.to_json(),
+        "weights": run.read("load.json") if (run.path / "load.json").is_file() else None,
         "config": config.to_json(),
         "changes": [config.as_option(name) for name in CHANGES if config.is_set(name)],
         "data": describe_data(dataset, config),
@@ -263,7 +299,7 @@ def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predict
             "name": config.preprocess,
             **(_arithmetic(pixels, config) if isinstance(pixels, Preprocessing) else {"scale": None}),
         },
-        "plan": prepared.plan.stages(),
+        "plan": run.read("freeze.json", "stages")["stages"],
         "result": result,
         "classes": [
             {"name": name, "training": int(images), "threshold": threshold, **asdict(score)}
@@ -274,3 +310,4 @@ def _card_facts(run: RunDir, prepared: Prepared, result: dict[str, Any], predict
         "calibration_error": metrics.calibration(sure, right).expected_error,
         "environment": run.read("environment.json") if (run.path / "environment.json").is_file() else {},
     }
+    write_text(run.path / CARD, render_card(facts))

@@ -91,6 +91,7 @@ def test_the_run_directory(finished):
             "clip_norm",
             "patience",
             "ema",
+            "swa_start",
             "tta",
             "cache_budget",
         ),

@@ -12,6 +12,7 @@ from finetune.diagnosis.rules.rule import Commands
 from finetune.diagnosis.targets.options import TargetOptions
 from finetune.diagnosis.targets.target import Data, Target, read_history
 from finetune.errors import WrongUse
+from finetune.runs.directory import made_from
 from finetune.runs.model import TrainedModel, load_snapshot, open_run
 
 
@@ -50,7 +51,7 @@ def open_run_target(request: TargetOptions) -> Target:
         data=Data(opened.dataset, opened.config, request.preprocess),
         commands=Commands(
             shlex.quote(str(path)),
-            f"finetune run --config {shlex.quote(str(trained.run.path / 'config.json'))}",
+            f"finetune run --config {shlex.quote(str(_repeated(trained.run.path / 'config.json')))}",
             request.preprocess or "",
         ),
         write=lambda out: save_stock(trained.model, out),
@@ -58,6 +59,11 @@ def open_run_target(request: TargetOptions) -> Target:
         history=history,
         record=record,
     )
+
+
+def _repeated(config: Path) -> Path:
+    """The config that repeats the training: that of an average is its first run's."""
+    return next((Path(run) / "config.json" for run in made_from(config)), config)
 
 
 def _facts(trained: TrainedModel) -> Facts:

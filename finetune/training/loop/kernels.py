@@ -30,9 +30,10 @@ up the products costs what leaving out the zeros saves (measured at 3 x 3 and 4 
 def chosen(model: keras.Model, precision: str = "float32") -> Iterator[None]:
     """Use the faster kernels while a training step of `model` is traced; its layers compute in `precision`.
 
-    In `bfloat16` every layer but the last casts its inputs and its weights to bfloat16. The stored weights, their
-    gradients, BatchNorm's statistics and the loss stay float32 (Micikevicius et al. 2018, arXiv 1710.03740). bfloat16
-    has float32's range, so no loss scaling is needed.
+    In `bfloat16` and `float16` every layer but the last casts its inputs and its weights to that type. The stored
+    weights, their gradients, BatchNorm's statistics and the loss stay float32 (Micikevicius et al. 2018, arXiv
+    1710.03740); BatchNorm's operation takes maps of 16 bits and sums them in float32. bfloat16 has float32's range;
+    float16 needs loss scaling (`finetune.training.loop.loss_scale`).
     A 1x1 convolution becomes one matrix product. A larger one, on a map so small that its kernel covers mostly zeros,
     becomes one product for each element of the kernel that covers a pixel.
     """
@@ -155,10 +156,12 @@ def _product(images: Any, kernel: Any, bias: Any = None) -> Any:
     return tf.reshape(outputs, [-1, height, width, kernel.shape[-1]])
 
 
-def bfloat16_pays() -> bool:
-    """Whether this machine has a GPU, or a processor with instructions for bfloat16."""
-    if tf.config.list_physical_devices("GPU"):
+def precision_pays(precision: str) -> bool:
+    """Whether this machine has a GPU, or a processor with instructions for bfloat16 where that is meant."""
+    if precision == "float32" or tf.config.list_physical_devices("GPU"):
         return True
+    if precision == "float16":
+        return False
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.config import RunConfig
+from finetune.training.loop.loss_scale import LossScale
 
 
 class _ByVariable:
@@ -20,16 +21,20 @@ class _ByVariable:
     It shrinks a kernel by its own rate times the decay before the update, as Keras does; biases, gamma and beta, the
     variables of rank one, do not shrink: that would not simplify the model. Keras evaluates the schedule of the
     learning rate again for each variable that shrinks, in every step. l2: of an L2 loss, `l2 * sum(kernel**2) / 2`,
-    whose gradient is added to a kernel's own.
+    whose gradient is added to a kernel's own. scaled: whether it has a `loss_scale`, for steps in float16.
     """
 
-    def __init__(self, rates: Mapping[str, float], shrinking: float | None, l2: float | None, **settings: Any) -> None:
+    def __init__(
+        self, rates: Mapping[str, float], shrinking: float | None, l2: float | None, *, scaled: bool, **settings: Any
+    ) -> None:
         super().__init__(**settings)
-        self._rates, self._shrinking, self._l2 = rates, shrinking, l2
+        self._rates, self._shrinking, self._l2, self._scaled = rates, shrinking, l2, scaled
+        self.loss_scale: LossScale | None = None
 
     def build(self, variables: list[Any]) -> None:
         """As Keras's; keeps each variable's rate."""
         self._own_rates = [self._rates.get(variable.path, 1.0) for variable in variables]
+        self.loss_scale = LossScale(self) if self._scaled else None
         super().build(variables)  # type: ignore[misc]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -138,7 +143,8 @@ def build(
     if config.ema is not None:
         common |= {"use_ema": True, "ema_momentum": config.ema}
     kind, settings = _KINDS[config.optimizer]
-    optimizer: Any = kind(rates or {}, config.weight_decay, config.l2, **common, **settings)
+    scaled = config.precision == "float16"
+    optimizer: Any = kind(rates or {}, config.weight_decay, config.l2, scaled=scaled, **common, **settings)
     optimizer.build(variables)
     return optimizer
 

@@ -13,6 +13,7 @@ from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.training.distribution.strategy import ALONE, Distribution
 from finetune.training.loop import kernels
+from finetune.training.loop.loss_scale import Statistics
 from finetune.training.loop.losses import label_losses
 from finetune.training.loop.losses import losses as class_losses
 
@@ -27,7 +28,8 @@ class TrainStep:
 
     config: a completed config. With its `mixup` or `cutmix`, labels are each class's share, float32 `[batch, classes]`.
         A prediction then counts as correct by the share of the class it names (as in the code of Zhang et al. 2018).
-        `precision` is what the layers compute in, float32 or bfloat16 (`finetune.training.loop.kernels`). At most
+        `precision` is what the layers compute in (`finetune.training.loop.kernels`). In float16 the loss is scaled, and
+        a step whose gradients are not finite changes nothing (`finetune.training.loop.loss_scale`). At most
         `microbatch` images go through the network at a time; their gradients are added up to one update. BatchNorm
         normalises each part by its own statistics, and each part updates the moving statistics.
     distribution: with several replicas, the images are this process's share of the global batch. The gradient, its
@@ -105,17 +107,25 @@ class TrainStep:
             # Keras clips each replica's own gradient and sums what is left of them; here the sum is clipped.
             self.optimizer._all_reduce_sum_gradients = lambda pairs: pairs
         examples, microbatch = tf.shape(images)[0], self.config.microbatch
+        before = Statistics(self.model) if self.config.precision == "float16" else None
         if microbatch is None:
             gradients, loss, correct = self._gradient(images, labels, examples)
         else:
             gradients, loss, correct = _in_parts(self._gradient, images, labels, microbatch)
-        self.optimizer.apply(self.distribution.all_sum(gradients), self.variables)
+        gradients = self.distribution.all_sum(gradients)
+        if before is None:
+            self.optimizer.apply(gradients, self.variables)
+        else:
+            self.optimizer.loss_scale.step(gradients, self._apply, before, loss)
         return self.distribution.all_sum(loss), self.distribution.all_sum(correct)
+
+    def _apply(self, gradients: list[tf.Tensor]) -> None:
+        self.optimizer.apply(gradients, self.variables)
 
     def _gradient(
         self, images: tf.Tensor, labels: tf.Tensor, examples: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
-        """(gradient of the summed loss over `examples`, summed loss, number of correct predictions)."""
+        """(gradient of the summed loss over `examples`, in float16 scaled; summed loss; correct predictions)."""
         values = [variable.value for variable in self.variables]
         mixed = batches.mixes(self.config)
         if mixed or self.multi_label:
@@ -129,6 +139,8 @@ class TrainStep:
             losses = losses_of(logits, shares, self.config, self.class_weights)
             # The replicas hold equal parts: the sum of their gradients is that of the mean over the global batch.
             loss = tf.reduce_sum(losses) / tf.cast(examples * self.distribution.replicas, tf.float32)
+            if self.config.precision == "float16":
+                loss *= self.optimizer.loss_scale.value.value
         named = tf.argmax(logits, axis=-1)
         if self.multi_label:
             correct = tf.reduce_sum(_r_precision(logits, shares))

@@ -23,6 +23,7 @@ from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation.evaluator import Evaluation, Evaluator
 from finetune.evaluation.selection import selection_score
 from finetune.training.distribution.strategy import ALONE, Distribution
+from finetune.training.loop.mean_weights import MeanWeights
 from finetune.training.loop.optimizer import averages, build
 from finetune.training.loop.state import State, put_back, taken_out
 from finetune.training.loop.step import TrainStep
@@ -102,7 +103,7 @@ class Observer:
         """After every epoch, with the rows of all epochs so far."""
 
     def on_averages(self, weights: dict[str, np.ndarray]) -> None:
-        """Once at the end of a run with `ema`: the averaged value of each trainable variable, by its path."""
+        """Once at the end of a run with `ema` or `swa_start`: the average of each trainable variable, by its path."""
 
     def save(self, state: State) -> None:
         """Keep `state`: the run may be resumed from it."""
@@ -140,6 +141,7 @@ class _Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float = -1.0
     best_epoch: int = -1
+    averaged: int = 0
 
 
 def train(
@@ -184,6 +186,7 @@ class _Training:
     _on: Distribution
     _progress: _Progress = field(default_factory=_Progress)
     _best: dict[str, np.ndarray] = field(default_factory=dict)
+    _mean: MeanWeights = field(default_factory=MeanWeights)
     _pause: float = 0.0
 
     def __post_init__(self) -> None:
@@ -200,6 +203,8 @@ class _Training:
                 raise FinetuneError(f"state.npz is of another version ({error}): delete it to start again") from None
             put_back(self._model.variables, resume_from.arrays, "model")
             self._best = {name: value for name, value in resume_from.arrays.items() if name.startswith("best/")}
+            sums = {name[len("swa/") :]: value for name, value in resume_from.arrays.items() if name.startswith("swa/")}
+            self._mean = MeanWeights(sums, self._progress.averaged)
         resumed = self._on.share(resume_from is not None)
         if resumed:
             self._progress = _Progress(**self._on.share(dataclasses.asdict(self._progress)))
@@ -244,6 +249,8 @@ class _Training:
                 *self._feed.scoring("validation", shared=True), self._on, self._model.output_shape[-1]
             )
         self._close_epoch(validation)
+        self._average()
+        self._check_scale()
         if self._config.patience and progress.best_epoch == progress.epoch - 1:
             self._best = taken_out(self._model.variables, "best")
         self._observer.on_epoch(progress.history)
@@ -256,6 +263,9 @@ class _Training:
         _check_finite(self._model, self._config)
         if self._config.ema is not None:
             self._observer.on_averages(averages(self._optimizer, self._variables))
+        if self._mean.count:
+            mean = self._mean.mean()
+            self._observer.on_averages({one.path: mean[one.path].astype(one.dtype) for one in self._variables})
         if self._best:
             put_back(self._model.variables, self._best, "best")
         if self._config.patience:
@@ -299,12 +309,28 @@ class _Training:
             loss=loss_sum / images,
         )
 
+    def _average(self) -> None:
+        """Count the weights at the end of an epoch from `swa_start` on. The average begins with the last phase at the
+        earliest: before it, layers that train now were frozen."""
+        start, last_phase = self._config.swa_start, self._phases.first_epochs[-1]
+        if start is not None and self._progress.epoch >= max(start, last_phase + 1) and self._on.is_chief:
+            self._mean.add({variable.path: np.array(variable) for variable in self._variables})
+            self._progress.averaged = self._mean.count
+
+    def _check_scale(self) -> None:
+        """FinetuneError where loss scaling has no more scale to lower: all steps would be skipped."""
+        scale = self._optimizer.loss_scale
+        if scale is not None and float(scale.value) < 1.0:
+            skipped = int(scale.skipped_steps)
+            raise _diverged(f"gradients are not finite at a loss scale of 1 ({skipped} steps skipped)", self._config)
+
     def _save(self) -> None:
         if not self._on.is_chief:
             return
         began = time.monotonic()
         _check_finite(self._model, self._config)  # before it replaces a state that was finite
         arrays = taken_out(self._model.variables, "model") | taken_out(self._optimizer.variables, "optimizer")
+        arrays |= {f"swa/{path}": total for path, total in self._mean.sums.items()}
         self._observer.save(State(arrays | self._best, dataclasses.asdict(self._progress), self._config.to_json()))
         self._saved_at = time.monotonic()
         self._pause = _SAVING_SHARE * (self._saved_at - began)
@@ -328,6 +354,8 @@ class _Training:
             score = selection_score(row, self._config.select_by or "accuracy")
             if score is not None and (progress.best_epoch < 0 or score > progress.best):
                 progress.best, progress.best_epoch = score, progress.epoch
+        if (scale := self._optimizer.loss_scale) is not None:
+            row |= {"loss_scale": float(scale.value), "skipped_steps": int(scale.skipped_steps)}
         row["seconds"] = round(progress.seconds, 3)
         row["images_per_second"] = round(progress.seen / max(progress.seconds, 1e-9), 1)
         progress.history.append(row)
@@ -362,6 +390,6 @@ def _check_finite(model: keras.Model, config: RunConfig) -> None:
 
 
 def _diverged(what: str, config: RunConfig) -> FinetuneError:
-    return FinetuneError(
-        f"{what}: the run has stopped. Lower --learning-rate (it is {config.learning_rate:g}) or give --clip-norm 1"
-    )
+    wide = "; or leave --precision float16 out, which ends at 65504" if config.precision == "float16" else ""
+    advice = f"Lower --learning-rate (it is {config.learning_rate:g}) or give --clip-norm 1{wide}"
+    return FinetuneError(f"{what}: the run has stopped. {advice}")

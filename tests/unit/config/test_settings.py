@@ -131,6 +131,7 @@ def _given(name):
         "distribute": "mirrored",
         "learning_rate": "auto",
         "preset": "gradual",
+        "precision": "float16",
     }
     return odd.get(name, by_kind.get(SETTINGS[name].check.kind, "x"))
 
