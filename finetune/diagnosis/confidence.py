@@ -11,7 +11,7 @@ RELIABILITY: dict[Basis, float] = {
 """The share of right verdicts among those that stand on each kind of evidence, where the figures leave no doubt.
 
 Measured as (right + 1) / (verdicts + 2) on models by which no rule was set: the held-out recipes of
-`benchmarks/clinic/README.md`.
+`benchmarks/clinic/README.md`, when they were first seen.
 """
 
 

@@ -52,6 +52,7 @@ def counted(run):
     return int((logits.argmax(axis=1) == data["y_test"]).sum()), float(losses.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("batch_size", [1, 7, 8, TEST, 500])
 def test_evaluate_counts_every_image_once(batch_size, run, counted, tmp_path):

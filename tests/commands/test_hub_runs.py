@@ -76,6 +76,7 @@ def test_a_model_with_a_module_in_it_is_opened_in_its_own_run_only(module, tmp_p
         model.open_trained(tmp_path / "run")
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -117,6 +118,7 @@ def _twice(features):
     return {"a": features, "b": features}
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize(
     ("make", "words"),
     [

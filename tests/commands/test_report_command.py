@@ -205,6 +205,7 @@ def test_a_batch_stands_for_its_finished_runs(finished, tmp_path):
     assert typed(f"report {batch}").exit_code == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_only_may_be_read_is_reported(run, monkeypatch):
     (run / "predictions.npz").unlink()
 

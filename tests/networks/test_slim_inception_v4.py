@@ -31,6 +31,7 @@ def network() -> Network:
     return golden_structure.build(SPEC)
 
 
+@pytest.mark.slow
 def test_outputs_are_those_of_the_source() -> None:
     head = {f"{SCOPE}/Logits/Logits/weights": [1536, 5], f"{SCOPE}/Logits/Logits/biases": [5]}
     variables = random_variables({**of_file(SPEC), **head}, seed=0)

@@ -91,8 +91,10 @@ def held_out():
 
 def test_the_confidence_is_what_the_held_out_models_show(held_out):
     assert len(held_out) >= 308
-    measured = judged.reliability(held_out)
-    assert {basis: round(share, 2) for basis, share in measured.items()} == RELIABILITY
+    measured = {basis: round(share, 2) for basis, share in judged.reliability(held_out).items()}
+    # As first seen. A rule was corrected by four of these verdicts since, which proves nothing of other models.
+    assert measured == {**RELIABILITY, "tried": 0.92}
+    assert RELIABILITY["tried"] < measured["tried"]
     # Of verdicts given at 90 % and more, as many are right, though their networks have no part in the numbers.
     said = [row.split("|") for row in judged.calibration(held_out)[2:]]
     surest = [(int(row[2]), float(row[4].split("%")[0])) for row in said if int(row[1].split("%")[0]) >= 90]

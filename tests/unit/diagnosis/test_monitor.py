@@ -48,6 +48,7 @@ def test_it_warns_by_cause_and_repairs_and_does_not_change_the_training(plain):
     assert accuracy[0] < 0.5 < 0.8 < accuracy[1]
 
 
+@pytest.mark.slow
 def test_it_stops_the_training(plain):
     monitor = finetune.BatchNormMonitor(TRAIN, images=40, stop=True)
     monitor.set_model(plain[0])

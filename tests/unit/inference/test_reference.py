@@ -173,6 +173,7 @@ def test_keras_loads_its_own_files_into_its_own_network(ending: str, tmp_path: P
     verified.check()
 
 
+@pytest.mark.slow
 def test_what_no_library_builds_says_so(tmp_path: Path) -> None:
     spec = find_row("slim/mobilenet_v1_0.25")
     network = networks.build(spec.family, image_size=32, outputs=7, arguments=spec.arguments)

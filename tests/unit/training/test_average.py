@@ -110,6 +110,7 @@ def test_uniform_is_the_mean_with_statistics_measured_for_it(runs, tmp_path):
     assert list((tmp_path / "deeper").iterdir()) == [out.path]
 
 
+@pytest.mark.slow
 def test_greedy_is_recipe_1_of_the_paper(runs, tmp_path):
     out = average(runs[:3], tmp_path / "out", method="greedy")
     opened = open_run(runs[0])

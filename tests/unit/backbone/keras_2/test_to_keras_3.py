@@ -122,6 +122,7 @@ KINDS = {
 }
 
 
+@pytest.mark.quick_cases(9)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_is_computed(kind):
     own = files.model(KINDS[kind])

@@ -62,6 +62,7 @@ def test_statistics_that_a_file_lacks_are_measured_and_written_for_tf1(data: Pat
 CASE = SHARED / "cases/background_class/model.ckpt"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path(f"{CASE}.index").is_file(), reason=f"no {CASE}")
 def test_a_background_class_in_ones_own_data(tmp_path: Path) -> None:
     """A MobileNet with six outputs that research/slim trained on five kinds of flowers: its own accuracies."""

@@ -165,6 +165,7 @@ def looped(stop_at=None, path=None, resume_from=None):
     return history, [np.array(one) for one in model.variables]
 
 
+@pytest.mark.slow
 def test_it_resumes_to_the_bit(monkeypatch, tmp_path):
     monkeypatch.setattr(loss_scale, "INITIAL", 2.0**26)  # some steps are skipped before the interruption and after it
     history, expected = looped()

@@ -242,6 +242,7 @@ def wandb_values(items):
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
+@pytest.mark.slow
 def test_wandb_keeps_config_history_summary_and_files_and_goes_on_under_one_id(run, wandb_offline):
     with pytest.raises(Interrupted), opened("wandb", run) as report:
         train(report, 2, error=Interrupted("now"))
