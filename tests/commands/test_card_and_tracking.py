@@ -121,6 +121,7 @@ def test_a_wrong_tracker_is_refused_before_anything_is_made(tmp_path, tracker, w
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_wandb_that_cannot_be_opened_leaves_no_run_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "never")
     result = typed(f"run TINY --quiet --run-dir {tmp_path / 'run'} --tracker wandb")

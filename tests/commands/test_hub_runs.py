@@ -171,6 +171,7 @@ def test_a_frozen_modules_features_are_computed_once_and_change_no_figure(module
         assert first["test"][mode]["loss"] == pytest.approx(images["test"][mode]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_module_that_gives_probabilities_is_scored_by_them(tmp_path):
     """`default` is a softmax in its graph, `made` is written out and only sums to 1, `bits` are sigmoids."""
 

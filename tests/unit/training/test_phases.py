@@ -161,7 +161,7 @@ def test_each_phase_moves_its_own_layers_and_proves_it(unbroken):
 
 
 # 3 steps an epoch; phases begin at steps 0, 3 and 6: within two, at the very end of one and at that of the run.
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(1,), (4, 2), (6,), (12,)])
 def test_resumed_equals_unbroken_across_phases(unbroken, tmp_path, stops):
     model, history, losses, proofs, kept = unbroken

@@ -72,7 +72,7 @@ def test_every_format_at_once_is_the_same_classifier(trained: Path, tmp_path: Pa
     assert "22 BatchNorm folded" in exported.exported[1].what
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("forms", [["keras", "tflite"], list(INFERENCE)])
 def test_with_preprocessing_the_images_go_in_as_they_are(trained: Path, forms: list[str], tmp_path: Path) -> None:
     options = TrialOptions(images=200)
