@@ -17,6 +17,7 @@ from finetune.batch.search_space import Space, draw, read_space
 from finetune.batch.status import JobStatus
 from finetune.config import LISTS, SETTINGS, RunConfig
 from finetune.errors import FinetuneError, WrongUse
+from finetune.evaluation.selection import common_selection
 from finetune.text import did_you_mean
 
 DRAWN = 10
@@ -28,14 +29,15 @@ _KEYS = ("trials", "sampler", "metric", "prune", "seed", "space")
 class Search:
     """What `[search]` asks for.
 
-    sampler: "tpe" or "random". metric: the validation score to improve, a value of `select_by`.
+    sampler: "tpe" or "random". metric: the validation score to improve, a value of `select_by`; None where the data of
+    a trial decides, when it runs: the mean average precision of images with several labels, else accuracy.
     """
 
     file: JobsFile
     space: Space
     trials: int
     sampler: str
-    metric: str
+    metric: str | None
     prune: bool
     seed: int
 
@@ -90,10 +92,11 @@ class Search:
         """For `summary.json`: what was asked for, the best trial, every trial, and what the settings matter."""
         scored = [one for one in trials if one.state == "done" and one.score is not None]
         best = max(scored, key=lambda one: one.score or 0.0, default=None)
+        metric = self.metric or common_selection(one.select_by for one in trials if one.select_by)
         return {
             "sampler": self.sampler,
             "trials": self.trials,
-            "metric": self.metric,
+            "metric": metric,
             "prune": self.prune,
             "seed": self.seed,
             "best": None if best is None else {**self._row(best), "command": best.job.config.as_command()},
@@ -138,8 +141,9 @@ class Search:
     def _check_scored(self, one: JobStatus) -> None:
         if one.state == "done" and one.score is None:
             raise FinetuneError(
-                f"{one.job.name} has no validation {self.metric}, which [search] of {self.file.path} is to improve: "
-                "expected validation images; set validation = 0.1 in [defaults], and give another --runs-dir"
+                f"{one.job.name} has no validation {one.select_by or 'accuracy'}, which [search] of {self.file.path} is"
+                " to improve: expected validation images; set validation = 0.1 in [defaults], and give another "
+                "--runs-dir"
             )
 
 
@@ -167,7 +171,7 @@ def read_search(file: JobsFile, *, seeds: int | None = None) -> Search | None:
             raise WrongUse(f"{name} in [search.space] of {file.path} makes no trial better: put it into [defaults]")
     _put_metric(file, choices["metric"])
     config = _check_pairs(file, space)
-    return Search(file, space, trials, choices["sampler"], config.select_by or "accuracy", prune, seed)
+    return Search(file, space, trials, choices["sampler"], config.select_by, prune, seed)
 
 
 _BOUNDS = {"trials": (20, 1, 10_000), "seed": (0, 0, 2**31 - 1)}

@@ -50,13 +50,16 @@ class Step:
 class Trial:
     """A run that ends an epoch whenever it is looked at. A run that goes on begins after its last epoch."""
 
-    def __init__(self, arguments, step, *, scored):
-        self.step, self.scored, self.stopped = step, scored, False
+    def __init__(self, arguments, step, *, by):
+        self.step, self.by, self.stopped = step, by, False
         resumed = arguments[1] == "--resume"
         self.run = Path(arguments[2] if resumed else arguments[4])
         if not resumed:
             self.run.mkdir()
             (self.run / "config.json").write_text(Path(arguments[2]).read_text())
+            if by == "map":  # what a run writes when it has seen its data
+                config = json.loads((self.run / "config.json").read_text())
+                (self.run / "config.json").write_text(json.dumps({**config, "select_by": by}))
         self.config = json.loads((self.run / "config.json").read_text())
         with open(self.run.parent / "begun", "a") as file:
             file.write(f"{self.run.name} {self.config['learning_rate']} {'again' if resumed else ''}\n")
@@ -75,7 +78,7 @@ class Trial:
         score = self.config["learning_rate"] * 50 + 0.01 * done
         row = {"kind": "epoch", "epoch": done + 1, "step": done + 1, "seconds": 0.1}
         with open(path, "a") as file:
-            file.write(json.dumps({**row, "validation_accuracy": score} if self.scored else row) + "\n")
+            file.write(json.dumps({**row, f"validation_{self.by}": score} if self.by else row) + "\n")
         return None
 
     def end(self, *, kill):
@@ -85,8 +88,8 @@ class Trial:
 class InProcess:
     """An executor of `Trial`s."""
 
-    def __init__(self, workers=1, step=None, *, scored=True):
-        self.workers, self.step, self.scored = workers, step or Step(), scored
+    def __init__(self, workers=1, step=None, *, by="accuracy"):
+        self.workers, self.step, self.by = workers, step or Step(), by
 
     def slots(self):
         return self.workers
@@ -96,7 +99,7 @@ class InProcess:
 
     def start(self, launch):
         self.step()
-        trial = Trial(launch.arguments, self.step, scored=self.scored)
+        trial = Trial(launch.arguments, self.step, by=self.by)
         self.step()
         return trial
 
@@ -278,7 +281,7 @@ def test_trials_wait_for_free_slots_only(night):
 
 def test_without_validation_images_there_is_nothing_to_improve(night):
     with pytest.raises(FinetuneError, match=r"trial-001 has no validation accuracy, which .* set validation = 0.1"):
-        night().run(lambda: InProcess(scored=False), fail_fast=False)
+        night().run(lambda: InProcess(by=None), fail_fast=False)
 
 
 def test_only_one_trial(night):
@@ -340,6 +343,17 @@ def test_slurm_takes_what_is_known_beforehand(night):
 def test_errors_of_the_table(night, search, message):
     with pytest.raises(WrongUse, match=message):
         night(search)
+
+
+def test_without_a_metric_it_is_the_one_that_the_data_gave_to_the_runs(night):
+    """Of images with several labels a run writes `map` into its config.json."""
+    call = night("trials = 2")
+    assert call.search.metric is None
+    search = call.run(lambda: InProcess(by="map"), fail_fast=False).search
+    rates = [one["settings"]["learning_rate"] for one in search["table"]]
+    assert search["metric"] == "map"
+    assert [one["score"] for one in search["table"]] == pytest.approx([50 * rate + 0.03 for rate in rates])
+    assert search["best"]["settings"]["learning_rate"] == max(rates)
 
 
 def test_a_metric_is_what_every_trial_selects_by(night):
