@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finetune.evaluation.evaluator import Evaluation
     from finetune.inference.grad_cam import HeatMap
     from finetune.inference.predict import Classifications
+    from finetune.reporting.data_check import DataReport
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,10 +75,9 @@ class Diagnosis:
         return render_diagnosis_page(self.to_dict(), self.found.fed)
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from finetune.reporting.rendering import framed
 
-        # A frame of its own: the page's style must not reach the notebook.
-        return f'<iframe srcdoc="{escape(self.html())}" style="width:100%;height:52em;border:0"></iframe>'
+        return framed(self.html())
 
     def __repr__(self) -> str:
         import io
@@ -336,6 +336,24 @@ def average(runs: Iterable[Any], *, out: str | Path, method: str = "uniform") ->
 
         paths = [Path(one.path if isinstance(one, Run) else one) for one in runs]
         return Run(averaged(paths, Path(out), method=method).path)
+
+
+def check_data(data: str | Path, *, out: str | Path | None = None, **options: Any) -> "DataReport":
+    """Find damaged, duplicate and odd images, suspect labels, and drift, as `finetune data check`.
+
+    Args:
+        data: What `finetune.run(data=...)` takes.
+        out: A new folder for the page, the JSON and the list of images for `exclude`.
+        **options: The other options of the command, with `_` for `-`.
+
+    Raises:
+        WrongUse: An option is unknown or does not fit, or `out` is already there.
+    """
+    with _worded():
+        from finetune.training import data_report
+
+        asked = data_report.settings_of(str(data), options)
+        return data_report.check_data(*asked, out=None if out is None else Path(out))
 
 
 def evaluate(

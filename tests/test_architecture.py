@@ -59,7 +59,7 @@ SURFACES = {
         *("executors.job_process", "executors.local", "executors.ray_cluster"),
     },
     "training": {
-        *("start", "average", "display", "feature_cache.feature_store", "feature_cache.image_features"),
+        *("start", "average", "data_report", "display", "feature_cache.feature_store", "feature_cache.image_features"),
     },
     "cli": set(),
 }

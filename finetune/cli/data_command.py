@@ -20,29 +20,14 @@ from finetune.cli.shared_options import (
 )
 from finetune.cli.startup import load_tensorflow
 from finetune.cli.terminal import print_table
-from finetune.config import CHANGES
+from finetune.config import CHANGES, READING
 from finetune.data.check.kinds import CERTAIN, WORDS
 from finetune.errors import WrongUse
 
 if TYPE_CHECKING:
     from finetune.config import RunConfig
-    from finetune.reporting.data_check import DataReport, Probe
 
 _PLACE = click.argument("data", metavar="NAME|PATH")
-_READING_SETTINGS = (
-    *(
-        "data_dir",
-        "npz_keys",
-        "tfrecord_keys",
-        "csv_columns",
-        "multi_label",
-        "label_separator",
-        "test",
-        "seed",
-        "exclude",
-        "background_class",
-    ),
-)
 _AUGMENTING_SETTINGS = (
     *("examples", "few_shot", "validation", "skip_bad_images", "image_size", "augment", "crop_padding", *CHANGES),
     *("batch_size", "preset"),
@@ -66,7 +51,7 @@ def data() -> None:
 
 
 @data.command()
-@_options(*_READING_SETTINGS)
+@_options(*READING)
 @click.option(
     "--backbone",
     metavar="NAME",
@@ -113,27 +98,15 @@ def check(out: Path | None, pictures: int, leave_out: tuple[Any, ...], **given: 
     finetune data check flowers/ --out flowers-check
     finetune run --data flowers/ --exclude flowers-check/exclude.txt ...
     """
-    from finetune.data.load_data import load_whole
-    from finetune.reporting.data_check import check_dataset
+    if given["backbone"] != "none":
+        load_tensorflow()
+    from finetune.training.data_report import CheckOptions, check_data
 
-    if out is not None and (out.exists() or out.is_symlink()):
-        raise WrongUse(f"--out {out} is already there and is not overwritten: give another name")
+    named = {name: given.pop(name) for name in ("backbone", "checkpoint", "image_size", "images", "suspects")}
+    options = CheckOptions(**named, leave_out=leave_out, pictures=pictures if out is not None else 0)
     with progress() as display:
-        probe = _probe_of(display, given)
-        names = ("data", *_READING_SETTINGS)
-        config = _config({name: given[name] for name in names}, backbone="", skip_bad_images=True)
-        dataset = load_whole(config, progress=display.download, on_scan=display.on_scan)
-        if not isinstance(probe, str):
-            probe = probe(min(dataset.train.images.shape[1:3]))
-        found = check_dataset(
-            dataset,
-            probe=probe,
-            leave_out=leave_out,
-            shown=pictures if out is not None else 0,
-            on_image=display.on_scan,
-        )
-    if out is not None:
-        _write(out, found, pictures)
+        config = _config(given, backbone="", skip_bad_images=True)
+        found = check_data(config, options, out=out, display=display)
     if not printed_json(found.value):
         _show(found.value, out)
 
@@ -146,60 +119,6 @@ def _config(given: dict[str, Any], **more: Any) -> "RunConfig":
     chosen = {name: value for name, value in given.items() if name in SETTINGS and value not in (None, ())}
     chosen |= {name: os.path.abspath(value) for name, value in chosen.items() if isinstance(value, Path)}
     return from_mapping({}, where="the options", options={**chosen, "data": absolute(given["data"]), **more})
-
-
-def _probe_of(display: Any, given: dict[str, Any]) -> Any:
-    """What makes the `Probe` for images of a side in px; or the reason why there is none."""
-    from finetune._version import install_line
-    from finetune.evaluation.linear_probe import is_available
-
-    name = given["backbone"]
-    if name == "none":
-        return "--backbone none"
-    if not is_available():
-        if name is not None:
-            raise WrongUse(f"--backbone {name}: suspect labels and drift need scikit-learn: {install_line('data')}")
-        return f"scikit-learn is not installed: {install_line('data')}"
-
-    def made(side: int) -> "Probe | str":
-        load_tensorflow()
-        from finetune.reporting.data_check import Probe
-        from finetune.training.feature_cache import image_features
-
-        found = image_features.find(name, checkpoint=given["checkpoint"], image_size=given["image_size"], side=side)
-        if found is None:
-            return (
-                "no weights of a small backbone are on this machine: give --backbone mobilenet_v1_1.0, which fetches "
-                "17 MB, or any other with --checkpoint"
-            )
-        steps = image_features.Progress(display.say, display.features, lambda: False, display.warn)
-        return Probe(
-            lambda splits: found.features(splits, steps, download=display.download),
-            f"{found.spec.id} at {found.image_size} px",
-            given["images"],
-            given["suspects"],
-        )
-
-    return made
-
-
-def _write(out: Path, found: "DataReport", pictures: int) -> None:
-    """The folder with the page, the JSON and the list, whole or not at all."""
-    from checkpoints.atomic import TEMPORARY, working_folder
-    from finetune.files import room_for, to_json
-    from finetune.reporting.data_page import render_data_page
-
-    page = render_data_page(found.value, found.pictures, shown=pictures)
-    with room_for(out), working_folder(out.absolute().parent, f"{TEMPORARY}check.") as working:
-        made = working / "check"
-        made.mkdir()
-        for name, text in (
-            ("index.html", page),
-            ("check.json", to_json(found.value, indent=1) + "\n"),
-            ("exclude.txt", found.exclude),
-        ):
-            (made / name).write_text(text, encoding="utf-8")
-        made.rename(out.absolute())
 
 
 def _show(report: dict[str, Any], out: Path | None) -> None:
@@ -228,7 +147,7 @@ def _show(report: dict[str, Any], out: Path | None) -> None:
 
 
 @data.command()
-@_options(*_READING_SETTINGS, *_AUGMENTING_SETTINGS)
+@_options(*READING, *_AUGMENTING_SETTINGS)
 @click.option(
     "--backbone",
     metavar="NAME",

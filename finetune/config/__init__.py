@@ -12,7 +12,17 @@ from finetune.config.checking import (
     named,
 )
 from finetune.config.class_weights import BALANCED, with_weights_read
-from finetune.config.run_config import CHANGES, RECIPE, SETTINGS, TTA, Augment, ResizeMode, RunConfig, settings_with
+from finetune.config.run_config import (
+    CHANGES,
+    READING,
+    RECIPE,
+    SETTINGS,
+    TTA,
+    Augment,
+    ResizeMode,
+    RunConfig,
+    settings_with,
+)
 from finetune.config.tracker_setting import absolute_trackers, check_trackers, parse_tracker
 
 __all__ = [
@@ -21,6 +31,7 @@ __all__ = [
     "DEFAULTS",
     "LISTS",
     "PATHS",
+    "READING",
     "RECIPE",
     "SETTINGS",
     "TTA",

@@ -336,6 +336,12 @@ SETTINGS = declared_settings(RunConfig)
 CHANGES = (*("flip_vertical", "rotate", "rand_augment", "trivial_augment", "color_jitter", "erase", "mixup", "cutmix"),)
 """Settings that change training images at random, besides `augment`."""
 
+READING = (
+    *("data_dir", "npz_keys", "tfrecord_keys", "csv_columns", "multi_label", "label_separator", "test", "seed"),
+    *("exclude", "background_class"),
+)
+"""Settings that, beside `data`, say how a data set is read, however many of its images are used."""
+
 TTA = {
     "flip": "averaged with the mirror images",
     "five-crop": "averaged over the centre and four corners",

@@ -3,10 +3,12 @@ out are made."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from checkpoints.atomic import TEMPORARY, working_folder
 from finetune.data.check.findings import Finding, across_splits, find
 from finetune.data.check.kinds import CERTAIN, WORDS, Kind
 from finetune.data.check.measures import Pool, measure
@@ -16,7 +18,10 @@ from finetune.data.label_sets import label_counts
 from finetune.data.lazy import LazyImages, Progress
 from finetune.errors import FinetuneError
 from finetune.evaluation.linear_probe import Suspicions, TooFew, drift, suspect_labels
+from finetune.files import room_for, to_json
 from finetune.reporting.pictures import data_uri
+from finetune.reporting.rendering import framed
+from finetune.text import in_python
 
 SCHEMA_VERSION = 1
 SHARE = 0.03
@@ -40,12 +45,46 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class DataReport:
-    """value: plain JSON, described in docs/data-check.md. pictures: a data URI for each of the first images of a
-    finding, by its kind. exclude: the text of a list that `--exclude` takes."""
+    """What a check found: the sentences in a terminal, the page in a notebook.
+
+    Attributes:
+        value: Plain JSON, described in docs/data-check.md.
+        pictures: A data URI for each of the first images of a finding, by its kind.
+        exclude: The text of a list that `--exclude` takes.
+    """
 
     value: dict[str, Any]
     pictures: dict[str, list[str]] = field(default_factory=dict)
     exclude: str = ""
+
+    def html(self) -> str:
+        """The page of `finetune data check`."""
+        from finetune.reporting.data_page import render_data_page
+
+        return render_data_page(self.value, self.pictures)
+
+    def write(self, out: Path) -> None:
+        """Make the folder `out` with the page, the JSON and the list, whole or not at all."""
+        files = {
+            "index.html": self.html(),
+            "check.json": to_json(self.value, indent=1) + "\n",
+            "exclude.txt": self.exclude,
+        }
+        with room_for(out), working_folder(out.absolute().parent, f"{TEMPORARY}check.") as working:
+            made = working / "check"
+            made.mkdir()
+            for name, text in files.items():
+                (made / name).write_text(text, encoding="utf-8")
+            made.rename(out.absolute())
+
+    def _repr_html_(self) -> str:
+        return framed(self.html())
+
+    def __repr__(self) -> str:
+        from finetune.reporting.data_page import sentences
+
+        found = (f"{row['kind']}: {row['images']:,}, {row['words']}" for row in self.value["findings"] if row["images"])
+        return in_python("\n".join([*found, *sentences(self.value)]))
 
 
 def check_dataset(

@@ -15,7 +15,7 @@ _DRAWN = 25
 """Classes up to which a plot shows how many images each has."""
 
 
-def render_data_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[str]], *, shown: int) -> str:
+def render_data_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[str]]) -> str:
     """The HTML of a `data_check.DataReport`."""
     report = all_printable(report)
     rows = [{**row, "pictured": sum("split" in one for one in row["listed"])} for row in report["findings"]]
@@ -25,7 +25,6 @@ def render_data_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[
         pictures=pictures,
         sentences=sentences(report),
         plot=_plot(report),
-        shown=shown,
         listed=_LISTED,
     )
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ def render(template: str, **values: Any) -> str:
     written = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
     page = _templates(autoescape=True).get_template(template)
     return page.render(version=__version__, written=written, **values)
+
+
+def framed(page: str) -> str:
+    """A page as part of a notebook, in a frame of its own: its style must not reach the notebook."""
+    return f'<iframe srcdoc="{escape(page)}" style="width:100%;height:52em;border:0"></iframe>'
 
 
 def check_page_path(path: Path) -> None:

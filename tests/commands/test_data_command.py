@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import finetune
 from finetune.config import RunConfig
 from finetune.data import batches
 from finetune.data.load_data import load_data
@@ -61,6 +62,22 @@ def test_what_is_wrong_is_found_written_and_left_out(photos, tmp_path):
 
 
 @pytest.mark.slow
+def test_from_python_it_is_the_same(photos, tmp_path):
+    found = finetune.check_data(photos, backbone="none", test=0.3, leave_out=["unreadable"], out=tmp_path / "new")
+    value = json.loads(said(f"data check {photos} --backbone none --test 0.3 --leave-out unreadable --json").stdout)
+    assert json.loads((tmp_path / "new" / "check.json").read_text()) == found.value == value
+    assert found.exclude == (tmp_path / "new" / "exclude.txt").read_text()
+    assert repr(found).splitlines()[0] == "unreadable: 1, cannot be decoded"
+    assert repr(found).splitlines()[-1] == "labels: not checked: backbone='none'"
+    assert found._repr_html_().startswith("<iframe srcdoc=")
+    with pytest.raises(finetune.WrongUse, match="unknown option epochs: expected some of data_dir"):
+        finetune.check_data(photos, epochs=3)
+    with pytest.raises(finetune.WrongUse, match="leave_out blurry: expected some of unreadable"):
+        finetune.check_data(photos, leave_out=["blurry"])
+    with pytest.raises(finetune.WrongUse, match=r"out .* is already there"):
+        finetune.check_data(photos, out=tmp_path)
+
+
 def test_a_run_keeps_its_list(photos, tmp_path):
     listed = tmp_path / "exclude.txt"
     listed.write_text("train/newt/broken.jpg\ntrain/newt/leak.jpg\n")
