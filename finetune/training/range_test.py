@@ -67,17 +67,18 @@ def range_test(
     *,
     rates: Mapping[str, float] | None = None,
     class_weights: np.ndarray | None = None,
+    multi_label: bool = False,
 ) -> RangeTest:
     """Train on batches of `split` while the rate grows from LOWEST to HIGHEST by equal factors, then restore `model`.
 
     `model` is restored to the bit, statistics and dropout's seed included. The batches are those of the run's first
     steps. The chosen rate is a third of the rate with the lowest smoothed loss: beyond the minimum steps overshoot, and
     at the minimum some already do. `config` is complete but for its learning rate; `rates` as in `training.loop.train`,
-    `class_weights` as in `training.loop.step`. Raises FinetuneError where the loss falls at no rate.
+    `class_weights` and `multi_label` as in `training.loop.step`. Raises FinetuneError where the loss falls at no rate.
     """
     before = taken_out(model.variables, "model")
     try:
-        measured = list(_measure(model, split, config, rates, class_weights))
+        measured = list(_measure(model, split, config, rates, class_weights, multi_label))
     finally:
         put_back(model.variables, before, "model")
     return read([rate for rate, _ in measured], [loss for _, loss in measured])
@@ -89,12 +90,13 @@ def _measure(
     config: RunConfig,
     rates: Mapping[str, float] | None,
     class_weights: np.ndarray | None,
+    multi_label: bool,
 ) -> Iterator[tuple[float, float]]:
     """(rate, mean loss of the batch before the step), until the loss diverges."""
     variables = model.trainable_variables
     config = replace(config, learning_rate=LOWEST, schedule="constant")
     optimizer = build(config, variables, steps=STEPS, rates=rates)
-    step = TrainStep(model, optimizer, variables, config, class_weights=class_weights).traced()
+    step = TrainStep(model, optimizer, variables, config, class_weights=class_weights, multi_label=multi_label).traced()
     lowest = math.inf
     endless = chain.from_iterable(batches.training(split, config, epoch=epoch, start=0) for epoch in count())
     for rate, (images, labels) in zip(np.geomspace(LOWEST, HIGHEST, STEPS), endless, strict=False):
@@ -128,8 +130,15 @@ def settle_learning_rate(prepared: Prepared, display: Display) -> tuple[Prepared
     if config.learning_rate != "auto":
         return prepared, None
     display.say("learning-rate range test: a few steps at growing rates; the model is then restored")
-    weights = class_weights(prepared.dataset, config)
-    test = range_test(prepared.model, prepared.dataset.train, config, rates=prepared.rates, class_weights=weights)
+    dataset = prepared.dataset
+    test = range_test(
+        prepared.model,
+        dataset.train,
+        config,
+        rates=prepared.rates,
+        class_weights=class_weights(dataset, config),
+        multi_label=dataset.multi_label,
+    )
     display.say(
         f"learning rate {test.chosen:g}: a third of {test.lowest_at:.2g}, where the smoothed loss was lowest "
         f"({len(test.rates)} steps{'' if test.diverged else '; it never diverged'})"

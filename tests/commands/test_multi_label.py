@@ -56,6 +56,13 @@ def run(data):
     return path
 
 
+def test_a_learning_rate_is_found(data, tmp_path):
+    said = typed(f"run {RUN} --data {data} --lr auto --epochs 1 --quiet --run-dir {tmp_path / 'run'}")
+    assert said.exit_code == 0, said.output
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["learning_rate"] == json.loads((tmp_path / "run" / "lr_range.json").read_text())["learning_rate"]
+
+
 def test_a_run_is_chosen_and_scored_by_its_mean_average_precision(run):
     result, config = (json.loads((run / name).read_text()) for name in ("result.json", "config.json"))
     assert config["select_by"] == "map"
