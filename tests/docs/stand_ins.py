@@ -35,7 +35,10 @@ from finetune.data.sources import generated
 from finetune.inference import reference
 from tests.support.places import ROOT
 
-SERVED = ("resnet_v1_50", "resnet_v1_101", "resnet_v1_152", "resnet_v1_200", "inception_v1", "mobilenet_v1_0.25")
+SERVED = (
+    *("resnet_v1_50", "resnet_v1_101", "resnet_v1_152", "resnet_v1_200", "inception_v1"),
+    *("mobilenet_v1_0.25", "mobilenet_v1_1.0"),
+)
 """The rows pages name. Their files are written with random weights and served where the published ones would be."""
 
 JOBS = """\
