@@ -19,6 +19,7 @@ from finetune.config.run_config import (
     SETTINGS,
     TTA,
     Augment,
+    Precision,
     ResizeMode,
     RunConfig,
     settings_with,
@@ -36,6 +37,7 @@ __all__ = [
     "SETTINGS",
     "TTA",
     "Augment",
+    "Precision",
     "ResizeMode",
     "RunConfig",
 ]

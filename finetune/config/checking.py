@@ -20,13 +20,13 @@ DEFAULTS = {name: setting.default for name, setting in SETTINGS.items() if setti
 """The default of every setting that has one."""
 _SHORT = {setting.short: name for name, setting in SETTINGS.items() if setting.short}
 
-_ONE_VALUE = {
-    "learning_rate": "auto",
-    "preset": "gradual",
-    "class_weights": "balanced",
-    "precision": "float16",
+_SOME_VALUES = {
+    "learning_rate": ("auto",),
+    "preset": ("gradual",),
+    "class_weights": ("balanced",),
+    "precision": ("float16", "auto"),
 }
-"""Settings of which one value alone contradicts another setting; of others, every value but the default does."""
+"""Settings of which these values alone contradict another setting; of others, every value but the default does."""
 CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
     ("from_scratch", "checkpoint", ""),
     ("examples", "few_shot", "both set the number of images"),
@@ -41,7 +41,7 @@ CONTRADICTIONS: tuple[tuple[str, str, str], ...] = (
     ("distribute", "ema", "the average is kept on one device"),
     ("distribute", "learning_rate", "the range test runs on one device"),
     *(("distribute", other, "layers are unfrozen on one device") for other in ("preset", "unfreeze_epochs")),
-    ("distribute", "precision", "a step that overflows is skipped on one device"),
+    ("distribute", "precision", "steps of float16 are skipped, and those of auto timed, on one device"),
     ("distribute", "microbatch", "each replica has a part of the batch already"),
 )
 """Two settings that cannot both be given, and why."""
@@ -124,4 +124,4 @@ def check_settings(
 
 def _contradicts(config: RunConfig, name: str) -> bool:
     value = getattr(config, name)
-    return config.is_set(name) and value == _ONE_VALUE.get(name, value)
+    return config.is_set(name) and value in _SOME_VALUES.get(name, (value,))

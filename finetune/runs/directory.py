@@ -26,7 +26,7 @@ EXCLUDED = "exclude.txt"
 """A run's copy of the list of images that it left out."""
 _BEFORE_CONFIG = (
     *(".lock", "environment.json", "load.json", "freeze.json", "data.json", EXCLUDED),
-    *("lr_range.json", "lr_range.svg", "bn_source.npz"),
+    *("precision.json", "lr_range.json", "lr_range.svg", "bn_source.npz"),
 )
 """Files that a new run writes before `config.json`, which marks the directory as a run."""
 

@@ -25,7 +25,7 @@ def warnings(prepared: Prepared, *, replicas: int = 1) -> list[str]:
     found.append(_averages(config, steps))
     if prepared.plan.uses_batch_statistics and not config.bn_renorm:
         found.append(_batch_size(config, parts=parts, replicas=replicas))
-    if not precision_pays(config.precision):
+    if config.precision != "auto" and not precision_pays(config.precision):
         found.append(
             f"--precision {config.precision}: this processor has no instructions for it, and will be slower: leave it "
             "out"

@@ -98,14 +98,18 @@ def _measure(
     optimizer = build(config, variables, steps=STEPS, rates=rates)
     step = TrainStep(model, optimizer, variables, config, class_weights=class_weights, multi_label=multi_label).traced()
     lowest = math.inf
-    endless = chain.from_iterable(batches.training(split, config, epoch=epoch, start=0) for epoch in count())
-    for rate, (images, labels) in zip(np.geomspace(LOWEST, HIGHEST, STEPS), endless, strict=False):
+    for rate, (images, labels) in zip(np.geomspace(LOWEST, HIGHEST, STEPS), first_batches(split, config), strict=False):
         optimizer.learning_rate = float(rate)
         loss = float(step(images, labels)[0]) / int(labels.shape[0])
         if not math.isfinite(loss) or loss > _DIVERGED * lowest:
             return
         lowest = min(lowest, loss)
         yield float(rate), loss
+
+
+def first_batches(split: Split, config: RunConfig) -> Iterator[Any]:
+    """The batches of a run's first steps, without end."""
+    return chain.from_iterable(batches.training(split, config, epoch=epoch, start=0) for epoch in count())
 
 
 def read(rates: list[float], losses: list[float]) -> RangeTest:

@@ -36,6 +36,7 @@ from finetune.training.loop.state import State, put_back
 from finetune.training.loop.train import ImageFeed, train
 from finetune.training.observers import FollowingObserver, Recorder
 from finetune.training.phases import Prepared
+from finetune.training.precision_trial import settle_precision
 from finetune.training.prepare import prepare
 from finetune.training.proof import Phases
 from finetune.training.range_test import settle_learning_rate, write_range_test
@@ -81,7 +82,9 @@ def start(
     with on.watching():
         if not on.is_chief:
             return _follow(config, on, display, load_weights=True)
-        prepared, tested = settle_learning_rate(prepare(config, display, load_weights=True, distribution=on), display)
+        prepared = prepare(config, display, load_weights=True, distribution=on)
+        prepared, precision = settle_precision(prepared, display)
+        prepared, tested = settle_learning_rate(prepared, display)
         if run_dir is not None:
             run = RunDir.create_or_take_over(run_dir)
         else:
@@ -96,6 +99,8 @@ def start(
             run.write("data.json", describe_data(prepared.dataset, prepared.config))
             if prepared.config.exclude is not None:
                 write_text(run.path / EXCLUDED, Path(prepared.config.exclude).read_text(encoding="utf-8"))
+            if precision is not None:
+                run.write("precision.json", precision.to_json())
             if tested is not None:
                 write_range_test(run, tested)
             save_snapshot(run, KerasSubject(prepared.model).snapshot())
