@@ -16,8 +16,8 @@ from finetune.backbone.loading import network_entries
 
 
 def build(spec: BackboneSpec) -> list[Entry]:
-    """The structure of a catalogue row with its published head, at its published size: a head that takes a flattened map,
-    as Keras's VGG has it, is another at every size.
+    """The structure of a catalogue row with its published head, at its published size: a head that takes a flattened
+    map, as Keras's VGG has it, is another at every size.
 
     Where nothing is published, one logit stands for a head of any size.
     """

@@ -12,6 +12,7 @@ from checkpoints.catalog.lookup import find_row
 from checkpoints.errors import CheckpointError
 from finetune.backbone import load_backbone
 from finetune.batchnorm.surgery import to_stock
+from finetune.errors import WrongUse
 
 MOBILENET = ("keras/mobilenet_0.25", "MobileNet", 32, {"alpha": 0.25})
 FULL_SIZE = (
@@ -156,6 +157,9 @@ def test_files_as_keras_2_published_them(name, application, top, tmp_path):
         given = tf_keras.Model(model.input, logits.input)(images(size), training=False).numpy()
         wanted = given @ logits.kernel.numpy() + logits.bias.numpy()
         assert_loads(find_row(name), tmp_path / "published.h5", size, wanted, head="published")
+    if top and application == "VGG16":
+        with pytest.raises(WrongUse, match=r"takes the flattened map of images of another size.*--image-size 224"):
+            load_backbone(find_row(name), image_size=64, checkpoint=tmp_path / "published.h5", head="published")
 
 
 @pytest.mark.slow
