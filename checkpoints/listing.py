@@ -17,7 +17,7 @@ names. `finetune backbones verify NAME` compares its network with the original.
 - **top-1, top-5**: published ImageNet accuracy in percent. **parameters**: weights and statistics without the head.
 - **px**: side of the images in the published training; **least px**: the smallest side the network accepts.
 - **outputs**: of the published head; 1001 include a background class at index 0.
-- **BN decay**: share of the old moving statistics kept at one update, in the published training.
+- **BN decay**: share of the old moving statistics kept at one update, in the published training; "none": no BatchNorm.
 - **weights**: the published file. "yours": no published file is known, give your own with `--checkpoint`.
 
 """
@@ -73,7 +73,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[BackboneSpec], str]], ...] = (
     ("least px", "---:", lambda spec: str(spec.least_size)),
     ("preprocessing", ":---", lambda spec: spec.preprocessing),
     ("outputs", "---:", lambda spec: str(spec.outputs or "")),
-    ("BN decay", "---:", lambda spec: f"{spec.bn_decay:g}"),
+    ("BN decay", "---:", lambda spec: "none" if spec.bn_decay is None else f"{spec.bn_decay:g}"),
     ("weights", ":---", _weights),
     ("reference", ":---", lambda spec: spec.reference.replace("|", "\\|")),
 )

@@ -37,11 +37,11 @@ def locate(spec: BackboneSpec, *, with_head: bool, progress: Progress | None = N
             f"the weights of {spec.id} are not at an address they can be fetched from: give a file with "
             "--checkpoint PATH"
         )
-    md5 = spec.md5_no_head if url == spec.url_no_head else spec.md5
+    md5, sha256 = (spec.md5_no_head, spec.sha256_no_head) if url == spec.url_no_head else (spec.md5, spec.sha256)
     from checkpoints.download.resumable import fetch  # here and below: the list of backbones needs no HTTP
     from checkpoints.formats.location import only_checkpoint
 
-    path = fetch(url, md5=md5, into=_folder(spec), progress=progress)
+    path = fetch(url, md5=md5, sha256=sha256, into=_folder(spec), progress=progress)
     return only_checkpoint(archive.unpack(path)) if archive.is_archive(path) else path
 
 

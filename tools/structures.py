@@ -16,13 +16,14 @@ from finetune.backbone.loading import network_entries
 
 
 def build(spec: BackboneSpec) -> list[Entry]:
-    """The structure of a catalogue row with its published head, at its least size: the same at every size.
+    """The structure of a catalogue row with its published head, at its published size: a head that takes a flattened
+    map, as Keras's VGG has it, is another at every size.
 
     Where nothing is published, one logit stands for a head of any size.
     """
     keras.backend.clear_session(free_memory=True)
     outputs = spec.outputs or 1
-    network = networks.build(spec.family, image_size=spec.least_size, outputs=outputs, arguments=spec.arguments)
+    network = networks.build(spec.family, image_size=spec.image_size, outputs=outputs, arguments=spec.arguments)
     return network_entries(network.model, source=spec.source)
 
 

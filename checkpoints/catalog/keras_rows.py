@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from checkpoints.catalog.rows import AT_224, AT_299, CLASSES, Family
+from checkpoints.catalog.rows import AT_224, AT_299, CLASSES, NO_BATCHNORM, Family
 from checkpoints.catalog.spec import BackboneSpec
 
 _APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
@@ -68,11 +68,42 @@ _MD5S = {
     "mobilenet_v3_small_0.75": ("cb65d4e5be93758266aa0a7f2c6708b7", "ebdb5cc8e0b497cd13a7c275d475c819"),
     "mobilenet_v3_small_1.0": ("8768d4c2e7dee89b9d02b2d03d65d862", "d3e8ec802a04aa4fc771ee12a9a9b836"),
     "mobilenet_v3_small_minimalistic_1.0": ("99cd97fb2fcdad2bf028eb838de69e37", "cde8136e733e811080d9fcd8a252f7e4"),
+    "vgg16": ("64373286793e3c8b2b4e3219cbf3544b", "6d6bbae143d832006294945121d1f1fc"),
+    "vgg19": ("cbe5617147190e668d6c5d5026f83318", "253f8cb515780f3b799900260a226db6"),
     "xception": ("0a58e3b7378bc2990ea3b43d5981f1f6", "b0042744bf5b25fce3cb969f33bebb97"),
     "nasnet_mobile": ("020fb642bf7360b370c678b08e0adf61", "1ed92395b5b598bdda52abe5c0dbfd63"),
     "nasnet_large": ("11577c9a518f0070763c2b964a382f17", "d81d89dc07e6e56530c4e77faddd61b5"),
 }
 """Published hashes: of the file with the head, and of the one without."""
+
+_SHA256S = {
+    "tiny": (
+        "8ae6e78ce2933352b1ef4008e6dd2f17bc40771563877d156bc6426c7cf503ff",
+        "d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1",
+    ),
+    "small": (
+        "ce1277d8f1ee5a0ef0e171469089c18f5233860ceaf9b168049cb9263fd7483c",
+        "6fc8009faa2f00c1c1dfce59feea9b0745eb260a7dd11bee65c8e20843da6eab",
+    ),
+    "base": (
+        "52cbb006d3dadd03f6e095a8ca1aca47aecdd75acb4bc74bce1f5c695d0086e6",
+        "40a20c5548a5e9202f69735ecc06c990e6b7c9d2de39f0361e27baeb24cb7c45",
+    ),
+    "large": (
+        "070c5ed9ed289581e477741d3b34beffa920db8cf590899d6d2c67fba2a198a6",
+        "96f02b6f0753d4f543261bc9d09bed650f24dd6bc02ddde3066135b63d23a1cd",
+    ),
+    "xlarge": (
+        "c1f5ccab661354fc3a79a10fa99af82f0fbf10ec65cb894a3ae0815f17a889ee",
+        "de3f8a54174130e0cecdc71583354753d557fcf1f4487331558e2a16ba0cfe05",
+    ),
+}
+"""The same for ConvNeXt, by size."""
+
+
+# The layer of the logits. Most files were saved before the layer got its present name, `predictions`:
+# keras_applications 1.0.8 called it `probs` in resnet_common.py and `fc1000` in densenet.py.
+_LOGITS: Family = {"head": ("predictions/*", "probs/*", "fc1000/*")}
 
 
 def _application(name: str, application: str, family: Family, *, folder: str = "", **facts: Any) -> BackboneSpec:
@@ -85,10 +116,7 @@ def _application(name: str, application: str, family: Family, *, folder: str = "
         md5=_MD5S[name][0],
         url_no_head=f"{stem}_notop.h5",
         md5_no_head=_MD5S[name][1],
-        # The layer of the logits. Most files were saved before the layer got its present name, `predictions`:
-        # keras_applications 1.0.8 called it `probs` in resnet_common.py and `fc1000` in densenet.py.
-        head=("predictions/*", "probs/*", "fc1000/*"),
-        **(_KERAS | family | facts),
+        **(_KERAS | _LOGITS | family | facts),
     )
 
 
@@ -170,6 +198,30 @@ def _efficientnet_v2(size: str, image_size: int, **facts: Any) -> BackboneSpec:
     return _published(f"efficientnet_v2_{size}", f"EfficientNetV2{size.upper()}", stem, "_notop", family, **facts)
 
 
+def _convnext(size: str, **facts: Any) -> BackboneSpec:
+    """Its pixels are prepared inside. `top1` is of training on ImageNet alone (tiny, small) or after ImageNet-21k."""
+    name = f"convnext_{size}"
+    sha256, sha256_no_head = _SHA256S[size]
+    family = {
+        **AT_224,
+        **NO_BATCHNORM,
+        "preprocessing": "raw",
+        "head": (f"{name}_head_dense/*",),
+        "sha256": sha256,
+        "sha256_no_head": sha256_no_head,
+        "reference": "Liu et al. 2022, arXiv 2201.03545; keras/src/applications/convnext.py",
+    }
+    application = "ConvNeXtXLarge" if size == "xlarge" else f"ConvNeXt{size.title()}"
+    return _published(name, application, f"{_APPLICATIONS}/convnext/{name}", "_notop", family, **facts)
+
+
+_KERAS_VGG: Family = {
+    **AT_224,
+    **NO_BATCHNORM,
+    "preprocessing": "caffe",
+    # Its fully connected layers take the flattened map: they are of the head, and fit images of 224 px only.
+    "head": ("fc1/*", "fc2/*", "predictions/*"),
+}
 _XCEPTION: Family = {
     "image_size": 299,
     "least_size": 71,
@@ -275,5 +327,26 @@ KERAS: tuple[BackboneSpec, ...] = (
             parameters=parameters,
         )
         for size, side, top1, parameters in (("Mobile", 224, 74.4, 4_269_716), ("Large", 331, 82.5, 84_916_818))
+    ),
+    *(
+        _application(
+            f"vgg{depth}",
+            f"VGG{depth}",
+            _KERAS_VGG,
+            top1=top1,
+            parameters=parameters,
+            reference=f"Simonyan & Zisserman 2014, arXiv 1409.1556; keras/src/applications/vgg{depth}.py",
+        )
+        for depth, top1, parameters in ((16, 71.27, 14_714_688), (19, 71.26, 20_024_384))
+    ),
+    *(
+        _convnext(size, top1=top1, parameters=parameters)
+        for size, top1, parameters in (
+            ("tiny", 81.3, 27_820_128),
+            ("small", 82.3, 49_454_688),
+            ("base", 85.3, 87_566_464),
+            ("large", 86.3, 196_230_336),
+            ("xlarge", 86.7, 348_147_968),
+        )
     ),
 )

@@ -15,11 +15,14 @@ CATALOG: tuple[BackboneSpec, ...] = (*SLIM, *KERAS, *SCRATCH, *BUNDLED)
 def find_row(name: str) -> BackboneSpec:
     """The row called `name`: `source/name`, or the bare name where only one source has it.
 
-    Case and the marks `_ - .` do not count: `keras/ResNet50` and `keras/InceptionV3` are found.
+    Case and the marks `_ - .` do not count: `keras/ResNet50` and `keras/InceptionV3` are found. They do where a name is
+    written exactly: `vgg_16` is slim's, `vgg16` is Keras's.
     Raises UnknownBackbone with the nearest name, or with the choices where a bare name is ambiguous.
     """
     wanted = _plain(name)
     rows = [spec for spec in CATALOG if wanted in (_plain(spec.id), _plain(spec.name))]
+    exact = [spec for spec in rows if name in (spec.id, spec.name)]
+    rows = exact if len(exact) == 1 else rows
     if len(rows) == 1:
         return rows[0]
     if rows:

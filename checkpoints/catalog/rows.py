@@ -13,6 +13,7 @@ CLASSES: Family = {"outputs": 1000, "label_offset": 0}
 _BACKGROUND_FIRST: Family = {"outputs": 1001, "label_offset": 1}
 AT_224: Family = {"image_size": 224, "least_size": 32}
 AT_299: Family = {"image_size": 299, "least_size": 75}
+NO_BATCHNORM: Family = {"bn_decay": None, "bn_epsilon": None}
 _EVALUATED_AS_VGG: Family = {"evaluation": ("crop", 0.875)}  # the short side is resized to 256, 224 are cut out
 _EVALUATED_AS_INCEPTION: Family = {"evaluation": ("squash", 0.875)}
 """slim's evaluations: preprocessing/vgg_preprocessing.py and inception_preprocessing.py of research/slim."""
@@ -109,6 +110,28 @@ def _mobilenet_v2(alpha: float, **facts: Any) -> BackboneSpec:
     )
 
 
+_VGG_LAYERS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+"""Convolutions in each stack, by depth."""
+
+
+def _vgg(depth: int, **facts: Any) -> BackboneSpec:
+    """The weights of its authors, converted. `fc6` covers 7x7 places of a map that is a 32nd of the image."""
+    scope = f"vgg_{depth}"
+    return BackboneSpec(
+        name=scope,
+        source="slim",
+        family="vgg",
+        arguments={"layers": _VGG_LAYERS[depth], "scope": scope},
+        url=f"{_MODELS}/{scope}_2016_08_28.tar.gz",
+        preprocessing="vgg",
+        image_size=224,
+        least_size=224,
+        head=(f"{scope}/fc8/*",),
+        reference="Simonyan & Zisserman 2014, arXiv 1409.1556; tf_slim/nets/vgg.py",
+        **(_EVALUATED_AS_VGG | CLASSES | NO_BATCHNORM | facts),
+    )
+
+
 def _densenet(depth: int, widths: dict[str, Any], **facts: Any) -> BackboneSpec:
     """`widths` are the arguments of `networks.densenet` that are not its defaults.
 
@@ -159,6 +182,8 @@ SLIM: tuple[BackboneSpec, ...] = (
         161, {"layers": (6, 12, 36, 24), "growth": 48, "width": 96}, top1=77.64, top5=93.79, parameters=26_691_936
     ),
     _densenet(169, {"layers": (6, 12, 32, 32)}, top1=76.09, top5=93.14, parameters=12_642_880),
+    _vgg(16, top1=71.5, top5=89.8, parameters=134_260_544),
+    _vgg(19, top1=71.1, top5=89.8, parameters=139_570_240),
     _mobilenet_v1(1.0, top1=70.9, top5=89.9, parameters=3_228_864),
     _mobilenet_v1(0.75, top1=68.4, top5=88.2, parameters=1_832_976),
     _mobilenet_v1(0.5, top1=63.3, top5=84.9, parameters=829_536),

@@ -12,7 +12,8 @@ class BackboneSpec:
 
     name, source: `source/name` is unique; the bare name works where only one source has it.
     family, arguments: the module of `finetune.backbone.networks` that builds the graph, and what its `build` is given.
-    url, md5: the published file (with the head); `*_no_head` the one without, where there is one.
+    url, md5, sha256: the published file (with the head) and its hash, of the one or the other kind; `*_no_head` of the
+        file without, where there is one.
         `url` is None for weights that ship with this package: `bundled` is their path below `checkpoints/bundled`
         (the prefix, for a V2 checkpoint). Without either, the user must give a file,
         unless the source is `scratch`.
@@ -20,7 +21,8 @@ class BackboneSpec:
     image_size, least_size: side in px as published, and the smallest the graph can take.
     outputs, label_offset: number of logits, and the logit of ImageNet class 0 (1 where a background class is first).
     head, auxiliary: fnmatch patterns over the file's variable names: the old logits; heads used in training only.
-    bn_decay, bn_epsilon: of the published training; `bn_decay` is the share of the old moving value kept.
+    bn_decay, bn_epsilon: of the published training; `bn_decay` is the share of the old moving value kept. None for a
+        network without BatchNorm.
     top1, top5: published ImageNet accuracy in percent, or None.
     parameters: weights and statistics without the head.
     image_shape: (height, width, channels) of a file whose images are not square RGB; `image_size` is its longer side.
@@ -47,13 +49,15 @@ class BackboneSpec:
     outputs: int = 0
     label_offset: int = 0
     head: tuple[str, ...] = ()
-    bn_decay: float
-    bn_epsilon: float
+    bn_decay: float | None
+    bn_epsilon: float | None
     reference: str
     url: str | None = None
     md5: str | None = None
     url_no_head: str | None = None
     md5_no_head: str | None = None
+    sha256: str | None = None
+    sha256_no_head: str | None = None
     bundled: str | None = None
     auxiliary: tuple[str, ...] = ()
     top1: float | None = None

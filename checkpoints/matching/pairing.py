@@ -109,6 +109,8 @@ def _spellings(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Ent
         else:
             its_own = all(checkpoint.layers.get(entry.key) == _layer(entry) for entry in entries)
         yield {entry.name: entry.key if its_own else entry.name for entry in entries}
+        if spec.source == "keras" and its_own:
+            yield _by_layer_names(checkpoint, entries)
         return
     yield {entry.name: entry.name for entry in entries}
     if spec.source != "keras":
@@ -120,6 +122,24 @@ def _spellings(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Ent
     elif _in_layer_order(checkpoint) and not in_slim_scopes(checkpoint):
         aligned = align_by_layer_order(checkpoint, {entry.name: entry.name for entry in entries})
         yield {name: theirs for theirs, name in aligned.items()}
+
+
+def _by_layer_names(checkpoint: Checkpoint, entries: Sequence[Entry]) -> dict[str, str]:
+    """Keys by what the file calls their layers, wherever these are: in the network, or in a model inside of it, as in
+    Keras's ConvNeXt. Layers whose names only one side has pair in order (the norm behind ConvNeXt's pooling)."""
+    in_file: dict[str, list[str]] = {}
+    for key, layer in checkpoint.layers.items():
+        in_file.setdefault(layer, []).append(key)
+    in_network: dict[str, list[Entry]] = {}
+    for entry in entries:
+        in_network.setdefault(_scope(entry.name), []).append(entry)
+    others = (layer for layer in in_file if layer not in in_network)
+    names = {entry.name: entry.key for entry in entries}
+    for layer, variables in in_network.items():
+        keys = in_file.get(layer if layer in in_file else next(others, ""), ())
+        if len(keys) == len(variables):
+            names.update(zip((entry.name for entry in variables), keys, strict=True))
+    return names
 
 
 def _in_layer_order(checkpoint: Checkpoint) -> bool:

@@ -97,9 +97,8 @@ def transcribe(opened: Checkpoint, found: Fit, out: Path) -> Conversion:
             f"{opened.path} holds {spec.id}, which has no slim names: only slim's networks become slim "
             "checkpoints; give an OUT that ends in .weights.h5 or .keras"
         )
-    # A `.keras` file takes images of the published size; weights alone are the same at every size.
-    image_size = spec.image_size if target == "keras-zip" else spec.least_size
-    model, report = load_stock(opened, found, image_size=image_size)
+    # A `.keras` file takes images of the published size, and so does the head of Keras's VGG.
+    model, report = load_stock(opened, found, image_size=spec.image_size)
     with room_for(out):
         if target == "slim-v2":
             write_slim(out, {name: np.asarray(variable) for name, variable in slim_variables(model).items()})

@@ -5,6 +5,7 @@ A user may name a catalogue row, a model file or a Hub module.
 
 import glob
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from checkpoints.formats.keras_zip import snake_case
 from checkpoints.formats.location import other_format, saved_model_directory
 from checkpoints.matching import transfer
 from checkpoints.matching.fit import fit_row
-from checkpoints.matching.pairing import in_slim_scopes, pair
+from checkpoints.matching.pairing import in_slim_scopes, of_head, pair
 from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import keras_file, networks
 from finetune.backbone.architecture_file import assembled
@@ -257,12 +258,29 @@ def _assign(spec: BackboneSpec, opened: Checkpoint, model: keras.Model, *, with_
     """Load the weights of a catalogue network. Without `with_head` the head in the file is left out."""
     # The network still has stock layers here: Keras's keys count layers by their class.
     variables = network_variables(model, source=spec.source)
-    pairing = pair(opened, spec, network_entries(model, source=spec.source))
+    entries = network_entries(model, source=spec.source)
+    pairing = pair(opened, spec, entries)
     ignore = pairing.ignored
-    if not with_head:
+    if with_head:
+        _check_head_size(spec, opened, entries, pairing.names)
+    else:
         ignore.append(("old head", [glob.escape(name) for name in pairing.head]))
     targets = {pairing.names[name]: variable for name, variable in variables.items()}
     return transfer.assign(opened, targets, ignore=ignore)
+
+
+def _check_head_size(
+    spec: BackboneSpec, opened: Checkpoint, entries: Sequence[Entry], names: Mapping[str, str]
+) -> None:
+    """Raise WrongUse for a head that takes the flattened map of images of another size, as Keras's VGG has it."""
+    for entry in entries:
+        shape = opened.shapes.get(names[entry.name], entry.shape)
+        if of_head(spec, entry.name) and shape != entry.shape and shape[1:] == entry.shape[1:]:
+            raise WrongUse(
+                f"the head of {opened.path} takes the flattened map of images of another size: {entry.name} is "
+                f"{list(shape)}, expected {list(entry.shape)}; give the size it was made for (published: --image-size "
+                f"{spec.image_size}), or leave out --head keep for a new head"
+            )
 
 
 def network_variables(model: keras.Model, *, source: str) -> dict[str, keras.Variable]:

@@ -49,7 +49,7 @@ def list_backbones(markdown: bool) -> None:
         "params": lambda row: listing.millions(row["parameters"]),
         "px": lambda row: row["image_size"],
         "least px": lambda row: row["least_size"],
-        "BN decay": lambda row: row["bn_decay"],
+        "BN decay": lambda row: "none" if row["bn_decay"] is None else row["bn_decay"],
         "cached": lambda row: fetching.place(row["cached"]),
     }
     print_table(*tabulated(rows, columns), numbers=("top-1 %", "params", "px", "least px", "BN decay"))

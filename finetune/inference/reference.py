@@ -25,7 +25,7 @@ from finetune._version import install_line
 from finetune.errors import FinetuneError
 from finetune.text import first_line
 
-IN_TF_SLIM = ("resnet_v1", "resnet_v2", "inception_v1", "inception_v2", "inception_v3")
+IN_TF_SLIM = ("resnet_v1", "resnet_v2", "inception_v1", "inception_v2", "inception_v3", "vgg")
 """Families that tf_slim 1.1.0 has; the others are in tensorflow/models, which no package installs."""
 
 _KERAS_READS = {"keras-h5": ".h5", "keras-weights-h5": ".weights.h5", "keras-zip": ".keras"}
@@ -156,6 +156,8 @@ def slim_logits(
     """
     if family.startswith("resnet"):
         return _slim_resnet(family, images, outputs, scope, is_training, **arguments)
+    if family == "vgg":
+        return _slim_vgg(images, outputs, scope, is_training, **arguments)
     import tf_slim as slim
     from tf_slim.nets import inception
 
@@ -164,6 +166,17 @@ def slim_logits(
     settings = {"dropout_keep_prob": 1.0, "scope": scope, **auxiliary, **arguments}
     with slim.arg_scope(getattr(inception, f"{family}_arg_scope")(weight_decay=0.0)):
         return getattr(inception, family)(images, outputs, is_training, **settings)[0]
+
+
+def _slim_vgg(images: tf.Tensor, outputs: int, scope: str, is_training: bool, *, layers: Sequence[int]) -> tf.Tensor:
+    """`tf_slim.nets.vgg.vgg_16` or `vgg_19`: logits `[batch, height', width', outputs]`, 1x1 places at 224 px."""
+    import tf_slim as slim
+    from tf_slim.nets import vgg
+
+    network = {13: vgg.vgg_16, 16: vgg.vgg_19}[sum(layers)]
+    with slim.arg_scope(vgg.vgg_arg_scope(weight_decay=0.0)):
+        logits, _ = network(images, outputs, is_training, dropout_keep_prob=1.0, spatial_squeeze=False, scope=scope)
+    return logits
 
 
 def _slim_resnet(

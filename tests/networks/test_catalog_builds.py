@@ -11,12 +11,12 @@ from checkpoints.catalog.lookup import CATALOG, BackboneSpec
 from checkpoints.matching.structures import structures
 from finetune.backbone import networks
 from finetune.backbone.networks.names import keras_variables, slim_variables
-from finetune.backbone.networks.network import HEAD, layers_by_stage, pooling
+from finetune.backbone.networks.network import HEAD, Network, layers_by_stage
 from finetune.cli import main
 from finetune.data.preprocessing import PREPROCESSINGS
 from tests.support.places import ROOT
 
-UNPADDED = {"inception_v3", "inception_v4", "inception_resnet_v2", "densenet"}
+UNPADDED = {"inception_v3", "inception_v4", "inception_resnet_v2", "densenet", "vgg"}
 """Families that somewhere round a map down."""
 
 
@@ -32,6 +32,13 @@ def builds(spec: BackboneSpec, image_size: int) -> bool:
     return True
 
 
+def map_at_the_end(network: Network) -> tuple[int | None, ...]:
+    """The shape of what is pooled, or of what a head without pooling takes."""
+    kinds = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
+    pooled = [layer.input for layer in network.model.layers if isinstance(layer, kinds)]
+    return tuple((pooled or [network.model.get_layer(network.stages[-1].end).output])[-1].shape)
+
+
 def problems(spec: BackboneSpec) -> list[str]:
     """What the row says that its network, built at the least size, does not."""
     keras.backend.clear_session(free_memory=True)
@@ -44,17 +51,18 @@ def problems(spec: BackboneSpec) -> list[str]:
     ignored = [name for name in names if any(fnmatchcase(name, pattern) for pattern in spec.auxiliary)]
     parameters = sum(variable.value.shape.num_elements() for name, variable in names.items() if name not in head)
     norms = [layer for layer in network.model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    pooled = pooling(network.model)
+    last_map = map_at_the_end(network)
     checks = {
         f"{parameters} parameters, not {spec.parameters}": parameters == spec.parameters,
         f"{sorted(head)} are not the head's variables": len(head) == 2 * len(spec.head) or len(head) == 2,
         f"the head stage is {stages.get(HEAD)}": any(has_weights[name] for name in stages.get(HEAD, ())),
         f"{ignored} would be ignored": not ignored,
         f"its output is {network.model.output_shape}": network.model.output_shape == (None, outputs),
-        "BatchNorm has another epsilon": {layer.epsilon for layer in norms} == {spec.bn_epsilon},
+        "BatchNorm has another epsilon": {layer.epsilon for layer in norms} == {spec.bn_epsilon} - {None},
         # The decay of a row to train from scratch is advice for training, not what the network was made with.
-        "BatchNorm has another decay": spec.unpublished or {layer.momentum for layer in norms} == {spec.bn_decay},
-        f"the last map at the least size is {pooled.input.shape}": pooled.input.shape[1:3] == (1, 1)
+        "BatchNorm has another decay": spec.unpublished
+        or {layer.momentum for layer in norms} == {spec.bn_decay} - {None},
+        f"the last map at the least size is {last_map}": last_map[1:3] == (1, 1)
         or spec.bundled is not None
         or spec.name == "xception",  # Keras itself refuses images that would leave a smaller map
         "a layer is not of Keras's stock": all(

@@ -1,7 +1,9 @@
 """The reference for slim networks: tf_slim itself, in a TF1 graph, with random weights and statistics."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
@@ -47,6 +49,28 @@ def inception(
     return _oracle(name, images, outputs, is_training, seed, arguments)
 
 
+def vgg(
+    images: np.ndarray, *, outputs: int, is_training: bool = False, seed: int = 0, divisor: int = 1, **arguments: Any
+) -> SlimRun:
+    """Run slim's `vgg_16` or `vgg_19`, undropped, with a `divisor`-th of the channels in every layer but the logits.
+
+    slim has no thinner one: its own function runs, and the convolution that it calls makes fewer channels. Where it
+    gives a map of logits, for images of more than 224 px, they and the features are averaged over their places.
+    """
+    if divisor == 1:
+        return _oracle("vgg", images, outputs, is_training, seed, arguments)
+    from tf_slim.nets import vgg as nets
+
+    def conv2d(inputs: Any, channels: int, *given: Any, **named: Any) -> Any:
+        if named["scope"] != "fc8":
+            channels //= divisor
+        return nets.layers_lib.conv2d(inputs, channels, *given, **named)
+
+    conv2d._key_op = nets.layers_lib.conv2d._key_op  # slim's arg_scope knows it by this
+    with mock.patch.object(nets, "layers", SimpleNamespace(conv2d=conv2d)):
+        return _oracle("vgg", images, outputs, is_training, seed, arguments)
+
+
 def _oracle(
     family: str, images: np.ndarray, outputs: int, is_training: bool, seed: int, arguments: dict[str, Any]
 ) -> SlimRun:
@@ -65,7 +89,8 @@ def _run(placeholder: tf.Tensor, images: np.ndarray, logits: tf.Tensor, seed: in
         initial = {variable.initializer.inputs[1]: values[variable.op.name] for variable in model}
         session.run([variable.initializer for variable in model], initial)
         run = session.run([features, logits], {placeholder: images})
-    return SlimRun(values, *(array.reshape(len(images), -1) for array in run))
+    # VGG has maps of features and logits; all other networks have one place.
+    return SlimRun(values, *(array.reshape(len(images), -1, array.shape[-1]).mean(axis=1) for array in run))
 
 
 def random_variables(shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndarray]:

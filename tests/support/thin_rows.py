@@ -25,6 +25,7 @@ THIN: dict[str, tuple[str, dict[str, Any]]] = {
     "inception_v3": ("slim/inception_v3", {"depth_multiplier": 0.1, "scope": "InceptionV3"}),
     "densenet": ("slim/densenet121", {"layers": (2, 1, 1, 2), "scope": "densenet121"}),
     "mobilenet_v1": ("slim/mobilenet_v1_0.25", {"depth_multiplier": 0.25, "scope": "MobilenetV1"}),
+    "vgg": ("slim/vgg_16", {"widths": (4, 4, 8, 8, 8), "hidden": 16, "scope": "vgg_16"}),
     "cifar_resnet": ("scratch/cifar_resnet", {"units": (1, 1), "width": 8, "shortcut": "pad", "scope": "cifar_resnet"}),
 }
 """Family -> the row it is of, and its arguments."""

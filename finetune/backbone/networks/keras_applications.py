@@ -77,6 +77,16 @@ def _nasnet(cells: int) -> tuple[Stage, ...]:
     )
 
 
+_VGG = tuple(Stage(f"block{i}", f"block{i}_pool") for i in range(1, 6))
+
+
+def _convnext(size: str, *blocks: int) -> tuple[Stage, ...]:
+    """`blocks` are those of each stage. What halves the map in front of a stage is part of it."""
+    scope = f"convnext_{size}"
+    ends = [Stage(f"stage_{i}", f"{scope}_stage_{i}_block_{count - 1}_add") for i, count in enumerate(blocks)]
+    return (Stage("stem", f"{scope}_stem_layernorm"), *ends)
+
+
 STAGES = {
     "ResNet50": _resnet(3, 4, 6, 3),
     "ResNet101": _resnet(3, 4, 23, 3),
@@ -101,6 +111,10 @@ STAGES = {
     "EfficientNetV2S": _efficientnet(6),
     "EfficientNetV2M": _efficientnet(7),
     "EfficientNetV2L": _efficientnet(7),
+    "VGG16": _VGG,
+    "VGG19": _VGG,
+    "ConvNeXtTiny": _convnext("tiny", 3, 3, 9, 3),
+    **{f"ConvNeXt{size}": _convnext(size.lower(), 3, 3, 27, 3) for size in ("Small", "Base", "Large", "XLarge")},
 }
 """Every application that can be built here, and its stages by the layer names of this package. An end that is a pattern
 is the last layer that fits it."""
@@ -125,6 +139,8 @@ def build(image_size: tuple[int, int], outputs: int | None, *, application: str,
     model = keras.Model(images, model.output, name=model.name)
     if application.startswith("EfficientNetB"):
         model = _with_rescaling(model)
+    if application.startswith("ConvNeXt"):
+        model = _flat(model)
     model = _with_names(model, canonical_names(model))
     names = [layer.name for layer in model.layers]
     return Network(model, "", tuple(Stage(one.name, fnmatch.filter(names, one.end)[-1]) for one in stages))
@@ -140,6 +156,30 @@ def _with_rescaling(model: keras.Model) -> keras.Model:
         return keras.layers.Rescaling([1 / math.sqrt(one) for one in _DEVIATION])(output)
 
     return keras.models.clone_model(model, call_function=call)
+
+
+def _flat(model: keras.Model) -> keras.Model:
+    """A ConvNeXt whose layers all have a name of their own: those inside its `Sequential` models stand in the network,
+    each sum is a layer, and the norm behind the pooling is called as in front of the published head."""
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(layer, keras.Sequential):
+            x = args[0]
+            for inner in layer.layers:
+                x = type(inner).from_config(inner.get_config())(x)
+            return x
+        if not isinstance(layer, keras.layers.Layer):  # input + branch: Keras's ConvNeXts end a branch in `_identity`
+            branch = args[1]._keras_history.operation.name.removesuffix("_identity")
+            return keras.layers.Add(name=f"{branch}_add")(list(args))
+        return layer(*args, **kwargs)
+
+    def clone(layer: Any) -> Any:
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.LayerNormalization) and layer.name.startswith("layer_normalization"):
+            config["name"] = f"{model.name}_head_layernorm"
+        return type(layer).from_config(config)
+
+    return keras.models.clone_model(model, clone_function=clone, call_function=call)
 
 
 def canonical_names(model: keras.Model) -> dict[str, str]:

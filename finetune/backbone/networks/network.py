@@ -47,7 +47,8 @@ def layers_by_stage(network: Network) -> dict[str, list[str]]:
     """
     model = network.model
     ends = {stage.name: stage.end for stage in network.stages}
-    ends[network.stages[-1].name] = pooling(model).name
+    if (pooled := pooling(model)) is not None:  # not where a published head is put to the last map, as VGG's
+        ends[network.stages[-1].name] = pooled.name
     stages, unassigned = layers_until(model, ends)
     return {**stages, HEAD: unassigned} if unassigned else stages
 
@@ -86,6 +87,11 @@ def layers_by_side(model: keras.Model) -> dict[str, list[str]]:
 
 
 def pooling(model: keras.Model) -> Any:
-    """The layer whose output are the pooled features: the last global pooling, or None."""
+    """The layer whose output are the pooled features: the last global pooling, or None.
+
+    In a ConvNeXt, which normalises what it has pooled, it is the LayerNormalization behind that pooling.
+    """
     kinds = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
-    return next((one for one in reversed(model.layers) if isinstance(one, kinds)), None)
+    pooled = next((one for one in reversed(model.layers) if isinstance(one, kinds)), None)
+    norms = (one for one in model.layers if isinstance(one, keras.layers.LayerNormalization))
+    return next((one for one in norms if pooled is not None and one.input is pooled.output), pooled)

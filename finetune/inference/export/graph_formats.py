@@ -247,14 +247,18 @@ def open_onnx(source: Source, out: Path) -> Runtime:
 
 def _converted(function: Any, source: Source) -> Any:
     """The ModelProto of a frozen function, its input and outputs renamed to `INPUT`, `_OUTPUTS`."""
+    import onnx
     import tf2onnx
 
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it lacks is named below
     inputs, outputs = ([tensor.name for tensor in side] for side in (function.inputs, function.outputs))
     try:
         model, _ = tf2onnx.convert.from_graph_def(
             function.graph.as_graph_def(), input_names=inputs, output_names=outputs, opset=OPSET
         )
+        operations = {node.op_type for node in model.graph.node if not node.domain}
+        if left := sorted(name for name in operations if not onnx.defs.has(name)):  # it leaves them in the model
+            raise ValueError(", ".join(left))
     except Exception as error:  # the converter raises what its parts raise
         reason = first_line(error)
         raise FinetuneError(

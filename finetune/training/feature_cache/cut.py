@@ -74,7 +74,7 @@ def changes(operation: Any) -> str | None:
             isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
         ):
             return "moves its statistics"
-        elif len(layer.variables) > len(layer.weights):
+        elif len(layer.variables) > len(layer.weights) or getattr(layer, "drop_path_rate", None):  # StochasticDepth
             return "draws random numbers"
         elif not type(layer).__module__.startswith("keras.") and layer._call_has_training_arg:
             return "is of a custom class that may behave otherwise in training"

@@ -45,7 +45,7 @@ def assert_bit_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarra
     assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
 
 
-SLOW = ("mobilenet_v1", "inception_v1", "inception_v2", "inception_v3", "densenet")
+SLOW = ("vgg", "mobilenet_v1", "inception_v1", "inception_v2", "inception_v3", "densenet")
 
 
 @pytest.mark.quick_cases(1)

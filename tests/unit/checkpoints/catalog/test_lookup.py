@@ -24,8 +24,9 @@ def _problems(spec: BackboneSpec) -> list[str]:
         or bool(spec.bundled)
         or (spec.unpublished and (spec.outputs, spec.label_offset) == (0, 0)),
         "head patterns": bool(spec.head) and all("*" in pattern for pattern in spec.head),
-        "0.9 <= bn_decay < 1": 0.9 <= spec.bn_decay < 1,
-        "bn_epsilon": spec.bn_epsilon in {1e-5, 1.001e-5, 1.1e-5, 1e-3},
+        "0.9 <= bn_decay < 1": spec.bn_decay is None or 0.9 <= spec.bn_decay < 1,
+        "bn_epsilon": spec.bn_epsilon in {1e-5, 1.001e-5, 1.1e-5, 1e-3, None},
+        "decay and epsilon, or no BatchNorm": (spec.bn_decay is None) == (spec.bn_epsilon is None),
         "published or bundled": not (spec.url and spec.bundled),
         "weights to be had, or a row for the user's own": bool(spec.url or spec.bundled)
         or spec.id in OWN_WEIGHTS_ONLY
@@ -34,9 +35,10 @@ def _problems(spec: BackboneSpec) -> list[str]:
         "the file is what the source publishes": spec.url is None
         or spec.url.endswith(".h5" if spec.source == "keras" else (".tar.gz", ".tgz")),
         "md5": all(md5 is None or len(md5) == 32 for md5 in (spec.md5, spec.md5_no_head)),
+        "sha256": all(hash_ is None or len(hash_) == 64 for hash_ in (spec.sha256, spec.sha256_no_head)),
         "md5 for both files or none": spec.url_no_head is None or bool(spec.md5) == bool(spec.md5_no_head),
         "accuracy": all(top is None or 40 < top < 100 for top in (spec.top1, spec.top5)),
-        "parameters": spec.parameters is None or 1e5 < spec.parameters < 2e8,
+        "parameters": spec.parameters is None or 1e5 < spec.parameters < 4e8,
         "reference": ("arXiv" in spec.reference and ".py" in spec.reference) or bool(spec.bundled),
         "scope in the head": "scope" not in spec.arguments or spec.head[0].startswith(spec.arguments["scope"]),
         "can be printed": dataclasses.asdict(spec)["name"] == spec.name,
@@ -46,7 +48,7 @@ def _problems(spec: BackboneSpec) -> list[str]:
 
 def test_every_row_is_consistent() -> None:
     problems = [problem for spec in CATALOG for problem in _problems(spec)]
-    for what in ("url", "url_no_head", "md5", "md5_no_head", "id"):
+    for what in ("url", "url_no_head", "md5", "md5_no_head", "sha256", "sha256_no_head", "id"):
         values = [value for spec in CATALOG if (value := getattr(spec, what))]
         problems += [f"{what} {value} comes twice" for value in sorted({v for v in values if values.count(v) > 1})]
     problems += [f"find({spec.id!r}) is another row" for spec in CATALOG if find_row(spec.id) is not spec]
@@ -89,6 +91,8 @@ def test_published_facts_of_one_row_of_each_family() -> None:
         ("keras/InceptionV3", "keras/inception_v3"),
         ("ResNet50V2", "keras/resnet50v2"),
         ("MobileNet-V1-0.25", "slim/mobilenet_v1_0.25"),
+        ("vgg_16", "slim/vgg_16"),
+        ("vgg16", "keras/vgg16"),
         ("keras/mobilenet_1.0", "keras/mobilenet_1.0"),
     ],
 )

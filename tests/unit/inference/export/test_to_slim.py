@@ -102,18 +102,19 @@ def test_tf_slim_restores_it_and_gives_the_same_logits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet_v1_50", "resnet_v2_101"])
-def test_tf_slims_own_functions_restore_full_networks(name: str, tmp_path: Path) -> None:
-    model = made_run(tmp_path / "run", find_row(f"slim/{name}"), 64)
+@pytest.mark.parametrize(("name", "size"), [("resnet_v1_50", 64), ("resnet_v2_101", 64), ("vgg_16", 224)])
+def test_tf_slims_own_functions_restore_full_networks(name: str, size: int, tmp_path: Path) -> None:
+    model = made_run(tmp_path / "run", find_row(f"slim/{name}"), size)
     exported_slim(tmp_path / "run", tmp_path / "out" / "model.ckpt")
 
     def build(images: tf.Tensor) -> tf.Tensor:
         slim = importlib.import_module("tf_slim")
-        nets = importlib.import_module(f"tf_slim.nets.{name.rpartition('_')[0]}")
-        with slim.arg_scope(nets.resnet_arg_scope()):
+        family = name.rpartition("_")[0]
+        nets = importlib.import_module(f"tf_slim.nets.{family}")
+        with slim.arg_scope(getattr(nets, f"{family.partition('_')[0]}_arg_scope")()):
             return getattr(nets, name)(images, num_classes=len(NAMES), is_training=False)[0]
 
-    assert_same(model, tmp_path / "out", build, 64)
+    assert_same(model, tmp_path / "out", build, size)
 
 
 @pytest.fixture

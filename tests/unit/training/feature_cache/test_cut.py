@@ -1,5 +1,6 @@
 """The cut lies where it must on real families and any plan; Keras's own check of graphs says what a cut is."""
 
+import importlib
 import itertools
 from functools import cache
 
@@ -199,3 +200,10 @@ def test_a_layer_of_ones_own_that_knows_of_training_is_not_trusted():
     for layer, trusted in ((Odd(), False), (Plain(), True)):
         layer(np.zeros((1, 2)))
         assert (changes(layer) is None) == trusted
+
+
+def test_stochastic_depth_draws_though_it_keeps_no_state() -> None:
+    """Keras's layer of ConvNeXt: its random numbers come from no seed variable that could be seen."""
+    module = importlib.import_module("keras.src.applications.convnext")
+    assert changes(module.StochasticDepth(0.1)) == "draws random numbers"
+    assert changes(module.StochasticDepth(0.0)) is None
