@@ -26,6 +26,9 @@ TRAINING_LEFTOVERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     # tf.contrib.quantize's ranges (`conv/weights_quant/min`, `conv/act_quant/max`), which float weights do without.
     ("ranges of quantisation-aware training", ("*_quant/*", "*/quant/*")),
     ("batch renormalisation", ("*/renorm_*",)),
+    # In the files of slim's ResNet v1 and VGG, which were converted from Caffe: `resnet_v1_50/mean_rgb`, `[3]`. What it
+    # says is in the catalogue, as preprocessing `vgg`.
+    ("mean of the training pixels", ("*/mean_rgb", "mean_rgb")),
     ("averages of losses", ("*loss*/avg",)),
     ("copies of other replicas", ("*/replica_[0-9]*",)),
     # TF1 names what an optimizer keeps for a variable after the variable: `weights/AdamW`, `beta/LARSOptimizer_1`.

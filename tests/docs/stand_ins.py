@@ -88,6 +88,8 @@ def write_mirror(folder: Path) -> None:
         if spec.url is None:
             continue
         arrays = {name: np.asarray(variable) for name, variable in slim_variables(_network(spec).model).items()}
+        if spec.family == "resnet_v1":  # as in the published files, which were converted from Caffe
+            arrays[f"{spec.name}/mean_rgb"] = np.array([123.68, 116.78, 103.94], np.float32)
         path = folder / spec.url.partition("://")[2].partition("/")[2]
         path.parent.mkdir(parents=True, exist_ok=True)
         prefix = folder / f"{spec.name}.ckpt"

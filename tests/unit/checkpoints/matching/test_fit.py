@@ -95,6 +95,16 @@ def test_leftovers_of_training_and_the_auxiliary_head_are_explained() -> None:
     assert fnmatchcase(next(iter(aux)), spec.auxiliary[0])
 
 
+@pytest.mark.parametrize("name", ["resnet_v1_50", "resnet_v1_101", "resnet_v1_152", "vgg_16", "vgg_19"])
+def test_published_files_that_were_converted_from_caffe_hold_a_mean_pixel_as_well(name: str) -> None:
+    spec = find_row(name)
+    shapes = dict(published(spec, outputs=1000).shapes)
+    for scope in (name, f"my_model/{name}"):
+        inside = {f"{scope}{one.removeprefix(name)}": shape for one, shape in shapes.items()}
+        found = fits(file({**inside, f"{scope}/mean_rgb": (3,), "global_step": ()}, "slim-v1"))
+        assert (found[0].spec, found[0].exact, found[0].head) == (spec, True, "published")
+
+
 def test_what_is_wrong_is_said_with_an_example() -> None:
     shapes = dict(published(find_row("resnet_v1_50"), outputs=1000).shapes)
     shapes["resnet_v1_50/conv1/weights"] = (3, 3, 3, 64)

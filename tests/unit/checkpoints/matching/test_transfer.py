@@ -108,6 +108,7 @@ def test_what_tensorflows_optimizers_add_is_known() -> None:
     assert training_leftover("a/beta2_power") == "optimizer slots"
     assert training_leftover("dropout/seed_generator/seed_generator_state") == "random states"
     assert training_leftover("dropout/seed_generator_state") == "random states"
+    assert training_leftover("resnet_v1_50/mean_rgb") == training_leftover("mean_rgb") == "mean of the training pixels"
     assert training_leftover("conv/weights") is training_leftover("beta3_power") is None
 
 
