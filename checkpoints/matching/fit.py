@@ -139,7 +139,7 @@ def fit_row(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]
     backbone = [entry for entry in entries if not of_head(spec, entry.name)]
     pairing = pair(checkpoint, spec, backbone)
     names, shapes = pairing.names, checkpoint.shapes
-    explained = {*names.values(), *pairing.head, *pairing.auxiliary, *pairing.counters}
+    explained = {*names.values(), *pairing.head, *pairing.auxiliary, *pairing.counters, *pairing.others}
     head, outputs = _head(spec, pairing, shapes, size=len(entries) - len(backbone))
     right = [entry for entry in backbone if shapes.get(names[entry.name]) == entry.shape]
     return Fit(

@@ -7,10 +7,11 @@ from functools import lru_cache
 Ignore = tuple[str, Sequence[str]]
 """A reason, and the fnmatch patterns of the names in the file that may be left over for it."""
 
-_VARIABLES = (
+LAYER_VARIABLES = (
     *("weights", "biases", "kernel", "bias", "depthwise_weights", "pointwise_weights", "depthwise_kernel"),
     *("pointwise_kernel", "gamma", "beta", "moving_mean", "moving_variance"),
 )
+"""What slim and `tf.layers` call the variables of a layer."""
 TRAINING_LEFTOVERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "optimizer slots",
@@ -32,7 +33,7 @@ TRAINING_LEFTOVERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("averages of losses", ("*loss*/avg",)),
     ("copies of other replicas", ("*/replica_[0-9]*",)),
     # TF1 names what an optimizer keeps for a variable after the variable: `weights/AdamW`, `beta/LARSOptimizer_1`.
-    ("optimizer slots", tuple(f"*/{variable}/[!.]*" for variable in _VARIABLES)),
+    ("optimizer slots", tuple(f"*/{variable}/[!.]*" for variable in LAYER_VARIABLES)),
     # Keras keeps the state of dropout and of augmentation layers.
     ("random states", ("*/seed_generator/*", "*/seed_generator_state")),
 )

@@ -12,7 +12,7 @@ from typing import TypeVar
 from checkpoints.catalog.spec import BackboneSpec
 from checkpoints.formats.aliases import STATISTICS
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.matching.leftovers import TRAINING_LEFTOVERS, Ignore, training_leftover
+from checkpoints.matching.leftovers import LAYER_VARIABLES, TRAINING_LEFTOVERS, Ignore, training_leftover
 from checkpoints.matching.structures import Entry
 
 
@@ -21,18 +21,24 @@ class Pairing:
     """names: a network's name -> the file's, also where the file has none of that name or it has another shape.
 
     head: names in the file that are logits, the published ones or the user's own. auxiliary: of a head that is used
-    in training only, in whatever scope the network is. counters: single numbers that no network has.
+    in training only, in whatever scope the network is. counters: single numbers that no network has. others: vectors
+    beside a whole slim network that are of no layer, such as a mean pixel or the weights of classes.
     """
 
     names: Mapping[str, str]
     head: tuple[str, ...]
     auxiliary: tuple[str, ...] = ()
     counters: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     @property
     def ignored(self) -> list[Ignore]:
         """What may be left over in the file, besides a head."""
-        exact = (("auxiliary head", self.auxiliary), ("training counters", self.counters))
+        exact = (
+            ("auxiliary head", self.auxiliary),
+            ("training counters", self.counters),
+            ("vectors of no layer", self.others),
+        )
         return [*TRAINING_LEFTOVERS, *((why, [glob.escape(name) for name in names]) for why, names in exact)]
 
 
@@ -64,11 +70,14 @@ def pair(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -
     scopes = "|".join(pattern.split("/")[-2] for pattern in spec.auxiliary)
     auxiliary = tuple(name for name in over if scopes and re.search(rf"(^|[/.])({scopes})[/.]", name))
     counters = tuple(name for name in over if not checkpoint.shapes[name])
-    explained = {*auxiliary, *counters}
+    others = tuple(name for name in over if _of_no_layer(checkpoint, name))
+    if not _is_whole(checkpoint, spec, entries, names) or len(others) > _OWN_HEAD_VARIABLES:
+        others = ()
+    explained = {*auxiliary, *counters, *others}
     over = [name for name in over if name not in explained]
     head = _own_head(checkpoint, spec, entries, names, over)
     names = {**names, **_by_shape(checkpoint, spec, entries, names, head)}
-    return Pairing(names, head, auxiliary, counters)
+    return Pairing(names, head, auxiliary, counters, others)
 
 
 def of_head(spec: BackboneSpec, name: str) -> bool:
@@ -197,14 +206,29 @@ def _own_head(
     """
     published = tuple(name for name in over if of_head(spec, name))
     rest = [name for name in over if name not in published]
+    whole = _is_whole(checkpoint, spec, entries, names)
+    return (*published, *rest) if whole and _is_head([checkpoint.shapes[name] for name in rest]) else published
+
+
+def _is_whole(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry], names: Mapping[str, str]) -> bool:
+    """Whether the file fills the whole network, but for the head and for moving statistics."""
     backbone = [
         entry
         for entry in entries
         if not of_head(spec, entry.name)
         and not (entry.name.endswith(STATISTICS) and names[entry.name] not in checkpoint.shapes)
     ]
-    complete = _right(checkpoint, backbone, names) == len(backbone)
-    return (*published, *rest) if complete and _is_head([checkpoint.shapes[name] for name in rest]) else published
+    return _right(checkpoint, backbone, names) == len(backbone)
+
+
+def _of_no_layer(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a variable of a TF1 checkpoint is a vector that no layer of slim's or of `tf.layers` has.
+
+    A bias that the network lacks is none: with it, the file is of another network. In Keras's files such vectors may be
+    of a layer, as the mean of a `Normalization` is.
+    """
+    of_tf1 = checkpoint.kind.startswith("slim") and not checkpoint.places
+    return of_tf1 and len(checkpoint.shapes[name]) == 1 and name.rpartition("/")[2] not in LAYER_VARIABLES
 
 
 def _by_shape(

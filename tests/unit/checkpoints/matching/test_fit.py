@@ -105,6 +105,20 @@ def test_published_files_that_were_converted_from_caffe_hold_a_mean_pixel_as_wel
         assert (found[0].spec, found[0].exact, found[0].head) == (spec, True, "published")
 
 
+@pytest.mark.parametrize("outputs", [1000, 7, None])
+def test_vectors_of_no_layer_are_left_over_and_biases_that_the_network_lacks_are_not(outputs: int | None) -> None:
+    spec = find_row("resnet_v1_50")
+    shapes = dict(published(spec, outputs=outputs).shapes)
+    found = fits(file({**shapes, "resnet_v1_50/class_weights": (7,), "thresholds": (7,)}, "slim-v2"))[0]
+    assert (found.spec, found.exact) == (spec, True)
+    wrong: dict[str, tuple[int, ...]]
+    for wrong in ({"resnet_v1_50/conv1/biases": (64,)}, {"extra/kernel": (3, 3, 8, 8)}):
+        found = fits(file({**shapes, **wrong}, "slim-v2"))[0]
+        assert found.extra == tuple(wrong)
+    whole = file({**shapes, "norm/mean": (3,)}, "keras-h5")
+    assert not any(fit.exact for fit in fits(whole))
+
+
 def test_what_is_wrong_is_said_with_an_example() -> None:
     shapes = dict(published(find_row("resnet_v1_50"), outputs=1000).shapes)
     shapes["resnet_v1_50/conv1/weights"] = (3, 3, 3, 64)
