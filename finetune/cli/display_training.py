@@ -73,10 +73,11 @@ class ConsoleDisplay(Display):
         updates = "" if config.bn_updates == "on" else ", updates OFF (the forgotten UPDATE_OPS)"
         updates += ", batch renormalisation" if config.bn_renorm else ""
         updates += ", moving means debiased" if config.bn_zero_debias else ""
+        decay = f"BN decay {config.bn_decay}{updates}, " if any(row["bn"] for row in stages) else ""
         rate = config.learning_rate if config.learning_rate == "auto" else f"{config.learning_rate:g}"
         self.say(
             f"{shape_of(config.image_size or 0)}, batch {config.batch_size}, {config.epochs} epochs, "
-            f"{config.optimizer} {rate}, BN decay {config.bn_decay}{updates}, preprocessing {config.preprocess}"
+            f"{config.optimizer} {rate}, {decay}preprocessing {config.preprocess}"
         )
 
     def step(self, *, epoch: int, step: int, steps: int, images: int, loss: float) -> None:
@@ -147,9 +148,10 @@ def show_result(run: "RunDir", result: dict[str, Any]) -> None:
     test, bn, proof = result["test"], result["bn"], result["proof"]
     out = output_console()
     inference = test["is_training_false"]
-    scores = f"is_training=False {inference['accuracy']:.1%} (± {inference['standard_error']:.1%})   "
-    scores += f"is_training=True {test['is_training_true']['accuracy']:.1%}   ({inference['examples']} images)"
-    out.print_fact("test accuracy", scores)
+    scores = f"{inference['accuracy']:.1%} (± {inference['standard_error']:.1%})   "
+    if bn["layers"]:
+        scores = f"is_training=False {scores}is_training=True {test['is_training_true']['accuracy']:.1%}   "
+    out.print_fact("test accuracy", f"{scores}({inference['examples']} images)")
     if several := result.get("multi_label"):
         unknown = [
             name for name, one in zip(result["class_names"], several["average_precision"], strict=True) if one is None

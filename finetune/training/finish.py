@@ -116,8 +116,10 @@ def score_test(feed: Feed, display: Display, *, keep_logits: bool = False) -> Te
     display.say("evaluating on test images")
     evaluator, images = feed.scoring("test", "moving", on_batch=display.batch)
     passed = evaluator.examine(images, "moving", keep_logits=keep_logits)
-    evaluator, images = feed.scoring("test", "batch", on_batch=display.batch)
-    both = {"is_training_false": passed.evaluation, "is_training_true": evaluator.evaluate(images, "batch")}
+    both = {"is_training_false": passed.evaluation, "is_training_true": passed.evaluation}
+    if bn_layers(feed.whole):  # without any, both modes are one
+        evaluator, images = feed.scoring("test", "batch", on_batch=display.batch)
+        both["is_training_true"] = evaluator.evaluate(images, "batch")
     return Tested({name: value.to_json() for name, value in both.items()}, passed)
 
 

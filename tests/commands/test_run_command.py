@@ -228,6 +228,19 @@ def test_diagnosed_repaired_and_healthy_again(finished, tmp_path):
     assert "is already there and is not overwritten" in twice.stderr
 
 
+def test_without_batchnorm_nothing_is_said_of_it(tmp_path):
+    """Both modes are one, so the test images are scored once."""
+    pooled = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)]
+    keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3), *pooled]).save(tmp_path / "plain.keras")
+    settings = "--data demo-target --examples 40 --epochs 1 --batch-size 20 --preprocess unit"
+    ran = typed(f"run --backbone {tmp_path / 'plain.keras'} {settings} --run-dir {tmp_path / 'run'}")
+    assert ran.exit_code == 0, ran.output
+    assert "is_training" not in ran.stdout + ran.stderr
+    assert "BN decay" not in ran.stderr
+    test = read(tmp_path / "run", "result.json")["test"]
+    assert test["is_training_true"] == test["is_training_false"]
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     planned = typed("run SMALL --preset linear-probe --dry-run")
