@@ -23,6 +23,15 @@ SHARDED = (
     "holds weights that Keras split over several files: expected one file; load the model and save it again with "
     "model.save_weights('x.weights.h5') without max_shard_size"
 )
+_KERAS_1 = {
+    "W": "kernel",
+    "b": "bias",
+    "running_mean": "moving_mean",
+    "running_std": "moving_variance",
+    **{name: name for name in ("gamma", "beta", "depthwise_kernel", "pointwise_kernel")},
+}
+"""Variables as Keras 1 called them, behind the name of their layer and perhaps with a number behind them:
+`block1_conv1_W_1` in the published files of VGG. `running_std` holds variances."""
 _VARIABLE = re.compile(r"(?:^|/)vars/[^/]+$")
 
 
@@ -30,8 +39,8 @@ def open_keras_h5(path: Path) -> Checkpoint:
     """Open a file of Keras weights.
 
     Layers by name (kind `keras-h5`): names are `layer/variable` (`conv1_bn/gamma`), in the file's order. The layer is
-    its group's name, the variable the last part of the weight's name without ":0". Where these are of several layers (a
-    model inside a model), or two share that part, the variables keep their whole names.
+    its group's name, the variable the last part of the weight's name without ":0", in today's spelling. Where these are
+    of several layers (a model inside a model), or two share that part, the variables keep their whole names.
     Layers by key (kind `keras-weights-h5`): names are Keras's keys (`layers/conv2d/vars/0`), counted up in their order.
     `layers` says what a variable's layer is called, where the file has it (Keras 3.4 and later).
     Raises CheckpointError where the file is cut off, damaged, of another layout or without weights, and where its
@@ -102,12 +111,17 @@ def _layer(group: Any, layer: str) -> dict[str, str]:
     last = [name.rpartition("/")[2] for name in plain]
     nested, count = len({name.rpartition("/")[0] for name in plain}) > 1, Counter(last)
     variables = [
-        whole.removeprefix(f"{layer}/") if nested or count[short] > 1 else short
+        _spelled_today(layer, whole.removeprefix(f"{layer}/") if nested or count[short] > 1 else short)
         for short, whole in zip(last, plain, strict=True)
     ]
     return {
         f"{layer}/{variable}": f"{where.name}/{weight}" for variable, weight in zip(variables, weights, strict=True)
     }
+
+
+def _spelled_today(layer: str, variable: str) -> str:
+    of_keras_1 = re.fullmatch(rf"{re.escape(layer)}_(\w+?)(_\d+)?", variable)
+    return _KERAS_1.get(of_keras_1[1], variable) if of_keras_1 else variable
 
 
 def texts(group: Any, attribute: str) -> list[str]:

@@ -255,7 +255,8 @@ def align_by_layer_order(checkpoint: Checkpoint, targets: Mapping[str, _Value]) 
     """The targets of a Keras network under the names of a Keras file.
 
     targets: `layer/variable` -> variable, layers in the order of `model.layers`.
-    Where the file knows every layer of the network (`conv1/conv` in a file is `conv1_conv`), layers pair by name;
+    Where the file knows every layer of the network (`conv1/conv` in a file is `conv1_conv`), layers pair by name; so do
+    those of ResNet50 before keras_applications 1.0.7 (2019), whose order was another one;
     otherwise in order, as Keras's own loader pairs them (keras/src/legacy/saving/legacy_h5_format.py,
     load_weights_from_hdf5_group): `conv2d` of the network with `conv2d_1` of the file. Layers at the end of the
     file without a partner are the head. Variables of two paired layers pair by name, and in order where the names
@@ -263,7 +264,7 @@ def align_by_layer_order(checkpoint: Checkpoint, targets: Mapping[str, _Value]) 
     keep their names, and `assign` says what is missing.
     """
     in_file, in_network = _by_layer(checkpoint.shapes), _by_layer(targets)
-    names = {layer.replace("/", "_"): layer for layer in in_file}
+    names = {_layer_name_today(layer, in_file): layer for layer in in_file}
     if all(layer.replace("/", "_") in names for layer in in_network):
         pairs = {layer: names[layer.replace("/", "_")] for layer in in_network}
     elif len(in_network) <= len(in_file):
@@ -279,6 +280,21 @@ def align_by_layer_order(checkpoint: Checkpoint, targets: Mapping[str, _Value]) 
         for variable, their in zip(variables, theirs, strict=True):
             aligned[f"{partner}/{their}"] = targets[f"{layer}/{variable}"]
     return aligned
+
+
+_RESNET_BEFORE_2019 = re.compile(r"(res|bn)([2-5])([a-f])_branch(1|2[abc])")
+_ITS_ENDS = {"conv1": "conv1_conv", "bn_conv1": "conv1_bn", "fc1000": "predictions"}
+
+
+def _layer_name_today(layer: str, all_layers: Collection[str]) -> str:
+    """What Keras calls a layer of the file: `res2a_branch2c` of its first ResNet50 is `conv2_block1_3_conv` now."""
+    if "res2a_branch1" in all_layers:
+        if (found := _RESNET_BEFORE_2019.fullmatch(layer)) is not None:
+            kind, stage, block, branch = found.groups()
+            part = {"1": 0, "2a": 1, "2b": 2, "2c": 3}[branch]
+            return f"conv{stage}_block{'abcdef'.index(block) + 1}_{part}_{'conv' if kind == 'res' else 'bn'}"
+        return _ITS_ENDS.get(layer, layer)
+    return layer.replace("/", "_")
 
 
 def _by_layer(names: Iterable[str]) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from checkpoints.errors import CheckpointError
 from finetune.backbone import load_backbone
 from finetune.batchnorm.surgery import to_stock
 from finetune.errors import WrongUse
+from tests.support.keras_2_files import of_2017
 
 MOBILENET = ("keras/mobilenet_0.25", "MobileNet", 32, {"alpha": 0.25})
 FULL_SIZE = (
@@ -160,6 +162,30 @@ def test_files_as_keras_2_published_them(name, application, top, tmp_path):
     if top and application == "VGG16":
         with pytest.raises(WrongUse, match=r"takes the flattened map of images of another size.*--image-size 224"):
             load_backbone(find_row(name), image_size=64, checkpoint=tmp_path / "published.h5", head="published")
+
+
+_KERAS_1 = {"kernel": "W", "bias": "b", "moving_mean": "running_mean", "moving_variance": "running_std"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "application"), [("keras/vgg16", "VGG16"), ("keras/resnet50", "ResNet50")])
+def test_files_as_keras_1_wrote_them(name, application, tmp_path):
+    """The published files of VGG, and of ResNet50 until 2019: other names of variables, layers and their order."""
+    model = original(application, 64, {})
+    layers = [layer for layer in model.layers if layer.weights]
+    if application == "ResNet50":
+        layers.reverse()
+    with h5py.File(tmp_path / "first.h5", "w") as file:
+        called = {layer.name: of_2017(layer.name) if application == "ResNet50" else layer.name for layer in layers}
+        file.attrs["layer_names"] = [name.encode() for name in called.values()]
+        for layer in layers:
+            group, now = file.create_group(called[layer.name]), called[layer.name]
+            names = [f"{now}_{_KERAS_1.get(weight.name, weight.name)}_1:0" for weight in layer.weights]
+            group.attrs["weight_names"] = [one.encode() for one in names]
+            for one, weight in zip(names, layer.weights, strict=True):
+                group[one] = weight.numpy()
+    wanted = features(model)(images(64), training=False).numpy()
+    assert_loads(find_row(name), tmp_path / "first.h5", 64, wanted)
 
 
 @pytest.mark.slow

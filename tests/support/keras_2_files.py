@@ -116,3 +116,13 @@ def in_training(model: Any, pixels: Any = None) -> Any:
         if any(word in type(layer).__name__ for word in ("Dropout", "Random", "Noise")):
             layer.call = lambda inputs, training=None, call=layer.call: call(inputs, training=False)
     return model(tf.constant(images() if pixels is None else pixels), training=True).numpy()
+
+
+def of_2017(name: str) -> str:
+    """A layer of Keras's ResNet50 as it was called until 2019."""
+    for now, then in (("conv1_conv", "conv1"), ("conv1_bn", "bn_conv1"), ("predictions", "fc1000")):
+        if name == now:
+            return then
+    stage, block, part, kind = name.split("_")
+    branch = ("branch1", "branch2a", "branch2b", "branch2c")[int(part)]
+    return f"{'res' if kind == 'conv' else 'bn'}{stage[4]}{'abcdef'[int(block[5:]) - 1]}_{branch}"

@@ -72,6 +72,18 @@ def test_a_model_in_a_model_of_one_layer_of_each_kind_names_the_layers(tmp_path:
     assert [*checkpoint.shapes] == ["base/conv/kernel", "base/bn/gamma", "base/bn/moving_mean"]
 
 
+def test_the_names_of_keras_1_are_spelled_as_today(tmp_path: Path) -> None:
+    """As in the published files of VGG (`block1_conv1_W_1`) and of the first ResNet50 (`bn_conv1_running_std`)."""
+    ones = np.ones(2, np.float32)
+    norm = {f"bn_conv1_{name}": ones for name in ("gamma", "beta", "running_mean", "running_std")}
+    layers = {"block1_conv1": {"block1_conv1_W_1": ones, "block1_conv1_b_1": ones}, "bn_conv1": norm}
+    odd = {"own": {"own_W_x": ones, "other_W": ones, "gamma": ones}}
+    assert list(open_checkpoint(write_h5(tmp_path / "x.h5", {**layers, **odd})).shapes) == [
+        *("block1_conv1/kernel", "block1_conv1/bias", "bn_conv1/gamma", "bn_conv1/beta", "bn_conv1/moving_mean"),
+        *("bn_conv1/moving_variance", "own/own_W_x", "own/other_W", "own/gamma"),
+    ]
+
+
 def test_names_that_keras_split_over_attributes(tmp_path: Path) -> None:
     path = write_h5(tmp_path / "w.h5", {"a": {"a/kernel:0": np.ones(1)}, "b": {"b/kernel:0": np.ones(2)}})
     with h5py.File(path, "r+") as file:

@@ -12,6 +12,7 @@ from checkpoints.formats.checkpoint import Checkpoint
 from checkpoints.matching.fit import fit_row, fits, measurable
 from checkpoints.matching.pairing import pair
 from checkpoints.matching.structures import structures
+from tests.support.keras_2_files import of_2017
 
 MOBILENET = find_row("slim/mobilenet_v1_0.25")
 Names = Mapping[str, tuple[int, ...]]
@@ -137,3 +138,26 @@ def test_the_auxiliary_head_is_explained_in_any_scope(row: str) -> None:
         fit = fit_row(file(form), spec, structures()[row])
         assert fit.exact, fit.why_not()
         assert fit.outputs == 5
+
+
+def test_the_first_resnet50_of_keras_pairs_by_the_names_that_its_layers_had() -> None:
+    """In its files the last convolution of a first block comes before that of the shortcut, of the same shape."""
+    row, entries = find_row("keras/resnet50"), structures()["keras/resnet50"]
+    layers = list(dict.fromkeys(entry.name.rpartition("/")[0] for entry in entries))
+    for first in [layer for layer in layers if layer.endswith(("block1_0_conv", "block1_0_bn"))]:
+        last = first.replace("_0_", "_3_")
+        layers.remove(last)
+        layers.insert(layers.index(first), last)
+    variables = {layer: [entry for entry in entries if entry.name.startswith(f"{layer}/")] for layer in layers}
+    shapes = {
+        f"{of_2017(layer)}/{entry.name.rpartition('/')[2]}": entry.shape
+        for layer in layers
+        for entry in variables[layer]
+    }
+    opened = Checkpoint(Path("f"), "keras-h5", shapes, lambda name: np.zeros(shapes[name]))
+    names = pair(opened, row, entries).names
+    assert names["conv2_block1_0_conv/kernel"] == "res2a_branch1/kernel"
+    assert names["conv4_block6_3_bn/moving_variance"] == "bn4f_branch2c/moving_variance"
+    assert sorted(names.values()) == sorted(shapes)
+    assert fits(opened)[0].exact
+    assert fits(opened)[0].spec is row
