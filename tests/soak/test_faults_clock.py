@@ -57,7 +57,6 @@ def line(finetune: Killable, backbone: Path) -> str:
     return line
 
 
-@pytest.mark.slow
 def test_no_duration_is_taken_from_a_clock_that_can_be_set() -> None:
     """Who reads the time of day is known by name."""
     readers = set()

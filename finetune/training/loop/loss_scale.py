@@ -36,7 +36,7 @@ class LossScale:
         The same where `loss`, which is not scaled, or a moving statistic is not finite. A skipped step leaves weights,
         moving statistics, the optimizer's averages and its count of steps as they were.
         """
-        checked = [one for one in gradients if one is not None] + [loss, *kept.now()]
+        checked = [one for one in gradients if one is not None] + [loss, *kept.current()]
         finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(one)) for one in checked]))
         scale = tf.identity(self.value.value)
 
@@ -66,7 +66,7 @@ class Statistics:
         counters = [layer.local_step for layer in layers if layer.local_step is not None]
         self._before = [(one, tf.identity(one.value)) for one in (*self._moving, *counters)]
 
-    def now(self) -> list[tf.Tensor]:
+    def current(self) -> list[tf.Tensor]:
         """The moving statistics as they are."""
         return [tf.identity(one.value) for one in self._moving]
 
