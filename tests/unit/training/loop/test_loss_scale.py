@@ -58,7 +58,7 @@ def test_gradients_are_those_of_float32():
 
         scale = 1.0 if precision == "float32" else 2.0**15
         found[precision] = [np.asarray(one, np.float64) / scale for one in gradients()]
-        found[precision] += [np.array(one, np.float64) for one in Statistics(model).now()]
+        found[precision] += [np.array(one, np.float64) for one in Statistics(model).current()]
     for own, expected in zip(found["float16"], found["float32"], strict=True):
         # 11 bits a product, and sums of some hundreds of them: one part in a hundred of the largest.
         np.testing.assert_allclose(own, expected, atol=0.01 * np.abs(expected).max())
