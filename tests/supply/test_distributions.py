@@ -23,7 +23,9 @@ DATA = {
     "finetune/py.typed",
     "finetune/reporting/templates/MODEL_CARD.md",
     "finetune/reporting/templates/base.html",
+    "finetune/reporting/templates/data.html",
     "finetune/reporting/templates/diagnosis.html",
+    "finetune/reporting/templates/preview.html",
     "finetune/reporting/templates/report.html",
     "finetune/reporting/templates/run.html",
 }
