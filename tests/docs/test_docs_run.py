@@ -56,6 +56,8 @@ class Shortening:
                 added += ["--examples", "60"]
             else:
                 added += ["--validation", "0"]
+            if "--swa-start" in real:
+                added += ["--swa-start", "2"]  # of two epochs
             if "--microbatch" in real:
                 added += ["--microbatch", "10"]  # of 20: two parts
         elif real and real[0] != "run" and real[0] in self.small and "--images" not in real:

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from finetune._version import install_line
+from finetune.batch import scheduler
 from finetune.batch.call import Call
 from finetune.batch.executors import ray_cluster
 from finetune.batch.executors.job_process import Launch
@@ -78,7 +79,7 @@ def test_a_node_dies_and_its_job_goes_on_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("STUB", str(tmp_path / "stub"))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setattr(ray_cluster, "Launch", StubLaunch)
+    monkeypatch.setattr(scheduler, "Launch", StubLaunch)
     monkeypatch.setattr(Call, "_survey", lambda self, some: {})
     (tmp_path / "stub").mkdir()
     file = tmp_path / "night.toml"
