@@ -30,7 +30,7 @@ def published(spec: BackboneSpec, *, outputs: int | None) -> Checkpoint:
     return file(shapes, "keras-h5" if spec.source == "keras" else "slim-v2")
 
 
-SOME, ALL = 7, 1
+SOME, ALL = 11, 1
 """Every so many-th row is tried: a row is compared with all."""
 
 
@@ -95,6 +95,7 @@ def test_leftovers_of_training_and_the_auxiliary_head_are_explained() -> None:
     assert fnmatchcase(next(iter(aux)), spec.auxiliary[0])
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["resnet_v1_50", "resnet_v1_101", "resnet_v1_152", "vgg_16", "vgg_19"])
 def test_published_files_that_were_converted_from_caffe_hold_a_mean_pixel_as_well(name: str) -> None:
     spec = find_row(name)
@@ -105,6 +106,7 @@ def test_published_files_that_were_converted_from_caffe_hold_a_mean_pixel_as_wel
         assert (found[0].spec, found[0].exact, found[0].head) == (spec, True, "published")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("outputs", [1000, 7, None])
 def test_vectors_of_no_layer_are_left_over_and_biases_that_the_network_lacks_are_not(outputs: int | None) -> None:
     spec = find_row("resnet_v1_50")
