@@ -112,6 +112,20 @@ def test_what_tensorflows_optimizers_add_is_known() -> None:
     assert training_leftover("conv/weights") is training_leftover("beta3_power") is None
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("conv/BatchNorm/renorm_mean_weight", "batch renormalisation"),
+        ("total_loss/avg", "averages of losses"),
+        ("conv/weights_quant/min", "ranges of quantisation-aware training"),
+        ("conv/quant/max", "ranges of quantisation-aware training"),
+        ("conv/weights/replica_1", "copies of other replicas"),
+    ],
+)
+def test_the_rest_has_its_reason_too(name: str, reason: str) -> None:
+    assert training_leftover(name) == reason
+
+
 def test_a_wanted_name_is_assigned_even_where_a_pattern_fits_it() -> None:
     target = Slot()
     report = assign(opened({"net/logits": 5.0}), {"net/logits": target}, ignore=[("old head", ("*/logits",))])
