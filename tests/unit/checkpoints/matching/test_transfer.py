@@ -126,6 +126,18 @@ def test_the_rest_has_its_reason_too(name: str, reason: str) -> None:
     assert training_leftover(name) == reason
 
 
+@pytest.mark.parametrize(
+    "variable",
+    [
+        *("weights", "biases", "kernel", "bias", "depthwise_weights", "pointwise_weights", "depthwise_kernel"),
+        *("pointwise_kernel", "gamma", "beta", "moving_mean", "moving_variance"),
+    ],
+)
+def test_slots_of_an_optimizer_of_ones_own_lie_below_their_variable(variable: str) -> None:
+    assert training_leftover(f"conv/{variable}/AdamWeightDecay_1") == "optimizer slots"
+    assert training_leftover(f"conv/{variable}") is None
+
+
 def test_a_wanted_name_is_assigned_even_where_a_pattern_fits_it() -> None:
     target = Slot()
     report = assign(opened({"net/logits": 5.0}), {"net/logits": target}, ignore=[("old head", ("*/logits",))])
