@@ -349,6 +349,8 @@ def check_data(data: str | Path, *, out: str | Path | None = None, **options: An
     Raises:
         WrongUse: An option is unknown or does not fit, or `out` is already there.
     """
+    if options.get("backbone") != "none":
+        require_tensorflow()
     with _worded():
         from finetune.training import data_report
 

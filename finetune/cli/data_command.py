@@ -98,6 +98,10 @@ def check(out: Path | None, pictures: int, leave_out: tuple[Any, ...], **given: 
     finetune data check flowers/ --out flowers-check
     finetune run --data flowers/ --exclude flowers-check/exclude.txt ...
     """
+    from finetune.reporting.heat_maps import check_folder
+
+    if out is not None:
+        check_folder(out, "--out")  # before TensorFlow is imported
     if given["backbone"] != "none":
         load_tensorflow()
     from finetune.training.data_report import CheckOptions, check_data

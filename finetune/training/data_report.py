@@ -13,6 +13,7 @@ from finetune.data.load_data import absolute, load_whole
 from finetune.errors import WrongUse
 from finetune.evaluation import linear_probe
 from finetune.reporting.data_check import SHARE, DataReport, Probe, check_dataset
+from finetune.reporting.heat_maps import check_folder
 from finetune.text import ImageSize
 from finetune.training.display import Display
 
@@ -54,8 +55,12 @@ def settings_of(data: str, given: Mapping[str, Any]) -> tuple[RunConfig, CheckOp
         raise WrongUse(f"unknown option {min(unknown)}: expected some of {', '.join(known)}")
     read = as_in_a_file({name: value for name, value in given.items() if name in READING})
     read |= {"backbone": "", "data": absolute(data), "skip_bad_images": True}
-    options = CheckOptions(**{name: value for name, value in given.items() if name not in READING})
-    return from_mapping(read, where="the options"), options
+    options = {name: value for name, value in given.items() if name not in READING}
+    if options.get("checkpoint") is not None:
+        options["checkpoint"] = Path(options["checkpoint"])
+    if isinstance(options.get("leave_out"), str):
+        options["leave_out"] = (options["leave_out"],)
+    return from_mapping(read, where="the options"), CheckOptions(**options)
 
 
 def check_data(
@@ -67,8 +72,8 @@ def check_data(
     not fit, FinetuneError for data that cannot be read at all.
     """
     display = display or Display()
-    if out is not None and (out.exists() or out.is_symlink()):
-        raise WrongUse(f"--out {out} is already there and is not overwritten: give another name")
+    if out is not None:
+        check_folder(out, "--out")
     unprobed = _why_not_probed(options)
     dataset = load_whole(config, progress=display.download, on_scan=display.on_scan)
     found = check_dataset(

@@ -63,7 +63,7 @@ def test_what_is_wrong_is_found_written_and_left_out(photos, tmp_path):
 
 @pytest.mark.slow
 def test_from_python_it_is_the_same(photos, tmp_path):
-    found = finetune.check_data(photos, backbone="none", test=0.3, leave_out=["unreadable"], out=tmp_path / "new")
+    found = finetune.check_data(photos, backbone="none", test=0.3, leave_out="unreadable", out=tmp_path / "new")
     value = json.loads(said(f"data check {photos} --backbone none --test 0.3 --leave-out unreadable --json").stdout)
     assert json.loads((tmp_path / "new" / "check.json").read_text()) == found.value == value
     assert found.exclude == (tmp_path / "new" / "exclude.txt").read_text()
