@@ -129,7 +129,7 @@ def _kept(path: Path) -> Choice | None:
         found = read_json(path)
         trials = {name: Timed(one["seconds"], tuple(one["losses"])) for name, one in found["trials"].items()}
         choice = judge(next(name for name in trials if name != "float32"), trials)
-    except (OSError, FinetuneError, KeyError, TypeError, ValueError, AttributeError, StopIteration):
+    except (OSError, FinetuneError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, StopIteration):
         return None
     return replace(choice, reason=f"{choice.reason}, by an earlier trial on this machine")
 

@@ -77,7 +77,15 @@ def test_a_trial_leaves_no_trace_and_is_made_once(able, monkeypatch):
     assert same.reason == f"{choice.reason}, by an earlier trial on this machine"
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"trials": {"float32": {"seconds": 1, "losses": [1]}}}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "{",
+        "[]",
+        '{"trials": {"float32": {"seconds": 1, "losses": []}, "x": {"seconds": 0, "losses": []}}}',
+        '{"trials": {"float32": {"seconds": 1, "losses": [1]}}}',
+    ],
+)
 def test_a_damaged_record_is_tried_again(able, monkeypatch, damage):
     fast = {"float32": Timed(1.0, (1.0,)), "bfloat16": Timed(0.5, (1.0,))}
     monkeypatch.setattr(precision_trial, "_timed", lambda _, precision: fast[precision])
