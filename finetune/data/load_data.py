@@ -20,8 +20,9 @@ from finetune.data.sources.cifar import CIFAR, read_cifar
 from finetune.data.sources.generated import demo_source, demo_target
 from finetune.data.sources.idx import IDX, read_idx
 from finetune.data.sources.image_folder import read_folder
-from finetune.data.sources.image_table import LISTS, TABLES, read_table
+from finetune.data.sources.image_table import read_table
 from finetune.data.sources.pixel_table import is_pixel_table, read_pixels
+from finetune.data.sources.table_rows import LISTS, TABLES
 from finetune.data.sources.tensorflow_datasets import read_tfds
 from finetune.data.sources.tfrecord import is_tfrecord, read_tfrecords, tfrecord_files
 from finetune.errors import WrongUse

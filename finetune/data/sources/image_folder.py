@@ -14,8 +14,9 @@ from checkpoints.errors import listed
 from finetune.data.dataset import Dataset
 from finetune.data.image_files import PhotoFiles, images_below, is_image, is_visible, of_kinds, skipped_files
 from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
-from finetune.data.sources.image_table import LISTS, TABLES, label_across_folders, read_split_tables
+from finetune.data.sources.image_table import label_across_folders, read_split_tables
 from finetune.data.sources.split_names import role_of, roles_of, settled
+from finetune.data.sources.table_rows import LISTS, TABLES
 from finetune.errors import FinetuneError
 from finetune.text import printable
 

@@ -1,23 +1,19 @@
 """A table of images: a `.csv`, `.tsv` or `.parquet` with the path, the class and perhaps the split of each image."""
 
-import csv
-import io
 import os
 import re
 from array import array
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from checkpoints.errors import listed
-from finetune.data import decoding
 from finetune.data.dataset import Dataset
 from finetune.data.image_files import PhotoFiles
 from finetune.data.sources.assembly import LabelledPhotos, ReadOptions, assemble
-from finetune.data.sources.parquet_images import opened_parquet
 from finetune.data.sources.split_names import role_of, settled
 from finetune.data.sources.table_columns import USUAL, usual_columns
 from finetune.data.sources.table_columns import plain as plain_name
@@ -29,15 +25,12 @@ from finetune.data.sources.table_labels import (
     names_and_rows,
     obvious_separator,
 )
+from finetune.data.sources.table_pairs import as_one, read_beside
 from finetune.data.sources.table_paths import PathFinder
+from finetune.data.sources.table_rows import OF_FOLDER, Table, by_folder, read_rows
 from finetune.errors import FinetuneError
 from finetune.text import printable
 
-TABLES = (".csv", ".tsv", ".parquet")
-"""The suffixes of tables."""
-LISTS = (".txt", ".lst")
-"""The suffixes of lists, whose columns may also be apart by blanks: `cat/1.jpg 0`."""
-_SEPARATORS = ",;\t|"
 _FOLDER = "the table's folder"
 _LOOKED_AT = 1_000
 _TRIED = 50
@@ -45,28 +38,6 @@ _TRIED = 50
 _NAMED = 5
 """The most columns of labels whose names are all in messages."""
 _WHOLE = re.compile(r"([+-]?\d{1,18})(\.0*)?")
-
-
-class Table(NamedTuple):
-    """The text of a table: `header` with a name for each column, and the rows below it.
-
-    separator: what stands between several labels in one cell, None where a cell is one label. labels: their names,
-    where columns of the table have been joined.
-    """
-
-    path: Path
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    separator: str | None = None
-    labels: Sequence[str] = ()
-
-    def column(self, at: int) -> list[str]:
-        """The texts of a column, without blanks around them."""
-        return [row[at].strip() for row in self.rows]
-
-    def named(self, at: int) -> str:
-        """The name of a column, for messages."""
-        return f"'{printable(self.header[at])}'"
 
 
 def read_table(path: Path, options: ReadOptions) -> Dataset:
@@ -77,14 +48,20 @@ def read_table(path: Path, options: ReadOptions) -> Dataset:
     none: in several such columns, or in one cell with a separator (`options.label_separator`, or as `table_labels`
     finds it).
 
-    Paths start at the table's folder. What is not there is looked for in the folders beside the table, and a name
-    without suffix is completed: Kaggle's `train.csv` beside `train/`. The classes are the labels: whole numbers in
+    A table of training images is read with those of the other splits beside it: `train.csv`, `test.csv`. A list with
+    nothing but paths takes the images' folders for their classes.
+
+    Paths start at the table's folder. What is not there is looked for in other folders, as `PathFinder` says, and a
+    name without suffix is completed: Kaggle's `train.csv` beside `train/`. The classes are the labels: whole numbers in
     their order, else sorted as text. Values of the split column are read as the names of split folders are.
 
     Raises FinetuneError where no columns fit, for rows without label, for an image with two labels, and for missing
     files, which `options.skip_bad_images` leaves out.
     """
-    return _dataset(read_rows(path), options, options.csv_columns, ())
+    tables, remarks = read_beside(path)
+    if len(tables) == 1:
+        return _dataset(tables["train"], options, options.csv_columns, remarks)
+    return _dataset_of_splits(path.parent, tables, options, remarks)
 
 
 def read_split_tables(root: Path, tables: Mapping[str, Path], options: ReadOptions) -> Dataset:
@@ -92,18 +69,15 @@ def read_split_tables(root: Path, tables: Mapping[str, Path], options: ReadOptio
 
     They are read as one table with a column for the split. Raises FinetuneError as `read_table`.
     """
-    read = {split: read_rows(path) for split, path in tables.items()}
-    first = read["train"]
-    for one in read.values():
-        if one.header != first.header:
-            raise FinetuneError(
-                f"{one.path} has the columns {printable(listed(list(one.header)))}, {first.path} has "
-                f"{printable(listed(list(first.header)))}: expected the same"
-            )
-    rows = [[*row, split] for split, one in read.items() for row in one.rows]
-    table = Table(root / first.path.name, [*first.header, _FOLDER], rows)
-    said = f"read from {listed([printable(str(path.relative_to(root))) for path in tables.values()])}"
-    return _dataset(table, options, {**options.csv_columns, "split": _FOLDER}, (said,))
+    return _dataset_of_splits(root, {split: read_rows(path) for split, path in tables.items()}, options, ())
+
+
+def _dataset_of_splits(
+    root: Path, tables: Mapping[str, Table], options: ReadOptions, remarks: tuple[str, ...]
+) -> Dataset:
+    said = f"read from {listed([printable(str(one.path.relative_to(root))) for one in tables.values()])}"
+    columns = {**options.csv_columns, "split": _FOLDER}
+    return _dataset(as_one(root, tables, _FOLDER), options, columns, (said, *remarks))
 
 
 def _dataset(table: Table, options: ReadOptions, named: Mapping[str, str], said: tuple[str, ...]) -> Dataset:
@@ -197,65 +171,6 @@ def label_across_folders(path: Path, folders: Sequence[str]) -> str | None:
     return None
 
 
-def read_rows(path: Path) -> Table:
-    """The table's text. Raises FinetuneError for a file that is no table, and for rows that are too short."""
-    rows = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
-    if not rows or len(rows[0]) < 2:
-        raise FinetuneError(
-            f"{path} has {'one column' if rows else 'no rows'}: expected a table with the paths and the classes of "
-            "images, its columns apart by commas, semicolons or tabs"
-        )
-    if any(os.path.splitext(cell.strip())[1].lower() in decoding.SUFFIXES for cell in rows[0]):
-        rows.insert(0, [str(number) for number in range(1, len(rows[0]) + 1)])
-    header, *rest = rows
-    for number, row in enumerate(rest, 2):
-        if len(row) < len(header):
-            raise FinetuneError(f"{path}: row {number} has {len(row)} of {len(header)} cells: complete or remove it")
-    if not rest:
-        raise FinetuneError(f"{path} has a header and no rows: expected an image in each")
-    return Table(path, [name.strip() for name in header], rest)
-
-
-def _csv(path: Path) -> list[list[str]]:
-    content = path.read_bytes()
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = content.decode("utf-16", "replace")
-    else:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("latin-1")
-    if "\0" in text:
-        raise FinetuneError(f"{path} is no text: expected a table such as 'Save as CSV' writes")
-    first = text.lstrip().partition("\n")[0]
-    separator = max(_SEPARATORS, key=first.count)
-    if path.suffix.lower() in LISTS and separator not in first:
-        return [list(row) for line in text.splitlines() if (row := line.strip().rpartition(" ")[::2])[0]]
-    try:
-        return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if any(row)]
-    except csv.Error as error:
-        raise FinetuneError(f"{path} is no table, or damaged ({error}): write it again as CSV in UTF-8") from None
-
-
-def _parquet(path: Path) -> list[list[str]]:
-    with opened_parquet(path) as file:
-        table = file.read()
-    columns = [column.to_pylist() for column in table.columns]
-    if nested := [name for name, cells in zip(table.column_names, columns, strict=True) if _nested(cells)]:
-        raise FinetuneError(
-            f"{path}: {printable(listed(nested))} holds more than a text or a number, such as images themselves: "
-            "expected their paths; write the images to files, and a table of these"
-        )
-    return [
-        table.column_names,
-        *(["" if cell is None else str(cell) for cell in row] for row in zip(*columns, strict=True)),
-    ]
-
-
-def _nested(cells: Sequence[object]) -> bool:
-    return any(isinstance(cell, dict | list | bytes) for cell in cells)
-
-
 def _columns(table: Table, find: PathFinder, named: Mapping[str, str]) -> tuple[Table, dict[str, int]]:
     """(the table, which path, label, and if there is one split -> the position of its column).
 
@@ -282,15 +197,23 @@ def _columns(table: Table, find: PathFinder, named: Mapping[str, str]) -> tuple[
             tried = fits or [at for at in range(len(plain)) if at not in found.values() and not _is_whole(table, at)]
             real = [at for at in tried if any(find.places(text, None) for text in table.column(at)[:_TRIED])]
             fits = real or fits
+        elif role == "label" and OF_FOLDER in table.header:
+            fits = [table.header.index(OF_FOLDER)]
         elif role == "label" and not fits:
             fits = [at for at, name in enumerate(plain) if at not in found.values() and name not in ("", "index")]
             if len(fits) > 1 and sum(mostly_labels(table.column(at)) for at in fits) > 1:
                 table = _with_classes(table, fits)
                 fits = [len(table.header) - 1]
+            elif len(fits) > 1 and all(map(str.isdecimal, table.header)):
+                # Without a header, one column of words among numbers is the class: boxes follow it, or their sizes.
+                fits = [at for at in fits if not _is_whole(table, at)]
             fits = fits if len(fits) == 1 else []
         elif role == "split":
             fits = [at for at in fits if any(map(role_of, table.column(at)))]
-        if fits:
+        if fits and role == "label" and _is_numbering(table, fits[0]) and (more := by_folder(table, found["path"])):
+            repeated = 1 < len(set(more.column(-1))) < len(more.rows)
+            table, found[role] = (more, len(table.header)) if repeated else (table, fits[0])
+        elif fits:
             found[role] = fits[0]
         elif role != "split":
             raise FinetuneError(
@@ -302,6 +225,11 @@ def _columns(table: Table, find: PathFinder, named: Mapping[str, str]) -> tuple[
 
 def _is_whole(table: Table, at: int) -> bool:
     return all(map(_WHOLE.fullmatch, table.column(at)))
+
+
+def _is_numbering(table: Table, at: int) -> bool:
+    """Whether each row has a whole number of its own in a column, as in a list of `1 cat/7.jpg`."""
+    return _is_whole(table, at) and len(set(table.column(at))) == len(table.rows)
 
 
 def _is_hot(table: Table, at: int) -> bool:

@@ -10,8 +10,10 @@ from checkpoints.errors import listed
 from finetune.data.dataset import Dataset, Split
 from finetune.data.sources.arrays import as_images
 from finetune.data.sources.assembly import ReadOptions, assemble
-from finetune.data.sources.image_table import Table, read_rows, splits_of
+from finetune.data.sources.image_table import splits_of
 from finetune.data.sources.table_columns import plain, usual_columns
+from finetune.data.sources.table_pairs import tables_beside
+from finetune.data.sources.table_rows import Table, read_rows
 from finetune.errors import FinetuneError
 from finetune.text import first_line, printable
 
@@ -33,14 +35,17 @@ def read_pixels(path: Path, options: ReadOptions) -> Dataset:
     """The images in the rows of `path`: square, grey or RGB, in [0, 255] or [0, 1].
 
     The label has its usual name, or is named by `options.csv_columns`, or is the only other column. Without a header,
-    it is the first column. The classes are the labels that occur, in their order. Raises FinetuneError for cells that
-    are no numbers, and for rows that are no square images.
+    it is the first column. A table of training images is read with those of other splits beside it, if they have as
+    many columns: `sign_mnist_train.csv`, `sign_mnist_test.csv`. The classes are the labels that occur, in their order.
+    Raises FinetuneError for cells that are no numbers, and for rows that are no square images.
     """
-    header, separator = _header(path)
-    remarks: tuple[str, ...] = ()
+    header = _header(path)[0]
     if len(header) > _LEAST:
-        pixels, labels, label = _a_column_each(path, header, separator, options)
-        splits = ["train"] * len(labels)
+        tables, remarks = _beside(path, len(header))
+        read = [_a_column_each(one, *_header(one), options) for one in tables.values()]
+        pixels, labels = (np.concatenate([one[part] for one in read]) for part in (0, 1))
+        splits = [split for split, one in zip(tables, read, strict=True) for _ in one[1]]
+        label = read[0][2]
     else:
         pixels, labels, label, splits, remarks = _one_column(path, options)
     whole = np.issubdtype(labels.dtype, np.number)
@@ -56,6 +61,16 @@ def read_pixels(path: Path, options: ReadOptions) -> Dataset:
         source=f"{path}: a row of pixels for each image, label in column '{printable(label)}'",
         remarks=(*said, *remarks),
     )
+
+
+def _beside(path: Path, columns: int) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """(the table of each split, what is not used because it has not so many columns: one without labels)."""
+    beside = tables_beside(path)
+    unfit = [one.name for one in beside.values() if len(_header(one)[0]) != columns]
+    words = f"not used: {printable(listed(unfit))}, whose columns are not those of {printable(path.name)}"
+    tables = {split: one for split, one in beside.items() if one.name not in unfit}
+    said = f"read from {printable(listed([one.name for one in tables.values()]))}"
+    return tables or {"train": path}, (*([said] if len(tables) > 1 else []), *([words] if unfit else []))
 
 
 def _header(path: Path) -> tuple[list[str], str]:

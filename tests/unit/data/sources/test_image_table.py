@@ -94,8 +94,9 @@ def test_kaggles_layout(tmp_path):
     (tmp_path / "train.csv").write_text("id,breed\n0,a\n1,b\n2,a\n3,b\n")
     (tmp_path / "labels.csv").write_text("id,breed,subset\n0,a,train\n1,b,train\n2,a,test\n3,b,test\n")
     (tmp_path / "test.csv").write_text("id,breed\n0,a\n1,b\n")
-    dataset = load(tmp_path / "train.csv", test=0.5)
-    assert {*names(dataset.train), *names(dataset.test)} == {f"train/{number}.jpg" for number in range(4)}
+    dataset = load(tmp_path / "train.csv")
+    assert {*names(dataset.train)} == {f"train/{number}.jpg" for number in range(4)}
+    assert {*names(dataset.test)} == {"test/0.jpg", "test/1.jpg"}
     dataset = load(tmp_path / "labels.csv")
     assert (sorted(names(dataset.train)), sorted(names(dataset.test))) == (
         ["train/0.jpg", "train/1.jpg"],
@@ -105,6 +106,72 @@ def test_kaggles_layout(tmp_path):
     (tmp_path / "HAM" / "metadata.csv").write_text("lesion_id,image_id,dx\nx,0,nv\ny,1,mel\nx,2,nv\nx,1,mel\n")
     dataset = load(tmp_path / "HAM" / "metadata.csv", test=0.3)
     assert {*names(dataset.train), *names(dataset.test)} == {"part_0/0.png", "part_1/1.png", "part_0/2.png"}
+
+
+def test_tables_of_other_splits_beside_it(tmp_path):
+    write(tmp_path, *(f"images/{number}.jpg" for number in range(9)))
+    (tmp_path / "pets_train.csv").write_text("id,breed\n0,a\n1,b\n2,a\n3,b\n")
+    (tmp_path / "pets_valid.csv").write_text("id,breed\n4,a\n5,b\n")
+    (tmp_path / "pets_test.csv").write_text("id,breed\n6,b\n")
+    dataset = load(tmp_path / "pets_train.csv", validation=0.1)
+    assert [sorted(names(one)) for one in (dataset.train, dataset.validation, dataset.test)] == [
+        [f"images/{number}.jpg" for number in numbers] for numbers in (range(4), (4, 5), (6,))
+    ]
+    assert dataset.test.labels.tolist() == [1]
+    assert dataset.remarks == ("read from pets_train.csv, pets_valid.csv, pets_test.csv",)
+    (tmp_path / "pets_test.csv").write_text("id\n6\n")
+    dataset = load(tmp_path / "pets_train.csv")
+    assert dataset.remarks[1] == "not used: pets_test.csv, whose columns are not those of pets_train.csv"
+    assert sorted(names(dataset.test)) == ["images/4.jpg", "images/5.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("lists", "at"),
+    [
+        ({"meta/train.txt": "cat/0\ndog/1\ncat/2\ndog/3\n", "meta/test.txt": "cat/4\ndog/5\n"}, "meta/train.txt"),
+        ({"TrainImages.txt": "cat/0.jpg\ndog/1.jpg\ncat/2.jpg\ndog/3.jpg\n", "TestImages.txt": "cat/4.jpg\ndog/5.jpg"},
+         "TrainImages.txt"),
+        ({"train.csv": "file\ncat/0.jpg\ndog/1.jpg\ncat/2.jpg\ndog/3.jpg\n", "test.csv": "file\ncat/4.jpg\ndog/5.jpg"},
+         "train.csv"),
+    ],
+)  # fmt: skip
+def test_a_list_of_paths_takes_the_folders_for_classes(lists, at, tmp_path):
+    write(tmp_path / "images", *(f"{KIND[number % 2]}/{number}.jpg" for number in range(6)))
+    for name, text in lists.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    dataset = load(tmp_path / at)
+    assert dataset.class_names == ("cat", "dog")
+    assert [seen(one, dataset.class_names) for one in (dataset.train, dataset.test)] == [
+        [(number, KIND[number % 2]) for number in numbers] for numbers in (range(4), (4, 5))
+    ]
+
+
+KIND = ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("1 cat/0.jpg\n2 dog/1.jpg\n3 cat/2.jpg\n4 dog/3.jpg\n", None),  # a numbering, and the folders are classes
+        ("# image class species\n0 1 1\n1 2 1\n2 1 1\n3 2 1\n", "path=1,label=2"),
+        ("0.jpg\tcat\t0\t62\n1.jpg\tdog\t3\t41\n2.jpg\tcat\t1\t9\n3.jpg\tdog\t2\t7\n", None),
+        ("name class\n0 cat\n1 dog\n2 cat\n3 dog\n", None),
+    ],
+)
+def test_lists_apart_by_blanks(text, columns, tmp_path):
+    write(tmp_path, *(f"deep/below/{KIND[number % 2]}/{number}.jpg" for number in range(4)))
+    (tmp_path / "list.txt").write_text(text.replace("cat/", "deep/below/cat/").replace("dog/", "deep/below/dog/"))
+    dataset = load(tmp_path / "list.txt", test=0.5, csv_columns=columns)
+    both = seen(dataset.train, ("cat", "dog")) + seen(dataset.test, ("cat", "dog"))
+    assert sorted(both) == [(number, KIND[number % 2]) for number in range(4)]
+
+
+def test_one_name_in_several_folders_below_is_not_guessed(tmp_path):
+    write(tmp_path, *(f"deep/{kind}/{number}.jpg" for kind in "ab" for number in range(4)))
+    (tmp_path / "list.csv").write_text("file,kind\n0.jpg,a\n1.jpg,b\n")
+    with pytest.raises(FinetuneError, match=r"'0.jpg' is .*/deep/a/0.jpg and .*/deep/b/0.jpg: name the folder in the"):
+        load(tmp_path / "list.csv")
 
 
 def names(split):
