@@ -13,12 +13,12 @@ from finetune.config import RunConfig
 from finetune.data.dataset import Dataset, Split, few_shot, hold_out, stratified_subset
 from finetune.data.exclusion import read_exclusion, without
 from finetune.data.sources import parquet_images
-from finetune.data.sources.array_files import array_files
+from finetune.data.sources.array_files import FILES, array_files
 from finetune.data.sources.arrays import read_arrays_file
 from finetune.data.sources.assembly import Progress, ReadOptions
-from finetune.data.sources.cifar import CIFAR, read_cifar
+from finetune.data.sources.cifar import CIFAR, cifar_at, read_cifar
 from finetune.data.sources.generated import demo_source, demo_target
-from finetune.data.sources.idx import IDX, read_idx
+from finetune.data.sources.idx import IDX, idx_at, read_idx
 from finetune.data.sources.image_folder import read_folder
 from finetune.data.sources.image_table import read_table
 from finetune.data.sources.pixel_table import is_pixel_table, read_pixels
@@ -31,10 +31,9 @@ from finetune.text import pairs
 _GENERATED: dict[str, Callable[[], Dataset]] = {"demo-source": demo_source, "demo-target": demo_target}
 _NAMES = (*CIFAR, *IDX, *_GENERATED)
 _TFDS = "tfds:"
-_UNPACK, _SAVE = "; unpack the archive, and give the folder", "; write its arrays to an .npz with np.savez"
+_UNPACK = "; unpack the archive, and give the folder"
 _INSTEAD = {
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), _UNPACK),
-    **dict.fromkeys((".h5", ".hdf5", ".mat", ".pkl", ".pickle"), _SAVE),
     **dict.fromkeys((".json", ".jsonl", ".xml", ".xlsx"), "; write a .csv of the images and their classes from it"),
     ".npy": "; put images and labels into a folder, as x_train.npy and y_train.npy, and give the folder",
 }
@@ -132,7 +131,7 @@ def _drawn_from(others: Split, count: int, seed: int) -> Split:
 def read_source(name: str, options: ReadOptions) -> Dataset:
     """All the data called `name`: one of the table, `tfds:NAME`, or a path.
 
-    A path is a folder of images per class, a folder of TFRecords, or an `.npz`. Raises WrongUse and
+    A path is one of published files, a folder of images per class, TFRecords, a table, or arrays. Raises WrongUse and
     FinetuneError as `load_data` says.
     """
     if name in _GENERATED:
@@ -151,10 +150,14 @@ def read_source(name: str, options: ReadOptions) -> Dataset:
         hint = f"did you mean {near[0]}? " if near else ""
         raise WrongUse(f"unknown data '{name}': {hint}expected one of {_KNOWN}, or the path of a folder, .npz or .csv")
     path = Path(os.path.abspath(options.data_dir or os.path.expanduser(name)))
-    if path.suffix.lower() == ".npz" and not path.is_dir():
+    if path.suffix.lower() in FILES and not path.is_dir() and (path.exists() or path.suffix.lower() == ".npz"):
         return read_arrays_file(path, options)
     if not path.exists():
         raise WrongUse(f"--data {path}: there is nothing of that name; check the path, or give one of {_KNOWN}")
+    if published := cifar_at(path):
+        return read_cifar(published, path, options.progress)
+    if published := idx_at(path):
+        return read_idx(published, path, options.progress)
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv") and is_pixel_table(path):
         return read_pixels(path, options)
     if path.is_file() and path.suffix.lower() in (*TABLES, *LISTS):

@@ -1,4 +1,7 @@
-"""The arrays in an `.npz`, or in a folder of `.npy` and `.npz` files, each read when it is asked for."""
+"""The arrays in a file, or in the files of a folder, each read when it is asked for.
+
+NumPy's `.npz` and `.npy`, HDF5, MATLAB's `.mat`, and pickled dicts.
+"""
 
 import functools
 import struct
@@ -9,14 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+import h5py
 import numpy as np
 
 from finetune.data.image_files import is_visible
-from finetune.data.sources.restricted_pickle import LARGEST, read_objects
+from finetune.data.sources.restricted_pickle import LARGEST, read_bytes, read_objects, read_pickle
 from finetune.errors import FinetuneError
-from finetune.text import printable
+from finetune.text import first_line, printable
 
-SUFFIXES = (".npz", ".npy")
+HDF5, PICKLES, MATLAB = (".h5", ".hdf5"), (".pkl", ".pickle", ".p"), ".mat"
+FILES = (".npz", *HDF5, *PICKLES, MATLAB)
+"""The suffixes of files that may hold images and labels."""
+SUFFIXES = (*FILES, ".npy")
 _LOCAL_HEADER = 30
 _BOMB_BYTES, _MOST_EXPANSION = 256 << 20, 100
 _DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error)
@@ -27,11 +34,14 @@ Stored = dict[str, Callable[[], np.ndarray]]
 
 
 def array_files(folder: Path) -> list[Path]:
-    """The `.npz` and `.npy` files in `folder`, sorted; none if it holds folders, which are those of a data set."""
+    """The files of arrays in `folder`, sorted, of one kind; none if it holds folders, which are those of a data set."""
     visible = [path for path in sorted(folder.iterdir()) if is_visible(path.name)]
     if any(path.is_dir() for path in visible):
         return []
-    return [path for path in visible if path.suffix.lower() in SUFFIXES]
+    for kind in ((".npz", ".npy"), HDF5, (MATLAB,), PICKLES):
+        if found := [path for path in visible if path.suffix.lower() in kind]:
+            return found
+    return []
 
 
 def stored_arrays(path: Path) -> Stored:
@@ -41,14 +51,86 @@ def stored_arrays(path: Path) -> Stored:
     reader. Readers raise FinetuneError for what is damaged, and so does this function.
     """
     if not path.is_dir():
-        return _members(path)
+        return _arrays(path)
     found: Stored = {}
     for file in array_files(path):
-        if file.suffix.lower() == ".npz":
-            found |= {f"{file.stem}/{name}": read for name, read in _members(file).items()}
+        if file.suffix.lower() != ".npy":
+            found |= {f"{file.stem}/{name}": read for name, read in _arrays(file).items()}
         else:
             found[file.stem] = functools.partial(_file, file)
     return found
+
+
+def _arrays(path: Path) -> Stored:
+    """The arrays of one file that may hold several."""
+    suffix = path.suffix.lower()
+    if suffix == MATLAB:
+        return _matlab(path)
+    if suffix in HDF5:
+        return _hdf5(path)
+    return _pickled(path) if suffix in PICKLES else _members(path)
+
+
+def _hdf5(path: Path) -> Stored:
+    """The data sets of an HDF5 file by their paths: `train/images`."""
+    names: list[str] = []
+    try:
+        with h5py.File(path, "r") as file:
+            if "model_config" in file.attrs or "layer_names" in file.attrs or "model_weights" in file:
+                raise FinetuneError(f"{path} holds a Keras model, not images: --backbone takes it; expected arrays")
+            file.visititems(lambda name, one: names.append(name) if isinstance(one, h5py.Dataset) else None)
+    except OSError as error:
+        raise FinetuneError(f"{path} is no HDF5 file, or damaged ({first_line(error)}): write it again") from None
+    return {name: functools.partial(_data_set, path, name) for name in names}
+
+
+def _data_set(path: Path, name: str) -> np.ndarray:
+    try:
+        with h5py.File(path, "r") as file:
+            one = file[name]
+            array = np.asarray(one.asstr()[()] if h5py.check_string_dtype(one.dtype) else one[()])
+    except (OSError, ValueError, TypeError, RuntimeError, UnicodeDecodeError, MemoryError) as error:
+        raise FinetuneError(f"{path}: {printable(name)} is damaged ({first_line(error)}): write it again") from None
+    return array.astype(str) if array.dtype == object else array
+
+
+def _matlab(path: Path) -> Stored:
+    """The variables of a `.mat` file. MATLAB has the images of an array along its last axis: they come first here."""
+    try:
+        from scipy.io import loadmat
+    except ModuleNotFoundError:
+        raise FinetuneError(f"{path}: .mat files need scipy: install it with: pip install scipy") from None
+    try:
+        found = loadmat(path, variable_names=None)
+    except NotImplementedError:  # MATLAB 7.3: HDF5, whose axes are in the other order
+        stored = _hdf5(path)
+        found = {name: read().T for name, read in stored.items() if not name.startswith("#")}
+    except Exception as error:  # scipy ends in any exception for a damaged file
+        raise FinetuneError(f"{path} is no .mat file, or damaged ({first_line(error)}): write it again") from None
+    arrays = {name: one for name, one in found.items() if isinstance(one, np.ndarray) and one.dtype.kind in "biufU"}
+    first = {name: np.moveaxis(one, -1, 0) if one.ndim == 4 else one for name, one in arrays.items()}
+    return {name: functools.partial(_itself, one) for name, one in first.items()}
+
+
+def _pickled(path: Path) -> Stored:
+    """The arrays in a pickled dict, and its lists of numbers or of text; nothing else is unpickled."""
+    if path.is_file() and path.stat().st_size > LARGEST:
+        raise FinetuneError(
+            f"{path} has {path.stat().st_size / 2**20:.0f} MiB, and a pickle may have {LARGEST / 2**20:.0f}: write its "
+            "arrays to an .npz with np.savez"
+        )
+    found = read_pickle(read_bytes(path), str(path), "write its arrays to an .npz with np.savez")
+    plain = {name: one for name, one in found.items() if isinstance(one, np.ndarray)}
+    for name, one in found.items():
+        if isinstance(one, list) and one and all(isinstance(each, type(one[0])) for each in one):
+            texts = [each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in one]
+            if isinstance(texts[0], str | int | float):
+                plain[name] = np.array(texts)
+    return {name: functools.partial(_itself, one) for name, one in plain.items()}
+
+
+def _itself(array: np.ndarray) -> np.ndarray:
+    return array
 
 
 def _members(path: Path) -> Stored:

@@ -51,8 +51,8 @@ def _one_each(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
     """int64 or text `[n]`."""
     found = f"{path}: {name} is {labels.dtype} {list(labels.shape)}"
     kind = labels.dtype.kind
-    if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras gives CIFAR's
-        labels = labels[:, 0]
+    if labels.ndim > 1 and labels.shape[1:] == (1,) * (labels.ndim - 1):  # as Keras gives CIFAR's, and PCam's files
+        labels = labels.reshape(-1)
     if kind in "US" and labels.ndim == 1:
         return np.char.decode(labels, "utf-8", "replace") if kind == "S" else np.asarray(labels)
     if kind not in "biuf" or labels.ndim not in (1, 2) or not labels.size:

@@ -1,4 +1,4 @@
-"""Images and labels in NumPy arrays: an `.npz` as Keras, MedMNIST and others write it, or a folder of `.npy` files."""
+"""Images and labels in arrays: an `.npz` as Keras, MedMNIST and others write it, HDF5, or a folder of such files."""
 
 import math
 import re
@@ -26,7 +26,7 @@ _KEY = re.compile(
     rf"(?:[_-]?(?P<after>{_SPLIT}))?",
     re.IGNORECASE,
 )
-_NAMES = re.compile("(class|label|target)_?names|classes|categories", re.IGNORECASE)
+_NAMES = re.compile("(class|label|target)_?names|(list_)?classes|categories", re.IGNORECASE)
 _GIVEN = {
     f"{role}_{short}": (split, role)
     for split, short in (("train", "train"), ("validation", "val"), ("test", "test"))

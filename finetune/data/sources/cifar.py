@@ -99,6 +99,19 @@ def read_cifar(name: str, data_dir: Path | None, progress: Progress | None = Non
     )
 
 
+def cifar_at(place: Path) -> str | None:
+    """The data set whose published files the folder `place` holds, or whose archive it is; None if there is none."""
+    found = (name for name, layouts in CIFAR.items() if any(_is_there(place, one) for one in layouts))
+    return next(found, None)
+
+
+def _is_there(place: Path, layout: Layout) -> bool:
+    alone = place.is_dir() and [one.name for one in place.iterdir() if one.is_dir()] == [layout.folder]
+    # CIFAR-100's batches are called train and test, which other files may be as well.
+    folders = (one for one in (place, *([place / layout.folder] if alone else [])) if (one / layout.names[0]).is_file())
+    return place.name == layout.archive or any((one / name).is_file() for one in folders for name in layout.files)
+
+
 def _locate(place: Path, layouts: tuple[Layout, ...]) -> tuple[Path, Layout] | None:
     """The folder of batches that `place` is or holds; an archive is unpacked."""
     for layout in layouts:

@@ -73,6 +73,16 @@ def read_idx(name: str, data_dir: Path | None, progress: Progress | None = None)
     )
 
 
+def idx_at(place: Path) -> str | None:
+    """The data set whose four files the folder `place` holds, which are of the same names; None if they are not there.
+
+    Fashion-MNIST is known by the folder's name alone.
+    """
+    if not place.is_dir() or not all(_located(place, one) for one in FILES):
+        return None
+    return "fashion_mnist" if "fashion" in str(place).lower() else "mnist"
+
+
 def _read_all(name: str, folder: Path, found: dict[str, Path]) -> Dataset:
     missing = [one for one in FILES if one not in found]
     if missing:

@@ -22,12 +22,12 @@ LARGEST = 256 * 2**20
 """Largest file in bytes. A CIFAR batch has 31 million; the limit keeps a wrong file from filling the memory."""
 
 
-def read_pickle(content: bytes, name: str) -> dict[str, Any]:
+def read_pickle(content: bytes, name: str, advice: str = "delete it and download or unpack it again") -> dict[str, Any]:
     """The dict pickled in `content`. Its values are numpy arrays, lists, tuples, bytes, str, int and float.
 
     Text of Python 2 is bytes, except in the keys. Arrays hold whole numbers or floats, are read-only, and must lie
-    directly in the dict, in any of NumPy's pickle formats. `name` is the file's name in messages. Raises FinetuneError
-    if the pickle asks for anything else, or is damaged.
+    directly in the dict, in any of NumPy's pickle formats. `name` is the file's name in messages, `advice` the way on.
+    Raises FinetuneError if the pickle asks for anything else, or is damaged.
     """
     try:
         values = _loaded(content, name, _ALLOWED)
@@ -39,8 +39,7 @@ def read_pickle(content: bytes, name: str) -> dict[str, Any]:
     # A damaged pickle is a random program and may end in any exception.
     except Exception as error:
         raise FinetuneError(
-            f"{name} is damaged: it cannot be unpickled ({type(error).__name__}: {error}); "
-            "delete it and download or unpack it again"
+            f"{name} is damaged: it cannot be unpickled ({type(error).__name__}: {error}); {advice}"
         ) from None
 
 

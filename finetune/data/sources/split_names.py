@@ -1,7 +1,7 @@
 """Which names mean a split, as people give them to folders, files, arrays and in tables: a rule, not a list."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
 
 from finetune.errors import FinetuneError
@@ -48,7 +48,7 @@ def roles_of(names: Iterable[str]) -> dict[str, str | None]:
     return {name: role_of(name) or role_of(" ".join(one[shared:])) for name, one in words.items()}
 
 
-def settled(roles: dict[str, str | None], place: str) -> tuple[dict[str, str], tuple[str, ...]]:
+def settled(roles: Mapping[str, str | None], place: str) -> tuple[dict[str, str], tuple[str, ...]]:
     """Maps each split to its name, and says of `eval` and `dev` what they were taken for.
 
     These are the test set if nothing else is, `eval` before `dev`; otherwise the validation set. Raises FinetuneError,

@@ -93,12 +93,14 @@ def _csv(path: Path) -> list[list[str]]:
 def _apart_by_blanks(lines: list[str]) -> list[list[str]]:
     """The cells of a list's lines, without empty ones and comments.
 
-    They are two where the first is an image's name, which may hold blanks. Otherwise every blank separates, if all
-    lines have as many; else the last one; and a line without blanks is one cell.
+    They are two where the first is an image's name: it may hold blanks, or the rest may. Otherwise every blank
+    separates, if all lines have as many; else the last one; and a line without blanks is one cell.
     """
     lines = [line for line in lines if line and not line.startswith("#")]
     halves = [list(line.rpartition(" ")[::2]) for line in lines]
     words = [line.split() for line in lines]
+    if len({len(one) for one in words}) > 1 and all(_is_image_name(one[0]) for one in words):
+        return [line.split(None, 1) for line in lines]
     if halves and not _is_image_name(halves[0][0]) and len({len(one) for one in words}) == 1:
         return words
     return halves if all(one[0] for one in halves) else [[line] for line in lines]

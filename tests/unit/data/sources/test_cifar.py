@@ -7,6 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
+from finetune.config import RunConfig
+from finetune.data.load_data import load_data
 from finetune.data.sources import cifar
 from finetune.errors import FinetuneError
 from tests.support import written_cifar as written
@@ -47,6 +49,18 @@ def test_an_archive_is_unpacked_in_the_cache_only(layout, tmp_path, cache):
     check(cifar.read_cifar("cifar10", archive))
     assert [path.name for path in (tmp_path / "data").iterdir()] == [ARCHIVES[layout]]
     assert cache.is_dir()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_path_alone_is_known_for_what_it_is(layout, tmp_path):
+    folder = LAYOUTS[layout](tmp_path / "data")
+    archive = written.write_archive(tmp_path / "other", folder, ARCHIVES[layout])
+    for path in (folder, folder.parent, archive):
+        dataset = load_data(RunConfig("any", data=str(path), validation=0.0))
+        check(dataset)
+        assert dataset.name == "cifar10"
+    (tmp_path / "data" / "photos").mkdir()
+    assert cifar.cifar_at(tmp_path / "data") is None  # with other folders beside it, it is not certain what is meant
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -51,6 +51,13 @@ def test_the_files_are_read_however_they_are_spelt(folder, end, dot, tmp_path):
     assert (dataset.name, dataset.class_names) == ("mnist", tuple("0123456789"))
 
 
+def test_a_folder_of_the_four_files_is_known_for_what_it_is(tmp_path):
+    for folder, name in (("MNIST/raw", "mnist"), ("fashion-mnist", "fashion_mnist")):
+        dataset = load_data(RunConfig("any", data=str(write(tmp_path / folder, end=".gz")), validation=0.0))
+        check(dataset)
+        assert dataset.name == name
+
+
 def test_the_npz_of_keras_and_the_names_of_fashion_mnist(tmp_path):
     (x_train, y_train), (x_test, y_test) = SPLITS.values()
     np.savez_compressed(tmp_path / "mnist.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)

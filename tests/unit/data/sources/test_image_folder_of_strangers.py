@@ -133,13 +133,6 @@ def oxford(place):
     (place / "imagelabels.mat").write_bytes(b"MATLAB 5.0")
 
 
-def tiny_imagenet(place):
-    for number, kind in enumerate(KINDS):
-        write(place / "train" / kind / "images", f"{number}.png")
-    write(place / "val" / "images", "1.png")
-    (place / "val" / "val_annotations.txt").write_text("1.png\tcat\t0\t0\t1\t1")
-
-
 def by_name(place):
     write(place / "train", *(f"{kind}.{number}.png" for kind in ("cat", "dog") for number in range(3)))
 
@@ -158,10 +151,6 @@ def idx(place):
     [
         (voc, "in one folder only, JPEGImages: .*--data FILE.csv, made from Annotations, which is not read"),
         (oxford, "in one folder only, jpg: .*--data FILE.csv, made from imagelabels.mat, which is not read"),
-        (
-            tiny_imagenet,
-            "val holds images without class folders, .*, made from val_annotations.txt, .*or --data .*train",
-        ),
         (one_hot, "in one folder only, images: .*their classes with --data .*train.csv"),
         (idx, "holds the files of MNIST or the like: give --data mnist or fashion_mnist, and --data-dir"),
     ],
@@ -182,7 +171,7 @@ def test_names_that_begin_with_classes_are_pointed_out(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("a.zip", "unpack the archive"), ("a.h5", "np.savez"), ("a.mat", "np.savez"), ("a.json", "write a .csv")],
+    [("a.zip", "unpack the archive"), ("a.json", "write a .csv")],
 )
 def test_a_file_that_is_not_read(name, said, tmp_path):
     (tmp_path / name).write_bytes(b"x")

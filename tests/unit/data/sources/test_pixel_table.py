@@ -92,3 +92,20 @@ def test_what_does_not_fit_is_refused(content, said, tmp_path):
     (tmp_path / "digits.csv").write_text(content)
     with pytest.raises(FinetuneError, match=said):
         load(tmp_path / "digits.csv")
+
+
+def test_the_table_of_test_images_beside_it(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 64))
+    header = ",".join(["label", *(f"pixel{number}" for number in range(64))])
+    for name, part in (("sign_mnist_train", slice(0, 6)), ("sign_mnist_test", slice(6, 9))):
+        rows = [",".join(map(str, (number % 3, *row))) for number, row in enumerate(pixels[part])]
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *rows]))
+    dataset = load(tmp_path / "sign_mnist_train.csv")
+    assert (dataset.train.images[:].reshape(6, 64) == pixels[:6]).all()
+    assert (dataset.test.images[:].reshape(3, 64) == pixels[6:]).all()
+    assert dataset.test.labels.tolist() == [0, 1, 2]
+    assert "read from sign_mnist_train.csv, sign_mnist_test.csv" in dataset.remarks
+    (tmp_path / "sign_mnist_test.csv").write_text(header.removeprefix("label,") + "\n" + ",".join(["1"] * 64))
+    dataset = load(tmp_path / "sign_mnist_train.csv", test=0.5)
+    assert "not used: sign_mnist_test.csv, whose columns are not those of sign_mnist_train.csv" in dataset.remarks
+    assert len(dataset.train) + len(dataset.test) == 6
