@@ -27,6 +27,7 @@ class Fit:
     missing: variables of the backbone that are not in the file. extra: variables of the file that are neither of the
     backbone nor a head, an auxiliary head or left over from training. other_shape: variables of the backbone that
     have another shape in the file. `missing` and `other_shape` are the published names, `extra` the file's.
+    parts: those of `extra` that are of a larger network, such as a detector.
     """
 
     spec: BackboneSpec
@@ -36,6 +37,12 @@ class Fit:
     extra: tuple[str, ...]
     other_shape: tuple[str, ...]
     right: int
+    parts: tuple[str, ...] = ()
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the backbone is whole and right, but in a larger network: it can be transferred, with a new head."""
+        return bool(self.parts) and self.extra == self.parts and not (self.missing or self.other_shape)
 
     @property
     def exact(self) -> bool:
@@ -55,6 +62,11 @@ class Fit:
 
     def why_not(self) -> str:
         """Why it does not fit, with an example of each kind; "" where it fits."""
+        if self.is_part:
+            return (
+                f"it is part of a larger network, with {len(self.parts)} other variables ({self.parts[0]}, ...): "
+                f"'finetune run --backbone {self.spec.id} --checkpoint FILE' starts from it"
+            )
         return ", ".join(
             f"{len(names)} {what} ({names[0]}{', ...' if len(names) > 1 else ''})"
             for what, names in (
@@ -154,6 +166,7 @@ def fit_row(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]
             if names[entry.name] in shapes and shapes[names[entry.name]] != entry.shape
         ),
         right=len(right),
+        parts=pairing.parts,
     )
 
 

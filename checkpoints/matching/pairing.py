@@ -1,6 +1,7 @@
 """Which array of a file belongs to which variable of a network, whatever the file calls them."""
 
 import glob
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,9 @@ class Pairing:
 
     head: names in the file that are logits, the published ones or the user's own. auxiliary: of a head that is used
     in training only, in whatever scope the network is. counters: single numbers that no network has. others: vectors
-    beside a whole slim network that are of no layer, such as a mean pixel or the weights of classes.
+    beside a whole slim network that are of no layer, such as a mean pixel or the weights of classes. parts: of a larger
+    network that a whole slim network is in, such as a detector: they are no reason to refuse the backbone, but the head
+    of such a file sees other features.
     """
 
     names: Mapping[str, str]
@@ -30,6 +33,7 @@ class Pairing:
     auxiliary: tuple[str, ...] = ()
     counters: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     @property
     def ignored(self) -> list[Ignore]:
@@ -44,6 +48,8 @@ class Pairing:
 
 _Value = TypeVar("_Value")
 _OWN_HEAD_VARIABLES = 12
+_ON_TOP = re.compile(r"/\w+_[12]_Conv2d_\d_\dx\d(_s2)?_\d+/")
+"""`Conv2d_13_pointwise_2_Conv2d_2_3x3_s2_512` (object_detection/models/feature_map_generators.py)."""
 _SLIM_TO_KERAS = {"weights": "kernel", "biases": "bias", "depthwise_weights": "kernel"}
 _SEPARABLE = {"depthwise_weights": "depthwise_kernel", "pointwise_weights": "pointwise_kernel"}
 
@@ -76,8 +82,10 @@ def pair(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entry]) -
     explained = {*auxiliary, *counters, *others}
     over = [name for name in over if name not in explained]
     head = _own_head(checkpoint, spec, entries, names, over)
+    rest = [name for name in over if name not in head]
+    parts = _parts(checkpoint, taken, rest) if _is_whole(checkpoint, spec, entries, names) else ()
     names = {**names, **_by_shape(checkpoint, spec, entries, names, head)}
-    return Pairing(names, head, auxiliary, counters, others)
+    return Pairing(names, head, auxiliary, counters, others, parts)
 
 
 def of_head(spec: BackboneSpec, name: str) -> bool:
@@ -219,6 +227,17 @@ def _is_whole(checkpoint: Checkpoint, spec: BackboneSpec, entries: Sequence[Entr
         and not (entry.name.endswith(STATISTICS) and names[entry.name] not in checkpoint.shapes)
     ]
     return _right(checkpoint, backbone, names) == len(backbone)
+
+
+def _parts(checkpoint: Checkpoint, taken: Collection[str], rest: Sequence[str]) -> tuple[str, ...]:
+    """Of the names that are left in a TF1 checkpoint, those of a larger network: outside of the backbone's scope, or
+    in it the feature maps that TensorFlow's Object Detection API puts on top.
+
+    All others in the scope are of the backbone's own kind, and the file is of another network.
+    """
+    if not checkpoint.kind.startswith("slim") or checkpoint.places or not (scope := posixpath.commonpath(taken)):
+        return ()
+    return tuple(name for name in rest if not name.startswith(f"{scope}/") or _ON_TOP.search(name))
 
 
 def _of_no_layer(checkpoint: Checkpoint, name: str) -> bool:

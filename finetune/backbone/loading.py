@@ -265,6 +265,7 @@ def _assign(spec: BackboneSpec, opened: Checkpoint, model: keras.Model, *, with_
         _check_head_size(spec, opened, entries, pairing.names)
     else:
         ignore.append(("old head", [glob.escape(name) for name in pairing.head]))
+        ignore.append(("parts of a larger network", [glob.escape(name) for name in pairing.parts]))
     targets = {pairing.names[name]: variable for name, variable in variables.items()}
     return transfer.assign(opened, targets, ignore=ignore)
 

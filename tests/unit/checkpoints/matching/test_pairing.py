@@ -161,3 +161,36 @@ def test_the_first_resnet50_of_keras_pairs_by_the_names_that_its_layers_had() ->
     assert sorted(names.values()) == sorted(shapes)
     assert fits(opened)[0].exact
     assert fits(opened)[0].spec is row
+
+
+def _detector(names: Names) -> dict[str, tuple[int, ...]]:
+    """As TensorFlow's Object Detection API saves an SSD: no logits, feature maps on top, predictors beside."""
+    inside = {f"FeatureExtractor/{name}": shape for name, shape in names.items() if "Logits" not in name}
+    top = "FeatureExtractor/MobilenetV1/Conv2d_13_pointwise_2_Conv2d_2_3x3_s2_512"
+    predictors = {
+        f"BoxPredictor_{at}/BoxEncodingPredictor/{one}": (4,) for at in range(6) for one in ("weights", "biases")
+    }
+    return {**inside, f"{top}/weights": (3, 3, 256, 512), f"{top}/BatchNorm/gamma": (512,), **predictors}
+
+
+def test_a_backbone_within_a_detector_is_part_of_it():
+    shapes = _detector(published(MOBILENET.id, 1001))
+    found = fits(file(shapes))[0]
+    assert (found.spec.id, found.exact, found.is_part) == (MOBILENET.id, False, True)
+    assert set(found.parts) == {name for name in shapes if "Box" in name or "Conv2d_2_3x3_s2_512" in name}
+    assert found.why_not() == (
+        "it is part of a larger network, with 14 other variables "
+        "(FeatureExtractor/MobilenetV1/Conv2d_13_pointwise_2_Conv2d_2_3x3_s2_512/weights, ...): "
+        "'finetune run --backbone slim/mobilenet_v1_0.25 --checkpoint FILE' starts from it"
+    )
+
+
+@pytest.mark.parametrize(
+    "extra", ["FeatureExtractor/MobilenetV1/Conv2d_14_pointwise/weights", "MobilenetV2/Conv/weights"]
+)
+def test_more_layers_of_its_own_kind_are_no_parts(extra):
+    names = _detector(published(MOBILENET.id, 1001))
+    without = {name: shape for name, shape in names.items() if "Conv2d_13" not in name or "s2_512" in name}
+    assert not fits(file({**without, extra: (1, 1, 256, 256)}))[0].is_part
+    if "MobilenetV1" in extra:
+        assert not fits(file({**names, extra: (1, 1, 256, 256)}))[0].is_part
