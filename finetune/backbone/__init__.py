@@ -6,7 +6,15 @@ from finetune.backbone.keras_2.legacy_config import needs_keras_2
 from finetune.backbone.keras_2.legacy_directory import has_layers
 from finetune.backbone.keras_2.legacy_subject import LegacySubject
 from finetune.backbone.keras_2.to_keras_3 import Transfer
-from finetune.backbone.keras_file import SUFFIXES, legacy_subject, open_model, save_stock, write_back, write_model
+from finetune.backbone.keras_file import (
+    SUFFIXES,
+    legacy_subject,
+    model_path,
+    open_model,
+    save_stock,
+    write_back,
+    write_model,
+)
 from finetune.backbone.keras_file import find as describe_model
 from finetune.backbone.loading import (
     Backbone,
@@ -35,6 +43,7 @@ __all__ = [
     "image_size_of",
     "legacy_subject",
     "load_backbone",
+    "model_path",
     "module_handle",
     "needs_keras_2",
     "open_model",

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkpoints.formats.location import other_format, saved_model_directory
-from finetune.backbone import SUFFIXES, find_backbone
+from finetune.backbone import SUFFIXES, find_backbone, model_path
 from finetune.data.batches import fitting
 from finetune.diagnosis.targets import foreign_model
 from finetune.diagnosis.targets.options import TargetOptions
@@ -74,9 +74,9 @@ def _of_two_files(request: TargetOptions) -> TargetOptions | None:
     if not request.backbone or request.checkpoint is None:
         return None
     spec = find_backbone(request.backbone, output=request.output)
-    if spec.source != "file":
+    if not spec.whole_model:
         return None
-    return replace(request, target=request.checkpoint, architecture=Path(spec.id), backbone=None, checkpoint=None)
+    return replace(request, target=request.checkpoint, architecture=model_path(spec), backbone=None, checkpoint=None)
 
 
 def is_run(path: Path) -> bool:
