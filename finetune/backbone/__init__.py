@@ -16,6 +16,7 @@ from finetune.backbone.keras_file import (
     write_model,
 )
 from finetune.backbone.keras_file import find as describe_model
+from finetune.backbone.kerashub.preset_folder import is_preset
 from finetune.backbone.loading import (
     Backbone,
     check_image_size,
@@ -41,6 +42,7 @@ __all__ = [
     "has_layers",
     "head_outputs",
     "image_size_of",
+    "is_preset",
     "legacy_subject",
     "load_backbone",
     "model_path",

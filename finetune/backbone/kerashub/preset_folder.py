@@ -77,7 +77,7 @@ def locate(name: str) -> Path:
     or where it cannot be fetched.
     """
     folder = Path(name).expanduser()
-    if folder.exists():
+    if name.strip() and folder.exists():
         if not is_preset(folder):
             raise FinetuneError(
                 f"{folder} is no KerasHub preset: expected the folder that backbone.save_to_preset writes, with "
