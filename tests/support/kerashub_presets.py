@@ -53,7 +53,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "vgg": (
         "VGGBackbone",
-        {"stackwise_num_repeats": [1, 2], "stackwise_num_filters": [8, 12], "image_shape": [None, None, 3]},
+        {
+            "stackwise_num_repeats": [1, 2, 1, 1, 1],
+            "stackwise_num_filters": [8, 12, 12, 12, 12],
+            "image_shape": [None, None, 3],
+        },
     ),
 }
 """Name -> (class of KerasHub, its arguments)."""
