@@ -110,7 +110,7 @@ def test_a_jobs_file_beside_the_presets(presets, tmp_path):
     jobs = presets / "jobs.toml"
     settings = 'data = "demo-target"\nexamples = 100\nepochs = 1\nimage_size = 32\nfreeze = ["*"]'
     jobs.write_text(f'[defaults]\n{settings}\n[matrix]\nbackbone = ["kerashub:densenet", "./vgg"]\n')
-    result = typed(f"batch {jobs} --out {tmp_path}/batch --quiet")
+    result = typed(f"batch {jobs} --runs-dir {tmp_path}/batch --quiet")
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "batch").rglob("result.json"))) == 2
 

@@ -17,6 +17,36 @@ from finetune.backbone.kerashub.families import OWN_LAYERS, Arguments, plan, sta
 from finetune.backbone.networks.network import Network, layers_by_stage
 from tests.support.kerashub_presets import CASES, set_weights
 
+_PLAIN, _VD = ([64], [7]), ([32, 32, 64], [3, 3, 3])
+
+
+def full_resnet(block_type: str, blocks: list[int], stem: tuple[list[int], list[int]], *, pre: bool = False) -> dict:
+    return {
+        **dict(zip(("input_conv_filters", "input_conv_kernel_sizes"), stem, strict=True)),
+        "stackwise_num_filters": [64, 128, 256, 512],
+        "stackwise_num_blocks": blocks,
+        "stackwise_num_strides": [1, 2, 2, 2],
+        "block_type": block_type,
+        "use_pre_activation": pre,
+    }
+
+
+PUBLISHED: dict[str, tuple[str, dict[str, Any], int]] = {
+    "resnet_18_imagenet": ("ResNetBackbone", full_resnet("basic_block", [2, 2, 2, 2], _PLAIN), 11186112),
+    "resnet_50_imagenet": ("ResNetBackbone", full_resnet("bottleneck_block", [3, 4, 6, 3], _PLAIN), 23561152),
+    # For these, KerasHub also counts the logits of the published classifier.
+    "resnet_vd_18_imagenet": ("ResNetBackbone", full_resnet("basic_block_vd", [2, 2, 2, 2], _VD), 11722824 - 513000),
+    "resnet_vd_50_imagenet": (
+        *("ResNetBackbone", full_resnet("bottleneck_block_vd", [3, 4, 6, 3], _VD)),
+        25629512 - 2049000,
+    ),
+    "densenet_121_imagenet": ("DenseNetBackbone", {"stackwise_num_repeats": [6, 12, 24, 16]}, 7037504),
+    "vgg_16_imagenet": (
+        *("VGGBackbone", {"stackwise_num_repeats": [2, 2, 3, 3, 3], "stackwise_num_filters": [64, 128, 256, 512, 512]}),
+        14714688,
+    ),
+}
+"""Preset -> (class, arguments, parameters as keras_hub/src/models/*/*_presets.py of KerasHub 0.32 count them)."""
 GOLDEN = Path(__file__).parent / "golden" / "kerashub.json"
 SIZE = (61, 50)
 """Odd and even, so that paddings differ."""
@@ -64,6 +94,39 @@ def test_equals_kerashub(case: str) -> None:
         np.testing.assert_allclose(ours(images(), training=training), expected, rtol=1e-4, atol=1e-5)
     for mine, other in zip(ours.weights, theirs.weights, strict=True):  # moving statistics were updated
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_networks_of_published_presets_have_their_parameters(preset: str) -> None:
+    kind, arguments, parameters = PUBLISHED[preset]
+    planned = plan(kind, Arguments(arguments, preset))
+    model = networks.build(planned.family, image_size=(None, None), outputs=None, arguments=planned.arguments).model
+    assert model.count_params() == parameters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("ResNetBackbone", full_resnet("bottleneck_block", [3, 4, 6, 3], _PLAIN, pre=True)),
+        ("ResNetBackbone", full_resnet("bottleneck_block_vd", [3, 4, 6, 3], _VD)),
+        ("DenseNetBackbone", {"stackwise_num_repeats": [6, 12, 24, 16]}),
+    ],
+    ids=["resnet_v2_50", "resnet_vd_50", "densenet_121"],
+)
+def test_full_networks_equal_those_of_kerashub(kind: str, arguments: dict[str, Any]) -> None:
+    kerashub = pytest.importorskip("keras_hub", reason="the extra 'kerashub' is not installed")
+    theirs = getattr(kerashub.models, kind)(**arguments)
+    planned = plan(kind, Arguments(arguments, kind))
+    ours = networks.build(planned.family, image_size=(96, 96), outputs=None, arguments=planned.arguments).model
+    set_weights(theirs)
+    ours.set_weights(theirs.get_weights())
+    given = np.random.default_rng(1).uniform(-2, 2, (4, 96, 96, 3)).astype(np.float32)
+    for training in (False, True):
+        expected = np.asarray(theirs(given, training=training)).mean((1, 2))
+        difference = np.abs(np.asarray(ours(given, training=training)) - expected).max()
+        assert difference < 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("kind", OWN_LAYERS)

@@ -28,8 +28,6 @@ from finetune.text import did_you_mean, first_line
 
 PREFIX = "kerashub:"
 """In front of a preset's name or folder, where a backbone is named."""
-EXTRA = "kerashub"
-"""The extra that fetches presets."""
 _CONFIG, _WEIGHTS, _SPLIT_WEIGHTS = "config.json", "model.weights.h5", "model.weights.json"
 _CONVERTERS = ("image_converter.json", "preprocessor.json")
 _REGISTERED = ("keras_hub>", "keras_nlp>")
@@ -97,7 +95,7 @@ def _fetched(name: str) -> Path:
     except ImportError as error:
         raise WrongUse(
             f"{PREFIX}{name} is fetched by keras_hub, which cannot be imported ({first_line(error)}): "
-            f"{install_line(EXTRA)}; or give the folder that backbone.save_to_preset wrote elsewhere"
+            f"{install_line('kerashub')}; or give the folder that backbone.save_to_preset wrote elsewhere"
         ) from None
     known = [one for kind in CLASSES for one in getattr(keras_hub.models, kind).presets]
     if "://" not in name and name not in keras_hub.models.Backbone.presets:
