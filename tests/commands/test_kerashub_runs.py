@@ -80,8 +80,10 @@ def test_frozen_stages_stay_and_the_run_is_diagnosed(presets, tmp_path):
     diagnosis = typed(f"diagnose-bn {tmp_path}/run --json --quiet --images 60")
     assert diagnosis.exit_code in (0, 3, 4), diagnosis.output
     assert len(json.loads(diagnosis.stdout)["layers"]) == 9
-    refused = typed(f"diagnose-bn {preset}")
-    assert "is a KerasHub preset, a backbone without a head" in refused.output
+    for command in (f"diagnose-bn {preset}", f"predict {preset} {tmp_path}"):
+        assert "is a KerasHub preset, a backbone without a head" in typed(command).output
+    written = typed(f"features {preset} --layer stack1 --data demo-target --image-size 32 --out {tmp_path}/some.npz")
+    assert written.exit_code == 0, written.output
 
 
 @pytest.mark.slow
