@@ -188,7 +188,7 @@ def transfer(name: str, classes: int, **options: Any) -> "keras.Model":
     it with `from_logits=True`. It saves, loads and trains without this package.
 
     Args:
-        name: A row of the catalogue (`finetune backbones list`), a Keras model file, or a run.
+        name: A row of the catalogue (`finetune backbones list`), a Keras model file, a KerasHub preset, or a run.
         classes: The outputs of the new head.
         **options: The fields of `finetune.backbone.stock.StockOptions`: `freeze`, `bn_decay`, `checkpoint` and others.
 

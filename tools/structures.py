@@ -12,7 +12,7 @@ from checkpoints.catalog.lookup import CATALOG, BackboneSpec, find_row
 from checkpoints.matching import structures
 from checkpoints.matching.structures import Entry
 from finetune.backbone import networks
-from finetune.backbone.loading import network_entries
+from finetune.backbone.file_names import network_entries
 
 
 def build(spec: BackboneSpec) -> list[Entry]:

@@ -32,7 +32,8 @@ class BackboneSpec:
     reference: paper and source file.
 
     A file or module of the user is described by the same fields: source `file` (a Keras model) or `hub` (a SavedModel),
-    `name` the absolute path or the handle, `preprocessing` "" where only the user knows it.
+    `name` the absolute path or the handle, `preprocessing` "" where only the user knows it. Source `kerashub` is a
+    preset of KerasHub, `name` its name or the absolute path of its folder.
 
     Source `scratch` are networks without published weights: they train from random ones, at the images' own
     size, unless the user gives a file. `image_size`, `preprocessing` and `bn_decay` are those they are designed for,
@@ -69,8 +70,16 @@ class BackboneSpec:
 
     @property
     def id(self) -> str:
-        """What finds it again: `source/name`, unique in the catalogue; the path of a file; `hub:` and a handle."""
-        return {"file": self.name, "hub": f"hub:{self.name}"}.get(self.source, f"{self.source}/{self.name}")
+        """What finds it again: `source/name`, unique in the catalogue; the path of a file; `hub:` and a handle;
+        `kerashub:` and a preset."""
+        if self.source in ("hub", "kerashub"):
+            return f"{self.source}:{self.name}"
+        return self.name if self.source == "file" else f"{self.source}/{self.name}"
+
+    @property
+    def whole_model(self) -> bool:
+        """Whether it is a Keras model with its weights, that is none of the catalogue: a file, or a KerasHub preset."""
+        return self.source in ("file", "kerashub")
 
     @property
     def unpublished(self) -> bool:
@@ -80,10 +89,10 @@ class BackboneSpec:
     @property
     def label(self) -> str:
         """A short name for a directory: of a path or handle, what tells it from others."""
-        if self.source not in ("file", "hub"):
+        if self.source not in ("file", "hub", "kerashub"):
             return self.id
         parts = [part for part in re.split(r"[/\\:]+", self.name) if part]
-        last = parts[-1].rpartition(".")[0] or parts[-1]
+        last = (parts[-1].rpartition(".")[0] if self.source != "kerashub" else "") or parts[-1]
         chosen = parts[-3:] if self.source == "hub" and "://" in self.name else [last]
         if last == "model" and len(parts) > 1:
             chosen = parts[-2:-1]

@@ -6,8 +6,17 @@ from finetune.backbone.keras_2.legacy_config import needs_keras_2
 from finetune.backbone.keras_2.legacy_directory import has_layers
 from finetune.backbone.keras_2.legacy_subject import LegacySubject
 from finetune.backbone.keras_2.to_keras_3 import Transfer
-from finetune.backbone.keras_file import SUFFIXES, legacy_subject, open_model, save_stock, write_back, write_model
+from finetune.backbone.keras_file import (
+    SUFFIXES,
+    legacy_subject,
+    model_path,
+    open_model,
+    save_stock,
+    write_back,
+    write_model,
+)
 from finetune.backbone.keras_file import find as describe_model
+from finetune.backbone.kerashub.preset_folder import is_preset
 from finetune.backbone.loading import (
     Backbone,
     check_image_size,
@@ -33,8 +42,10 @@ __all__ = [
     "has_layers",
     "head_outputs",
     "image_size_of",
+    "is_preset",
     "legacy_subject",
     "load_backbone",
+    "model_path",
     "module_handle",
     "needs_keras_2",
     "open_model",

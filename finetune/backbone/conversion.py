@@ -24,8 +24,8 @@ from checkpoints.matching.fit import Fit, best_fit, fit_row
 from checkpoints.matching.pairing import Pairing, of_head, pair
 from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import networks
+from finetune.backbone.file_names import network_entries, network_variables
 from finetune.backbone.keras_file import write_model
-from finetune.backbone.loading import network_entries, network_variables
 from finetune.backbone.networks.names import slim_variables
 from finetune.errors import FinetuneError, WrongUse
 from finetune.files import room_for

@@ -1,4 +1,5 @@
-"""Whole Keras models on disk, `.keras` or `.h5`: opened without running code in them, used as backbones, written."""
+"""Whole Keras models on disk, `.keras`, `.h5` or a preset: opened without running code in them, used as backbones,
+written."""
 
 import errno
 import os
@@ -34,6 +35,8 @@ from finetune.backbone.keras_2.legacy_directory import open_directory
 from finetune.backbone.keras_2.legacy_file import built
 from finetune.backbone.keras_2.legacy_subject import LegacySubject
 from finetune.backbone.keras_2.to_keras_3 import transferred
+from finetune.backbone.kerashub.families import stages as stages_of_kerashub
+from finetune.backbone.kerashub.preset_folder import is_preset, locate, read, rebuilt
 from finetune.backbone.networks.keras_applications import STAGES, canonical_names
 from finetune.backbone.networks.network import Stage, layers_by_side, layers_until
 from finetune.backbone.other_releases import without_unknown
@@ -53,7 +56,8 @@ _SCALES_PIXELS = ("Rescaling", "Normalization", "TrueDivide", "Divide", "Multipl
 
 
 def open_model(path: Path, *, module: str | None = None) -> keras.Model:
-    """A whole model from a `.keras` file, an `.h5` one or a SavedModel of Keras 2, in safe mode: no code in it is run.
+    """A whole model from a `.keras` file, an `.h5` one, a SavedModel of Keras 2 or the folder of a KerasHub preset, in
+    safe mode: no code in it is run.
 
     A model that Keras 2 saved is transferred to Keras 3 (`finetune.backbone.keras_2`).
     `module` is the Hub handle that may be in it, because the user named it; any other is refused.
@@ -62,6 +66,8 @@ def open_model(path: Path, *, module: str | None = None) -> keras.Model:
     """
     if is_saved_model(path):
         return transferred(open_directory(path), name=str(path))
+    if is_preset(path):
+        return rebuilt(path)
     if not path.is_file():
         raise FinetuneError(f"there is no file {path}: expected a Keras model, .keras or .h5; check the name")
     zipped = zipfile.is_zipfile(path)
@@ -211,6 +217,33 @@ def find(path: Path, output: str | None = None, *, model: keras.Model | None = N
     )
 
 
+def find_preset(name: str, output: str | None = None) -> BackboneSpec:
+    """The spec of a KerasHub preset: its name, which may have to be fetched, or its folder. Raises as `locate` does,
+    and as `open_model`."""
+    folder = locate(name)
+    name = os.path.abspath(folder) if Path(name).expanduser().exists() else name
+    preset = read(folder)
+    height, width, channels = preset.image_shape
+    usual = preset.image_size or (ANY_SIZE, ANY_SIZE)
+    shape = ImageShape(height or usual[0], width or usual[1], channels)
+    return replace(
+        find(folder, output),
+        name=name,
+        source="kerashub",
+        family=preset.kind,
+        preprocessing=preset.preprocessing,
+        image_size=max(shape[:2]),
+        image_shape=None if isinstance(shape.setting, int) else (shape.height, shape.width, channels),
+        outputs=0,
+        reference=f"a preset of KerasHub, {preset.kind}",
+    )
+
+
+def model_path(spec: BackboneSpec) -> Path:
+    """The file or folder of a whole model. Raises as `locate` does, for a preset that has to be fetched."""
+    return locate(spec.name) if spec.source == "kerashub" else Path(spec.name)
+
+
 def load(
     spec: BackboneSpec,
     *,
@@ -226,7 +259,7 @@ def load(
     It ends in features, after the layer `features` where that is given; with `keep`, in that many logits.
     `assembled` is the model with the weights of another file, and that file.
     """
-    path = Path(spec.name)
+    path = model_path(spec)
     original, other = assembled or (_opened(path), None)
     chosen = choose_output(original, spec.arguments.get("output"), name=spec.name)
     model = flat(chosen, image_size=image_size, weights=weights)
@@ -241,24 +274,38 @@ def load(
         if other is not None:
             report = LoadReport(str(other.path), other.kind, other.sha256, names, ignored)
         else:
-            kind, held = path.suffix.removeprefix("."), [path]
-            if path.is_dir():
-                kind, held = "savedmodel", [one for one in sorted(path.glob("*/variables.*")) if one.is_file()]
+            kind, held = _content(path)
             report = LoadReport(str(path), kind, sha256_of(*held), names, ignored)
     return adopt(cut.features, unbiased=False, options=batchnorm), scope, stages, report, cut.words
+
+
+def _content(path: Path) -> tuple[str, list[Path]]:
+    """(what kind of file it is, the files that are its content)."""
+    if not path.is_dir():
+        return path.suffix.removeprefix("."), [path]
+    if is_preset(path):
+        return "kerashub", read(path).files
+    return "savedmodel", [one for one in sorted(path.glob("*/variables.*")) if one.is_file()]
 
 
 def _opened(path: Path) -> keras.Model:
     """The model in a file. FinetuneError where there is none."""
     try:
-        state = (path / "variables" / "variables.index" if path.is_dir() else path).stat()
+        states = [one.stat() for one in _watched(path)]
     except OSError:
         raise FinetuneError(f"there is no file {path}: expected a Keras model, .keras or .h5; check the name") from None
-    return _read_once(path, state.st_mtime_ns, state.st_size)
+    return _read_once(path, tuple((state.st_mtime_ns, state.st_size) for state in states))
+
+
+def _watched(path: Path) -> list[Path]:
+    """The files whose change makes it another model. A preset lacks some where `rebuilt` says so."""
+    if is_preset(path):
+        return [one for one in read(path).files if one.exists()]
+    return [path / "variables" / "variables.index" if path.is_dir() else path]
 
 
 @lru_cache(maxsize=1)
-def _read_once(path: Path, _changed: int, _size: int) -> keras.Model:
+def _read_once(path: Path, _states: tuple[tuple[int, int], ...]) -> keras.Model:
     """Finding the spec and loading the weights need the same file: it is read once."""
     return open_model(path)
 
@@ -266,7 +313,7 @@ def _read_once(path: Path, _changed: int, _size: int) -> keras.Model:
 def _config_beside(path: Path) -> tuple[BackboneSpec | None, str]:
     """(backbone, preprocessing) in the `config.json` of the run that wrote the file; (None, "") without one."""
     where = path.parent / "config.json"
-    config = read_json(where) if where.is_file() else {}
+    config = read_json(where) if where.is_file() and not is_preset(path) else {}
     name, preprocess = config.get("backbone"), config.get("preprocess")
     try:
         spec = find_row(name) if isinstance(name, str) else None
@@ -319,5 +366,6 @@ def _known(model: keras.Model, spec: BackboneSpec | None) -> tuple[str, tuple[St
         here = tuple(Stage(one.name, numbered.get(one.end, one.end)) for one in stages)
         if all(one.end in order for one in here):
             fitting.append(here)
+    fitting.append(stages_of_kerashub(order))
     # ResNet101 has every layer where a stage of ResNet50 ends: the right one reaches furthest.
-    return "", max(fitting, key=lambda here: sum(order[one.end] for one in here), default=())
+    return "", max(fitting, key=lambda here: sum(order[one.end] for one in here))

@@ -18,7 +18,6 @@ from checkpoints.download.address import Progress
 from checkpoints.errors import CheckpointError, UnknownBackbone
 from checkpoints.formats import open_checkpoint
 from checkpoints.formats.checkpoint import Checkpoint
-from checkpoints.formats.keras_zip import snake_case
 from checkpoints.formats.location import other_format, saved_model_directory
 from checkpoints.matching import transfer
 from checkpoints.matching.fit import fit_row
@@ -26,11 +25,12 @@ from checkpoints.matching.pairing import in_slim_scopes, of_head, pair
 from checkpoints.matching.structures import Entry, structures
 from finetune.backbone import keras_file, networks
 from finetune.backbone.architecture_file import assembled
+from finetune.backbone.file_names import network_entries, network_variables
 from finetune.backbone.head import ORDER, check_classes
 from finetune.backbone.hub import module_layer, signatures
 from finetune.backbone.keras_2.legacy_directory import has_layers
 from finetune.backbone.keras_file import SUFFIXES
-from finetune.backbone.networks.names import keras_variables, slim_variables
+from finetune.backbone.kerashub.preset_folder import PREFIX, is_preset, read
 from finetune.backbone.networks.network import layers_by_stage
 from finetune.batchnorm.surgery import UNCHANGED, BatchNormOptions, adopt
 from finetune.errors import WrongUse
@@ -42,13 +42,14 @@ HUB = "hub:"
 def find_backbone(name: str, *, output: str | None = None) -> BackboneSpec:
     """The spec of a backbone. Its `id` finds it again from any working directory.
 
-    A catalogue name; `hub:HANDLE` or `hub:PATH`; a path: a `.keras` or whole-model `.h5` file, a run directory (its
-    `model.keras`), a SavedModel directory. A name that the catalogue knows is that, whatever lies beside; `./NAME` is
+    A catalogue name; `hub:HANDLE` or `hub:PATH`; `kerashub:PRESET` or `kerashub:PATH`; a path: a `.keras` or
+    whole-model `.h5` file, a run directory (its `model.keras`), a SavedModel directory, the folder of a KerasHub
+    preset. A name that the catalogue knows is that, whatever lies beside; `./NAME` is
     always a path. `output` names one of several outputs of a model. Raises UnknownBackbone with the nearest name,
     FinetuneError for files that are not valid models.
     """
     spec = _found(name, output)
-    if output is not None and spec.source not in ("file", "hub"):
+    if output is not None and spec.source != "hub" and not spec.whole_model:
         raise WrongUse(f"--output {output} is for models with several outputs, not for {spec.id}: leave it out")
     return spec
 
@@ -58,6 +59,8 @@ def _found(name: str, output: str | None) -> BackboneSpec:
         return find_row(name)  # says that there is no such backbone
     if name.startswith(HUB):
         return module_layer.find(name.removeprefix(HUB), output)
+    if name.startswith(PREFIX):
+        return keras_file.find_preset(name.removeprefix(PREFIX), output)
     if _is_path(name):
         return _of_path(Path(name).expanduser(), output)
     try:
@@ -73,7 +76,7 @@ def unbiased(name: str) -> bool:
 
     `name` is a spec's `id`; its file need not be there any more.
     """
-    if name.startswith(HUB) or _is_path(name):
+    if name.startswith((HUB, PREFIX)) or _is_path(name):
         return False
     return find_row(name).source != "keras"
 
@@ -83,6 +86,9 @@ def published_preprocessing(name: str) -> str | None:
     whose file may be gone."""
     if name.startswith(HUB):
         return module_layer.PREPROCESSING
+    if name.startswith(PREFIX):  # not fetched for this
+        folder = Path(name.removeprefix(PREFIX))
+        return read(folder).preprocessing or None if is_preset(folder) else None
     spec = None if _is_path(name) else find_row(name)
     return None if spec is None or spec.unpublished else spec.preprocessing
 
@@ -102,12 +108,15 @@ def _of_path(path: Path, output: str | None) -> BackboneSpec:
     path = saved_model_directory(path) or path
     if path.is_dir() and (path / "model.keras").is_file():
         path = path / "model.keras"
+    if is_preset(path):
+        return keras_file.find_preset(str(path), output)
     if path.is_dir():
         if signatures.is_saved_model(path):
             return keras_file.find(path, output) if has_layers(path) else module_layer.find(str(path), output)
         raise WrongUse(
-            f"--backbone {path} is a directory without saved_model.pb or model.keras: expected a SavedModel, a run, or "
-            "a .keras or .h5 file. A slim training directory is given as --backbone NAME --checkpoint DIR"
+            f"--backbone {path} is a directory without saved_model.pb or model.keras: expected a SavedModel, a run, a "
+            "KerasHub preset, or a .keras or .h5 file. A slim training directory is given as --backbone NAME "
+            "--checkpoint DIR"
         )
     if path.is_file() and path.suffix not in SUFFIXES and (what := other_format(path)):
         raise WrongUse(f"--backbone {path} {what}")
@@ -165,17 +174,19 @@ def load_backbone(
     height, width, _ = shape_of(image_size)
     size = (height, width)
     with_head, keep_head = head is not None, None if head == "published" else head
-    if spec.source in ("file", "hub") and head == "published":
+    if spec.source == "kerashub" and with_head:
+        raise WrongUse(f"--head keep: {spec.id} is a backbone that ends in features: leave it out for a new head")
+    if (spec.whole_model or spec.source == "hub") and head == "published":
         raise WrongUse(f"{spec.id} is not a network of the catalogue, it has no published head")
     if spec.source == "hub" and checkpoint is not None:
         raise WrongUse(f"{spec.id} is not a network of the catalogue, it has its weights in it: leave out --checkpoint")
     options: dict[str, Any] = {"batchnorm": batchnorm, "features": features}
     if spec.source == "hub":
         return Backbone(spec, *module_layer.load(spec, image_size=size[0], **options, keep=with_head))
-    if spec.source == "file":
+    if spec.whole_model:
         if checkpoint is not None and not from_scratch:
             weights = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
-            options["assembled"] = assembled(Path(spec.name), weights.path), weights
+            options["assembled"] = assembled(keras_file.model_path(spec), weights.path), weights
         return Backbone(
             spec, *keras_file.load(spec, image_size=image_size, **options, keep=keep_head, weights=not from_scratch)
         )
@@ -282,31 +293,3 @@ def _check_head_size(
                 f"{list(shape)}, expected {list(entry.shape)}; give the size it was made for (published: --image-size "
                 f"{spec.image_size}), or leave out --head keep for a new head"
             )
-
-
-def network_variables(model: keras.Model, *, source: str) -> dict[str, keras.Variable]:
-    """Map the names in published files of a source to the variables of a network of stock layers."""
-    return keras_variables(model) if source == "keras" else slim_variables(model)
-
-
-def network_entries(model: keras.Model, *, source: str) -> list[Entry]:
-    """The variables of a network of stock layers, as a file of that source names them."""
-    named = network_variables(model, source=source)
-    keys = weights_file_variables(model)
-    return [Entry(name, tuple(variable.shape), key) for (name, variable), key in zip(named.items(), keys, strict=True)]
-
-
-def weights_file_variables(model: keras.Model) -> dict[str, keras.Variable]:
-    """Map Keras 3's keys in a `.weights.h5` file to variables: `layers/batch_normalization_1/vars/0`.
-
-    A layer is its class, counted among the model's layers. So the model must have stock layers: a class of this
-    package has another key. Source: keras/src/saving/saving_lib.py, `_save_container_state`.
-    """
-    used: dict[str, int] = {}
-    variables = {}
-    for layer in model.layers:
-        stem = snake_case(type(layer).__name__)
-        count = used[stem] = used.get(stem, -1) + 1
-        group = f"layers/{stem}_{count}" if count else f"layers/{stem}"
-        variables.update({f"{group}/vars/{index}": variable for index, variable in enumerate(layer.weights)})
-    return variables

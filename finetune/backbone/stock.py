@@ -56,9 +56,9 @@ class StockOptions:
 def transfer(name: str, classes: int, options: StockOptions) -> keras.Model:
     """A `keras.Model` of stock layers: preprocessed float32 `[batch, height, width, 3]` to logits `[batch, classes]`.
 
-    name: a row of the catalogue, a Keras model file, or a run. The moving variances average the batch's own variance,
-    as Keras does; slim averages n/(n-1) times that. Raises WrongUse for the BN policies `affine` and `stats`, which
-    stock layers do not have; CheckpointError for weights that do not fit.
+    name: a row of the catalogue, a Keras model file, a KerasHub preset, or a run. The moving variances average the
+    batch's own variance, as Keras does; slim averages n/(n-1) times that. Raises WrongUse for the BN policies `affine`
+    and `stats`, which stock layers do not have; CheckpointError for weights that do not fit.
     """
     spec = _checked(name, classes, options)
     if options.from_scratch:

@@ -33,6 +33,8 @@ _PART, _WHOLE = 40, 100
 """Most characters of one setting and of a name."""
 
 _KEYS = ("defaults", "matrix", "job", "search")
+_PREFIXES = ("hub:", "kerashub:")
+"""In front of backbones that are named by a handle or a folder."""
 
 Settings = dict[str, Any]
 
@@ -257,17 +259,23 @@ def _absolute(name: str, value: Any, folder: Path) -> Any:
 
 
 def _absolute_backbone(value: str, folder: Path) -> str:
-    """A file or folder is looked up beside the jobs file; a name of the catalogue and a Hub handle stay as they are."""
-    hub = "hub:" if value.startswith("hub:") else ""
-    name = value.removeprefix(hub)
+    """A file or folder is looked up beside the jobs file; a name of the catalogue, of a preset and a Hub handle stay as
+    they are."""
+    prefix, name = _split_backbone(value)
     path = folder / os.path.expanduser(name)
     if not name.startswith((".", "~")):
         if not name or not path.exists():
             return value
         with suppress(CheckpointError):
-            find_row(name)
+            find_row(value)
             return value
-    return hub + os.path.abspath(path)
+    return prefix + os.path.abspath(path)
+
+
+def _split_backbone(value: str) -> tuple[str, str]:
+    """(prefix, the rest) of a backbone; "" for one without a prefix."""
+    prefix = next((one for one in _PREFIXES if value.startswith(one)), "")
+    return prefix, value.removeprefix(prefix)
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -339,7 +347,7 @@ def _part(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return name if value else f"no_{name}"
     if name == "backbone":
-        path = Path(str(value).removeprefix("hub:"))
+        path = Path(_split_backbone(str(value))[1])
         if path.is_absolute():
             return _safe(path.parent.name if path.name == "model.keras" else path.name)
         return _safe(str(value).replace("/", "-"))

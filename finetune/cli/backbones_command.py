@@ -97,9 +97,11 @@ def show(name: str) -> None:
     """Show one backbone, with the stages and layer names that --freeze and --bn accept."""
     load_tensorflow()
     from finetune.backbone import find_backbone
+    from finetune.data.preprocessing import known_name
     from finetune.inference import verification
 
     spec = find_backbone(name)
+    spec = dataclasses.replace(spec, preprocessing=known_name(spec.preprocessing))
     layers = verification.layers_with_variables(spec)
     stages = {stage: [layer.display for layer in infos] for stage, infos in layers.items()}
     fields = dataclasses.asdict(spec)

@@ -45,12 +45,12 @@ class RunConfig:
 
     backbone: str = setting(
         MISSING,
-        text("a name of 'finetune backbones list', hub:HANDLE, or the path of a model", "NAME|PATH"),
+        text("a name of 'finetune backbones list', hub:HANDLE, kerashub:PRESET, or the path of a model", "NAME|PATH"),
         section="What to start from",
         roles=("decides_features",),
     )
     """A name of 'finetune backbones list', such as resnet_v1_101; a Keras model of your own (.keras, .h5, a run);
-    hub:HANDLE or a SavedModel directory."""
+    hub:HANDLE or a SavedModel directory; kerashub:PRESET or the folder of a KerasHub preset."""
     _: KW_ONLY
     checkpoint: str | None = setting(
         None,

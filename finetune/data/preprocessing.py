@@ -293,6 +293,28 @@ def find_preprocessing(name: str) -> AnyPreprocessing:
     )
 
 
+def known_name(name: str) -> str:
+    """`name`, or the name of the known preprocessing that computes the same as its numbers, to six digits."""
+    if "=" not in name:
+        return name
+    own = find_preprocessing(name)
+    same = (one.name for one in (*PREPROCESSINGS.values(), CIFAR) if _equal(one, own))
+    return next(same, name)
+
+
+def _equal(one: Preprocessing, other: AnyPreprocessing) -> bool:
+    if not isinstance(other, Preprocessing) or len(other.mean) != 3 or len(other.std) != 3:
+        return False
+    if one.channels != other.channels:
+        return False
+    # What black and white become says all of a map that is affine.
+    ends = [
+        [(white * own.scale - mean) / std for white in (0, 255) for mean, std in zip(own.mean, own.std, strict=True)]
+        for own in (one, other)
+    ]
+    return bool(np.allclose(ends[0], ends[1], rtol=1e-6, atol=1e-6))
+
+
 def is_harmless(name: str) -> bool:
     """Whether `name` is a preprocessing that runs no code of anybody's."""
     try:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints.atomic import replacing
-from finetune.backbone import find_backbone, image_size_of, load_backbone
+from finetune.backbone import find_backbone, image_size_of, is_preset, load_backbone
 from finetune.backbone.endpoints import find_layer
 from finetune.config import RECIPE, ResizeMode, RunConfig
 from finetune.data import batches
@@ -151,7 +151,7 @@ def _open(request: EmbeddingOptions, progress: Progress | None) -> Network:
     """The run's model, or the backbone. WrongUse for options that do not go with it."""
     path = Path(request.target)
     folder = path.parent if path.suffix == ".keras" and not path.is_dir() else path
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() and not is_preset(folder):
         known = ("checkpoint", "image_size", "preprocess", *RECIPE)
         given = [name for name in known if getattr(request, name) is not None]
         if given:

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from finetune.backbone import module_handle, open_model, unbiased
+from finetune.backbone import is_preset, module_handle, open_model, unbiased
 from finetune.batchnorm.scores import Scores
 from finetune.batchnorm.statistics import KerasSubject
 from finetune.batchnorm.subject import Runnable, Snapshot, Statistics
@@ -59,6 +59,11 @@ def find_trained(target: Path) -> tuple[RunDir, RunConfig, Path]:
         raise FinetuneError(
             f"{target} is no run: expected a directory with config.json in it, as 'finetune run' writes, or a .keras "
             f"file in one{'' if target.exists() else '; there is nothing of that name'}"
+        )
+    if is_preset(path.parent):
+        raise FinetuneError(
+            f"{target} is a KerasHub preset, a backbone without a head: expected a run; train one with finetune run "
+            f"--backbone {target}"
         )
     run = RunDir.open(path.parent)
     config = run.config()

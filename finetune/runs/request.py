@@ -20,7 +20,7 @@ from finetune.config import (
     with_weights_read,
 )
 from finetune.data.pipeline import parts_per_step, steps_per_epoch
-from finetune.data.preprocessing import find_preprocessing
+from finetune.data.preprocessing import find_preprocessing, known_name
 from finetune.errors import WrongUse
 from finetune.text import ImageSize, shape_of
 
@@ -55,6 +55,7 @@ def check_request(config: RunConfig) -> Resolved:
     Raises WrongUse, CheckpointError.
     """
     spec = find_backbone(config.backbone, output=config.output)
+    spec = replace(spec, preprocessing=known_name(spec.preprocessing))
     if spec.unpublished and config.checkpoint is None:
         if config.head == "keep":
             raise WrongUse(f"--head keep: no weights are published for {spec.id}: give a file with --checkpoint PATH")
@@ -71,8 +72,8 @@ def check_request(config: RunConfig) -> Resolved:
     elif not spec.preprocessing:
         raise WrongUse(
             f"{spec.id} does not say how its pixels are scaled: expected a Rescaling or Normalization layer first in "
-            "it, or the config.json of its run beside it; give --preprocess inception (pixels in [-1, 1]), unit "
-            "([0, 1]), caffe, torch, vgg, or raw ([0, 255])"
+            "it, the config.json of its run beside it, or the image_converter.json of a KerasHub preset; give "
+            "--preprocess inception (pixels in [-1, 1]), unit ([0, 1]), caffe, torch, vgg, or raw ([0, 255])"
         )
     with_recipe(config, spec)
     if config.image_size is not None:

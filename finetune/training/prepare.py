@@ -58,7 +58,7 @@ def prepare(
     dataset = read_data(config, request.spec, display, weights=load_weights, check=check_data)
     config = replace(config, select_by=config.select_by or ("map" if dataset.multi_label else "accuracy"))
     opened = open_given_checkpoint(config, request.spec) if load_weights else None
-    catalogued = opened if request.spec.source != "file" else None
+    catalogued = None if request.spec.whole_model else opened
     if config.head == "keep" and catalogued and dataset.lacks_background(head_outputs(request.spec, catalogued)):
         config, dataset = replace(config, background_class=True), dataset.with_background()
     image_size = config.image_size or default_image_size(request.spec, min(dataset.train.images.shape[1:3]))
@@ -83,7 +83,7 @@ def read_data(
     missing = []
     weights = weights and not config.from_scratch and config.checkpoint is None
     try:
-        if weights and spec.source not in ("file", "hub"):
+        if weights and spec.source != "hub" and not spec.whole_model:
             store.locate(spec, with_head=config.head == "keep", progress=display.download)
     except CheckpointError as error:
         missing.append(error)
@@ -148,7 +148,7 @@ def open_given_checkpoint(config: RunConfig, spec: BackboneSpec) -> Checkpoint |
         raise WrongUse(
             f"{spec.id} has its weights in it: leave out --{'checkpoint' if config.checkpoint else 'from-averages'}"
         )
-    if config.checkpoint is None and spec.source == "file":
+    if config.checkpoint is None and spec.whole_model:
         raise WrongUse("--from-averages is for a TF1 checkpoint: give it with --checkpoint PATH, or leave it out")
     opened = open_checkpoint(
         Path(config.checkpoint) if config.checkpoint else store.locate(spec, with_head=config.head == "keep")
@@ -156,7 +156,7 @@ def open_given_checkpoint(config: RunConfig, spec: BackboneSpec) -> Checkpoint |
     if config.from_averages:
         found = averaged(opened, "--from-averages")
         opened = replace(found.checkpoint, remarks=(*opened.remarks, f"--from-averages: {found.summary()}"))
-    return opened if spec.source == "file" else measurable(opened, spec)
+    return opened if spec.whole_model else measurable(opened, spec)
 
 
 def measure_statistics(prepared: Prepared, display: Display) -> None:

@@ -26,7 +26,7 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim import everything, write_slim
 from checkpoints.matching.structures import structures
 from finetune.backbone import networks
-from finetune.backbone.loading import network_entries
+from finetune.backbone.file_names import network_entries
 from finetune.backbone.networks.names import slim_variables
 from finetune.cli import main
 from finetune.cli.display_training import ConsoleDisplay

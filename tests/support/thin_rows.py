@@ -13,7 +13,7 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.matching.fit import Fit, fit_row
 from checkpoints.matching.structures import Entry
 from finetune.backbone import networks
-from finetune.backbone.loading import network_entries
+from finetune.backbone.file_names import network_entries
 from finetune.backbone.networks.names import slim_variables
 from tests.support import slim_oracle
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkpoints.formats.location import other_format, saved_model_directory
-from finetune.backbone import SUFFIXES, find_backbone
+from finetune.backbone import SUFFIXES, find_backbone, is_preset, model_path
 from finetune.data.batches import fitting
 from finetune.diagnosis.targets import foreign_model
 from finetune.diagnosis.targets.options import TargetOptions
@@ -60,6 +60,11 @@ def _opener(request: TargetOptions) -> Callable[[TargetOptions], Target]:
         return foreign_model.open_keras_model
     if request.checkpoint is not None:
         raise WrongUse(f"--checkpoint goes with --backbone or --meta-graph, not with {path}: leave one of them out")
+    if is_preset(path):
+        raise FinetuneError(
+            f"{path} is a KerasHub preset, a backbone without a head: expected a model that classifies; train one with "
+            f"finetune run --backbone {path}, and examine the run"
+        )
     if is_run(path):
         return open_run_target
     if path.suffix in SUFFIXES:
@@ -74,9 +79,9 @@ def _of_two_files(request: TargetOptions) -> TargetOptions | None:
     if not request.backbone or request.checkpoint is None:
         return None
     spec = find_backbone(request.backbone, output=request.output)
-    if spec.source != "file":
+    if not spec.whole_model:
         return None
-    return replace(request, target=request.checkpoint, architecture=Path(spec.id), backbone=None, checkpoint=None)
+    return replace(request, target=request.checkpoint, architecture=model_path(spec), backbone=None, checkpoint=None)
 
 
 def is_run(path: Path) -> bool:

@@ -110,13 +110,17 @@ def test_a_backbone_that_is_a_file_is_looked_for_beside_the_jobs_file(read, tmp_
         "resnet_v1_50",
         "hub:https://tfhub.dev/a/b/1",
         "nowhere.h5",
+        "kerashub:resnet_v1_50",
+        "kerashub:resnet_50_imagenet",
     ]
     found = read(f"[matrix]\nbackbone = {names_}")
     assert [job.config.backbone for job in found] == [
         *(str(tmp_path / "own.h5"), str(tmp_path / "old" / "model.keras"), f"hub:{tmp_path / 'module'}"),
         *("resnet_v1_50", "hub:https://tfhub.dev/a/b/1", "nowhere.h5"),
+        *(f"kerashub:{tmp_path / 'resnet_v1_50'}", "kerashub:resnet_50_imagenet"),  # a prefix names no catalogue row
     ]
     assert [job.name for job in found[:4]] == ["own.h5", "old", "module", "resnet_v1_50"]
+    assert found[7].name == "kerashub_resnet_50_imagenet"
 
 
 def test_seeds_repeat_every_job_and_leave_the_first_its_name(read):

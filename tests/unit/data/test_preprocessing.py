@@ -13,6 +13,7 @@ from finetune.data.preprocessing import (
     distinct,
     find_preprocessing,
     is_harmless,
+    known_name,
     suspects,
     swapped,
 )
@@ -146,3 +147,11 @@ def test_of_preprocessings_that_give_the_same_the_first_is_kept():
     ]
     own = CustomPreprocessing("mine:same", lambda pixels: pixels)
     assert distinct((PREPROCESSINGS["raw"], own), 1) == (PREPROCESSINGS["raw"], own)
+
+
+def test_numbers_of_a_known_preprocessing_have_its_name():
+    assert known_name("scale=1/255,mean=0.485/0.456/0.406,std=0.229/0.224/0.225") == "torch"
+    assert known_name("scale=0.00784313725,mean=1") == "inception"
+    assert known_name("scale=1,mean=103.939/116.779/123.68,order=bgr") == "caffe"
+    for own in ("scale=1/255,mean=0.5", "scale=1,mean=103.939/116.779/123.68", "scale=1,mean=1/2/3/4", "vgg", ""):
+        assert known_name(own) == own

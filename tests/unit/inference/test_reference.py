@@ -21,7 +21,7 @@ from checkpoints.formats import open_checkpoint
 from checkpoints.formats.slim import write_slim
 from finetune._version import install_line
 from finetune.backbone import load_backbone, networks
-from finetune.backbone.loading import network_entries
+from finetune.backbone.file_names import network_entries
 from finetune.batchnorm.surgery import BatchNormOptions
 from finetune.cli import main
 from finetune.errors import FinetuneError, WrongUse

@@ -5,7 +5,7 @@ import pytest
 
 from checkpoints.catalog.lookup import CATALOG, find_row
 from checkpoints.matching import structures
-from finetune.backbone.loading import weights_file_variables
+from finetune.backbone.file_names import weights_file_variables
 from tools.structures import build, write
 
 SAID = structures.structures()
