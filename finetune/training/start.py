@@ -55,12 +55,12 @@ class Worker:
 
 
 def plan(config: RunConfig, *, display: Display | None = None) -> Prepared:
-    """What `start` would train, without loading weights, training or writing anything.
+    """What `start` would train, without training or writing anything. A published file is not fetched for it.
 
-    The settings are checked and completed, the data is read, the network built and its freeze plan shown.
-    Raises WrongUse, FinetuneError, CheckpointError.
+    The settings are checked and completed, the data is read, the network built and its freeze plan shown. A checkpoint
+    that is given must fit. Raises WrongUse, FinetuneError, CheckpointError.
     """
-    return prepare(config, display or Display(), load_weights=False)
+    return prepare(config, display or Display(), load_weights=config.checkpoint is not None)
 
 
 def start(

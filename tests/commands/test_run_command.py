@@ -256,6 +256,18 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, monkeypatch):
     assert "found --dry-run" in refused.stderr
 
 
+def test_a_dry_run_finds_that_a_checkpoint_does_not_fit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with h5py.File("weights.h5", "w") as file:
+        file.attrs["layer_names"] = [b"conv"]
+        group = file.create_group("conv")
+        group.attrs["weight_names"] = [b"conv/kernel:0"]
+        group["conv/kernel:0"] = np.zeros((3, 3, 3, 8), np.float32)
+    refused = typed("run --backbone keras/mobilenet_0.25 --checkpoint weights.h5 --data demo-target --dry-run")
+    assert refused.exit_code == 1
+    assert "weights.h5 (keras-h5) does not fit the network" in refused.stderr
+
+
 # One process, because determinism cannot be switched off again: an unbroken run; the same repeated from its
 # config.json, stopped by Ctrl-C in its second epoch and resumed; and one that was killed meanwhile, resumed.
 REPEATS = """
