@@ -7,13 +7,17 @@ from scipy.optimize import linear_sum_assignment
 
 from finetune.diagnosis.evidence import LabelCheck
 from finetune.evaluation.metrics import confusion
+from finetune.evaluation.predictions import Predictions
 
+_LEAST = 1e-7
+"""The least probability that float32 tells from 0, about."""
 Scored = tuple[np.ndarray, np.ndarray]
 """(labels, predictions), int64 `[n]`; a prediction of -1 is missing."""
 
 
-def explain(test: Sequence[Scored], train: Sequence[Scored], classes: int) -> LabelCheck:
-    """`test` and `train` hold the same images in each of the three modes; the mode that fits best counts.
+def explain(test: Sequence[Scored], train: Sequence[Scored], classes: int, *, loss: float = 0.0) -> LabelCheck:
+    """`test` and `train` hold the same images in each of the three modes; the mode that fits best counts. `loss` is
+    that of `least_loss`.
 
     Wrong statistics cause systematic errors, which a renumbering explains in part. So a renumbering in any mode is
     compared with the given numbering in the best mode.
@@ -28,7 +32,27 @@ def explain(test: Sequence[Scored], train: Sequence[Scored], classes: int) -> La
         renumbered=renumbered,
         train_accuracy=max(_accuracy(one) for one in train),
         train_permuted_accuracy=max(_permuted(one, classes)[0] for one in train),
+        loss=loss,
     )
+
+
+def least_loss(scored: Sequence[Predictions], classes: int) -> float:
+    """The least mean cross-entropy of any of these, with their numbering or the best other one; nats per image.
+
+    Classes beyond the five most probable share what these leave over.
+    """
+    return min(_loss(one, own, classes) for one in scored for own in _numberings(one, classes))
+
+
+def _numberings(scored: Predictions, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    return scored.labels, _renumbering(scored.labels, scored.classes, classes)[scored.labels]
+
+
+def _loss(scored: Predictions, labels: np.ndarray, classes: int) -> float:
+    listed = scored.top_classes == labels[:, None]
+    beyond = (1 - scored.top_probabilities.sum(axis=1)) / max(classes - scored.top_classes.shape[1], 1)
+    own = np.where(listed.any(axis=1), (scored.top_probabilities * listed).sum(axis=1), beyond)
+    return float(-np.log(np.maximum(own, _LEAST)).mean())
 
 
 def _accuracy(scored: Scored) -> float:

@@ -23,7 +23,7 @@ from finetune.diagnosis.checks import (
 )
 from finetune.diagnosis.drift import Pair, drift, initial, share_left
 from finetune.diagnosis.evidence import BNEvidence, Facts, ModeScores, Origin, better
-from finetune.diagnosis.labels import explain
+from finetune.diagnosis.labels import explain, least_loss
 from finetune.diagnosis.rules.data_rules import wrong_preprocessing
 from finetune.diagnosis.rules.rule import Commands, Reading
 from finetune.errors import FinetuneError
@@ -109,14 +109,15 @@ def _evidence(subject: Subject, tested: ModePasses, trained: ModePasses, source:
         ("source", known),
     )
     shares = (share_left(origin, layers, now, pooled, start) for origin, start in starts)
-    test, train = (
+    predicted = [
         [
-            (one.images.labels, one.images.classes)
+            one.images
             for one in (passes.moving, passes.batch, passes.recalibrated)
             if isinstance(one.images, Predictions)
         ]
         for passes in (tested, trained)
-    )
+    ]
+    test, train = ([(one.labels, one.classes) for one in images] for images in predicted)
     return BNEvidence(
         test=tested.scores,
         train=trained.scores,
@@ -127,7 +128,9 @@ def _evidence(subject: Subject, tested: ModePasses, trained: ModePasses, source:
             for layer, pair, data, seen, start in zip(layers, now, pooled, tested.batch.moments, known, strict=True)
         ),
         shares=tuple(share for share in shares if share is not None),
-        labels=explain(test, train, subject.outputs) if test else None,
+        labels=explain(test, train, subject.outputs, loss=least_loss([*predicted[0], *predicted[1]], subject.outputs))
+        if test
+        else None,
     )
 
 

@@ -70,6 +70,11 @@ PLAIN = 0.5
 """A renumbering is plain if it makes at least this share of predictions right, and `RENUMBERED` more than there were,
 both of test and of training images. Then the network need not be confident: a weak one never is, and one of whose
 classes only a few are exchanged loses little on the others. Chance learns less than that, except of two classes."""
+LEARNT = 0.92
+"""A network has learnt its classes in some numbering if its loss, with that, is below this share of that of guessing.
+One of few classes that has learnt nothing can give one answer to all images of a class, by the order of its random
+features: with the best numbering, its loss is still 0.93 times that and more
+(tests/unit/diagnosis/test_labels.py)."""
 FAR_DATA = 4.0
 """Test statistics further from the training images' than this many standard errors of their difference..."""
 FAR_SIGMAS = 0.1

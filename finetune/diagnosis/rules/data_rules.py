@@ -86,6 +86,8 @@ def labels(seen: Reading) -> Finding | None:
     guessing = max(evidence.chance_loss, math.log(2))
     if check is None or not (best := _explained(seen)):
         return None
+    if not evidence.per_label and check.loss > thresholds.LEARNT * evidence.chance_loss:
+        return None
     also = check.train_permuted_accuracy - check.train_accuracy >= thresholds.RENUMBERED
     plain = also and min(best, check.train_permuted_accuracy) >= thresholds.PLAIN and evidence.classes > 2
     if not plain and evidence.test.least_loss < thresholds.CONFIDENT * guessing:
@@ -134,7 +136,9 @@ def batch_composition(seen: Reading) -> Finding | None:
     if check is None:
         return None
     good = test.is_training_true
-    ordered = better(check.grouped, check.shuffled, thresholds.OVERFITTED)
+    # One that has learnt nothing is right as often as guessing is, in some order more often than in another.
+    learnt = check.grouped.accuracy - 1 / seen.evidence.classes > thresholds.NOISE * check.grouped.standard_error
+    ordered = learnt and better(check.grouped, check.shuffled, thresholds.OVERFITTED)
     if not ordered and not (test.true_helps and better(good, check.shuffled, thresholds.OVERFITTED)):
         return None
     if ordered and check.grouped.accuracy > good.accuracy:

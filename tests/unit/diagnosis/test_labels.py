@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from finetune.diagnosis.labels import explain
+from finetune.diagnosis import thresholds
+from finetune.diagnosis.labels import explain, least_loss
+from finetune.evaluation.predictions import predictions_from_logits
 
 CLASSES = 10
 
@@ -57,3 +59,32 @@ def test_sorted_images_and_no_prediction_do_not_matter():
     found = explain([((truth[order] + 1) % CLASSES, guesses[order])], [(truth, np.full_like(truth, -1))], CLASSES)
     assert found.permuted_accuracy == pytest.approx(0.8, abs=0.03)
     assert found.train_accuracy == 0.0
+
+
+def softmax(logits):
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("classes", [4, 12])
+def test_the_least_loss_is_that_of_the_best_numbering(classes):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, classes, 500)
+    logits = rng.normal(size=(500, classes)) + 3 * np.eye(classes)[truth]
+    own = -np.log(softmax(logits)[np.arange(500), truth]).mean()
+    moved = predictions_from_logits(logits[:, (np.arange(classes) + 1) % classes], truth)
+    assert moved.label_log_probability.mean() < -2 * own
+    found = least_loss([moved], classes)
+    assert found == pytest.approx(own, rel=1e-5 if classes <= 5 else 0.1)  # five probabilities of an image are kept
+    as_it_is = predictions_from_logits(logits, truth)
+    assert least_loss([moved, as_it_is], classes) == pytest.approx(found, rel=0.02)
+
+
+def test_a_network_of_few_classes_that_has_learnt_nothing_has_a_numbering_but_not_its_loss():
+    """Random features of images that differ in brightness: one answer to each class or two, and none of them sure."""
+    truth = np.arange(400) % 4
+    logits = 0.3 * np.eye(4)[(truth // 2 + 2) % 4] + np.random.default_rng(0).normal(0, 0.05, (400, 4))
+    predicted = predictions_from_logits(logits, truth)
+    found = explain([(truth, predicted.classes)], [(truth, predicted.classes)], 4, loss=least_loss([predicted], 4))
+    assert found.permuted_accuracy >= thresholds.PLAIN - 0.02 > found.accuracy
+    assert found.loss > thresholds.LEARNT * np.log(4)
