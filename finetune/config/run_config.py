@@ -73,8 +73,9 @@ class RunConfig:
         roles=("chooses_images", "decides_features"),
     )
     """cifar10, cifar100, cifar100-coarse, mnist, fashion_mnist, demo-source, demo-target or tfds:NAME; or a folder of
-    images per class (with train/, val/, test/ or without), TFRecords or a folder of them, an .npz, a folder of .npy
-    files, a table of image files (.csv, .tsv, .parquet), a .csv of pixels, or Parquet files with images."""
+    images per class (with train/, val/, test/ or without), TFRecords or a folder of them, arrays (.npz, .h5, .mat,
+    .pkl, a folder of .npy), a table of image files (.csv, .tsv, .parquet), a .csv of pixels, or Parquet files with
+    images."""
     data_dir: str | None = setting(
         None, path("DIR"), roles=("chooses_images", "decides_features", "may_change_on_resume", "not_compared")
     )
@@ -83,7 +84,7 @@ class RunConfig:
     npz_keys: str | None = setting(
         None, keys("x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "class_names"), roles=_OF_DATA
     )
-    """The names of the arrays in an .npz, where they are not found, such as x_train=photos,y_train=kinds."""
+    """The names of the arrays in an .npz or the like, if they are not found, such as x_train=photos,y_train=kinds."""
     tfrecord_keys: str | None = setting(
         None, keys("image", "label", "text", "format", "height", "width"), roles=_OF_DATA
     )
