@@ -82,7 +82,7 @@ def numeric(file: Any, where: str, path: Path) -> Any:
         # A soft link may lead through an external one: neither is followed. Keras writes none.
         if isinstance(place.get(part, getlink=True), h5py.ExternalLink | h5py.SoftLink):
             raise CheckpointError(
-                f"{path} holds a link at {where}, perhaps into another file: expected all weights in one file"
+                f"{path} holds a link at {where}, perhaps into another file: expected all arrays in one file"
             )
         place = place[part]
     return _plain(place, where, path)
@@ -99,15 +99,15 @@ def all_datasets(file: Any, path: Path) -> dict[str, Any]:
             where = f"{prefix}{name}"
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise CheckpointError(
-                    f"{path} holds a link at {where}, perhaps into another file: expected all weights in one file"
+                    f"{path} holds a link at {where}, perhaps into another file: expected all arrays in one file"
                 )
             place = group[name]
             address = h5py.h5o.get_info(place.id).addr
             if address in seen:
-                raise CheckpointError(f"{path} holds {where} twice: it is not a file as Keras writes it")
+                raise CheckpointError(f"{path} holds {where} twice: expected every array once")
             seen.add(address)
             if len(seen) > _MOST_OBJECTS:
-                raise CheckpointError(f"{path} holds more than {_MOST_OBJECTS} objects: expected weights of a network")
+                raise CheckpointError(f"{path} holds more than {_MOST_OBJECTS} objects: expected fewer")
             if isinstance(place, h5py.Group):
                 groups.append((f"{where}/", place))
             else:
@@ -119,7 +119,7 @@ def _plain(place: Any, where: str, path: Path) -> Any:
     if not isinstance(place, h5py.Dataset):
         raise CheckpointError(f"{path} holds no array at {where}: the file is damaged or of another layout")
     if place.external or place.is_virtual:
-        raise CheckpointError(f"{path} keeps {where} in another file: expected all weights in one file")
+        raise CheckpointError(f"{path} keeps {where} in another file: expected all arrays in one file")
     if place.dtype.kind not in "fiub":
         raise CheckpointError(f"{path} holds {place.dtype} at {where}: expected numbers")
     if place.shape is None:
@@ -167,6 +167,4 @@ def _errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is damaged or was cut off ({reason}): expected Keras weights (.h5); copy or fetch it again"
-        ) from error
+        raise CheckpointError(f"{path} is damaged or was cut off ({reason}): copy or fetch it again") from error

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -188,6 +189,53 @@ def _npy(tree: Path) -> None:
     for split, count in (("train", 12), ("test", 6)):
         np.save(tree / f"x_{split}.npy", rng.integers(0, 4096, (count, 64), np.uint16))
         np.save(tree / f"y_{split}.npy", np.eye(3)[np.arange(count) % 3])
+
+
+def _hdf5(tree: Path) -> None:
+    rng = np.random.default_rng(0)
+    with h5py.File(tree / "data.h5", "w") as file:
+        for split, count in (("train", 12), ("test", 6)):
+            images = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
+            file.create_dataset(f"{split}/images", data=images, compression="gzip", chunks=(2, 8, 8, 3))
+            file[f"{split}/labels"] = np.arange(count) % 3
+        file["list_classes"] = np.array([b"a", b"b", b"c"])
+
+
+def _matlab(tree: Path) -> None:
+    from scipy.io import savemat
+
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 3, 12), np.uint8)
+    savemat(tree / "data.mat", {"X": images, "y": np.arange(12)[:, None] % 3 + 1}, do_compression=True)
+
+
+def _pickled(tree: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
+    signs = {"features": images, "labels": np.arange(12) % 3, "classes": ["a", "b", "c"]}
+    (tree / "data.p").write_bytes(pickle.dumps(signs))
+
+
+def _lists(tree: Path) -> None:
+    """Lists of paths alone, whose folders are the classes, and images deep below them."""
+    for split in ("train", "test"):
+        for number in range(4):
+            path = tree / "deep" / "images" / "ab"[number % 2] / f"{split}{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(photo(number % 2, 20, 16, number), "png"))
+        rows = (f"deep/images/{'ab'[number % 2]}/{split}{number}\n" for number in range(4))
+        (tree / f"{split}.txt").write_text("".join(rows))
+
+
+def _annotated(tree: Path) -> None:
+    """Tiny ImageNet: class folders for training, and a table of the validation images."""
+    for kind in ("n01", "n02"):
+        (tree / "train" / kind).mkdir(parents=True)
+        for number in range(3):
+            (tree / "train" / kind / f"{number}.png").write_bytes(encoded(photo(number % 2, 20, 16, number), "png"))
+    (tree / "val" / "images").mkdir(parents=True)
+    for number in range(4):
+        (tree / "val" / "images" / f"v{number}.png").write_bytes(encoded(photo(number % 2, 20, 16, number), "png"))
+    rows = (f"v{number}.png\tn0{1 + number % 2}\t0\t62\n" for number in range(4))
+    (tree / "val" / "val_annotations.txt").write_text("".join(rows))
 
 
 def _idx(tree: Path) -> None:
@@ -384,6 +432,11 @@ SEEDS = (
     Seed("npz-compressed", "data", _npz(np.savez_compressed), ("data.npz",), "data.npz", _ZIP),
     Seed("npz-odd", "data", _odd_npz, ("*.npz",), "", _ZIP, 2),
     Seed("npy", "data", _npy, ("*.npy",)),
+    Seed("hdf5", "data", _hdf5, ("data.h5",), "data.h5", weight=2),
+    Seed("matlab", "data", _matlab, ("data.mat",), "data.mat"),
+    Seed("pickled", "data", _pickled, ("data.p",), "data.p", weight=2),
+    Seed("lists", "data", _lists, ("*.txt",), "train.txt"),
+    Seed("annotated", "data", _annotated, ("val/*.txt",)),
     Seed("mnist", "mnist", _idx, ("*",), "", _GZIP),
     Seed("tfrecords-packed", "data", _other_records, ("*",), "", _GZIP, 2),
     Seed("tfrecords", "data", _records, ("*",), "", ((".tfrecord", mutations.in_records),), 2),

@@ -15,6 +15,7 @@ from typing import IO
 import h5py
 import numpy as np
 
+from checkpoints.formats.hdf5 import Hdf5, all_datasets, numeric
 from finetune.data.image_files import is_visible
 from finetune.data.sources.restricted_pickle import LARGEST, read_bytes, read_objects, read_pickle
 from finetune.errors import FinetuneError
@@ -25,6 +26,7 @@ FILES = (".npz", *HDF5, *PICKLES, MATLAB)
 """The suffixes of files that may hold images and labels."""
 SUFFIXES = (*FILES, ".npy")
 _LOCAL_HEADER = 30
+_TEXT_BYTES = 64 << 20
 _BOMB_BYTES, _MOST_EXPANSION = 256 << 20, 100
 _DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error)
 """The exceptions that `zipfile` raises for a damaged archive."""
@@ -73,25 +75,22 @@ def _arrays(path: Path) -> Stored:
 
 def _hdf5(path: Path) -> Stored:
     """The data sets of an HDF5 file by their paths: `train/images`."""
-    names: list[str] = []
-    try:
-        with h5py.File(path, "r") as file:
-            if "model_config" in file.attrs or "layer_names" in file.attrs or "model_weights" in file:
-                raise FinetuneError(f"{path} holds a Keras model, not images: --backbone takes it; expected arrays")
-            file.visititems(lambda name, one: names.append(name) if isinstance(one, h5py.Dataset) else None)
-    except OSError as error:
-        raise FinetuneError(f"{path} is no HDF5 file, or damaged ({first_line(error)}): write it again") from None
+    with Hdf5(path).opened() as file:
+        if {"model_config", "layer_names"} & {*file.attrs} or "model_weights" in file:
+            raise FinetuneError(f"{path} holds a Keras model, not images: --backbone takes it; expected arrays")
+        names = sorted(all_datasets(file, path))
     return {name: functools.partial(_data_set, path, name) for name in names}
 
 
 def _data_set(path: Path, name: str) -> np.ndarray:
-    try:
-        with h5py.File(path, "r") as file:
-            one = file[name]
-            array = np.asarray(one.asstr()[()] if h5py.check_string_dtype(one.dtype) else one[()])
-    except (OSError, ValueError, TypeError, RuntimeError, UnicodeDecodeError, MemoryError) as error:
-        raise FinetuneError(f"{path}: {printable(name)} is damaged ({first_line(error)}): write it again") from None
-    return array.astype(str) if array.dtype == object else array
+    """An array of numbers or of text, such as the names of classes."""
+    with Hdf5(path).opened() as file:
+        one = file[name]
+        if h5py.check_string_dtype(one.dtype) is None:
+            return np.asarray(numeric(file, name, path)[()])
+        if one.external or one.is_virtual or one.nbytes > _TEXT_BYTES:
+            raise FinetuneError(f"{path}: {printable(name)} is text in another file, or more than 64 MiB: leave it out")
+        return np.asarray(one.asstr()[()]).astype(str)
 
 
 def _matlab(path: Path) -> Stored:
