@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 from click.testing import CliRunner
+from scipy.io import savemat
 
 from checkpoints.formats.slim import write_slim
 from finetune.cli import main
@@ -202,8 +203,6 @@ def _hdf5(tree: Path) -> None:
 
 
 def _matlab(tree: Path) -> None:
-    from scipy.io import savemat
-
     images = np.random.default_rng(0).integers(0, 256, (8, 8, 3, 12), np.uint8)
     savemat(tree / "data.mat", {"X": images, "y": np.arange(12)[:, None] % 3 + 1}, do_compression=True)
 

@@ -95,12 +95,10 @@ def _data_set(path: Path, name: str) -> np.ndarray:
 
 def _matlab(path: Path) -> Stored:
     """The variables of a `.mat` file. MATLAB has the images of an array along its last axis: they come first here."""
+    from scipy.io import loadmat  # imported for such files only: it takes a fraction of a second
+
     try:
-        from scipy.io import loadmat
-    except ModuleNotFoundError:
-        raise FinetuneError(f"{path}: .mat files need scipy: install it with: pip install scipy") from None
-    try:
-        found = loadmat(path, variable_names=None)
+        found = loadmat(path)
     except NotImplementedError:  # MATLAB 7.3: HDF5, whose axes are in the other order
         stored = _hdf5(path)
         found = {name: read().T for name, read in stored.items() if not name.startswith("#")}

@@ -5,6 +5,7 @@ import pickle
 import h5py
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from finetune.errors import UserError
 from tests.unit.data.sources.test_arrays import load
@@ -52,7 +53,6 @@ def test_a_folder_of_hdf5_files_with_an_array_each(tmp_path):
 
 
 def test_matlab_has_the_images_along_the_last_axis(tmp_path):
-    savemat = pytest.importorskip("scipy.io").savemat
     folder = tmp_path / "svhn"
     folder.mkdir()
     for split, part in (("train", slice(0, 8)), ("test", slice(8, 12))):
@@ -91,8 +91,6 @@ class Harmful:
     ],
 )  # fmt: skip
 def test_what_is_no_data(name, write, said, tmp_path):
-    if name.endswith(".mat"):
-        pytest.importorskip("scipy.io")
     write(tmp_path / name)
     with pytest.raises(UserError, match=said):
         load(tmp_path / name)
