@@ -108,6 +108,7 @@ def test_a_run_is_resumed(presets, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_jobs_file_beside_the_presets(presets, tmp_path):
     jobs = presets / "jobs.toml"
     settings = 'data = "demo-target"\nexamples = 100\nepochs = 1\nimage_size = 32\nfreeze = ["*"]'
