@@ -24,7 +24,6 @@ from finetune.text import first_line, printable
 HDF5, PICKLES, MATLAB = (".h5", ".hdf5"), (".pkl", ".pickle", ".p"), ".mat"
 FILES = (".npz", *HDF5, *PICKLES, MATLAB)
 """The suffixes of files that may hold images and labels."""
-SUFFIXES = (*FILES, ".npy")
 _LOCAL_HEADER = 30
 _TEXT_BYTES = 64 << 20
 _BOMB_BYTES, _MOST_EXPANSION = 256 << 20, 100

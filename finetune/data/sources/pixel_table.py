@@ -12,7 +12,7 @@ from finetune.data.sources.arrays import as_images
 from finetune.data.sources.assembly import ReadOptions, assemble
 from finetune.data.sources.image_table import splits_of
 from finetune.data.sources.table_columns import plain, usual_columns
-from finetune.data.sources.table_pairs import tables_beside
+from finetune.data.sources.table_pairs import not_used, tables_beside
 from finetune.data.sources.table_rows import Table, read_rows
 from finetune.errors import FinetuneError
 from finetune.text import first_line, printable
@@ -67,10 +67,9 @@ def _beside(path: Path, columns: int) -> tuple[dict[str, Path], tuple[str, ...]]
     """(the table of each split, what is not used because it has not so many columns: one without labels)."""
     beside = tables_beside(path)
     unfit = [one.name for one in beside.values() if len(_header(one)[0]) != columns]
-    words = f"not used: {printable(listed(unfit))}, whose columns are not those of {printable(path.name)}"
     tables = {split: one for split, one in beside.items() if one.name not in unfit}
     said = f"read from {printable(listed([one.name for one in tables.values()]))}"
-    return tables or {"train": path}, (*([said] if len(tables) > 1 else []), *([words] if unfit else []))
+    return tables or {"train": path}, (*([said] if len(tables) > 1 else []), *not_used(unfit, path))
 
 
 def _header(path: Path) -> tuple[list[str], str]:

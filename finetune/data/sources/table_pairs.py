@@ -1,6 +1,6 @@
 """Tables of one data set: `train.csv` with the `test.csv` and `val.csv` that stand beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from checkpoints.errors import listed
@@ -44,8 +44,13 @@ def read_beside(path: Path) -> tuple[dict[str, Table], tuple[str, ...]]:
             found[split] = table
         else:
             unfit.append(beside.name)
-    said = f"not used: {printable(listed(unfit, most=5))}, whose columns are not those of {printable(path.name)}"
-    return found, (said,) if unfit else ()
+    return found, not_used(unfit, path)
+
+
+def not_used(unfit: Sequence[str], path: Path) -> tuple[str, ...]:
+    """A sentence on the tables that are unlike `path`; none if there are none."""
+    names = printable(listed(unfit, most=5))
+    return (f"not used: {names}, whose columns are not those of {printable(path.name)}",) if unfit else ()
 
 
 def as_one(root: Path, tables: Mapping[str, Table], column: str) -> Table:
